@@ -1,0 +1,39 @@
+# `make serve` and `make test` are all you need to know; each sets up what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SCRIPTS := .ci/generate .ci/setup .ci/serve
+
+.PHONY: serve test lint generate check-drift models pins clean project clients
+
+serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
+	@exec $(BIN)/python .ci/serve
+
+test: models clients ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: project ## style and types
+	$(BIN)/ruff check .
+	@# Scripts print, run fixed commands, and tell an old Python that it is too old.
+	$(BIN)/ruff check --extend-ignore T20,S603,S607,UP036 $(SCRIPTS)
+	$(BIN)/ruff format --check . $(SCRIPTS)
+	$(BIN)/mypy
+
+generate: project ## write the generated files anew
+	$(BIN)/python .ci/generate
+
+check-drift: project ## fail when a generated file is not what .ci/generate makes
+	$(BIN)/python .ci/generate --check
+
+models: project ## get the demo models
+	@$(BIN)/inferd demo fetch --to models
+
+pins: ## resolve all dependencies anew
+	$(PYTHON) .ci/setup pins
+
+clean: ## remove all that was made here
+	rm -rf .venv .setup models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+project clients:
+	@$(PYTHON) .ci/setup $@

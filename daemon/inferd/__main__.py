@@ -1,0 +1,7 @@
+"""``python -m inferd``."""
+
+import sys
+
+from inferd.cli.main import main
+
+sys.exit(main())

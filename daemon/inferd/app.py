@@ -1,0 +1,193 @@
+"""The composition root: the only place that constructs, and the numbered start-up and drain."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from inferd import __version__
+from inferd.catalog import Catalog, CatalogLimits
+from inferd.config.daemon import Settings, split_host_port, unknown_variables
+from inferd.engine.cache import BlobCache
+from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.model import Engine
+from inferd.engine.runtime import version as openvino_version
+from inferd.lifecycle import Lifecycle, ModelState, Phase
+from inferd.logs import RequestLog
+from inferd.metrics.exporter import Exporter, StateCollector, registry_of
+from inferd.metrics.recorder import Recorder
+from inferd.repository import Repository
+from inferd.requests import Observation
+from inferd.rpc.control import RepositoryControl
+from inferd.rpc.inference import Inference
+from inferd.rpc.metadata import Metadata
+from inferd.rpc.server import Server
+from inferd.scheduling.scheduler import Limits
+
+log = structlog.get_logger("inferd")
+
+# timeout(1) and some supervisors signal a process and then its group: that is one wish, not two.
+_ONE_WISH_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended; ``abrupt`` when threads are left that would hold the process back."""
+
+    abrupt: bool
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The engine ``settings`` ask for: its threads never exceed what this process may use."""
+    budget = cpu_budget().threads
+    threads = min(settings.cpu_threads or budget, budget)
+    return Engine(threads, BlobCache(settings.cache_dir, settings.cache_max_bytes))
+
+
+class App:
+    """One daemon, from settings to exit."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build every part and bind the metrics port. Raises ConfigurationError."""
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._stopped_at = 0.0
+        self._lifecycle = Lifecycle()
+        self._recorder = Recorder()
+        self._request_log = RequestLog(settings.request_log)
+        self._catalog = Catalog(
+            Repository(settings.model_repository),
+            engine_of(settings),
+            CatalogLimits(
+                Limits(settings.queue_max_length, settings.queue_max_bytes),
+                settings.load_parallelism,
+                settings.drain_timeout,
+            ),
+            self._observe,
+            self._changed,
+        )
+        self._inference = Inference(self._catalog, self._lifecycle, self._observe, settings.stream_max_pending)
+        self._server = Server(
+            self._inference,
+            Metadata(
+                self._catalog,
+                self._lifecycle,
+                self._recorder,
+                {
+                    "log_level": settings.log_level,
+                    "log_format": settings.log_format,
+                    "request_log": settings.request_log,
+                },
+            ),
+            RepositoryControl(self._catalog),
+            settings.max_message_bytes,
+            settings.repository_control,
+        )
+        state = StateCollector(self._readiness, self._model_states, __version__, openvino_version())
+        host, port = split_host_port(settings.metrics_bind)
+        self._exporter = Exporter(host, port, registry_of((self._recorder, state)), self._readiness)
+
+    async def run(self) -> Ending:
+        """Serve until a signal, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        loading = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading  # raises what start-up raised
+        except BaseException:
+            self._lifecycle.move(Phase.FAILED)
+            raise
+        await stopping
+        await self._drain()
+        unfinished = not loading.done()
+        loading.cancel()
+        return Ending(abrupt=unfinished)
+
+    async def _start(self) -> None:
+        # 1. Whoever watches sees "starting" from now on.
+        self._exporter.start()
+        for name in unknown_variables():
+            log.warning("variable names no setting", variable=name)
+        # 2. Clients can connect, and learn that nothing is ready yet.
+        host, _ = split_host_port(self._settings.grpc_bind)
+        port = self._server.bind(self._settings.grpc_bind)
+        await self._server.start()
+        # 3. Models; one that fails does not stop the others.
+        await self._catalog.load_all()
+        # 4. Ready.
+        if self._lifecycle.phase is not Phase.STARTING:
+            return
+        self._lifecycle.move(Phase.READY)
+        await self._changed()
+        metrics_host, _ = split_host_port(self._settings.metrics_bind)
+        states = [entry.state for entry in self._catalog.index()]
+        log.info(
+            "ready",
+            grpc=_address(host, port),
+            metrics=_address(metrics_host, self._exporter.port),
+            models=states.count(ModelState.READY),
+            broken=len(states) - states.count(ModelState.READY),
+        )
+
+    async def _drain(self) -> None:
+        # 1. Readiness flips before anything else: balancers look there first.
+        self._lifecycle.move(Phase.DRAINING)
+        await self._changed()
+        log.info("draining", timeout=self._settings.drain_timeout)
+        # 2. Streams are read no further; unary calls that still arrive are refused.
+        self._inference.end_streams()
+        # 3. What was accepted is answered.
+        if not await self._catalog.drain(self._settings.drain_timeout):
+            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+        # 4. Infer requests end before the interpreter does.
+        await self._catalog.close()
+        # 5. Answers reach the wire, then the port closes.
+        await self._server.stop(max(1.0, self._settings.drain_timeout))
+        # 6. Last, so that the drain could be watched.
+        self._exporter.close()
+        self._lifecycle.move(Phase.STOPPED)
+        log.info("stopped")
+
+    def _signalled(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if self._stop.is_set():
+            if now - self._stopped_at < _ONE_WISH_SECONDS:
+                return
+            log.warning("second signal: ending at once", signal=number.name)
+            sys.stderr.flush()
+            os._exit(128 + number)
+        log.info("signal", signal=number.name)
+        self._stopped_at = now
+        self._stop.set()
+
+    async def _changed(self) -> None:
+        await self._server.show_health(self._catalog, self._lifecycle)
+
+    def _observe(self, seen: Observation) -> None:
+        self._recorder.observe(seen)
+        self._request_log.observe(seen)
+
+    def _readiness(self) -> tuple[bool, str]:
+        phase = self._lifecycle.phase
+        lines = [phase.value]
+        lines += [
+            f"{e.name} {e.version}: {e.state.value} {e.reason}".rstrip()
+            for e in self._catalog.index()
+            if e.state is not ModelState.READY
+        ]
+        return phase is Phase.READY, "\n".join(lines)
+
+    def _model_states(self) -> list[tuple[str, str, bool]]:
+        return [(e.name, e.version, e.state is ModelState.READY) for e in self._catalog.index()]
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

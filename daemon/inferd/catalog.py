@@ -1,0 +1,366 @@
+"""The model versions being served: loads them, routes to them, swaps and unloads them.
+
+Everything here runs on the event loop's thread; what blocks (disk, compiling, waiting for
+infer requests to end) is sent to a worker thread.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import structlog
+
+from inferd.config.model import ModelConfig
+from inferd.dispatcher import Dispatcher, Observer
+from inferd.engine.model import Engine, LoadedModel, ModelSource
+from inferd.errors import Draining, InferdError, LoadFailed, ModelUnavailable, UnknownModel, UnknownVersion
+from inferd.lifecycle import ModelState, may_move
+from inferd.repository import ModelEntry, Repository, VersionFile
+from inferd.scheduling.scheduler import Limits
+from inferd.tensors import Signature
+
+log = structlog.get_logger("inferd.catalog")
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a version has while it answers."""
+
+    config: ModelConfig
+    loaded: LoadedModel
+    dispatcher: Dispatcher
+
+    @property
+    def signature(self) -> Signature:
+        return self.loaded.signature
+
+
+class Served:
+    """One model version and its state; ``live`` is there while it is READY or UNLOADING."""
+
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.version = version
+        self.state = ModelState.LOADING
+        self.reason = ""
+        self.live: Live | None = None
+
+    def move(self, to: ModelState, reason: str = "") -> None:
+        """Enter ``to``; a transition outside the table is a bug."""
+        if not may_move(self.state, to):
+            raise RuntimeError(f"model '{self.name}' can't go from {self.state.value} to {to.value}")
+        self.state, self.reason = to, reason
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A line of the repository index; ``version`` is empty for a model that could not be read at all."""
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogLimits:
+    """Daemon-wide defaults that a model's own configuration may override."""
+
+    queue: Limits
+    load_parallelism: int
+    drain_seconds: float
+
+
+def source_of(entry: ModelEntry, version: VersionFile) -> ModelSource:
+    """What the engine needs to load ``version`` of ``entry``."""
+    return ModelSource(entry.name, version.version, version.path, version.files, entry.config)
+
+
+class Catalog:
+    """Models by name and version. ``changed`` is awaited after each change of a state."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        engine: Engine,
+        limits: CatalogLimits,
+        observe: Observer,
+        changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._repository = repository
+        self._engine = engine
+        self._limits = limits
+        self._observe = observe
+        self._changed = changed
+        self._models: dict[str, dict[int, Served]] = {}
+        self._broken: dict[str, str] = {}
+        self._routes: dict[tuple[str, str], tuple[Served, Live]] = {}
+        self._index: tuple[IndexEntry, ...] = ()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._changes: set[asyncio.Task[None]] = set()
+        self._compiling = asyncio.Semaphore(limits.load_parallelism)
+
+    # -- routing ------------------------------------------------------------------
+
+    def resolve(self, name: str, version: str) -> tuple[Served, Live]:
+        """The version that answers; an empty ``version`` means the newest that is ready.
+
+        Raises UnknownModel, UnknownVersion or ModelUnavailable.
+        """
+        route = self._routes.get((name, version))
+        if route is None:
+            self._explain(name, version)
+        return route
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of ``name`` that are known, ascending; raises UnknownModel."""
+        if name not in self._models and name not in self._broken:
+            raise UnknownModel(name)
+        return sorted(self._models.get(name, {}))
+
+    def ready(self, name: str, version: str) -> bool:
+        """Whether that version answers; raises UnknownModel or UnknownVersion."""
+        try:
+            self.resolve(name, version)
+        except ModelUnavailable:
+            return False
+        return True
+
+    def _explain(self, name: str, version: str) -> NoReturn:
+        known = self.versions(name)
+        served = self._models.get(name, {})
+        if version:
+            one = next((s for number, s in served.items() if str(number) == version), None)
+            if one is None:
+                raise UnknownVersion(name, version, known)
+            raise ModelUnavailable(name, f"{one.state.value.lower()} in version {version}", one.reason)
+        states = {s.state for s in served.values()}
+        state = ModelState.LOADING if ModelState.LOADING in states else ModelState.UNAVAILABLE
+        reason = self._broken.get(name) or next((s.reason for s in served.values() if s.reason), "")
+        raise ModelUnavailable(name, state.value.lower(), reason)
+
+    def _reroute(self) -> None:
+        routes = {}
+        for name, versions in self._models.items():
+            for number in sorted(versions):
+                served = versions[number]
+                if served.state is ModelState.READY and served.live is not None:
+                    routes[name, str(number)] = routes[name, ""] = (served, served.live)
+        self._routes = routes
+
+    # -- what is there ------------------------------------------------------------
+
+    def index(self) -> tuple[IndexEntry, ...]:
+        """Every version known and every model that can't be read, by name and version. Any thread may ask."""
+        return self._index
+
+    async def _publish(self) -> None:
+        """Let others see a change of state."""
+        entries = [
+            IndexEntry(name, str(number), served.state, served.reason)
+            for name, versions in self._models.items()
+            for number, served in sorted(versions.items())
+        ]
+        entries += [
+            IndexEntry(name, "", ModelState.UNAVAILABLE, reason)
+            for name, reason in self._broken.items()
+            if not self._models.get(name)
+        ]
+        self._index = tuple(sorted(entries, key=lambda e: (e.name, int(e.version or 0))))
+        await self._changed()
+
+    def live(self) -> Iterable[tuple[Served, Live]]:
+        """The versions that answer, each once."""
+        return [route for (_, version), route in sorted(self._routes.items()) if version]
+
+    # -- changing it --------------------------------------------------------------
+
+    async def load_all(self) -> None:
+        """Scan the repository and load all it holds, side by side. One that fails is logged and kept as broken."""
+        listing = await asyncio.to_thread(self._repository.scan)
+        for broken in listing.broken:
+            self._break(broken.name, broken.error)
+        await self._publish()
+        await asyncio.gather(*(self._load_entry(entry, quietly=True) for entry in listing.models))
+
+    async def load(self, name: str) -> None:
+        """Read ``name`` anew and serve what its folder holds now.
+
+        New versions are loaded beside the old; what fails leaves the old one serving.
+        Raises UnknownModel, or the error that kept it from loading. Goes on to its end
+        when the caller stops waiting.
+        """
+        await self._to_the_end(self._load(name))
+
+    async def _load(self, name: str) -> None:
+        try:
+            entry = await asyncio.to_thread(self._repository.find, name)
+        except UnknownModel:
+            raise
+        except InferdError as error:
+            self._break(name, error)
+            await self._publish()
+            raise
+        await self._load_entry(entry, quietly=False)
+
+    async def unload(self, name: str) -> None:
+        """Stop serving all versions of ``name``: what was accepted is answered first. Raises UnknownModel.
+
+        Goes on to its end when the caller stops waiting.
+        """
+        self.versions(name)
+        await self._to_the_end(self._unload(name))
+
+    async def _unload(self, name: str) -> None:
+        async with self._lock(name):
+            ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
+            await self._retire(ready, "unloaded")
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
+        waits = [asyncio.ensure_future(live.dispatcher.drained()) for _, live in self.live()]
+        if not waits:
+            return True
+        _, pending = await asyncio.wait(waits, timeout=seconds)
+        for wait in pending:
+            wait.cancel()
+        return not pending
+
+    async def close(self) -> None:
+        """Answer what is left and free every infer request. Harmless when called again."""
+        if self._changes:
+            await asyncio.wait(self._changes)
+        routes, self._routes = list(self.live()), {}
+        for _, live in routes:
+            await _free(live)
+
+    async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
+        """A client that hangs up must not leave a version half unloaded."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._change_ended)
+        await asyncio.shield(task)
+
+    def _change_ended(self, task: asyncio.Task[None]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: it was logged where it arose, whether or not anyone still waits
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _break(self, name: str, error: InferdError) -> None:
+        self._broken[name] = str(error)
+        log.error("model can't be served", model=name, problem=str(error))
+
+    async def _load_entry(self, entry: ModelEntry, *, quietly: bool) -> None:
+        async with self._lock(entry.name):
+            self._broken.pop(entry.name, None)
+            failures = [f for v in entry.versions if (f := await self._load_version(entry, v)) is not None]
+            picked = {v.version for v in entry.versions}
+            # Where one failed, what it was to follow stays: better an old version than none.
+            known = self._models.get(entry.name, {})
+            gone = [s for n, s in known.items() if n not in picked] if not failures else []
+            await self._retire(
+                [s for s in gone if s.state is ModelState.READY], "no longer picked by the version policy"
+            )
+            for served in gone:
+                del self._models[entry.name][served.version]
+        await self._publish()
+        if failures and not quietly:
+            raise failures[0]
+
+    async def _load_version(self, entry: ModelEntry, version: VersionFile) -> InferdError | None:
+        """Load beside what serves now, then switch over. Returns what went wrong."""
+        versions = self._models.setdefault(entry.name, {})
+        old = versions.get(version.version)
+        served = Served(entry.name, version.version)
+        if old is None or old.state is not ModelState.READY:
+            versions[version.version] = served
+            await self._publish()
+        try:
+            async with self._compiling:
+                loaded = await asyncio.to_thread(self._engine.load, source_of(entry, version))
+        except InferdError as error:
+            return await self._failed(served, error)
+        except Exception:
+            # A fault of ours or of a plugin's: this version is lost, the others must not be.
+            log.exception("model could not be loaded", model=entry.name, version=version.version)
+            return await self._failed(served, LoadFailed(entry.name, version.version, "internal error"))
+        served.live = Live(entry.config, loaded, self._dispatcher(entry, version, loaded))
+        served.move(ModelState.READY)
+        versions[version.version] = served
+        self._reroute()
+        _announce(served)
+        await self._publish()
+        if old is not None and old.state is ModelState.READY:
+            await self._retire([old], "replaced")
+        return None
+
+    async def _failed(self, served: Served, error: InferdError) -> InferdError:
+        served.move(ModelState.UNAVAILABLE, str(error))
+        log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
+        await self._publish()
+        return error
+
+    def _dispatcher(self, entry: ModelEntry, version: VersionFile, loaded: LoadedModel) -> Dispatcher:
+        queue = entry.config.queue
+        limits = Limits(
+            queue.max_length or self._limits.queue.max_length, queue.max_bytes or self._limits.queue.max_bytes
+        )
+        return Dispatcher(
+            entry.name,
+            version.version,
+            limits,
+            [p.pool for p in loaded.pools],
+            [p.service_time for p in loaded.pools],
+            self._observe,
+            asyncio.get_running_loop(),
+        )
+
+    async def _retire(self, gone: Iterable[Served], reason: str) -> None:
+        """Take versions out of the routes, answer what they accepted, free their memory."""
+        for served in gone:
+            live = served.live
+            served.move(ModelState.UNLOADING)
+            self._reroute()
+            await self._publish()
+            if live is not None:
+                await self._finish(live)
+            served.live = None
+            served.move(ModelState.UNAVAILABLE, reason)
+            await self._publish()
+            log.info("model unloaded", model=served.name, version=served.version, reason=reason)
+
+    async def _finish(self, live: Live) -> None:
+        try:
+            await asyncio.wait_for(live.dispatcher.drained(), self._limits.drain_seconds)
+        except TimeoutError:
+            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+        await _free(live)
+
+
+async def _free(live: Live) -> None:
+    """Answer what is left, then end what runs."""
+    live.dispatcher.abort(Draining())
+    live.dispatcher.close()
+    await asyncio.to_thread(live.loaded.close)
+
+
+def _announce(served: Served) -> None:
+    if served.live is None:
+        return
+    for entry in served.live.loaded.pools:
+        effective = entry.effective
+        log.info(
+            "model ready",
+            model=served.name,
+            version=served.version,
+            device=entry.pool.device,
+            precision=effective.precision,
+            streams=effective.streams,
+            threads=effective.threads,
+            infer_requests=entry.pool.size,
+            from_cache=entry.from_cache,
+        )

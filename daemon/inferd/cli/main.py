@@ -1,0 +1,73 @@
+"""``inferd``: picks the command and turns errors into one sentence and an exit code."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inferd import __version__
+from inferd.cli import exit_status
+from inferd.config import daemon
+from inferd.errors import ConfigurationError, InferdError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in ``argv``; returns the exit code."""
+    parser, sources = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return _run(arguments, sources)
+    except ConfigurationError as error:
+        print(f"inferd: {error}", file=sys.stderr)
+        return exit_status.CONFIGURATION
+    except InferdError as error:
+        print(f"inferd: {error}", file=sys.stderr)
+        return exit_status.FAILED_START
+
+
+def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
+    # Commands are imported when they run: only the daemon needs OpenVINO, and importing it takes a second.
+    if arguments.command == "demo":
+        from inferd.cli import demo
+
+        return demo.run(arguments)
+    given = {name: value for name, value in vars(arguments).items() if name in daemon.Settings.model_fields}
+    settings = daemon.load(arguments.config, sources[arguments.command], given)
+    if arguments.command == "check":
+        from inferd.app import engine_of
+        from inferd.catalog import source_of
+        from inferd.cli.check import check
+
+        engine = engine_of(settings)
+        return check(settings, sys.stdout, lambda entry, version: engine.inspect(source_of(entry, version)))
+    from inferd.cli.serve import serve
+
+    return serve(settings)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
+    from inferd.cli import demo
+
+    parser = argparse.ArgumentParser(
+        prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol."
+    )
+    parser.add_argument("--version", action="version", version=f"inferd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    sources = {}
+    for name, says in (("serve", "serve a model repository"), ("check", "validate configuration and repository")):
+        command = commands.add_parser(name, help=says, description=says.capitalize() + ".")
+        command.add_argument(
+            "--config",
+            type=Path,
+            default=os.environ.get(daemon.CONFIG_VARIABLE),
+            help=f"TOML file of settings [env: {daemon.CONFIG_VARIABLE}]",
+        )
+        sources[name] = daemon.flags(command)
+    demo.add_arguments(commands.add_parser("demo", help="fetch the demo models, and send them real input"))
+    return parser, sources
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Every setting, declared once: ``daemon`` for the process, ``model`` for one model."""

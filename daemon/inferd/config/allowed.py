@@ -1,0 +1,118 @@
+"""What a setting may be, in words read off its declaration.
+
+The error sentences and the reference pages both say it this way, so neither can drift
+from what is really checked.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Stands in ``Annotated`` beside a validator, whose rule no type expresses.
+
+    ``one`` says what a single value may be, ``many`` what a list of them holds.
+    """
+
+    one: str
+    many: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A setting's type with what was declared beside it, such as bounds."""
+
+    annotation: Any
+    beside: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, annotation: Any, beside: Iterable[Any] = ()) -> "Declaration":
+        """``annotation`` without its Annotated and its "or None": neither says what may be given."""
+        if get_origin(annotation) is Annotated:
+            inner, *further = get_args(annotation)
+            return cls.of(inner, (*_flat(further), *beside))
+        if get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation):
+            return cls.of(next(a for a in get_args(annotation) if a is not type(None)), beside)
+        return cls(annotation, tuple(beside))
+
+    @classmethod
+    def of_field(cls, field: FieldInfo) -> "Declaration":
+        return cls.of(field.annotation, field.metadata)
+
+    @property
+    def table(self) -> type[BaseModel] | None:
+        """The table's own declaration where the setting is one."""
+        return self.annotation if isinstance(self.annotation, type) and issubclass(self.annotation, BaseModel) else None
+
+    @property
+    def values(self) -> "Declaration | None":
+        """What the values are where the setting is a table with keys of the user's choice."""
+        return Declaration.of(get_args(self.annotation)[1]) if get_origin(self.annotation) is dict else None
+
+    @property
+    def items(self) -> "Declaration | None":
+        """What the items are where the setting is a list."""
+        return Declaration.of(get_args(self.annotation)[0]) if get_origin(self.annotation) is tuple else None
+
+    def one(self) -> str:
+        """What may be given, such as ``a whole number of 0..64``."""
+        if marker := self._marker():
+            return marker.one
+        if get_origin(self.annotation) is Literal:
+            *others, last = map(repr, get_args(self.annotation))
+            return f"{', '.join(others)} or {last}" if others else last
+        if self.items:
+            return ("a non-empty list of " if "min_length" in self._bounds() else "a list of ") + self.items.many()
+        if self.values:
+            return "a table of " + self.values.many()
+        return {str: "a string", Path: "a path", bool: "true or false", int: "a whole number", float: "a number"}.get(
+            self.annotation, "a table"
+        ) + self._range()
+
+    def many(self) -> str:
+        """What a list of such values holds, such as ``whole numbers of 0..64``."""
+        if marker := self._marker():
+            return marker.many
+        if self.items:
+            return "lists of " + self.items.many()
+        return {str: "strings", int: "whole numbers", float: "numbers"}.get(self.annotation, "tables") + self._range()
+
+    def at(self, path: Iterable[str | int]) -> "Declaration":
+        """The declaration that ``path`` (keys and list indexes) leads to; the last known where it leads nowhere."""
+        found = self
+        for step in path:
+            if found.table and (field := found.table.model_fields.get(str(step))):
+                found = Declaration.of_field(field)
+            elif further := found.values or found.items:
+                found = further
+        return found
+
+    def _marker(self) -> Allowed | None:
+        return next((m for m in self.beside if isinstance(m, Allowed)), None)
+
+    def _bounds(self) -> dict[str, Any]:
+        return {b: getattr(m, b) for m in self.beside for b in ("ge", "gt", "le", "min_length") if hasattr(m, b)}
+
+    def _range(self) -> str:
+        match self._bounds():
+            case {"ge": low, "le": high}:
+                return f" of {low}..{high}"
+            case {"gt": low, "le": high}:
+                return f" above {low} and up to {high}"
+            case {"ge": low}:
+                return f" of {low} or more"
+            case {"gt": low}:
+                return f" above {low}"
+        return ""
+
+
+def _flat(beside: Iterable[Any]) -> Iterator[Any]:
+    for item in beside:
+        yield from item.metadata if isinstance(item, FieldInfo) else (item,)

@@ -1,0 +1,255 @@
+"""What ``<model>/model.toml`` may say: the one declaration of every per-model setting.
+
+docs/model-configuration.md is generated from here. A key left out keeps the default,
+so most models need no file.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
+
+from inferd.config import toml_file
+from inferd.config.allowed import Allowed
+from inferd.config.problem import first_problem
+from inferd.tensors import Dim
+
+_ONE_DEVICE = r"[A-Z]+(\.[0-9]+)*"
+_DEVICE = re.compile(
+    r"CPU|GPU(\.[0-9]+)*|NPU(\.[0-9]+)?"
+    rf"|AUTO|(AUTO|HETERO|MULTI):{_ONE_DEVICE}(,{_ONE_DEVICE})*"
+    rf"|BATCH:{_ONE_DEVICE}(\([0-9]+\))?"
+)
+_DEVICES = "CPU, GPU, GPU.<n>, NPU, AUTO[:list], HETERO:list, MULTI:list or BATCH:device[(n)]"
+_LARGEST_DIM = 2**31 - 1
+
+# Owned by a key of their own, or known to break the process (OpenVINO fact 15: with CPU
+# reservation every later compile in the process can fail).
+_RESERVED_PROPERTIES = {
+    "ENABLE_CPU_RESERVATION": "it can make every later compile in this process fail",
+    "CACHE_DIR": "inferd keeps its own checked cache; see the daemon's cache_dir",
+    "NUM_STREAMS": "set execution.streams",
+    "INFERENCE_NUM_THREADS": "set execution.threads",
+    "INFERENCE_PRECISION_HINT": "set execution.precision",
+    "EXECUTION_MODE_HINT": "set execution.mode",
+    "PERFORMANCE_HINT": "set objective.goal",
+}
+
+
+# TOML has types, so "4", true and 1.0 are no counts; only its lists have to become tuples.
+_LIST = Strict(False)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
+
+
+def _device(text: str) -> str:
+    if not _DEVICE.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def _once(devices: tuple[str, ...]) -> tuple[str, ...]:
+    for device in devices:
+        if devices.count(device) > 1:
+            raise ValueError(f"{device} is listed {devices.count(device)} times; list each device once")
+    return devices
+
+
+def _dim(value: Any) -> Dim:
+    """A TOML dimension: 224, "?" or -1 for any, "1..8" or "1.." for bounds."""
+    match value:
+        case Dim():
+            return value
+        case "?":
+            return Dim(0, None)
+        case int() if not isinstance(value, bool) and -1 <= value <= _LARGEST_DIM:
+            return Dim(0, None) if value == -1 else Dim(value, value)
+        case str() if bounds := re.fullmatch(r"([0-9]{1,10})\.\.([0-9]{0,10})", value):
+            lo, hi = int(bounds[1]), int(bounds[2]) if bounds[2] else None
+            if lo <= (_LARGEST_DIM if hi is None else hi) <= _LARGEST_DIM:
+                return Dim(lo, hi)
+    raise ValueError
+
+
+def _per_channel(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (0, 1, 3):
+        raise ValueError
+    return values
+
+
+def _property_name(name: str) -> str:
+    if reason := _RESERVED_PROPERTIES.get(name):
+        raise ValueError(f"can't be set here: {reason}")
+    return name
+
+
+def _property_value(value: Any) -> Any:
+    if not isinstance(value, str | int | float):
+        raise ValueError
+    return value
+
+
+DeviceName = Annotated[str, AfterValidator(_device), Allowed(_DEVICES, 'strings, such as ["CPU"]')]
+ShapeDim = Annotated[
+    Dim,
+    BeforeValidator(_dim),
+    Allowed('a size, "?", "LO..HI" with LO <= HI, or "LO.."', 'dimensions, such as [1, 3, "?", "1..8"]'),
+]
+ConcreteDim = Annotated[int, Field(ge=0, le=_LARGEST_DIM)]
+PropertyName = Annotated[str, AfterValidator(_property_name)]
+PropertyValue = Annotated[
+    str | int | float | bool,
+    BeforeValidator(_property_value),
+    Allowed("a string, a number, true or false", "strings, numbers, true or false"),
+]
+
+
+class Versions(_Table):
+    """Which versions on disk are served."""
+
+    policy: Literal["latest", "all", "listed"] = Field(
+        "latest", description="Serve the newest ones, all, or those listed."
+    )
+    count: int = Field(1, ge=1, le=1000, description="How many of the newest, under policy latest.")
+    listed: Annotated[tuple[Annotated[int, Field(ge=1)], ...], _LIST] = Field(
+        (), description="The versions to serve, under policy listed."
+    )
+
+    @model_validator(mode="after")
+    def _listed_goes_with_its_policy(self) -> "Versions":
+        if self.policy == "listed" and not self.listed:
+            raise ValueError("policy is 'listed' and listed names no version")
+        if self.policy != "listed" and self.listed:
+            raise ValueError(f"listed names versions and policy is '{self.policy}'; set policy = \"listed\"")
+        return self
+
+
+class Objective(_Table):
+    """What to optimise for."""
+
+    goal: Literal["throughput", "latency"] = Field(
+        "throughput", description="OpenVINO performance hint the model is compiled with."
+    )
+
+
+class Execution(_Table):
+    """How the model is compiled and run. 0 leaves the choice to OpenVINO's hint."""
+
+    mode: Literal["accuracy", "performance"] = Field(
+        "accuracy",
+        description="accuracy keeps the model's own precision; performance lets the device lower it "
+        "(bf16 on recent CPUs).",
+    )
+    precision: Literal["auto", "f32", "bf16", "f16"] = Field(
+        "auto", description="Inference precision; auto follows mode."
+    )
+    streams: int = Field(0, ge=0, le=1024, description="Parallel streams on the device.")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads, capped by the daemon's CPU budget.")
+    infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
+
+
+class Batching(_Table):
+    """The batch dimension clients may use."""
+
+    max_size: int = Field(
+        0,
+        ge=0,
+        le=65536,
+        description="Bound of the first dimension, 1..max_size, of every input; 0 leaves the model's own shapes.",
+    )
+
+
+class Queue(_Table):
+    """Limits of the waiting line. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
+
+    max_length: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait.")
+    max_bytes: int | None = Field(None, ge=1, description="Bytes of input that may wait.")
+    default_timeout: float | None = Field(
+        None,
+        gt=0,
+        le=86400,
+        description="Seconds after which a request that brings no deadline of its own is answered DEADLINE_EXCEEDED.",
+    )
+
+
+class Warmup(_Table):
+    """Inferences on made-up input before the model is ready."""
+
+    runs: int = Field(2, ge=0, le=1000, description="Inferences on each infer request; 0 skips the warm-up.")
+    shapes: dict[str, Annotated[tuple[ConcreteDim, ...], _LIST]] = Field(
+        {}, description="Concrete shape by input name; left out, the smallest the model takes."
+    )
+
+
+class Preprocessing(_Table):
+    """Steps compiled into the model in front of one image input: clients send u8 NHWC of any size."""
+
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="The layout the model itself expects.")
+    color_from: Literal["RGB", "BGR"] = Field("RGB", description="Channel order clients send.")
+    color_to: Literal["RGB", "BGR"] = Field("RGB", description="Channel order the model expects.")
+    resize: Literal["linear", "cubic", "nearest", "none"] = Field(
+        "linear", description="How an image of any size is brought to the model's; none requires the model's own size."
+    )
+    mean: Annotated[tuple[float, ...], _LIST, AfterValidator(_per_channel), Allowed("a list of 1 or 3 numbers")] = (
+        Field((), description="Subtracted per channel (or one for all), in the model's channel order.")
+    )
+    scale: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        _LIST,
+        AfterValidator(_per_channel),
+        Allowed("a list of 1 or 3 numbers above 0"),
+    ] = Field((), description="Divided by, per channel (or one for all), after the mean.")
+
+
+class ModelConfig(_Table):
+    """One model's settings; the tables mirror the sections of the file."""
+
+    devices: Annotated[tuple[DeviceName, ...], _LIST, AfterValidator(_once)] = Field(
+        ("CPU",),
+        min_length=1,
+        description=f"Devices to serve on, one pool of infer requests each: {_DEVICES}.",
+    )
+    versions: Versions = Versions()
+    objective: Objective = Objective()
+    execution: Execution = Execution()
+    batching: Batching = Batching()
+    queue: Queue = Queue()
+    shapes: dict[str, Annotated[tuple[ShapeDim, ...], _LIST]] = Field(
+        {}, description='Shape by input name; a dimension is a size, "?" (any), "LO..HI" or "LO..".'
+    )
+    preprocessing: dict[str, Preprocessing] = Field({}, description="Image preprocessing by input name.")
+    warmup: Warmup = Warmup()
+    properties: dict[PropertyName, PropertyValue] = Field(
+        {}, description="Further OpenVINO properties, passed to compile_model as they are."
+    )
+
+
+def parse(text: str, source: str) -> ModelConfig:
+    """The configuration in ``text``; raises ConfigurationError naming ``source``, key and what is allowed."""
+    return _validated(toml_file.parse(text, source), source)
+
+
+def read(file: Path, source: str) -> ModelConfig:
+    """The configuration in ``file``, as :func:`parse`."""
+    return _validated(toml_file.read(file, source), source)
+
+
+def _validated(tables: dict[str, Any], source: str) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(tables)
+    except ValidationError as error:
+        raise first_problem(source, error, ModelConfig) from None

@@ -1,0 +1,59 @@
+"""Turns what the settings library says into one clear sentence about file, key and allowed values."""
+
+import re
+from collections.abc import Iterable
+from datetime import date, time
+
+from pydantic import BaseModel, ValidationError
+
+from inferd.config.allowed import Declaration
+from inferd.errors import ConfigurationError, listed, one_line
+
+
+def first_problem(source: str, error: ValidationError, schema: type[BaseModel]) -> ConfigurationError:
+    """The first thing wrong in ``source``, as an error naming the key and what is allowed there.
+
+    A validator that raises ValueError with a text states the whole problem; without one,
+    the declaration says what is allowed.
+    """
+    detail = error.errors(include_url=False)[0]
+    # The library marks a problem with a key, rather than with its value, by a last step "[key]".
+    path = [step for step in detail["loc"] if step != "[key]"]
+    key = _key(path)
+    declared = Declaration(schema).at(path)
+    match detail["type"]:
+        case "extra_forbidden":
+            table = Declaration(schema).at(path[:-1]).table or schema
+            return ConfigurationError(source, key, "unknown key", listed(table.model_fields, 40))
+        case "missing":
+            return ConfigurationError(source, key, "is required and was not given", declared.one())
+        case "value_error" if stated := str(detail["ctx"]["error"]):
+            return ConfigurationError(source, key, one_line(stated))
+        case "model_type" | "dict_type":
+            allowed = f"a table ([{key}])"
+        case _:
+            allowed = declared.one()
+    return ConfigurationError(source, key, f"got {_given(detail['input'])}", allowed)
+
+
+def _key(path: Iterable[str | int]) -> str:
+    """``path`` as TOML writes it, quoting what is no bare key, with list indexes in brackets."""
+    text = ""
+    for step in path:
+        match step:
+            case int():
+                text += f"[{step}]"
+            case _ if re.fullmatch(r"[A-Za-z0-9_-]+", step):
+                text += f".{step}"
+            case _:
+                text += f'."{one_line(step, 80)}"'
+    return text.removeprefix(".")
+
+
+def _given(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case date() | time():
+            return str(value)
+    return one_line(repr(value), 80)

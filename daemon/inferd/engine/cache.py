@@ -1,0 +1,205 @@
+"""Compiled models on disk, safe to trust and bounded in size.
+
+OpenVINO's own cache has no checksum (flipped bytes load silently and give outputs off by
+1e36), is written in place and never pruned. Here a file is its key's digest and content
+under a checksum, appears under its name only when complete, and the least recently used
+ones go when the folder grows over its cap. Several processes may share a folder. Nothing
+here is ever fatal: a cache that can't be used means compiling again, and a warning.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger()
+
+_MAGIC = b"inferd blob 1\n"
+_HEADER_SIZE = len(_MAGIC) + hashlib.sha256().digest_size
+
+# Longer than any compile: what is left in the folder after that has lost its writer.
+_LEFTOVER_SECONDS = 3600.0
+_LOCK_RETRY_SECONDS = 0.1
+
+
+def blob_key(files: Sequence[Path], facts: Mapping[str, str]) -> str:
+    """The name, in hex, of the blob compiled from the content of ``files`` (in order) under ``facts``.
+
+    Facts are whatever else decides the compiled code: OpenVINO's version, the device's full
+    name, shapes, preprocessing, precision. Streams, threads and hints are none of them: one
+    blob serves every setting, ``import_model`` honours new ones. Raises OSError when a file
+    can't be read.
+    """
+    contents = []
+    for file in files:
+        with file.open("rb") as stream:
+            contents.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return hashlib.sha256(json.dumps([contents, sorted(facts.items())]).encode()).hexdigest()
+
+
+class BlobCache:
+    """Blobs in ``directory``, at most ``max_bytes`` in total; 0 switches the cache off.
+
+    The folder is made, for this user alone, when the first blob is stored.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._max_bytes > 0
+
+    def load(self, key: str) -> bytes | None:
+        """The blob stored under ``key``, None when there is none; a damaged one is removed."""
+        if not self.enabled:
+            return None
+        file = self._file(key)
+        try:
+            with file.open("rb") as stream:
+                header, blob = stream.read(_HEADER_SIZE), stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("cached blob can't be read", file=str(file), reason=error.strerror)
+            return None
+        if header != _header(key, blob):
+            _log.warning("cached blob is damaged, removing it", file=str(file))
+            with suppress(OSError):
+                file.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(file)
+        return blob
+
+    def store(self, key: str, blob: bytes | memoryview) -> None:
+        """Keep ``blob`` under ``key``, then prune. Where that fails, nothing changes but a warning."""
+        if not self.enabled:
+            return
+        if _HEADER_SIZE + len(blob) > self._max_bytes:
+            _log.warning("blob is larger than the whole cache", bytes=len(blob), max_bytes=self._max_bytes)
+            return
+        try:
+            self._make_directory()
+            self._write(self._file(key), _header(key, blob), blob)
+            self._prune(self._file(key))
+        except OSError as error:
+            _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
+
+    @contextmanager
+    def lock(self, key: str, timeout: float = 600.0) -> Iterator[None]:
+        """Hold ``key`` against other processes and threads, so that one of them builds its blob.
+
+        After ``timeout`` seconds, or where the folder can't hold a lock, the body runs
+        without: building twice costs time, waiting for ever costs the service.
+        """
+        held = self._acquire(key, timeout) if self.enabled else None
+        try:
+            yield
+        finally:
+            if held is not None:
+                # Unlinked while held, so that no lock file stays behind; _acquire copes with it.
+                with suppress(OSError):
+                    self._lock_file(key).unlink()
+                os.close(held)
+
+    def _acquire(self, key: str, timeout: float) -> int | None:
+        """A descriptor whose closing releases the lock, or None."""
+        give_up = time.monotonic() + timeout
+        try:
+            self._make_directory()
+            while True:
+                descriptor = os.open(self._lock_file(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    locked = self._flock(descriptor, give_up) and self._current(descriptor, key)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                if locked:
+                    return descriptor
+                os.close(descriptor)
+                if time.monotonic() >= give_up:
+                    _log.warning("gave up waiting for another build of the same blob", key=key, seconds=timeout)
+                    return None
+        except OSError as error:
+            _log.warning("cache can't be locked", directory=str(self._directory), reason=error.strerror)
+            return None
+
+    @staticmethod
+    def _flock(descriptor: int, give_up: float) -> bool:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    return False
+                # flock knows no timeout, and a signal to interrupt it reaches the main thread only.
+                time.sleep(_LOCK_RETRY_SECONDS)
+            else:
+                return True
+
+    def _current(self, descriptor: int, key: str) -> bool:
+        """Whether the locked file still has its name; its last holder may have unlinked it meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._lock_file(key).stat())
+        except FileNotFoundError:
+            return False
+
+    def _write(self, file: Path, *parts: bytes | memoryview) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self._directory, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                for part in parts:
+                    stream.write(part)
+                stream.flush()
+                # Without it a power cut may leave the new name on blocks never written.
+                os.fsync(stream.fileno())
+            os.replace(name, file)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+
+    def _prune(self, newest: Path) -> None:
+        """Drop crashed writers' leftovers, then the least recently used blobs over the cap."""
+        blobs: list[tuple[bool, int, int, Path]] = []
+        leftover_before = time.time() - _LEFTOVER_SECONDS
+        for file in self._directory.iterdir():
+            with suppress(FileNotFoundError):
+                stat = file.stat()
+                if file.suffix == ".blob":
+                    blobs.append((file == newest, stat.st_mtime_ns, stat.st_size, file))
+                elif file.suffix in (".part", ".lock") and stat.st_mtime < leftover_before:
+                    file.unlink()
+        total = sum(size for _, _, size, _ in blobs)
+        for _, _, size, file in sorted(blobs):
+            if total <= self._max_bytes:
+                return
+            with suppress(FileNotFoundError):
+                file.unlink()
+            total -= size
+
+    def _make_directory(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _file(self, key: str) -> Path:
+        return self._directory / f"{key}.blob"
+
+    def _lock_file(self, key: str) -> Path:
+        return self._directory / f"{key}.lock"
+
+
+def _header(key: str, blob: bytes | memoryview) -> bytes:
+    # The key is part of the sum, so a file under another one's name is as wrong as a damaged one.
+    digest = hashlib.sha256(key.encode())
+    digest.update(blob)
+    return _MAGIC + digest.digest()

@@ -1,0 +1,187 @@
+"""Device strings, the properties a model is compiled with there, and what became of them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inferd.config.model import ModelConfig
+from inferd.engine.runtime import ov
+from inferd.errors import DeviceAbsent
+
+# Families that choose among the devices they list, so that an absent one is no error.
+_CHOOSING = ("AUTO", "MULTI")
+_FLOATS = ("f64", "f32", "bf16", "f16")
+# Layers that move or convert data: their type says nothing about the precision of the arithmetic.
+_NOT_ARITHMETIC = ("Const", "Input", "Output", "Convert", "Reorder")
+
+
+def family(device: str) -> str:
+    """CPU, GPU, NPU, AUTO, HETERO, MULTI or BATCH."""
+    return re.split(r"[:.]", device, maxsplit=1)[0]
+
+
+def resolve(requested: str, present: Sequence[str]) -> str:
+    """``requested`` as this machine can run it, given the names in ``present``.
+
+    AUTO and MULTI keep those of their candidates that are present, in their order
+    (OpenVINO itself raises on ``AUTO:GPU,CPU`` where the GPU library is missing). All
+    others need everything they name. Raises DeviceAbsent.
+    """
+    kind, inner = family(requested), _inner(requested)
+    if kind == "AUTO" and not inner:
+        if not present:
+            raise DeviceAbsent(requested, "a device", present)
+        return requested
+    if kind in ("HETERO", "MULTI", "BATCH") and not inner:
+        # OpenVINO 2026.4 has no default for them and raises an obscure error.
+        raise DeviceAbsent(requested, "a list of devices", present)
+    needed = inner or [requested]
+    found = [name for name in needed if _is_present(name, present)]
+    if not found or (kind not in _CHOOSING and found != needed):
+        absent = " or " if kind in _CHOOSING else ", "
+        raise DeviceAbsent(requested, absent.join(name for name in needed if name not in found), present)
+    return f"{kind}:{','.join(found)}" if kind in _CHOOSING else requested
+
+
+def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, Any]:
+    """What to pass to ``compile_model`` or ``import_model`` for a resolved ``device``.
+
+    ``cpu_threads`` is the daemon's CPU budget, which caps the threads asked for.
+    """
+    # Taken by all families (GPU and NPU by their documentation; the others were run).
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": config.objective.goal.upper(),
+        "EXECUTION_MODE_HINT": config.execution.mode.upper(),
+    }
+    if config.execution.precision != "auto":
+        properties["INFERENCE_PRECISION_HINT"] = config.execution.precision
+    kind, inner = family(device), _inner(device)
+    if kind == "BATCH":
+        # Refuses DEVICE_PROPERTIES and hands everything else to the device it wraps.
+        properties |= _own_properties(inner[0], config, cpu_threads)
+    elif kind in ("AUTO", "HETERO", "MULTI"):
+        # Plain AUTO may use the CPU, at least while another device still compiles.
+        own = {name: _own_properties(name, config, cpu_threads) for name in inner or ["CPU"]}
+        if own := {name: settings for name, settings in own.items() if settings}:
+            properties["DEVICE_PROPERTIES"] = own
+    else:
+        properties |= _own_properties(device, config, cpu_threads)
+    return properties | config.properties
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What a compiled model really runs with; "unknown" or 0 where the device does not tell."""
+
+    precision: str
+    execution_mode: str
+    performance_hint: str
+    streams: int
+    threads: int
+    infer_requests: int
+    execution_devices: tuple[str, ...]
+
+
+def read_back(compiled: ov.CompiledModel) -> Effective:
+    """The settings OpenVINO chose or clamped to. Never raises.
+
+    Compound devices are asked about the first device they execute on.
+    """
+    # AUTO shows a device in brackets while another one is still being compiled for.
+    devices = tuple(str(name).strip("()") for name in _listed(_property(compiled, "EXECUTION_DEVICES")))
+    own = _property(compiled, "DEVICE_PROPERTIES")
+    first: dict[str, Any] = own.get(devices[0], {}) if isinstance(own, dict) and devices else {}
+
+    def value(name: str) -> Any:
+        # MULTI itself always says THROUGHPUT; what counts is what it handed on.
+        return first[name] if name in first else _property(compiled, name)
+
+    return Effective(
+        precision=_precision(compiled, value("INFERENCE_PRECISION_HINT")),
+        execution_mode=_word(value("EXECUTION_MODE_HINT")),
+        performance_hint=_word(value("PERFORMANCE_HINT")),
+        streams=_count(value("NUM_STREAMS")),
+        threads=_count(value("INFERENCE_NUM_THREADS")),
+        infer_requests=_count(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS")),
+        execution_devices=devices,
+    )
+
+
+def _inner(device: str) -> list[str]:
+    """The devices that ``device`` lists after a colon, a batch size in brackets left out."""
+    _, _, names = device.partition(":")
+    return [re.sub(r"\(\d+\)$", "", name) for name in names.split(",") if name]
+
+
+def _is_present(name: str, present: Iterable[str]) -> bool:
+    """Whether ``name`` is in ``present``, where GPU means any and a lone GPU is also GPU.0.
+
+    A longer index names a tile of a device, which OpenVINO lists or not; it is left to judge.
+    """
+    for other in present:
+        if name in (other, family(other)):
+            return True
+        indexed = other if "." in other else f"{other}.0"
+        if name == indexed or name.startswith(f"{indexed}.") or indexed.startswith(f"{name}."):
+            return True
+    return False
+
+
+def _own_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, int]:
+    """What only ``device`` itself understands, by family.
+
+    Only the CPU's part was run. By their documentation GPU takes streams and no threads, and
+    NPU has neither to give: its NUM_STREAMS sizes host executors, or is read-only.
+    """
+    execution, own = config.execution, dict[str, int]()
+    if family(device) == "CPU":
+        own["INFERENCE_NUM_THREADS"] = min(execution.threads or cpu_threads, cpu_threads)
+    if family(device) in ("CPU", "GPU") and execution.streams:
+        own["NUM_STREAMS"] = execution.streams
+    return own
+
+
+def _property(compiled: ov.CompiledModel, name: str) -> Any:
+    try:
+        return compiled.get_property(name)
+    except RuntimeError:
+        # Which properties exist differs by device family; HETERO knows next to none.
+        return None
+
+
+def _precision(compiled: ov.CompiledModel, hint: Any) -> str:
+    if not isinstance(hint, ov.Type):
+        return "unknown"
+    if not hint.is_dynamic():
+        return str(hint.get_type_name())
+    # Under ACCURACY the hint reads "dynamic": the model's own precision. Which one that is
+    # only the compiled graph knows: the floating type most of its layers compute in.
+    try:
+        layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    except RuntimeError:
+        return "unknown"
+    used = [
+        layer["runtimePrecision"].astype(str)
+        for layer in layers
+        if {"runtimePrecision", "layerType"} <= set(layer) and layer["layerType"].astype(str) not in _NOT_ARITHMETIC
+    ]
+    floats = Counter(name for name in used if name in _FLOATS)
+    return floats.most_common(1)[0][0] if floats else "unknown"
+
+
+def _word(value: Any) -> str:
+    """The name of an OpenVINO enum, which some plugins give as the enum and others as text."""
+    return "unknown" if value is None else str(getattr(value, "name", value)).lower()
+
+
+def _count(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set) else []

@@ -1,0 +1,21 @@
+"""OpenVINO, imported with its telemetry off. The rest of the package takes ``ov`` from here.
+
+``import openvino`` normally starts a thread that would send usage data, writes an id
+below the home folder, and raises where HOME is not set. All of it comes from the package
+``openvino_telemetry``; where that can't be imported, OpenVINO falls back to a stub of its
+own that does nothing (openvino/tools/ovc/telemetry_stub.py).
+"""
+
+import sys
+
+# None makes the import machinery raise ImportError, whether or not the package is installed.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # typeshed leaves out this documented use
+
+import openvino as ov  # type: ignore[import-untyped]  # noqa: E402  # ships no types; must follow the line above
+
+__all__ = ["ov", "version"]
+
+
+def version() -> str:
+    """OpenVINO's version with its build number, such as ``2026.4.1-22982-...``."""
+    return str(ov.get_version())

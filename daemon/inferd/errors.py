@@ -1,0 +1,199 @@
+"""Everything that can go wrong, as data.
+
+An error carries fields and renders one sentence from them; it knows no transport.
+``rpc/status.py`` maps each class to a gRPC code and ``outcome`` is the label under
+which the metrics count it. Sentences name the model, the field, what was expected and
+what came; they never contain a host path, except those an operator reads at the
+console (:class:`ConfigurationError`, :class:`RepositoryError`).
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """``text`` with control characters and line breaks flattened, cut at ``limit`` characters.
+
+    Client-supplied names end up in messages and log lines; a newline in one must not
+    be able to forge a second line.
+    """
+    # Cut before looking at each character: the text may be megabytes of a client's.
+    flat = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """``names`` as a readable list, "none" when empty, cut with a count when long."""
+    items = [one_line(str(n), 80) for n in names]
+    if not items:
+        return "none"
+    tail = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + tail
+
+
+class InferdError(Exception):
+    """Root of the tree; ``str(error)`` is one sentence fit for the reader it is meant for."""
+
+    outcome: ClassVar[str] = "internal"
+
+
+# -- what an operator reads -------------------------------------------------------
+
+
+class ConfigurationError(InferdError):
+    """A setting that can't be used: where it came from, which key, and what is allowed."""
+
+    def __init__(self, source: str, key: str, problem: str, allowed: str = "") -> None:
+        self.source, self.key, self.problem, self.allowed = source, key, problem, allowed
+        where = f"{source}: {key}: " if key else f"{source}: "
+        super().__init__(where + problem + (f"; allowed: {allowed}" if allowed else ""))
+
+
+class RepositoryError(InferdError):
+    """A model folder or file that can't be served, and why."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path}: {problem}")
+
+
+class DeviceAbsent(InferdError):
+    """A device string that names something this machine has not."""
+
+    outcome = "unavailable"
+
+    def __init__(self, device: str, absent: str, present: Iterable[str]) -> None:
+        self.device, self.absent, self.present = device, absent, tuple(present)
+        super().__init__(f"device '{device}' needs {absent}, which is absent; present: {listed(self.present)}")
+
+
+class LoadFailed(InferdError):
+    """A model version that could not be read, compiled or warmed up."""
+
+    outcome = "unavailable"
+
+    def __init__(self, model: str, version: int, problem: str) -> None:
+        self.model, self.version, self.problem = model, version, problem
+        super().__init__(f"model '{model}' version {version} failed to load: {problem}")
+
+
+# -- what a client reads ----------------------------------------------------------
+
+
+class UnknownModel(InferdError):
+    """No model of that name is in the repository."""
+
+    outcome = "not_found"
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"unknown model '{one_line(model, 128)}'")
+
+
+class UnknownVersion(InferdError):
+    """The model exists, that version of it does not."""
+
+    outcome = "not_found"
+
+    def __init__(self, model: str, version: str, known: Iterable[int]) -> None:
+        self.model, self.version, self.known = model, version, tuple(known)
+        super().__init__(f"model '{model}' has no version '{one_line(version, 40)}'; versions: {listed(self.known)}")
+
+
+class InvalidRequest(InferdError):
+    """The request contradicts the protocol or the model's signature."""
+
+    outcome = "invalid"
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model, self.problem = model, problem
+        where = f"model '{one_line(model, 128)}': " if model else ""
+        super().__init__(where + one_line(problem, 1000))
+
+
+class ModelUnavailable(InferdError):
+    """The model is known and can't answer now: loading, unloading or failed."""
+
+    outcome = "unavailable"
+
+    def __init__(self, model: str, state: str, reason: str = "") -> None:
+        self.model, self.state, self.reason = model, state, reason
+        super().__init__(f"model '{model}' is {state}" + (f": {one_line(reason)}" if reason else ""))
+
+
+class Draining(InferdError):
+    """The daemon is shutting down and takes nothing new."""
+
+    outcome = "unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("the server is draining and takes no new requests")
+
+
+class QueueFull(InferdError):
+    """The model's queue is at its limit; ``retry_after`` is a truthful wait in seconds."""
+
+    outcome = "overloaded"
+
+    def __init__(self, model: str, limit: str, retry_after: float) -> None:
+        self.model, self.limit, self.retry_after = model, limit, retry_after
+        super().__init__(f"model '{model}': queue is full ({limit}); retry in {retry_after * 1000:.0f} ms")
+
+
+class DeadlinePassed(InferdError):
+    """The deadline or the ``timeout`` parameter ran out while the request was in ``stage``."""
+
+    outcome = "deadline"
+
+    def __init__(self, model: str, stage: str) -> None:
+        self.model, self.stage = model, stage
+        super().__init__(f"model '{model}': deadline passed while the request was {stage}")
+
+
+class Cancelled(InferdError):
+    """The client went away."""
+
+    outcome = "cancelled"
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"model '{model}': the client cancelled the request")
+
+
+class NotAllowed(InferdError):
+    """The call exists and this server's configuration does not permit it."""
+
+    outcome = "denied"
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what, self.remedy = what, remedy
+        super().__init__(f"{what} is not allowed" + (f"; {remedy}" if remedy else ""))
+
+
+class NotSupported(InferdError):
+    """The call or option is part of the protocol and not of this server."""
+
+    outcome = "unsupported"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not supported by this server")
+
+
+class InferenceFailed(InferdError):
+    """The model ran and raised: data-dependent shapes, a lost device, a fault of OpenVINO."""
+
+    outcome = "internal"
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model, self.problem = model, problem
+        super().__init__(f"model '{model}': inference failed: {problem}")
+
+
+class InternalFault(InferdError):
+    """A fault of inferd's own. The sentence is constant: details belong in the log."""
+
+    outcome = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("internal error; the server's log has the details")

@@ -1,0 +1,68 @@
+"""The states of the daemon and of a model version, as tables.
+
+A transition that the table does not name is a bug and raises at once.
+"""
+
+from enum import Enum
+
+
+class Phase(Enum):
+    """Where the daemon is between its first and its last line."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class ModelState(Enum):
+    """Where a model version is; the values are what RepositoryIndex answers, as Triton names them."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+PHASES: dict[Phase, frozenset[Phase]] = {
+    Phase.STARTING: frozenset({Phase.READY, Phase.DRAINING, Phase.FAILED}),
+    Phase.READY: frozenset({Phase.DRAINING}),
+    Phase.DRAINING: frozenset({Phase.STOPPED}),
+    Phase.STOPPED: frozenset(),
+    Phase.FAILED: frozenset(),
+}
+
+MODEL_STATES: dict[ModelState, frozenset[ModelState]] = {
+    ModelState.LOADING: frozenset({ModelState.READY, ModelState.UNAVAILABLE}),
+    ModelState.READY: frozenset({ModelState.UNLOADING}),
+    ModelState.UNLOADING: frozenset({ModelState.UNAVAILABLE}),
+    ModelState.UNAVAILABLE: frozenset({ModelState.LOADING}),
+}
+
+
+class Lifecycle:
+    """The daemon's phase; moves only along :data:`PHASES`."""
+
+    def __init__(self) -> None:
+        self._phase = Phase.STARTING
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    @property
+    def accepts(self) -> bool:
+        """Whether new inferences are taken."""
+        return self._phase is Phase.READY
+
+    def move(self, to: Phase) -> None:
+        """Enter ``to``; raises RuntimeError where the table has no such transition."""
+        if to not in PHASES[self._phase]:
+            raise RuntimeError(f"the daemon can't go from {self._phase.value} to {to.value}")
+        self._phase = to
+
+
+def may_move(now: ModelState, to: ModelState) -> bool:
+    """Whether a model version in ``now`` may enter ``to``."""
+    return to in MODEL_STATES[now]

@@ -1,0 +1,79 @@
+"""Configures structlog once, and writes the canonical line of a request."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from inferd.errors import one_line
+from inferd.requests import Observation
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+# Without the locals, which hold clients' data.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+def configure(level: str, format: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the setting's name
+    """Log to ``stream`` from ``level`` on: for people on a terminal, as one JSON object a line elsewhere.
+
+    What libraries log by themselves, from warnings on, comes in the same form.
+    """
+    for_people = stream.isatty() if format == "auto" else format == "console"
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if for_people else "iso", utc=not for_people),
+        *([] if for_people else [_TRACEBACKS]),
+        # The default formatter shows locals.
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if for_people
+        else structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, *processors],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    libraries = logging.StreamHandler(stream)
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors]
+        )
+    )
+    logging.basicConfig(handlers=[libraries], level=max(logging.WARNING, LEVELS[level]), force=True)
+
+
+class RequestLog:
+    """One line a request, with its outcome and where its time went (milliseconds)."""
+
+    def __init__(self, which: Literal["off", "failed", "all"]) -> None:
+        self._which = which
+        self._log = structlog.get_logger("inferd.request")
+
+    def observe(self, seen: Observation) -> None:
+        if self._which == "off" or (self._which == "failed" and seen.outcome == "ok"):
+            return
+        stages = seen.stages
+        self._log.info(
+            "request",
+            model=seen.model,
+            version=seen.version,
+            id=one_line(seen.id, 80),  # the client's own text
+            outcome=seen.outcome,
+            device=seen.device,
+            batch=seen.batch,
+            total_ms=_ms(stages.total()),
+            decode_ms=_ms(stages.decode()),
+            queue_ms=_ms(stages.queue()),
+            input_ms=_ms(stages.input()),
+            compute_ms=_ms(stages.compute()),
+            output_ms=_ms(stages.output()),
+            **({} if seen.error is None else {"error": str(seen.error)}),
+        )
+
+
+def _ms(ns: int) -> float:
+    return round(ns / 1e6, 3)

@@ -1,0 +1,1 @@
+"""Every series, how it is counted, and how it is exported."""

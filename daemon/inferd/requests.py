@@ -1,0 +1,109 @@
+"""A request on its way through the daemon, and what became of it.
+
+A :class:`Request` carries everything later stages need: its inputs in port order, its
+deadline, its reply slot and its timestamps. All times are nanoseconds of one monotonic
+clock (``time.monotonic_ns``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from inferd.errors import InferdError
+from inferd.tensors import Tensor
+
+
+@dataclass(slots=True)
+class Stages:
+    """When each stage of a request's life was reached; 0 means it never was.
+
+    received -> queued -> started -> submitted -> computed -> answered. ``computed`` is
+    stamped on OpenVINO's own thread, so hand-over to the event loop counts as output time.
+    """
+
+    received: int = 0
+    queued: int = 0
+    started: int = 0
+    submitted: int = 0
+    computed: int = 0
+    answered: int = 0
+
+    def total(self) -> int:
+        """Nanoseconds from receiving the request to its answer."""
+        return self.answered - self.received
+
+    def decode(self) -> int:
+        """Nanoseconds spent parsing and validating."""
+        return _between(self.received, self.queued)
+
+    def queue(self) -> int:
+        """Nanoseconds spent waiting for an infer request."""
+        return _between(self.queued, self.started)
+
+    def input(self) -> int:
+        """Nanoseconds spent copying inputs into the infer request."""
+        return _between(self.started, self.submitted)
+
+    def compute(self) -> int:
+        """Nanoseconds from handing over to OpenVINO to its completion."""
+        return _between(self.submitted, self.computed)
+
+    def output(self) -> int:
+        """Nanoseconds from completion to the encoded answer, hand-over included."""
+        return _between(self.computed, self.answered)
+
+
+def _between(start: int, end: int) -> int:
+    return end - start if start and end else 0
+
+
+class Reply(Protocol):
+    """The slot an answer is put into, exactly once, by whoever ends the request."""
+
+    def answer(self, outputs: Sequence[Tensor]) -> None:
+        """Encode ``outputs``; their data is only valid during this call."""
+
+    def fail(self, error: InferdError) -> None:
+        """End the request with ``error``."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One inference asked for.
+
+    ``inputs`` follow the model's port order; ``outputs`` are the port indexes asked for,
+    in the order to answer them. ``deadline`` is absolute, None when there is none.
+    A lower ``priority`` number goes first; 0 asks for none. ``batch`` is how many rows
+    the request carries.
+    """
+
+    model: str
+    version: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[int, ...]
+    reply: Reply
+    id: str = ""
+    deadline: int | None = None
+    priority: int = 0
+    nbytes: int = 0
+    batch: int = 1
+    stages: Stages = field(default_factory=Stages)
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What became of a request: the one record behind log line, metrics and statistics.
+
+    ``model`` is "_OTHER" and ``version`` empty where the request named no known model.
+    ``outcome`` is "ok" or the failing error's ``outcome``.
+    """
+
+    model: str
+    version: str
+    outcome: str
+    stages: Stages
+    device: str = ""
+    id: str = ""
+    batch: int = 1
+    error: InferdError | None = None

@@ -1,0 +1,136 @@
+"""A small synchronous client of the Open Inference Protocol, for inferd's own commands.
+
+Tensors are numpy arrays and travel raw. Applications are better served by a full client
+library such as tritonclient, which works with inferd unchanged.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.errors import InferdError, InvalidRequest, one_line
+from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+# BF16 is opaque words here and BYTES has no fixed size: arrays stand for neither.
+_BY_NUMPY = {t.numpy: t for t in DType if t not in (DType.BF16, DType.BYTES)}
+_CHANNEL_OPTIONS = [
+    # A proxy variable of the environment is not meant for a server named by address.
+    ("grpc.enable_http_proxy", 0),
+    # The answer's size was the caller's own choice; grpc would cut it off at 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+]
+
+
+class CallFailed(InferdError):
+    """The server, or the way to it, refused a call: ``code`` is gRPC's name for why, such as NOT_FOUND."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code, self.message = code, message
+        super().__init__(f"{code}: {one_line(message, 1000)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server says it is."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class Client:
+    """Calls one server at ``target``, HOST:PORT. Connects on the first call; every call can raise CallFailed.
+
+    ``timeout`` is in seconds and becomes each call's deadline.
+    """
+
+    def __init__(self, target: str, timeout: float = 30.0) -> None:
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the connection; a call still running ends as CANCELLED."""
+        self._channel.close()
+
+    def server_ready(self) -> bool:
+        """Whether the server takes requests now."""
+        return bool(self._call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
+
+    def server_metadata(self) -> ServerInfo:
+        """The server's name, version and protocol extensions."""
+        answer = self._call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+        return ServerInfo(answer.name, answer.version, tuple(answer.extensions))
+
+    def model_metadata(self, model: str, version: str = "") -> Signature:
+        """The model's inputs and outputs as the server shows them; an empty ``version`` is the newest."""
+        request = pb.ModelMetadataRequest(name=model, version=version)
+        answer = self._call("ModelMetadata", request, pb.ModelMetadataResponse)
+        return Signature(tuple(map(_spec, answer.inputs)), tuple(map(_spec, answer.outputs)))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str] = (),
+        *,
+        version: str = "",
+        request_id: str = "",
+    ) -> dict[str, npt.NDArray[Any]]:
+        """One inference: arrays by output name, read-only, all outputs when none are named.
+
+        Arrays keep their shape and element type. Raises InvalidRequest for an element
+        type that has no fixed-size form on the wire.
+        """
+        request = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+        for name, array in inputs.items():
+            dtype = _BY_NUMPY.get(array.dtype.newbyteorder("="))
+            if dtype is None:
+                raise InvalidRequest(model, f"input '{name}' is an array of {array.dtype}, which can't be sent raw")
+            request.inputs.add(name=name, datatype=dtype.wire, shape=array.shape)
+            request.raw_input_contents.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        for name in outputs:
+            request.outputs.add(name=name)
+        answer = self._call("ModelInfer", request, pb.ModelInferResponse)
+        return {
+            tensor.name: _array(model, tensor, raw)
+            for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        }
+
+    def _call(self, method: str, request: Message, answer: type[Any]) -> Any:
+        call = self._channel.unary_unary(
+            f"/{_SERVICE.full_name}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return call(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise CallFailed(error.code().name, error.details() or "") from None
+
+
+def _array(model: str, tensor: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> npt.NDArray[Any]:
+    dtype = BY_WIRE_NAME.get(tensor.datatype)
+    if dtype is None or not dtype.itemsize:
+        raise InvalidRequest(model, f"output '{tensor.name}' is {tensor.datatype}, which is no fixed-size type")
+    return np.frombuffer(raw, dtype.numpy.newbyteorder("<")).reshape(tuple(tensor.shape))
+
+
+def _spec(tensor: pb.ModelMetadataResponse.TensorMetadata) -> TensorSpec:
+    dims = tuple(Dim(0, None) if n < 0 else Dim(n, n) for n in tensor.shape)
+    return TensorSpec(tensor.name, BY_WIRE_NAME[tensor.datatype], dims)

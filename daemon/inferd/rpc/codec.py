@@ -1,0 +1,297 @@
+"""Between protocol messages and tensors: parse, validate, encode. Strict where that protects a slot.
+
+OpenVINO reports every mistake as one kind of error, and often late, so names, types,
+shapes and byte counts are all checked here, before anything waits or runs.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.errors import InvalidRequest, listed, one_line
+from inferd.tensors import BY_WIRE_NAME, DType, Shape, Signature, Tensor, TensorSpec, elements
+
+# Fields of InferTensorContents by element type; FP16 and BF16 have none.
+CONTENTS = {
+    DType.BOOL: "bool_contents",
+    DType.INT8: "int_contents",
+    DType.INT16: "int_contents",
+    DType.INT32: "int_contents",
+    DType.INT64: "int64_contents",
+    DType.UINT8: "uint_contents",
+    DType.UINT16: "uint_contents",
+    DType.UINT32: "uint_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FP32: "fp32_contents",
+    DType.FP64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+
+# OpenVINO takes strings as one array as wide as the longest: a million short strings
+# beside one long one would ask for terabytes.
+MAX_STRING_ARRAY_BYTES = 256 << 20
+
+# As many as numpy has. A list of millions is refused before anything is made of it (CVE-2026-24146).
+MAX_RANK = 64
+
+M = TypeVar("M", bound=Message)
+
+_REQUEST_PARAMETERS = ("timeout", "priority")
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Request parameters inferd acts on: ``timeout`` in nanoseconds, None when there is none."""
+
+    timeout: int | None = None
+    priority: int = 0
+    final_response: bool = False
+
+
+NO_PARAMETERS = Parameters()
+
+
+def parse(raw: bytes, kind: type[M]) -> M:
+    """The message of ``kind`` in ``raw``; raises InvalidRequest when it is none."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise InvalidRequest("", f"the message is not a {kind.DESCRIPTOR.name}") from None
+
+
+# -- parameters -------------------------------------------------------------------
+
+
+def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
+    """The request's parameters; raises InvalidRequest on an unknown key or a value out of range."""
+    if not message.parameters:
+        return NO_PARAMETERS
+    model = message.model_name
+    timeout, priority, final_response = None, 0, False
+    for key, value in message.parameters.items():
+        if key == "timeout":
+            microseconds = _whole_number(model, key, value)
+            timeout = microseconds * 1000 if microseconds else None
+        elif key == "priority":
+            priority = _whole_number(model, key, value)
+        elif key == "triton_enable_empty_final_response":
+            final_response = value.bool_param
+        elif not key.startswith("triton_"):
+            raise InvalidRequest(
+                model, f"unknown request parameter '{one_line(key, 80)}'; allowed: {listed(_REQUEST_PARAMETERS)}"
+            )
+    return Parameters(timeout, priority, final_response)
+
+
+def _whole_number(model: str, key: str, value: pb.InferParameter) -> int:
+    kind = value.WhichOneof("parameter_choice")
+    if kind in ("int64_param", "uint64_param"):
+        number = int(getattr(value, kind))
+        if number >= 0:
+            return number
+    raise InvalidRequest(model, f"parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)")
+
+
+def _refuse_parameters(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
+    """Inputs and outputs take no parameters yet; ``binary_data`` is what some clients always send."""
+    for key in parameters:
+        if key.startswith("shared_memory"):
+            raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
+        if key != "binary_data":
+            raise InvalidRequest(model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: none")
+
+
+# -- inputs -----------------------------------------------------------------------
+
+
+def decode_inputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[Tensor, ...]:
+    """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong."""
+    model, raw = message.model_name, message.raw_input_contents
+    given: list[Tensor | None] = [None] * len(signature.inputs)
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidRequest(
+            model, f"{len(message.inputs)} inputs come with {len(raw)} raw_input_contents; expected one each"
+        )
+    for place, item in enumerate(message.inputs):
+        index = _port(model, "input", item.name, signature.inputs)
+        spec = signature.inputs[index]
+        if given[index] is not None:
+            raise InvalidRequest(model, f"input '{spec.name}' is given twice")
+        if item.datatype != spec.dtype.wire:
+            _wrong_datatype(model, spec, item.datatype)
+        if len(item.shape) > MAX_RANK:
+            raise InvalidRequest(
+                model, f"input '{spec.name}' has {len(item.shape)} dimensions; at most {MAX_RANK} are allowed"
+            )
+        shape = tuple(item.shape)
+        if shape != spec.static_shape and not spec.accepts(shape):
+            _wrong_shape(model, spec, shape)
+        if item.parameters:
+            _refuse_parameters(model, f"input '{spec.name}'", item.parameters)
+        if not raw:
+            given[index] = _from_contents(model, spec, shape, item.contents)
+        elif item.HasField("contents"):
+            raise InvalidRequest(
+                model, f"input '{spec.name}' has contents beside raw_input_contents; expected one of them"
+            )
+        else:
+            given[index] = _from_raw(model, spec, shape, raw[place])
+    return tuple(_complete(model, signature.inputs, given))
+
+
+def rows(inputs: Sequence[Tensor], signature: Signature) -> int:
+    """How many rows the request carries; raises nothing: disagreeing batches are a matter of the bounds."""
+    return inputs[0].shape[0] if signature.max_batch and inputs else 1
+
+
+def check_batch(model: str, inputs: Sequence[Tensor], signature: Signature) -> None:
+    """Raise InvalidRequest unless all inputs agree on the batch."""
+    if signature.max_batch and len({t.shape[0] for t in inputs}) > 1:
+        sizes = listed(f"'{s.name}' {t.shape[0]}" for s, t in zip(signature.inputs, inputs, strict=True))
+        raise InvalidRequest(model, f"inputs disagree on the batch size: {sizes}")
+
+
+def _complete(model: str, specs: Sequence[TensorSpec], given: Sequence[Tensor | None]) -> list[Tensor]:
+    missing = [s.name for s, t in zip(specs, given, strict=True) if t is None]
+    if missing:
+        raise InvalidRequest(model, f"input '{missing[0]}' is missing; inputs: {listed(s.name for s in specs)}")
+    return [t for t in given if t is not None]
+
+
+def _port(model: str, what: str, name: str, specs: Sequence[TensorSpec]) -> int:
+    for index, spec in enumerate(specs):
+        if name == spec.name or name in spec.aliases:
+            return index
+    raise InvalidRequest(model, f"unknown {what} '{one_line(name, 80)}'; {what}s: {listed(s.name for s in specs)}")
+
+
+def _wrong_datatype(model: str, spec: TensorSpec, datatype: str) -> NoReturn:
+    said = f"'{one_line(datatype, 40)}'" + ("" if datatype in BY_WIRE_NAME else ", which is no type of the protocol")
+    raise InvalidRequest(model, f"input '{spec.name}' must be {spec.dtype.wire}, got {said}")
+
+
+def _wrong_shape(model: str, spec: TensorSpec, shape: Shape) -> NoReturn:
+    said = f"[{one_line(','.join(map(str, shape)), 120)}]"
+    raise InvalidRequest(model, f"input '{spec.name}' must have shape {spec.describe()}, got {said}")
+
+
+def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:
+    if spec.dtype is DType.BYTES:
+        return _strings(model, spec, shape, _split_strings(model, spec, raw, elements(shape)))
+    expected = elements(shape) * spec.dtype.itemsize
+    if len(raw) != expected:
+        raise InvalidRequest(
+            model,
+            f"input '{spec.name}' of shape {list(shape)} {spec.dtype.wire} must be {expected} bytes, got {len(raw)}",
+        )
+    if spec.dtype is DType.BOOL and raw and int(np.frombuffer(raw, np.uint8).max()) > 1:
+        raise InvalidRequest(model, f"input '{spec.name}': BOOL elements must be 0 or 1")
+    return Tensor(spec.dtype, shape, raw)
+
+
+def _split_strings(model: str, spec: TensorSpec, raw: bytes, count: int) -> list[bytes]:
+    strings: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        if len(strings) == count:
+            raise InvalidRequest(model, f"input '{spec.name}' holds more than the {count} elements of its shape")
+        end = at + 4 + (_LENGTH.unpack_from(raw, at)[0] if at + 4 <= len(raw) else len(raw))
+        if end > len(raw):
+            raise InvalidRequest(model, f"input '{spec.name}': element {len(strings)} runs past the end of the data")
+        strings.append(raw[at + 4 : end])
+        at = end
+    return strings
+
+
+def _strings(model: str, spec: TensorSpec, shape: Shape, strings: list[bytes]) -> Tensor:
+    if len(strings) != elements(shape):
+        _wrong_count(model, spec, shape, len(strings))
+    longest = max(map(len, strings), default=0)
+    if longest * len(strings) > MAX_STRING_ARRAY_BYTES:
+        raise InvalidRequest(
+            model,
+            f"input '{spec.name}': {len(strings)} elements with a longest of {longest} bytes exceed "
+            f"{MAX_STRING_ARRAY_BYTES} bytes as an array of equal width",
+        )
+    if any(s.endswith(b"\0") for s in strings):
+        raise InvalidRequest(model, f"input '{spec.name}': BYTES elements ending in a zero byte can't be carried")
+    return Tensor(spec.dtype, shape, strings)
+
+
+def _wrong_count(model: str, spec: TensorSpec, shape: Shape, count: int) -> NoReturn:
+    raise InvalidRequest(
+        model, f"input '{spec.name}' of shape {list(shape)} must have {elements(shape)} elements, got {count}"
+    )
+
+
+def _from_contents(model: str, spec: TensorSpec, shape: Shape, contents: pb.InferTensorContents) -> Tensor:
+    wanted = CONTENTS.get(spec.dtype)
+    if wanted is None:
+        raise InvalidRequest(
+            model, f"input '{spec.name}' is {spec.dtype.wire}, which travels in raw_input_contents only"
+        )
+    filled = [field.name for field, _ in contents.ListFields()]
+    if filled not in ([], [wanted]):
+        raise InvalidRequest(model, f"input '{spec.name}' is {spec.dtype.wire}: use {wanted}, not {listed(filled)}")
+    values = getattr(contents, wanted)
+    if spec.dtype is DType.BYTES:
+        return _strings(model, spec, shape, list(values))
+    if len(values) != elements(shape):
+        _wrong_count(model, spec, shape, len(values))
+    array = np.array(values, dtype=np.int64 if wanted in ("int_contents", "uint_contents") else spec.dtype.numpy)
+    if wanted in ("int_contents", "uint_contents") and array.size:
+        bounds = np.iinfo(spec.dtype.numpy.name)
+        if array.min() < bounds.min or array.max() > bounds.max:
+            raise InvalidRequest(
+                model, f"input '{spec.name}': values must be {bounds.min}..{bounds.max} ({spec.dtype.wire})"
+            )
+    return Tensor(spec.dtype, shape, array.astype(spec.dtype.numpy, copy=False).tobytes())
+
+
+# -- outputs ----------------------------------------------------------------------
+
+
+def decode_outputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[int, ...]:
+    """Port indexes of the outputs asked for, all when none are named; raises InvalidRequest."""
+    if not message.outputs:
+        return tuple(range(len(signature.outputs)))
+    wanted: list[int] = []
+    # Counted before anything is looked up: a list of millions must cost nothing (CVE-2026-24146).
+    if len(message.outputs) > len(signature.outputs):
+        raise InvalidRequest(
+            message.model_name, f"{len(message.outputs)} outputs are asked for; the model has {len(signature.outputs)}"
+        )
+    for item in message.outputs:
+        index = _port(message.model_name, "output", item.name, signature.outputs)
+        if index in wanted:
+            raise InvalidRequest(message.model_name, f"output '{signature.outputs[index].name}' is asked for twice")
+        if item.parameters:
+            _refuse_parameters(message.model_name, f"output '{item.name}'", item.parameters)
+        wanted.append(index)
+    return tuple(wanted)
+
+
+def encode(
+    model: str, version: str, request_id: str, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]
+) -> pb.ModelInferResponse:
+    """The answer; copies the outputs, which are views of the slot's memory."""
+    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
+    for spec, tensor in zip(specs, outputs, strict=True):
+        response.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=tensor.shape)
+        response.raw_output_contents.append(_raw(tensor))
+    return response
+
+
+def _raw(tensor: Tensor) -> bytes:
+    data = tensor.data
+    if isinstance(data, memoryview):
+        return data.tobytes()
+    if isinstance(data, bytes):
+        return data
+    return b"".join(part for s in data for part in (_LENGTH.pack(len(s)), s))

@@ -1,0 +1,219 @@
+"""The RPCs that describe: server, models, configuration, statistics, readiness, settings."""
+
+from collections.abc import Mapping
+
+import grpc
+
+from inferd import __version__
+from inferd._pb import model_config_pb2 as mc
+from inferd._pb import open_inference_pb2 as pb
+from inferd.catalog import Catalog, Live, Served
+from inferd.errors import InvalidRequest, NotAllowed, listed
+from inferd.lifecycle import Lifecycle
+from inferd.metrics.recorder import BatchStatistics, Duration, Recorder, Statistics
+from inferd.tensors import DType, Signature, TensorSpec
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+
+_CONFIG_TYPES = {t: getattr(mc, f"TYPE_{'STRING' if t is DType.BYTES else t.wire}") for t in DType}
+
+
+class Metadata:
+    """Everything a client can read."""
+
+    def __init__(
+        self, catalog: Catalog, lifecycle: Lifecycle, recorder: Recorder, log_settings: Mapping[str, str]
+    ) -> None:
+        self._catalog = catalog
+        self._lifecycle = lifecycle
+        self._recorder = recorder
+        self._log_settings = log_settings
+
+    async def server_live(self, _: pb.ServerLiveRequest, __: grpc.aio.ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, _: pb.ServerReadyRequest, __: grpc.aio.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._lifecycle.accepts)
+
+    async def model_ready(self, asked: pb.ModelReadyRequest, _: grpc.aio.ServicerContext) -> pb.ModelReadyResponse:
+        answers = self._catalog.ready(asked.name, asked.version)
+        return pb.ModelReadyResponse(ready=answers and self._lifecycle.accepts)
+
+    async def server_metadata(
+        self, _: pb.ServerMetadataRequest, __: grpc.aio.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="inferd", version=__version__, extensions=EXTENSIONS)
+
+    async def model_metadata(
+        self, asked: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        served, live = self._catalog.resolve(asked.name, asked.version)
+        return pb.ModelMetadataResponse(
+            name=served.name,
+            versions=[str(s.version) for s, _ in self._catalog.live() if s.name == served.name],
+            platform="openvino",
+            inputs=[_tensor_metadata(s) for s in live.signature.inputs],
+            outputs=[_tensor_metadata(s) for s in live.signature.outputs],
+            properties=_properties(live),
+        )
+
+    async def model_config(self, asked: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
+        served, live = self._catalog.resolve(asked.name, asked.version)
+        return pb.ModelConfigResponse(config=_config(served, live))
+
+    async def model_statistics(
+        self, asked: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        if asked.name:
+            found = [self._catalog.resolve(asked.name, asked.version)[0]]
+        elif asked.version:
+            raise InvalidRequest("", "a version is given without a model name")
+        else:
+            found = [served for served, _ in self._catalog.live()]
+        return pb.ModelStatisticsResponse(
+            model_stats=[
+                _statistics(s.name, s.version, self._recorder.statistics(s.name, str(s.version))) for s in found
+            ]
+        )
+
+    async def repository_index(
+        self, asked: pb.RepositoryIndexRequest, _: grpc.aio.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        entries = [e for e in self._catalog.index() if not asked.ready or e.state.value == "READY"]
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=e.name, version=e.version, state=e.state.value, reason=e.reason
+                )
+                for e in entries
+            ]
+        )
+
+    async def trace_setting(
+        self, asked: pb.TraceSettingRequest, _: grpc.aio.ServicerContext
+    ) -> pb.TraceSettingResponse:
+        _refuse_change("trace settings", asked.settings)
+        response = pb.TraceSettingResponse()
+        response.settings["trace_level"].value.append("OFF")
+        return response
+
+    async def log_settings(self, asked: pb.LogSettingsRequest, _: grpc.aio.ServicerContext) -> pb.LogSettingsResponse:
+        _refuse_change("log settings", asked.settings)
+        response = pb.LogSettingsResponse()
+        for key, value in self._log_settings.items():
+            response.settings[key].string_param = value
+        return response
+
+
+def _refuse_change(what: str, settings: Mapping[str, object]) -> None:
+    if settings:
+        raise NotAllowed(
+            f"changing {what} ({listed(settings)}) over the wire", "they are part of the server's configuration"
+        )
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.dtype.wire, shape=spec.wire_shape)
+
+
+def _properties(live: Live) -> dict[str, str]:
+    """Per device what was asked and what the device really does."""
+    config = live.config
+    properties = {
+        "devices": ",".join(config.devices),
+        "objective": config.objective.goal,
+        "execution_mode": config.execution.mode,
+        "max_batch_size": str(live.signature.max_batch),
+    }
+    for entry in live.loaded.pools:
+        effective, device = entry.effective, entry.pool.device
+        properties |= {
+            f"{device}.execution_devices": ",".join(effective.execution_devices),
+            f"{device}.precision": effective.precision,
+            f"{device}.streams": str(effective.streams),
+            f"{device}.threads": str(effective.threads),
+            f"{device}.infer_requests": str(entry.pool.size),
+        }
+    return properties
+
+
+def _config(served: Served, live: Live) -> mc.ModelConfig:
+    signature = live.signature
+    config = mc.ModelConfig(
+        name=served.name,
+        platform="openvino",
+        backend="openvino",
+        max_batch_size=signature.max_batch,
+        version_policy=_version_policy(live),
+        input=[
+            mc.ModelInput(name=s.name, data_type=_CONFIG_TYPES[s.dtype], dims=_dims(s, signature))
+            for s in signature.inputs
+        ],
+        output=[
+            mc.ModelOutput(name=s.name, data_type=_CONFIG_TYPES[s.dtype], dims=_dims(s, signature))
+            for s in signature.outputs
+        ],
+    )
+    for entry in live.loaded.pools:
+        kind = mc.ModelInstanceGroup.KIND_CPU if entry.pool.device == "CPU" else mc.ModelInstanceGroup.KIND_MODEL
+        config.instance_group.add(name=entry.pool.device, kind=kind, count=entry.pool.size)
+    for key, value in _properties(live).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def _version_policy(live: Live) -> mc.ModelVersionPolicy:
+    versions = live.config.versions
+    match versions.policy:
+        case "all":
+            return mc.ModelVersionPolicy(all=mc.ModelVersionPolicy.All())
+        case "listed":
+            return mc.ModelVersionPolicy(specific=mc.ModelVersionPolicy.Specific(versions=versions.listed))
+        case _:
+            return mc.ModelVersionPolicy(latest=mc.ModelVersionPolicy.Latest(num_versions=versions.count))
+
+
+def _dims(spec: TensorSpec, signature: Signature) -> list[int]:
+    return spec.wire_shape[1:] if signature.max_batch else spec.wire_shape
+
+
+def _statistics(name: str, version: int, seen: Statistics) -> pb.ModelStatistics:
+    return pb.ModelStatistics(
+        name=name,
+        version=str(version),
+        last_inference=seen.last_inference,
+        inference_count=seen.inferences,
+        execution_count=seen.executions,
+        inference_stats=pb.InferStatistics(
+            success=_duration(seen.success),
+            fail=_duration(seen.fail),
+            queue=_duration(seen.queue),
+            compute_input=_duration(seen.compute_input),
+            compute_infer=_duration(seen.compute_infer),
+            compute_output=_duration(seen.compute_output),
+            cache_hit=pb.StatisticDuration(),
+            cache_miss=pb.StatisticDuration(),
+        ),
+        batch_stats=[_batch(size, batch) for size, batch in sorted(seen.batches.items())],
+    )
+
+
+def _batch(size: int, seen: BatchStatistics) -> pb.InferBatchStatistics:
+    return pb.InferBatchStatistics(
+        batch_size=size,
+        compute_input=_duration(seen.compute_input),
+        compute_infer=_duration(seen.compute_infer),
+        compute_output=_duration(seen.compute_output),
+    )
+
+
+def _duration(seen: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=seen.count, ns=seen.ns)

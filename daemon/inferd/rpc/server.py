@@ -1,0 +1,157 @@
+"""Puts the RPCs, health, reflection and channelz behind one listening port."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.catalog import Catalog
+from inferd.errors import ConfigurationError, InferdError, InternalFault
+from inferd.lifecycle import Lifecycle, ModelState
+from inferd.rpc import codec, status
+from inferd.rpc.control import RepositoryControl, SharedMemory
+from inferd.rpc.health import Health
+from inferd.rpc.inference import Inference
+from inferd.rpc.interceptors import SERVICE, Gate
+from inferd.rpc.metadata import Metadata
+
+log = structlog.get_logger("inferd.rpc")
+
+_CHANNELZ = "grpc.channelz.v1.Channelz"
+_CUT_SECONDS = 0.5
+
+Unary = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+
+
+class Server:
+    """The gRPC endpoint: listens from :meth:`bind`, answers from :meth:`start`."""
+
+    def __init__(
+        self,
+        inference: Inference,
+        metadata: Metadata,
+        control: RepositoryControl,
+        max_message_bytes: int,
+        repository_control: bool,
+    ) -> None:
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
+        self._inference = inference
+        self._server = grpc.aio.server(
+            interceptors=[Gate(repository_control)],
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Two daemons on one port must be an error, not a coin toss for each connection.
+                ("grpc.so_reuseport", 0),
+                ("grpc.enable_channelz", 1),
+                # Clients that ping to keep idle connections open are common; don't hang up on them.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        self._server.add_generic_rpc_handlers((_handlers(inference, metadata, control),))
+        self._health = Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        channelz.add_channelz_servicer(self._server)
+        services = (SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server)
+
+    def bind(self, address: str) -> int:
+        """Listen on ``address``; returns the port. Raises ConfigurationError when it is taken."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise ConfigurationError("grpc_bind", "", f"can't listen on {address}: the address is in use or not ours")
+        return int(port)
+
+    async def start(self) -> None:
+        """Answer calls; health says NOT_SERVING until :meth:`show_health` knows better."""
+        await self._health.show({"": False})
+        await self._server.start()
+
+    async def show_health(self, catalog: Catalog, lifecycle: Lifecycle) -> None:
+        """Tell health watchers the server's state and each model's, as ``model`` and ``model/version``."""
+        states = {"": lifecycle.accepts, SERVICE: lifecycle.accepts}
+        for entry in catalog.index():
+            ready = lifecycle.accepts and entry.state is ModelState.READY
+            states[entry.name] = states.get(entry.name, False) or ready
+            if entry.version:
+                states[f"{entry.name}/{entry.version}"] = ready
+        await self._health.show(states)
+
+    async def stop(self, seconds: float) -> None:
+        """Take no new calls, and give inference under way ``seconds``. Harmless when called again.
+
+        What is left then has no end of its own (health's Watch, reflection) and is cut.
+        """
+        stopping = asyncio.ensure_future(self._server.stop(seconds))
+        finished = asyncio.ensure_future(self._inference.finished())
+        await asyncio.wait({stopping, finished}, return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        # Of two graces the shorter wins. Not 0: gRPC may still hold the last answers' bytes.
+        await self._server.stop(min(seconds, _CUT_SECONDS))
+        await stopping
+
+
+def _handlers(inference: Inference, metadata: Metadata, control: RepositoryControl) -> grpc.GenericRpcHandler:
+    """The service's handlers. Messages arrive as bytes: inferd parses them, so a malformed
+    one is our INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
+    shared_memory = SharedMemory()
+    unary: dict[str, Unary] = {
+        "ServerLive": metadata.server_live,
+        "ServerReady": metadata.server_ready,
+        "ModelReady": metadata.model_ready,
+        "ServerMetadata": metadata.server_metadata,
+        "ModelMetadata": metadata.model_metadata,
+        "ModelConfig": metadata.model_config,
+        "ModelStatistics": metadata.model_statistics,
+        "RepositoryIndex": metadata.repository_index,
+        "RepositoryModelLoad": control.load,
+        "RepositoryModelUnload": control.unload,
+        "SystemSharedMemoryStatus": shared_memory.system_status,
+        "SystemSharedMemoryRegister": shared_memory.system_register,
+        "SystemSharedMemoryUnregister": shared_memory.system_unregister,
+        "CudaSharedMemoryStatus": shared_memory.cuda_status,
+        "CudaSharedMemoryRegister": shared_memory.cuda_register,
+        "CudaSharedMemoryUnregister": shared_memory.cuda_unregister,
+        "TraceSetting": metadata.trace_setting,
+        "LogSettings": metadata.log_settings,
+    }
+    messages = {
+        m.name: GetMessageClass(m.input_type) for m in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    }
+    methods = {name: grpc.unary_unary_rpc_method_handler(_guarded(run, messages[name])) for name, run in unary.items()}
+    methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
+    methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.model_stream_infer)
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what gRPC logs where a client goes just as its answer is sent, as at a deadline that both know."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core by servicer method")
+
+
+def _guarded(run: Unary, message: type[Message]) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
+    """``run`` with parsing in front and the error table behind."""
+
+    async def answer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        try:
+            return (await run(codec.parse(raw, message), context)).SerializeToString()
+        except InferdError as error:
+            await status.abort(context, error)
+        except Exception:
+            log.exception("call could not be handled", method=message.DESCRIPTOR.name)
+            await status.abort(context, InternalFault())
+
+    return answer

@@ -1,0 +1,52 @@
+"""The error table: which gRPC code each error travels as, and what goes with it."""
+
+from typing import NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from inferd import errors
+
+CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownVersion: grpc.StatusCode.NOT_FOUND,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.LoadFailed: grpc.StatusCode.UNAVAILABLE,
+    errors.DeviceAbsent: grpc.StatusCode.UNAVAILABLE,
+    errors.ConfigurationError: grpc.StatusCode.UNAVAILABLE,
+    errors.RepositoryError: grpc.StatusCode.UNAVAILABLE,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.InferenceFailed: grpc.StatusCode.INTERNAL,
+    errors.InternalFault: grpc.StatusCode.INTERNAL,
+}
+
+
+def code_of(error: errors.InferdError) -> grpc.StatusCode:
+    """The code ``error`` travels as; a test asserts that the table has every class."""
+    return CODES[type(error)]
+
+
+def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata: when to come back, for clients that retry by themselves and for those that read RetryInfo."""
+    if not isinstance(error, errors.QueueFull):
+        return ()
+    milliseconds = max(1, round(error.retry_after * 1000))
+    status = Status(code=code_of(error).value[0], message=str(error))
+    status.details.add().Pack(
+        RetryInfo(retry_delay=Duration(nanos=milliseconds % 1000 * 1_000_000, seconds=milliseconds // 1000))
+    )
+    return (("grpc-retry-pushback-ms", str(milliseconds)), ("grpc-status-details-bin", status.SerializeToString()))
+
+
+async def abort(context: grpc.aio.ServicerContext, error: errors.InferdError) -> NoReturn:
+    """End the RPC with ``error``."""
+    await context.abort(code_of(error), str(error), trailers(error))
+    raise AssertionError("abort returned")

@@ -1,0 +1,142 @@
+"""Element types, shapes and signatures: what a tensor may look like.
+
+Names of element types and their byte widths follow the Open Inference Protocol
+("Tensor Data Types"). Nothing here knows OpenVINO or protobuf.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+
+import numpy as np
+
+Buffer = bytes | memoryview
+Shape = tuple[int, ...]
+
+
+class DType(Enum):
+    """An element type of the protocol: (wire name, bytes an element, numpy type).
+
+    ``itemsize`` is 0 for BYTES, whose elements each carry a 4-byte little-endian length.
+    BF16 has no numpy type: it is kept as opaque 2-byte words and travels raw only.
+    """
+
+    BOOL = ("BOOL", 1, np.dtype(np.bool_))
+    UINT8 = ("UINT8", 1, np.dtype(np.uint8))
+    UINT16 = ("UINT16", 2, np.dtype(np.uint16))
+    UINT32 = ("UINT32", 4, np.dtype(np.uint32))
+    UINT64 = ("UINT64", 8, np.dtype(np.uint64))
+    INT8 = ("INT8", 1, np.dtype(np.int8))
+    INT16 = ("INT16", 2, np.dtype(np.int16))
+    INT32 = ("INT32", 4, np.dtype(np.int32))
+    INT64 = ("INT64", 8, np.dtype(np.int64))
+    FP16 = ("FP16", 2, np.dtype(np.float16))
+    BF16 = ("BF16", 2, np.dtype(np.uint16))
+    FP32 = ("FP32", 4, np.dtype(np.float32))
+    FP64 = ("FP64", 8, np.dtype(np.float64))
+    BYTES = ("BYTES", 0, np.dtype(object))
+
+    def __init__(self, wire: str, itemsize: int, numpy: "np.dtype[np.generic]") -> None:
+        self.wire = wire
+        self.itemsize = itemsize
+        self.numpy = numpy
+
+
+BY_WIRE_NAME = {t.wire: t for t in DType}
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """One dimension's bounds; ``hi`` is None when it has no upper bound."""
+
+    lo: int
+    hi: int | None
+
+    @property
+    def static(self) -> bool:
+        return self.lo == self.hi
+
+    def accepts(self, n: int) -> bool:
+        return n >= self.lo and (self.hi is None or n <= self.hi)
+
+    def __str__(self) -> str:
+        if self.static:
+            return str(self.lo)
+        if self.hi is None:
+            return "?" if self.lo == 0 else f"{self.lo}.."
+        return f"{self.lo}..{self.hi}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    ``dims`` is None when the rank itself is dynamic. ``aliases`` are the other names
+    OpenVINO knows the port by; requests may use any of them, answers use ``name``.
+    """
+
+    name: str
+    dtype: DType
+    dims: tuple[Dim, ...] | None
+    aliases: frozenset[str] = field(default=frozenset())
+    static_shape: Shape | None = field(init=False, compare=False, repr=False)
+    """The shape when every dimension is fixed, else None; kept, as each request is held against it."""
+
+    def __post_init__(self) -> None:
+        fixed = self.dims is not None and all(d.static for d in self.dims)
+        object.__setattr__(self, "static_shape", tuple(d.lo for d in self.dims or ()) if fixed else None)
+
+    @property
+    def wire_shape(self) -> list[int]:
+        """The shape as metadata shows it: -1 for what is not fixed, [-1] for a dynamic rank."""
+        if self.dims is None:
+            return [-1]
+        return [d.lo if d.static else -1 for d in self.dims]
+
+    def describe(self) -> str:
+        """The shape with its bounds, such as ``[1..8,224,224,3]``."""
+        return "[any rank]" if self.dims is None else "[" + ",".join(map(str, self.dims)) + "]"
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of ``shape`` may be fed: rank and bounds fit, and no batch of 0."""
+        if any(n < 0 for n in shape) or (len(shape) > 0 and shape[0] == 0):
+            return False
+        if self.dims is None:
+            return True
+        return len(shape) == len(self.dims) and all(d.accepts(n) for d, n in zip(self.dims, shape, strict=True))
+
+    def smallest(self) -> Shape:
+        """The smallest sensible concrete shape: each lower bound, 1 where that is 0."""
+        return tuple(max(d.lo, 1) if not d.static else d.lo for d in self.dims or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in port order, and the batch it allows.
+
+    ``max_batch`` is 0 when the model declares no batch dimension to clients; otherwise
+    every tensor's first dimension is the batch and runs from 1 to ``max_batch``.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int = 0
+
+
+def elements(shape: Sequence[int]) -> int:
+    """Number of elements of a tensor of ``shape``; 1 for a scalar."""
+    return prod(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A concrete tensor on its way in or out.
+
+    ``data`` holds the elements row-major and little-endian for every type but BYTES,
+    where it is a sequence of byte strings, one an element.
+    """
+
+    dtype: DType
+    shape: Shape
+    data: Buffer | Sequence[bytes]

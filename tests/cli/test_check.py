@@ -1,0 +1,92 @@
+"""What ``inferd check`` prints, on real trees of files."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from inferd.cli.check import Inspect, check
+from inferd.config.daemon import Settings
+from inferd.errors import LoadFailed, RepositoryError
+from inferd.repository import ModelEntry, VersionFile
+from inferd.tensors import Dim, DType, Signature, TensorSpec
+
+
+def checked(root: Path, inspect: Inspect | None = None) -> tuple[int, list[str]]:
+    out = io.StringIO()
+    code = check(Settings(model_repository=root), out, inspect)
+    return code, out.getvalue().splitlines()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    for file in ("magika/1/model.onnx", "magika/2/model.onnx", "resnet.xml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "magika/model.toml").write_text('devices = ["CPU", "GPU.1"]\n[versions]\npolicy = "all"')
+    return tmp_path
+
+
+def classifier(entry: ModelEntry, version: VersionFile) -> Signature:
+    """Stands in for OpenVINO: reads any model but version 13 as a classifier of byte strings."""
+    if version.version == 13:
+        raise LoadFailed(entry.name, version.version, "not a model\nat all")
+    return Signature(
+        inputs=(TensorSpec("bytes", DType.INT32, (Dim(1, 8), Dim(2048, 2048))),),
+        outputs=(TensorSpec("label", DType.FP32, (Dim(1, 8), Dim(0, None))), TensorSpec("raw", DType.BYTES, None)),
+    )
+
+
+def test_each_sound_model_has_a_line_with_versions_and_devices(repository):
+    assert checked(repository) == (
+        0,
+        ["ok      magika: versions 1, 2 on CPU, GPU.1", "ok      resnet: version 1 on CPU", "2 models, 0 broken"],
+    )
+
+
+def test_inspected_models_show_inputs_and_outputs(repository):
+    (repository / "magika/model.toml").unlink()
+    (repository / "resnet.xml").unlink()
+    assert checked(repository, classifier) == (
+        0,
+        [
+            "ok      magika: version 2 on CPU",
+            "        version 2 input: bytes INT32 [1..8,2048]",
+            "        version 2 output: label FP32 [1..8,?]",
+            "        version 2 output: raw BYTES [any rank]",
+            "1 model, 0 broken",
+        ],
+    )
+
+
+def test_a_broken_model_has_a_line_with_its_problem_and_the_exit_code_says_so(repository):
+    (repository / "magika/model.toml").write_text("streams = 3")
+    code, lines = checked(repository)
+    assert code == 1
+    assert lines == [
+        "broken  magika: magika/model.toml: streams: unknown key; allowed: devices, versions, objective, execution, "
+        "batching, queue, shapes, preprocessing, warmup, properties",
+        "ok      resnet: version 1 on CPU",
+        "2 models, 1 broken",
+    ]
+
+
+def test_a_file_that_can_not_be_read_as_a_model_breaks_only_its_own(repository):
+    (repository / "magika/13").mkdir()
+    (repository / "magika/13/model.onnx").touch()
+    code, lines = checked(repository, classifier)
+    assert code == 1
+    assert lines[:2] == [
+        "broken  magika: model 'magika' version 13 failed to load: not a model at all",
+        "ok      resnet: version 1 on CPU",
+    ]
+    assert lines[-1] == "2 models, 1 broken"
+
+
+def test_an_empty_repository_is_fine(tmp_path):
+    assert checked(tmp_path) == (0, ["0 models, 0 broken"])
+
+
+def test_a_repository_that_can_not_be_read_is_an_error(tmp_path):
+    with pytest.raises(RepositoryError, match="No such file or directory"):
+        checked(tmp_path / "absent")

@@ -1,0 +1,219 @@
+"""The daemon's settings through all their sources, with real flags, variables and files."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from inferd.config import daemon
+from inferd.config.daemon import Settings, split_host_port, unknown_variables
+from inferd.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_this_machine(monkeypatch):
+    for variable in [v for v in os.environ if v.upper().startswith("INFERD_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def loaded(*flags: str, file: Path | None = None) -> Settings:
+    """Settings as the command line makes them of ``flags`` and ``file``."""
+    parser = argparse.ArgumentParser()
+    source = daemon.flags(parser)
+    return daemon.load(file, source, vars(parser.parse_args(flags)))
+
+
+def problem(*flags: str, file: Path | None = None) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        loaded(*flags, file=file)
+    return str(raised.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "inferd.toml"
+
+
+# -- precedence -------------------------------------------------------------------
+
+
+def test_the_default_holds_where_nothing_else_is_given():
+    assert loaded("--model-repository", "models").queue_max_length == 1024
+
+
+def test_the_file_beats_the_default(file):
+    file.write_text('model_repository = "models"\nqueue_max_length = 1')
+    assert loaded(file=file).queue_max_length == 1
+
+
+def test_the_variable_beats_the_file(file, monkeypatch):
+    file.write_text('model_repository = "models"\nqueue_max_length = 1')
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "2")
+    assert loaded(file=file).queue_max_length == 2
+
+
+def test_the_flag_beats_the_variable(file, monkeypatch):
+    file.write_text('model_repository = "models"\nqueue_max_length = 1')
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "2")
+    assert loaded("--queue-max-length", "3", file=file).queue_max_length == 3
+
+
+def test_a_flag_that_says_what_the_default_says_still_beats_the_variable(monkeypatch):
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "2")
+    assert loaded("--model-repository", "models", "--queue-max-length", "1024").queue_max_length == 1024
+
+
+def test_a_switch_can_be_turned_off_again_by_flag(monkeypatch):
+    monkeypatch.setenv("INFERD_REPOSITORY_CONTROL", "true")
+    assert loaded("--model-repository", "models").repository_control is True
+    assert loaded("--model-repository", "models", "--no-repository-control").repository_control is False
+
+
+def test_sources_are_combined_key_by_key(file, monkeypatch):
+    file.write_text("cpu_threads = 5")
+    monkeypatch.setenv("INFERD_LOG_LEVEL", "debug")
+    settings = loaded("--model-repository", "models", file=file)
+    assert (settings.model_repository, settings.cpu_threads, settings.log_level) == (Path("models"), 5, "debug")
+
+
+def test_every_setting_can_be_given_as_flag_variable_and_file_key(file, monkeypatch):
+    given = loaded("--model-repository", "models").model_dump(mode="json")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if not isinstance(value, bool)]
+    assert loaded(*flags, "--no-repository-control").model_dump(mode="json") == given
+
+    values = {name: f"'{v}'" if isinstance(v, str) else str(v).lower() for name, v in given.items()}
+    file.write_text("\n".join(f"{name} = {value}" for name, value in values.items()))
+    assert loaded(file=file).model_dump(mode="json") == given
+
+    for name, value in given.items():
+        monkeypatch.setenv(f"INFERD_{name.upper()}", str(value))
+    assert loaded().model_dump(mode="json") == given
+
+
+def test_a_path_arrives_as_it_was_typed():
+    for path in ("a,b", '"quoted"', "[1]", "with space", "{}"):
+        assert loaded("--model-repository", path).model_repository == Path(path)
+
+
+def test_settings_do_not_change():
+    settings = loaded("--model-repository", "models")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.queue_max_length = 3
+
+
+# -- a bad value names where it came from -----------------------------------------
+
+ALLOWED = "queue_max_length: got 'many'; allowed: a whole number of 1..1000000"
+
+
+def test_a_bad_flag_is_named():
+    assert (
+        problem("--model-repository", "models", "--queue-max-length", "many") == f"flag --queue-max-length: {ALLOWED}"
+    )
+
+
+def test_a_bad_variable_is_named(monkeypatch):
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "many")
+    assert problem("--model-repository", "models") == f"variable INFERD_QUEUE_MAX_LENGTH: {ALLOWED}"
+
+
+def test_a_bad_variable_is_named_as_it_is_spelled(monkeypatch):
+    monkeypatch.setenv("inferd_queue_max_length", "many")
+    assert problem("--model-repository", "models") == f"variable inferd_queue_max_length: {ALLOWED}"
+
+
+def test_a_bad_value_in_the_file_names_the_file(file):
+    file.write_text('queue_max_length = "many"')
+    assert problem("--model-repository", "models", file=file) == f"{file}: {ALLOWED}"
+
+
+def test_a_bad_value_that_a_better_source_overrides_does_no_harm(file, monkeypatch):
+    file.write_text('queue_max_length = "many"')
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "few")
+    assert loaded("--model-repository", "models", "--queue-max-length", "3", file=file).queue_max_length == 3
+
+
+def test_a_required_setting_that_nothing_gives_says_how_to_give_it():
+    assert problem() == (
+        "flag --model-repository, variable INFERD_MODEL_REPOSITORY or configuration file: "
+        "model_repository: is required and was not given; allowed: the path of a folder"
+    )
+
+
+def test_an_unknown_key_in_the_file_is_an_error_that_lists_the_known_ones(file):
+    file.write_text("grcp_bind = 1")
+    message = problem("--model-repository", "models", file=file)
+    assert message.startswith(f"{file}: grcp_bind: unknown key; allowed: model_repository, grpc_bind, ")
+    assert all(name in message for name in Settings.model_fields)
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        loaded("--grcp-bind=x")
+    assert "--grcp-bind" in capsys.readouterr().err
+
+
+def test_unknown_variables_are_told_apart_from_settings(monkeypatch):
+    monkeypatch.setenv("INFERD_GRCP_BIND", "x")
+    monkeypatch.setenv("INFERD_GRPC_BIND", "x")
+    monkeypatch.setenv("INFERD_CONFIG", "x")
+    assert unknown_variables() == ["INFERD_GRCP_BIND"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"queue_max_length = ", "not valid TOML: Invalid value (at end of document)"),
+        (b"log_level = '\xff'", "not UTF-8 text"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named_with_the_reason(file, content, reason):
+    if content is not None:
+        file.write_bytes(content)
+    assert problem("--model-repository", "models", file=file) == f"{file}: {reason}"
+
+
+@pytest.mark.parametrize(
+    "bind", ["8001", ":8001", "localhost:", "localhost:65536", "localhost:x", "localhost:²", "::1:8001", "a b:1", ""]
+)
+def test_an_address_without_host_or_port_is_refused(bind):
+    assert problem("--model-repository", "models", f"--grpc-bind={bind}") == (
+        f"flag --grpc-bind: grpc_bind: got '{bind}'; "
+        "allowed: HOST:PORT with a port of 0..65535, such as 127.0.0.1:8001 or [::1]:8001"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "port"),
+    [("127.0.0.1:8001", "127.0.0.1", 8001), ("[::1]:0", "::1", 0), ("inferd.example:65535", "inferd.example", 65535)],
+)
+def test_an_address_is_split_into_host_and_port(bind, host, port):
+    assert split_host_port(loaded("--model-repository", "models", "--grpc-bind", bind).grpc_bind) == (host, port)
+
+
+def test_an_empty_variable_does_not_make_the_working_folder_the_repository(monkeypatch):
+    monkeypatch.setenv("INFERD_MODEL_REPOSITORY", "")
+    assert problem() == ("variable INFERD_MODEL_REPOSITORY: model_repository: got ''; allowed: the path of a folder")
+
+
+# -- the cache folder's default ---------------------------------------------------
+
+
+def test_the_cache_folder_is_the_one_systemd_assigned(monkeypatch):
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/inferd:/var/cache/other")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert loaded("--model-repository", "models").cache_dir == Path("/var/cache/inferd")
+
+
+def test_the_cache_folder_follows_xdg(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert loaded("--model-repository", "models").cache_dir == Path("/xdg/inferd")
+
+
+def test_the_cache_folder_is_in_the_home_folder_otherwise(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert loaded("--model-repository", "models").cache_dir == Path("/home/someone/.cache/inferd")

@@ -1,0 +1,100 @@
+"""A Slot without a device, for tests that decide when and how each run ends.
+
+It is verified: tests/engine/test_slot.py holds it and the real one to the same contract.
+"""
+
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+
+from inferd.engine.slot import RunFailed
+from inferd.tensors import Tensor
+
+
+class FakeSlot:
+    """Echoes: output ``i`` of a run is its input ``i``.
+
+    A run goes on until :meth:`complete`, :meth:`fail` or :meth:`cancel`. ``refuses_to_start``
+    makes the next start raise its text. A ``deaf`` slot ignores cancel, as a device does
+    inside one long kernel.
+    """
+
+    def __init__(self, on_done: Callable[[], None], *, deaf: bool = False) -> None:
+        self.deaf = deaf
+        self.refuses_to_start: str | None = None
+        self.starts = 0
+        self.cancels = 0
+        self.closed = False
+        self._on_done = on_done
+        self._written: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._changed = Condition()
+        self._running = False
+        self._failure: str | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
+    # -- what the device does -----------------------------------------------------
+
+    def complete(self) -> None:
+        """The run ends well: as OpenVINO does it, poll tells so only after ``on_done`` has returned."""
+        self._assert_running()
+        self._outputs = self._written
+        device = Thread(target=self._on_done)
+        device.start()
+        device.join()
+        self._end(None)
+
+    def fail(self, sentence: str) -> None:
+        """The run raises ``sentence``."""
+        self._assert_running()
+        self._end(sentence)
+
+    # -- the Slot protocol --------------------------------------------------------
+
+    def write(self, inputs: Sequence[Tensor]) -> None:
+        self._written = [
+            Tensor(t.dtype, t.shape, list(t.data) if isinstance(t.data, list | tuple) else bytes(t.data))  # type: ignore[arg-type]
+            for t in inputs
+        ]
+
+    def start(self) -> None:
+        if self._running:
+            raise RunFailed("Infer Request is busy")
+        if self.refuses_to_start is not None:
+            sentence, self.refuses_to_start = self.refuses_to_start, None
+            raise RunFailed(sentence)
+        self.starts += 1
+        self._running, self._failure = True, None
+
+    def poll(self) -> bool:
+        with self._changed:
+            if self._failure is not None:
+                raise RunFailed(self._failure)
+            return not self._running
+
+    def wait(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)
+        self.poll()
+
+    def cancel(self) -> None:
+        self.cancels += 1
+        if self._running and not self.deaf:
+            self._end("Infer Request was canceled")
+
+    def read(self, outputs: Sequence[int]) -> list[Tensor]:
+        return [self._outputs[i] for i in outputs]
+
+    def close(self) -> None:
+        assert not self._running, "closed with a run in flight"
+        self.closed = True
+
+    def _end(self, failure: str | None) -> None:
+        with self._changed:
+            self._running, self._failure = False, failure
+            self._changed.notify_all()
+
+    def _assert_running(self) -> None:
+        assert self._running, "nothing runs on this slot"

@@ -1,0 +1,291 @@
+"""A pool reports each run once, whichever way it ended, and never loses a slot."""
+
+import gc
+import random
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from inferd.engine.model import _signature
+from inferd.engine.pool import Completion, Pool
+from inferd.engine.runtime import ov
+from inferd.engine.slot import InferSlot, RunFailed
+from inferd.tensors import DType, Tensor
+from tests.engine import models
+from tests.engine.fake_slot import FakeSlot
+from tests.engine.models import numbers, tensor
+
+X = tensor([1, 2, 3, 4])
+ONCE, IMPOSSIBLE = tensor([1, 4], DType.INT64), tensor([3, 2], DType.INT64)
+
+
+class Fakes:
+    """A pool on fakes, the fakes, and how often it called for attention."""
+
+    def __init__(self, size: int, *, deaf: bool = False) -> None:
+        self.slots: list[FakeSlot] = []
+        self.calls = 0
+        self.pool = Pool("CPU", size, lambda on_done: self._slot(on_done, deaf))
+        self.pool.attach(self._notified)
+
+    def _slot(self, on_done: object, deaf: bool) -> FakeSlot:
+        self.slots.append(FakeSlot(on_done, deaf=deaf))  # type: ignore[arg-type]
+        return self.slots[-1]
+
+    def _notified(self) -> None:
+        self.calls += 1
+
+
+@contextmanager
+def real_pool(network: ov.Model, size: int) -> Iterator[Pool]:
+    compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": 2, "NUM_STREAMS": 2})
+    signature = _signature(network, 0)
+    pool = Pool("CPU", size, lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done))
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def ends(completions: list[Completion]) -> list[tuple[int, str | None]]:
+    return [(c.slot, c.failure) for c in completions]
+
+
+# -- each run is reported once -------------------------------------------------------
+
+
+def test_a_run_that_ended_well_is_reported_once() -> None:
+    fakes = Fakes(2)
+    fakes.pool.start(1, [X])
+    assert fakes.pool.in_flight == 1
+    fakes.slots[1].complete()
+
+    assert ends(fakes.pool.drain()) == [(1, None)]
+    assert fakes.pool.drain() == fakes.pool.sweep() == []
+    assert fakes.pool.in_flight == 0
+
+
+def test_a_run_that_failed_is_found_by_the_reaper_once() -> None:
+    fakes = Fakes(2)
+    fakes.pool.start(0, [X])
+    fakes.slots[0].fail("out of luck")
+
+    assert fakes.pool.drain() == []
+    assert ends(fakes.pool.sweep()) == [(0, "out of luck")]
+    assert fakes.pool.sweep() == []
+    assert fakes.pool.in_flight == 0
+
+
+def test_a_cancelled_run_gives_its_slot_back() -> None:
+    fakes = Fakes(1)
+    fakes.pool.start(0, [X])
+    fakes.pool.cancel(0)
+    assert ends(fakes.pool.sweep()) == [(0, "Infer Request was canceled")]
+
+    fakes.pool.start(0, [X])
+    fakes.slots[0].complete()
+    assert ends(fakes.pool.drain()) == [(0, None)]
+
+
+def test_cancelling_a_slot_that_does_not_run_does_not_reach_it() -> None:
+    fakes = Fakes(1)
+    fakes.pool.cancel(0)
+    assert fakes.slots[0].cancels == 0
+
+
+def test_runs_still_going_are_left_alone_by_the_reaper() -> None:
+    fakes = Fakes(3)
+    for slot in range(3):
+        fakes.pool.start(slot, [X])
+    fakes.slots[2].fail("no")
+    fakes.slots[0].complete()
+
+    assert ends(fakes.pool.sweep()) == [(0, None), (2, "no")]
+    assert fakes.pool.in_flight == 1
+
+
+def test_a_hand_over_that_comes_after_its_run_was_swept_is_not_taken_for_the_next_run() -> None:
+    class EndsWhileLookedAt(FakeSlot):
+        def poll(self) -> bool:
+            if self.running:
+                self.complete()
+            return super().poll()
+
+    pool = Pool("CPU", 1, EndsWhileLookedAt)
+    pool.start(0, [X])
+    assert ends(pool.sweep()) == [(0, None)]
+
+    pool.start(0, [X])
+    assert pool.drain() == []
+    assert pool.in_flight == 1
+    assert ends(pool.sweep()) == [(0, None)]
+
+
+def test_a_burst_of_completions_calls_for_attention_once() -> None:
+    fakes = Fakes(3)
+    for slot in range(3):
+        fakes.pool.start(slot, [X])
+    for slot in fakes.slots:
+        slot.complete()
+    assert fakes.calls == 1
+    assert len(fakes.pool.drain()) == 3
+
+    fakes.pool.start(0, [X])
+    fakes.slots[0].complete()
+    assert fakes.calls == 2
+
+
+def test_a_loop_that_is_gone_does_not_raise_into_the_device_thread(recwarn: pytest.WarningsRecorder) -> None:
+    def closed() -> None:
+        raise RuntimeError("Event loop is closed")
+
+    fakes = Fakes(1)
+    fakes.pool.attach(closed)
+    fakes.pool.start(0, [X])
+    fakes.slots[0].complete()
+    assert ends(fakes.pool.drain()) == [(0, None)]
+    assert not recwarn.list
+
+
+def test_the_first_completion_after_warming_up_calls_for_attention() -> None:
+    with real_pool(models.identity(), 2) as pool:
+        pool.run_all([X])
+        called = threading.Event()
+        pool.attach(called.set)
+        assert pool.drain() == []
+        pool.start(0, [X])
+        assert called.wait(10)
+        assert ends(pool.drain()) == [(0, None)]
+
+
+def test_the_first_completion_calls_for_attention_though_nobody_drained_the_warm_up() -> None:
+    with real_pool(models.identity(), 2) as pool:
+        pool.run_all([X])
+        called = threading.Event()
+        pool.attach(called.set)
+        pool.start(0, [X])
+        assert called.wait(10)
+
+
+# -- starting ------------------------------------------------------------------------
+
+
+def test_a_run_that_does_not_begin_leaves_the_slot_free() -> None:
+    fakes = Fakes(1)
+    fakes.slots[0].refuses_to_start = "busy with itself"
+    with pytest.raises(RunFailed, match="busy with itself"):
+        fakes.pool.start(0, [X])
+    assert fakes.pool.in_flight == 0
+
+    fakes.pool.start(0, [X])
+    fakes.slots[0].complete()
+    assert ends(fakes.pool.drain()) == [(0, None)]
+
+
+def test_input_that_can_not_be_copied_leaves_the_slot_free() -> None:
+    with real_pool(models.identity(), 1) as pool:
+        with pytest.raises(RunFailed, match=r"inputs could not be copied \(ValueError\)"):
+            pool.start(0, [Tensor(DType.FP32, (4,), b"short")])
+        with pytest.raises(RunFailed, match=r"got \[5\] expecting \[4\]"):
+            pool.start(0, [Tensor(DType.FP32, (5,), bytes(20))])
+        assert pool.in_flight == 0
+        pool.run_all([X])
+
+
+# -- closing -------------------------------------------------------------------------
+
+
+def test_closing_ends_what_is_in_flight() -> None:
+    with real_pool(models.slow(), 3) as pool:
+        for slot in range(3):
+            pool.start(slot, [tensor(np.zeros((256, 256)))])
+        pool.close()
+        assert pool.in_flight == 0
+
+
+def test_closing_waits_for_a_device_that_ignores_cancel() -> None:
+    fakes = Fakes(1, deaf=True)
+    fakes.pool.start(0, [X])
+    closing = threading.Thread(target=fakes.pool.close)
+    closing.start()
+    assert closing.is_alive()
+    fakes.slots[0].complete()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert fakes.slots[0].cancels == 1
+
+
+def test_closing_twice_is_harmless_and_the_pool_keeps_its_size() -> None:
+    fakes = Fakes(2)
+    fakes.pool.close()
+    fakes.pool.close()
+    assert fakes.pool.size == 2
+    assert fakes.pool.sweep() == []
+
+
+def test_a_closed_pool_and_its_infer_requests_are_freed() -> None:
+    # The callback that each infer request holds in C++ leads back to the pool.
+    with real_pool(models.identity(), 2) as pool:
+        pool.run_all([X])
+        freed = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert freed() is None
+
+
+# -- many runs -----------------------------------------------------------------------
+
+
+def test_a_thousand_runs_of_which_many_fail_lose_no_slot() -> None:
+    dice = random.Random(1)
+    with real_pool(models.broadcasting(), 4) as pool:
+        expected: dict[int, bool] = {}
+        good = failed = 0
+
+        def start(slot: int) -> None:
+            expected[slot] = dice.random() < 0.5
+            pool.start(slot, [X, ONCE if expected[slot] else IMPOSSIBLE])
+
+        for slot in range(4):
+            start(slot)
+        started = 4
+        while expected:
+            for completion in pool.sweep():
+                assert expected.pop(completion.slot) == (completion.failure is None)
+                good += completion.failure is None
+                failed += completion.failure is not None
+                if started < 1000:
+                    start(completion.slot)
+                    started += 1
+        assert good + failed == 1000
+        assert min(good, failed) > 400
+        assert pool.in_flight == 0
+        pool.run_all([X, ONCE])
+
+
+def test_every_answer_belongs_to_its_own_run() -> None:
+    with real_pool(models.identity(), 4) as pool:
+        wake = threading.Semaphore(0)
+        pool.attach(wake.release)
+        sent: dict[int, list[float]] = {}
+        payloads = iter(np.random.default_rng(3).random((2000, 4), np.float32).tolist())
+
+        def start(slot: int) -> None:
+            if (payload := next(payloads, None)) is not None:
+                sent[slot] = payload
+                pool.start(slot, [tensor(payload)])
+
+        for slot in range(4):
+            start(slot)
+        answered = 0
+        while sent:
+            assert wake.acquire(timeout=10)
+            for completion in pool.drain():
+                assert numbers(pool.read(completion.slot, [0])[0]).tolist() == sent.pop(completion.slot)
+                answered += 1
+                start(completion.slot)
+        assert answered == 2000

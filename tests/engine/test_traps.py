@@ -1,0 +1,190 @@
+"""The OpenVINO facts in docs/openvino-facts.md, by the same numbers, and the tests that would notice a change.
+
+ 1  tests/engine/test_pool.py::test_a_thousand_runs_of_which_many_fail_lose_no_slot
+    tests/engine/test_pool.py::test_every_answer_belongs_to_its_own_run
+    tests/test_dispatcher.py::test_several_producers_on_several_devices_each_get_their_own_answer
+ 2  tests/engine/test_slot.py::test_failure_is_told_by_poll_and_wait_and_by_no_callback
+    tests/engine/test_slot.py::test_a_cancelled_run_ends_by_poll_raising_and_by_no_callback
+    tests/engine/test_slot.py::test_a_slot_works_again_after_a_cancel
+    tests/engine/test_traps.py::test_a_process_ends_in_peace_once_its_pool_is_closed
+ 3  tests/engine/test_traps.py::test_all_callbacks_of_a_compiled_model_come_on_one_thread
+    tests/engine/test_pool.py::test_a_loop_that_is_gone_does_not_raise_into_the_device_thread
+ 4  tests/test_dispatcher.py::test_a_slot_is_refilled_at_its_completion_whatever_the_others_do
+ 5  no test: microseconds a request are for the benchmarks; a test that times them fails by its neighbours
+ 6  no test: how long the interpreter's lock makes an inference wait is for the benchmarks, too
+ 7  tests/engine/test_slot.py::test_a_written_input_is_a_copy
+ 8  tests/engine/test_traps.py::test_an_output_is_a_view_that_the_next_run_overwrites
+ 9  tests/engine/test_model.py::test_accuracy_keeps_the_precision_of_the_model
+    tests/engine/test_model.py::test_performance_lowers_the_precision_where_the_cpu_can
+10  tests/engine/test_traps.py::test_a_compiled_model_can_not_be_tuned
+    tests/engine/test_model.py::test_one_blob_serves_every_number_of_streams
+11  tests/engine/test_model.py::test_a_batch_of_any_size_up_to_the_bound_needs_no_second_compile
+12  no test: the memory of a compiled model and the cost of compiling beside traffic are for the benchmarks
+13  tests/engine/test_model.py::test_a_damaged_blob_is_never_loaded
+    tests/engine/test_cache.py::test_a_flipped_bit_anywhere_is_detected
+    tests/engine/test_cache.py::test_a_killed_writer_leaves_no_half_file_to_read
+    tests/engine/test_cache.py::test_the_folder_never_outgrows_its_cap_and_keeps_the_newest
+14  tests/engine/test_cpu_budget.py::test_threads_are_the_tightest_of_affinity_and_every_quota
+    tests/engine/test_device.py::test_every_family_honours_threads_and_streams
+15  tests/config/test_model.py::test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_reason
+    tests/engine/test_device.py::test_a_choosing_device_keeps_its_present_candidates_in_order
+16  tests/engine/test_runtime.py::test_no_thread_is_started
+    tests/engine/test_runtime.py::test_nothing_is_written_to_the_home_folder
+17  tests/engine/test_traps.py::test_every_error_is_a_runtime_error
+18  tests/engine/test_traps.py::test_state_lives_in_the_infer_request
+    tests/engine/test_model.py::test_a_model_that_keeps_state_is_refused
+19  no test: how to run benchmark_app for comparison concerns the benchmarks alone
+20  tests/engine/test_traps.py::test_strings_lose_their_trailing_zero_bytes
+21  tests/engine/test_traps.py::test_under_accuracy_the_property_does_not_tell_the_precision
+22  tests/engine/test_traps.py::test_a_reshape_takes_an_impossible_shape_right_after_it_failed_on_it
+23  tests/engine/test_slot.py::test_a_device_that_ignores_cancel_ends_the_run_well
+24  tests/engine/test_slot.py::test_closing_waits_until_the_device_holds_nothing_of_it
+    tests/engine/test_pool.py::test_closing_ends_what_is_in_flight
+25  no test: it decides nothing in inferd, and a release that mends it should not fail here
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inferd.engine.model import _signature
+from inferd.engine.runtime import ov
+from inferd.engine.slot import InferSlot
+from tests.engine import models
+from tests.engine.models import op, parameter
+
+ROOT = Path(__file__).parents[2]
+
+ENDS_WITH_A_RUN_IN_FLIGHT = """
+import numpy as np
+from tests.engine import models
+from inferd.engine.model import _signature
+from inferd.engine.pool import Pool
+from inferd.engine.runtime import ov
+from inferd.engine.slot import InferSlot
+
+network = models.slow()
+compiled = ov.Core().compile_model(network, "CPU")
+pool = Pool("CPU", 2, lambda on_done: InferSlot(compiled.create_infer_request(), _signature(network, 0), on_done))
+for slot in range(2):
+    pool.start(slot, [models.tensor(np.zeros((256, 256)))])
+pool.close()
+"""
+
+
+def compiled(network: ov.Model, **properties: str) -> ov.CompiledModel:
+    return ov.Core().compile_model(network, "CPU", properties)
+
+
+def test_the_index_above_has_every_number_and_names_tests_that_exist() -> None:
+    assert __doc__ is not None
+    numbers = [int(n) for n in re.findall(r"^ ?(\d+)  ", __doc__, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    named = re.findall(r"(tests/\S+\.py)::(\w+)", __doc__)
+    assert len(named) >= len(numbers) - 4
+    for file, test in named:
+        functions = {n.name for n in ast.walk(ast.parse((ROOT / file).read_text())) if hasattr(n, "name")}
+        assert test in functions, f"{file} has no {test}"
+
+
+def test_a_process_ends_in_peace_once_its_pool_is_closed() -> None:
+    path = f"{ROOT}:{ROOT / 'daemon'}"
+    ended = subprocess.run(  # noqa: PLW1510 - the return code is what is tested
+        [sys.executable, "-c", ENDS_WITH_A_RUN_IN_FLIGHT], env={"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_all_callbacks_of_a_compiled_model_come_on_one_thread() -> None:
+    network = models.identity()
+    model = compiled(network, NUM_STREAMS="2", INFERENCE_NUM_THREADS="2")
+    threads: list[int] = []
+    slots = [
+        InferSlot(model.create_infer_request(), _signature(network, 0), lambda: threads.append(threading.get_ident()))
+        for _ in range(4)
+    ]
+    for _ in range(50):
+        for slot in slots:
+            slot.start()
+        for slot in slots:
+            slot.wait()
+    for slot in slots:
+        slot.close()
+    assert len(threads) == 200
+    assert len(set(threads)) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_an_output_is_a_view_that_the_next_run_overwrites() -> None:
+    request = compiled(models.scaled(1)).create_infer_request()
+    request.infer([np.ones(4, np.float32)])
+    first = request.get_output_tensor(0).data
+    assert first.tolist() == [1, 1, 1, 1]
+    request.infer([np.full(4, 2, np.float32)])
+    assert first.tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["NUM_STREAMS", "INFERENCE_NUM_THREADS", "PERFORMANCE_HINT"])
+def test_a_compiled_model_can_not_be_tuned(name: str) -> None:
+    model = compiled(models.identity())
+    with pytest.raises(RuntimeError, match="not possible to set property of an already compiled model"):
+        model.set_property({name: "LATENCY" if name == "PERFORMANCE_HINT" else 1})
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda request: request.set_input_tensor(0, ov.Tensor(np.zeros(5, np.float32))),
+        lambda request: request.set_input_tensor(0, ov.Tensor(np.zeros(4, np.int32))),
+        lambda request: request.set_input_tensor(1, ov.Tensor(np.zeros(4, np.float32))),
+        lambda request: request.get_tensor("no such name"),
+        lambda _: ov.Core().compile_model(models.identity(), "TPU"),
+        lambda _: ov.Core().compile_model(models.identity(), "CPU", {"NO_SUCH_PROPERTY": 1}),
+        lambda _: ov.Core().read_model("no such file.xml"),
+    ],
+    ids=["shape", "type", "index", "name", "device", "property", "file"],
+)
+def test_every_error_is_a_runtime_error(misuse: Callable[[ov.InferRequest], object]) -> None:
+    request = compiled(models.identity()).create_infer_request()
+    with pytest.raises(RuntimeError) as raised:
+        misuse(request)
+    assert type(raised.value) is RuntimeError
+
+
+def test_state_lives_in_the_infer_request() -> None:
+    model = compiled(models.stateful())
+    mine, yours = model.create_infer_request(), model.create_infer_request()
+    one = np.ones((1, 2), np.float32)
+    first = mine.infer([one])[0][0, 0]
+    assert mine.infer([one])[0][0, 0] == first + 1
+    assert yours.infer([one])[0][0, 0] == first
+
+
+def test_strings_lose_their_trailing_zero_bytes() -> None:
+    request = compiled(models.identity([2], ov.Type.string)).create_infer_request()
+    request.set_input_tensor(0, ov.Tensor(np.array([b"a\0", b"\0b"], np.bytes_)))
+    request.infer()
+    assert request.get_output_tensor(0).bytes_data.tolist() == [b"a", b"\0b"]
+
+
+def test_under_accuracy_the_property_does_not_tell_the_precision() -> None:
+    model = compiled(models.scaled(2), EXECUTION_MODE_HINT="ACCURACY")
+    assert model.get_property("INFERENCE_PRECISION_HINT").is_dynamic()
+
+
+def test_a_reshape_takes_an_impossible_shape_right_after_it_failed_on_it() -> None:
+    # And answers in the shape before: a wrong answer that nothing tells from a right one.
+    x, to = parameter([4]), parameter([2], ov.Type.i64, "to")
+    request = compiled(models.model({"y": op.reshape(x, to, False)}, [x, to])).create_infer_request()
+    impossible = [np.zeros(4, np.float32), np.array([3, 2])]
+    assert request.infer([np.zeros(4, np.float32), np.array([2, 2])])[0].shape == (2, 2)
+    with pytest.raises(RuntimeError, match="conflicts with the reshape pattern"):
+        request.infer(impossible)
+    assert request.infer(impossible)[0].shape == (2, 2)

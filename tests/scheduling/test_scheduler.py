@@ -1,0 +1,254 @@
+"""What the scheduler decides, case by case; test_random_walks.py holds it to its promises in general."""
+
+import gc
+import weakref
+
+import pytest
+
+from inferd.errors import DeadlinePassed, QueueFull
+from inferd.requests import Request
+from inferd.scheduling.scheduler import Limits, Scheduler, Start
+from tests.scheduling.work import work
+
+ROOM = Limits(1000, 1_000_000)
+
+
+def scheduler(*pools: tuple[int, float], limits: Limits = ROOM) -> Scheduler:
+    """A scheduler over pools of (slots, known service time)."""
+    made = Scheduler("m", limits, [slots for slots, _ in pools])
+    for index, (_, service_time) in enumerate(pools):
+        made.seed(index, service_time)
+    return made
+
+
+def submit(to: Scheduler, count: int, now: int = 0) -> list[Request]:
+    requests = [work() for _ in range(count)]
+    for request in requests:
+        to.submit(request, now)
+    return requests
+
+
+def pools_of(starts: list[Start]) -> list[int]:
+    return [start.pool for start in starts]
+
+
+# -- one pool ------------------------------------------------------------------------
+
+
+def test_requests_start_in_the_order_they_came() -> None:
+    one = scheduler((2, 10))
+    requests = submit(one, 3)
+
+    assert [start.request for start in one.poll(0).starts] == requests[:2]
+    assert one.finished(0, 1, 10) is requests[1]
+    assert one.poll(10).starts == [Start(requests[2], 0, 1)]
+
+
+def test_a_lower_priority_number_goes_first_and_none_at_all_goes_last() -> None:
+    one = scheduler((4, 10))
+    asked = [work(priority=p) for p in (0, 2, 1, 2**64 - 1)]
+    for request in asked:
+        one.submit(request, 0)
+
+    assert [start.request.priority for start in one.poll(0).starts] == [1, 2, 2**64 - 1, 0]
+
+
+def test_a_full_line_says_how_long_it_takes_to_get_through_it() -> None:
+    one = scheduler((2, 1e9), limits=Limits(4, 1000))
+    submit(one, 2)
+    one.poll(0)
+    submit(one, 4)
+
+    with pytest.raises(QueueFull, match=r"4 requests waiting.*retry in 2000 ms") as refused:
+        one.submit(work(), 0)
+    assert refused.value.retry_after == pytest.approx(2.0)
+
+
+def test_the_wait_counts_the_slots_of_every_pool_by_its_own_speed() -> None:
+    # Four a second and half a one: 4.5 a second together, and nine wait.
+    two = scheduler((2, 0.5e9), (1, 2e9))
+    submit(two, 9)
+    assert two.backlog_seconds() == pytest.approx(2.0)
+
+
+def test_nobody_is_told_a_time_before_anything_was_measured() -> None:
+    one = scheduler((1, 0), limits=Limits(1, 1000))
+    submit(one, 1)
+    with pytest.raises(QueueFull) as refused:
+        one.submit(work(), 0)
+    assert refused.value.retry_after == 0.0
+
+
+def test_a_line_holds_no_more_bytes_than_its_limit() -> None:
+    one = scheduler((1, 10), limits=Limits(10, 100))
+    one.submit(work(nbytes=60), 0)
+    with pytest.raises(QueueFull, match="100 bytes waiting"):
+        one.submit(work(nbytes=41), 0)
+    one.submit(work(nbytes=40), 0)
+    assert one.waiting == 2
+
+
+def test_a_request_larger_than_the_line_is_taken_where_it_need_not_wait() -> None:
+    one = scheduler((1, 10), limits=Limits(10, 100))
+    one.submit(work(nbytes=101), 0)
+    assert len(one.poll(0).starts) == 1
+
+
+def test_a_deadline_that_has_passed_is_refused_and_leaves_nothing_behind() -> None:
+    one = scheduler((1, 10))
+    with pytest.raises(DeadlinePassed):
+        one.submit(work(deadline=5), 5)
+    assert one.idle
+
+
+def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled() -> None:
+    one = scheduler((1, 10))
+    request = work(deadline=7)
+    one.submit(request, 0)
+    assert one.poll(0).wake_at == 7
+
+    plan = one.poll(7)
+    assert [(e.request, e.stage) for e in plan.expired] == [(request, "running")]
+    assert plan.cancels == [(0, 0)]
+    # Its slot is not free before the run has really ended.
+    submit(one, 1)
+    assert one.poll(8).starts == []
+    assert one.finished(0, 0, 9) is None
+    assert len(one.poll(9).starts) == 1
+
+
+def test_a_request_that_expires_in_line_never_starts() -> None:
+    one = scheduler((1, 10))
+    submit(one, 1)
+    one.poll(0)
+    late = work(deadline=5)
+    one.submit(late, 0)
+
+    plan = one.poll(6)
+    assert [(e.request, e.stage) for e in plan.expired] == [(late, "waiting in the queue")]
+    assert plan.cancels == []
+    one.finished(0, 0, 10)
+    assert one.poll(10).starts == []
+
+
+def test_cancelling_twice_says_that_it_had_ended() -> None:
+    one = scheduler((1, 10))
+    (request,) = submit(one, 1)
+    assert one.cancel(request)
+    assert not one.cancel(request)
+    assert not one.cancel(work())
+
+
+def test_the_time_of_cancelled_and_failed_work_is_not_learnt() -> None:
+    one = scheduler((1, 1e9))
+    (cancelled, _, _) = submit(one, 3)
+    one.poll(0)
+    one.cancel(cancelled)
+    one.finished(0, 0, 1)
+    one.poll(1)
+    one.finished(0, 0, 2, learn=False)
+    assert one.backlog_seconds() == pytest.approx(1.0)
+
+
+def test_an_ended_request_is_not_kept_in_memory_by_its_deadline() -> None:
+    # Sooner deadlines of work still under way keep later ones of ended work in the heap.
+    one = scheduler((2, 10))
+    held = work(deadline=1000)
+    ended = [work(deadline=2000), work(deadline=2000)]
+    for request in (held, *ended):
+        one.submit(request, 0)
+    one.poll(0)
+    assert one.finished(0, 1, 5) is ended[0]
+    assert one.cancel(ended[1])
+    one.poll(5)
+    replies = [weakref.ref(request.reply) for request in ended]
+
+    ended.clear()
+    del request
+    gc.collect()
+
+    assert [reply() for reply in replies] == [None, None]
+
+
+def test_deadlines_of_ended_requests_do_not_pile_up() -> None:
+    one = scheduler((2, 10))
+    one.submit(work(deadline=10**6), 0)
+    one.poll(0)
+    for now in range(1, 5000):
+        one.submit(work(deadline=10**6 + now), now)
+        (start,) = one.poll(now).starts
+        one.finished(start.pool, start.slot, now)
+    assert len(one._deadlines) <= 2 * 1 + 64 + 1
+
+
+def test_deadlines_still_come_in_their_order_after_ended_ones_were_cleared_out() -> None:
+    one = scheduler((1, 10))
+    deadlines = [(n * 7919) % 1009 + 10 for n in range(300)]
+    requests = [work(deadline) for deadline in deadlines]
+    for request in requests:
+        one.submit(request, 0)
+    for request in requests[::2] + requests[1::4]:
+        one.cancel(request)
+    one.poll(0)
+    assert len(one._deadlines) < 300
+
+    kept = sorted(deadlines[3::4])
+    seen = [e.request.deadline for now in range(max(kept) + 1) for e in one.poll(now).expired]
+    assert seen == kept
+
+
+# -- several pools -------------------------------------------------------------------
+
+
+def test_a_request_goes_to_the_pool_that_is_done_with_it_first() -> None:
+    two = scheduler((1, 100), (1, 10))
+    submit(two, 1)
+    assert pools_of(two.poll(0).starts) == [1]
+
+
+def test_a_request_waits_for_the_fast_pool_rather_than_start_at_once_on_the_slow() -> None:
+    two = scheduler((1, 10), (1, 100))
+    submit(two, 2)
+
+    assert pools_of(two.poll(0).starts) == [0]
+    two.finished(0, 0, 10)
+    assert pools_of(two.poll(10).starts) == [0]
+
+
+def test_a_slow_pool_takes_what_the_fast_one_would_not_be_done_with_by_then() -> None:
+    # The fast slot does 9 more within the 100 that the slow one needs for its first.
+    two = scheduler((1, 10), (1, 100))
+    requests = submit(two, 12)
+
+    starts = two.poll(0).starts
+    assert starts == [Start(requests[0], 0, 0), Start(requests[10], 1, 0)]
+
+
+def test_both_pools_work_where_they_are_equally_fast() -> None:
+    two = scheduler((1, 10), (1, 10))
+    submit(two, 2)
+    assert pools_of(two.poll(0).starts) == [0, 1]
+
+
+def test_a_pool_nobody_has_measured_is_tried() -> None:
+    two = scheduler((1, 10), (1, 0))
+    submit(two, 1)
+    assert pools_of(two.poll(0).starts) == [1]
+
+
+def test_a_fast_pool_that_hangs_does_not_hold_the_line_for_ever() -> None:
+    two = scheduler((1, 10), (1, 100))
+    submit(two, 2)
+    plan = two.poll(0)
+    looks = 0
+    while pools_of(plan.starts) != [1]:
+        assert plan.wake_at is not None
+        plan = two.poll(plan.wake_at)
+        looks += 1
+        assert looks < 5
+
+
+def test_the_next_look_is_for_the_first_of_the_idle_pools_that_may_be_needed() -> None:
+    three = scheduler((1, 10), (1, 100), (1, 1000))
+    submit(three, 2)
+    assert three.poll(0).wake_at == 100

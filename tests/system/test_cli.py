@@ -1,0 +1,127 @@
+"""The command as a shell sees it: what it prints, and where; and how it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inferd import __version__
+from inferd.config.daemon import CONFIG_VARIABLE, ENV_PREFIX, Settings
+from inferd.tensors import DType
+from tests import models
+
+pytestmark = pytest.mark.system
+
+COMMANDS = ("serve", "check")
+
+
+def inferd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return subprocess.run(
+        [sys.executable, "-m", "inferd", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=inherited | {"COLUMNS": "200"} | environment,
+    )
+
+
+def ended(done: "subprocess.CompletedProcess[str]") -> tuple[int, str, str]:
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    return tmp_path
+
+
+def test_version_is_one_line() -> None:
+    assert ended(inferd("--version")) == (0, f"inferd {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_setting_with_its_variable(command: str) -> None:
+    done = inferd(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    words = done.stdout.replace(",", " ").split()
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in words
+        assert f"{ENV_PREFIX}{name.upper()}]" in words
+    assert f"{CONFIG_VARIABLE}]" in words
+
+
+def test_help_names_the_commands() -> None:
+    done = inferd("--help")
+    assert done.returncode == 0
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("serv",), ("serve", "--modle", "x"), ("check", "extra")])
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    code, out, err = ended(inferd(*arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: inferd")
+    assert "inferd: error: " in err or "inferd serve: error: " in err
+
+
+def test_check_describes_a_good_repository(repository: Path, tmp_path: Path) -> None:
+    assert ended(inferd("check", "--model-repository", str(repository), "--cache-dir", str(tmp_path / "cache"))) == (
+        0,
+        "ok      echo: version 1 on CPU\n"
+        "        version 1 input: x INT64 [?]\n"
+        "        version 1 output: x INT64 [?]\n"
+        "1 model, 0 broken\n",
+        "",
+    )
+
+
+def test_check_ends_with_1_when_a_model_is_broken(repository: Path) -> None:
+    (repository / "echo" / "model.toml").write_text("[execution]\nprecision = 'f8'")
+    code, out, err = ended(inferd("check", "--model-repository", str(repository)))
+    assert (code, err) == (1, "")
+    assert out == (
+        "broken  echo: echo/model.toml: execution.precision: got 'f8'; allowed: 'auto', 'f32', 'bf16' or 'f16'\n"
+        "1 model, 1 broken\n"
+    )
+
+
+def test_check_ends_with_3_when_there_is_no_repository(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    assert ended(inferd("check", "--model-repository", str(absent))) == (
+        3,
+        "",
+        f"inferd: {absent}: can't be read: No such file or directory\n",
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_setting_that_can_not_be_used_is_one_sentence_and_78(command: str, repository: Path) -> None:
+    flags = ("--model-repository", str(repository), "--cpu-threads", "many")
+    code, out, err = ended(inferd(command, *flags))
+    assert (code, out) == (78, "")
+    assert err == "inferd: flag --cpu-threads: cpu_threads: got 'many'; allowed: a whole number of 0..4096\n"
+
+
+def test_a_setting_may_come_from_a_variable_and_the_sentence_says_so(repository: Path) -> None:
+    code, _, err = ended(inferd("check", INFERD_MODEL_REPOSITORY=str(repository), INFERD_LOG_LEVEL="loud"))
+    assert code == 78
+    assert err.startswith("inferd: variable INFERD_LOG_LEVEL: log_level: got 'loud'; allowed: ")
+
+
+def test_a_setting_may_come_from_the_file_a_variable_names(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "inferd.toml"
+    file.write_text(f'model_repository = "{repository}"\n')
+    assert inferd("check", INFERD_CONFIG=str(file)).returncode == 0
+    file.write_text(f'model_repository = "{repository}"\nnonsense = 1\n')
+    code, _, err = ended(inferd("check", INFERD_CONFIG=str(file)))
+    assert code == 78
+    assert err.startswith(f"inferd: {file}: nonsense: unknown key; allowed: model_repository, ")
+
+
+def test_a_file_of_settings_that_is_not_there_is_one_sentence_and_78(tmp_path: Path) -> None:
+    absent = tmp_path / "absent.toml"
+    assert ended(inferd("serve", "--config", str(absent))) == (78, "", f"inferd: {absent}: No such file or directory\n")

@@ -1,0 +1,157 @@
+"""The import rule of docs/architecture.md, read off the source: imports point down the rows."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
+
+# A module belongs to the longest entry that names it or a package above it.
+ROWS = {
+    "errors": 0,
+    "tensors": 1,
+    "config": 2,
+    "requests": 2,
+    "lifecycle": 3,
+    "logs": 3,
+    "scheduling": 3,
+    "engine": 4,
+    "metrics.instruments": 4,
+    "metrics.recorder": 4,
+    "dispatcher": 5,
+    "repository": 5,
+    "catalog": 6,
+    "demo": 7,
+    "metrics.exporter": 7,
+    "rpc": 7,
+    "app": 8,
+    "cli": 9,
+    "__main__": 10,
+}
+# Packages without code of their own, and what any row may use.
+UNRANKED = {"", "metrics", "_pb"}
+
+HOMES = {
+    "openvino": {"engine"},
+    "grpc": {"rpc"},
+    "grpc_health": {"rpc"},
+    "grpc_channelz": {"rpc"},
+    "grpc_reflection": {"rpc"},
+    "google": {"rpc", "_pb"},
+    "prometheus_client": {"metrics"},
+    "pydantic": {"config"},
+    "pydantic_core": {"config"},
+    "pydantic_settings": {"config"},
+    "asyncio": {"app", "catalog", "cli", "dispatcher", "rpc"},
+    "uvloop": {"cli"},
+}
+PURE = ("errors", "tensors", "requests", "lifecycle", "scheduling")
+IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
+SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below ``inferd`` -> file, generated modules left out."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        if not name.startswith("_pb"):
+            found[name] = path
+    return found
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Every module that ``path`` imports anywhere, ``from a import b`` counted as ``a.b`` and ``a``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return frozenset(names)
+
+
+def own_imports(path: Path) -> Iterator[str]:
+    """Modules of ours that ``path`` imports, as dotted names below ``inferd``."""
+    known = modules()
+    for name in imports(path):
+        if name.startswith("inferd."):
+            below = name.removeprefix("inferd.")
+            if below in known:
+                yield below
+
+
+def row(module: str) -> int | None:
+    """The row of ``module``, None where rows don't apply."""
+    if module in UNRANKED or module.startswith("_pb"):
+        return None
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (ranked := ROWS.get(".".join(parts[:length]))) is not None:
+            return ranked
+    pytest.fail(f"inferd.{module} stands on no row: add it to ROWS and to docs/architecture.md")
+
+
+def package(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_imports_point_down_the_rows() -> None:
+    wrong = []
+    for module, path in modules().items():
+        here = row(module)
+        for imported in own_imports(path):
+            there = row(imported)
+            if here is None or there is None or there < here:
+                continue
+            if here == there and package(module) == package(imported):
+                continue
+            wrong.append(f"inferd.{module} (row {here}) imports inferd.{imported} (row {there})")
+    assert wrong == []
+
+
+def test_no_import_cycle_inside_the_package() -> None:
+    graph = {module: set(own_imports(path)) - {module} for module, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module in done:
+            return
+        for imported in graph[module]:
+            visit(imported, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+    assert done == set(graph)
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_each_foreign_library_has_one_home(library: str) -> None:
+    users = {package(m) for m, path in modules().items() if any(i.split(".")[0] == library for i in imports(path))}
+    assert users <= HOMES[library], f"{library} is imported outside of its home"
+    assert users or library == "google", f"{library} is used by nobody any more"
+
+
+def test_pure_cores_know_no_clock_no_loop_and_no_disk() -> None:
+    wrong = [
+        f"inferd.{module} imports {name}"
+        for module, path in modules().items()
+        if package(module) in PURE
+        for name in imports(path)
+        if name.split(".")[0] in IMPURE_LIBRARIES
+    ]
+    assert wrong == []
+
+
+def test_modules_are_named_after_the_domain_and_stay_small() -> None:
+    vague = [module for module in modules() if module.split(".")[-1] in SAYS_NOTHING]
+    large = [module for module, path in modules().items() if len(path.read_text().splitlines()) > 600]
+    assert vague == []
+    assert large == []

@@ -19,6 +19,7 @@ from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.rpc import codec, status
 from inferd.rpc.control import RepositoryControl, SharedMemory
+from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
 from inferd.rpc.interceptors import SERVICE, Gate
@@ -27,7 +28,7 @@ from inferd.rpc.metadata import Metadata
 log = structlog.get_logger("inferd.rpc")
 
 _CHANNELZ = "grpc.channelz.v1.Channelz"
-_CUT_SECONDS = 0.5
+_INFERENCE = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
 Unary = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
 
@@ -45,8 +46,10 @@ class Server:
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
+        self._cutoff = Cutoff(_INFERENCE)
+        self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[Gate(repository_control)],
+            interceptors=[Gate(repository_control), self._cutoff],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -93,14 +96,20 @@ class Server:
     async def stop(self, seconds: float) -> None:
         """Take no new calls, and give inference under way ``seconds``. Harmless when called again.
 
-        What is left then has no end of its own (health's Watch, reflection) and is cut.
+        Calls that have no end of their own (health's Watch, reflection) are cut once
+        inference is through.
         """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(seconds))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, seconds: float) -> None:
+        # One call only: of two at once the second can touch what the first has freed (see rpc/cutoff).
         stopping = asyncio.ensure_future(self._server.stop(seconds))
         finished = asyncio.ensure_future(self._inference.finished())
         await asyncio.wait({stopping, finished}, return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
-        # Of two graces the shorter wins. Not 0: gRPC may still hold the last answers' bytes.
-        await self._server.stop(min(seconds, _CUT_SECONDS))
+        self._cutoff.cut()
         await stopping
 
 

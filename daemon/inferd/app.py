@@ -18,7 +18,7 @@ from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
-from inferd.metrics.exporter import Exporter, StateCollector, registry_of
+from inferd.metrics.exporter import Exporter, ModelLoad, StateCollector, registry_of
 from inferd.metrics.recorder import Recorder
 from inferd.repository import Repository
 from inferd.requests import Observation
@@ -63,14 +63,21 @@ class App:
             Repository(settings.model_repository),
             engine_of(settings),
             CatalogLimits(
-                Limits(settings.queue_max_length, settings.queue_max_bytes),
+                Limits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
                 settings.load_parallelism,
                 settings.drain_timeout,
             ),
             self._observe,
             self._changed,
         )
-        self._inference = Inference(self._catalog, self._lifecycle, self._observe, settings.stream_max_pending)
+        self._inference = Inference(
+            self._catalog,
+            self._lifecycle,
+            self._observe,
+            settings.stream_max_pending,
+            settings.stream_max_pending_bytes,
+            settings.client_metadata_key if settings.client_max_requests else "",
+        )
         self._server = Server(
             self._inference,
             Metadata(
@@ -87,7 +94,7 @@ class App:
             settings.max_message_bytes,
             settings.repository_control,
         )
-        state = StateCollector(self._readiness, self._model_states, __version__, openvino_version())
+        state = StateCollector(self._readiness, self._model_states, self._loads, __version__, openvino_version())
         host, port = split_host_port(settings.metrics_bind)
         self._exporter = Exporter(host, port, registry_of((self._recorder, state)), self._readiness)
 
@@ -187,6 +194,13 @@ class App:
 
     def _model_states(self) -> list[tuple[str, str, bool]]:
         return [(e.name, e.version, e.state is ModelState.READY) for e in self._catalog.index()]
+
+    def _loads(self) -> list[ModelLoad]:
+        return [
+            ModelLoad(served.name, str(served.version), d.waiting, d.running, d.limit, d.sequences)
+            for served, live in self._catalog.live()
+            for d in (live.dispatcher,)
+        ]
 
 
 def _address(host: str, port: int) -> str:

@@ -12,12 +12,19 @@ from typing import NoReturn
 import structlog
 
 from inferd.config.model import ModelConfig
-from inferd.dispatcher import Dispatcher, Observer
-from inferd.engine.model import Engine, LoadedModel, ModelSource
+from inferd.dispatcher import Dispatcher, Observer, Station
+from inferd.engine.model import Engine, LoadedModel
+from inferd.engine.source import ModelSource
+from inferd.engine.state import most_sequences
+from inferd.engine.warmup import joins_requests
 from inferd.errors import Draining, InferdError, LoadFailed, ModelUnavailable, UnknownModel, UnknownVersion
 from inferd.lifecycle import ModelState, may_move
 from inferd.repository import ModelEntry, Repository, VersionFile
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.batching import BatchRule
+from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.objective import Objective
+from inferd.scheduling.scheduler import Limits, Rules
+from inferd.scheduling.sequences import SequenceLimits
 from inferd.tensors import Signature
 
 log = structlog.get_logger("inferd.catalog")
@@ -34,6 +41,11 @@ class Live:
     @property
     def signature(self) -> Signature:
         return self.loaded.signature
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests may run together."""
+        return joins_requests(self.config, self.loaded.signature)
 
 
 class Served:
@@ -77,6 +89,29 @@ def source_of(entry: ModelEntry, version: VersionFile) -> ModelSource:
     return ModelSource(entry.name, version.version, version.path, version.files, entry.config)
 
 
+def rules_of(config: ModelConfig, signature: Signature, defaults: Limits) -> Rules:
+    """How a model of ``signature`` is scheduled under ``config``."""
+    queue, batching, objective = config.queue, config.batching, config.objective
+    joins = joins_requests(config, signature)
+    return Rules(
+        Limits(queue.max_length or defaults.max_length, queue.max_bytes or defaults.max_bytes, defaults.per_client),
+        BatchRule(
+            signature.max_batch if joins else 1,
+            _nanoseconds(batching.max_delay),
+            tuple(sorted(batching.preferred_sizes)),
+        ),
+        Objective(_nanoseconds(objective.latency_slo), objective.percentile) if objective.latency_slo else None,
+        SequenceLimits(most_sequences(config, signature), _nanoseconds(config.sequences.idle_timeout))
+        if signature.in_sequences
+        else None,
+        signature.stateful,
+    )
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
 class Catalog:
     """Models by name and version. ``changed`` is awaited after each change of a state."""
 
@@ -100,6 +135,7 @@ class Catalog:
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
+        self._devices: dict[str, SharedDevice] = {}
 
     # -- routing ------------------------------------------------------------------
 
@@ -305,19 +341,21 @@ class Catalog:
         return error
 
     def _dispatcher(self, entry: ModelEntry, version: VersionFile, loaded: LoadedModel) -> Dispatcher:
-        queue = entry.config.queue
-        limits = Limits(
-            queue.max_length or self._limits.queue.max_length, queue.max_bytes or self._limits.queue.max_bytes
-        )
         return Dispatcher(
             entry.name,
             version.version,
-            limits,
-            [p.pool for p in loaded.pools],
-            [p.service_time for p in loaded.pools],
+            rules_of(entry.config, loaded.signature, self._limits.queue),
+            [
+                Station(p.pool, p.times, self._device(p.pool.device).join(entry.config.share.weight, p.width))
+                for p in loaded.pools
+            ],
             self._observe,
             asyncio.get_running_loop(),
+            loaded.signature.states,
         )
+
+    def _device(self, name: str) -> SharedDevice:
+        return self._devices.setdefault(name, SharedDevice())
 
     async def _retire(self, gone: Iterable[Served], reason: str) -> None:
         """Take versions out of the routes, answer what they accepted, free their memory."""

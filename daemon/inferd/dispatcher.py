@@ -7,6 +7,7 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -15,7 +16,10 @@ from inferd.engine.pool import Completion, Pool
 from inferd.engine.slot import RunFailed
 from inferd.errors import Cancelled, DeadlinePassed, InferdError, InferenceFailed, InternalFault
 from inferd.requests import Observation, Request
-from inferd.scheduling.scheduler import Limits, Plan, Scheduler, Start
+from inferd.scheduling.entry import Entry, Run
+from inferd.scheduling.fairness import Share
+from inferd.scheduling.scheduler import Lane, Plan, Rules, Scheduler
+from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
 
@@ -28,36 +32,51 @@ _CLIENT_DEADLINE_LEAD_NS = 10_000_000
 Observer = Callable[[Observation], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A pool with what the scheduler should know of it: service times seen at warm-up, as (rows of the
+    run, nanoseconds), and its part of the device, None where it has the device to itself."""
+
+    pool: Pool
+    times: Sequence[tuple[int, float]] = ()
+    share: Share | None = None
+
+
 class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once.
 
-    ``service_times`` are nanoseconds seen at warm-up, one a pool, 0 where unknown.
+    ``states`` are the tensors it carries from one request of a sequence to the next.
     """
 
     def __init__(
         self,
         model: str,
         version: int,
-        limits: Limits,
-        pools: Sequence[Pool],
-        service_times: Sequence[float],
+        rules: Rules,
+        stations: Sequence[Station],
         observe: Observer,
         loop: asyncio.AbstractEventLoop,
+        states: Sequence[StateLink] = (),
     ) -> None:
         self._model = model
         self._version = str(version)
-        self._pools = tuple(pools)
+        self._pools = tuple(s.pool for s in stations)
+        self._shares = tuple(s.share for s in stations if s.share is not None)
         self._observe = observe
         self._loop = loop
-        self._scheduler = Scheduler(model, limits, [p.size for p in pools])
+        self._states = tuple(states)
+        self._pinned = rules.pinned
+        self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        for index, (pool, seen) in enumerate(zip(pools, service_times, strict=True)):
-            self._scheduler.seed(index, seen)
-            pool.attach(partial(loop.call_soon_threadsafe, self._completed, index))
+        for index, station in enumerate(stations):
+            self._scheduler.seed(index, station.times)
+            station.pool.attach(partial(loop.call_soon_threadsafe, self._completed, index))
+        for share in self._shares:
+            share.wake = self._woken
 
     @property
     def waiting(self) -> int:
@@ -69,21 +88,40 @@ class Dispatcher:
         """Infer requests in use."""
         return self._scheduler.running
 
+    @property
+    def limit(self) -> int:
+        """How many requests may be under way at present."""
+        return self._scheduler.limit
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that hold a state."""
+        return self._scheduler.sequences
+
     def submit(self, request: Request) -> None:
         """Take ``request``; its reply slot is filled later, exactly once.
 
-        Raises DeadlinePassed or QueueFull instead, and then nothing is held and nothing recorded.
+        Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded.
         """
         now = time.monotonic_ns()
         request.stages.queued = now
-        self._scheduler.submit(request, now)
-        self._idle.clear()
+        try:
+            self._scheduler.submit(request, now)
+            self._idle.clear()
+        finally:
+            # Also when it was refused: others may have been turned away to make room.
+            self._advance(now)
+
+    def disconnected(self, owner: object) -> None:
+        """The connection ``owner`` is gone: the sequences that came over it are over."""
+        now = time.monotonic_ns()
+        self._scheduler.disconnected(owner, now)
         self._advance(now)
 
     def cancel(self, request: Request) -> None:
         """The client went away: waiting work is dropped, running work cancelled. Harmless when it has ended."""
-        if self._scheduler.cancel(request):
-            now = time.monotonic_ns()
+        now = time.monotonic_ns()
+        if self._scheduler.cancel(request, now):
             # A client whose own deadline passes cancels on its side, a moment before ours passes here.
             expired = request.deadline is not None and request.deadline - now < _CLIENT_DEADLINE_LEAD_NS
             self._record(request, DeadlinePassed(self._model, "under way") if expired else Cancelled(self._model))
@@ -95,14 +133,19 @@ class Dispatcher:
 
     def abort(self, error: InferdError) -> None:
         """Answer everything still here with ``error``, and cancel what runs."""
+        now = time.monotonic_ns()
         for request in self._scheduler.requests():
-            if self._scheduler.cancel(request):
+            if self._scheduler.cancel(request, now):
                 self._fail(request, error)
-        self._advance(time.monotonic_ns())
+        self._advance(now)
 
     def close(self) -> None:
         """Look at the pools no more: whoever calls this is about to end what still runs there."""
+        if self._closed:
+            return
         self._closed = True
+        for share in self._shares:
+            share.leave()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -113,23 +156,35 @@ class Dispatcher:
         """Do what the scheduler says until a plan's starts all began."""
         while True:
             plan = self._scheduler.poll(now)
-            for expired in plan.expired:
-                self._fail(expired.request, DeadlinePassed(self._model, expired.stage))
+            for request, error in plan.refused:
+                self._fail(request, error)
             for pool, slot in plan.cancels:
                 self._pools[pool].cancel(slot)
-            began = [self._start(start) for start in plan.starts]
+            began = [self._start(run) for run in plan.starts]
             if all(began):
                 break
         self._arm(now, plan)
         if self._scheduler.idle:
             self._idle.set()
 
-    def _start(self, start: Start) -> bool:
-        request, pool = start.request, self._pools[start.pool]
-        request.device = pool.device
-        request.stages.started = time.monotonic_ns()
+    def _woken(self) -> None:
+        self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        if not self._closed:
+            self._advance(time.monotonic_ns())
+
+    def _start(self, run: Run) -> bool:
+        pool, now = self._pools[run.pool], time.monotonic_ns()
+        for entry in run.members:
+            entry.request.device = pool.device
+            entry.request.stages.started = now
+        step = run.members[0].request.step
         try:
-            request.stages.submitted = pool.start(start.slot, request.inputs)
+            inputs = [self._inputs(entry) for entry in run.members]
+            copied = pool.start(run.slot, inputs, fresh=self._pinned and step is not None and step.start)
+            for entry in run.members:
+                entry.request.stages.submitted = copied
             return True
         except RunFailed as failure:
             error: InferdError = InferenceFailed(self._model, str(failure))
@@ -137,9 +192,19 @@ class Dispatcher:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
             error = InternalFault()
-        self._scheduler.finished(start.pool, start.slot, time.monotonic_ns(), learn=False)
-        self._fail(request, error)
+        for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False):
+            self._fail(entry.request, error)
         return False
+
+    def _inputs(self, entry: Entry) -> Sequence[Tensor]:
+        """The request's inputs, with the state its sequence has come to."""
+        request, sequence = entry.request, entry.sequence
+        if sequence is None or sequence.carried is None or (request.step is not None and request.step.start):
+            return request.inputs
+        inputs = list(request.inputs)
+        for link, tensor in zip(self._states, sequence.carried, strict=True):
+            inputs[link.input] = tensor
+        return inputs
 
     def _completed(self, index: int) -> None:
         if self._closed:
@@ -149,23 +214,28 @@ class Dispatcher:
 
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
-        request = self._scheduler.finished(index, completion.slot, completion.at, completion.failure is None)
-        error: InferdError | None = None
-        if request is not None:
-            request.stages.computed = completion.at
-            error = self._answer(request, index, completion)
-            request.stages.answered = time.monotonic_ns()
-        self._advance(time.monotonic_ns())
-        if request is not None:
-            self._record(request, error)
+        ended = self._scheduler.finished(index, completion.slot, completion.at, ok=completion.failure is None)
+        errors = [self._answer(entry, index, completion) for entry in ended]
+        now = time.monotonic_ns()
+        for entry in ended:
+            entry.request.stages.answered = now
+        self._advance(now)
+        for share in self._shares:
+            share.wake_others(now)
+        rows = sum(entry.request.batch for entry in ended)
+        for entry, error in zip(ended, errors, strict=True):
+            self._record(entry.request, error, rows, leader=entry is ended[0])
 
-    def _answer(self, request: Request, index: int, completion: Completion) -> InferdError | None:
+    def _answer(self, entry: Entry, index: int, completion: Completion) -> InferdError | None:
+        request, pool = entry.request, self._pools[index]
+        request.stages.computed = completion.at
         error: InferdError
         if completion.failure is not None:
             error = InferenceFailed(self._model, completion.failure)
         else:
             try:
-                request.reply.answer(self._pools[index].read(completion.slot, request.outputs))
+                self._carry(entry, pool, completion.slot)
+                request.reply.answer(pool.read(completion.slot, request.outputs, entry.rows))
                 return None
             except Exception:
                 # Whatever encoding trips over must not take the slot with it.
@@ -174,16 +244,38 @@ class Dispatcher:
         request.reply.fail(error)
         return error
 
+    def _carry(self, entry: Entry, pool: Pool, slot: int) -> None:
+        """Keep the state for the sequence's next request."""
+        sequence = entry.sequence
+        if not self._states or sequence is None or not sequence.live:
+            return
+        try:
+            state = pool.read(slot, [link.output for link in self._states], entry.rows)
+            sequence.carried = tuple(map(_copied, state))
+        except BaseException:
+            self._scheduler.doubt(entry, time.monotonic_ns())
+            raise
+
     def _fail(self, request: Request, error: InferdError) -> None:
         request.reply.fail(error)
         self._record(request, error)
 
-    def _record(self, request: Request, error: InferdError | None) -> None:
+    def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
         stages.answered = stages.answered or time.monotonic_ns()
-        outcome = "ok" if error is None else error.outcome
         self._observe(
-            Observation(self._model, self._version, outcome, stages, request.device, request.id, request.batch, error)
+            Observation(
+                self._model,
+                self._version,
+                "ok" if error is None else error.outcome,
+                stages,
+                request.device,
+                request.id,
+                request.batch,
+                run_rows or request.batch,
+                leader,
+                error,
+            )
         )
 
     # -- the one timer ------------------------------------------------------------
@@ -210,3 +302,9 @@ class Dispatcher:
             for completion in pool.sweep():
                 self._settle(index, completion)
         self._advance(time.monotonic_ns())
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """``tensor`` in memory of its own: what a slot gives is overwritten by its next run."""
+    data = tensor.data
+    return Tensor(tensor.dtype, tensor.shape, data.tobytes() if isinstance(data, memoryview) else data)

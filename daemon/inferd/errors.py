@@ -130,14 +130,95 @@ class Draining(InferdError):
         super().__init__("the server is draining and takes no new requests")
 
 
-class QueueFull(InferdError):
-    """The model's queue is at its limit; ``retry_after`` is a truthful wait in seconds."""
+class Refused(InferdError):
+    """More work than can be done in time; ``retry_after`` is a truthful wait in seconds, 0 where none is known."""
 
     outcome = "overloaded"
+    reason: ClassVar[str] = ""
+
+    def __init__(self, model: str, why: str, retry_after: float) -> None:
+        self.model, self.retry_after = model, retry_after
+        super().__init__(f"model '{model}': {why}; retry in {retry_after * 1000:.0f} ms")
+
+
+class QueueFull(Refused):
+    """The model's queue is at its limit."""
+
+    reason = "queue_full"
 
     def __init__(self, model: str, limit: str, retry_after: float) -> None:
-        self.model, self.limit, self.retry_after = model, limit, retry_after
-        super().__init__(f"model '{model}': queue is full ({limit}); retry in {retry_after * 1000:.0f} ms")
+        self.limit = limit
+        super().__init__(model, f"queue is full ({limit})", retry_after)
+
+
+class Displaced(Refused):
+    """The queue was full and a request of a higher priority took the place."""
+
+    reason = "displaced"
+
+    def __init__(self, model: str, retry_after: float) -> None:
+        super().__init__(model, "queue is full and a request of higher priority came", retry_after)
+
+
+class Overloaded(Refused):
+    """Taken now, the request would be answered later than the model's objective allows."""
+
+    reason = "objective"
+
+    def __init__(self, model: str, expected: float, objective: float, retry_after: float) -> None:
+        self.expected, self.objective = expected, objective
+        super().__init__(
+            model,
+            f"overloaded: an answer would take {expected * 1000:.0f} ms, the objective is {objective * 1000:.0f} ms",
+            retry_after,
+        )
+
+
+class Shed(Overloaded):
+    """The same, found out after waiting: the model has become slower than it was on arrival."""
+
+    reason = "late"
+
+
+class QuotaExceeded(Refused):
+    """The client has as many requests under way as one client may."""
+
+    reason = "quota"
+
+    def __init__(self, model: str, client: str, quota: int, retry_after: float) -> None:
+        self.client, self.quota = client, quota
+        whose = f"client '{one_line(client, 80)}'" if client else "clients that give no identity"
+        super().__init__(model, f"{whose} may have {quota} requests under way", retry_after)
+
+
+class TooManySequences(Refused):
+    """As many sequences are live as the model may have."""
+
+    reason = "sequences"
+
+    def __init__(self, model: str, limit: int, retry_after: float) -> None:
+        self.limit = limit
+        super().__init__(model, f"{limit} sequences are live, which is the limit", retry_after)
+
+
+class SequenceGone(InferdError):
+    """The request belongs to no live sequence: it was never started, or has ended, or timed out."""
+
+    outcome = "not_found"
+
+    def __init__(self, model: str, sequence: int | str, why: str) -> None:
+        self.model, self.sequence, self.why = model, sequence, why
+        super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' {why}; begin with sequence_start")
+
+
+class SequenceLost(InferdError):
+    """The sequence's state is gone or in doubt; it has to be started anew."""
+
+    outcome = "aborted"
+
+    def __init__(self, model: str, sequence: int | str, why: str) -> None:
+        self.model, self.sequence, self.why = model, sequence, why
+        super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' is lost: {why}; start it anew")
 
 
 class DeadlinePassed(InferdError):

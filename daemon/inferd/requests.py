@@ -5,7 +5,7 @@ deadline, its reply slot and its timestamps. All times are nanoseconds of one mo
 clock (``time.monotonic_ns``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +67,19 @@ class Reply(Protocol):
         """End the request with ``error``."""
 
 
+@dataclass(frozen=True, slots=True)
+class SequenceStep:
+    """A request's place in a sequence of requests that share a state.
+
+    The sequence lives no longer than ``owner``, where there is one: the connection it came over.
+    """
+
+    id: int | str
+    start: bool = False
+    end: bool = False
+    owner: object | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One inference asked for.
@@ -74,7 +87,8 @@ class Request:
     ``inputs`` follow the model's port order; ``outputs`` are the port indexes asked for,
     in the order to answer them. ``deadline`` is absolute, None when there is none.
     A lower ``priority`` number goes first; 0 asks for none. ``batch`` is how many rows
-    the request carries.
+    the request carries; requests of an equal ``kind`` may run together, None with nobody.
+    ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
     """
 
     model: str
@@ -87,6 +101,9 @@ class Request:
     priority: int = 0
     nbytes: int = 0
     batch: int = 1
+    kind: Hashable | None = None
+    client: str = ""
+    step: SequenceStep | None = None
     stages: Stages = field(default_factory=Stages)
     device: str = ""
 
@@ -96,7 +113,8 @@ class Observation:
     """What became of a request: the one record behind log line, metrics and statistics.
 
     ``model`` is "_OTHER" and ``version`` empty where the request named no known model.
-    ``outcome`` is "ok" or the failing error's ``outcome``.
+    ``outcome`` is "ok" or the failing error's ``outcome``. ``run_rows`` are the rows of the
+    run it was part of; requests that ran together share the run, and one of them is its ``leader``.
     """
 
     model: str
@@ -106,4 +124,6 @@ class Observation:
     device: str = ""
     id: str = ""
     batch: int = 1
+    run_rows: int = 1
+    leader: bool = True
     error: InferdError | None = None

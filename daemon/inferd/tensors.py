@@ -74,12 +74,14 @@ class TensorSpec:
 
     ``dims`` is None when the rank itself is dynamic. ``aliases`` are the other names
     OpenVINO knows the port by; requests may use any of them, answers use ``name``.
+    ``batch_axis`` is the dimension that counts rows where the model has a batch.
     """
 
     name: str
     dtype: DType
     dims: tuple[Dim, ...] | None
     aliases: frozenset[str] = field(default=frozenset())
+    batch_axis: int = 0
     static_shape: Shape | None = field(init=False, compare=False, repr=False)
     """The shape when every dimension is fixed, else None; kept, as each request is held against it."""
 
@@ -111,19 +113,6 @@ class TensorSpec:
         return tuple(max(d.lo, 1) if not d.static else d.lo for d in self.dims or ())
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a model takes and gives, in port order, and the batch it allows.
-
-    ``max_batch`` is 0 when the model declares no batch dimension to clients; otherwise
-    every tensor's first dimension is the batch and runs from 1 to ``max_batch``.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    max_batch: int = 0
-
-
 def elements(shape: Sequence[int]) -> int:
     """Number of elements of a tensor of ``shape``; 1 for a scalar."""
     return prod(shape)
@@ -140,3 +129,49 @@ class Tensor:
     dtype: DType
     shape: Shape
     data: Buffer | Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StateLink:
+    """A state tensor: the ``output`` port of one run feeds the ``input`` port of the next in a sequence.
+
+    ``initial`` is what a sequence starts from, one row of it.
+    """
+
+    input: int
+    output: int
+    initial: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, in port order, and the batch it allows.
+
+    ``max_batch`` is 0 when the model declares no batch dimension to clients; otherwise
+    every tensor's batch axis, the first dimension unless its spec says another, runs
+    from 1 to ``max_batch``. ``states`` are tensors the server carries from one request
+    of a sequence to the next; ``stateful`` says that the model keeps a state of its own.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int = 0
+    states: tuple[StateLink, ...] = ()
+    stateful: bool = False
+
+    @property
+    def in_sequences(self) -> bool:
+        """Whether requests may form sequences."""
+        return self.stateful or bool(self.states)
+
+    @property
+    def shown_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs a client has to send: state that the server carries is none of its business."""
+        carried = {link.input for link in self.states}
+        return tuple(s for i, s in enumerate(self.inputs) if i not in carried)
+
+    @property
+    def shown_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs a client gets without asking."""
+        carried = {link.output for link in self.states}
+        return tuple(s for i, s in enumerate(self.outputs) if i not in carried)

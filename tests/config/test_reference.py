@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from inferd.config import reference
 from inferd.config.daemon import Settings
-from inferd.config.model import ModelConfig, Preprocessing
+from inferd.config.model import ModelConfig, Preprocessing, StateTensor
 
 PAGES = reference.pages()
 
@@ -18,11 +18,15 @@ def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in table.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from keys(type(field.default), f"{prefix}{name}.")
-        elif name != "preprocessing":
+        elif (prefix + name) not in ("preprocessing", "sequences.state"):
             yield prefix + name
 
 
-MODEL_KEYS = [*keys(ModelConfig), *keys(Preprocessing, "preprocessing.<input>.")]
+MODEL_KEYS = [
+    *keys(ModelConfig),
+    *keys(Preprocessing, "preprocessing.<input>."),
+    *keys(StateTensor, "sequences.state.<input>."),
+]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -11,7 +11,7 @@ from inferd.tensors import Tensor
 
 
 class FakeSlot:
-    """Echoes: output ``i`` of a run is its input ``i``.
+    """Echoes: output ``i`` of a run is its input ``i``. Rows are counted by the first dimension.
 
     A run goes on until :meth:`complete`, :meth:`fail` or :meth:`cancel`. ``refuses_to_start``
     makes the next start raise its text. A ``deaf`` slot ignores cancel, as a device does
@@ -23,6 +23,7 @@ class FakeSlot:
         self.refuses_to_start: str | None = None
         self.starts = 0
         self.cancels = 0
+        self.resets = 0
         self.closed = False
         self._on_done = on_done
         self._written: list[Tensor] = []
@@ -53,11 +54,11 @@ class FakeSlot:
 
     # -- the Slot protocol --------------------------------------------------------
 
-    def write(self, inputs: Sequence[Tensor]) -> None:
-        self._written = [
-            Tensor(t.dtype, t.shape, list(t.data) if isinstance(t.data, list | tuple) else bytes(t.data))  # type: ignore[arg-type]
-            for t in inputs
-        ]
+    def write(self, members: Sequence[Sequence[Tensor]]) -> None:
+        self._written = [_joined(parts) for parts in zip(*members, strict=True)]
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def start(self) -> None:
         if self._running:
@@ -84,8 +85,8 @@ class FakeSlot:
         if self._running and not self.deaf:
             self._end("Infer Request was canceled")
 
-    def read(self, outputs: Sequence[int]) -> list[Tensor]:
-        return [self._outputs[i] for i in outputs]
+    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+        return [self._outputs[i] if rows is None else _part(self._outputs[i], rows) for i in outputs]
 
     def close(self) -> None:
         assert not self._running, "closed with a run in flight"
@@ -98,3 +99,16 @@ class FakeSlot:
 
     def _assert_running(self) -> None:
         assert self._running, "nothing runs on this slot"
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    first = parts[0]
+    shape = first.shape if len(parts) == 1 else (sum(p.shape[0] for p in parts), *first.shape[1:])
+    if isinstance(first.data, list | tuple):
+        return Tensor(first.dtype, shape, [element for part in parts for element in part.data])  # type: ignore[misc]
+    return Tensor(first.dtype, shape, b"".join(bytes(part.data) for part in parts))  # type: ignore[arg-type]
+
+
+def _part(whole: Tensor, rows: range) -> Tensor:
+    each = len(whole.data) // whole.shape[0]
+    return Tensor(whole.dtype, (len(rows), *whole.shape[1:]), whole.data[rows.start * each : rows.stop * each])

@@ -8,8 +8,9 @@ import numpy as np
 
 from inferd.config.model import parse
 from inferd.engine.cache import BlobCache
-from inferd.engine.model import Engine, ModelSource
+from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
+from inferd.engine.source import ModelSource
 from inferd.tensors import DType, Tensor
 
 op = ov.opset13
@@ -71,6 +72,13 @@ def stateful() -> ov.Model:
     x = parameter([1, 2])
     total = op.add(op.read_value(x, "memory", np.float32, [1, 2]), x)
     return ov.Model([op.result(total)], [op.assign(total, "memory")], [x], "stateful")
+
+
+def accumulator() -> ov.Model:
+    """``x`` [rows,1] and ``state`` [2,rows,1] -> ``next``, the state with x added, and ``y``, the first half of it."""
+    x, state = parameter([-1, 1]), parameter([2, -1, 1], name="state")
+    total = op.add(state, op.unsqueeze(x, op.constant(0)))
+    return model({"y": op.gather(total, op.constant(0), op.constant(0)), "next": total}, [x, state])
 
 
 def save(network: ov.Model, folder: Path) -> Path:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.engine.model import DevicePool, LoadedModel, ModelSource
+from inferd.engine.model import DevicePool, LoadedModel
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
+from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, DeviceAbsent, LoadFailed
 from inferd.repository import FORMATS
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
@@ -42,7 +43,7 @@ def load(network: ov.Model, folder: Path, toml: str = "") -> LoadedModel:
 
 
 def run(entry: DevicePool, *inputs: Tensor, outputs: tuple[int, ...] = (0,)) -> list[Tensor]:
-    entry.pool.start(0, inputs)
+    entry.pool.start(0, [inputs])
     while not (ended := entry.pool.sweep()):
         pass
     assert [c.failure for c in ended] == [None]
@@ -178,18 +179,67 @@ def test_batching_is_refused_where_an_output_does_not_follow(tmp_path: Path) -> 
 
 
 def test_batching_is_refused_where_an_input_has_no_first_dimension(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"small/model.toml: batching.max_size: input 'x' has no first"):
+    with pytest.raises(ConfigurationError, match=r"batching.max_size: input 'x' has no dimension 1 to batch over"):
         load(models.identity([]), tmp_path, BATCHED)
+
+
+# -- state ---------------------------------------------------------------------------
+
+CARRIED = "[batching]\nmax_size = 8\n[sequences.state.state]\noutput = 'next'\ninitial = 2.0\nbatch_axis = 1"
+
+
+def test_declared_state_is_linked_with_its_initial_value_and_batch_axis(tmp_path: Path) -> None:
+    signature = load(models.accumulator(), tmp_path, CARRIED).signature
+    (link,) = signature.states
+    assert (signature.inputs[link.input].name, signature.outputs[link.output].name) == ("state", "next")
+    assert numbers(link.initial).tolist() == [[[2.0]], [[2.0]]]
+    assert [s.describe() for s in (*signature.inputs, *signature.outputs)] == [
+        "[1..8,1]",
+        "[2,1..8,1]",
+        "[1..8,1]",
+        "[2,1..8,1]",
+    ]
+    assert [s.name for s in signature.shown_inputs] == ["x"]
+    assert [s.name for s in signature.shown_outputs] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("[sequences.state.s]\noutput = 'next'", "sequences.state.s: the model has no 's'; allowed: x, state"),
+        (
+            "[sequences.state.state]\noutput = 'z'",
+            "sequences.state.state.output: the model has no 'z'; allowed: y, next",
+        ),
+        (
+            "[sequences.state.state]\noutput = 'y'",
+            r"sequences.state.state: input 'state' is \[2,\?,1\] and output 'y' \[\?,1\]; allowed: one fixed shape",
+        ),
+    ],
+)
+def test_state_that_does_not_fit_the_model_is_refused(state: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        load(models.accumulator(), tmp_path, state)
+
+
+def test_a_model_that_keeps_state_takes_no_state_tensors_besides(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"sequences.state: the model keeps its state itself"):
+        load(models.stateful(), tmp_path, "[sequences.state.x]\noutput = 'y'")
 
 
 # -- what is refused -----------------------------------------------------------------
 
 
-def test_a_model_that_keeps_state_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence(tmp_path: Path) -> None:
     # Trap 18.
-    assert "it keeps internal state (memory), which a pool shared between clients" in refusal(
-        models.stateful(), tmp_path
-    )
+    loaded = load(models.stateful(), tmp_path, "[sequences]\nmax_live = 5\n[execution]\ninfer_requests = 2")
+    assert loaded.signature.stateful
+    assert (loaded.pools[0].pool.size, loaded.pools[0].pool.width) == (5, 2)
+
+
+def test_a_model_that_keeps_state_stays_on_one_device(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"the model keeps state \(memory\), which stays on one device"):
+        load(models.stateful(), tmp_path, 'devices = ["CPU", "AUTO:CPU"]')
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"<?xml version='1.0'?><net>"])
@@ -226,7 +276,7 @@ def test_a_file_that_went_while_its_model_was_loaded_is_refused_likewise(tmp_pat
 def test_a_fixed_model_that_fails_to_warm_up_is_broken(tmp_path: Path) -> None:
     # Zeros are no shape to broadcast to.
     assert "warm-up on CPU: " in refusal(models.broadcasting(), tmp_path)
-    assert load(models.broadcasting(), tmp_path, "[warmup]\nruns = 0").pools[0].service_time == 0
+    assert load(models.broadcasting(), tmp_path, "[warmup]\nruns = 0").pools[0].times == ()
 
 
 def squaring_up() -> ov.Model:
@@ -239,13 +289,13 @@ def test_a_dynamic_model_that_fails_on_made_up_input_is_served_and_the_failure_t
     with capture_logs() as logged:
         loaded = load(squaring_up(), tmp_path)
     assert [entry["event"] for entry in logged] == ["warm-up skipped"]
-    assert loaded.pools[0].service_time == 0
+    assert loaded.pools[0].times == ()
     (answer,) = run(loaded.pools[0], tensor([1, 2, 3, 4]))
     assert numbers(answer).tolist() == [[1, 2], [3, 4]]
 
 
 def test_warm_up_runs_on_the_shape_it_is_given_and_has_to_succeed_there(tmp_path: Path) -> None:
-    assert load(squaring_up(), tmp_path, "[warmup.shapes]\nx = [4]").pools[0].service_time > 0
+    assert load(squaring_up(), tmp_path, "[warmup.shapes]\nx = [4]").pools[0].times[0][1] > 0
     assert "warm-up on CPU: " in refusal(squaring_up(), tmp_path, "[warmup.shapes]\nx = [3]")
 
 
@@ -300,7 +350,7 @@ def test_nothing_is_left_of_a_load_that_failed(toml: str, tmp_path: Path, monkey
 def test_each_device_has_a_pool_of_its_own(tmp_path: Path) -> None:
     loaded = load(models.scaled(3), tmp_path, 'devices = ["CPU", "AUTO:CPU"]\n[execution]\ninfer_requests = 3')
     assert [(p.pool.device, p.pool.size) for p in loaded.pools] == [("CPU", 3), ("AUTO:CPU", 3)]
-    assert all(p.service_time > 0 for p in loaded.pools)
+    assert all(p.times[0][1] > 0 for p in loaded.pools)
     for entry in loaded.pools:
         assert numbers(run(entry, tensor([1, 2, 3, 4]))[0]).tolist() == [3, 6, 9, 12]
 
@@ -433,7 +483,7 @@ def test_inspecting_tells_what_would_be_served_and_compiles_nothing(tmp_path: Pa
 
 def test_inspecting_refuses_what_loading_would(tmp_path: Path) -> None:
     file = models.save(models.stateful(), tmp_path)
-    with pytest.raises(LoadFailed):
-        models.engine().inspect(models.source(file))
+    with pytest.raises(ConfigurationError):
+        models.engine().inspect(models.source(file, 'devices = ["CPU", "AUTO:CPU"]'))
     with pytest.raises(DeviceAbsent):
         models.engine().inspect(models.source(file, 'devices = ["NPU"]'))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.pool import Completion, Pool
 from inferd.engine.runtime import ov
@@ -43,7 +44,7 @@ class Fakes:
 @contextmanager
 def real_pool(network: ov.Model, size: int) -> Iterator[Pool]:
     compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": 2, "NUM_STREAMS": 2})
-    signature = _signature(network, 0)
+    signature = _signature(network, parse("", "m"))
     pool = Pool("CPU", size, lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done))
     try:
         yield pool
@@ -60,7 +61,7 @@ def ends(completions: list[Completion]) -> list[tuple[int, str | None]]:
 
 def test_a_run_that_ended_well_is_reported_once() -> None:
     fakes = Fakes(2)
-    fakes.pool.start(1, [X])
+    fakes.pool.start(1, [[X]])
     assert fakes.pool.in_flight == 1
     fakes.slots[1].complete()
 
@@ -71,7 +72,7 @@ def test_a_run_that_ended_well_is_reported_once() -> None:
 
 def test_a_run_that_failed_is_found_by_the_reaper_once() -> None:
     fakes = Fakes(2)
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.slots[0].fail("out of luck")
 
     assert fakes.pool.drain() == []
@@ -82,11 +83,11 @@ def test_a_run_that_failed_is_found_by_the_reaper_once() -> None:
 
 def test_a_cancelled_run_gives_its_slot_back() -> None:
     fakes = Fakes(1)
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.pool.cancel(0)
     assert ends(fakes.pool.sweep()) == [(0, "Infer Request was canceled")]
 
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.slots[0].complete()
     assert ends(fakes.pool.drain()) == [(0, None)]
 
@@ -100,7 +101,7 @@ def test_cancelling_a_slot_that_does_not_run_does_not_reach_it() -> None:
 def test_runs_still_going_are_left_alone_by_the_reaper() -> None:
     fakes = Fakes(3)
     for slot in range(3):
-        fakes.pool.start(slot, [X])
+        fakes.pool.start(slot, [[X]])
     fakes.slots[2].fail("no")
     fakes.slots[0].complete()
 
@@ -116,10 +117,10 @@ def test_a_hand_over_that_comes_after_its_run_was_swept_is_not_taken_for_the_nex
             return super().poll()
 
     pool = Pool("CPU", 1, EndsWhileLookedAt)
-    pool.start(0, [X])
+    pool.start(0, [[X]])
     assert ends(pool.sweep()) == [(0, None)]
 
-    pool.start(0, [X])
+    pool.start(0, [[X]])
     assert pool.drain() == []
     assert pool.in_flight == 1
     assert ends(pool.sweep()) == [(0, None)]
@@ -128,13 +129,13 @@ def test_a_hand_over_that_comes_after_its_run_was_swept_is_not_taken_for_the_nex
 def test_a_burst_of_completions_calls_for_attention_once() -> None:
     fakes = Fakes(3)
     for slot in range(3):
-        fakes.pool.start(slot, [X])
+        fakes.pool.start(slot, [[X]])
     for slot in fakes.slots:
         slot.complete()
     assert fakes.calls == 1
     assert len(fakes.pool.drain()) == 3
 
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.slots[0].complete()
     assert fakes.calls == 2
 
@@ -145,7 +146,7 @@ def test_a_loop_that_is_gone_does_not_raise_into_the_device_thread(recwarn: pyte
 
     fakes = Fakes(1)
     fakes.pool.attach(closed)
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.slots[0].complete()
     assert ends(fakes.pool.drain()) == [(0, None)]
     assert not recwarn.list
@@ -157,7 +158,7 @@ def test_the_first_completion_after_warming_up_calls_for_attention() -> None:
         called = threading.Event()
         pool.attach(called.set)
         assert pool.drain() == []
-        pool.start(0, [X])
+        pool.start(0, [[X]])
         assert called.wait(10)
         assert ends(pool.drain()) == [(0, None)]
 
@@ -167,7 +168,7 @@ def test_the_first_completion_calls_for_attention_though_nobody_drained_the_warm
         pool.run_all([X])
         called = threading.Event()
         pool.attach(called.set)
-        pool.start(0, [X])
+        pool.start(0, [[X]])
         assert called.wait(10)
 
 
@@ -178,10 +179,10 @@ def test_a_run_that_does_not_begin_leaves_the_slot_free() -> None:
     fakes = Fakes(1)
     fakes.slots[0].refuses_to_start = "busy with itself"
     with pytest.raises(RunFailed, match="busy with itself"):
-        fakes.pool.start(0, [X])
+        fakes.pool.start(0, [[X]])
     assert fakes.pool.in_flight == 0
 
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     fakes.slots[0].complete()
     assert ends(fakes.pool.drain()) == [(0, None)]
 
@@ -189,9 +190,9 @@ def test_a_run_that_does_not_begin_leaves_the_slot_free() -> None:
 def test_input_that_can_not_be_copied_leaves_the_slot_free() -> None:
     with real_pool(models.identity(), 1) as pool:
         with pytest.raises(RunFailed, match=r"inputs could not be copied \(ValueError\)"):
-            pool.start(0, [Tensor(DType.FP32, (4,), b"short")])
+            pool.start(0, [[Tensor(DType.FP32, (4,), b"short")]])
         with pytest.raises(RunFailed, match=r"got \[5\] expecting \[4\]"):
-            pool.start(0, [Tensor(DType.FP32, (5,), bytes(20))])
+            pool.start(0, [[Tensor(DType.FP32, (5,), bytes(20))]])
         assert pool.in_flight == 0
         pool.run_all([X])
 
@@ -202,14 +203,14 @@ def test_input_that_can_not_be_copied_leaves_the_slot_free() -> None:
 def test_closing_ends_what_is_in_flight() -> None:
     with real_pool(models.slow(), 3) as pool:
         for slot in range(3):
-            pool.start(slot, [tensor(np.zeros((256, 256)))])
+            pool.start(slot, [[tensor(np.zeros((256, 256)))]])
         pool.close()
         assert pool.in_flight == 0
 
 
 def test_closing_waits_for_a_device_that_ignores_cancel() -> None:
     fakes = Fakes(1, deaf=True)
-    fakes.pool.start(0, [X])
+    fakes.pool.start(0, [[X]])
     closing = threading.Thread(target=fakes.pool.close)
     closing.start()
     assert closing.is_alive()
@@ -248,7 +249,7 @@ def test_a_thousand_runs_of_which_many_fail_lose_no_slot() -> None:
 
         def start(slot: int) -> None:
             expected[slot] = dice.random() < 0.5
-            pool.start(slot, [X, ONCE if expected[slot] else IMPOSSIBLE])
+            pool.start(slot, [[X, ONCE if expected[slot] else IMPOSSIBLE]])
 
         for slot in range(4):
             start(slot)
@@ -277,7 +278,7 @@ def test_every_answer_belongs_to_its_own_run() -> None:
         def start(slot: int) -> None:
             if (payload := next(payloads, None)) is not None:
                 sent[slot] = payload
-                pool.start(slot, [tensor(payload)])
+                pool.start(slot, [[tensor(payload)]])
 
         for slot in range(4):
             start(slot)

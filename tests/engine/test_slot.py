@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
+from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, RunFailed, Slot, sentence
@@ -48,12 +49,12 @@ class FakeRig:
         self.slot = self.fake = FakeSlot(self.calls)
 
     def begin_good(self, x: Tensor) -> None:
-        self.slot.write([x])
+        self.slot.write([[x]])
         self.slot.start()
         self.fake.complete()
 
     def begin_bad(self) -> None:
-        self.slot.write([tensor([1, 2, 3, 4])])
+        self.slot.write([[tensor([1, 2, 3, 4])]])
         self.slot.start()
         self.fake.fail("Input shape dimension equal 4 cannot be broadcasted (numpy mode) to 2.")
 
@@ -66,18 +67,18 @@ class RealRig:
         self.calls = calls
 
     def begin_good(self, x: Tensor) -> None:
-        self.slot.write([x, ONCE])
+        self.slot.write([[x, ONCE]])
         self.slot.start()
 
     def begin_bad(self) -> None:
-        self.slot.write([tensor([1, 2, 3, 4]), IMPOSSIBLE])
+        self.slot.write([[tensor([1, 2, 3, 4]), IMPOSSIBLE]])
         self.slot.start()
 
 
 @contextmanager
 def real_slot(network: ov.Model, on_done: Callable[[], None], device: str = "CPU") -> Iterator[InferSlot]:
     compiled = ov.Core().compile_model(network, device, {"PERFORMANCE_HINT": "LATENCY"})
-    slot = InferSlot(compiled.create_infer_request(), _signature(network, 0), on_done)
+    slot = InferSlot(compiled.create_infer_request(), _signature(network, parse("", "m")), on_done)
     yield slot
     slot.close()
 
@@ -97,7 +98,7 @@ def long_run(request: pytest.FixtureRequest) -> Iterator[tuple[Slot, Calls]]:
     """A slot with a run in flight that would take a while."""
     calls = Calls()
     with nullcontext(FakeSlot(calls)) if request.param == "fake" else real_slot(models.slow(), calls) as slot:
-        slot.write([WIDE])
+        slot.write([[WIDE]])
         slot.start()
         yield slot, calls
 
@@ -163,7 +164,7 @@ def test_a_written_input_is_a_copy(rig: Rig) -> None:
     buffer = bytearray(np.arange(4, dtype=np.float32).tobytes())
     given = Tensor(DType.FP32, (4,), memoryview(buffer))
 
-    rig.slot.write([given] if isinstance(rig, FakeRig) else [given, ONCE])
+    rig.slot.write([[given] if isinstance(rig, FakeRig) else [given, ONCE]])
     buffer[:] = bytes(len(buffer))
     rig.slot.start()
     if isinstance(rig, FakeRig):
@@ -190,7 +191,7 @@ def test_a_device_that_ignores_cancel_ends_the_run_well(device: str) -> None:
     calls = Calls()
     deaf = FakeSlot(calls, deaf=True)
     with nullcontext(deaf) if device == "deaf fake" else real_slot(models.slow(), calls, device) as slot:
-        slot.write([WIDE])
+        slot.write([[WIDE]])
         slot.start()
         slot.cancel()
         if slot is deaf:
@@ -215,7 +216,7 @@ def test_a_slot_works_again_after_a_cancel(long_run: tuple[Slot, Calls]) -> None
     with pytest.raises(RunFailed):
         slot.wait()
 
-    slot.write([WIDE])
+    slot.write([[WIDE]])
     slot.start()
     if isinstance(slot, FakeSlot):
         slot.complete()
@@ -250,7 +251,7 @@ def test_cancelling_a_slot_that_has_ended_changes_nothing(rig: Rig) -> None:
 
 
 def run(slot: InferSlot, *inputs: Tensor) -> Tensor:
-    slot.write(inputs)
+    slot.write([inputs])
     slot.start()
     slot.wait()
     return slot.read([0])[0]
@@ -288,7 +289,7 @@ def test_outputs_come_in_the_order_asked_for() -> None:
 def test_input_of_the_wrong_size_is_refused_and_the_slot_works_on() -> None:
     with real_slot(models.identity([4]), Calls()) as slot:
         with pytest.raises(ValueError, match="different structures"):
-            slot.write([Tensor(DType.FP32, (4,), bytes(15))])
+            slot.write([[Tensor(DType.FP32, (4,), bytes(15))]])
         assert numbers(run(slot, tensor([1, 2, 3, 4]))).tolist() == [1, 2, 3, 4]
 
 
@@ -299,8 +300,8 @@ def test_closing_waits_until_the_device_holds_nothing_of_it() -> None:
     for _ in range(20):
         calls = Calls()
         held = weakref.ref(calls)
-        slot = InferSlot(compiled.create_infer_request(), _signature(network, 0), calls)
-        slot.write([WIDE])
+        slot = InferSlot(compiled.create_infer_request(), _signature(network, parse("", "m")), calls)
+        slot.write([[WIDE]])
         slot.start()
         slot.cancel()
         with pytest.raises(RunFailed):

@@ -32,7 +32,7 @@
     tests/engine/test_runtime.py::test_nothing_is_written_to_the_home_folder
 17  tests/engine/test_traps.py::test_every_error_is_a_runtime_error
 18  tests/engine/test_traps.py::test_state_lives_in_the_infer_request
-    tests/engine/test_model.py::test_a_model_that_keeps_state_is_refused
+    tests/engine/test_model.py::test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence
 19  no test: how to run benchmark_app for comparison concerns the benchmarks alone
 20  tests/engine/test_traps.py::test_strings_lose_their_trailing_zero_bytes
 21  tests/engine/test_traps.py::test_under_accuracy_the_property_does_not_tell_the_precision
@@ -54,6 +54,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot
@@ -65,6 +66,7 @@ ROOT = Path(__file__).parents[2]
 ENDS_WITH_A_RUN_IN_FLIGHT = """
 import numpy as np
 from tests.engine import models
+from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
@@ -72,9 +74,10 @@ from inferd.engine.slot import InferSlot
 
 network = models.slow()
 compiled = ov.Core().compile_model(network, "CPU")
-pool = Pool("CPU", 2, lambda on_done: InferSlot(compiled.create_infer_request(), _signature(network, 0), on_done))
+signature = _signature(network, parse("", "m"))
+pool = Pool("CPU", 2, lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done))
 for slot in range(2):
-    pool.start(slot, [models.tensor(np.zeros((256, 256)))])
+    pool.start(slot, [[models.tensor(np.zeros((256, 256)))]])
 pool.close()
 """
 
@@ -107,7 +110,11 @@ def test_all_callbacks_of_a_compiled_model_come_on_one_thread() -> None:
     model = compiled(network, NUM_STREAMS="2", INFERENCE_NUM_THREADS="2")
     threads: list[int] = []
     slots = [
-        InferSlot(model.create_infer_request(), _signature(network, 0), lambda: threads.append(threading.get_ident()))
+        InferSlot(
+            model.create_infer_request(),
+            _signature(network, parse("", "m")),
+            lambda: threads.append(threading.get_ident()),
+        )
         for _ in range(4)
     ]
     for _ in range(50):

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from inferd.errors import ConfigurationError
-from inferd.metrics.exporter import Exporter, StateCollector, registry_of
+from inferd.metrics.exporter import Exporter, ModelLoad, StateCollector, registry_of
 
 Ready = Callable[[], tuple[bool, str]]
 
@@ -88,13 +88,17 @@ def test_the_process_and_its_garbage_collector_are_among_them() -> None:
 def test_state_is_read_when_it_is_asked_for() -> None:
     state = {"ready": False}
     models = [("m", "1", True), ("m", "2", False)]
-    collector = StateCollector(lambda: (state["ready"], ""), lambda: models, "1.2.3", "2026.4")
+    loads = [ModelLoad("m", "1", waiting=3, running=2, limit=40, sequences=7)]
+    collector = StateCollector(lambda: (state["ready"], ""), lambda: models, lambda: loads, "1.2.3", "2026.4")
     with exporting(registry_of([collector])) as exporter:
         before = get(exporter, "/metrics")[2]
         state["ready"] = True
         after = get(exporter, "/metrics")[2]
     assert "\ninferd_ready 0.0\n" in before
     assert "\ninferd_ready 1.0\n" in after
+    of = '{model="m",version="1"}'
+    for name, value in (("queue_length", 3), ("runs", 2), ("in_flight_limit", 40), ("sequences", 7)):
+        assert f"\ninferd_{name}{of} {value}.0\n" in after
     assert '\ninferd_model_ready{model="m",version="1"} 1.0\n' in after
     assert '\ninferd_model_ready{model="m",version="2"} 0.0\n' in after
     assert 'openvino="2026.4"' in after

@@ -22,7 +22,7 @@ STAGES = Stages(*(ms * MS for ms in (100, 101, 103, 106, 110, 115)))
 
 
 def seen(model: str = "m", outcome: str = "ok", stages: Stages = STAGES, batch: int = 1) -> Observation:
-    return Observation(model, "" if model == OTHER else "1", outcome, stages, batch=batch)
+    return Observation(model, "" if model == OTHER else "1", outcome, stages, batch=batch, run_rows=batch)
 
 
 def lasting(nanoseconds: int) -> Stages:

@@ -24,6 +24,8 @@ SIGNATURE = Signature((PIXELS, LEVEL), (SCORES, LABELS), max_batch=8)
 
 Change = Callable[[pb.ModelInferRequest], object]
 
+PARAMETERS = "timeout, priority, sequence_id, sequence_start, sequence_end"
+
 
 def good(rows: int = 1) -> pb.ModelInferRequest:
     """A request that :data:`SIGNATURE` takes."""
@@ -49,7 +51,7 @@ def decode(
     """All that a request goes through before it waits."""
     codec.decode_parameters(message)
     inputs = codec.decode_inputs(message, signature)
-    codec.check_batch(message.model_name, inputs, signature)
+    codec.rows(message.model_name, inputs, signature)
     return inputs, codec.decode_outputs(message, signature)
 
 
@@ -162,8 +164,14 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
         lambda m: setattr(m.outputs.add(name="labels").parameters["classification"], "int64_param", 2),
         "output 'labels': unknown parameter 'classification'; allowed: none",
     ),
-    (_parameter("sequence", "int64_param", 1), "unknown request parameter 'sequence'; allowed: timeout, priority"),
-    (_parameter("x\ny", "int64_param", 1), "unknown request parameter 'x y'; allowed: timeout, priority"),
+    (
+        _parameter("sequence", "int64_param", 1),
+        "unknown request parameter 'sequence'; allowed: " + PARAMETERS,
+    ),
+    (
+        _parameter("x\ny", "int64_param", 1),
+        "unknown request parameter 'x y'; allowed: " + PARAMETERS,
+    ),
     *(
         (
             _parameter(key, kind, value),
@@ -287,8 +295,8 @@ def test_outputs_are_all_of_them_unless_named_and_then_in_the_order_asked_for() 
 
 
 def test_the_batch_is_the_first_dimension_where_the_model_has_one() -> None:
-    assert codec.rows(decode(good(5))[0], SIGNATURE) == 5
-    assert codec.rows(decode(asking("UINT8", [5], b"12345"), one(DType.UINT8))[0], one(DType.UINT8)) == 1
+    assert codec.rows("m", decode(good(5))[0], SIGNATURE) == 5
+    assert codec.rows("m", decode(asking("UINT8", [5], b"12345"), one(DType.UINT8))[0], one(DType.UINT8)) == 1
 
 
 def test_parameters_that_clients_send_of_their_own_accord_are_accepted() -> None:

@@ -48,7 +48,7 @@ class Parts:
             unchanged,
         )
         self.server = Server(
-            Inference(self.catalog, self.lifecycle, recorder.observe, 8),
+            Inference(self.catalog, self.lifecycle, recorder.observe, 8, 1 << 20),
             Metadata(self.catalog, self.lifecycle, recorder, log_settings),
             RepositoryControl(self.catalog),
             1 << 20,

@@ -9,7 +9,8 @@ TIMES = st.integers(0, 10**12)
 
 
 def busy(service_time: float, *started: int) -> PoolState:
-    pool = PoolState(len(started), service_time)
+    pool = PoolState(len(started), len(started))
+    pool.times.seed(1, service_time)
     for at in started:
         pool.occupy(at)
     return pool
@@ -17,44 +18,45 @@ def busy(service_time: float, *started: int) -> PoolState:
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5))
 def test_a_slot_is_free_or_running_and_never_both(steps: list[bool], slots: int) -> None:
-    pool = PoolState(slots)
+    pool = PoolState(slots, slots)
     for take in steps:
         if take and pool.free:
             pool.occupy(0)
         elif not take and pool.running:
-            pool.release(min(pool.running), 1, learn=True)
+            pool.release(min(pool.running), 1, 1, learn=True)
         assert sorted([*pool.free, *pool.running]) == list(range(slots))
 
 
 def test_the_slot_that_came_back_last_is_used_first() -> None:
     pool = busy(0, 0, 0, 0)
-    pool.release(2, 1, learn=False)
-    pool.release(0, 1, learn=False)
+    pool.release(2, 1, 1, learn=False)
+    pool.release(0, 1, 1, learn=False)
     assert (pool.occupy(2), pool.occupy(2)) == (0, 2)
 
 
 def test_the_first_completion_is_taken_as_it_is_and_later_ones_are_smoothed() -> None:
     pool = busy(0, 0)
-    pool.release(0, 100, learn=True)
-    assert pool.service_time == 100
+    pool.release(0, 1, 100, learn=True)
+    assert pool.times.expected(1) == 100
     pool.occupy(1000)
-    pool.release(0, 1200, learn=True)
-    assert pool.service_time == 110
+    pool.release(0, 1, 1200, learn=True)
+    assert pool.times.expected(1) == 110
 
 
 def test_what_is_not_to_be_learnt_from_leaves_the_service_time_alone() -> None:
     pool = busy(100, 0)
-    pool.release(0, 1, learn=False)
-    assert pool.service_time == 100
+    pool.release(0, 1, 1, learn=False)
+    assert pool.times.expected(1) == 100
 
 
 @given(st.floats(1, 1e9), st.lists(TIMES, min_size=1, max_size=50))
 def test_the_service_time_stays_within_what_was_seen(seed: float, durations: list[int]) -> None:
-    pool = PoolState(1, seed)
+    pool = PoolState(1, 1)
+    pool.times.seed(1, seed)
     for duration in durations:
-        pool.release(pool.occupy(0), duration, learn=True)
+        pool.release(pool.occupy(0), 1, duration, learn=True)
     # A relative hair for the rounding of the smoothing itself.
-    assert min(seed, *durations) * (1 - 1e-9) <= pool.service_time <= max(seed, *durations) * (1 + 1e-9)
+    assert min(seed, *durations) * (1 - 1e-9) <= pool.times.expected(1) <= max(seed, *durations) * (1 + 1e-9)
 
 
 def test_a_pool_nobody_has_measured_promises_nothing() -> None:

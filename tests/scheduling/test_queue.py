@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.scheduling.entry import Entry
-from inferd.scheduling.queue import WaitingLine
+from inferd.scheduling.queue import PATIENCE, WaitingLine
 from tests.scheduling.work import work
 
-ARRIVAL = st.tuples(st.just("append"), st.sampled_from([0, 1, 2, 7, 2**64 - 1]), st.integers(0, 100))
+ARRIVAL = st.tuples(st.just("append"), st.sampled_from([0, 1, 2, 7, 2**64 - 1]), st.integers(1, 9))
 DEPARTURE = st.tuples(st.sampled_from(["take", "drop"]), st.integers(0, 20), st.just(0))
 
 
 def order(entry: Entry) -> tuple[int, int]:
-    return entry.level, entry.sequence
+    return entry.level, entry.arrival
 
 
 @given(st.lists(st.one_of(ARRIVAL, ARRIVAL, DEPARTURE), max_size=80))
@@ -23,31 +23,39 @@ def test_the_line_is_by_priority_and_first_come_first_served_within_one(
     steps: list[tuple[str, int, int]],
 ) -> None:
     line, expected = WaitingLine(), list[Entry]()
-    for sequence, (step, number, nbytes) in enumerate(steps):
+    for arrival, (step, number, rows) in enumerate(steps):
         if step == "append":
-            entry = Entry(work(priority=number, nbytes=nbytes), sequence)
+            entry = Entry(work(priority=number, rows=rows, kind=rows % 2), arrival, 0)
             line.append(entry)
             expected.append(entry)
             expected.sort(key=order)
         elif expected and step == "take":
-            assert line.take(number % len(expected)) is expected.pop(number % len(expected))
+            place = number % len(expected)
+            assert line.first(place) is expected[place]
+            line.drop(expected.pop(place))
         elif expected:
             line.drop(expected.pop(number % len(expected)))
         assert list(line) == expected
-        assert (line.length, line.nbytes) == (len(expected), sum(e.request.nbytes for e in expected))
+        assert line.length == len(expected)
+        for kind in (0, 1):
+            assert line.rows(kind) == sum(e.request.batch for e in expected if e.request.kind == kind)
+        for level in {e.level for e in expected} | {3}:
+            assert line.rows_ahead(level) == sum(e.request.batch for e in expected if e.level <= level)
+        if expected:
+            assert line.last() is expected[-1]
 
 
 def test_levels_that_clients_made_up_do_not_stay() -> None:
     line = WaitingLine()
     for priority in range(1, 10_000):
-        line.append(Entry(work(priority=priority), priority))
-        line.take()
-    assert (line._levels, line._lines) == ([], {})
+        line.append(Entry(work(priority=priority, kind=priority), priority, 0))
+        line.drop(line.first())
+    assert (line._levels, line._lines, line._rows, line._kinds) == ([], {}, {}, {})
 
 
 def test_what_left_from_the_middle_is_not_kept_in_memory() -> None:
     line = WaitingLine()
-    entries = [Entry(work(), n) for n in range(3)]
+    entries = [Entry(work(), n, 0) for n in range(3)]
     for entry in entries:
         line.append(entry)
     reply = weakref.ref(entries[1].request.reply)
@@ -58,3 +66,25 @@ def test_what_left_from_the_middle_is_not_kept_in_memory() -> None:
 
     assert reply() is None
     assert list(line) == entries
+
+
+def test_whoever_waited_through_many_better_ones_goes_next() -> None:
+    line = WaitingLine()
+    patient = Entry(work(priority=9), 0, 0)
+    line.append(patient)
+    taken = []
+    for arrival in range(1, PATIENCE + 2):
+        line.append(Entry(work(priority=1), arrival, 0))
+        taken.append(line.first())
+        line.started(taken[-1])
+    assert [entry is patient for entry in taken] == [False] * PATIENCE + [True]
+
+
+def test_who_is_put_back_is_at_the_front_of_its_level() -> None:
+    line = WaitingLine()
+    first, second = (Entry(work(), n, 0) for n in range(2))
+    line.append(first)
+    line.append(second)
+    line.started(first)
+    line.restore(first)
+    assert list(line) == [first, second]

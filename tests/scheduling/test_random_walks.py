@@ -1,93 +1,199 @@
 """Random walks through the scheduler, with integers for time, against a simple model of it."""
 
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from inferd.errors import DeadlinePassed, QueueFull
-from inferd.requests import Request
-from inferd.scheduling.entry import UNSET_PRIORITY
-from inferd.scheduling.scheduler import Limits, Plan, Scheduler
+from inferd.errors import (
+    DeadlinePassed,
+    InferdError,
+    Overloaded,
+    QueueFull,
+    QuotaExceeded,
+    SequenceGone,
+    SequenceLost,
+    TooManySequences,
+)
+from inferd.requests import Request, SequenceStep
+from inferd.scheduling.batching import BatchRule
+from inferd.scheduling.entry import UNSET_PRIORITY, Run
+from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.objective import Objective
+from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
+from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
 
 Place = tuple[int, int]
-POOLS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50)), min_size=1, max_size=3)
+STEPS: Counter[str] = Counter()
+
+LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(1, 150), st.none() | st.integers(1, 5))
+# Slots, how many of them run side by side at most, and the time a run is known to take.
+POOL = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 50))
+BATCH = st.builds(BatchRule, st.integers(2, 6), st.sampled_from([0, 0, 15]), st.sampled_from([(), (2,), (2, 4)]))
+SEQUENCES = st.builds(SequenceLimits, st.integers(1, 4), st.integers(20, 80))
 
 
 class Walk(RuleBasedStateMachine):
     """What must hold whatever clients and devices do: see the assertions of :meth:`look`."""
 
-    @initialize(pools=POOLS, max_length=st.integers(1, 6), max_bytes=st.integers(1, 100))
-    def begin(self, pools: list[tuple[int, int]], max_length: int, max_bytes: int) -> None:
+    name: ClassVar[str] = "plain"
+
+    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
+        return Rules(draw(LIMITS))
+
+    def pools_from(self, draw: Callable[[Any], Any]) -> list[tuple[int, int, int]]:
+        return [draw(POOL)]
+
+    @initialize(data=st.data())
+    def begin(self, data: Any) -> None:
         self.now = 0
-        self.slots = [slots for slots, _ in pools]
-        self.limits = Limits(max_length, max_bytes)
-        self.scheduler = Scheduler("m", self.limits, self.slots)
-        for index, (_, service_time) in enumerate(pools):
-            self.scheduler.seed(index, service_time)
-        # In order of arrival; the order of a request is fixed by its level and its place here.
+        self.rules_of = self.rules_from(data.draw)
+        self.pools = [(slots, min(slots, width), time) for slots, width, time in self.pools_from(data.draw)]
+        self.device = SharedDevice()
+        lanes = [Lane(slots, width, self.device.join(1.0, 1 / width)) for slots, width, _ in self.pools]
+        self.scheduler = Scheduler("m", self.rules_of, lanes)
+        for index, (_, _, time) in enumerate(self.pools):
+            self.scheduler.seed(index, [(1, time), (4, 2 * time)])
         self.submitted: list[Request] = []
         self.waiting: list[Request] = []
-        self.running: dict[Place, Request] = {}
-        self.ended: list[Request] = []
-        self.to_cancel: set[Place] = set()
+        self.runs: dict[Place, Run] = {}
+        self.ended: dict[Request, str] = {}
+        self.cancelled_runs: set[Run] = set()
+        self.alone: set[Request] = set()
 
     # -- what clients and devices do ------------------------------------------------
 
     @rule(
-        patience=st.none() | st.integers(-1, 60),
+        patience=st.none() | st.none() | st.integers(-1, 120),
         priority=st.sampled_from([0, 0, 0, 1, 2, 2**64 - 1]),
         nbytes=st.integers(0, 60),
+        rows=st.sampled_from([1, 1, 1, 2, 7]),
+        kind=st.sampled_from([None, "a", "a", "b"]),
+        client=st.sampled_from(["", "x"]),
+        sequence=st.integers(0, 4),
+        start=st.booleans(),
+        end=st.sampled_from([False, False, True]),
     )
-    def submit(self, patience: int | None, priority: int, nbytes: int) -> None:
-        request = work(None if patience is None else self.now + patience, priority, nbytes)
+    def submit(
+        self,
+        patience: int | None,
+        priority: int,
+        nbytes: int,
+        rows: int,
+        kind: str | None,
+        client: str,
+        sequence: int,
+        start: bool,
+        end: bool,
+    ) -> None:
+        self.count("submit")
+        step = None
+        if self.rules_of.sequences and (sequence or self.rules_of.pinned):
+            step, rows = SequenceStep(sequence, start, end, owner=sequence % 2), 1
+        kind = None if self.rules_of.pinned else kind
+        deadline = None if patience is None else self.now + patience
+        request = work(deadline, priority, nbytes, rows, kind, client, step)
+        request.stages.received = self.now
+        under_way = sum(r.client == client for r in self.alive())
         held = sum(r.nbytes for r in self.waiting)
-        too_many = len(self.waiting) >= self.limits.max_length
-        too_large = bool(self.waiting) and held + nbytes > self.limits.max_bytes
-        if patience is not None and patience <= 0:
-            with pytest.raises(DeadlinePassed):
-                self.scheduler.submit(request, self.now)
-        elif too_many or too_large:
-            with pytest.raises(QueueFull) as refused:
-                self.scheduler.submit(request, self.now)
-            assert refused.value.retry_after >= 0
-        else:
+        limits = self.rules_of.limits
+        refusal: InferdError | None = None
+        try:
             self.scheduler.submit(request, self.now)
+        except InferdError as error:
+            refusal = error
+        if refusal is not None:
+            match refusal:
+                case DeadlinePassed():
+                    assert deadline is not None
+                case QuotaExceeded():
+                    assert under_way == limits.per_client
+                case QueueFull():
+                    assert len(self.waiting) >= limits.max_length or held + nbytes > limits.max_bytes
+                    assert self.waiting
+                case Overloaded():
+                    assert self.rules_of.objective is not None
+                    assert self.waiting or self.full(), "turned away beside a free slot"
+                case SequenceGone() | SequenceLost() | TooManySequences():
+                    assert step is not None
+                case _:
+                    raise refusal
+            assert getattr(refusal, "retry_after", 0) >= 0
+        else:
+            assert deadline is None or deadline > self.now
+            assert limits.per_client is None or under_way < limits.per_client
             self.submitted.append(request)
             self.waiting.append(request)
+        # As the shell does it: others may have been turned away to make room.
+        self.look()
 
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
-        request = data.draw(st.sampled_from(self.submitted))
+        self.count("cancel")
+        request = data.draw(st.sampled_from(self.submitted[-30:]))
+        self.look()  # requests that were held behind a lost one end with the next poll
+        outcomes = dict(self.ended)
         alive = request not in self.ended
-        assert self.scheduler.cancel(request) is alive
+        assert self.scheduler.cancel(request, self.now) is alive
         if alive:
-            self.end(request)
+            self.end(request, "cancelled")
+        assert {r: how for r, how in self.ended.items() if r is not request} == {
+            r: how for r, how in outcomes.items() if r is not request
+        }
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data(), learn=st.booleans())
-    def finish(self, data: Any, learn: bool) -> None:
-        self.complete(data.draw(st.sampled_from(sorted(self.running))), learn)
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), ok=st.sampled_from([True, True, True, False]))
+    def finish(self, data: Any, ok: bool) -> None:
+        self.count("finish")
+        self.complete(data.draw(st.sampled_from(sorted(self.runs))), ok)
+        if not ok:
+            self.look()
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def finish_and_look(self, data: Any) -> None:
+        self.count("finish")
+        self.complete(data.draw(st.sampled_from(sorted(self.runs))), True)
+        self.look()
 
     @rule(by=st.integers(1, 40))
     def advance(self, by: int) -> None:
+        self.count("advance")
         self.now += by
 
     @rule()
     def poll(self) -> None:
+        self.count("poll")
         self.look()
 
-    @precondition(lambda self: self.waiting and len(self.running) < sum(self.slots))
+    @precondition(lambda self: self.rules_of.sequences is not None and len(self.submitted) % 4 == 3)
+    @rule(owner=st.integers(0, 1))
+    def disconnect(self, owner: int) -> None:
+        self.count("disconnect")
+        self.scheduler.disconnected(owner, self.now)
+        self.look()
+
+    @precondition(lambda self: self.waiting and not self.full() and not self.rules_of.pinned)
     @rule()
     def hang(self) -> None:
-        """Nothing that runs ever ends: what waits is started all the same, as far as slots are free."""
-        for _ in range(30):
+        """Nothing that runs ever ends: what could be started is started all the same."""
+        self.count("hang")
+        for _ in range(60):
             plan = self.look()
-            if not self.waiting or len(self.running) == sum(self.slots):
+            if not self.startable() or self.full():
                 return
             assert plan.wake_at is not None, "work waits, a slot is free, and nobody will look again"
             self.now = plan.wake_at
@@ -95,97 +201,244 @@ class Walk(RuleBasedStateMachine):
 
     # -- the model ------------------------------------------------------------------
 
-    def end(self, request: Request) -> None:
-        assert request not in self.ended, "a request ended twice"
-        self.ended.append(request)
-        if request in self.waiting:
-            self.waiting.remove(request)
-        self.to_cancel |= {place for place, occupant in self.running.items() if occupant is request}
+    def count(self, step: str) -> None:
+        STEPS[step] += 1
 
-    def complete(self, place: Place, learn: bool = True) -> None:
-        request = self.running.pop(place)
-        answered = self.scheduler.finished(*place, self.now, learn)
-        if request in self.ended:
-            assert answered is None
-        else:
-            assert answered is request
-            self.end(request)
+    def full(self) -> bool:
+        running = Counter(pool for pool, _ in self.runs)
+        return all(running[index] >= width for index, (_, width, _) in enumerate(self.pools))
 
-    def order(self, request: Request) -> tuple[int, int]:
-        return request.priority or UNSET_PRIORITY, self.submitted.index(request)
+    def in_flight(self) -> set[Any]:
+        return {m.sequence for run in self.runs.values() for m in run.members if m.sequence is not None}
+
+    def startable(self) -> list[Request]:
+        """Waiting requests with nobody of their sequence before them."""
+        busy, seen, free = {id(s) for s in self.in_flight()}, set[int](), []
+        for request in self.waiting:
+            sequence = self.scheduler._entries[request].sequence
+            if sequence is None or (id(sequence) not in busy and id(sequence) not in seen):
+                free.append(request)
+            seen.add(id(sequence))
+        return free
 
     def alive(self) -> list[Request]:
         return [r for r in self.submitted if r not in self.ended]
 
+    def end(self, request: Request, how: str) -> None:
+        assert request not in self.ended, "a request ended twice"
+        self.ended[request] = how
+        if request in self.waiting:
+            self.waiting.remove(request)
+
+    def complete(self, place: Place, ok: bool) -> None:
+        run = self.runs.pop(place)
+        alive = [m.request for m in run.members if m.request not in self.ended]
+        answered = [entry.request for entry in self.scheduler.finished(*place, self.now, ok=ok)]
+        if not ok and len(run.members) > 1:
+            assert answered == []
+            self.alone |= set(alive)
+            # They are the first again, in their order.
+            self.waiting = sorted([*alive, *self.waiting], key=self.submitted.index)
+        else:
+            assert answered == alive
+            for request in alive:
+                self.end(request, "ok" if ok else "failed")
+
+    def order(self, request: Request) -> int:
+        return self.submitted.index(request)
+
     def look(self) -> Plan:
-        due = [r for r in self.alive() if r.deadline is not None and r.deadline <= self.now]
-        in_line = [r for r in due if r in self.waiting]
         plan = self.scheduler.poll(self.now)
+        for request, error in plan.refused:
+            assert isinstance(error, InferdError)
+            assert not isinstance(error, DeadlinePassed) or request.deadline is not None
+            assert not isinstance(error, SequenceLost) or request.step is not None
+            self.end(request, type(error).__name__)
+        assert all(r.deadline is None or r.deadline > self.now for r in self.alive()), "someone due is still here"
 
-        assert sorted(map(id, due)) == sorted(id(e.request) for e in plan.expired)
-        for expired in plan.expired:
-            assert expired.stage == ("waiting in the queue" if expired.request in in_line else "running")
-            self.end(expired.request)
+        for place in plan.cancels:
+            if (run := self.runs.get(place)) is not None:
+                assert all(m.request in self.ended for m in run.members), "a run was cancelled that somebody waits for"
+                assert run not in self.cancelled_runs
+                self.cancelled_runs.add(run)
+        for run in self.runs.values():
+            deserted = all(m.request in self.ended for m in run.members)
+            assert not deserted or run in self.cancelled_runs
 
-        # Each run that lost its client is cancelled once; it may have ended by itself meanwhile.
-        assert {place for place in self.to_cancel if place in self.running} <= set(plan.cancels) <= self.to_cancel
-        assert len(plan.cancels) == len(set(plan.cancels))
-        assert all(self.running[place] in self.ended for place in plan.cancels if place in self.running)
-        self.to_cancel.clear()
-
-        for start in plan.starts:
-            place = (start.pool, start.slot)
-            assert start.slot in range(self.slots[start.pool])
-            assert place not in self.running, "a slot was given to two requests"
-            self.waiting.remove(start.request)
-            self.running[place] = start.request
-        if len(self.slots) == 1 and plan.starts:
-            started = [self.order(start.request) for start in plan.starts]
-            assert started == sorted(started)
-            assert all(self.order(r) > started[-1] for r in self.waiting), "someone was overtaken"
+        for run in plan.starts:
+            self.started(run)
+        for index, (slots, width, _) in enumerate(self.pools):
+            used = [slot for pool, slot in self.runs if pool == index]
+            assert len(used) <= width
+            assert all(slot in range(slots) for slot in used)
 
         deadlines = [r.deadline for r in self.alive() if r.deadline is not None]
         assert plan.wake_at is None or plan.wake_at > self.now
         assert not deadlines or (plan.wake_at is not None and plan.wake_at <= min(deadlines))
-        if self.waiting and len(self.running) < sum(self.slots):
-            assert self.running, "work waits and everything is idle"
-            assert plan.wake_at is not None
+        if self.startable() and not self.full() and not self.rules_of.pinned:
+            assert plan.wake_at is not None, "work waits beside a free slot, and nobody will look again"
         # Compaction happens on polls.
         assert len(self.scheduler._deadlines) <= 2 * len(deadlines) + 64
         return plan
+
+    def started(self, run: Run) -> None:
+        place = (run.pool, run.slot)
+        assert place not in self.runs, "a slot was given to two runs"
+        members = [m.request for m in run.members]
+        assert members
+        assert len(set(members)) == len(members)
+        if len(members) > 1:
+            assert len({m.kind for m in members}) == 1
+            assert members[0].kind is not None
+            assert sum(m.batch for m in members) <= self.rules_of.batch.max_rows
+            assert not self.alone & set(members)
+        at = 0
+        for member in run.members:
+            assert member.rows == (range(at, at + member.request.batch) if len(members) > 1 else None)
+            at += member.request.batch
+        busy = self.in_flight()
+        for member in run.members:
+            if member.sequence is not None:
+                assert member.sequence not in busy, "two requests of a sequence run side by side"
+                earlier = [
+                    r
+                    for r in self.waiting
+                    if self.scheduler._entries.get(r) is not None
+                    and self.scheduler._entries[r].sequence is member.sequence
+                    and self.order(r) < self.order(member.request)
+                ]
+                assert earlier == [], "a sequence was overtaken by itself"
+                busy.add(member.sequence)
+        for member in members:
+            self.waiting.remove(member)
+        self.runs[place] = run
+        if len(self.pools) == 1 and self.rules_of.sequences is None:
+            for member in members:
+                assert all(
+                    self.order(r) > self.order(member)
+                    for r in self.waiting
+                    if (r.kind, r.priority or UNSET_PRIORITY) == (member.kind, member.priority or UNSET_PRIORITY)
+                    and (r in self.alone) == (member in self.alone)
+                ), "someone was overtaken"
 
     @invariant()
     def books_agree(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        assert self.scheduler.waiting == len(self.waiting) <= self.limits.max_length
-        assert self.scheduler.running == len(self.running)
-        assert len(self.waiting) <= 1 or sum(r.nbytes for r in self.waiting) <= self.limits.max_bytes
-        assert self.scheduler.requests() == self.alive()
-        assert self.scheduler.idle == (not self.alive() and not self.running)
+        limits, inside = self.rules_of.limits, self.scheduler
+        assert inside.running == len(self.runs)
+        assert sorted(map(id, inside.requests())) == sorted(map(id, self.alive())) or inside._refused
+        if not inside._refused:
+            assert inside.waiting == len(self.waiting)
+            assert inside._waiting_bytes == sum(r.nbytes for r in self.waiting)
+            assert inside.idle == (not self.alive() and not self.runs)
+            # Those that are tried again had been let in before.
+            new = [r for r in self.waiting if r not in self.alone]
+            assert len(new) <= limits.max_length
+            assert len(new) <= 1 or sum(r.nbytes for r in new) <= limits.max_bytes
+        if limits.per_client is not None and not inside._refused:
+            assert max(Counter(r.client for r in self.alive()).values(), default=0) <= limits.per_client
+        if self.rules_of.sequences is not None:
+            assert inside.sequences <= self.rules_of.sequences.most
+        for index, pool in enumerate(inside._pools):
+            kept = [s.place[1] for s in self.places() if s.place is not None and s.place[0] == index]
+            assert len(set(kept)) == len(kept), "a slot is kept for two sequences"
+            running = [slot for pool_index, slot in self.runs if pool_index == index]
+            assert sorted([*pool.free, *{*kept, *running}]) == list(range(pool.slots))
+
+    def places(self) -> list[Any]:
+        sequences = self.scheduler._sequences
+        return [*sequences._live.values(), *sequences._parting] if sequences is not None else []
 
     def teardown(self) -> None:
         """Drained, every request has ended, every slot is back and nothing is left inside."""
         if not hasattr(self, "scheduler"):
             return
-        for _ in range(2 * len(self.submitted) + 2):
-            self.look()
-            for place in sorted(self.running):
-                self.complete(place)
+        for _ in range(4 * len(self.submitted) + 4):
+            plan = self.look()
+            for place in sorted(self.runs):
+                self.complete(place, ok=True)
+            if plan.wake_at is not None and self.waiting:
+                self.now = max(self.now, min(plan.wake_at, self.now + 50))
+        self.now += 1000
         self.look()
-        assert len(self.ended) == len(self.submitted)
+        assert len(self.ended) == len(self.submitted), "work starved"
         inside = self.scheduler
         assert inside.idle
-        assert not inside._entries
-        assert not inside._occupants
-        assert not inside._timed
-        assert not inside._deadlines
-        assert not inside._cancels
-        assert (inside._line.length, inside._line.nbytes) == (0, 0)
-        assert not inside._line._levels
-        assert not inside._line._lines
-        assert [sorted(pool.free) for pool in inside._pools] == [list(range(n)) for n in self.slots]
+        assert not (inside._entries)
+        assert not (inside._runs)
+        assert not (inside._timed)
+        assert not (inside._deadlines)
+        assert not (inside._cancels)
+        assert not (inside._refused)
+        assert (inside._waiting, inside._waiting_bytes, inside._line.length) == (0, 0, 0)
+        assert not (inside._line._levels)
+        assert not (inside._line._lines)
+        assert not (inside._line._rows)
+        assert not (inside._line._kinds)
+        assert not inside._quota._under_way
+        assert [sorted(pool.free) for pool in inside._pools] == [list(range(n)) for n, _, _ in self.pools]
+        assert [share.runs for share in inside._shares] == [0] * len(self.pools)
+        assert abs(self.device._load) < 1e-9
+        if inside._sequences is not None:
+            assert inside.sequences == 0
+            assert not inside._sequences._resting
 
 
-TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+class SeveralPools(Walk):
+    name = "several pools"
+
+    def pools_from(self, draw: Callable[[Any], Any]) -> list[tuple[int, int, int]]:
+        pools: list[tuple[int, int, int]] = draw(st.lists(POOL, min_size=2, max_size=3))
+        return pools
+
+
+class Joining(Walk):
+    name = "joining"
+
+    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
+        return Rules(draw(LIMITS), draw(BATCH))
+
+
+class UnderAnObjective(Walk):
+    name = "objective"
+
+    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
+        return Rules(
+            draw(LIMITS), draw(BATCH), Objective(draw(st.integers(5, 200)), draw(st.sampled_from([50.0, 99.0])))
+        )
+
+
+class InSequences(Walk):
+    name = "sequences"
+
+    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
+        return Rules(draw(LIMITS), draw(BATCH), sequences=draw(SEQUENCES))
+
+
+class Pinned(Walk):
+    name = "pinned sequences"
+
+    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
+        return Rules(
+            draw(LIMITS), sequences=SequenceLimits(draw(st.integers(1, 3)), draw(st.integers(20, 80))), pinned=True
+        )
+
+    def pools_from(self, draw: Callable[[Any], Any]) -> list[tuple[int, int, int]]:
+        most = self.rules_of.sequences.most if self.rules_of.sequences else 1
+        return [(most + draw(st.integers(0, 2)), draw(st.integers(1, 3)), draw(st.integers(0, 50)))]
+
+
+WALKS = (Walk, SeveralPools, Joining, UnderAnObjective, InSequences, Pinned)
+WANTED = 10_000
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.name)
+def test_whatever_happens_the_promises_hold(walk: type[Walk]) -> None:
+    run_state_machine_as_test(walk, settings=settings(max_examples=120, stateful_step_count=40, deadline=None))
+
+
+def test_the_walks_were_long_enough(figure: Callable[[str], None]) -> None:
+    total = sum(STEPS.values())
+    figure(f"scheduler: {total} random steps, {', '.join(f'{n} {step}' for step, n in sorted(STEPS.items()))}")
+    assert total >= WANTED or not STEPS, f"{total} steps"

@@ -7,7 +7,8 @@ import pytest
 
 from inferd.errors import DeadlinePassed, QueueFull
 from inferd.requests import Request
-from inferd.scheduling.scheduler import Limits, Scheduler, Start
+from inferd.scheduling.entry import Entry, Run
+from inferd.scheduling.scheduler import Lane, Limits, Rules, Scheduler
 from tests.scheduling.work import work
 
 ROOM = Limits(1000, 1_000_000)
@@ -15,9 +16,9 @@ ROOM = Limits(1000, 1_000_000)
 
 def scheduler(*pools: tuple[int, float], limits: Limits = ROOM) -> Scheduler:
     """A scheduler over pools of (slots, known service time)."""
-    made = Scheduler("m", limits, [slots for slots, _ in pools])
+    made = Scheduler("m", Rules(limits), [Lane(slots) for slots, _ in pools])
     for index, (_, service_time) in enumerate(pools):
-        made.seed(index, service_time)
+        made.seed(index, [(1, service_time)])
     return made
 
 
@@ -28,7 +29,15 @@ def submit(to: Scheduler, count: int, now: int = 0) -> list[Request]:
     return requests
 
 
-def pools_of(starts: list[Start]) -> list[int]:
+def places(starts: list[Run]) -> list[tuple[Request, int, int]]:
+    return [(run.members[0].request, run.pool, run.slot) for run in starts]
+
+
+def answered(ended: list[Entry]) -> list[Request]:
+    return [entry.request for entry in ended]
+
+
+def pools_of(starts: list[Run]) -> list[int]:
     return [start.pool for start in starts]
 
 
@@ -39,9 +48,9 @@ def test_requests_start_in_the_order_they_came() -> None:
     one = scheduler((2, 10))
     requests = submit(one, 3)
 
-    assert [start.request for start in one.poll(0).starts] == requests[:2]
-    assert one.finished(0, 1, 10) is requests[1]
-    assert one.poll(10).starts == [Start(requests[2], 0, 1)]
+    assert [run.members[0].request for run in one.poll(0).starts] == requests[:2]
+    assert answered(one.finished(0, 1, 10)) == [requests[1]]
+    assert places(one.poll(10).starts) == [(requests[2], 0, 1)]
 
 
 def test_a_lower_priority_number_goes_first_and_none_at_all_goes_last() -> None:
@@ -50,7 +59,7 @@ def test_a_lower_priority_number_goes_first_and_none_at_all_goes_last() -> None:
     for request in asked:
         one.submit(request, 0)
 
-    assert [start.request.priority for start in one.poll(0).starts] == [1, 2, 2**64 - 1, 0]
+    assert [run.members[0].request.priority for run in one.poll(0).starts] == [1, 2, 2**64 - 1, 0]
 
 
 def test_a_full_line_says_how_long_it_takes_to_get_through_it() -> None:
@@ -102,30 +111,34 @@ def test_a_deadline_that_has_passed_is_refused_and_leaves_nothing_behind() -> No
 
 
 def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled() -> None:
-    one = scheduler((1, 10))
+    one = scheduler((1, 0))
     request = work(deadline=7)
     one.submit(request, 0)
     assert one.poll(0).wake_at == 7
 
     plan = one.poll(7)
-    assert [(e.request, e.stage) for e in plan.expired] == [(request, "running")]
+    assert [(r, str(e)) for r, e in plan.refused] == [
+        (request, "model 'm': deadline passed while the request was running")
+    ]
     assert plan.cancels == [(0, 0)]
     # Its slot is not free before the run has really ended.
     submit(one, 1)
     assert one.poll(8).starts == []
-    assert one.finished(0, 0, 9) is None
+    assert one.finished(0, 0, 9) == []
     assert len(one.poll(9).starts) == 1
 
 
 def test_a_request_that_expires_in_line_never_starts() -> None:
-    one = scheduler((1, 10))
+    one = scheduler((1, 0))
     submit(one, 1)
     one.poll(0)
     late = work(deadline=5)
     one.submit(late, 0)
 
     plan = one.poll(6)
-    assert [(e.request, e.stage) for e in plan.expired] == [(late, "waiting in the queue")]
+    assert [(r, str(e)) for r, e in plan.refused] == [
+        (late, "model 'm': deadline passed while the request was waiting in the queue")
+    ]
     assert plan.cancels == []
     one.finished(0, 0, 10)
     assert one.poll(10).starts == []
@@ -134,19 +147,19 @@ def test_a_request_that_expires_in_line_never_starts() -> None:
 def test_cancelling_twice_says_that_it_had_ended() -> None:
     one = scheduler((1, 10))
     (request,) = submit(one, 1)
-    assert one.cancel(request)
-    assert not one.cancel(request)
-    assert not one.cancel(work())
+    assert one.cancel(request, 0)
+    assert not one.cancel(request, 0)
+    assert not one.cancel(work(), 0)
 
 
 def test_the_time_of_cancelled_and_failed_work_is_not_learnt() -> None:
     one = scheduler((1, 1e9))
     (cancelled, _, _) = submit(one, 3)
     one.poll(0)
-    one.cancel(cancelled)
+    one.cancel(cancelled, 0)
     one.finished(0, 0, 1)
     one.poll(1)
-    one.finished(0, 0, 2, learn=False)
+    one.finished(0, 0, 2, ok=False)
     assert one.backlog_seconds() == pytest.approx(1.0)
 
 
@@ -158,8 +171,8 @@ def test_an_ended_request_is_not_kept_in_memory_by_its_deadline() -> None:
     for request in (held, *ended):
         one.submit(request, 0)
     one.poll(0)
-    assert one.finished(0, 1, 5) is ended[0]
-    assert one.cancel(ended[1])
+    assert answered(one.finished(0, 1, 5)) == [ended[0]]
+    assert one.cancel(ended[1], 5)
     one.poll(5)
     replies = [weakref.ref(request.reply) for request in ended]
 
@@ -182,18 +195,18 @@ def test_deadlines_of_ended_requests_do_not_pile_up() -> None:
 
 
 def test_deadlines_still_come_in_their_order_after_ended_ones_were_cleared_out() -> None:
-    one = scheduler((1, 10))
+    one = scheduler((1, 0))
     deadlines = [(n * 7919) % 1009 + 10 for n in range(300)]
     requests = [work(deadline) for deadline in deadlines]
     for request in requests:
         one.submit(request, 0)
     for request in requests[::2] + requests[1::4]:
-        one.cancel(request)
+        one.cancel(request, 0)
     one.poll(0)
     assert len(one._deadlines) < 300
 
     kept = sorted(deadlines[3::4])
-    seen = [e.request.deadline for now in range(max(kept) + 1) for e in one.poll(now).expired]
+    seen = [request.deadline for now in range(max(kept) + 1) for request, _ in one.poll(now).refused]
     assert seen == kept
 
 
@@ -221,7 +234,7 @@ def test_a_slow_pool_takes_what_the_fast_one_would_not_be_done_with_by_then() ->
     requests = submit(two, 12)
 
     starts = two.poll(0).starts
-    assert starts == [Start(requests[0], 0, 0), Start(requests[10], 1, 0)]
+    assert places(starts) == [(requests[0], 0, 0), (requests[10], 1, 0)]
 
 
 def test_both_pools_work_where_they_are_equally_fast() -> None:

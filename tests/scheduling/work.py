@@ -1,9 +1,9 @@
-"""Requests as the scheduler sees them: a deadline, a priority and a size."""
+"""Requests as the scheduler sees them: a deadline, a priority, a size, a kind, a client, a place in a sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from inferd.errors import InferdError
-from inferd.requests import Request
+from inferd.requests import Request, SequenceStep, Stages
 from inferd.tensors import Tensor
 
 
@@ -17,5 +17,28 @@ class Unanswered:
         raise AssertionError("the scheduler answers nobody")
 
 
-def work(deadline: int | None = None, priority: int = 0, nbytes: int = 0) -> Request:
-    return Request("m", 1, (), (), Unanswered(), deadline=deadline, priority=priority, nbytes=nbytes)
+def work(
+    deadline: int | None = None,
+    priority: int = 0,
+    nbytes: int = 0,
+    rows: int = 1,
+    kind: Hashable | None = None,
+    client: str = "",
+    step: SequenceStep | None = None,
+    received: int = 0,
+) -> Request:
+    return Request(
+        "m",
+        1,
+        (),
+        (),
+        Unanswered(),
+        deadline=deadline,
+        priority=priority,
+        nbytes=nbytes,
+        batch=rows,
+        kind=kind,
+        client=client,
+        step=step,
+        stages=Stages(received=received),
+    )

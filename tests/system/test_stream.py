@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,22 @@ import pytest
 from grpc import StatusCode
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.tensors import DType
 from tests import models
-from tests.system import echo_models
+from tests.system import echo_models, wide_answers
 from tests.system.daemon import Daemon
-from tests.system.wire import OK, connect, echo, method, request, steps
+from tests.system.memory import Growth
+from tests.system.wide_answers import ANSWER
+from tests.system.wire import OK, connect, counts, echo, method, request, steps
 
 pytestmark = pytest.mark.system
 
 PENDING = 4
+WINDOW = 16 << 20
+ASKED = 150
+# Beyond the window: the last request read and its answer, gRPC's copy of the answer it is sending and what it
+# receives ahead, requests held twice while under way, and what the allocator keeps of memory that was freed.
+ALLOWANCE = 48 << 20
 UNORDERED = (("inferd-unordered", "true"),)
 
 
@@ -28,6 +36,17 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     models.save(echo_models.steps(), repository, "just", settings=echo_models.serial(PENDING - 1))
     flags = ("--cache-dir", str(cache_dir), "--request-log", "all", "--stream-max-pending", str(PENDING))
     with Daemon(repository, *flags) as daemon:
+        yield daemon
+    assert daemon.stop() == 0, daemon.log()
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Daemon]:
+    """A daemon whose streams are bounded by their bytes alone."""
+    repository = tmp_path_factory.mktemp("repository")
+    models.save(models.identity(DType.INT64, [-1]), repository, "echo")
+    models.save(wide_answers.model(), repository, "wide")
+    with Daemon(repository, "--cache-dir", str(cache_dir), "--stream-max-pending-bytes", str(WINDOW)) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
 
@@ -167,6 +186,85 @@ def test_a_client_that_hangs_up_frees_what_it_asked_for(daemon: Daemon) -> None:
     # The first was running; those behind it were dropped from the line and never ran.
     assert [line["device"] for line in left] == ["CPU", *[""] * (len(left) - 1)]
     assert lines["next"]["outcome"] == "ok"
+
+
+def wide_echo(number: int) -> pb.ModelInferRequest:
+    """A request as large as its answer, whose size the model leaves open."""
+    return echo([number] * (ANSWER // 8), str(number))
+
+
+Ask = Callable[[int], pb.ModelInferRequest]
+BOTH_WAYS = pytest.mark.parametrize("ask", [wide_answers.ask, wide_echo], ids=["large answers", "large requests too"])
+
+
+async def send_all(call: Any, ask: Ask) -> None:
+    for number in range(ASKED):
+        await call.write(ask(number))
+    await call.done_writing()
+
+
+async def answered(daemon: Daemon, model: str) -> int:
+    return (await asyncio.to_thread(counts, daemon)).get((model, "ok"), 0)
+
+
+async def window_is_full(daemon: Daemon, model: str, before: int) -> None:
+    """Return when as many answers wait for the slow reader as its window holds."""
+    while await answered(daemon, model) < before + WINDOW // ANSWER - 1:
+        pass
+
+
+@BOTH_WAYS
+def test_a_slow_reader_bounds_the_daemons_memory_and_loses_nothing(
+    roomy: Daemon, ask: Ask, figure: Callable[[str], None]
+) -> None:
+    model = ask(0).model_name
+
+    async def talk() -> None:
+        async with connect(roomy.grpc) as mine, connect(roomy.grpc) as others:
+            before, growth = await answered(roomy, model), Growth(roomy.process.pid)
+            slow = method(mine, "ModelStreamInfer")()
+            sending = asyncio.create_task(send_all(slow, ask))
+            await window_is_full(roomy, model, before)
+
+            quick = method(others, "ModelStreamInfer")()
+            for number in range(200):
+                await quick.write(echo([number], str(number)))
+                assert (await quick.read()).infer_response.id == str(number)
+            figure(f"slow reader of '{model}': {growth.peak >> 20} MiB of {ASKED * ANSWER >> 20} MiB asked for")
+            assert growth.peak < WINDOW + ALLOWANCE
+
+            for number in range(ASKED):
+                answer = (await slow.read()).infer_response
+                value = ask(number).raw_input_contents[0]
+                assert answer.id == str(number)
+                assert answer.raw_output_contents[0] == value * (ANSWER // len(value))
+            await sending
+            assert await slow.code() is OK
+            assert growth.peak < WINDOW + ALLOWANCE
+
+    asyncio.run(talk())
+
+
+@BOTH_WAYS
+def test_slow_readers_that_hang_up_leave_nothing_behind(roomy: Daemon, ask: Ask) -> None:
+    model = ask(0).model_name
+
+    async def hang_up() -> None:
+        async with connect(roomy.grpc) as channel:
+            call = method(channel, "ModelStreamInfer")()
+            before = await answered(roomy, model)
+            sending = asyncio.create_task(send_all(call, ask))
+            await window_is_full(roomy, model, before)
+            call.cancel()
+            # How the client sees its own hanging up depends on how far its message had got.
+            await asyncio.gather(sending, return_exceptions=True)
+            assert await call.code() is not OK
+
+    growth = Growth(roomy.process.pid)
+    for _ in range(2 * (WINDOW + ALLOWANCE) // WINDOW):
+        asyncio.run(hang_up())
+    assert ids(streamed(roomy, [ask(number) for number in range(PENDING)])) == [str(n) for n in range(PENDING)]
+    assert growth.peak < WINDOW + ALLOWANCE
 
 
 def test_no_stream_left_a_traceback(daemon: Daemon) -> None:

@@ -34,6 +34,12 @@ def _host_port(text: str) -> str:
     return text
 
 
+def _metadata_key(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_.-]{1,64}", text) or text.startswith("grpc-") or text.endswith("-bin"):
+        raise ValueError
+    return text
+
+
 def _folder(value: Any) -> Any:
     # Path("") is the working directory, which nobody means by a variable left empty.
     if value == "":
@@ -46,6 +52,11 @@ HostPort = Annotated[
     str,
     AfterValidator(_host_port),
     Allowed("HOST:PORT with a port of 0..65535, such as 127.0.0.1:8001 or [::1]:8001"),
+]
+MetadataKey = Annotated[
+    str,
+    AfterValidator(_metadata_key),
+    Allowed("1 to 64 of a-z, 0-9, '_', '-' and '.', not beginning with grpc- nor ending in -bin"),
 ]
 Folder = Annotated[Path, BeforeValidator(_folder), Allowed("the path of a folder")]
 
@@ -117,6 +128,16 @@ class Settings(BaseSettings):
         ge=1,
         description="Bytes of input that may wait for one model version; a model's [queue] table overrides it.",
     )
+    client_max_requests: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Requests one client may have waiting or running at one model version; 0 sets no quota.",
+    )
+    client_metadata_key: MetadataKey = Field(
+        "inferd-client",
+        description="gRPC metadata key that names the client for client_max_requests; calls without it count as one.",
+    )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted, in bytes."
     )
@@ -125,6 +146,12 @@ class Settings(BaseSettings):
         ge=1,
         le=65536,
         description="Unanswered requests one ModelStreamInfer stream may have before it is read no further.",
+    )
+    stream_max_pending_bytes: int = Field(
+        64 << 20,
+        ge=1,
+        description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
+        "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
     )
     drain_timeout: float = Field(
         30.0, ge=0, le=3600, description="Seconds that accepted requests get to finish after SIGTERM or SIGINT."

@@ -144,6 +144,16 @@ class Objective(_Table):
     goal: Literal["throughput", "latency"] = Field(
         "throughput", description="OpenVINO performance hint the model is compiled with."
     )
+    latency_slo: float | None = Field(
+        None,
+        gt=0,
+        le=3600,
+        description="Seconds from a request's arrival to its answer that are to be kept. Requests that could not keep "
+        "it are refused at once, with the time after which to come back; unset, only the queue's limits refuse.",
+    )
+    percentile: float = Field(
+        99.0, ge=50, lt=100, description="Per cent of the answered requests that are to keep latency_slo."
+    )
 
 
 class Execution(_Table):
@@ -163,7 +173,7 @@ class Execution(_Table):
 
 
 class Batching(_Table):
-    """The batch dimension clients may use."""
+    """The batch dimension, and the joining of requests into one run."""
 
     max_size: int = Field(
         0,
@@ -171,6 +181,27 @@ class Batching(_Table):
         le=65536,
         description="Bound of the first dimension, 1..max_size, of every input; 0 leaves the model's own shapes.",
     )
+    join: bool = Field(
+        True,
+        description="Run waiting requests of equal shapes together, up to max_size rows, as far as that is measured "
+        "to give more throughput and keeps the objective.",
+    )
+    max_delay: float = Field(
+        0.0,
+        ge=0,
+        le=60,
+        description="Seconds a request may wait for others to join it while an infer request is free; "
+        "0 starts it at once.",
+    )
+    preferred_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], _LIST] = Field(
+        (), description="Row counts to keep runs to where enough requests wait."
+    )
+
+    @model_validator(mode="after")
+    def _preferred_sizes_fit(self) -> "Batching":
+        if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
+            raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
+        return self
 
 
 class Queue(_Table):
@@ -183,6 +214,40 @@ class Queue(_Table):
         gt=0,
         le=86400,
         description="Seconds after which a request that brings no deadline of its own is answered DEADLINE_EXCEEDED.",
+    )
+
+
+class StateTensor(_Table):
+    """An input that the server fills with what an output gave in the sequence's last request."""
+
+    output: str = Field(min_length=1, description="Name of the output that feeds this input.")
+    initial: float = Field(0.0, description="Every element's value at the start of a sequence.")
+    batch_axis: int = Field(
+        0, ge=0, le=63, description="The state's dimension that counts rows, for models that run several together."
+    )
+
+
+class Sequences(_Table):
+    """Requests with a sequence_id, which share a state that the server keeps between them."""
+
+    max_live: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Sequences that may be live. Unset: 1024 where the state is declared here, 16 where the model "
+        "keeps it itself, as each of those needs an infer request of its own.",
+    )
+    idle_timeout: float = Field(
+        60.0, gt=0, le=86400, description="Seconds without a request after which a sequence is over."
+    )
+    state: dict[str, StateTensor] = Field({}, description="State tensors by input name.")
+
+
+class Share(_Table):
+    """The model's part of a device that several models want."""
+
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="Device time it gets in proportion to the other models' weights."
     )
 
 
@@ -228,6 +293,8 @@ class ModelConfig(_Table):
     execution: Execution = Execution()
     batching: Batching = Batching()
     queue: Queue = Queue()
+    sequences: Sequences = Sequences()
+    share: Share = Share()
     shapes: dict[str, Annotated[tuple[ShapeDim, ...], _LIST]] = Field(
         {}, description='Shape by input name; a dimension is a size, "?" (any), "LO..HI" or "LO..".'
     )

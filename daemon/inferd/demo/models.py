@@ -85,8 +85,14 @@ SOURCES = (
         ),
         settings=(
             "# Voice activity detection at 16 kHz, from the PyPI wheel silero-vad 6.2.3 (MIT, Silero Team).\n"
-            "# input: float32 [1,576], state: float32 [2,1,128] -> output: float32 [1,1], stateN: float32 [2,1,128]\n"
-            "# The caller carries the state from one frame to the next.\n"
+            "# input: float32 [batch,576] -> output: float32 [batch,1]; the server carries the state from one frame\n"
+            "# of a sequence (parameter sequence_id) to the next.\n"
+            "[batching]\n"
+            "max_size = 64\n"
+            "\n"
+            "[sequences.state.state]\n"
+            'output = "stateN"\n'
+            "batch_axis = 1\n"
         ),
     ),
 )

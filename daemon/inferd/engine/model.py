@@ -3,20 +3,21 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import preprocessing
+from inferd.engine import preprocessing, state
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov, version
-from inferd.engine.slot import InferSlot, RunFailed, sentence
+from inferd.engine.slot import InferSlot, sentence
+from inferd.engine.source import ModelSource
+from inferd.engine.warmup import warm_up
 from inferd.errors import ConfigurationError, InferdError, LoadFailed, listed
-from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec, elements
+from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 log = structlog.get_logger("inferd.engine")
 
@@ -39,23 +40,14 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSource:
-    """What to load: the version's main file, all files its content depends on, its settings."""
-
-    name: str
-    version: int
-    path: Path
-    files: tuple[Path, ...]
-    config: ModelConfig
-
-
-@dataclass(frozen=True, slots=True)
 class DevicePool:
-    """A pool with what its device really does and the service time seen at warm-up (ns, 0 unknown)."""
+    """A pool with what its device really does, and the service times seen at warm-up as (rows of the
+    run, nanoseconds). ``width`` is the part of the device that one run takes up."""
 
     pool: Pool
     effective: devices.Effective
-    service_time: float
+    times: tuple[tuple[int, float], ...]
+    width: float
     from_cache: bool
 
 
@@ -107,10 +99,9 @@ class Engine:
     def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature]:
         try:
             model = self._core.read_model(source.path)
-            _refuse_state(model, source)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
-            return model, _signature(model, source.config.batching.max_size)
+            return model, state.link(source, _signature(model, source.config), stateful=_keeps_state(model, source))
         except InferdError:
             raise
         except RuntimeError as error:
@@ -125,9 +116,13 @@ class Engine:
         try:
             compiled, from_cache = self._compile(source, model, target, properties)
             effective = devices.read_back(compiled)
-            size = source.config.execution.infer_requests or max(1, effective.infer_requests)
+            width = source.config.execution.infer_requests or max(1, effective.infer_requests)
             pool = Pool(
-                target, size, lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done), compiled
+                target,
+                state.most_sequences(source.config, signature) if signature.stateful else width,
+                lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done),
+                compiled,
+                width,
             )
         except RuntimeError as error:
             raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
@@ -135,7 +130,8 @@ class Engine:
             problem = f"a file of it can't be read: {error.strerror}"
             raise LoadFailed(source.name, source.version, problem) from error
         undo.callback(pool.close)
-        return DevicePool(pool, effective, _warm_up(source, signature, pool), from_cache)
+        part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
+        return DevicePool(pool, effective, warm_up(source, signature, pool), part / width, from_cache)
 
     def _compile(
         self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
@@ -168,21 +164,20 @@ class Engine:
             "openvino": version(),
             "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME')}",
             "shapes": repr(sorted(source.config.shapes.items())),
-            "batching": repr(source.config.batching),
+            "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",
             "preprocessing": repr(sorted(source.config.preprocessing.items())),
         }
 
 
-def _refuse_state(model: "ov.Model", source: ModelSource) -> None:
-    """Stateful models keep their state in the infer request: a shared pool would mix clients' states."""
-    if variables := model.get_variables():
+def _keeps_state(model: "ov.Model", source: ModelSource) -> bool:
+    """Whether the model keeps a state of its own, in the infer request: each sequence then needs one to itself."""
+    variables = model.get_variables()
+    if variables and len(source.config.devices) > 1:
         names = listed(v.info.variable_id for v in variables)
-        raise LoadFailed(
-            source.name,
-            source.version,
-            f"it keeps internal state ({names}), which a pool shared between clients would mix up; "
-            "export it with its state as inputs and outputs",
+        raise ConfigurationError(
+            f"{source.name}/model.toml", "devices", f"the model keeps state ({names}), which stays on one device", "one"
         )
+    return bool(variables)
 
 
 def _reshape(model: "ov.Model", source: ModelSource) -> None:
@@ -197,21 +192,23 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
         if given not in by_alias:
             raise ConfigurationError(f"{source.name}/model.toml", f"shapes.{given}", "no such input", listed(ports))
         shapes[by_alias[given]] = ov.PartialShape([_dimension(d) for d in dims])
+    axes = state.batch_axes(config)
     if size := config.batching.max_size:
         for name, shape in shapes.items():
-            if shape.rank.is_dynamic or shape.rank.get_length() == 0:
+            axis = axes.get(name, 0)
+            if shape.rank.is_dynamic or shape.rank.get_length() <= axis:
                 raise ConfigurationError(
                     f"{source.name}/model.toml",
                     "batching.max_size",
-                    f"input '{name}' has no first dimension to batch over",
+                    f"input '{name}' has no dimension {axis + 1} to batch over",
                     "0",
                 )
-            shape[0] = ov.Dimension(1, size)
+            shape[axis] = ov.Dimension(1, size)
     model.reshape({ports[name]: shape for name, shape in shapes.items()})
     if config.batching.max_size > 1:
         for i, port in enumerate(model.outputs):
-            shape = port.partial_shape
-            if shape.rank.is_dynamic or shape.rank.get_length() == 0 or shape[0].is_static:
+            shape, axis = port.partial_shape, axes.get(_port_name(port, f"output_{i}"), 0)
+            if shape.rank.is_dynamic or shape.rank.get_length() <= axis or shape[axis].is_static:
                 raise ConfigurationError(
                     f"{source.name}/model.toml",
                     "batching.max_size",
@@ -220,21 +217,21 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
                 )
 
 
-def _signature(model: "ov.Model", max_batch: int) -> Signature:
+def _signature(model: "ov.Model", config: ModelConfig) -> Signature:
     if not model.outputs:
         # An empty .pdmodel is read as a model of nothing at all.
         raise RuntimeError("it has no outputs")
+    axes = state.batch_axes(config)
     return Signature(
-        _specs(model.inputs, "input"),
-        _specs(model.outputs, "output"),
-        max_batch,
+        _specs(model.inputs, "input", axes), _specs(model.outputs, "output", axes), config.batching.max_size
     )
 
 
-def _specs(ports: Sequence[Any], role: str) -> tuple[TensorSpec, ...]:
+def _specs(ports: Sequence[Any], role: str, axes: Mapping[str, int]) -> tuple[TensorSpec, ...]:
     specs: list[TensorSpec] = []
     for place, port in enumerate(ports):
         spec = _spec(port, f"{role}_{place}")
+        spec = replace(spec, batch_axis=axes.get(spec.name, 0))
         if spec.name in {s.name for s in specs}:
             # Two results of one tensor share its name, and a name must ask for one thing.
             spec = replace(spec, name=f"{role}_{place}", aliases=frozenset())
@@ -264,41 +261,3 @@ def _dim(dimension: "ov.Dimension") -> Dim:
 
 def _dimension(dim: Dim) -> "ov.Dimension":
     return ov.Dimension(dim.lo, -1 if dim.hi is None else dim.hi)
-
-
-def _warm_up(source: ModelSource, signature: Signature, pool: Pool) -> float:
-    """Run made-up input through every slot; the last round's time seeds the scheduler.
-
-    A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
-    shapes may be ones a dynamic model can't take, which proves nothing about real ones.
-    """
-    config = source.config.warmup
-    if unknown := set(config.shapes) - {s.name for s in signature.inputs}:
-        names = listed(s.name for s in signature.inputs)
-        raise ConfigurationError(f"{source.name}/model.toml", f"warmup.shapes.{min(unknown)}", "no such input", names)
-    inputs = [_made_up(source, spec, config.shapes.get(spec.name)) for spec in signature.inputs]
-    took = 0.0
-    try:
-        for _ in range(config.runs):
-            took = pool.run_all(inputs)
-    except RunFailed as error:
-        fixed = all(s.static_shape is not None or s.name in config.shapes for s in signature.inputs)
-        if fixed:
-            raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {error}") from error
-        log.warning("warm-up skipped", model=source.name, device=pool.device, problem=str(error))
-    return took
-
-
-def _made_up(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -> Tensor:
-    concrete = tuple(shape) if shape is not None else spec.smallest()
-    if not spec.accepts(concrete):
-        raise ConfigurationError(
-            f"{source.name}/model.toml",
-            f"warmup.shapes.{spec.name}",
-            f"shape {list(concrete)} does not fit",
-            spec.describe(),
-        )
-    count = elements(concrete)
-    if spec.dtype is DType.BYTES:
-        return Tensor(spec.dtype, concrete, [b""] * count)
-    return Tensor(spec.dtype, concrete, bytes(count * spec.dtype.itemsize))

@@ -31,9 +31,15 @@ class Pool:
     ``start``, ``cancel``, ``read``, ``drain`` and ``sweep`` belong to one thread.
     """
 
-    def __init__(self, device: str, size: int, make_slot: SlotFactory, model: object = None) -> None:
-        """``model`` is whatever the slots run: it is let go of only after all of them are freed."""
+    def __init__(
+        self, device: str, size: int, make_slot: SlotFactory, model: object = None, width: int | None = None
+    ) -> None:
+        """``model`` is whatever the slots run: it is let go of only after all of them are freed.
+
+        ``width`` is how many runs the device does well side by side, all slots if None.
+        """
         self.device = device
+        self.width = width or size
         self._model = model
         self._slots: list[Slot] = [make_slot(self._completion_of(i)) for i in range(size)]
         # A run's number: a hand-over that arrives after its run was swept is recognised by it.
@@ -56,10 +62,15 @@ class Pool:
         """Have ``notify`` called, on any thread, when :meth:`drain` has something to give."""
         self._notify = notify
 
-    def start(self, slot: int, inputs: Sequence[Tensor]) -> int:
-        """Copy ``inputs`` and begin a run. Returns the time the copy was done; raises RunFailed."""
+    def start(self, slot: int, members: Sequence[Sequence[Tensor]], *, fresh: bool = False) -> int:
+        """Copy the inputs of each member and begin a run, from the model's initial state if ``fresh``.
+
+        Returns the time the copy was done; raises RunFailed.
+        """
         try:
-            self._slots[slot].write(inputs)
+            if fresh:
+                self._slots[slot].reset()
+            self._slots[slot].write(members)
         except (RuntimeError, ValueError) as error:
             raise RunFailed(f"inputs could not be copied ({type(error).__name__})") from error
         copied = time.monotonic_ns()
@@ -73,9 +84,9 @@ class Pool:
         if slot in self._in_flight:
             self._slots[slot].cancel()
 
-    def read(self, slot: int, outputs: Sequence[int]) -> list[Tensor]:
-        """Outputs of the run that ended on ``slot``; valid until the next start there."""
-        return self._slots[slot].read(outputs)
+    def read(self, slot: int, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+        """Outputs of the run that ended on ``slot``, or ``rows`` of them; valid until the next start there."""
+        return self._slots[slot].read(outputs, rows)
 
     def drain(self) -> list[Completion]:
         """The runs that ended well since the last call, each once."""
@@ -119,15 +130,23 @@ class Pool:
         self._model = None
 
     def run_all(self, inputs: Sequence[Tensor]) -> float:
-        """One run on every slot side by side, for warm-up; nanoseconds until all ended. Raises RunFailed."""
+        """One run on every slot, as many side by side as the width is, for warm-up.
+
+        Returns nanoseconds until all of the first that ran side by side ended. Raises RunFailed.
+        """
+        turns = [range(at, min(at + self.width, self.size)) for at in range(0, self.size, self.width)]
+        took = [self._run_side_by_side(turn, inputs) for turn in turns]
+        return took[0]
+
+    def _run_side_by_side(self, slots: range, inputs: Sequence[Tensor]) -> float:
         begun = time.monotonic_ns()
         with ExitStack() as runs:
             # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
             runs.callback(self.drain)
-            for slot in self._slots:
-                slot.write(inputs)
-                slot.start()
-                runs.callback(slot.wait)
+            for slot in slots:
+                self._slots[slot].write([inputs])
+                self._slots[slot].start()
+                runs.callback(self._slots[slot].wait)
         return float(time.monotonic_ns() - begun)
 
     def _completion_of(self, slot: int) -> Callable[[], None]:

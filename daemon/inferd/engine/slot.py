@@ -7,6 +7,7 @@ implements the same protocol and both pass the same contract tests.
 import re
 import weakref
 from collections.abc import Callable, Sequence
+from math import prod
 from threading import Event
 from typing import Protocol
 
@@ -24,8 +25,14 @@ class RunFailed(Exception):
 class Slot(Protocol):
     """One reusable asynchronous inference. At most one run is in flight at a time."""
 
-    def write(self, inputs: Sequence[Tensor]) -> None:
-        """Copy ``inputs``, in port order, into the slot's own memory."""
+    def write(self, members: Sequence[Sequence[Tensor]]) -> None:
+        """Copy the inputs of each member, in port order, into the slot's own memory.
+
+        Several members' rows are laid one after the other along each input's batch axis.
+        """
+
+    def reset(self) -> None:
+        """Forget the state that a stateful model has kept from earlier runs."""
 
     def start(self) -> None:
         """Begin a run; raises RunFailed when it can't begin.
@@ -43,8 +50,12 @@ class Slot(Protocol):
     def cancel(self) -> None:
         """Ask the run to end early."""
 
-    def read(self, outputs: Sequence[int]) -> list[Tensor]:
-        """The outputs at those port indexes. Views that the next run overwrites (OpenVINO fact 8)."""
+    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+        """The outputs at those port indexes, or ``rows`` of them along the batch axis.
+
+        Views that the next run overwrites (OpenVINO fact 8); not contiguous where the batch
+        axis is not the first.
+        """
 
     def close(self) -> None:
         """Free the slot; returns once the device holds nothing of it. No run may be in flight."""
@@ -85,9 +96,12 @@ class InferSlot:
         weakref.finalize(done, self._released.set)
         request.set_callback(done, None)
 
-    def write(self, inputs: Sequence[Tensor]) -> None:
-        for writer, tensor in zip(self._writers, inputs, strict=True):
-            writer.write(tensor)
+    def write(self, members: Sequence[Sequence[Tensor]]) -> None:
+        for writer, parts in zip(self._writers, zip(*members, strict=True), strict=True):
+            writer.write(parts)
+
+    def reset(self) -> None:
+        self._request.reset_state()
 
     def start(self) -> None:
         try:
@@ -110,8 +124,8 @@ class InferSlot:
     def cancel(self) -> None:
         self._request.cancel()
 
-    def read(self, outputs: Sequence[int]) -> list[Tensor]:
-        return [self._read(i, self._signature.outputs[i].dtype) for i in outputs]
+    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+        return [self._read(i, self._signature.outputs[i], rows) for i in outputs]
 
     def close(self) -> None:
         """The device's thread may still hold the infer request after wait() has returned.
@@ -123,13 +137,21 @@ class InferSlot:
         del self._request
         self._released.wait()
 
-    def _read(self, index: int, dtype: DType) -> Tensor:
+    def _read(self, index: int, spec: TensorSpec, rows: range | None) -> Tensor:
         tensor = self._request.get_output_tensor(index)
-        if dtype is DType.BYTES:
-            strings = tensor.bytes_data
-            return Tensor(dtype, tuple(strings.shape), strings.reshape(-1).tolist())
-        data = tensor.data
-        return Tensor(dtype, data.shape, data.data)
+        data = tensor.bytes_data if spec.dtype is DType.BYTES else tensor.data
+        if rows is not None:
+            data = data[(slice(None),) * spec.batch_axis + (slice(rows.start, rows.stop),)]
+        return Tensor(
+            spec.dtype, tuple(data.shape), data.reshape(-1).tolist() if spec.dtype is DType.BYTES else data.data
+        )
+
+
+def joined_shape(shapes: Sequence[Shape], axis: int) -> Shape:
+    """The shape of tensors of ``shapes`` laid one after the other along ``axis``."""
+    if len(shapes) == 1:
+        return shapes[0]
+    return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
 
 
 class _NumericInput:
@@ -137,15 +159,26 @@ class _NumericInput:
 
     def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
         self._tensor = request.get_input_tensor(index)
+        self._axis = spec.batch_axis
         self._shape: Shape | None = spec.static_shape
-        self._bytes = _byte_view(self._tensor) if self._shape is not None else memoryview(b"")
+        self._bytes = _byte_view(self._tensor) if self._shape is not None else _NO_BYTES
 
-    def write(self, tensor: Tensor) -> None:
-        if tensor.shape != self._shape:
-            self._tensor.shape = tensor.shape
-            self._shape = tensor.shape
+    def write(self, parts: Sequence[Tensor]) -> None:
+        shape = joined_shape([p.shape for p in parts], self._axis)
+        if shape != self._shape:
+            self._tensor.shape = shape
+            self._shape = shape
             self._bytes = _byte_view(self._tensor)
-        self._bytes[:] = tensor.data  # type: ignore[assignment]  # numeric data is a buffer
+        if len(parts) == 1:
+            self._bytes.data[:] = parts[0].data  # type: ignore[assignment]  # numeric data is a buffer
+            return
+        # All that comes before the batch axis as lines, all from it on as the bytes of a line.
+        lines = prod(shape[: self._axis])
+        target, at = self._bytes.reshape(lines, -1), 0
+        for part in parts:
+            source = np.frombuffer(part.data, np.uint8).reshape(lines, -1)  # type: ignore[arg-type]  # likewise
+            target[:, at : at + source.shape[1]] = source
+            at += source.shape[1]
 
 
 class _StringInput:
@@ -155,11 +188,16 @@ class _StringInput:
         self._request = request
         self._index = index
 
-    def write(self, tensor: Tensor) -> None:
-        strings = np.array(list(tensor.data), dtype=np.bytes_).reshape(tensor.shape)
+    def write(self, parts: Sequence[Tensor]) -> None:
+        shape = joined_shape([p.shape for p in parts], 0)
+        strings = np.array([s for part in parts for s in part.data], dtype=np.bytes_).reshape(shape)
         self._request.set_input_tensor(self._index, ov.Tensor(strings))
 
 
-def _byte_view(tensor: "ov.Tensor") -> memoryview:
+_NO_BYTES = np.empty(0, np.uint8)
+
+
+def _byte_view(tensor: "ov.Tensor") -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     # reshape(-1) first: a scalar's 0-d array has no byte view.
-    return memoryview(tensor.data.reshape(-1).view(np.uint8))
+    view: np.ndarray[tuple[int], np.dtype[np.uint8]] = tensor.data.reshape(-1).view(np.uint8)
+    return view

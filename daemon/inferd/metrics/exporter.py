@@ -8,6 +8,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -28,11 +29,38 @@ Readiness = Callable[[], tuple[bool, str]]
 ModelStates = Callable[[], Iterable[tuple[str, str, bool]]]
 
 
-class StateCollector(Collector):
-    """Readiness of server and models, and the build, read at scrape time."""
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """What one model version has to do at present."""
 
-    def __init__(self, ready: Readiness, models: ModelStates, version: str, openvino: str) -> None:
-        self._ready, self._models = ready, models
+    model: str
+    version: str
+    waiting: int
+    running: int
+    limit: int
+    sequences: int
+
+
+_LOAD: tuple[tuple[instruments.Instrument, Callable[[ModelLoad], int]], ...] = (
+    (instruments.QUEUE_LENGTH, lambda load: load.waiting),
+    (instruments.RUNNING, lambda load: load.running),
+    (instruments.IN_FLIGHT_LIMIT, lambda load: load.limit),
+    (instruments.SEQUENCES, lambda load: load.sequences),
+)
+
+
+class StateCollector(Collector):
+    """Readiness of server and models, their load, and the build, read at scrape time."""
+
+    def __init__(
+        self,
+        ready: Readiness,
+        models: ModelStates,
+        loads: Callable[[], Iterable[ModelLoad]],
+        version: str,
+        openvino: str,
+    ) -> None:
+        self._ready, self._models, self._loads = ready, models, loads
         self._build = {"version": version, "openvino": openvino, "python": platform.python_version()}
 
     def collect(self) -> Iterator[Metric]:
@@ -43,6 +71,12 @@ class StateCollector(Collector):
         for model, version, ready in self._models():
             models.add_metric((model, version), float(ready))
         yield models
+        loads = list(self._loads())
+        for instrument, value in _LOAD:
+            family = GaugeMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
+            for load in loads:
+                family.add_metric((load.model, load.version), float(value(load)))
+            yield family
         yield InfoMetricFamily(instruments.BUILD.name, instruments.BUILD.help, value=self._build)
 
 

@@ -37,11 +37,32 @@ READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, 
 MODEL_READY = Instrument(
     "inferd_model_ready", "gauge", "1 while the model version answers, else 0.", ("model", "version")
 )
+_VERSION = ("model", "version")
+QUEUE_LENGTH = Instrument("inferd_queue_length", "gauge", "Requests that have not started.", _VERSION)
+RUNNING = Instrument("inferd_runs", "gauge", "Infer requests in use.", _VERSION)
+IN_FLIGHT_LIMIT = Instrument(
+    "inferd_in_flight_limit",
+    "gauge",
+    "Requests that may be waiting or running at present: learnt from service times under an objective, "
+    "else what queue and infer requests hold.",
+    _VERSION,
+)
+SEQUENCES = Instrument("inferd_sequences", "gauge", "Sequences that hold a state.", _VERSION)
 BUILD = Instrument(
     "inferd_build", "info", "Versions of inferd, OpenVINO and Python.", ("version", "openvino", "python")
 )
 
-ALL = (REQUESTS, REQUEST_SECONDS, READY, MODEL_READY, BUILD)
+ALL = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    READY,
+    MODEL_READY,
+    QUEUE_LENGTH,
+    RUNNING,
+    IN_FLIGHT_LIMIT,
+    SEQUENCES,
+    BUILD,
+)
 
 
 def reference_page() -> str:

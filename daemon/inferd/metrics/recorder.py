@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from inferd.metrics import instruments
-from inferd.requests import Observation, Stages
+from inferd.requests import Observation
 
 _BOUNDS = instruments.LATENCY_BUCKETS
 
@@ -80,15 +80,18 @@ class Statistics:
     compute_output: Duration = field(default_factory=Duration)
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
 
-    def add(self, stages: Stages, batch: int) -> None:
-        """Count one execution that ended well."""
+    def add(self, seen: Observation) -> None:
+        """Count one request that ended well, and its run where it leads it."""
+        stages = seen.stages
         self.last_inference = time.time_ns() // 1_000_000
-        self.inferences += batch
-        self.executions += 1
+        self.inferences += seen.batch
+        self.executions += seen.leader
         self.success.add(stages.total())
         self.queue.add(stages.queue())
-        by_size = self.batches.setdefault(batch, BatchStatistics())
-        for where in (self, by_size):
+        wheres: list[Statistics | BatchStatistics] = [self]
+        if seen.leader:
+            wheres.append(self.batches.setdefault(seen.run_rows, BatchStatistics()))
+        for where in wheres:
             where.compute_input.add(stages.input())
             where.compute_infer.add(stages.compute())
             where.compute_output.add(stages.output())
@@ -112,7 +115,7 @@ class Recorder(Collector):
             return
         statistics = self.statistics(seen.model, seen.version)
         if seen.outcome == "ok":
-            statistics.add(seen.stages, seen.batch)
+            statistics.add(seen)
         else:
             statistics.fail.add(seen.stages.total())
 

@@ -5,7 +5,7 @@ shapes and byte counts are all checked here, before anything waits or runs.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -39,19 +39,26 @@ MAX_STRING_ARRAY_BYTES = 256 << 20
 # As many as numpy has. A list of millions is refused before anything is made of it (CVE-2026-24146).
 MAX_RANK = 64
 
+# Ids are kept as long as their sequences, and named in messages.
+MAX_SEQUENCE_ID = 256
+
 M = TypeVar("M", bound=Message)
 
-_REQUEST_PARAMETERS = ("timeout", "priority")
+_REQUEST_PARAMETERS = ("timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Request parameters inferd acts on: ``timeout`` in nanoseconds, None when there is none."""
+    """Request parameters inferd acts on: ``timeout`` in nanoseconds, None when there is none;
+    ``sequence`` is the sequence's id, None outside of any."""
 
     timeout: int | None = None
     priority: int = 0
     final_response: bool = False
+    sequence: int | str | None = None
+    sequence_start: bool = False
+    sequence_end: bool = False
 
 
 NO_PARAMETERS = Parameters()
@@ -74,19 +81,60 @@ def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
         return NO_PARAMETERS
     model = message.model_name
     timeout, priority, final_response = None, 0, False
+    sequence: int | str | None = None
+    start = end = False
     for key, value in message.parameters.items():
         if key == "timeout":
             microseconds = _whole_number(model, key, value)
             timeout = microseconds * 1000 if microseconds else None
         elif key == "priority":
             priority = _whole_number(model, key, value)
+        elif key == "sequence_id":
+            sequence = _sequence_id(model, value)
+        elif key == "sequence_start":
+            start = _flag(model, key, value)
+        elif key == "sequence_end":
+            end = _flag(model, key, value)
         elif key == "triton_enable_empty_final_response":
             final_response = value.bool_param
         elif not key.startswith("triton_"):
             raise InvalidRequest(
                 model, f"unknown request parameter '{one_line(key, 80)}'; allowed: {listed(_REQUEST_PARAMETERS)}"
             )
-    return Parameters(timeout, priority, final_response)
+    if sequence is None and (start or end):
+        key = "sequence_start" if start else "sequence_end"
+        raise InvalidRequest(model, f"parameter '{key}' comes without a sequence_id")
+    return Parameters(timeout, priority, final_response, sequence, start, end)
+
+
+def _sequence_id(model: str, value: pb.InferParameter) -> int | str | None:
+    """0 and "" are how clients say that there is no sequence."""
+    kind = value.WhichOneof("parameter_choice")
+    if kind in ("int64_param", "uint64_param"):
+        return int(getattr(value, kind)) or None
+    if kind == "string_param" and len(value.string_param) <= MAX_SEQUENCE_ID:
+        return value.string_param or None
+    raise InvalidRequest(
+        model, f"parameter 'sequence_id' must be an integer or a string of at most {MAX_SEQUENCE_ID} characters"
+    )
+
+
+def _flag(model: str, key: str, value: pb.InferParameter) -> bool:
+    if value.WhichOneof("parameter_choice") == "bool_param":
+        return value.bool_param
+    raise InvalidRequest(model, f"parameter '{key}' must be true or false (bool_param)")
+
+
+def check_sequence(model: str, parameters: Parameters, signature: Signature) -> int | str | None:
+    """The request's sequence id; raises InvalidRequest where the model has no use for one, or needs one."""
+    sequence = parameters.sequence
+    if sequence is None and signature.stateful:
+        raise InvalidRequest(
+            model, "it keeps state between requests: a sequence_id is needed, and sequence_start first"
+        )
+    if sequence is not None and not signature.in_sequences:
+        raise InvalidRequest(model, "it keeps no state between requests: parameter 'sequence_id' has no meaning")
+    return sequence
 
 
 def _whole_number(model: str, key: str, value: pb.InferParameter) -> int:
@@ -110,10 +158,16 @@ def _refuse_parameters(model: str, what: str, parameters: Mapping[str, pb.InferP
 # -- inputs -----------------------------------------------------------------------
 
 
-def decode_inputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[Tensor, ...]:
-    """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong."""
+def decode_inputs(
+    message: pb.ModelInferRequest, signature: Signature, *, in_sequence: bool = False
+) -> tuple[Tensor, ...]:
+    """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong.
+
+    ``in_sequence`` the model's state inputs must be left out: their initial values stand in.
+    """
     model, raw = message.model_name, message.raw_input_contents
     given: list[Tensor | None] = [None] * len(signature.inputs)
+    carried = {link.input for link in signature.states} if in_sequence else ()
     if raw and len(raw) != len(message.inputs):
         raise InvalidRequest(
             model, f"{len(message.inputs)} inputs come with {len(raw)} raw_input_contents; expected one each"
@@ -121,6 +175,10 @@ def decode_inputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[
     for place, item in enumerate(message.inputs):
         index = _port(model, "input", item.name, signature.inputs)
         spec = signature.inputs[index]
+        if index in carried:
+            raise InvalidRequest(
+                model, f"input '{spec.name}' is state that the server carries in a sequence; leave it out"
+            )
         if given[index] is not None:
             raise InvalidRequest(model, f"input '{spec.name}' is given twice")
         if item.datatype != spec.dtype.wire:
@@ -142,19 +200,30 @@ def decode_inputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[
             )
         else:
             given[index] = _from_raw(model, spec, shape, raw[place])
+    for link in signature.states if in_sequence else ():
+        given[link.input] = link.initial
     return tuple(_complete(model, signature.inputs, given))
 
 
-def rows(inputs: Sequence[Tensor], signature: Signature) -> int:
-    """How many rows the request carries; raises nothing: disagreeing batches are a matter of the bounds."""
-    return inputs[0].shape[0] if signature.max_batch and inputs else 1
-
-
-def check_batch(model: str, inputs: Sequence[Tensor], signature: Signature) -> None:
-    """Raise InvalidRequest unless all inputs agree on the batch."""
-    if signature.max_batch and len({t.shape[0] for t in inputs}) > 1:
-        sizes = listed(f"'{s.name}' {t.shape[0]}" for s, t in zip(signature.inputs, inputs, strict=True))
+def rows(model: str, inputs: Sequence[Tensor], signature: Signature, *, in_sequence: bool = False) -> int:
+    """How many rows the request carries, 1 where the model has no batch. Raises InvalidRequest unless all
+    inputs agree on it; in a sequence it must be one."""
+    if not signature.max_batch or not inputs:
+        return 1
+    counts = [t.shape[s.batch_axis] for s, t in zip(signature.inputs, inputs, strict=True)]
+    if len(set(counts)) > 1 and not in_sequence:
+        sizes = listed(f"'{s.name}' {n}" for s, n in zip(signature.inputs, counts, strict=True))
         raise InvalidRequest(model, f"inputs disagree on the batch size: {sizes}")
+    if in_sequence and max(counts) > 1:
+        raise InvalidRequest(model, f"a request of a sequence must have a batch of 1, got {max(counts)}")
+    return counts[0]
+
+
+def kind(inputs: Sequence[Tensor], signature: Signature) -> Hashable:
+    """What requests must have in common to run together: the shapes of their rows."""
+    return tuple(
+        t.shape[: s.batch_axis] + t.shape[s.batch_axis + 1 :] for s, t in zip(signature.inputs, inputs, strict=True)
+    )
 
 
 def _complete(model: str, specs: Sequence[TensorSpec], given: Sequence[Tensor | None]) -> list[Tensor]:
@@ -257,10 +326,16 @@ def _from_contents(model: str, spec: TensorSpec, shape: Shape, contents: pb.Infe
 # -- outputs ----------------------------------------------------------------------
 
 
-def decode_outputs(message: pb.ModelInferRequest, signature: Signature) -> tuple[int, ...]:
-    """Port indexes of the outputs asked for, all when none are named; raises InvalidRequest."""
+def decode_outputs(
+    message: pb.ModelInferRequest, signature: Signature, *, in_sequence: bool = False
+) -> tuple[int, ...]:
+    """Port indexes of the outputs asked for; raises InvalidRequest.
+
+    When none are named, all, but ``in_sequence`` not the state, which the server keeps.
+    """
     if not message.outputs:
-        return tuple(range(len(signature.outputs)))
+        kept = {link.output for link in signature.states} if in_sequence else ()
+        return tuple(i for i in range(len(signature.outputs)) if i not in kept)
     wanted: list[int] = []
     # Counted before anything is looked up: a list of millions must cost nothing (CVE-2026-24146).
     if len(message.outputs) > len(signature.outputs):

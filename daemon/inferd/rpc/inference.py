@@ -3,18 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog, Live, Served
-from inferd.dispatcher import Observer
+from inferd.dispatcher import Dispatcher, Observer
 from inferd.errors import Draining, InferdError, InternalFault, ModelUnavailable, UnknownModel, one_line
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
-from inferd.requests import Observation, Request, Stages
+from inferd.requests import Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, status
+from inferd.rpc.stream import Stream, Window
 from inferd.tensors import Tensor
 
 log = structlog.get_logger("inferd.rpc")
@@ -64,14 +66,38 @@ class Call:
             self._live.dispatcher.cancel(self.request)
 
 
-class Inference:
-    """The two inference RPCs."""
+class Connection:
+    """Whom requests come from: ``client`` as a quota counts it, and the dispatchers that hold
+    sequences which end with it."""
 
-    def __init__(self, catalog: Catalog, lifecycle: Lifecycle, observe: Observer, max_pending: int) -> None:
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.dispatchers: set[Dispatcher] = set()
+
+    def close(self) -> None:
+        """It is gone."""
+        for dispatcher in self.dispatchers:
+            dispatcher.disconnected(self)
+
+
+class Inference:
+    """The two inference RPCs. ``client_key`` is the metadata key that names a client, empty where nobody asks."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        lifecycle: Lifecycle,
+        observe: Observer,
+        max_pending: int,
+        max_pending_bytes: int,
+        client_key: str = "",
+    ) -> None:
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._observe = observe
         self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
+        self._client_key = client_key
         self._streams: set[Stream] = set()
         self._open = 0
         self._finished = asyncio.Event()
@@ -80,7 +106,7 @@ class Inference:
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
         self._enter(context)
-        call = self.begin(raw, _deadline(context), pb.ModelInferResponse.SerializeToString)
+        call = self.begin(raw, _deadline(context), pb.ModelInferResponse.SerializeToString, self._client(context))
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -97,12 +123,16 @@ class Inference:
         self._enter(context)
         if self._lifecycle.phase is Phase.DRAINING:
             await status.abort(context, Draining())
-        stream = Stream(self, context, self._max_pending)
+        window = Window(self._max_pending, self._max_pending_bytes)
+        connection = Connection(self._client(context))
+        begin = partial(self.begin, client=connection.client, connection=connection)
+        stream = Stream(begin, self._catalog, context, _deadline(context), window)
         self._streams.add(stream)
         try:
             complete = await stream.run()
         finally:
             self._streams.discard(stream)
+            connection.close()
         if not complete:
             await status.abort(context, Draining())
 
@@ -125,12 +155,27 @@ class Inference:
         if not self._open:
             self._finished.set()
 
-    def begin(self, raw: bytes, deadline: int | None, wrap: Callable[[pb.ModelInferResponse], bytes]) -> Call:
-        """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once."""
+    def _client(self, context: grpc.aio.ServicerContext) -> str:
+        if not self._client_key:
+            return ""
+        return str(dict(context.invocation_metadata() or ()).get(self._client_key, ""))
+
+    def begin(
+        self,
+        raw: bytes,
+        deadline: int | None,
+        wrap: Callable[[pb.ModelInferResponse], bytes],
+        client: str = "",
+        connection: Connection | None = None,
+    ) -> Call:
+        """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once.
+
+        Sequences end with their ``connection``, where there is one.
+        """
         stages = Stages(received=time.monotonic_ns())
         call = Call(asyncio.get_running_loop().create_future(), wrap)
         try:
-            self._submit(call, raw, deadline, stages)
+            self._submit(call, raw, deadline, stages, client, connection)
         except InferdError as error:
             self._refuse(call, error, stages)
         except Exception:
@@ -138,7 +183,15 @@ class Inference:
             self._refuse(call, InternalFault(), stages)
         return call
 
-    def _submit(self, call: Call, raw: bytes, deadline: int | None, stages: Stages) -> None:
+    def _submit(
+        self,
+        call: Call,
+        raw: bytes,
+        deadline: int | None,
+        stages: Stages,
+        client: str,
+        connection: Connection | None,
+    ) -> None:
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
         if self._lifecycle.phase is Phase.STARTING:
             raise ModelUnavailable(one_line(message.model_name, 128), "loading", "the server is starting")
@@ -146,21 +199,30 @@ class Inference:
             raise Draining
         served, live = self._catalog.resolve(message.model_name, message.model_version)
         parameters = codec.decode_parameters(message)
-        inputs = codec.decode_inputs(message, live.signature)
-        codec.check_batch(message.model_name, inputs, live.signature)
+        sequence = codec.check_sequence(message.model_name, parameters, live.signature)
+        inputs = codec.decode_inputs(message, live.signature, in_sequence=sequence is not None)
+        rows = codec.rows(message.model_name, inputs, live.signature, in_sequence=sequence is not None)
         call.final_response = parameters.final_response
         call.bind(served, live)
+        step = None
+        if sequence is not None:
+            step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection)
+            if connection is not None:
+                connection.dispatchers.add(live.dispatcher)
         request = Request(
             served.name,
             served.version,
             inputs,
-            codec.decode_outputs(message, live.signature),
+            codec.decode_outputs(message, live.signature, in_sequence=sequence is not None),
             call,
             id=message.id,
             deadline=_earliest(stages.received, deadline, parameters.timeout, live.config.queue.default_timeout),
             priority=parameters.priority,
             nbytes=len(raw),
-            batch=codec.rows(inputs, live.signature),
+            batch=rows,
+            kind=codec.kind(inputs, live.signature) if live.joins else None,
+            client=client,
+            step=step,
             stages=stages,
         )
         live.dispatcher.submit(request)
@@ -179,86 +241,6 @@ class Inference:
             model = call.message.model_name
         self._observe(Observation(model, version, error.outcome, stages, id=_shown(call.message.id), error=error))
         call.fail(error)
-
-
-class Stream:
-    """One ModelStreamInfer call: a reader that starts requests, a writer that sends answers.
-
-    At most ``max_pending`` requests are unanswered or unsent; beyond that the stream is
-    read no further, and HTTP/2 flow control holds the client back.
-    """
-
-    def __init__(self, inference: Inference, context: grpc.aio.ServicerContext, max_pending: int) -> None:
-        self._inference = inference
-        self._context = context
-        self._unordered = dict(context.invocation_metadata() or ()).get("inferd-unordered") == "true"
-        self._room = asyncio.Semaphore(max_pending)
-        # In ordered streams a call is put here when it begins, in unordered ones when it ends.
-        self._answers: asyncio.Queue[Call | None] = asyncio.Queue()
-        self._outstanding: set[Call] = set()
-        self._reader: asyncio.Task[None] | None = None
-
-    async def run(self) -> bool:
-        """Answer all that is read; True when that is all the client had to send, False when reading was stopped."""
-        self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
-        try:
-            await self._write()
-        finally:
-            self._reader.cancel()
-            for call in list(self._outstanding):
-                call.abandon()
-        return not self._reader.cancelled()
-
-    def stop_reading(self) -> None:
-        """Take no further request."""
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def _read(self) -> None:
-        deadline = _deadline(self._context)
-        while True:
-            await self._room.acquire()
-            raw = await self._context.read()
-            if raw is grpc.aio.EOF:
-                return
-            call = self._inference.begin(raw, deadline, _in_stream)
-            self._outstanding.add(call)
-            if self._unordered:
-                call.future.add_done_callback(lambda _, call=call: self._answers.put_nowait(call))  # type: ignore[misc]
-            else:
-                self._answers.put_nowait(call)
-
-    async def _write(self) -> None:
-        reading = True
-        while reading or self._outstanding:
-            call = await self._answers.get()
-            if call is None:
-                reading = False
-                continue
-            try:
-                answer = await call.future
-            except InferdError as error:
-                answer = _error_in_stream(call, error)
-            await self._context.write(answer)
-            self._outstanding.discard(call)
-            self._room.release()
-
-
-def _in_stream(response: pb.ModelInferResponse) -> bytes:
-    return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
-
-
-def _error_in_stream(call: Call, error: InferdError) -> bytes:
-    """A request's own failure; clients that show only the text still learn code and id."""
-    message = call.message
-    whose = f" request '{_shown(message.id)}'" if message.id else ""
-    response = pb.ModelInferResponse(model_name=message.model_name, model_version=message.model_version, id=message.id)
-    if call.final_response:
-        response.parameters["triton_final_response"].bool_param = True
-    return pb.ModelStreamInferResponse(
-        error_message=f"[{status.code_of(error).name}]{whose}: {error}", infer_response=response
-    ).SerializeToString()
 
 
 def _shown(request_id: str) -> str:

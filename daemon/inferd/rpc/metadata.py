@@ -60,8 +60,8 @@ class Metadata:
             name=served.name,
             versions=[str(s.version) for s, _ in self._catalog.live() if s.name == served.name],
             platform="openvino",
-            inputs=[_tensor_metadata(s) for s in live.signature.inputs],
-            outputs=[_tensor_metadata(s) for s in live.signature.outputs],
+            inputs=[_tensor_metadata(s) for s in live.signature.shown_inputs],
+            outputs=[_tensor_metadata(s) for s in live.signature.shown_outputs],
             properties=_properties(live),
         )
 
@@ -155,11 +155,11 @@ def _config(served: Served, live: Live) -> mc.ModelConfig:
         version_policy=_version_policy(live),
         input=[
             mc.ModelInput(name=s.name, data_type=_CONFIG_TYPES[s.dtype], dims=_dims(s, signature))
-            for s in signature.inputs
+            for s in signature.shown_inputs
         ],
         output=[
             mc.ModelOutput(name=s.name, data_type=_CONFIG_TYPES[s.dtype], dims=_dims(s, signature))
-            for s in signature.outputs
+            for s in signature.shown_outputs
         ],
     )
     for entry in live.loaded.pools:

@@ -9,6 +9,16 @@ from google.rpc.status_pb2 import Status
 
 from inferd import errors
 
+_REFUSALS = (
+    errors.Refused,
+    errors.QueueFull,
+    errors.Displaced,
+    errors.Overloaded,
+    errors.Shed,
+    errors.QuotaExceeded,
+    errors.TooManySequences,
+)
+
 CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.UnknownVersion: grpc.StatusCode.NOT_FOUND,
@@ -19,7 +29,9 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.ConfigurationError: grpc.StatusCode.UNAVAILABLE,
     errors.RepositoryError: grpc.StatusCode.UNAVAILABLE,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
-    errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    **dict.fromkeys(_REFUSALS, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    errors.SequenceGone: grpc.StatusCode.NOT_FOUND,
+    errors.SequenceLost: grpc.StatusCode.ABORTED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
@@ -36,7 +48,7 @@ def code_of(error: errors.InferdError) -> grpc.StatusCode:
 
 def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata: when to come back, for clients that retry by themselves and for those that read RetryInfo."""
-    if not isinstance(error, errors.QueueFull):
+    if not isinstance(error, errors.Refused):
         return ()
     milliseconds = max(1, round(error.retry_after * 1000))
     status = Status(code=code_of(error).value[0], message=str(error))

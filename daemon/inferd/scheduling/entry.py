@@ -1,26 +1,32 @@
 """A request inside the scheduler, and the states it may be in."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum
 
 from inferd.requests import Request
+from inferd.tensors import Tensor
 
 # Requests without a priority come after every one that asked for a level.
 UNSET_PRIORITY = 1 << 64
 
 
 class EntryState(Enum):
-    """ABANDONED: the client was answered or is gone, and the infer request still runs."""
+    """HELD: behind an earlier request of its sequence. ABANDONED: its client was answered
+    or is gone, and the run it is part of goes on."""
 
+    HELD = "held"
     WAITING = "waiting"
     RUNNING = "running"
     ABANDONED = "abandoned"
     ENDED = "ended"
 
 
+# A run that fails with several members goes back to WAITING, for each to be tried alone.
 TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
+    EntryState.HELD: frozenset({EntryState.WAITING, EntryState.ENDED}),
     EntryState.WAITING: frozenset({EntryState.RUNNING, EntryState.ENDED}),
-    EntryState.RUNNING: frozenset({EntryState.ABANDONED, EntryState.ENDED}),
+    EntryState.RUNNING: frozenset({EntryState.ABANDONED, EntryState.WAITING, EntryState.ENDED}),
     EntryState.ABANDONED: frozenset({EntryState.ENDED}),
     EntryState.ENDED: frozenset(),
 }
@@ -28,21 +34,69 @@ TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One request with its place in line; ``sequence`` is the order of arrival."""
+    """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
+    the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
+    with nobody else."""
 
     request: Request
-    sequence: int
+    arrival: int
+    since: int
+    sequence: "Sequence | None" = None
     state: EntryState = EntryState.WAITING
-    pool: int = -1
-    slot: int = -1
+    rows: range | None = None
+    alone: bool = False
+    run: "Run | None" = None
 
     @property
     def level(self) -> int:
         """The priority as an order: lower goes first."""
         return self.request.priority or UNSET_PRIORITY
 
+    def joins(self, other: "Entry") -> bool:
+        """Whether the two may run together."""
+        kind = self.request.kind
+        return kind is not None and kind == other.request.kind and not (self.alone or other.alone)
+
     def move(self, to: EntryState) -> None:
         """Enter ``to``; a transition outside the table is a bug."""
         if to not in TRANSITIONS[self.state]:
             raise AssertionError(f"a {self.state.value} request can't become {to.value}")
         self.state = to
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """What is on a slot: one entry or several that were joined, in the order of their rows."""
+
+    pool: int
+    slot: int
+    members: tuple[Entry, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(m.request.batch for m in self.members)
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody waits for it any more."""
+        return all(m.state is EntryState.ABANDONED for m in self.members)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Requests that share a state and run one after the other: ``current`` in line or running, the
+    others held behind it. ``ending`` once the last request taken ends it, ``live`` until it is over.
+
+    ``place`` is the slot kept for it where the model itself holds the state; ``carried`` are the
+    state tensors after its last run, None before the first, where the server does.
+    """
+
+    id: int | str
+    owner: object | None
+    used: int
+    current: Entry | None = None
+    held: deque[Entry] = field(default_factory=deque)
+    ending: bool = False
+    live: bool = True
+    place: tuple[int, int] | None = None
+    carried: tuple[Tensor, ...] | None = None

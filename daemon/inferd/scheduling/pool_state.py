@@ -2,23 +2,31 @@
 
 from dataclasses import dataclass, field
 
-_SMOOTHING = 0.1
+from inferd.scheduling.service_time import ServiceTimes
 
 
 @dataclass(slots=True)
 class PoolState:
-    """Slots of one pool and the learnt service time, nanoseconds from start to completion.
+    """Slots of one pool, and how long runs take there.
 
-    A pool nobody has measured yet has service time 0, so it is tried first.
+    ``width`` is how many runs may go on at a time: all slots, but where sequences own
+    slots for as long as they live. A pool nobody has measured yet counts as the fastest,
+    so it is tried first.
     """
 
     slots: int
-    service_time: float = 0.0
+    width: int
+    times: ServiceTimes = field(default_factory=ServiceTimes)
     free: list[int] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots - 1, -1, -1))
+
+    @property
+    def room(self) -> int:
+        """How many runs could start now, if the slots they need are free."""
+        return self.width - len(self.running)
 
     def occupy(self, now: int) -> int:
         """Take the most recently used free slot: its tensors are the warmest."""
@@ -26,26 +34,37 @@ class PoolState:
         self.running[slot] = now
         return slot
 
-    def release(self, slot: int, now: int, learn: bool) -> None:
-        """Give ``slot`` back; ``learn`` says whether its duration tells anything about the model."""
+    def resume(self, slot: int, now: int) -> None:
+        """Run on a slot that was kept for its sequence."""
+        self.running[slot] = now
+
+    def release(self, slot: int, rows: int, now: int, *, learn: bool, keep: bool = False) -> None:
+        """The run on ``slot`` ended; ``learn`` says whether its duration tells anything about the
+        model, ``keep`` that the slot stays with its sequence."""
         duration = now - self.running.pop(slot)
-        self.free.append(slot)
-        if learn and self.service_time:
-            self.service_time += _SMOOTHING * (duration - self.service_time)
-        elif learn:
-            self.service_time = float(duration)
+        if not keep:
+            self.free.append(slot)
+        if learn:
+            self.times.learn(rows, duration)
 
     def completions_within(self, horizon: float, now: int) -> int:
-        """How many more requests the busy slots are expected to finish within ``horizon`` ns.
+        """How many more runs of one row the busy slots are expected to finish within ``horizon`` ns.
 
         Only what could start there counts, so a slot's present work does not. A slot that
         is overdue is expected to take as long again as it is late: a hung one soon
         promises nothing.
         """
-        if not self.service_time:
+        service_time = self.times.expected(1)
+        if not service_time:
             return 0
         total = 0
         for started in self.running.values():
-            remaining = abs(started + self.service_time - now)
-            total += max(0, int((horizon - remaining) // self.service_time))
+            remaining = abs(started + service_time - now)
+            total += max(0, int((horizon - remaining) // service_time))
         return total
+
+    def next_completion(self, now: int) -> float:
+        """Nanoseconds until a slot is expected to be free; 0 when one could start now."""
+        if self.room > 0 or not self.running:
+            return 0.0
+        return max(0.0, min(self.running.values()) + self.times.expected(1) - now)

@@ -1,179 +1,501 @@
 """The scheduler of one model version: a bounded line in front of one or more pools.
 
-A pure core. Requests come in by :meth:`Scheduler.submit`, leave by completion, cancel or
-deadline, and :meth:`Scheduler.poll` says what to do now: what to start where, who has
-expired, which running work lost its client, and when to look again. Times are integers
-of one clock that only the caller knows.
+A pure core. Requests come in by :meth:`Scheduler.submit`, leave by completion, cancel,
+deadline or shedding, and :meth:`Scheduler.poll` says what to do now: whom to turn away,
+which running work lost its clients, what to start where, and when to look again. Times
+are integer nanoseconds of one clock that only the caller knows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
-from inferd.errors import DeadlinePassed, QueueFull
+from inferd.errors import (
+    DeadlinePassed,
+    Displaced,
+    InferdError,
+    Overloaded,
+    QueueFull,
+    QuotaExceeded,
+    SequenceLost,
+    Shed,
+)
 from inferd.requests import Request
-from inferd.scheduling.entry import Entry, EntryState
+from inferd.scheduling.batching import BatchRule, BatchSize
+from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
+from inferd.scheduling.fairness import LEAD, Share, SharedDevice
+from inferd.scheduling.objective import LatencyBudget, Objective
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
+from inferd.scheduling.quota import ClientQuota
+from inferd.scheduling.sequences import SequenceLimits, Sequences
+
+# How far into the line company is looked for: requests of other kinds stand between.
+_LOOK_AHEAD = 256
+# Forecasts are averages: a deadline is only given up before half the forecast wait could save it.
+_HOPE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the waiting line."""
+    """Bounds of the waiting line, and how many requests one client may have under way (None: any)."""
 
     max_length: int
     max_bytes: int
+    per_client: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Run ``request`` on ``slot`` of ``pool``, now."""
+class Rules:
+    """How one model version is scheduled."""
 
-    request: Request
-    pool: int
-    slot: int
+    limits: Limits
+    batch: BatchRule = field(default=BatchRule())
+    objective: Objective | None = None
+    sequences: SequenceLimits | None = None
+    # The model itself keeps a sequence's state, in the slot.
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
-    """Answer ``request`` DEADLINE_EXCEEDED, now; ``stage`` is where it was."""
+class Lane:
+    """One pool as the scheduler needs it: its slots, how many may run at a time (None: all), its part of the device."""
 
-    request: Request
-    stage: str
+    slots: int
+    width: int | None = None
+    share: Share | None = None
 
 
 @dataclass(slots=True)
 class Plan:
-    """What to do now, in this order: answer the expired, cancel the abandoned, start the rest."""
+    """What to do now, in this order: answer those turned away, cancel the deserted runs, start the rest."""
 
-    expired: list[Expired] = field(default_factory=list)
+    refused: list[tuple[Request, InferdError]] = field(default_factory=list)
     cancels: list[tuple[int, int]] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
+    starts: list[Run] = field(default_factory=list)
     wake_at: int | None = None
+
+    def wake(self, at: int) -> None:
+        """Look again at ``at`` or earlier."""
+        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
 
 
 class Scheduler:
-    """Who runs next, and where; see the module's text."""
+    """Who runs next, with whom, and where; see the module's text."""
 
-    def __init__(self, model: str, limits: Limits, slots: Sequence[int]) -> None:
+    def __init__(self, model: str, rules: Rules, lanes: Several[Lane]) -> None:
         self._model = model
-        self._limits = limits
-        self._pools = [PoolState(n) for n in slots]
+        self._rules = rules
+        self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
+        self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
         self._line = WaitingLine()
+        self._size = BatchSize(rules.batch)
+        self._budget = LatencyBudget(rules.objective) if rules.objective else None
+        self._quota = ClientQuota(rules.limits.per_client)
+        self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
         self._entries: dict[Request, Entry] = {}
-        self._occupants: dict[tuple[int, int], Entry] = {}
+        self._runs: dict[tuple[int, int], Run] = {}
+        # In line and held behind an earlier request of the same sequence.
+        self._waiting = 0
+        self._waiting_bytes = 0
         # The heap outlives what it names, so it names by number: an ended request must not stay in memory.
         self._deadlines: list[tuple[int, int]] = []
         self._timed: dict[int, Entry] = {}
         self._cancels: list[tuple[int, int]] = []
+        self._refused: list[tuple[Request, InferdError]] = []
         self._arrivals = 0
 
     # -- what happened ------------------------------------------------------------
 
-    def seed(self, pool: int, service_time: float) -> None:
-        """A measured service time of ``pool``, in nanoseconds, before any request ran."""
-        self._pools[pool].service_time = service_time
+    def seed(self, pool: int, times: Iterable[tuple[int, float]]) -> None:
+        """Service times of ``pool`` measured before any request ran: rows of a run, nanoseconds."""
+        for rows, duration in times:
+            self._pools[pool].times.seed(rows, duration)
 
     def submit(self, request: Request, now: int) -> None:
-        """Put ``request`` in line. Raises DeadlinePassed or QueueFull and then holds nothing of it."""
-        if request.deadline is not None and request.deadline <= now:
-            raise DeadlinePassed(self._model, "being received")
-        # What could start at once left the line at the last poll, so the limits only bind a real wait.
-        if self._line.length >= self._limits.max_length:
-            raise QueueFull(self._model, f"{self._limits.max_length} requests waiting", self.backlog_seconds())
-        if self._line.length and self._line.nbytes + request.nbytes > self._limits.max_bytes:
-            raise QueueFull(self._model, f"{self._limits.max_bytes} bytes waiting", self.backlog_seconds())
-        entry = Entry(request, self._arrivals)
+        """Put ``request`` in line. Raises DeadlinePassed, a Refused or a SequenceGone or -Lost, and then holds
+        nothing of it."""
+        entry = Entry(request, self._arrivals, request.stages.received or now)
+        self._admit(entry, now)
         self._arrivals += 1
         self._entries[request] = entry
-        self._line.append(entry)
+        self._quota.enter(request.client)
+        self._waiting += 1
+        self._waiting_bytes += request.nbytes
+        if self._sequences is None or request.step is None or self._sequences.take(entry, request.step, now):
+            self._line.append(entry)
         if request.deadline is not None:
-            self._timed[entry.sequence] = entry
-            heappush(self._deadlines, (request.deadline, entry.sequence))
+            self._timed[entry.arrival] = entry
+            heappush(self._deadlines, (request.deadline, entry.arrival))
 
-    def cancel(self, request: Request) -> bool:
+    def cancel(self, request: Request, now: int) -> bool:
         """The client is gone. False when the request has already ended; else it counts as ended now."""
         entry = self._entries.get(request)
         if entry is None:
             return False
         self._forget(entry)
-        self._withdraw(entry)
+        self._withdraw(entry, "a request of it was cancelled while it ran", now)
         return True
 
-    def finished(self, pool: int, slot: int, now: int, learn: bool = True) -> Request | None:
-        """``slot`` came back. The request to answer, or None when its client no longer waits."""
-        entry = self._occupants.pop((pool, slot))
-        abandoned = entry.state is EntryState.ABANDONED
-        entry.move(EntryState.ENDED)
+    def finished(self, pool: int, slot: int, now: int, *, ok: bool = True) -> list[Entry]:
+        """``slot`` came back. The members to answer, those whose clients still wait.
+
+        None of them where a run of several failed: each gets another try, alone, so that one
+        bad request does not take its neighbours with it.
+        """
+        run = self._runs.pop((pool, slot))
         # Cancelled work ends early: its duration says nothing about the model.
-        self._pools[pool].release(slot, now, learn and not abandoned)
-        if abandoned:
-            return None
-        self._forget(entry)
-        return entry.request
+        learn = ok and not run.deserted
+        again = not ok and len(run.members) > 1
+        answered, retried, kept = [], [], False
+        for entry in run.members:
+            abandoned = entry.state is EntryState.ABANDONED
+            if again and not abandoned:
+                retried.append(entry)
+                continue
+            entry.move(EntryState.ENDED)
+            entry.run = None
+            if not abandoned:
+                self._forget(entry)
+                answered.append(entry)
+                if ok and self._budget is not None:
+                    self._budget.answered(now - entry.since)
+            if entry.sequence is not None:
+                kept = self._after_run(entry, ok, now)
+        self._pools[pool].release(slot, run.rows, now, learn=learn, keep=kept)
+        self._shares[pool].ended(now)
+        for entry in reversed(retried):
+            self._retry(entry)
+        return answered
+
+    def disconnected(self, owner: object, now: int) -> None:
+        """The connection is gone that sequences came over: their states go with it."""
+        if self._sequences is None:
+            return
+        for sequence in self._sequences.owned(owner):
+            if sequence.current is None:
+                self._sequences.leave(sequence)
+                self._free_place(sequence)
+            else:
+                self._lose(sequence, "its stream ended", now)
+
+    def doubt(self, entry: Entry, now: int) -> None:
+        """The state after ``entry``'s run could not be kept."""
+        if entry.sequence is not None:
+            self._lose(entry.sequence, "its state could not be kept", now)
 
     # -- what to do ---------------------------------------------------------------
 
     def poll(self, now: int) -> Plan:
         """What to do at ``now``. The plan is carried out by then: its starts hold their slots."""
         plan = Plan()
-        self._expire(now, plan)
-        plan.cancels, self._cancels = self._cancels, []
+        self._expire(now)
         self._fill(now, plan)
+        plan.refused, self._refused = self._refused, []
+        plan.cancels, self._cancels = self._cancels, []
         if self._deadlines:
-            first = self._deadlines[0][0]
-            plan.wake_at = first if plan.wake_at is None else min(plan.wake_at, first)
+            plan.wake(self._deadlines[0][0])
+        if self._sequences is not None and (due := self._sequences.next_expiry) is not None:
+            plan.wake(due)
         return plan
 
-    def _expire(self, now: int, plan: Plan) -> None:
+    def _expire(self, now: int) -> None:
         heap = self._deadlines
         while heap and (heap[0][0] <= now or heap[0][1] not in self._timed):
             entry = self._timed.get(heappop(heap)[1])
             if entry is None:
                 continue
-            self._forget(entry)
-            stage = "waiting in the queue" if entry.state is EntryState.WAITING else "running"
-            plan.expired.append(Expired(entry.request, stage))
-            self._withdraw(entry)
+            running = entry.state is EntryState.RUNNING
+            error = DeadlinePassed(self._model, "running" if running else "waiting in the queue")
+            self._refuse(entry, error, now, "the deadline of a request passed while it ran")
         # Ended requests leave their deadline behind; keep those fewer than the living.
         if len(heap) > 2 * len(self._timed) + 64:
             heap[:] = [item for item in heap if item[1] in self._timed]
             heapify(heap)
-
-    def _forget(self, entry: Entry) -> None:
-        """The request counts as ended; its infer request may still run."""
-        del self._entries[entry.request]
-        self._timed.pop(entry.sequence, None)
-
-    def _withdraw(self, entry: Entry) -> None:
-        if entry.state is EntryState.WAITING:
-            entry.move(EntryState.ENDED)
-            self._line.drop(entry)
-        else:
-            entry.move(EntryState.ABANDONED)
-            self._cancels.append((entry.pool, entry.slot))
+        for sequence in self._sequences.expire(now) if self._sequences is not None else ():
+            self._free_place(sequence)
 
     def _fill(self, now: int, plan: Plan) -> None:
-        """Give each free slot the first request that would finish there soonest.
+        """Give each free slot the first requests that would finish there soonest.
 
         Pools are taken from the fastest on. The requests at the head of the line are left
         to faster pools as far as those will be done with them before this pool would be,
         so a slow device only gets what the fast one could not finish first.
         """
-        order = sorted(range(len(self._pools)), key=lambda i: self._pools[i].service_time)
+        order = sorted(range(len(self._pools)), key=lambda i: self._pools[i].times.expected(1))
         for rank, index in enumerate(order):
-            pool = self._pools[index]
-            while pool.free and self._line.length:
-                spoken_for = sum(self._pools[i].completions_within(pool.service_time, now) for i in order[:rank])
-                if spoken_for >= self._line.length:
-                    again = now + max(1, int(pool.service_time))
-                    plan.wake_at = again if plan.wake_at is None else min(plan.wake_at, again)
+            pool, share = self._pools[index], self._shares[index]
+            share.held_back, patient = False, False
+            while pool.room > 0 and self._line.length:
+                ahead = sum(self._pools[i].completions_within(pool.times.expected(1), now) for i in order[:rank])
+                if ahead >= self._line.length:
+                    plan.wake(now + max(1, int(pool.times.expected(1))))
                     break
-                entry = self._line.take(spoken_for)
-                entry.pool, entry.slot = index, pool.occupy(now)
-                entry.move(EntryState.RUNNING)
-                self._occupants[index, entry.slot] = entry
-                plan.starts.append(Start(entry.request, index, entry.slot))
+                entry = self._line.first(ahead)
+                if self._hopeless(entry, pool, now):
+                    continue
+                members = self._company(entry, pool, now, plan)
+                if not members:
+                    patient = True
+                    break
+                share.want(True, now)
+                if not share.may_start(now):
+                    # Whoever is ahead of us says when its run ends; should it hang, time says so.
+                    plan.wake(now + LEAD)
+                    break
+                plan.starts.append(self._start(index, members, now))
+                share.started(now)
+            share.want(self._line.length > 0 and not patient, now)
+
+    def _hopeless(self, entry: Entry, pool: PoolState, now: int) -> bool:
+        """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
+        deadline, rows = entry.request.deadline, entry.request.batch
+        if deadline is not None and now + pool.times.quickest(rows) > deadline:
+            self._refuse(
+                entry, DeadlinePassed(self._model, "waiting in the queue, with too little time left to run"), now
+            )
+            return True
+        # Sequences were taken as a whole: a gap would hurt them more than a late answer.
+        if self._budget is None or entry.sequence is not None:
+            return False
+        service_time = pool.times.expected(rows)
+        forecast = now - entry.since + service_time
+        if self._budget.tolerates(forecast, service_time):
+            return False
+        objective = self._budget.objective.latency
+        self._refuse(entry, Shed(self._model, forecast / 1e9, objective / 1e9, self._until_room(forecast)), now)
+        return True
+
+    def _company(self, entry: Entry, pool: PoolState, now: int, plan: Plan) -> list[Entry]:
+        """``entry`` and those that run with it; none while waiting for more is worth it."""
+        kind = entry.request.kind
+        if kind is None or entry.alone or self._rules.batch.max_rows < 2:
+            return [entry]
+        waiting = self._line.rows(kind)
+        room = self._room(entry, pool, now)
+        until = self._size.wait_for_company(pool.times, waiting, entry.since, room)
+        if until is not None and now < until:
+            plan.wake(until)
+            return []
+        size = self._size.choose(pool.times, waiting, pool.room, room)
+        members, rows = [entry], entry.request.batch
+        for other, _ in zip(self._line, range(_LOOK_AHEAD), strict=False):
+            if rows >= size:
+                break
+            if other is entry or not other.joins(entry):
+                continue
+            if rows + other.request.batch > size:
+                break
+            members.append(other)
+            rows += other.request.batch
+        return members
+
+    def _room(self, entry: Entry, pool: PoolState, now: int) -> float | None:
+        """How long a run with ``entry`` may take; None where nothing says, or where it is too late to matter."""
+        ends = [entry.request.deadline] if entry.request.deadline is not None else []
+        if self._budget is not None:
+            ends.append(entry.since + self._budget.objective.latency)
+        room = min(ends, default=0) - now
+        return room if ends and room > pool.times.expected(entry.request.batch) else None
+
+    def _start(self, index: int, members: list[Entry], now: int) -> Run:
+        pool, sequence = self._pools[index], members[0].sequence
+        if self._rules.pinned and sequence is not None and sequence.place is not None:
+            slot = sequence.place[1]
+            pool.resume(slot, now)
+        else:
+            slot = pool.occupy(now)
+            if self._rules.pinned and sequence is not None:
+                sequence.place = (index, slot)
+        run = Run(index, slot, tuple(members))
+        at = 0
+        for entry in members:
+            self._line.started(entry)
+            self._waiting -= 1
+            self._waiting_bytes -= entry.request.nbytes
+            entry.move(EntryState.RUNNING)
+            entry.run = run
+            entry.rows = range(at, at + entry.request.batch) if len(members) > 1 else None
+            at += entry.request.batch
+        self._runs[index, slot] = run
+        return run
+
+    # -- admission ------------------------------------------------------------------
+
+    def _admit(self, entry: Entry, now: int) -> None:
+        """Raise what keeps the request from being taken."""
+        request, limits = entry.request, self._rules.limits
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlinePassed(self._model, "being received")
+        if self._sequences is not None and request.step is not None:
+            self._sequences.check(request.step, now)
+        if self._quota.exhausted(request.client):
+            raise QuotaExceeded(self._model, request.client, limits.per_client or 0, self._turnaround() / 1e9)
+        self._forecast(entry, now)
+        # What could start at once left the line at the last poll, so the limits only bind a real wait.
+        while self._waiting >= limits.max_length:
+            self._make_room(entry, f"{limits.max_length} requests waiting", now)
+        while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
+            self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
+
+    def _forecast(self, entry: Entry, now: int) -> None:
+        """Raise when the answer is known to come too late."""
+        request = entry.request
+        live = request.step is not None and not request.step.start
+        if request.deadline is None and (self._budget is None or live):
+            return
+        wait = self._expected_wait(entry.level, now)
+        quickest = min(p.times.quickest(request.batch) for p in self._pools)
+        if request.deadline is not None and now + wait * _HOPE + quickest > request.deadline:
+            raise DeadlinePassed(
+                self._model,
+                f"refused: {(request.deadline - now) / 1e6:.1f} ms are left, an answer takes "
+                f"{(wait + quickest) / 1e6:.1f} ms",
+            )
+        if self._budget is None or live or not wait:
+            return
+        service_time = self._turnaround()
+        forecast = now - entry.since + wait + service_time
+        if not self._budget.admits(forecast, service_time):
+            objective = self._budget.objective.latency
+            raise Overloaded(self._model, forecast / 1e9, objective / 1e9, self._until_room(forecast))
+
+    def _make_room(self, entry: Entry, limit: str, now: int) -> None:
+        """Turn away who is less important than ``entry``; raises QueueFull where nobody is."""
+        last = self._line.last() if self._line.length else None
+        if last is None or last.level <= entry.level or last.sequence is not None:
+            raise QueueFull(self._model, limit, self.backlog_seconds())
+        self._refuse(last, Displaced(self._model, self.backlog_seconds()), now)
+
+    def _expected_wait(self, level: int, now: int) -> float:
+        """Nanoseconds until a newcomer at ``level`` would start, as far as is known."""
+        ahead = self._line.rows_ahead(level)
+        if not ahead and any(p.room > 0 for p in self._pools):
+            return 0.0
+        rate = self._rate()
+        if not rate:
+            return 0.0
+        return ahead / rate + min(p.next_completion(now) for p in self._pools)
+
+    def _rate(self) -> float:
+        """Rows a nanosecond that the pools get done while all are busy; 0 when not known."""
+        return sum(p.width * self._size.usual(p.times) / t for p in self._pools if (t := self._usual_time(p)))
+
+    def _usual_time(self, pool: PoolState) -> float:
+        return pool.times.expected(self._size.usual(pool.times))
+
+    def _turnaround(self) -> float:
+        """How long a run usually takes on the fastest pool."""
+        return min(self._usual_time(p) for p in self._pools)
+
+    def _until_room(self, forecast: float) -> float:
+        """Seconds until what waits has become so little that a request would be taken, should no other come first."""
+        if self._budget is None:
+            return 0.0
+        return max(forecast - self._budget.nanoseconds, self._turnaround()) / 1e9
+
+    # -- endings ----------------------------------------------------------------------
+
+    def _refuse(self, entry: Entry, error: InferdError, now: int, why: str = "") -> None:
+        """End ``entry`` with ``error``, at the next poll or in this one; ``why`` as for :meth:`_withdraw`."""
+        self._forget(entry)
+        self._refused.append((entry.request, error))
+        self._withdraw(entry, why, now)
+
+    def _forget(self, entry: Entry) -> None:
+        """The request counts as ended; its run may go on."""
+        del self._entries[entry.request]
+        self._timed.pop(entry.arrival, None)
+        self._quota.leave(entry.request.client)
+
+    def _withdraw(self, entry: Entry, why: str, now: int) -> None:
+        """Take ``entry`` out of wherever it is; ``why`` is what its sequence is lost of if it was running."""
+        if entry.state is EntryState.RUNNING:
+            entry.move(EntryState.ABANDONED)
+            if entry.run is not None and entry.run.deserted:
+                self._cancels.append((entry.run.pool, entry.run.slot))
+            if entry.sequence is not None:
+                self._lose(entry.sequence, why, now)
+            return
+        if entry.state is EntryState.WAITING:
+            self._line.drop(entry)
+        self._waiting -= 1
+        self._waiting_bytes -= entry.request.nbytes
+        entry.move(EntryState.ENDED)
+        if entry.sequence is not None:
+            self._skipped(entry, entry.sequence, now)
+
+    def _retry(self, entry: Entry) -> None:
+        """Its run failed, and it was not alone: once more, by itself."""
+        entry.run, entry.alone = None, True
+        entry.move(EntryState.WAITING)
+        self._waiting += 1
+        self._waiting_bytes += entry.request.nbytes
+        self._line.restore(entry)
+
+    # -- sequences --------------------------------------------------------------------
+
+    def _after_run(self, entry: Entry, ok: bool, now: int) -> bool:
+        """Let the next request of the sequence follow; True while the slot stays with it."""
+        sequence = entry.sequence
+        if self._sequences is None or sequence is None:
+            return False
+        if not sequence.live:
+            self._sequences.part(sequence)
+            sequence.place = None
+            return False
+        if not ok:
+            # The slot goes back with the run that ends here.
+            sequence.place = None
+            self._lose(sequence, "a request of it failed", now)
+            self._sequences.part(sequence)
+            return False
+        self._follow(entry, now)
+        if not sequence.live:
+            sequence.place = None
+        return sequence.place is not None
+
+    def _skipped(self, entry: Entry, sequence: Sequence, now: int) -> None:
+        """``entry`` left before it ran."""
+        if self._sequences is None or not sequence.live:
+            return
+        if entry.request.step is not None and entry.request.step.start:
+            if sequence.current is entry:
+                sequence.current = None
+            else:
+                sequence.held.remove(entry)
+            self._lose(sequence, "its first request was not run", now)
+        else:
+            self._follow(entry, now)
+        if not sequence.live:
+            self._free_place(sequence)
+
+    def _follow(self, entry: Entry, now: int) -> None:
+        follower = self._sequences.proceed(entry, now) if self._sequences is not None else None
+        if follower is not None:
+            follower.move(EntryState.WAITING)
+            self._line.append(follower)
+
+    def _lose(self, sequence: Sequence, why: str, now: int) -> None:
+        """Turn away whatever waits for a state that is no more."""
+        if self._sequences is None or not sequence.live:
+            return
+        current = sequence.current
+        orphans = self._sequences.lose(sequence, why)
+        if current is not None and current.state is EntryState.WAITING:
+            orphans.insert(0, current)
+        for orphan in orphans:
+            self._refuse(orphan, SequenceLost(self._model, sequence.id, why), now)
+        if current is None or current.run is None:
+            self._free_place(sequence)
+
+    def _free_place(self, sequence: Sequence) -> None:
+        """Give back the slot that was kept; a run that is still on it gives it back when it ends."""
+        if sequence.place is not None and sequence.place not in self._runs:
+            pool, slot = sequence.place
+            self._pools[pool].free.append(slot)
+            sequence.place = None
 
     # -- what is known ------------------------------------------------------------
 
@@ -183,20 +505,35 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests in line."""
-        return self._line.length
+        """Requests that have not started."""
+        return self._waiting
 
     @property
     def running(self) -> int:
         """Slots in use, abandoned work included."""
-        return len(self._occupants)
+        return len(self._runs)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that hold a state."""
+        return self._sequences.count if self._sequences is not None else 0
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be under way at present: the learnt limit, else what slots and line can hold."""
+        slots = sum(p.width for p in self._pools)
+        rate = self._rate()
+        if self._budget is None or not rate:
+            return slots + self._rules.limits.max_length
+        room = max(0.0, self._budget.nanoseconds - self._turnaround())
+        return slots + min(self._rules.limits.max_length, int(room * rate))
 
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing runs."""
-        return not self._entries and not self._occupants
+        return not self._entries and not self._runs
 
     def backlog_seconds(self) -> float:
         """Expected time until everything now in line has started, in seconds."""
-        rate = sum(p.slots / p.service_time for p in self._pools if p.service_time)
-        return self._line.length / rate / 1e9 if rate else 0.0
+        rate = self._rate()
+        return self._waiting / rate / 1e9 if rate else 0.0

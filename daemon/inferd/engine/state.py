@@ -1,0 +1,69 @@
+"""State between the requests of a sequence: what model.toml declares, held against the model."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from inferd.config.model import ModelConfig, StateTensor
+from inferd.engine.source import ModelSource
+from inferd.errors import listed
+from inferd.tensors import DType, Signature, StateLink, Tensor, TensorSpec, elements
+
+# An infer request each, with all its tensors, against a few kilobytes of state.
+_MOST_WITH_OWN_STATE = 16
+_MOST_WITH_DECLARED_STATE = 1024
+
+
+def most_sequences(config: ModelConfig, signature: Signature) -> int:
+    """How many sequences may be live."""
+    return config.sequences.max_live or (_MOST_WITH_OWN_STATE if signature.stateful else _MOST_WITH_DECLARED_STATE)
+
+
+def batch_axes(config: ModelConfig) -> Mapping[str, int]:
+    """The batch axis by tensor name, for those where it is not the first dimension."""
+    declared = config.sequences.state
+    return {name: s.batch_axis for name, s in declared.items()} | {s.output: s.batch_axis for s in declared.values()}
+
+
+def link(source: ModelSource, signature: Signature, *, stateful: bool) -> Signature:
+    """``signature`` with its states. Raises ConfigurationError where what is declared does not fit the model."""
+    declared = source.config.sequences.state
+    if stateful and declared:
+        raise source.misconfigured("sequences.state", "the model keeps its state itself", "no state tensors")
+    states = tuple(_linked(source, signature, name, tensor) for name, tensor in declared.items())
+    return replace(signature, states=states, stateful=stateful)
+
+
+def _linked(source: ModelSource, signature: Signature, name: str, declared: StateTensor) -> StateLink:
+    key = f"sequences.state.{name}"
+    into = _port(source, key, name, signature.inputs)
+    out_of = _port(source, f"{key}.output", declared.output, signature.outputs)
+    spec, fed_by = signature.inputs[into], signature.outputs[out_of]
+    if spec.dtype is DType.BYTES or fed_by.dtype is not spec.dtype:
+        problem = f"output '{fed_by.name}' is {fed_by.dtype.wire} and input '{name}' {spec.dtype.wire}"
+        raise source.misconfigured(key, problem, "numbers of one type")
+    shape = _one_row(spec, signature.max_batch)
+    if shape is None or shape != _one_row(fed_by, signature.max_batch):
+        problem = f"input '{name}' is {spec.describe()} and output '{fed_by.name}' {fed_by.describe()}"
+        raise source.misconfigured(key, problem, "one fixed shape; see [shapes]")
+    initial = np.full(elements(shape), declared.initial).astype(spec.dtype.numpy)
+    if spec.dtype is DType.BF16:
+        # No numpy type: the upper half of the same number as a float32.
+        initial = (np.full(elements(shape), declared.initial, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return StateLink(into, out_of, Tensor(spec.dtype, shape, initial.tobytes()))
+
+
+def _port(source: ModelSource, key: str, name: str, specs: tuple[TensorSpec, ...]) -> int:
+    for index, spec in enumerate(specs):
+        if name == spec.name:
+            return index
+    raise source.misconfigured(key, f"the model has no '{name}'", listed(s.name for s in specs))
+
+
+def _one_row(spec: TensorSpec, max_batch: int) -> tuple[int, ...] | None:
+    """The shape with one row, None where it is not fixed."""
+    if spec.dims is None:
+        return None
+    rest = [1 if max_batch and axis == spec.batch_axis else d.lo if d.static else 0 for axis, d in enumerate(spec.dims)]
+    return tuple(rest) if all(rest) else None

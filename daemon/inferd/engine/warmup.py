@@ -1,0 +1,81 @@
+"""Made-up inferences before a model is ready: they prove that it runs, and tell how long it takes."""
+
+from collections.abc import Iterator, Sequence
+
+import structlog
+
+from inferd.config.model import ModelConfig
+from inferd.engine.pool import Pool
+from inferd.engine.slot import RunFailed
+from inferd.engine.source import ModelSource
+from inferd.errors import LoadFailed, listed
+from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec, elements
+
+log = structlog.get_logger("inferd.engine")
+
+# Twice the rows for this much of twice the time is no gain, and neither will more be.
+_NO_GAIN = 0.97
+
+
+def joins_requests(config: ModelConfig, signature: Signature) -> bool:
+    """Whether requests may run together: not in a model that keeps one sequence's state a slot."""
+    return config.batching.join and signature.max_batch > 1 and not signature.stateful
+
+
+def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tuple[int, float], ...]:
+    """Run made-up input through every slot; rows of a run and the nanoseconds the last round of it took.
+
+    A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
+    shapes may be ones a dynamic model can't take, which proves nothing about real ones.
+    Where requests may be joined, ever more rows are tried, as long as they gain something.
+    """
+    config = source.config.warmup
+    if unknown := set(config.shapes) - {s.name for s in signature.inputs}:
+        names = listed(s.name for s in signature.inputs)
+        raise source.misconfigured(f"warmup.shapes.{min(unknown)}", "no such input", names)
+    shapes = [_shape(source, spec, config.shapes.get(spec.name)) for spec in signature.inputs]
+    times: list[tuple[int, float]] = []
+    try:
+        for rows in _row_counts(source.config, signature, shapes) if config.runs else ():
+            inputs = [
+                _made_up(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
+            ]
+            times.append((rows or 1, [pool.run_all(inputs) for _ in range(config.runs)][-1]))
+            if len(times) > 1 and times[-1][1] > _NO_GAIN * times[-2][1] * rows / times[-2][0]:
+                break
+    except RunFailed as error:
+        fixed = all(s.static_shape is not None or s.name in config.shapes for s in signature.inputs)
+        if fixed:
+            raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {error}") from error
+        log.warning("warm-up skipped", model=source.name, device=pool.device, problem=str(error))
+    return tuple(times)
+
+
+def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
+    """How many rows to try in turn; 0 where the model has no batch."""
+    if not joins_requests(config, signature):
+        yield shapes[0][signature.inputs[0].batch_axis] if signature.max_batch and shapes else 0
+        return
+    rows = 1
+    while rows < signature.max_batch:
+        yield rows
+        rows *= 2
+    yield signature.max_batch
+
+
+def _with(shape: Shape, spec: TensorSpec, rows: int) -> Shape:
+    """``shape`` with so many rows."""
+    return (*shape[: spec.batch_axis], rows, *shape[spec.batch_axis + 1 :]) if rows else shape
+
+
+def _shape(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -> Shape:
+    concrete = tuple(shape) if shape is not None else spec.smallest()
+    if not spec.accepts(concrete):
+        problem = f"shape {list(concrete)} does not fit"
+        raise source.misconfigured(f"warmup.shapes.{spec.name}", problem, spec.describe())
+    return concrete
+
+
+def _made_up(spec: TensorSpec, shape: Shape) -> Tensor:
+    count = elements(shape)
+    return Tensor(spec.dtype, shape, [b""] * count if spec.dtype is DType.BYTES else bytes(count * spec.dtype.itemsize))

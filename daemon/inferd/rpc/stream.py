@@ -1,0 +1,226 @@
+"""One ModelStreamInfer call: requests side by side, and how much of it may be under way."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import grpc
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.catalog import Catalog
+from inferd.errors import InferdError, one_line
+from inferd.requests import Request
+from inferd.rpc import status
+from inferd.tensors import DType, Signature, elements
+
+
+class Window:
+    """What one stream has under way, in requests and in bytes on the wire.
+
+    A request counts its own bytes and a reserve for its answer until it is answered, and
+    its answer's bytes until that is sent. The reserve is the answer's size where that is
+    known, else the largest answer of the model so far, else all of ``max_bytes``: until a
+    model's first answer is there, nothing more is taken.
+
+    The window is open below both limits, so ``bytes`` is at most ``max_bytes``, one request
+    and its answer; but where answers of unknown size grow, those already under way may
+    exceed their reserves.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._largest: dict[str, int] = {}
+        self.requests = 0
+        self.bytes = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether one more request may be taken; always when nothing is under way."""
+        return self.requests < self._max_requests and self.bytes < self._max_bytes
+
+    def take(self, model: str, nbytes: int, answer: int | None) -> int:
+        """Count a request; ``answer`` is the size of its answer where known. Returns what it counts until answered."""
+        counted = nbytes + (self._largest.get(model, self._max_bytes) if answer is None else answer)
+        self.requests += 1
+        self.bytes += counted
+        return counted
+
+    def answered(self, model: str, counted: int, answer: int) -> None:
+        """The answer is there, and takes the place of the ``counted`` bytes."""
+        self._largest[model] = max(answer, self._largest.get(model, 0))
+        self.failed(counted, answer)
+
+    def failed(self, counted: int, answer: int) -> None:
+        """Likewise for an error, which says nothing about the size of the model's answers."""
+        self.bytes += answer - counted
+
+    def sent(self, answer: int) -> None:
+        """The answer has left."""
+        self.requests -= 1
+        self.bytes -= answer
+
+
+class Call(Protocol):
+    """An inference as its stream sees it: ``future`` holds the bytes to send."""
+
+    future: "asyncio.Future[bytes]"
+    message: pb.ModelInferRequest
+    request: Request | None
+    final_response: bool
+
+    def abandon(self) -> None:
+        """The client is gone."""
+
+
+Begin = Callable[[bytes, int | None, Callable[[pb.ModelInferResponse], bytes]], Call]
+
+
+class Stream:
+    """One ModelStreamInfer call: a reader that starts requests, a writer that sends answers.
+
+    While ``window`` is closed the stream is read no further, and HTTP/2 flow control holds
+    the client back: a slow reader costs the daemon what the window allows, and costs other
+    streams nothing. Requests are let go of when they are answered, answers when they are
+    sent, that is when all but the last 64 KiB are on the wire.
+
+    On top of the window's bytes come copies: a request under way is held as message and as
+    tensors, twice its size in all, and gRPC has a copy of the one answer it is sending. gRPC
+    also receives ahead: what it holds of requests not yet read is the HTTP/2 window of the
+    stream, which it widens to some MiB for a fast client.
+    """
+
+    def __init__(
+        self,
+        begin: Begin,
+        catalog: Catalog,
+        context: grpc.aio.ServicerContext,
+        deadline: int | None,
+        window: Window,
+    ) -> None:
+        self._begin = begin
+        self._catalog = catalog
+        self._context = context
+        self._deadline = deadline
+        self._window = window
+        self._unordered = dict(context.invocation_metadata() or ()).get("inferd-unordered") == "true"
+        self._room = asyncio.Event()
+        self._room.set()
+        # In the order to send them: an answer gets its place when its request is taken, in
+        # unordered streams when it is there. None once nothing more will be taken.
+        self._answers: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue()
+        self._unanswered: set[Call] = set()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def run(self) -> bool:
+        """Answer all that is read; True when that is all the client had to send, False when reading was stopped."""
+        self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
+        try:
+            while self._window.requests or not self._reader.done():
+                await self._send(await self._answers.get())
+        finally:
+            self._reader.cancel()
+            for call in list(self._unanswered):
+                call.abandon()
+            # The traceback of what ended it refers to this stream: it may outlive its answers by far.
+            self._answers = asyncio.Queue()
+        return not self._reader.cancelled()
+
+    def stop_reading(self) -> None:
+        """Take no further request."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    # No variable of a coroutine may keep a message alive while it waits for the next.
+
+    async def _read(self) -> None:
+        while self._take(await self._next()):
+            pass
+
+    async def _next(self) -> bytes:
+        while not self._window.open:
+            await self._room.wait()
+        return await self._context.read()  # type: ignore[no-any-return]
+
+    def _take(self, raw: bytes) -> bool:
+        if raw is grpc.aio.EOF:
+            return False
+        call = self._begin(raw, self._deadline, _in_stream)
+        counted = self._window.take(call.message.model_name, len(raw), self._answer_bytes(call))
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if not self._unordered:
+            self._answers.put_nowait(answer)
+        self._unanswered.add(call)
+        call.future.add_done_callback(partial(self._answered, call, counted, answer))
+        self._show_room()
+        return True
+
+    def _answered(
+        self, call: Call, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
+    ) -> None:
+        # They refer to each other: left so, answer and all would stay until the garbage collector comes by.
+        call.request = None
+        if future.cancelled() or answer.cancelled():
+            return
+        self._unanswered.discard(call)
+        if isinstance(error := future.exception(), InferdError):
+            answer.set_result(_error_in_stream(call, error))
+            self._window.failed(counted, len(answer.result()))
+        else:
+            answer.set_result(future.result())
+            self._window.answered(call.message.model_name, counted, len(answer.result()))
+        if self._unordered:
+            self._answers.put_nowait(answer)
+        self._show_room()
+
+    async def _send(self, answer: "asyncio.Future[bytes] | None") -> None:
+        if answer is None:
+            return
+        await self._context.write(await answer)
+        self._window.sent(len(answer.result()))
+        self._show_room()
+
+    def _show_room(self) -> None:
+        if self._window.open:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _answer_bytes(self, call: Call) -> int | None:
+        if call.request is None:
+            return 0  # refused: it is answered in a moment
+        _, live = self._catalog.resolve(call.message.model_name, call.message.model_version)
+        return answer_bytes(live.signature, call.request)
+
+
+def answer_bytes(signature: Signature, request: Request) -> int | None:
+    """Bytes of the tensors ``request`` will be answered with; None where the signature leaves that open."""
+    total = 0
+    for spec in (signature.outputs[index] for index in request.outputs):
+        if spec.dims is None or spec.dtype is DType.BYTES:
+            return None
+        shape = spec.wire_shape
+        if signature.max_batch:
+            shape[spec.batch_axis] = request.batch
+        if -1 in shape:
+            return None
+        total += elements(shape) * spec.dtype.itemsize
+    return total
+
+
+def _in_stream(response: pb.ModelInferResponse) -> bytes:
+    return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
+
+
+def _error_in_stream(call: Call, error: InferdError) -> bytes:
+    """A request's own failure; clients that show only the text still learn code and id."""
+    message = call.message
+    whose = f" request '{one_line(message.id, 80)}'" if message.id else ""
+    response = pb.ModelInferResponse(model_name=message.model_name, model_version=message.model_version, id=message.id)
+    if call.final_response:
+        response.parameters["triton_final_response"].bool_param = True
+    return pb.ModelStreamInferResponse(
+        error_message=f"[{status.code_of(error).name}]{whose}: {error}", infer_response=response
+    ).SerializeToString()

@@ -1,0 +1,69 @@
+"""How many rows to run together: as many as make the model faster and keep the objective."""
+
+from dataclasses import dataclass
+
+from inferd.scheduling.service_time import ServiceTimes
+
+# A larger run has to give this much more throughput to be worth its longer time.
+_WORTHWHILE = 1.03
+# Once in so many choices the next larger size is tried, so that what was measured badly is not believed for ever.
+_TRY_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRule:
+    """``max_rows`` a run, 1 joins nothing; ``max_delay`` ns that a request may wait for company;
+    ``preferred`` sizes, ascending, that runs keep to where enough rows wait."""
+
+    max_rows: int = 1
+    max_delay: int = 0
+    preferred: tuple[int, ...] = ()
+
+
+class BatchSize:
+    """Chooses the size of the next run from learnt times."""
+
+    def __init__(self, rule: BatchRule) -> None:
+        self.rule = rule
+        self._choices = 0
+
+    def usual(self, times: ServiceTimes) -> int:
+        """The size that runs have while more than enough waits: the base of every forecast."""
+        return self._most_throughput(times, self.rule.max_rows, None)
+
+    def choose(self, times: ServiceTimes, waiting: int, free_slots: int, room: float | None) -> int:
+        """Rows to run now, of ``waiting`` that may be joined, before ``free_slots`` that could share them.
+
+        ``room`` is how long the run may take, in ns, for its first request to keep the objective.
+        """
+        limit = min(self.rule.max_rows, -(-waiting // max(1, free_slots)))
+        if limit <= 1:
+            return 1
+        size = self._most_throughput(times, limit, room)
+        self._choices += 1
+        if size < limit and self._choices % _TRY_EVERY == 0 and (not room or times.expected(2 * size) <= room):
+            size = min(limit, 2 * size)
+        return max((p for p in self.rule.preferred if p <= size), default=size)
+
+    def wait_for_company(self, times: ServiceTimes, waiting: int, since: int, room: float | None) -> int | None:
+        """Until when to leave ``waiting`` rows alone, the first of which came at ``since``; None to run them now."""
+        rule = self.rule
+        if not rule.max_delay or waiting >= self.usual(times) or waiting in rule.preferred:
+            return None
+        delay = float(rule.max_delay)
+        if room is not None:
+            delay = min(delay, room - times.expected(min(rule.max_rows, 2 * waiting)))
+        return since + int(delay) if delay > 0 else None
+
+    def _most_throughput(self, times: ServiceTimes, limit: int, room: float | None) -> int:
+        """The smallest size that is about as good as the best; everything where nothing is known."""
+        if limit == 1 or not times.sizes:
+            return limit
+        best, rate = 1, 1 / times.expected(1)
+        for size in sorted({*(s for s in times.sizes if 1 < s < limit), limit}):
+            duration = times.expected(size)
+            if room is not None and duration > room:
+                break
+            if size / duration > rate * _WORTHWHILE:
+                best, rate = size, size / duration
+        return best

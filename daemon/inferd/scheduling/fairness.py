@@ -1,0 +1,116 @@
+"""Weighted fairness between models that share a device.
+
+Each model's runs use up device time: as long as they fit beside each other, their own;
+beyond that each gets its part of what there is. A model that has used more than its
+weight allows lets the others catch up, as long as they want to run. Nothing is held
+back while the device has room or nobody else waits.
+"""
+
+from collections.abc import Callable
+
+# How far, in nanoseconds of the whole device for a weight of 1, a model may run ahead of its turn.
+LEAD = 20_000_000
+
+
+class SharedDevice:
+    """The models of one device and the time each has had on it."""
+
+    def __init__(self) -> None:
+        self._members: list[Share] = []
+        self._load = 0.0
+        self._now = 0
+        # Device time a unit of width has got so far: each share's own use is read off it when needed.
+        self.clock = 0.0
+
+    def join(self, weight: float, width: float) -> "Share":
+        """A model whose runs each take up ``width`` of the device (1: all of it)."""
+        share = Share(self, weight, width)
+        self._members.append(share)
+        return share
+
+    def leave(self, share: "Share") -> None:
+        """The model is gone."""
+        self._members.remove(share)
+
+    def may_start(self, share: "Share", now: int) -> bool:
+        """Whether ``share`` may start one more run at ``now``."""
+        if len(self._members) < 2 or self._load + share.width <= 1:
+            return True
+        self._advance(now)
+        rivals = [m.used for m in self._members if m.wants and m is not share]
+        return not rivals or share.used <= min(rivals) + LEAD
+
+    def woken(self, by: "Share", now: int) -> "list[Share]":
+        """Those but ``by`` that were held back and may start now."""
+        return [m for m in self._members if m.held_back and m is not by and self.may_start(m, now)]
+
+    def _advance(self, now: int) -> None:
+        if now > self._now:
+            self.clock += (now - self._now) / max(1.0, self._load)
+            self._now = now
+
+    def changed(self, share: "Share", runs: int, now: int) -> None:
+        """``share`` has started so many runs, or ended them."""
+        self._advance(now)
+        share.settle(self.clock)
+        share.runs += runs
+        self._load += runs * share.width
+
+    def least_used(self, but: "Share", now: int) -> float:
+        """What the least served of the others that are busy has used; of no meaning where none is."""
+        self._advance(now)
+        return min((m.used for m in self._members if m is not but and (m.runs or m.wants)), default=0.0)
+
+
+class Share:
+    """One model's part of a device. ``held_back`` while a run it wants to start is not let;
+    ``wake`` is for the shell to set."""
+
+    def __init__(self, device: SharedDevice, weight: float, width: float) -> None:
+        self.width = width
+        self.runs = 0
+        self.wants = False
+        self.held_back = False
+        self.wake: Callable[[], None] = lambda: None
+        self._device = device
+        self._weight = weight
+        self._used = 0.0
+        self._seen = device.clock
+
+    @property
+    def used(self) -> float:
+        """Device time had so far, divided by the weight."""
+        return self._used + self.runs * self.width * (self._device.clock - self._seen) / self._weight
+
+    def settle(self, clock: float) -> None:
+        """Write down what has been used up to the device's ``clock``."""
+        self._used, self._seen = self.used, clock
+
+    def want(self, wants: bool, now: int) -> None:
+        """Requests wait that could start, or none do any more."""
+        if wants and not self.wants and not self.runs:
+            # Whoever comes back from idling starts level with the least served: idling earns no credit.
+            self._used = max(self._used, self._device.least_used(self, now))
+        self.wants = wants
+
+    def may_start(self, now: int) -> bool:
+        """Whether one more run may start at ``now``."""
+        self.held_back = not self._device.may_start(self, now)
+        return not self.held_back
+
+    def started(self, now: int) -> None:
+        """A run began."""
+        self._device.changed(self, 1, now)
+
+    def ended(self, now: int) -> None:
+        """A run ended."""
+        self._device.changed(self, -1, now)
+
+    def wake_others(self, now: int) -> None:
+        """Have those look again that were held back and may start by now."""
+        for share in self._device.woken(self, now):
+            share.wake()
+
+    def leave(self) -> None:
+        """The model is gone."""
+        self._device.leave(self)

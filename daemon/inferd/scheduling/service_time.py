@@ -1,0 +1,59 @@
+"""How long a run takes, learnt for each number of rows."""
+
+from bisect import bisect_left, insort
+
+_SMOOTHING = 0.1
+# The quickest run seen is forgotten at this rate a run, so that a model that became slower is believed.
+_FORGETTING = 0.01
+
+
+class ServiceTimes:
+    """Nanoseconds from start to completion, by rows of the run; 0 stands for not known yet."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._mean: dict[int, float] = {}
+        self._quickest: dict[int, float] = {}
+
+    def seed(self, rows: int, duration: float) -> None:
+        """A duration measured beforehand; anything learnt about ``rows`` so far is replaced."""
+        if duration > 0:
+            if rows not in self._mean:
+                insort(self._sizes, rows)
+            self._mean[rows] = self._quickest[rows] = float(duration)
+
+    def learn(self, rows: int, duration: float) -> None:
+        """A run of ``rows`` took ``duration``."""
+        if rows not in self._mean:
+            self.seed(rows, duration)
+            return
+        self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
+        quickest = self._quickest[rows]
+        self._quickest[rows] = min(duration, quickest + _FORGETTING * (duration - quickest))
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of rows that something is known about, ascending."""
+        return self._sizes
+
+    def expected(self, rows: int) -> float:
+        """What a run of ``rows`` takes on average."""
+        return self._between(self._mean, rows)
+
+    def quickest(self, rows: int) -> float:
+        """What a run of ``rows`` takes when all goes well: below it, hope is in vain."""
+        return self._between(self._quickest, rows)
+
+    def _between(self, times: dict[int, float], rows: int) -> float:
+        """Known sizes as they are, those between in proportion; beyond the largest each row costs the same."""
+        known = times.get(rows)
+        if known is not None or not self._sizes:
+            return known or 0.0
+        place = bisect_left(self._sizes, rows)
+        if place == len(self._sizes):
+            largest = self._sizes[-1]
+            return times[largest] * rows / largest
+        if place == 0:
+            return times[self._sizes[0]]
+        low, high = self._sizes[place - 1], self._sizes[place]
+        return times[low] + (times[high] - times[low]) * (rows - low) / (high - low)

@@ -1,0 +1,153 @@
+"""What a stream counts, and when it stops reading."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from inferd.errors import InferdError
+from inferd.requests import Request
+from inferd.rpc.stream import Window, answer_bytes
+from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
+
+SIZES = st.integers(0, 60)
+MODELS = st.sampled_from(["one", "another"])
+
+
+class Walk(RuleBasedStateMachine):
+    """A stream whose models answer as they will, against a ledger of what each request holds."""
+
+    @initialize(requests=st.integers(1, 6), nbytes=st.integers(1, 100))
+    def begin(self, requests: int, nbytes: int) -> None:
+        self.limits = requests, nbytes
+        self.window = Window(requests, nbytes)
+        self.unanswered: list[tuple[str, int, int | None]] = []
+        self.unsent: list[int] = []
+        self.seen: dict[str, int] = {}
+
+    @precondition(lambda self: self.window.open)
+    @rule(model=MODELS, nbytes=SIZES, answer=st.none() | SIZES)
+    def take(self, model: str, nbytes: int, answer: int | None) -> None:
+        reserve = self.seen.get(model, self.limits[1]) if answer is None else answer
+        counted = self.window.take(model, nbytes, answer)
+        assert counted == nbytes + reserve
+        self.unanswered.append((model, counted, answer))
+        if answer is None and model not in self.seen:
+            assert not self.window.open
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data(), size=SIZES)
+    def answered(self, data: Any, size: int) -> None:
+        model, counted, known = self.pick(data)
+        size = size if known is None else known
+        self.window.answered(model, counted, size)
+        self.seen[model] = max(size, self.seen.get(model, 0))
+        self.unsent.append(size)
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data(), size=SIZES)
+    def failed(self, data: Any, size: int) -> None:
+        _, counted, _ = self.pick(data)
+        self.window.failed(counted, size)
+        self.unsent.append(size)
+
+    @precondition(lambda self: self.unsent)
+    @rule()
+    def sent(self) -> None:
+        self.window.sent(self.unsent.pop(0))
+
+    def pick(self, data: Any) -> tuple[str, int, int | None]:
+        return self.unanswered.pop(data.draw(st.integers(0, len(self.unanswered) - 1)))
+
+    @invariant()
+    def look(self) -> None:
+        requests = len(self.unanswered) + len(self.unsent)
+        nbytes = sum(counted for _, counted, _ in self.unanswered) + sum(self.unsent)
+        assert (self.window.requests, self.window.bytes) == (requests, nbytes)
+        assert self.window.open == (requests < self.limits[0] and nbytes < self.limits[1])
+        # However large what came before was: a stream that holds nothing goes on.
+        assert requests or self.window.open
+
+
+TestWalk = Walk.TestCase
+
+
+@given(
+    st.integers(1, 100),
+    st.lists(st.tuples(SIZES, SIZES, st.integers(0, 3)), min_size=1),
+)
+def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_answer(
+    limit: int, requests: Sequence[tuple[int, int, int]]
+) -> None:
+    window = Window(len(requests), limit)
+    under_way: list[tuple[int, int]] = []
+    for nbytes, answer, ended in requests:
+        if window.open:
+            under_way.append((window.take("m", nbytes, answer), answer))
+            assert window.bytes < limit + nbytes + answer
+        for counted, size in under_way[:ended]:
+            window.answered("m", counted, size)
+            window.sent(size)
+        del under_way[:ended]
+
+
+def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> None:
+    window = Window(10, 100)
+    counted = window.take("m", 5, None)
+    assert (counted, window.open) == (105, False)
+    window.answered("m", counted, 20)
+    assert window.open
+    assert [window.take("m", 5, None), window.take("m", 5, None)] == [25, 25]
+    assert (window.bytes, window.open) == (70, True)
+
+
+def test_a_failure_says_nothing_about_the_size_of_answers() -> None:
+    window = Window(10, 100)
+    window.failed(window.take("m", 5, None), 30)
+    assert (window.bytes, window.open) == (30, True)
+    assert window.take("m", 5, None) == 105
+
+
+def test_each_model_has_its_own_largest_answer() -> None:
+    window = Window(10, 100)
+    for model, size in (("large", 40), ("small", 2), ("large", 30)):
+        window.answered(model, window.take(model, 0, None), size)
+        window.sent(size)
+    assert [window.take("small", 0, None), window.take("large", 0, None)] == [2, 40]
+
+
+FIXED = TensorSpec("fixed", DType.FP32, (Dim(2, 2), Dim(3, 3)))
+ROWS = TensorSpec("rows", DType.INT64, (Dim(1, 8), Dim(5, 5)))
+STEPS = TensorSpec("steps", DType.FP16, (Dim(5, 5), Dim(1, 8)), batch_axis=1)
+OPEN = TensorSpec("open", DType.FP32, (Dim(2, 2), Dim(0, None)))
+ANY_RANK = TensorSpec("any", DType.FP32, None)
+TEXT = TensorSpec("text", DType.BYTES, (Dim(2, 2),))
+SCALAR = TensorSpec("scalar", DType.FP64, ())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "asked", "max_batch", "expected"),
+    [
+        ([FIXED], [0], 0, 24),
+        ([SCALAR], [0], 0, 8),
+        ([FIXED, OPEN, SCALAR], [2, 0], 0, 32),
+        ([ROWS, STEPS], [0, 1], 8, 3 * 5 * 8 + 3 * 5 * 2),
+        ([ROWS], [0], 0, None),
+        ([FIXED, OPEN], [0, 1], 0, None),
+        ([ANY_RANK], [0], 0, None),
+        ([ANY_RANK], [0], 8, None),
+        ([TEXT], [0], 0, None),
+    ],
+)
+def test_the_size_of_an_answer_is_known_where_the_signature_fixes_it(
+    outputs: Sequence[TensorSpec], asked: Sequence[int], max_batch: int, expected: int | None
+) -> None:
+    class Unanswered:
+        def answer(self, outputs: Sequence[Tensor]) -> None: ...
+        def fail(self, error: InferdError) -> None: ...
+
+    request = Request("m", 1, (), tuple(asked), Unanswered(), batch=3)
+    assert answer_bytes(Signature((), tuple(outputs), max_batch), request) == expected

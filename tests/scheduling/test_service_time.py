@@ -1,0 +1,35 @@
+"""What is learnt about how long runs take, by their rows."""
+
+import pytest
+
+from inferd.scheduling.service_time import ServiceTimes
+
+
+def known(*seen: tuple[int, float]) -> ServiceTimes:
+    times = ServiceTimes()
+    for rows, duration in seen:
+        times.seed(rows, duration)
+    return times
+
+
+def test_nothing_is_expected_before_anything_was_seen() -> None:
+    assert (known().expected(3), known().quickest(3)) == (0.0, 0.0)
+
+
+def test_sizes_between_known_ones_are_expected_in_proportion() -> None:
+    times = known((8, 800), (2, 200), (4, 300))
+    assert times.sizes == [2, 4, 8]
+    assert [times.expected(n) for n in (1, 2, 3, 4, 6, 8)] == [200, 200, 250, 300, 550, 800]
+
+
+def test_beyond_the_largest_size_each_row_costs_the_same() -> None:
+    assert known((1, 100), (4, 200)).expected(12) == 600
+
+
+def test_the_quickest_run_is_remembered_and_slowly_forgotten() -> None:
+    times = known((1, 100))
+    times.learn(1, 60)
+    assert times.quickest(1) == 60
+    for _ in range(1000):
+        times.learn(1, 500)
+    assert times.quickest(1) == pytest.approx(500, rel=0.01)

@@ -61,3 +61,22 @@ def test_nothing_is_written_to_the_home_folder(report: list[str], home: Path) ->
 
 def test_a_process_without_home_can_import() -> None:
     assert imported()[1] == "['MainThread']"
+
+
+_TWO_LOOKS = """
+import sys, threading
+from inferd.engine.runtime import ov
+import numpy as np
+sys.setswitchinterval(1e-6)
+tensors = [ov.Tensor(np.zeros(4, np.float32)) for _ in range(2)]
+barrier = threading.Barrier(2)
+threads = [threading.Thread(target=lambda t=t: (barrier.wait(), t.data)) for t in tensors]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+def test_the_first_look_at_a_tensor_may_come_from_two_threads() -> None:
+    # Trap 26. A process of its own each time: only the first look ever is in danger.
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", _TWO_LOOKS], check=True, timeout=120)

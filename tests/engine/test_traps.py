@@ -41,6 +41,7 @@
 24  tests/engine/test_slot.py::test_closing_waits_until_the_device_holds_nothing_of_it
     tests/engine/test_pool.py::test_closing_ends_what_is_in_flight
 25  no test: it decides nothing in inferd, and a release that mends it should not fail here
+26  tests/engine/test_runtime.py::test_the_first_look_at_a_tensor_may_come_from_two_threads
 """
 
 import ast

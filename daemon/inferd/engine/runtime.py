@@ -11,9 +11,14 @@ import sys
 # None makes the import machinery raise ImportError, whether or not the package is installed.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # typeshed leaves out this documented use
 
+import numpy as np  # noqa: E402  # likewise
 import openvino as ov  # type: ignore[import-untyped]  # noqa: E402  # ships no types; must follow the line above
 
 __all__ = ["ov", "version"]
+
+# The first look at a tensor fills a table, under a C++ lock that gives the GIL up meanwhile: two threads
+# that are both the first wait for each other for ever (fact 26). Here nobody else is about yet.
+_ = (ov.Tensor(np.zeros(1, np.float32)).data, ov.Tensor(np.array([b"x"])).bytes_data)
 
 
 def version() -> str:

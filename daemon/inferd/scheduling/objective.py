@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 _STEP = 0.03
-_CEILING = 0.9
+_CEILING = 0.85
 # What lies beyond the scheduler's sight, encoding, event loop and wire, gets the rest of the objective.
-_IN_SIGHT = 0.92
+_IN_SIGHT = 0.88
 
 
 @dataclass(frozen=True, slots=True)

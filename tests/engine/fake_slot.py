@@ -1,6 +1,7 @@
 """A Slot without a device, for tests that decide when and how each run ends.
 
-It is verified: tests/engine/test_slot.py holds it and the real one to the same contract.
+It is verified: tests/engine/test_slot.py and test_slot_rows.py hold it and the real one to the
+same contract.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,8 +4,9 @@ import gc
 import random
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def real_pool(network: ov.Model, size: int) -> Iterator[Pool]:
         yield pool
     finally:
         pool.close()
+
+
+def ends_of_one(pool: Pool) -> list[tuple[int, str | None]]:
+    """How the only run in flight ended, once it has."""
+    while not (completions := pool.sweep()):
+        pass
+    return ends(completions)
 
 
 def ends(completions: list[Completion]) -> list[tuple[int, str | None]]:
@@ -195,6 +203,75 @@ def test_input_that_can_not_be_copied_leaves_the_slot_free() -> None:
             pool.start(0, [[Tensor(DType.FP32, (5,), bytes(20))]])
         assert pool.in_flight == 0
         pool.run_all([X])
+
+
+def test_a_fresh_start_forgets_what_the_slot_has_kept_and_another_does_not() -> None:
+    with real_pool(models.stateful(), 1) as pool:
+        seen = []
+        for fresh in (True, False, True):
+            pool.start(0, [[tensor([[1, 2]])]], fresh=fresh)
+            assert ends_of_one(pool) == [(0, None)]
+            seen.append(numbers(pool.read(0, [0])[0]).tolist())
+    # The model starts from its first input, and then adds each.
+    assert seen == [[[2, 4]], [[3, 6]], [[2, 4]]]
+
+
+def test_members_of_a_run_are_read_by_their_rows() -> None:
+    fakes = Fakes(1)
+    fakes.pool.start(0, [[tensor([[1, 2]])], [tensor([[3, 4], [5, 6]])]])
+    fakes.slots[0].complete()
+    assert ends(fakes.pool.drain()) == [(0, None)]
+    assert [numbers(fakes.pool.read(0, [0], rows)[0]).tolist() for rows in (range(1), range(1, 3), None)] == [
+        [[1, 2]],
+        [[3, 4], [5, 6]],
+        [[1, 2], [3, 4], [5, 6]],
+    ]
+
+
+# -- warming up ----------------------------------------------------------------------
+
+
+class EndsWhenWaitedFor(FakeSlot):
+    """Writes down in ``log`` when its runs begin and end; ``fails`` says how."""
+
+    def __init__(self, on_done: Callable[[], None], log: list[tuple[str, FakeSlot]], *, fails: bool = False) -> None:
+        super().__init__(on_done)
+        self._log = log
+        self._fails = fails
+
+    def start(self) -> None:
+        super().start()
+        self._log.append(("begun", self))
+
+    def wait(self) -> None:
+        self._log.append(("ended", self))
+        self.fail("out of luck") if self._fails else self.complete()
+        super().wait()
+
+
+@pytest.mark.parametrize(("size", "width"), [(5, 2), (4, 4), (3, 1), (6, 3), (2, None)])
+def test_warming_up_runs_every_slot_once_and_no_more_side_by_side_than_the_width(size: int, width: int | None) -> None:
+    log: list[tuple[str, FakeSlot]] = []
+    pool = Pool("CPU", size, partial(EndsWhenWaitedFor, log=log), width=width)
+    assert pool.width == (width or size)
+    pool.run_all([X])
+
+    running = most = 0
+    for what, _ in log:
+        running += 1 if what == "begun" else -1
+        most = max(most, running)
+    assert most == pool.width
+    assert len({slot for what, slot in log if what == "begun"}) == size
+    assert len(log) == 2 * size
+
+
+def test_a_run_that_fails_while_warming_up_is_told_once_its_neighbours_have_ended() -> None:
+    log: list[tuple[str, FakeSlot]] = []
+    pool = Pool("CPU", 4, partial(EndsWhenWaitedFor, log=log, fails=True), width=2)
+    with pytest.raises(RunFailed, match="out of luck"):
+        pool.run_all([X])
+    assert [what for what, _ in log] == ["begun", "begun", "ended", "ended"]
+    assert not any(slot.running for _, slot in log)
 
 
 # -- closing -------------------------------------------------------------------------

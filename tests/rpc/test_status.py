@@ -1,4 +1,4 @@
-"""The error table: every error has a code, and a full queue says when to come back."""
+"""The error table: every error has a code, and every refusal for want of room says when to come back."""
 
 import asyncio
 import inspect
@@ -18,6 +18,23 @@ ERRORS = [
 ]
 
 
+def refusals(retry_after: float) -> list[errors.Refused]:
+    """One of each class; all say to come back after ``retry_after`` seconds."""
+    return [
+        errors.Refused("m", "no room", retry_after),
+        errors.QueueFull("m", "1 request waiting", retry_after),
+        errors.Displaced("m", retry_after),
+        errors.Overloaded("m", 0.3, 0.25, retry_after),
+        errors.Shed("m", 0.3, 0.25, retry_after),
+        errors.QuotaExceeded("m", "a", 4, retry_after),
+        errors.TooManySequences("m", 3, retry_after),
+    ]
+
+
+def test_the_refusals_here_are_all_there_are() -> None:
+    assert {type(refusal) for refusal in refusals(1)} == {e for e in ERRORS if issubclass(e, errors.Refused)}
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: e.__name__)
 def test_every_error_has_a_code(error: type[errors.InferdError]) -> None:
     assert status.CODES[error] not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN)
@@ -31,7 +48,9 @@ def test_every_error_has_a_code(error: type[errors.InferdError]) -> None:
         (errors.InvalidRequest("m", "x"), grpc.StatusCode.INVALID_ARGUMENT),
         (errors.ModelUnavailable("m", "loading"), grpc.StatusCode.UNAVAILABLE),
         (errors.Draining(), grpc.StatusCode.UNAVAILABLE),
-        (errors.QueueFull("m", "1 request waiting", 0.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        *((refusal, grpc.StatusCode.RESOURCE_EXHAUSTED) for refusal in refusals(0.5)),
+        (errors.SequenceGone("m", 5, "is not known"), grpc.StatusCode.NOT_FOUND),
+        (errors.SequenceLost("m", 5, "its stream ended"), grpc.StatusCode.ABORTED),
         (errors.DeadlinePassed("m", "running"), grpc.StatusCode.DEADLINE_EXCEEDED),
         (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
         (errors.NotAllowed("that"), grpc.StatusCode.PERMISSION_DENIED),
@@ -45,11 +64,14 @@ def test_errors_travel_as_the_protocols_clients_expect(error: errors.InferdError
     assert status.code_of(error) is code
 
 
+@pytest.mark.parametrize("kind", range(len(refusals(0))), ids=[type(refusal).__name__ for refusal in refusals(0)])
 @pytest.mark.parametrize(
     ("seconds", "milliseconds"), [(0.0, 1), (0.0004, 1), (0.25, 250), (1.0, 1000), (61.0256, 61026)]
 )
-def test_a_full_queue_says_when_to_come_back_in_both_ways_clients_read(seconds: float, milliseconds: int) -> None:
-    error = errors.QueueFull("m", "1 request waiting", seconds)
+def test_a_refusal_says_when_to_come_back_in_both_ways_clients_read(
+    kind: int, seconds: float, milliseconds: int
+) -> None:
+    error = refusals(seconds)[kind]
     trailers = dict(status.trailers(error))
     assert trailers["grpc-retry-pushback-ms"] == str(milliseconds)
 
@@ -60,9 +82,19 @@ def test_a_full_queue_says_when_to_come_back_in_both_ways_clients_read(seconds: 
     assert retry.retry_delay.ToMilliseconds() == milliseconds
 
 
-def test_no_other_error_invites_a_retry() -> None:
-    assert status.trailers(errors.Draining()) == ()
-    assert status.trailers(errors.InternalFault()) == ()
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Draining(),
+        errors.InternalFault(),
+        errors.DeadlinePassed("m", "running"),
+        errors.SequenceGone("m", 5, "has ended"),
+        errors.SequenceLost("m", 5, "its stream ended"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_other_error_invites_a_retry(error: errors.InferdError) -> None:
+    assert status.trailers(error) == ()
 
 
 def test_abort_sends_code_sentence_and_trailers_over_the_wire() -> None:

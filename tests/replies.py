@@ -45,3 +45,10 @@ def ask(*inputs: Any, deadline: int | None = None, priority: int = 0, breaks: bo
     answer = Answer(breaks=breaks)
     nbytes = sum(len(t.data) for t in tensors)
     return Request("m", 1, tensors, (0,), answer, deadline=deadline, priority=priority, nbytes=nbytes), answer
+
+
+def row(*inputs: Any, **more: Any) -> tuple[Request, Answer]:
+    """As :func:`ask`, and it may be joined: ``inputs`` are tensors or the one number of a row."""
+    request, answer = ask(*(i if isinstance(i, Tensor) else [[i]] for i in inputs), **more)
+    request.kind, request.batch = (), request.inputs[0].shape[0]
+    return request, answer

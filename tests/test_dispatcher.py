@@ -7,86 +7,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.dispatcher import SWEEP_NS, Dispatcher, Station
-from inferd.engine.model import LoadedModel
-from inferd.engine.pool import Pool
-from inferd.engine.runtime import ov
-from inferd.errors import (
-    DeadlinePassed,
-    Draining,
-    InferenceFailed,
-    InternalFault,
-    QueueFull,
-    SequenceGone,
-    SequenceLost,
-)
-from inferd.requests import Observation, Request, SequenceStep
-from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.fairness import Share, SharedDevice
-from inferd.scheduling.scheduler import Limits, Rules
-from inferd.scheduling.sequences import SequenceLimits
-from inferd.tensors import DType, StateLink, Tensor
+from inferd.dispatcher import SWEEP_NS
+from inferd.errors import DeadlinePassed, Displaced, Draining, InferenceFailed, InternalFault, QueueFull
+from inferd.requests import Request
+from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.scheduler import Limits
+from inferd.tensors import DType, Tensor
+from tests.dispatchers import Bench, RealBench, load
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
 from tests.engine.models import tensor
 from tests.event_loop import on_loop, until
 from tests.replies import Answer, ask
-
-ROOM = Limits(10_000, 1 << 30)
-
-
-class Bench:
-    """A dispatcher over pools of fakes: ``slots[pool][slot]`` are theirs to end."""
-
-    def __init__(
-        self,
-        *sizes: int,
-        limits: Limits = ROOM,
-        service_times: Sequence[float] = (),
-        rules: Rules | None = None,
-        states: Sequence[StateLink] = (),
-        share: Share | None = None,
-        gains: Sequence[tuple[int, float]] = (),
-        slot: Callable[[Callable[[], None]], FakeSlot] = FakeSlot,
-    ) -> None:
-        self.seen: list[Observation] = []
-        self.slots: list[list[FakeSlot]] = []
-        pools = [self._pool(f"CPU.{i}", size, slot) for i, size in enumerate(sizes)]
-        stations = [
-            Station(pool, [(1, seen), *gains], share)
-            for pool, seen in zip(pools, service_times or [0.0] * len(sizes), strict=True)
-        ]
-        self.dispatcher = Dispatcher(
-            "m", 3, rules or Rules(limits), stations, self.seen.append, asyncio.get_running_loop(), states
-        )
-
-    def _pool(self, device: str, size: int, slot: Callable[[Callable[[], None]], FakeSlot]) -> Pool:
-        slots: list[FakeSlot] = []
-
-        def make(on_done: Callable[[], None]) -> FakeSlot:
-            slots.append(slot(on_done))
-            return slots[-1]
-
-        pool = Pool(device, size, make)
-        self.slots.append(slots)
-        return pool
-
-    def submit(self, count: int = 1, deadline: int | None = None) -> list[Answer]:
-        asked = [ask(deadline=deadline) for _ in range(count)]
-        for request, _ in asked:
-            self.dispatcher.submit(request)
-        return [answer for _, answer in asked]
-
-    def outcomes(self) -> list[str]:
-        return [observation.outcome for observation in self.seen]
 
 
 def after(milliseconds: float) -> int:
@@ -162,6 +100,42 @@ async def test_what_is_refused_is_neither_held_nor_recorded() -> None:
 
 
 @on_loop
+async def test_who_made_room_for_a_more_important_request_is_told() -> None:
+    bench = Bench(1, limits=Limits(1, 1000))
+    bench.submit()
+    (waiting,) = bench.submit()
+    important, answer = ask(priority=1)
+    bench.dispatcher.submit(important)
+
+    assert isinstance((await waiting.ended()).error, Displaced)
+    assert (bench.dispatcher.waiting, bench.outcomes()) == (1, [Displaced.outcome])
+    for _ in range(2):
+        await until(lambda: bench.slots[0][0].running)
+        bench.slots[0][0].complete()
+        await asyncio.sleep(0)
+    assert (await answer.ended()).error is None
+    await bench.dispatcher.drained()
+    assert bench.outcomes() == [Displaced.outcome, "ok", "ok"]
+
+
+@on_loop
+async def test_who_made_room_is_told_also_where_it_was_not_enough() -> None:
+    bench = Bench(1, limits=Limits(10, 40))
+    bench.submit()
+    (lesser,) = bench.submit()
+    equal, _ = ask(priority=1)
+    bench.dispatcher.submit(equal)
+    with pytest.raises(QueueFull):
+        bench.dispatcher.submit(ask([0] * 8, priority=1)[0])
+
+    assert lesser.times == 1
+    assert isinstance(lesser.error, Displaced)
+    assert bench.dispatcher.waiting == 1
+    bench.dispatcher.abort(Draining())
+    await bench.dispatcher.drained()
+
+
+@on_loop
 async def test_a_run_that_can_not_begin_is_answered_and_its_slot_taken_by_the_next() -> None:
     bench = Bench(1)
     (running,) = bench.submit()
@@ -181,11 +155,11 @@ async def test_a_run_that_can_not_begin_is_answered_and_its_slot_taken_by_the_ne
 @on_loop
 async def test_whatever_copying_trips_over_does_not_take_the_slot_with_it() -> None:
     class OutOfMemoryOnce(FakeSlot):
-        def write(self, inputs: Sequence[Tensor]) -> None:
+        def write(self, members: Sequence[Sequence[Tensor]]) -> None:
             if not self.starts and not self.cancels:
                 self.cancels += 1
                 raise MemoryError
-            super().write(inputs)
+            super().write(members)
 
     bench = Bench(1, slot=OutOfMemoryOnce)
     with capture_logs() as logged:
@@ -425,7 +399,7 @@ async def test_each_request_is_recorded_once_whatever_becomes_of_it() -> None:
             asked.append((request, answer))
         if dice.random() < 0.2:
             bench.dispatcher.cancel(dice.choice(asked)[0])
-        for slot in [slot for slot in chain(*bench.slots) if slot.running and dice.random() < 0.3]:
+        for slot in [slot for slot in bench.running if dice.random() < 0.3]:
             slot.complete() if dice.random() < 0.7 else slot.fail("bad luck")
         await asyncio.sleep(0)
     bench.dispatcher.abort(Draining())
@@ -439,31 +413,6 @@ async def test_each_request_is_recorded_once_whatever_becomes_of_it() -> None:
 
 
 # -- real models ---------------------------------------------------------------------
-
-
-class RealBench:
-    """A dispatcher over a loaded model; ``learnt`` says whether it knows the times seen at warm-up."""
-
-    def __init__(self, loaded: LoadedModel, rules: Rules | None = None, *, learnt: bool = True) -> None:
-        self.loaded = loaded
-        self.seen: list[Observation] = []
-        stations = [Station(entry.pool, entry.times if learnt else ()) for entry in loaded.pools]
-        loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(
-            "m", 1, rules or Rules(ROOM), stations, self.seen.append, loop, loaded.signature.states
-        )
-
-    async def __aenter__(self) -> "RealBench":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.dispatcher.abort(Draining())
-        await self.dispatcher.drained()
-        self.loaded.close()
-
-
-def load(network: ov.Model, folder: Path, toml: str = "") -> LoadedModel:
-    return models.engine().load(models.source(models.save(network, folder), toml))
 
 
 @on_loop
@@ -525,166 +474,6 @@ async def test_a_real_run_past_its_deadline_is_answered_and_then_cancelled(tmp_p
         assert [seen.outcome for seen in bench.seen] == ["deadline", "cancelled", "ok"]
 
 
-# -- requests that run together ------------------------------------------------------
-
-JOINING = Rules(ROOM, BatchRule(max_rows=8))
-IN_SEQUENCES = Rules(ROOM, BatchRule(max_rows=8), sequences=SequenceLimits(64, 10**12))
-
-
-def row(value: float, **more: Any) -> tuple[Request, Answer]:
-    """A request of one row that may be joined."""
-    request, answer = ask(tensor([[value]]), **more)
-    request.kind = ()
-    return request, answer
-
-
-@on_loop
-async def test_joined_requests_each_get_their_own_rows() -> None:
-    bench = Bench(1, rules=JOINING, service_times=[1e6], gains=[(8, 2e6)])
-    bench.submit()  # keeps the slot busy, so that the others meet in the line
-    asked = [row(i) for i in range(5)]
-    for request, _ in asked:
-        bench.dispatcher.submit(request)
-    slot = bench.slots[0][0]
-    slot.complete()
-    await until(lambda: slot.starts == 2)
-    slot.complete()
-    assert [(await answer.ended()).outputs[0].tolist() for _, answer in asked] == [[[i]] for i in range(5)]
-    await bench.dispatcher.drained()
-    assert [(seen.run_rows, seen.leader) for seen in bench.seen] == [(1, True), (5, True), *[(5, False)] * 4]
-    assert slot.starts == 2
-
-
-@on_loop
-async def test_members_that_leave_do_not_touch_their_neighbours() -> None:
-    bench = Bench(1, rules=JOINING, service_times=[1e6], gains=[(8, 2e6)])
-    bench.submit()
-    asked = [row(i) for i in range(4)]
-    for request, _ in asked:
-        bench.dispatcher.submit(request)
-    slot = bench.slots[0][0]
-    slot.complete()
-    await until(lambda: slot.starts == 2)
-    bench.dispatcher.cancel(asked[1][0])
-    bench.dispatcher.cancel(asked[2][0])
-    assert slot.cancels == 0
-    slot.complete()
-    assert [(await asked[i][1].ended()).outputs[0].tolist() for i in (0, 3)] == [[[0]], [[3]]]
-    await bench.dispatcher.drained()
-    assert sorted(bench.outcomes()) == ["cancelled", "cancelled", "ok", "ok", "ok"]
-
-
-@on_loop
-async def test_a_run_that_nobody_waits_for_any_more_is_cancelled() -> None:
-    bench = Bench(1, rules=JOINING, service_times=[1e6], gains=[(8, 2e6)])
-    bench.submit()
-    asked = [row(i) for i in range(3)]
-    for request, _ in asked:
-        bench.dispatcher.submit(request)
-    slot = bench.slots[0][0]
-    slot.complete()
-    await until(lambda: slot.starts == 2)
-    for request, _ in asked:
-        bench.dispatcher.cancel(request)
-    assert slot.cancels == 1
-    await bench.dispatcher.drained()
-
-
-@on_loop
-async def test_a_failed_run_of_several_is_tried_again_one_by_one() -> None:
-    bench = Bench(1, rules=JOINING, service_times=[1e6], gains=[(8, 2e6)])
-    bench.submit()
-    asked = [row(i) for i in range(3)]
-    for request, _ in asked:
-        bench.dispatcher.submit(request)
-    slot = bench.slots[0][0]
-    slot.complete()
-    await until(lambda: slot.starts == 2)
-    slot.fail("one of them is bad")
-    for start in (3, 4, 5):
-        await until(lambda start=start: slot.starts == start)  # type: ignore[misc]
-        slot.fail("this one") if start == 4 else slot.complete()
-    assert [(await answer.ended()).error is None for _, answer in asked] == [True, False, True]
-    await bench.dispatcher.drained()
-
-
-# -- sequences -----------------------------------------------------------------------
-
-
-@on_loop
-async def test_declared_state_is_carried_for_each_of_many_sequences(tmp_path: Path) -> None:
-    toml = "[batching]\nmax_size = 8\n[sequences.state.state]\noutput = 'next'\nbatch_axis = 1"
-    loaded = load(models.accumulator(), tmp_path, toml)
-    initial = loaded.signature.states[0].initial
-    async with RealBench(loaded, IN_SEQUENCES) as bench:
-        asked = []
-        for frame in range(10):
-            for sequence in range(20):
-                request, answer = row(sequence)
-                request.inputs = (*request.inputs, initial)
-                request.step = SequenceStep(sequence + 1, start=frame == 0, end=frame == 9)
-                bench.dispatcher.submit(request)
-                asked.append((sequence * (frame + 1), answer))
-        assert bench.dispatcher.sequences == 20
-        assert [(await answer.ended()).outputs[0].item() for _, answer in asked] == [total for total, _ in asked]
-        assert bench.dispatcher.sequences == 0
-        assert any(seen.run_rows > 1 for seen in bench.seen)
-
-
-@on_loop
-async def test_a_model_with_a_state_of_its_own_keeps_sequences_apart(tmp_path: Path) -> None:
-    loaded = load(models.stateful(), tmp_path, "[sequences]\nmax_live = 6\n[execution]\ninfer_requests = 2")
-    async with RealBench(loaded, Rules(ROOM, sequences=SequenceLimits(6, 10**12), pinned=True)) as bench:
-        for _ in range(2):  # the second time on slots that others have left
-            asked = []
-            for frame in range(5):
-                for sequence in range(6):
-                    request, answer = ask(tensor([[sequence, 1]]))
-                    request.step = SequenceStep(f"s{sequence}", start=frame == 0, end=frame == 4)
-                    bench.dispatcher.submit(request)
-                    # The model starts from its first input, and then adds each.
-                    asked.append(([[sequence * (frame + 2), frame + 2]], answer))
-            for expected, answer in asked:
-                assert (await answer.ended()).outputs[0].tolist() == expected
-            assert bench.dispatcher.sequences == 0
-
-
-@on_loop
-async def test_a_sequence_that_lost_a_running_request_has_to_be_started_anew() -> None:
-    bench = Bench(1, rules=IN_SEQUENCES)
-    first, _ = row(1)
-    first.step = SequenceStep(5, start=True)
-    bench.dispatcher.submit(first)
-    held, answer = row(2)
-    held.step = SequenceStep(5)
-    bench.dispatcher.submit(held)
-    bench.slots[0][0].fail("power cut")
-    assert isinstance((await answer.ended()).error, SequenceLost)
-    late, _ = row(3)
-    late.step = SequenceStep(5)
-    with pytest.raises(SequenceLost, match="sequence '5' is lost: a request of it failed; start it anew"):
-        bench.dispatcher.submit(late)
-    assert bench.dispatcher.sequences == 0
-
-
-@on_loop
-async def test_sequences_end_with_the_connection_they_came_over() -> None:
-    bench = Bench(1, rules=IN_SEQUENCES)
-    owner = object()
-    request, answer = row(1)
-    request.step = SequenceStep(5, start=True, owner=owner)
-    bench.dispatcher.submit(request)
-    bench.slots[0][0].complete()
-    await answer.ended()
-    assert bench.dispatcher.sequences == 1
-    bench.dispatcher.disconnected(owner)
-    assert bench.dispatcher.sequences == 0
-    late, _ = row(2)
-    late.step = SequenceStep(5)
-    with pytest.raises(SequenceGone, match="ended with the stream it came over"):
-        bench.dispatcher.submit(late)
-
-
 # -- several models on one device ----------------------------------------------------
 
 
@@ -694,9 +483,55 @@ async def test_models_that_share_a_device_all_get_on() -> None:
     both = [Bench(2, share=device.join(weight, 0.5)) for weight in (1.0, 3.0)]
     answers = [answer for bench in both for answer in bench.submit(20)]
     while any(answer.times == 0 for answer in answers):
-        for slot in [slot for bench in both for slot in chain(*bench.slots) if slot.running]:
+        for slot in [slot for bench in both for slot in bench.running]:
             slot.complete()
         await asyncio.sleep(0)
     for bench in both:
         await bench.dispatcher.drained()
         assert bench.outcomes() == ["ok"] * 20
+
+
+@on_loop
+async def test_a_model_that_had_more_than_its_part_goes_on_once_the_other_is_done() -> None:
+    device = SharedDevice()
+    # At this weight any time at all is far more than its part.
+    greedy, modest = (device.join(weight, 1.0) for weight in (1e-6, 1e3))
+    ahead, behind = Bench(1, share=greedy), Bench(1, share=modest)
+    looked_again: list[None] = []
+    wake = greedy.wake
+    greedy.wake = lambda: (looked_again.append(None), wake())[1]
+
+    first, second = ahead.submit(2)
+    answers = behind.submit(3)
+    ahead.slots[0][0].complete()
+    await first.ended()
+    for answer in answers[:2]:
+        assert ahead.slots[0][0].starts == 1
+        assert ahead.dispatcher.waiting == 1
+        behind.slots[0][0].complete()
+        await answer.ended()
+    # The last of the other's requests runs, and none waits any more.
+    await until(lambda: ahead.slots[0][0].starts == 2)
+    assert looked_again
+    assert behind.slots[0][0].running
+    for bench, answer in ((behind, answers[2]), (ahead, second)):
+        bench.slots[0][0].complete()
+        assert (await answer.ended()).error is None
+
+
+@on_loop
+async def test_a_model_that_is_gone_holds_nobody_back() -> None:
+    device = SharedDevice()
+    ahead, behind = (Bench(1, share=device.join(weight, 1.0)) for weight in (1e-6, 1e3))
+    first, second = ahead.submit(2)
+    behind.submit(2)
+    ahead.slots[0][0].complete()
+    await first.ended()
+    assert ahead.slots[0][0].starts == 1
+
+    behind.dispatcher.abort(Draining())
+    behind.dispatcher.close()
+    behind.dispatcher.close()
+    await until(lambda: ahead.slots[0][0].starts == 2)
+    ahead.slots[0][0].complete()
+    assert (await second.ended()).error is None

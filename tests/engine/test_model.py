@@ -183,63 +183,7 @@ def test_batching_is_refused_where_an_input_has_no_first_dimension(tmp_path: Pat
         load(models.identity([]), tmp_path, BATCHED)
 
 
-# -- state ---------------------------------------------------------------------------
-
-CARRIED = "[batching]\nmax_size = 8\n[sequences.state.state]\noutput = 'next'\ninitial = 2.0\nbatch_axis = 1"
-
-
-def test_declared_state_is_linked_with_its_initial_value_and_batch_axis(tmp_path: Path) -> None:
-    signature = load(models.accumulator(), tmp_path, CARRIED).signature
-    (link,) = signature.states
-    assert (signature.inputs[link.input].name, signature.outputs[link.output].name) == ("state", "next")
-    assert numbers(link.initial).tolist() == [[[2.0]], [[2.0]]]
-    assert [s.describe() for s in (*signature.inputs, *signature.outputs)] == [
-        "[1..8,1]",
-        "[2,1..8,1]",
-        "[1..8,1]",
-        "[2,1..8,1]",
-    ]
-    assert [s.name for s in signature.shown_inputs] == ["x"]
-    assert [s.name for s in signature.shown_outputs] == ["y"]
-
-
-@pytest.mark.parametrize(
-    ("state", "said"),
-    [
-        ("[sequences.state.s]\noutput = 'next'", "sequences.state.s: the model has no 's'; allowed: x, state"),
-        (
-            "[sequences.state.state]\noutput = 'z'",
-            "sequences.state.state.output: the model has no 'z'; allowed: y, next",
-        ),
-        (
-            "[sequences.state.state]\noutput = 'y'",
-            r"sequences.state.state: input 'state' is \[2,\?,1\] and output 'y' \[\?,1\]; allowed: one fixed shape",
-        ),
-    ],
-)
-def test_state_that_does_not_fit_the_model_is_refused(state: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        load(models.accumulator(), tmp_path, state)
-
-
-def test_a_model_that_keeps_state_takes_no_state_tensors_besides(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"sequences.state: the model keeps its state itself"):
-        load(models.stateful(), tmp_path, "[sequences.state.x]\noutput = 'y'")
-
-
 # -- what is refused -----------------------------------------------------------------
-
-
-def test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence(tmp_path: Path) -> None:
-    # Trap 18.
-    loaded = load(models.stateful(), tmp_path, "[sequences]\nmax_live = 5\n[execution]\ninfer_requests = 2")
-    assert loaded.signature.stateful
-    assert (loaded.pools[0].pool.size, loaded.pools[0].pool.width) == (5, 2)
-
-
-def test_a_model_that_keeps_state_stays_on_one_device(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"the model keeps state \(memory\), which stays on one device"):
-        load(models.stateful(), tmp_path, 'devices = ["CPU", "AUTO:CPU"]')
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"<?xml version='1.0'?><net>"])
@@ -271,41 +215,6 @@ def test_a_file_that_went_while_its_model_was_loaded_is_refused_likewise(tmp_pat
     gone = ModelSource("small", 1, file, (file, tmp_path / "model.onnx.data"), models.source(file).config)
     with pytest.raises(LoadFailed, match=r"a file of it can't be read: No such file or directory$"):
         engine.load(gone)
-
-
-def test_a_fixed_model_that_fails_to_warm_up_is_broken(tmp_path: Path) -> None:
-    # Zeros are no shape to broadcast to.
-    assert "warm-up on CPU: " in refusal(models.broadcasting(), tmp_path)
-    assert load(models.broadcasting(), tmp_path, "[warmup]\nruns = 0").pools[0].times == ()
-
-
-def squaring_up() -> ov.Model:
-    """Takes any number of elements by its shape, and four in truth."""
-    x = parameter([-1])
-    return models.model({"y": op.reshape(x, op.constant(np.array([2, 2])), False)}, [x])
-
-
-def test_a_dynamic_model_that_fails_on_made_up_input_is_served_and_the_failure_told(tmp_path: Path) -> None:
-    with capture_logs() as logged:
-        loaded = load(squaring_up(), tmp_path)
-    assert [entry["event"] for entry in logged] == ["warm-up skipped"]
-    assert loaded.pools[0].times == ()
-    (answer,) = run(loaded.pools[0], tensor([1, 2, 3, 4]))
-    assert numbers(answer).tolist() == [[1, 2], [3, 4]]
-
-
-def test_warm_up_runs_on_the_shape_it_is_given_and_has_to_succeed_there(tmp_path: Path) -> None:
-    assert load(squaring_up(), tmp_path, "[warmup.shapes]\nx = [4]").pools[0].times[0][1] > 0
-    assert "warm-up on CPU: " in refusal(squaring_up(), tmp_path, "[warmup.shapes]\nx = [3]")
-
-
-@pytest.mark.parametrize(
-    ("shapes", "said"),
-    [("z = [4]", "warmup.shapes.z: no such input; allowed: x"), ("x = [5]", r"shape \[5\] does not fit; allowed: \[4")],
-)
-def test_warm_up_shapes_that_do_not_fit_are_refused(shapes: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        load(models.identity([4]), tmp_path, f"[warmup.shapes]\n{shapes}")
 
 
 def test_an_absent_device_is_named_with_what_is_present(tmp_path: Path) -> None:
@@ -358,6 +267,22 @@ def test_each_device_has_a_pool_of_its_own(tmp_path: Path) -> None:
 def test_a_pool_is_as_large_as_the_device_asks_for_unless_it_is_set(tmp_path: Path) -> None:
     loaded = load(models.identity(), tmp_path, "[execution]\nstreams = 2")
     assert loaded.pools[0].pool.size == loaded.pools[0].effective.infer_requests == 2
+
+
+@pytest.mark.parametrize(
+    ("execution", "part"),
+    [
+        ("threads = 1\ninfer_requests = 2", 0.25),
+        ("threads = 2\ninfer_requests = 2", 0.5),
+        ("threads = 2\ninfer_requests = 1", 1.0),
+        ("threads = 2\ninfer_requests = 2\n[sequences]\nmax_live = 8", 0.5),
+    ],
+)
+def test_the_part_of_the_device_that_a_run_takes_up_follows_threads_and_runs_side_by_side(
+    execution: str, part: float, tmp_path: Path
+) -> None:
+    network = models.stateful() if "sequences" in execution else models.identity()
+    assert load(network, tmp_path, f"[execution]\n{execution}").pools[0].width == part
 
 
 def matrix_product() -> tuple[ov.Model, "np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
@@ -414,7 +339,37 @@ def test_one_blob_serves_every_number_of_streams(tmp_path: Path) -> None:
     assert (again.pools[0].from_cache, again.pools[0].effective.streams) == (True, 2)
 
 
-@pytest.mark.parametrize("toml", [BATCHED, "[shapes]\nx = [2, 4]", '[execution]\nmode = "performance"'])
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[batching]\nmax_size = 8\njoin = false",
+        "[batching]\nmax_size = 8\nmax_delay = 0.5",
+        "[batching]\nmax_size = 8\npreferred_sizes = [4]",
+        "[batching]\nmax_size = 8\n[objective]\nlatency_slo = 0.1\npercentile = 90.0",
+        "[batching]\nmax_size = 8\n[share]\nweight = 2.0",
+        "[batching]\nmax_size = 8\n[sequences]\nmax_live = 3",
+    ],
+)
+def test_settings_of_the_scheduler_share_one_blob(toml: str, tmp_path: Path) -> None:
+    file = models.save(models.identity([1, 4]), tmp_path / "model")
+    engine = models.engine(cache=tmp_path / "cache")
+    engine.load(models.source(file, BATCHED))
+    assert engine.load(models.source(file, toml)).pools[0].from_cache
+
+
+def test_batches_along_different_axes_have_a_blob_each(tmp_path: Path) -> None:
+    file = models.save(models.identity([4, 4]), tmp_path / "model")
+    engine = models.engine(cache=tmp_path / "cache")
+    for axis, dims in ((0, (Dim(1, 8), Dim(4, 4))), (1, (Dim(4, 4), Dim(1, 8)))):
+        toml = f"{BATCHED}\n[sequences.state.x]\noutput = 'x'\nbatch_axis = {axis}"
+        loaded = engine.load(models.source(file, toml))
+        assert not loaded.pools[0].from_cache
+        assert loaded.signature.inputs[0].dims == dims
+
+
+@pytest.mark.parametrize(
+    "toml", [BATCHED, "[batching]\nmax_size = 4", "[shapes]\nx = [2, 4]", '[execution]\nmode = "performance"']
+)
 def test_settings_that_decide_the_compiled_code_have_a_blob_of_their_own(toml: str, tmp_path: Path) -> None:
     file = models.save(models.identity([1, 4]), tmp_path / "model")
     engine = models.engine(cache=tmp_path / "cache")

@@ -32,7 +32,7 @@
     tests/engine/test_runtime.py::test_nothing_is_written_to_the_home_folder
 17  tests/engine/test_traps.py::test_every_error_is_a_runtime_error
 18  tests/engine/test_traps.py::test_state_lives_in_the_infer_request
-    tests/engine/test_model.py::test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence
+    tests/engine/test_state.py::test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence
 19  no test: how to run benchmark_app for comparison concerns the benchmarks alone
 20  tests/engine/test_traps.py::test_strings_lose_their_trailing_zero_bytes
 21  tests/engine/test_traps.py::test_under_accuracy_the_property_does_not_tell_the_precision

@@ -40,6 +40,15 @@ def test_a_larger_size_measured_badly_is_tried_again_now_and_then() -> None:
     assert {size.choose(times, 20, 1, None) for _ in range(1000)} == {1, 2}
 
 
+def test_a_size_that_nothing_is_known_of_is_tried_soon() -> None:
+    size, times = BatchSize(EIGHT), known((1, 100))
+    seen: list[int] = []
+    while len(seen) < 40:
+        seen.append(size.choose(times, 20, 1, None))
+        times.learn(seen[-1], 100)
+    assert seen[-1] == 8
+
+
 def test_rows_wait_for_company_up_to_the_delay_and_not_once_enough_are_there() -> None:
     size = BatchSize(BatchRule(8, max_delay=50, preferred=(4,)))
     assert size.wait_for_company(known(), 1, 1000, None) == 1050

@@ -8,7 +8,7 @@ import numpy as np
 from inferd.config.model import ModelConfig, StateTensor
 from inferd.engine.source import ModelSource
 from inferd.errors import listed
-from inferd.tensors import DType, Signature, StateLink, Tensor, TensorSpec, elements
+from inferd.tensors import DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 
 # An infer request each, with all its tensors, against a few kilobytes of state.
 _MOST_WITH_OWN_STATE = 16
@@ -47,11 +47,18 @@ def _linked(source: ModelSource, signature: Signature, name: str, declared: Stat
     if shape is None or shape != _one_row(fed_by, signature.max_batch):
         problem = f"input '{name}' is {spec.describe()} and output '{fed_by.name}' {fed_by.describe()}"
         raise source.misconfigured(key, problem, "one fixed shape; see [shapes]")
-    initial = np.full(elements(shape), declared.initial).astype(spec.dtype.numpy)
-    if spec.dtype is DType.BF16:
-        # No numpy type: the upper half of the same number as a float32.
-        initial = (np.full(elements(shape), declared.initial, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return StateLink(into, out_of, Tensor(spec.dtype, shape, initial.tobytes()))
+    return StateLink(into, out_of, Tensor(spec.dtype, shape, _filled(source, key, spec.dtype, declared.initial, shape)))
+
+
+def _filled(source: ModelSource, key: str, dtype: DType, value: float, shape: Shape) -> bytes:
+    """The elements of a tensor of ``shape`` that are all ``value``."""
+    # BF16 has no numpy type: it is the upper half of the same number as a float32.
+    element = np.dtype(np.float32) if dtype is DType.BF16 else dtype.numpy
+    with np.errstate(over="ignore", invalid="ignore"):
+        filled = np.full(elements(shape), value).astype(element)
+    if not np.isfinite(filled).all() or (element.kind != "f" and (filled != value).any()):
+        raise source.misconfigured(f"{key}.initial", f"no {dtype.wire} holds {value:g}")
+    return (filled.view(np.uint32) >> 16).astype(np.uint16).tobytes() if dtype is DType.BF16 else filled.tobytes()
 
 
 def _port(source: ModelSource, key: str, name: str, specs: tuple[TensorSpec, ...]) -> int:

@@ -6,8 +6,10 @@ from inferd.scheduling.service_time import ServiceTimes
 
 # A larger run has to give this much more throughput to be worth its longer time.
 _WORTHWHILE = 1.03
-# Once in so many choices the next larger size is tried, so that what was measured badly is not believed for ever.
+# Once in so many choices the next larger size is tried, so that what was measured badly is not believed for ever;
+# more often while nothing is known of it, as where warm-up was skipped.
 _TRY_EVERY = 200
+_TRY_UNKNOWN_EVERY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,10 @@ class BatchSize:
             return 1
         size = self._most_throughput(times, limit, room)
         self._choices += 1
-        if size < limit and self._choices % _TRY_EVERY == 0 and (not room or times.expected(2 * size) <= room):
-            size = min(limit, 2 * size)
+        larger = min(limit, 2 * size)
+        every = _TRY_EVERY if larger in times.sizes else _TRY_UNKNOWN_EVERY
+        if self._choices % every == 0 and (not room or times.expected(larger) <= room):
+            size = larger
         return max((p for p in self.rule.preferred if p <= size), default=size)
 
     def wait_for_company(self, times: ServiceTimes, waiting: int, since: int, room: float | None) -> int | None:

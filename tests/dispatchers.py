@@ -1,0 +1,97 @@
+"""Dispatchers to put requests into: over fakes that a test ends, and over loaded models."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from inferd.dispatcher import Dispatcher, Station
+from inferd.engine.model import LoadedModel
+from inferd.engine.pool import Pool
+from inferd.engine.runtime import ov
+from inferd.errors import Draining
+from inferd.requests import Observation
+from inferd.scheduling.fairness import Share
+from inferd.scheduling.scheduler import Limits, Rules
+from inferd.tensors import StateLink
+from tests.engine import models
+from tests.engine.fake_slot import FakeSlot
+from tests.replies import Answer, ask
+
+ROOM = Limits(10_000, 1 << 30)
+
+
+class Bench:
+    """A dispatcher over pools of fakes: ``slots[pool][slot]`` are theirs to end."""
+
+    def __init__(
+        self,
+        *sizes: int,
+        limits: Limits = ROOM,
+        service_times: Sequence[float] = (),
+        rules: Rules | None = None,
+        states: Sequence[StateLink] = (),
+        share: Share | None = None,
+        gains: Sequence[tuple[int, float]] = (),
+        slot: Callable[[Callable[[], None]], FakeSlot] = FakeSlot,
+    ) -> None:
+        self.seen: list[Observation] = []
+        self.slots: list[list[FakeSlot]] = []
+        pools = [self._pool(f"CPU.{i}", size, slot) for i, size in enumerate(sizes)]
+        stations = [
+            Station(pool, [(1, seen), *gains], share)
+            for pool, seen in zip(pools, service_times or [0.0] * len(sizes), strict=True)
+        ]
+        self.dispatcher = Dispatcher(
+            "m", 3, rules or Rules(limits), stations, self.seen.append, asyncio.get_running_loop(), states
+        )
+
+    def _pool(self, device: str, size: int, slot: Callable[[Callable[[], None]], FakeSlot]) -> Pool:
+        slots: list[FakeSlot] = []
+
+        def make(on_done: Callable[[], None]) -> FakeSlot:
+            slots.append(slot(on_done))
+            return slots[-1]
+
+        pool = Pool(device, size, make)
+        self.slots.append(slots)
+        return pool
+
+    def submit(self, count: int = 1, deadline: int | None = None) -> list[Answer]:
+        asked = [ask(deadline=deadline) for _ in range(count)]
+        for request, _ in asked:
+            self.dispatcher.submit(request)
+        return [answer for _, answer in asked]
+
+    @property
+    def running(self) -> list[FakeSlot]:
+        """The slots with a run in flight."""
+        return [slot for slot in chain(*self.slots) if slot.running]
+
+    def outcomes(self) -> list[str]:
+        return [observation.outcome for observation in self.seen]
+
+
+class RealBench:
+    """A dispatcher over a loaded model; ``learnt`` says whether it knows the times seen at warm-up."""
+
+    def __init__(self, loaded: LoadedModel, rules: Rules | None = None, *, learnt: bool = True) -> None:
+        self.loaded = loaded
+        self.seen: list[Observation] = []
+        stations = [Station(entry.pool, entry.times if learnt else ()) for entry in loaded.pools]
+        loop = asyncio.get_running_loop()
+        self.dispatcher = Dispatcher(
+            "m", 1, rules or Rules(ROOM), stations, self.seen.append, loop, loaded.signature.states
+        )
+
+    async def __aenter__(self) -> "RealBench":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.dispatcher.abort(Draining())
+        await self.dispatcher.drained()
+        self.loaded.close()
+
+
+def load(network: ov.Model, folder: Path, toml: str = "") -> LoadedModel:
+    return models.engine().load(models.source(models.save(network, folder), toml))

@@ -38,7 +38,7 @@ def test_a_full_file_is_read_table_by_table():
         [warmup.shapes]
         image = [1, 3, 224, 224]
         [properties]
-        ENABLE_HYPER_THREADING = true
+        CPU_DENORMALS_OPTIMIZATION = true
         KV_CACHE_PRECISION = "u8"
         """,
         "m/model.toml",
@@ -50,7 +50,7 @@ def test_a_full_file_is_read_table_by_table():
     assert config.shapes == {"image": (Dim(1, 8), Dim(3, 3), Dim(0, None), Dim(0, None))}
     assert config.preprocessing["image"].mean == (123.7, 116, 103.5)
     assert config.warmup.shapes == {"image": (1, 3, 224, 224)}
-    assert config.properties == {"ENABLE_HYPER_THREADING": True, "KV_CACHE_PRECISION": "u8"}
+    assert config.properties == {"CPU_DENORMALS_OPTIMIZATION": True, "KV_CACHE_PRECISION": "u8"}
 
 
 # -- dimensions -------------------------------------------------------------------
@@ -129,11 +129,31 @@ def test_a_device_openvino_could_not_parse_is_refused(device):
 
 
 @pytest.mark.parametrize(
-    "name", ["CACHE_DIR", "NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_RESERVATION", "PERFORMANCE_HINT"]
+    "name",
+    [
+        *("CACHE_DIR", "NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_RESERVATION", "PERFORMANCE_HINT"),
+        *("ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING", "SCHEDULING_CORE_TYPE"),
+    ],
 )
 def test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_reason(name):
     with pytest.raises(ConfigurationError, match=f"^m/model.toml: properties.{name}: can't be set here: ."):
         parse(f"[properties]\n{name} = 1", "m/model.toml")
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("pinning", "'auto', 'on' or 'off'"),
+        ("hyper_threading", "'auto', 'on' or 'off'"),
+        ("core_type", "'auto', 'any', 'performance' or 'efficient'"),
+        ("path", "'auto', 'async' or 'sync'"),
+    ],
+)
+@pytest.mark.parametrize("value", ["true", '"yes"', '"ON"', '""'])
+def test_a_choice_is_one_of_the_words_for_it(key, allowed, value):
+    with pytest.raises(ConfigurationError) as raised:
+        parse(f"[execution]\n{key} = {value}", "m/model.toml")
+    assert (raised.value.key, raised.value.allowed) == (f"execution.{key}", allowed)
 
 
 # -- files ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from inferd.config.model import Execution, ModelConfig, Objective
 from inferd.engine.device import Effective, compile_properties, family, read_back, resolve
 from inferd.engine.runtime import ov
+from inferd.engine.topology import cpu_topology
 from inferd.errors import DeviceAbsent
 
 CPU_ONLY = ["CPU"]
@@ -128,9 +129,49 @@ def test_precision_and_streams_left_open_are_not_passed() -> None:
 
 
 def test_further_properties_are_merged_last() -> None:
-    found = compile_properties("CPU", config(precision="f32", properties={"ENABLE_CPU_PINNING": False}), 4)
+    found = compile_properties("CPU", config(precision="f32", properties={"PERF_COUNT": True}), 4)
     assert found["INFERENCE_PRECISION_HINT"] == "f32"
-    assert list(found)[-1] == "ENABLE_CPU_PINNING"
+    assert list(found)[-1] == "PERF_COUNT"
+
+
+CPU_CHOICES = {"pinning": "off", "hyper_threading": "on", "core_type": "performance"}
+ASKED = {"ENABLE_CPU_PINNING": False, "ENABLE_HYPER_THREADING": True, "SCHEDULING_CORE_TYPE": "PCORE_ONLY"}
+ON_CPU = ASKED | {"INFERENCE_NUM_THREADS": 4}
+
+
+@pytest.mark.parametrize(
+    ("device", "own"),
+    [
+        ("CPU", ON_CPU),
+        ("GPU.1", {}),
+        ("NPU", {}),
+        ("AUTO:GPU,CPU", {"DEVICE_PROPERTIES": {"CPU": ON_CPU}}),
+        ("HETERO:GPU,CPU", {"DEVICE_PROPERTIES": {"CPU": ON_CPU}}),
+        ("BATCH:CPU(4)", ON_CPU),
+        ("BATCH:GPU(4)", {}),
+    ],
+)
+def test_what_concerns_cpu_threads_is_passed_to_the_cpu_alone(device: str, own: dict[str, Any]) -> None:
+    assert compile_properties(device, config(**CPU_CHOICES), cpu_threads=4) == HINTS | own
+
+
+@pytest.mark.parametrize(
+    ("execution", "passed"),
+    [
+        ({"pinning": "on"}, {"ENABLE_CPU_PINNING": True}),
+        ({"pinning": "off"}, {"ENABLE_CPU_PINNING": False}),
+        ({"hyper_threading": "on"}, {"ENABLE_HYPER_THREADING": True}),
+        ({"hyper_threading": "off"}, {"ENABLE_HYPER_THREADING": False}),
+        ({"core_type": "any"}, {"SCHEDULING_CORE_TYPE": "ANY_CORE"}),
+        ({"core_type": "performance"}, {"SCHEDULING_CORE_TYPE": "PCORE_ONLY"}),
+        ({"core_type": "efficient"}, {"SCHEDULING_CORE_TYPE": "ECORE_ONLY"}),
+        ({"pinning": "auto", "hyper_threading": "auto", "core_type": "auto", "path": "sync"}, {}),
+    ],
+    ids=str,
+)
+def test_each_choice_has_its_property_and_auto_has_none(execution: dict[str, str], passed: dict[str, Any]) -> None:
+    found = compile_properties("CPU", config(**execution), cpu_threads=4)
+    assert found == HINTS | {"INFERENCE_NUM_THREADS": 4} | passed
 
 
 # -- on the real CPU --------------------------------------------------------------
@@ -183,6 +224,28 @@ def test_the_hints_are_read_back(core: ov.Core, device: str, goal: str) -> None:
     assert (found.performance_hint, found.execution_mode) == (goal, "accuracy")
 
 
+@pytest.mark.parametrize("device", COMPOUND)
+@pytest.mark.parametrize("pinning", ["on", "off"])
+def test_every_family_honours_pinning(core: ov.Core, device: str, pinning: str) -> None:
+    assert compiled_with(core, device, config(pinning=pinning), cpu_threads=1).pinning is (pinning == "on")
+
+
+@pytest.mark.parametrize("device", COMPOUND)
+@pytest.mark.parametrize(("core_type", "taken"), [("any", "any"), ("performance", "performance")])
+def test_every_family_tells_the_core_type(core: ov.Core, device: str, core_type: str, taken: str) -> None:
+    assert compiled_with(core, device, config(core_type=core_type), cpu_threads=1).core_type == taken
+
+
+def test_what_the_cpu_does_not_have_is_not_taken(core: ov.Core) -> None:
+    topology = cpu_topology()
+    found = compiled_with(core, "CPU", config(hyper_threading="on", core_type="efficient"), cpu_threads=1)
+    assert found.hyper_threading is not None
+    if not topology.hyper_threading:
+        assert found.hyper_threading is False
+    if not topology.core_types:
+        assert found.core_type == "any"
+
+
 @bf16_cpu
 def test_a_model_in_bf16_is_reported_as_such_under_accuracy(core: ov.Core) -> None:
     x = ov.op.Parameter(ov.Type.bf16, ov.Shape([1, 32]))
@@ -208,4 +271,7 @@ def test_what_a_device_does_not_tell_is_unknown() -> None:
         threads=0,
         infer_requests=0,
         execution_devices=(),
+        pinning=None,
+        hyper_threading=None,
+        core_type="unknown",
     )

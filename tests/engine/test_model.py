@@ -1,6 +1,7 @@
 """From a model file to pools that run it: what is served, and what is refused with which sentence."""
 
 import gc
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from inferd.engine.cache import BlobCache
 from inferd.engine.model import DevicePool, LoadedModel
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
@@ -317,6 +319,36 @@ def test_a_precision_that_is_set_wins_over_the_mode(tmp_path: Path) -> None:
     assert loaded.pools[0].effective.precision == "f32"
 
 
+# -- the path of a run ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "threads"), [("auto", 0), ("async", 0), ("sync", 3)])
+def test_on_the_sync_path_each_infer_request_has_a_thread_until_it_is_closed(
+    path: str, threads: int, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    loaded = load(models.scaled(3), tmp_path, f'[execution]\npath = "{path}"\ninfer_requests = 3')
+    assert len(set(threading.enumerate()) - before) == threads
+    (answer,) = run(loaded.pools[0], tensor([1, 2, 3, 4]))
+    assert numbers(answer).tolist() == [3, 6, 9, 12]
+    loaded.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_the_sync_path_keeps_a_model_s_own_state_apart(tmp_path: Path) -> None:
+    loaded = load(models.stateful(), tmp_path, '[sequences]\nmax_live = 3\n[execution]\npath = "sync"')
+    pool = loaded.pools[0].pool
+    for frame in range(3):
+        for slot in range(3):
+            pool.start(slot, [[tensor([[slot, 1]])]], fresh=frame == 0)
+        while pool.in_flight:
+            assert all(completion.failure is None for completion in pool.sweep())
+        # The model starts from its first input, and then adds each.
+        answers = [numbers(pool.read(slot, [0])[0]).tolist() for slot in range(3)]
+        assert answers == [[[slot * (frame + 2), frame + 2]] for slot in range(3)]
+    loaded.close()
+
+
 # -- the cache -----------------------------------------------------------------------
 
 
@@ -329,6 +361,32 @@ def test_a_second_load_imports_the_blob_and_gives_the_same(tmp_path: Path) -> No
     assert first.signature == second.signature
     answers = [bytes(run(loaded.pools[0], tensor(x))[0].data) for loaded in (first, second)]  # type: ignore[arg-type]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("execution", "taken"),
+    [
+        ('pinning = "on"', ("pinning", True)),
+        ('pinning = "off"', ("pinning", False)),
+        ('hyper_threading = "off"', ("hyper_threading", False)),
+        ('core_type = "performance"', ("core_type", "performance")),
+        ('core_type = "any"', ("core_type", "any")),
+        ("threads = 1", ("threads", 1)),
+    ],
+)
+def test_one_blob_serves_every_way_to_place_threads(execution: str, taken: tuple[str, Any], tmp_path: Path) -> None:
+    # Trap 27: whichever way the blob was compiled.
+    for first, second in (("", execution), (execution, "")):
+        folder = tmp_path / f"{bool(first)}"
+        file = models.save(models.identity(), folder / "model")
+        engine = models.engine(cache=folder / "cache")
+        loads = [engine.load(models.source(file, f"[execution]\n{e}")).pools[0] for e in (first, second)]
+        assert [entry.from_cache for entry in loads] == [False, True]
+        asked = loads[1] if second else loads[0]
+        assert getattr(asked.effective, taken[0]) == taken[1]
+        left_open = loads[0] if second else loads[1]
+        plain = models.engine().load(models.source(file)).pools[0]
+        assert left_open.effective == plain.effective
 
 
 def test_one_blob_serves_every_number_of_streams(tmp_path: Path) -> None:
@@ -407,7 +465,7 @@ def test_a_blob_that_openvino_refuses_is_compiled_anew(tmp_path: Path) -> None:
     engine = models.engine(cache=tmp_path / "cache")
     engine.load(source)
     (blob,) = (tmp_path / "cache").glob("*.blob")
-    engine._cache.store(blob.stem, b"intact by its checksum, and no blob")
+    BlobCache(tmp_path / "cache", 1 << 30).store(blob.stem, b"intact by its checksum, and no blob")
 
     with capture_logs() as logged:
         loaded = engine.load(source)

@@ -16,6 +16,7 @@ from inferd.engine.model import _signature
 from inferd.engine.pool import Completion, Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, RunFailed
+from inferd.engine.sync_slot import SyncSlot
 from inferd.tensors import DType, Tensor
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -42,11 +43,19 @@ class Fakes:
         self.calls += 1
 
 
+Kind = type[InferSlot] | type[SyncSlot]
+
+
+@pytest.fixture(params=[InferSlot, SyncSlot])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
 @contextmanager
-def real_pool(network: ov.Model, size: int) -> Iterator[Pool]:
+def real_pool(network: ov.Model, size: int, kind: Kind) -> Iterator[Pool]:
     compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": 2, "NUM_STREAMS": 2})
     signature = _signature(network, parse("", "m"))
-    pool = Pool("CPU", size, lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done))
+    pool = Pool("CPU", size, lambda on_done: kind(compiled.create_infer_request(), signature, on_done))
     try:
         yield pool
     finally:
@@ -160,8 +169,8 @@ def test_a_loop_that_is_gone_does_not_raise_into_the_device_thread(recwarn: pyte
     assert not recwarn.list
 
 
-def test_the_first_completion_after_warming_up_calls_for_attention() -> None:
-    with real_pool(models.identity(), 2) as pool:
+def test_the_first_completion_after_warming_up_calls_for_attention(kind: Kind) -> None:
+    with real_pool(models.identity(), 2, kind) as pool:
         pool.run_all([X])
         called = threading.Event()
         pool.attach(called.set)
@@ -171,8 +180,8 @@ def test_the_first_completion_after_warming_up_calls_for_attention() -> None:
         assert ends(pool.drain()) == [(0, None)]
 
 
-def test_the_first_completion_calls_for_attention_though_nobody_drained_the_warm_up() -> None:
-    with real_pool(models.identity(), 2) as pool:
+def test_the_first_completion_calls_for_attention_though_nobody_drained_the_warm_up(kind: Kind) -> None:
+    with real_pool(models.identity(), 2, kind) as pool:
         pool.run_all([X])
         called = threading.Event()
         pool.attach(called.set)
@@ -195,18 +204,34 @@ def test_a_run_that_does_not_begin_leaves_the_slot_free() -> None:
     assert ends(fakes.pool.drain()) == [(0, None)]
 
 
-def test_input_that_can_not_be_copied_leaves_the_slot_free() -> None:
-    with real_pool(models.identity(), 1) as pool:
+def test_input_that_can_not_be_copied_leaves_the_slot_free(kind: Kind) -> None:
+    with real_pool(models.identity(), 1, kind) as pool:
         with pytest.raises(RunFailed, match=r"inputs could not be copied \(ValueError\)"):
             pool.start(0, [[Tensor(DType.FP32, (4,), b"short")]])
+        assert pool.in_flight == 0
+        pool.run_all([X])
+
+
+def test_input_of_a_wrong_shape_leaves_the_slot_free() -> None:
+    with real_pool(models.identity(), 1, InferSlot) as pool:
         with pytest.raises(RunFailed, match=r"got \[5\] expecting \[4\]"):
             pool.start(0, [[Tensor(DType.FP32, (5,), bytes(20))]])
         assert pool.in_flight == 0
         pool.run_all([X])
 
 
-def test_a_fresh_start_forgets_what_the_slot_has_kept_and_another_does_not() -> None:
-    with real_pool(models.stateful(), 1) as pool:
+def test_on_a_thread_of_its_own_a_wrong_shape_is_told_like_any_failure() -> None:
+    with real_pool(models.identity(), 1, SyncSlot) as pool:
+        pool.start(0, [[Tensor(DType.FP32, (5,), bytes(20))]])
+        ((slot, failure),) = ends_of_one(pool)
+        assert slot == 0
+        assert failure is not None
+        assert "got [5] expecting [4]" in failure
+        pool.run_all([X])
+
+
+def test_a_fresh_start_forgets_what_the_slot_has_kept_and_another_does_not(kind: Kind) -> None:
+    with real_pool(models.stateful(), 1, kind) as pool:
         seen = []
         for fresh in (True, False, True):
             pool.start(0, [[tensor([[1, 2]])]], fresh=fresh)
@@ -226,6 +251,20 @@ def test_members_of_a_run_are_read_by_their_rows() -> None:
         [[3, 4], [5, 6]],
         [[1, 2], [3, 4], [5, 6]],
     ]
+
+
+def test_a_slot_that_can_not_be_made_leaves_nothing_of_those_before_it() -> None:
+    made: list[FakeSlot] = []
+
+    def make(on_done: Callable[[], None]) -> FakeSlot:
+        if len(made) == 2:
+            raise RuntimeError("no memory on the device")
+        made.append(FakeSlot(on_done))
+        return made[-1]
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        Pool("CPU", 3, make)
+    assert [slot.closed for slot in made] == [True, True]
 
 
 # -- warming up ----------------------------------------------------------------------
@@ -277,8 +316,8 @@ def test_a_run_that_fails_while_warming_up_is_told_once_its_neighbours_have_ende
 # -- closing -------------------------------------------------------------------------
 
 
-def test_closing_ends_what_is_in_flight() -> None:
-    with real_pool(models.slow(), 3) as pool:
+def test_closing_ends_what_is_in_flight(kind: Kind) -> None:
+    with real_pool(models.slow(), 3, kind) as pool:
         for slot in range(3):
             pool.start(slot, [[tensor(np.zeros((256, 256)))]])
         pool.close()
@@ -305,9 +344,9 @@ def test_closing_twice_is_harmless_and_the_pool_keeps_its_size() -> None:
     assert fakes.pool.sweep() == []
 
 
-def test_a_closed_pool_and_its_infer_requests_are_freed() -> None:
+def test_a_closed_pool_and_its_infer_requests_are_freed(kind: Kind) -> None:
     # The callback that each infer request holds in C++ leads back to the pool.
-    with real_pool(models.identity(), 2) as pool:
+    with real_pool(models.identity(), 2, kind) as pool:
         pool.run_all([X])
         freed = weakref.ref(pool)
     del pool
@@ -318,9 +357,9 @@ def test_a_closed_pool_and_its_infer_requests_are_freed() -> None:
 # -- many runs -----------------------------------------------------------------------
 
 
-def test_a_thousand_runs_of_which_many_fail_lose_no_slot() -> None:
+def test_a_thousand_runs_of_which_many_fail_lose_no_slot(kind: Kind) -> None:
     dice = random.Random(1)
-    with real_pool(models.broadcasting(), 4) as pool:
+    with real_pool(models.broadcasting(), 4, kind) as pool:
         expected: dict[int, bool] = {}
         good = failed = 0
 
@@ -345,8 +384,8 @@ def test_a_thousand_runs_of_which_many_fail_lose_no_slot() -> None:
         pool.run_all([X, ONCE])
 
 
-def test_every_answer_belongs_to_its_own_run() -> None:
-    with real_pool(models.identity(), 4) as pool:
+def test_every_answer_belongs_to_its_own_run(kind: Kind) -> None:
+    with real_pool(models.identity(), 4, kind) as pool:
         wake = threading.Semaphore(0)
         pool.attach(wake.release)
         sent: dict[int, list[float]] = {}

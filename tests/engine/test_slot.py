@@ -1,4 +1,4 @@
-"""The contract of a Slot, held by the fake as by the real one, and what only the real one can show."""
+"""The contract of a Slot, held by the fake as by the real ones, and what only the real ones can show."""
 
 import threading
 import weakref
@@ -13,6 +13,7 @@ from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, RunFailed, Slot, sentence
+from inferd.engine.sync_slot import SyncSlot
 from inferd.tensors import DType, Tensor
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -75,29 +76,37 @@ class RealRig:
         self.slot.start()
 
 
+Kind = type[InferSlot] | type[SyncSlot]
+KINDS = (InferSlot, SyncSlot)
+REAL = [(kind, device) for kind in KINDS for device in ("CPU", "AUTO:CPU")]
+
+
 @contextmanager
-def real_slot(network: ov.Model, on_done: Callable[[], None], device: str = "CPU") -> Iterator[InferSlot]:
+def real_slot(
+    network: ov.Model, on_done: Callable[[], None], kind: Kind = InferSlot, device: str = "CPU"
+) -> Iterator[InferSlot | SyncSlot]:
     compiled = ov.Core().compile_model(network, device, {"PERFORMANCE_HINT": "LATENCY"})
-    slot = InferSlot(compiled.create_infer_request(), _signature(network, parse("", "m")), on_done)
+    slot = kind(compiled.create_infer_request(), _signature(network, parse("", "m")), on_done)
     yield slot
     slot.close()
 
 
-@pytest.fixture(params=["fake", "CPU", "AUTO:CPU"])
+@pytest.fixture(params=["fake", *REAL], ids=str)
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     if request.param == "fake":
         yield FakeRig()
         return
     calls = Calls()
-    with real_slot(models.broadcasting(), calls, request.param) as slot:
+    with real_slot(models.broadcasting(), calls, *request.param) as slot:
         yield RealRig(slot, calls)
 
 
-@pytest.fixture(params=["fake", "CPU"])
+@pytest.fixture(params=["fake", *KINDS])
 def long_run(request: pytest.FixtureRequest) -> Iterator[tuple[Slot, Calls]]:
     """A slot with a run in flight that would take a while."""
     calls = Calls()
-    with nullcontext(FakeSlot(calls)) if request.param == "fake" else real_slot(models.slow(), calls) as slot:
+    fake = request.param == "fake"
+    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(), calls, request.param) as slot:
         slot.write([[WIDE]])
         slot.start()
         yield slot, calls
@@ -185,12 +194,12 @@ def test_a_cancelled_run_ends_by_poll_raising_and_by_no_callback(long_run: tuple
     assert calls.threads == []
 
 
-@pytest.mark.parametrize("device", ["deaf fake", "AUTO:CPU"])
-def test_a_device_that_ignores_cancel_ends_the_run_well(device: str) -> None:
-    # AUTO does not pass cancel on.
+@pytest.mark.parametrize("kind", [FakeSlot, InferSlot])
+def test_a_device_that_ignores_cancel_ends_the_run_well(kind: type) -> None:
+    # AUTO does not pass cancel on. On a thread of our own it is told in test_sync_slot.py.
     calls = Calls()
     deaf = FakeSlot(calls, deaf=True)
-    with nullcontext(deaf) if device == "deaf fake" else real_slot(models.slow(), calls, device) as slot:
+    with nullcontext(deaf) if kind is FakeSlot else real_slot(models.slow(), calls, device="AUTO:CPU") as slot:
         slot.write([[WIDE]])
         slot.start()
         slot.cancel()
@@ -247,18 +256,23 @@ def test_cancelling_a_slot_that_has_ended_changes_nothing(rig: Rig) -> None:
     assert numbers(rig.slot.read([0])[0]).ravel().tolist() == [5, 6, 7, 8]
 
 
-# -- the real one alone --------------------------------------------------------------
+# -- the real ones alone -------------------------------------------------------------
 
 
-def run(slot: InferSlot, *inputs: Tensor) -> Tensor:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+def run(slot: Slot, *inputs: Tensor) -> Tensor:
     slot.write([inputs])
     slot.start()
     slot.wait()
     return slot.read([0])[0]
 
 
-def test_the_shape_may_change_from_run_to_run() -> None:
-    with real_slot(models.identity([-1, 2]), Calls()) as slot:
+def test_the_shape_may_change_from_run_to_run(kind: Kind) -> None:
+    with real_slot(models.identity([-1, 2]), Calls(), kind) as slot:
         for rows in (3, 1, 5, 5, 2):
             values = np.arange(rows * 2).reshape(rows, 2)
             answer = run(slot, tensor(values))
@@ -266,41 +280,47 @@ def test_the_shape_may_change_from_run_to_run() -> None:
             assert np.array_equal(numbers(answer), values)
 
 
-def test_a_tensor_without_elements_passes() -> None:
-    with real_slot(models.identity([-1, 2]), Calls()) as slot:
+def test_a_tensor_without_elements_passes(kind: Kind) -> None:
+    with real_slot(models.identity([-1, 2]), Calls(), kind) as slot:
         assert run(slot, tensor(np.zeros((0, 2)))).shape == (0, 2)
 
 
+def test_strings_may_be_none_at_all(kind: Kind) -> None:
+    # Trap 31.
+    with real_slot(models.identity([-1], ov.Type.string), Calls(), kind) as slot:
+        assert run(slot, Tensor(DType.BYTES, (0,), [])) == Tensor(DType.BYTES, (0,), [])
+
+
 @pytest.mark.parametrize("strings", [[b"a", b"", b"longer than the others"], ["ä€".encode(), b"\xff\xfe", b"a\0b"]])
-def test_strings_of_any_length_and_content_pass(strings: list[bytes]) -> None:
-    with real_slot(models.identity([-1], ov.Type.string), Calls()) as slot:
+def test_strings_of_any_length_and_content_pass(strings: list[bytes], kind: Kind) -> None:
+    with real_slot(models.identity([-1], ov.Type.string), Calls(), kind) as slot:
         answer = run(slot, Tensor(DType.BYTES, (len(strings),), strings))
         assert answer == Tensor(DType.BYTES, (len(strings),), strings)
 
 
-def test_outputs_come_in_the_order_asked_for() -> None:
+def test_outputs_come_in_the_order_asked_for(kind: Kind) -> None:
     x = models.parameter([2])
     network = models.model({"same": x, "negative": models.op.negative(x)}, [x])
-    with real_slot(network, Calls()) as slot:
+    with real_slot(network, Calls(), kind) as slot:
         run(slot, tensor([1, 2]))
         assert [numbers(t).tolist() for t in slot.read([1, 0, 1])] == [[-1, -2], [1, 2], [-1, -2]]
 
 
-def test_input_of_the_wrong_size_is_refused_and_the_slot_works_on() -> None:
-    with real_slot(models.identity([4]), Calls()) as slot:
+def test_input_of_the_wrong_size_is_refused_and_the_slot_works_on(kind: Kind) -> None:
+    with real_slot(models.identity([4]), Calls(), kind) as slot:
         with pytest.raises(ValueError, match="different structures"):
             slot.write([[Tensor(DType.FP32, (4,), bytes(15))]])
         assert numbers(run(slot, tensor([1, 2, 3, 4]))).tolist() == [1, 2, 3, 4]
 
 
-def test_closing_waits_until_the_device_holds_nothing_of_it() -> None:
+def test_closing_waits_until_the_device_holds_nothing_of_it(kind: Kind) -> None:
     # Freeing the compiled model before would join, with the GIL held, a thread that needs the GIL.
     network = models.slow()
     compiled = ov.Core().compile_model(network, "CPU")
     for _ in range(20):
         calls = Calls()
         held = weakref.ref(calls)
-        slot = InferSlot(compiled.create_infer_request(), _signature(network, parse("", "m")), calls)
+        slot = kind(compiled.create_infer_request(), _signature(network, parse("", "m")), calls)
         slot.write([[WIDE]])
         slot.start()
         slot.cancel()

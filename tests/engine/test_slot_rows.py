@@ -1,4 +1,4 @@
-"""Several members of one run: their rows lie side by side and come back one by one, in the fake as in the real slot."""
+"""Several members of one run: their rows lie side by side and come back one by one, in the fake as in real slots."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,8 +9,10 @@ import pytest
 
 from inferd.config.model import parse
 from inferd.engine.model import _signature
+from inferd.engine.ports import joined_shape
 from inferd.engine.runtime import ov
-from inferd.engine.slot import InferSlot, Slot, joined_shape
+from inferd.engine.slot import InferSlot, Slot
+from inferd.engine.sync_slot import SyncSlot
 from inferd.tensors import DType, Tensor
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -23,15 +25,21 @@ SECOND_AXIS = BATCHED + "\n[sequences.state.x]\noutput = 'x'\nbatch_axis = 1"
 Echo = Callable[[list[int], Any], Slot]
 
 
+KINDS = (InferSlot, SyncSlot)
+Kind = type[InferSlot] | type[SyncSlot]
+
+
 @contextmanager
-def real_slot(network: ov.Model, toml: str = BATCHED, device: str = "CPU") -> Iterator[InferSlot]:
+def real_slot(
+    network: ov.Model, toml: str = BATCHED, kind: Kind = InferSlot, device: str = "CPU"
+) -> Iterator[InferSlot | SyncSlot]:
     compiled = ov.Core().compile_model(network, device)
-    slot = InferSlot(compiled.create_infer_request(), _signature(network, parse(toml, "m")), lambda: None)
+    slot = kind(compiled.create_infer_request(), _signature(network, parse(toml, "m")), lambda: None)
     yield slot
     slot.close()
 
 
-@pytest.fixture(params=["fake", "CPU", "AUTO:CPU"])
+@pytest.fixture(params=["fake", *((kind, device) for kind in KINDS for device in ("CPU", "AUTO:CPU"))], ids=str)
 def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
     """Makes slots that give back what they get, by the shape and the type of it."""
     with ExitStack() as slots:
@@ -39,7 +47,7 @@ def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
         def make(shape: list[int], dtype: Any) -> Slot:
             if request.param == "fake":
                 return FakeSlot(lambda: None)
-            return slots.enter_context(real_slot(models.identity(shape, dtype), device=request.param))
+            return slots.enter_context(real_slot(models.identity(shape, dtype), BATCHED, *request.param))
 
         yield make
 
@@ -113,6 +121,12 @@ def test_members_without_elements_can_be_joined(echo: Echo) -> None:
     assert (answer.shape, bytes(answer.data)) == ((2, 0), b"")  # type: ignore[arg-type]
 
 
+def test_members_without_strings_can_be_joined(echo: Echo) -> None:
+    slot = echo([-1, -1], ov.Type.string)
+    run(slot, [[Tensor(DType.BYTES, (1, 0), [])], [Tensor(DType.BYTES, (2, 0), [])]])
+    assert slot.read([0], range(1, 3)) == [Tensor(DType.BYTES, (2, 0), [])]
+
+
 def test_a_run_of_one_after_one_of_several_holds_nothing_of_them(echo: Echo) -> None:
     slot = echo([-1, 2], ov.Type.f32)
     run(slot, [[tensor([[1, 2]])], [tensor([[3, 4]])]])
@@ -133,14 +147,19 @@ def test_joined_inputs_are_copies(echo: Echo) -> None:
     assert numbers(slot.read([0])[0]).tolist() == [[1, 2], [3, 4]]
 
 
-# -- the real one alone --------------------------------------------------------------
+# -- the real ones alone -------------------------------------------------------------
 
 
-def test_every_input_is_joined_along_the_batch_axis_of_its_own() -> None:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return request.param
+
+
+def test_every_input_is_joined_along_the_batch_axis_of_its_own(kind: Kind) -> None:
     toml = BATCHED + "\n[sequences.state.state]\noutput = 'next'\nbatch_axis = 1"
     rows = (1, 2, 1, 3)
     xs, states = members_of(rows, lambda n: (n, 1)), members_of(rows, lambda n: (2, n, 1))
-    with real_slot(models.accumulator(), toml) as slot:
+    with real_slot(models.accumulator(), toml, kind) as slot:
         run(slot, [[tensor(x), tensor(state)] for x, state in zip(xs, states, strict=True)])
         for part, x, state in zip(ranges(rows), xs, states, strict=True):
             y, following = map(numbers, slot.read([0, 1], part))
@@ -148,10 +167,10 @@ def test_every_input_is_joined_along_the_batch_axis_of_its_own() -> None:
             assert np.array_equal(y, following[0])
 
 
-def test_rows_of_another_axis_are_not_contiguous_and_tell_their_bytes_in_order() -> None:
+def test_rows_of_another_axis_are_not_contiguous_and_tell_their_bytes_in_order(kind: Kind) -> None:
     rows = (1, 3, 2)
     given = members_of(rows, lambda n: (2, n, 128))
-    with real_slot(models.identity([2, -1, 128]), SECOND_AXIS) as slot:
+    with real_slot(models.identity([2, -1, 128]), SECOND_AXIS, kind) as slot:
         run(slot, [[tensor(x)] for x in given])
         for part, x in zip(ranges(rows), given, strict=True):
             (answer,) = slot.read([0], part)
@@ -161,8 +180,8 @@ def test_rows_of_another_axis_are_not_contiguous_and_tell_their_bytes_in_order()
             assert answer.data.tobytes() == x.tobytes()
 
 
-def test_a_batch_of_one_shape_after_another_fits_each_time() -> None:
-    with real_slot(models.identity([2, -1, 3]), SECOND_AXIS) as slot:
+def test_a_batch_of_one_shape_after_another_fits_each_time(kind: Kind) -> None:
+    with real_slot(models.identity([2, -1, 3]), SECOND_AXIS, kind) as slot:
         for rows in ((1, 1), (4,), (2, 3, 1), (1,), (1, 5)):
             given = members_of(rows, lambda n: (2, n, 3))
             run(slot, [[tensor(x)] for x in given])
@@ -185,9 +204,9 @@ def test_only_the_batch_axis_of_a_shape_adds_up(
     assert joined_shape(shapes, axis) == joined
 
 
-def test_reset_takes_a_stateful_model_back_to_its_beginning() -> None:
+def test_reset_takes_a_stateful_model_back_to_its_beginning(kind: Kind) -> None:
     x = tensor([[3, 4]])
-    with real_slot(models.stateful(), "") as slot:
+    with real_slot(models.stateful(), "", kind) as slot:
         seen = []
         for again in (False, False, True, False):
             if again:
@@ -198,8 +217,8 @@ def test_reset_takes_a_stateful_model_back_to_its_beginning() -> None:
     assert seen == [[[6, 8]], [[9, 12]], [[6, 8]], [[9, 12]]]
 
 
-def test_reset_does_no_harm_where_a_model_keeps_nothing() -> None:
-    with real_slot(models.identity([-1, 2])) as slot:
+def test_reset_does_no_harm_where_a_model_keeps_nothing(kind: Kind) -> None:
+    with real_slot(models.identity([-1, 2]), kind=kind) as slot:
         slot.reset()
         run(slot, [[tensor([[1, 2]])]])
         assert numbers(slot.read([0])[0]).tolist() == [[1, 2]]

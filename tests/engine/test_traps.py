@@ -42,10 +42,21 @@
     tests/engine/test_pool.py::test_closing_ends_what_is_in_flight
 25  no test: it decides nothing in inferd, and a release that mends it should not fail here
 26  tests/engine/test_runtime.py::test_the_first_look_at_a_tensor_may_come_from_two_threads
+27  tests/engine/test_model.py::test_one_blob_serves_every_way_to_place_threads
+28  tests/engine/test_sync_slot.py::test_a_run_is_cancelled_while_it_computes
+    tests/engine/test_sync_slot.py::test_a_cancel_that_comes_before_the_run_computes_is_not_lost
+    tests/engine/test_traps.py::test_infer_calls_no_callback
+29  no test: which path is the faster is for the benchmarks
+30  tests/engine/test_traps.py::test_threads_of_a_model_that_has_gone_are_taken_over_as_they_are
+31  tests/engine/test_slot.py::test_strings_may_be_none_at_all
+    tests/engine/test_traps.py::test_asking_for_the_bytes_of_no_strings_ends_the_process
+32  tests/engine/test_device.py::test_what_the_cpu_does_not_have_is_not_taken
 """
 
 import ast
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -83,6 +94,49 @@ pool.close()
 """
 
 
+TAKES_THREADS_OVER = """
+import os
+from tests.engine import models
+from inferd.engine.runtime import ov
+
+core, network = ov.Core(), models.slow(400)
+
+def seen_pinned(pinning):
+    properties = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": pinning}
+    compiled = core.compile_model(network, "CPU", properties)
+    assert compiled.get_property("ENABLE_CPU_PINNING") is pinning
+    request, seen = compiled.create_infer_request(), False
+    request.start_async()
+    while not request.wait_for(0):
+        seen |= any(len(os.sched_getaffinity(int(thread))) == 1 for thread in os.listdir("/proc/self/task"))
+    return seen
+
+# A model's own threads let go of it a moment later: until then there is nothing to take over.
+first = FIRST
+print(seen_pinned(first), any(seen_pinned(not first) is first for _ in range(100)))
+"""
+
+NO_STRINGS = """
+import numpy as np
+from tests.engine import models
+from inferd.engine.runtime import ov
+
+request = ov.Core().compile_model(models.identity([-1], ov.Type.string), "CPU").create_infer_request()
+request.set_input_tensor(0, ov.Tensor(np.array([], np.bytes_)))
+request.start_async()
+request.wait()
+assert request.get_output_tensor(0).size == 0
+request.get_output_tensor(0).bytes_data
+"""
+
+
+def in_a_process_of_its_own(text: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{ROOT}:{ROOT / 'daemon'}"
+    return subprocess.run(
+        [sys.executable, "-c", text], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+
+
 def compiled(network: ov.Model, **properties: str) -> ov.CompiledModel:
     return ov.Core().compile_model(network, "CPU", properties)
 
@@ -99,10 +153,7 @@ def test_the_index_above_has_every_number_and_names_tests_that_exist() -> None:
 
 
 def test_a_process_ends_in_peace_once_its_pool_is_closed() -> None:
-    path = f"{ROOT}:{ROOT / 'daemon'}"
-    ended = subprocess.run(  # noqa: PLW1510 - the return code is what is tested
-        [sys.executable, "-c", ENDS_WITH_A_RUN_IN_FLIGHT], env={"PYTHONPATH": path}, capture_output=True, text=True
-    )
+    ended = in_a_process_of_its_own(ENDS_WITH_A_RUN_IN_FLIGHT)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -196,3 +247,26 @@ def test_a_reshape_takes_an_impossible_shape_right_after_it_failed_on_it() -> No
     with pytest.raises(RuntimeError, match="conflicts with the reshape pattern"):
         request.infer(impossible)
     assert request.infer(impossible)[0].shape == (2, 2)
+
+
+def test_infer_calls_no_callback() -> None:
+    request = compiled(models.identity()).create_infer_request()
+    calls: list[object] = []
+    request.set_callback(calls.append, None)
+    request.infer([np.zeros(4, np.float32)])
+    assert calls == []
+    request.start_async()
+    request.wait()
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="every thread is on one CPU here")
+@pytest.mark.parametrize("pinned", [True, False])
+def test_threads_of_a_model_that_has_gone_are_taken_over_as_they_are(pinned: bool) -> None:
+    ended = in_a_process_of_its_own(TAKES_THREADS_OVER.replace("FIRST", str(pinned)))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{pinned} True\n", "")
+
+
+def test_asking_for_the_bytes_of_no_strings_ends_the_process() -> None:
+    ended = in_a_process_of_its_own(NO_STRINGS)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGFPE, "")

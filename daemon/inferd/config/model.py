@@ -42,6 +42,9 @@ _RESERVED_PROPERTIES = {
     "INFERENCE_NUM_THREADS": "set execution.threads",
     "INFERENCE_PRECISION_HINT": "set execution.precision",
     "EXECUTION_MODE_HINT": "set execution.mode",
+    "ENABLE_CPU_PINNING": "set execution.pinning",
+    "ENABLE_HYPER_THREADING": "set execution.hyper_threading",
+    "SCHEDULING_CORE_TYPE": "set execution.core_type",
     "PERFORMANCE_HINT": "set objective.goal",
 }
 
@@ -157,7 +160,7 @@ class Objective(_Table):
 
 
 class Execution(_Table):
-    """How the model is compiled and run. 0 leaves the choice to OpenVINO's hint."""
+    """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
 
     mode: Literal["accuracy", "performance"] = Field(
         "accuracy",
@@ -169,7 +172,20 @@ class Execution(_Table):
     )
     streams: int = Field(0, ge=0, le=1024, description="Parallel streams on the device.")
     threads: int = Field(0, ge=0, le=4096, description="CPU threads, capped by the daemon's CPU budget.")
+    pinning: Literal["auto", "on", "off"] = Field("auto", description="Whether CPU threads stay on one CPU each.")
+    hyper_threading: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether CPU threads may share a core with another one, where it has two."
+    )
+    core_type: Literal["auto", "any", "performance", "efficient"] = Field(
+        "auto", description="Which cores CPU threads run on, where the CPU has both kinds."
+    )
     infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
+    path: Literal["auto", "async", "sync"] = Field(
+        "auto",
+        description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
+        "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; auto "
+        "is async where nothing was measured.",
+    )
 
 
 class Batching(_Table):
@@ -186,6 +202,9 @@ class Batching(_Table):
         description="Run waiting requests of equal shapes together, up to max_size rows, as far as that is measured "
         "to give more throughput and keeps the objective.",
     )
+    max_joined: int | None = Field(
+        None, ge=1, le=65536, description="Rows of requests joined into one run; unset: max_size."
+    )
     max_delay: float = Field(
         0.0,
         ge=0,
@@ -201,6 +220,8 @@ class Batching(_Table):
     def _preferred_sizes_fit(self) -> "Batching":
         if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
             raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
+        if self.max_joined and self.max_joined > max(1, self.max_size):
+            raise ValueError(f"max_joined is {self.max_joined} and max_size is {self.max_size}")
         return self
 
 

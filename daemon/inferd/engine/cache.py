@@ -19,6 +19,8 @@ from pathlib import Path
 
 import structlog
 
+from inferd.engine.source import digests
+
 _log = structlog.get_logger()
 
 _MAGIC = b"inferd blob 1\n"
@@ -37,11 +39,7 @@ def blob_key(files: Sequence[Path], facts: Mapping[str, str]) -> str:
     blob serves every setting, ``import_model`` honours new ones. Raises OSError when a file
     can't be read.
     """
-    contents = []
-    for file in files:
-        with file.open("rb") as stream:
-            contents.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256(json.dumps([contents, sorted(facts.items())]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([digests(files), sorted(facts.items())]).encode()).hexdigest()
 
 
 class BlobCache:
@@ -53,6 +51,16 @@ class BlobCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
+
+    @property
+    def directory(self) -> Path:
+        """Where the blobs are."""
+        return self._directory
+
+    @property
+    def max_bytes(self) -> int:
+        """The cap on all blobs together."""
+        return self._max_bytes
 
     @property
     def enabled(self) -> bool:

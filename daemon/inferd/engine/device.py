@@ -15,11 +15,18 @@ _CHOOSING = ("AUTO", "MULTI")
 _FLOATS = ("f64", "f32", "bf16", "f16")
 # Layers that move or convert data: their type says nothing about the precision of the arithmetic.
 _NOT_ARITHMETIC = ("Const", "Input", "Output", "Convert", "Reorder")
+_CORE_TYPES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficient": "ECORE_ONLY"}
 
 
 def family(device: str) -> str:
     """CPU, GPU, NPU, AUTO, HETERO, MULTI or BATCH."""
     return re.split(r"[:.]", device, maxsplit=1)[0]
+
+
+def candidates(device: str) -> list[str]:
+    """The devices that ``device`` lists after a colon, a batch size in brackets left out."""
+    _, _, names = device.partition(":")
+    return [re.sub(r"\(\d+\)$", "", name) for name in names.split(",") if name]
 
 
 def resolve(requested: str, present: Sequence[str]) -> str:
@@ -29,7 +36,7 @@ def resolve(requested: str, present: Sequence[str]) -> str:
     (OpenVINO itself raises on ``AUTO:GPU,CPU`` where the GPU library is missing). All
     others need everything they name. Raises DeviceAbsent.
     """
-    kind, inner = family(requested), _inner(requested)
+    kind, inner = family(requested), candidates(requested)
     if kind == "AUTO" and not inner:
         if not present:
             raise DeviceAbsent(requested, "a device", present)
@@ -57,7 +64,7 @@ def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> di
     }
     if config.execution.precision != "auto":
         properties["INFERENCE_PRECISION_HINT"] = config.execution.precision
-    kind, inner = family(device), _inner(device)
+    kind, inner = family(device), candidates(device)
     if kind == "BATCH":
         # Refuses DEVICE_PROPERTIES and hands everything else to the device it wraps.
         properties |= _own_properties(inner[0], config, cpu_threads)
@@ -73,7 +80,11 @@ def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> di
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """What a compiled model really runs with; "unknown" or 0 where the device does not tell."""
+    """What a compiled model really runs with; "unknown", 0 or None where the device does not tell.
+
+    ``pinning`` is what it was compiled for: threads taken over from a model that has gone stay
+    pinned as they were for that one (OpenVINO fact 30).
+    """
 
     precision: str
     execution_mode: str
@@ -82,6 +93,9 @@ class Effective:
     threads: int
     infer_requests: int
     execution_devices: tuple[str, ...]
+    pinning: bool | None
+    hyper_threading: bool | None
+    core_type: str
 
 
 def read_back(compiled: ov.CompiledModel) -> Effective:
@@ -106,13 +120,10 @@ def read_back(compiled: ov.CompiledModel) -> Effective:
         threads=_count(value("INFERENCE_NUM_THREADS")),
         infer_requests=_count(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS")),
         execution_devices=devices,
+        pinning=_flag(value("ENABLE_CPU_PINNING")),
+        hyper_threading=_flag(value("ENABLE_HYPER_THREADING")),
+        core_type=_core_type(value("SCHEDULING_CORE_TYPE")),
     )
-
-
-def _inner(device: str) -> list[str]:
-    """The devices that ``device`` lists after a colon, a batch size in brackets left out."""
-    _, _, names = device.partition(":")
-    return [re.sub(r"\(\d+\)$", "", name) for name in names.split(",") if name]
 
 
 def _is_present(name: str, present: Iterable[str]) -> bool:
@@ -129,15 +140,23 @@ def _is_present(name: str, present: Iterable[str]) -> bool:
     return False
 
 
-def _own_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, int]:
+def _own_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, Any]:
     """What only ``device`` itself understands, by family.
 
     Only the CPU's part was run. By their documentation GPU takes streams and no threads, and
-    NPU has neither to give: its NUM_STREAMS sizes host executors, or is read-only.
+    NPU has neither to give: its NUM_STREAMS sizes host executors, or is read-only. Neither
+    knows hyper-threading or core types; pinning is for the GPU's host threads, and of no
+    effect on the NPU.
     """
-    execution, own = config.execution, dict[str, int]()
+    execution, own = config.execution, dict[str, Any]()
     if family(device) == "CPU":
         own["INFERENCE_NUM_THREADS"] = min(execution.threads or cpu_threads, cpu_threads)
+        if execution.pinning != "auto":
+            own["ENABLE_CPU_PINNING"] = execution.pinning == "on"
+        if execution.hyper_threading != "auto":
+            own["ENABLE_HYPER_THREADING"] = execution.hyper_threading == "on"
+        if execution.core_type != "auto":
+            own["SCHEDULING_CORE_TYPE"] = _CORE_TYPES[execution.core_type]
     if family(device) in ("CPU", "GPU") and execution.streams:
         own["NUM_STREAMS"] = execution.streams
     return own
@@ -174,6 +193,15 @@ def _precision(compiled: ov.CompiledModel, hint: Any) -> str:
 def _word(value: Any) -> str:
     """The name of an OpenVINO enum, which some plugins give as the enum and others as text."""
     return "unknown" if value is None else str(getattr(value, "name", value)).lower()
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _core_type(value: Any) -> str:
+    names = {theirs.lower(): ours for ours, theirs in _CORE_TYPES.items()}
+    return names.get(_word(value), "unknown")
 
 
 def _count(value: Any) -> int:

@@ -1,25 +1,26 @@
 """From a model file to pools that can run it: read, shape, compile or import, warm up."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
-
-import structlog
+from typing import Any, Literal
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
 from inferd.engine import preprocessing, state
-from inferd.engine.cache import BlobCache, blob_key
+from inferd.engine.cache import BlobCache
+from inferd.engine.compiler import Compiler
 from inferd.engine.pool import Pool
-from inferd.engine.runtime import ov, version
+from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, sentence
 from inferd.engine.source import ModelSource
+from inferd.engine.sync_slot import SyncSlot
+from inferd.engine.topology import Tunables, cpu_topology, tunables
 from inferd.engine.warmup import warm_up
 from inferd.errors import ConfigurationError, InferdError, LoadFailed, listed
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 
-log = structlog.get_logger("inferd.engine")
+Hint = Literal["latency", "throughput"]
 
 _TYPES = {
     "boolean": DType.BOOL,
@@ -70,7 +71,7 @@ class Engine:
     def __init__(self, cpu_threads: int, cache: BlobCache) -> None:
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
-        self._cache = cache
+        self._compiler = Compiler(self._core, cache)
 
     @property
     def available_devices(self) -> tuple[str, ...]:
@@ -79,8 +80,7 @@ class Engine:
 
     def inspect(self, source: ModelSource) -> Signature:
         """The signature ``source`` would be served with; compiles nothing. Raises as :meth:`load`."""
-        for requested in source.config.devices:
-            devices.resolve(requested, self.available_devices)
+        self._targets(source)
         return self._prepare(source)[1]
 
     def load(self, source: ModelSource) -> LoadedModel:
@@ -89,12 +89,69 @@ class Engine:
         Raises ConfigurationError, DeviceAbsent or LoadFailed with one sentence; then
         nothing of it is left.
         """
-        targets = [devices.resolve(requested, self.available_devices) for requested in source.config.devices]
+        targets = self._targets(source)
         model, signature = self._prepare(source)
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
             undo.pop_all()
         return LoadedModel(signature, pools)
+
+    def build(self, source: ModelSource) -> None:
+        """Fill the cache with what ``source`` compiles to on each of its devices; nothing is kept loaded.
+
+        Devices whose compiled models can't be cached are left out. Raises as :meth:`load`.
+        Compiling beside traffic disturbs it: see :func:`inferd.engine.build.build_in_child`.
+        """
+        targets = self._targets(source)
+        model, _ = self._prepare(source)
+        for target in targets:
+            with _explained(source, target):
+                if self._compiler.caches(target):
+                    self._compile(source, model, target)
+
+    def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
+        """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
+
+        All other settings are those of ``source``, and threads are within the CPU budget. Compiles
+        where the cache has no blob of it, and lets go of what it made. Raises as :meth:`load`.
+        """
+        target = devices.resolve(device, self.available_devices)
+        left_open = replace(source, config=_left_to(hint, source.config))
+        model, _ = self._prepare(left_open)
+        with _explained(source, target):
+            return devices.read_back(self._compile(left_open, model, target)[0])
+
+    def tunable(self, device: str) -> Tunables:
+        """What can be tuned on the resolved ``device``: on BATCH what it wraps; on other compound devices, nothing."""
+        plain = devices.candidates(device)[0] if devices.family(device) == "BATCH" else device
+        return tunables(devices.family(plain), self._stream_range(plain), self._cpu_threads, cpu_topology())
+
+    def device_name(self, device: str) -> str:
+        """What the resolved ``device`` is, such as a CPU's model; of a compound device, those it may use."""
+        return self._told(device, lambda _: "FULL_DEVICE_NAME")
+
+    def driver(self, device: str) -> str:
+        """The version of the driver that the resolved ``device`` works with, "" where it has none or does not tell."""
+        return self._told(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
+
+    def _targets(self, source: ModelSource) -> list[str]:
+        return [devices.resolve(requested, self.available_devices) for requested in source.config.devices]
+
+    def _stream_range(self, device: str) -> tuple[int, int] | None:
+        try:
+            low, high = self._core.get_property(device, "RANGE_FOR_STREAMS")
+        except RuntimeError:
+            return None
+        return int(low), int(high)
+
+    def _told(self, device: str, property_of: Callable[[str], str]) -> str:
+        """What the devices behind ``device`` say to a property, those left out that don't know it."""
+        plain = [device] if devices.family(device) in ("CPU", "GPU", "NPU") else devices.candidates(device)
+        said: list[str] = []
+        for name in plain or self.available_devices:
+            with suppress(RuntimeError):
+                said.append(str(self._core.get_property(name, property_of(name))))
+        return ", ".join(said)
 
     def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature]:
         try:
@@ -112,61 +169,47 @@ class Engine:
     def _pool(
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
     ) -> DevicePool:
-        properties = devices.compile_properties(target, source.config, self._cpu_threads)
-        try:
-            compiled, from_cache = self._compile(source, model, target, properties)
+        make_slot = SyncSlot if source.config.execution.path == "sync" else InferSlot
+        with _explained(source, target):
+            compiled, from_cache = self._compile(source, model, target)
             effective = devices.read_back(compiled)
             width = source.config.execution.infer_requests or max(1, effective.infer_requests)
             pool = Pool(
                 target,
                 state.most_sequences(source.config, signature) if signature.stateful else width,
-                lambda on_done: InferSlot(compiled.create_infer_request(), signature, on_done),
+                lambda on_done: make_slot(compiled.create_infer_request(), signature, on_done),
                 compiled,
                 width,
             )
-        except RuntimeError as error:
-            raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
-        except OSError as error:
-            problem = f"a file of it can't be read: {error.strerror}"
-            raise LoadFailed(source.name, source.version, problem) from error
         undo.callback(pool.close)
         part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
         return DevicePool(pool, effective, warm_up(source, signature, pool), part / width, from_cache)
 
-    def _compile(
-        self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
-    ) -> tuple["ov.CompiledModel", bool]:
-        """Compile, or import the blob of an earlier compile. True when it came from the cache."""
-        if not self._caches(target):
-            return self._core.compile_model(model, target, dict(properties)), False
-        key = blob_key(source.files, self._blob_facts(source, target, properties))
-        with self._cache.lock(key):
-            if (blob := self._cache.load(key)) is not None:
-                try:
-                    return self._core.import_model(blob, target, dict(properties)), True
-                except RuntimeError as error:
-                    log.warning("cached blob refused", model=source.name, problem=sentence(error))
-            compiled = self._core.compile_model(model, target, dict(properties))
-            self._cache.store(key, compiled.export_model().getbuffer())
-            return compiled, False
+    def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> tuple["ov.CompiledModel", bool]:
+        properties = devices.compile_properties(target, source.config, self._cpu_threads)
+        return self._compiler.compile(source, model, target, properties)
 
-    def _caches(self, target: str) -> bool:
-        # Compound devices (AUTO, HETERO, ...) compile for several: only a plain device's blob is one thing.
-        if not self._cache.enabled or devices.family(target) not in ("CPU", "GPU", "NPU"):
-            return False
-        return "EXPORT_IMPORT" in self._core.get_property(target, "OPTIMIZATION_CAPABILITIES")
 
-    def _blob_facts(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> dict[str, str]:
-        # One blob serves every streams, threads and hint setting (OpenVINO fact 10).
-        tunable = {"NUM_STREAMS", "INFERENCE_NUM_THREADS", "PERFORMANCE_HINT"}
-        facts = {f"property {k}": str(v) for k, v in properties.items() if k not in tunable}
-        return facts | {
-            "openvino": version(),
-            "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME')}",
-            "shapes": repr(sorted(source.config.shapes.items())),
-            "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",
-            "preprocessing": repr(sorted(source.config.preprocessing.items())),
+@contextmanager
+def _explained(source: ModelSource, target: str) -> Iterator[None]:
+    """What OpenVINO and the disk raise comes out as LoadFailed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
+    except OSError as error:
+        problem = f"a file of it can't be read: {error.strerror}"
+        raise LoadFailed(source.name, source.version, problem) from error
+
+
+def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:
+    """``config`` with the numbers that ``hint`` chooses left to it."""
+    return config.model_copy(
+        update={
+            "objective": config.objective.model_copy(update={"goal": hint}),
+            "execution": config.execution.model_copy(update={"streams": 0, "threads": 0}),
         }
+    )
 
 
 def _keeps_state(model: "ov.Model", source: ModelSource) -> bool:

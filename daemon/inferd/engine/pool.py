@@ -36,18 +36,25 @@ class Pool:
     ) -> None:
         """``model`` is whatever the slots run: it is let go of only after all of them are freed.
 
+        What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
         """
         self.device = device
         self.width = width or size
         self._model = model
-        self._slots: list[Slot] = [make_slot(self._completion_of(i)) for i in range(size)]
+        self._slots: list[Slot] = []
         # A run's number: a hand-over that arrives after its run was swept is recognised by it.
         self._runs = [0] * size
         self._in_flight: set[int] = set()
         self._handed_over: deque[tuple[int, int, int]] = deque()
         self._signalled = False
         self._notify: Callable[[], object] = lambda: None
+        try:
+            for i in range(size):
+                self._slots.append(make_slot(self._completion_of(i)))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def size(self) -> int:

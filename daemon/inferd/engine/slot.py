@@ -7,15 +7,13 @@ implements the same protocol and both pass the same contract tests.
 import re
 import weakref
 from collections.abc import Callable, Sequence
-from math import prod
 from threading import Event
 from typing import Protocol
 
-import numpy as np
-
+from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
 from inferd.errors import one_line
-from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec
+from inferd.tensors import Signature, Tensor
 
 
 class RunFailed(Exception):
@@ -74,19 +72,11 @@ def sentence(error: Exception) -> str:
 
 
 class InferSlot:
-    """A Slot on an OpenVINO infer request.
-
-    Inputs are copied into the infer request's own tensors: protobuf's buffers can't be
-    shared, and sharing some inputs while copying others corrupts data (OpenVINO fact 7).
-    """
+    """A Slot on an OpenVINO infer request that runs on OpenVINO's own threads."""
 
     def __init__(self, request: "ov.InferRequest", signature: Signature, on_done: Callable[[], None]) -> None:
         self._request = request
-        self._signature = signature
-        self._writers = [
-            _StringInput(request, i) if spec.dtype is DType.BYTES else _NumericInput(request, i, spec)
-            for i, spec in enumerate(signature.inputs)
-        ]
+        self._ports = Ports(request, signature)
 
         def done(_: object) -> None:
             on_done()
@@ -97,8 +87,7 @@ class InferSlot:
         request.set_callback(done, None)
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
-        for writer, parts in zip(self._writers, zip(*members, strict=True), strict=True):
-            writer.write(parts)
+        self._ports.write(members)
 
     def reset(self) -> None:
         self._request.reset_state()
@@ -125,7 +114,7 @@ class InferSlot:
         self._request.cancel()
 
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
-        return [self._read(i, self._signature.outputs[i], rows) for i in outputs]
+        return self._ports.read(outputs, rows)
 
     def close(self) -> None:
         """The device's thread may still hold the infer request after wait() has returned.
@@ -133,71 +122,5 @@ class InferSlot:
         It then drops it, and with it the callback, for which it needs the GIL; freeing the
         compiled model meanwhile joins that thread with the GIL held, and both wait for ever.
         """
-        self._writers.clear()
-        del self._request
+        del self._ports, self._request
         self._released.wait()
-
-    def _read(self, index: int, spec: TensorSpec, rows: range | None) -> Tensor:
-        tensor = self._request.get_output_tensor(index)
-        data = tensor.bytes_data if spec.dtype is DType.BYTES else tensor.data
-        if rows is not None:
-            data = data[(slice(None),) * spec.batch_axis + (slice(rows.start, rows.stop),)]
-        return Tensor(
-            spec.dtype, tuple(data.shape), data.reshape(-1).tolist() if spec.dtype is DType.BYTES else data.data
-        )
-
-
-def joined_shape(shapes: Sequence[Shape], axis: int) -> Shape:
-    """The shape of tensors of ``shapes`` laid one after the other along ``axis``."""
-    if len(shapes) == 1:
-        return shapes[0]
-    return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
-
-
-class _NumericInput:
-    """Copies raw elements into one input tensor, reshaping it only when the shape changes."""
-
-    def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
-        self._tensor = request.get_input_tensor(index)
-        self._axis = spec.batch_axis
-        self._shape: Shape | None = spec.static_shape
-        self._bytes = _byte_view(self._tensor) if self._shape is not None else _NO_BYTES
-
-    def write(self, parts: Sequence[Tensor]) -> None:
-        shape = joined_shape([p.shape for p in parts], self._axis)
-        if shape != self._shape:
-            self._tensor.shape = shape
-            self._shape = shape
-            self._bytes = _byte_view(self._tensor)
-        if len(parts) == 1:
-            self._bytes.data[:] = parts[0].data  # type: ignore[assignment]  # numeric data is a buffer
-            return
-        # All that comes before the batch axis as lines, all from it on as the bytes of a line.
-        lines = prod(shape[: self._axis])
-        target, at = self._bytes.reshape(lines, -1), 0
-        for part in parts:
-            source = np.frombuffer(part.data, np.uint8).reshape(lines, -1)  # type: ignore[arg-type]  # likewise
-            target[:, at : at + source.shape[1]] = source
-            at += source.shape[1]
-
-
-class _StringInput:
-    """Strings have no memory to copy into: a fresh tensor takes their place each time."""
-
-    def __init__(self, request: "ov.InferRequest", index: int) -> None:
-        self._request = request
-        self._index = index
-
-    def write(self, parts: Sequence[Tensor]) -> None:
-        shape = joined_shape([p.shape for p in parts], 0)
-        strings = np.array([s for part in parts for s in part.data], dtype=np.bytes_).reshape(shape)
-        self._request.set_input_tensor(self._index, ov.Tensor(strings))
-
-
-_NO_BYTES = np.empty(0, np.uint8)
-
-
-def _byte_view(tensor: "ov.Tensor") -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
-    # reshape(-1) first: a scalar's 0-d array has no byte view.
-    view: np.ndarray[tuple[int], np.dtype[np.uint8]] = tensor.data.reshape(-1).view(np.uint8)
-    return view

@@ -1,5 +1,8 @@
 """What a model version is loaded from."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,3 +23,17 @@ class ModelSource:
     def misconfigured(self, key: str, problem: str, allowed: str = "") -> ConfigurationError:
         """The error for a key of ``model.toml`` that does not fit the model."""
         return ConfigurationError(f"{self.name}/model.toml", key, problem, allowed)
+
+
+def fingerprint(source: ModelSource) -> str:
+    """The content of all of ``source``'s files, as a SHA-256 in hex. Raises OSError when one can't be read."""
+    return hashlib.sha256(json.dumps(digests(source.files)).encode()).hexdigest()
+
+
+def digests(files: Sequence[Path]) -> list[str]:
+    """The SHA-256, in hex, of each of ``files``. Raises OSError when one can't be read."""
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return found

@@ -22,6 +22,13 @@ def joins_requests(config: ModelConfig, signature: Signature) -> bool:
     return config.batching.join and signature.max_batch > 1 and not signature.stateful
 
 
+def rows_joined(config: ModelConfig, signature: Signature) -> int:
+    """How many rows of requests may run together, 1 where none may."""
+    if not joins_requests(config, signature):
+        return 1
+    return min(signature.max_batch, config.batching.max_joined or signature.max_batch)
+
+
 def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tuple[int, float], ...]:
     """Run made-up input through every slot; rows of a run and the nanoseconds the last round of it took.
 
@@ -51,16 +58,22 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tupl
     return tuple(times)
 
 
+def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
+    """Zeros of the shapes warm-up runs on, a tensor an input port. Raises ConfigurationError for bad shapes in it."""
+    given = source.config.warmup.shapes
+    return tuple(_made_up(s, _shape(source, s, given.get(s.name))) for s in signature.inputs)
+
+
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
     """How many rows to try in turn; 0 where the model has no batch."""
     if not joins_requests(config, signature):
         yield shapes[0][signature.inputs[0].batch_axis] if signature.max_batch and shapes else 0
         return
-    rows = 1
-    while rows < signature.max_batch:
+    rows, most = 1, rows_joined(config, signature)
+    while rows < most:
         yield rows
         rows *= 2
-    yield signature.max_batch
+    yield most
 
 
 def _with(shape: Shape, spec: TensorSpec, rows: int) -> Shape:

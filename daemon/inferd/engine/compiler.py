@@ -1,0 +1,70 @@
+"""Compiled models: imported from the cache of blobs where they are there, compiled and kept there otherwise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from inferd.engine import device as devices
+from inferd.engine import state
+from inferd.engine.cache import BlobCache, blob_key
+from inferd.engine.runtime import ov, version
+from inferd.engine.slot import sentence
+from inferd.engine.source import ModelSource
+
+log = structlog.get_logger("inferd.engine")
+
+# One blob serves every setting of these: importing it honours new values (OpenVINO facts 10 and 27).
+_TUNABLE = {
+    "NUM_STREAMS",
+    "INFERENCE_NUM_THREADS",
+    "PERFORMANCE_HINT",
+    "ENABLE_CPU_PINNING",
+    "ENABLE_HYPER_THREADING",
+    "SCHEDULING_CORE_TYPE",
+}
+
+
+class Compiler:
+    """Compiles models on ``core``. Safe to call from several threads."""
+
+    def __init__(self, core: "ov.Core", cache: BlobCache) -> None:
+        self._core = core
+        self._cache = cache
+
+    def compile(
+        self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
+    ) -> tuple["ov.CompiledModel", bool]:
+        """``model``, read from ``source``, on the resolved device ``target``. True when it came from the cache.
+
+        Raises RuntimeError where OpenVINO does, and OSError when a file of ``source`` can't be read.
+        """
+        if not self.caches(target):
+            return self._core.compile_model(model, target, dict(properties)), False
+        key = blob_key(source.files, self._blob_facts(source, target, properties))
+        with self._cache.lock(key):
+            if (blob := self._cache.load(key)) is not None:
+                try:
+                    return self._core.import_model(blob, target, dict(properties)), True
+                except RuntimeError as error:
+                    log.warning("cached blob refused", model=source.name, problem=sentence(error))
+            compiled = self._core.compile_model(model, target, dict(properties))
+            self._cache.store(key, compiled.export_model().getbuffer())
+            return compiled, False
+
+    def caches(self, target: str) -> bool:
+        """Whether models compiled for ``target`` are kept."""
+        # Compound devices (AUTO, HETERO, ...) compile for several: only a plain device's blob is one thing.
+        if not self._cache.enabled or devices.family(target) not in ("CPU", "GPU", "NPU"):
+            return False
+        return "EXPORT_IMPORT" in self._core.get_property(target, "OPTIMIZATION_CAPABILITIES")
+
+    def _blob_facts(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> dict[str, str]:
+        facts = {f"property {k}": str(v) for k, v in properties.items() if k not in _TUNABLE}
+        return facts | {
+            "openvino": version(),
+            "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME')}",
+            "shapes": repr(sorted(source.config.shapes.items())),
+            "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",
+            "preprocessing": repr(sorted(source.config.preprocessing.items())),
+        }

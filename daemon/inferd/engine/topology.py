@@ -1,0 +1,89 @@
+"""Which CPUs this process has, and what can be tuned on a device."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+# How the kernel's two event sources of a hybrid Intel CPU are called, of which each lists its CPUs.
+_KINDS = {"performance": "cpu_core", "efficient": "cpu_atom"}
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTopology:
+    """The logical CPUs a process may use, their cores, and the kinds of these where the CPU has several."""
+
+    logical: int
+    cores: int
+    core_types: tuple[str, ...]
+
+    @property
+    def hyper_threading(self) -> bool:
+        """Whether two of the CPUs share a core."""
+        return self.logical > self.cores
+
+
+@dataclass(frozen=True, slots=True)
+class Tunables:
+    """What may be tried on a device.
+
+    ``streams`` are the fewest and the most; ``threads`` the most that all streams together may
+    have, where 1 also means that the device takes no number of threads. The flags say whether
+    there is a choice. ``core_types`` are the kinds there are, empty where no choice exists.
+    """
+
+    streams: tuple[int, int] = (1, 1)
+    threads: int = 1
+    pinning: bool = False
+    hyper_threading: bool = False
+    core_types: tuple[str, ...] = ()
+
+
+def cpu_topology(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None = None) -> CpuTopology:
+    """The topology of ``cpus`` (None: those this process may run on), read below ``devices``. Raises nothing.
+
+    A CPU of which the kernel tells nothing counts as a core, as in many virtual machines.
+    """
+    usable = set(_affinity() if cpus is None else cpus)
+    cores = {
+        _read(devices / "system" / "cpu" / f"cpu{n}" / "topology" / "thread_siblings_list") or str(n) for n in usable
+    }
+    present = tuple(kind for kind, source in _KINDS.items() if usable & _numbers(_read(devices / source / "cpus")))
+    return CpuTopology(len(usable), len(cores), present if len(present) > 1 else ())
+
+
+def tunables(family: str, streams: tuple[int, int] | None, cpu_threads: int, topology: CpuTopology) -> Tunables:
+    """What can be tuned on a device of ``family`` that offers ``streams`` (None where it does not tell).
+
+    A GPU takes streams alone, and an NPU nothing: both from their documentation. Of what the CPU
+    has, OpenVINO may still ignore some, as hyper-threading and core types on CPUs that are not
+    Intel's: what a compiled model really has is in its ``Effective``.
+    """
+    if family == "CPU":
+        low, high = streams or (1, cpu_threads)
+        most = max(1, min(high, cpu_threads))
+        return Tunables((min(low, most), most), cpu_threads, True, topology.hyper_threading, topology.core_types)
+    if family == "GPU" and streams is not None:
+        return Tunables(streams)
+    return Tunables()
+
+
+def _affinity() -> Iterable[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _numbers(listed: str) -> set[int]:
+    """The CPUs in the kernel's list, such as ``0-3,8``."""
+    found: set[int] = set()
+    for part in listed.split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, ValueError):
+        return ""

@@ -20,13 +20,20 @@ from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
 from inferd.metrics.exporter import Exporter, ModelLoad, StateCollector, registry_of
 from inferd.metrics.recorder import Recorder
+from inferd.metrics.tuning import ModelSetup, ModelTuning, TuningCollector
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.inference import Inference
+from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
+from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.scheduler import Limits
+from inferd.tuning.profile import Profiles
+from inferd.tuning.record import Decision
+from inferd.tuning.record import Phase as TuningPhase
+from inferd.tuning.tuner import Tuner, TunerRules
 
 log = structlog.get_logger("inferd")
 
@@ -41,11 +48,19 @@ class Ending:
     abrupt: bool
 
 
-def engine_of(settings: Settings) -> Engine:
-    """The engine ``settings`` ask for: its threads never exceed what this process may use."""
+def cpu_threads(settings: Settings) -> int:
+    """How many threads CPU inference gets: never more than this process may use."""
     budget = cpu_budget().threads
-    threads = min(settings.cpu_threads or budget, budget)
-    return Engine(threads, BlobCache(settings.cache_dir, settings.cache_max_bytes))
+    return min(settings.cpu_threads or budget, budget)
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The engine ``settings`` ask for."""
+    return Engine(cpu_threads(settings), BlobCache(settings.cache_dir, settings.cache_max_bytes))
+
+
+def _controls(settings: Settings) -> list[tuple[Access, bool]]:
+    return [(Access.REPOSITORY, settings.repository_control), (Access.TUNER, settings.tuner_control)]
 
 
 class App:
@@ -59,16 +74,30 @@ class App:
         self._lifecycle = Lifecycle()
         self._recorder = Recorder()
         self._request_log = RequestLog(settings.request_log)
+        engine = engine_of(settings)
+        self._tuner = Tuner(
+            TunerRules(
+                settings.tuning,
+                settings.tune_budget,
+                cpu_threads(settings),
+                settings.cache_dir,
+                settings.cache_max_bytes,
+            ),
+            engine,
+            Profiles(settings.profile_dir),
+        )
         self._catalog = Catalog(
             Repository(settings.model_repository),
-            engine_of(settings),
+            engine,
             CatalogLimits(
                 Limits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
                 settings.load_parallelism,
                 settings.drain_timeout,
+                cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
             ),
             self._observe,
             self._changed,
+            self._tuner.tuned,
         )
         self._inference = Inference(
             self._catalog,
@@ -91,12 +120,14 @@ class App:
                 },
             ),
             RepositoryControl(self._catalog),
+            TunerControl(self._tuner, self._catalog),
             settings.max_message_bytes,
-            settings.repository_control,
+            [access for access, on in _controls(settings) if on],
         )
         state = StateCollector(self._readiness, self._model_states, self._loads, __version__, openvino_version())
+        tuning = TuningCollector(self._setups, self._tunings)
         host, port = split_host_port(settings.metrics_bind)
-        self._exporter = Exporter(host, port, registry_of((self._recorder, state)), self._readiness)
+        self._exporter = Exporter(host, port, registry_of((self._recorder, state, tuning)), self._readiness)
 
     async def run(self) -> Ending:
         """Serve until a signal, then drain."""
@@ -143,14 +174,17 @@ class App:
             models=states.count(ModelState.READY),
             broken=len(states) - states.count(ModelState.READY),
         )
+        # 5. What can be served better is found out beside serving.
+        self._tuner.start(self._catalog)
 
     async def _drain(self) -> None:
         # 1. Readiness flips before anything else: balancers look there first.
         self._lifecycle.move(Phase.DRAINING)
         await self._changed()
         log.info("draining", timeout=self._settings.drain_timeout)
-        # 2. Streams are read no further; unary calls that still arrive are refused.
+        # 2. Streams are read no further; unary calls that still arrive are refused. Nothing is tuned any more.
         self._inference.end_streams()
+        await self._tuner.stop()
         # 3. What was accepted is answered.
         if not await self._catalog.drain(self._settings.drain_timeout):
             log.warning("drain timed out; what is left is answered UNAVAILABLE")
@@ -194,6 +228,34 @@ class App:
 
     def _model_states(self) -> list[tuple[str, str, bool]]:
         return [(e.name, e.version, e.state is ModelState.READY) for e in self._catalog.index()]
+
+    def _setups(self) -> list[ModelSetup]:
+        return [
+            ModelSetup(
+                served.name,
+                str(served.version),
+                pool.pool.device,
+                pool.effective.streams,
+                pool.effective.threads,
+                pool.pool.width,
+                live.max_joined,
+            )
+            for served, live in self._catalog.live()
+            for pool in live.loaded.pools
+        ]
+
+    def _tunings(self) -> list[ModelTuning]:
+        return [
+            ModelTuning(
+                record.source.name,
+                str(record.source.version),
+                {decision.value: record.decisions[decision] for decision in Decision},
+                record.seconds,
+                record.gain,
+            )
+            for record in self._tuner.records()
+            if record.phase is not TuningPhase.UNTUNABLE
+        ]
 
     def _loads(self) -> list[ModelLoad]:
         return [

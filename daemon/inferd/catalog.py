@@ -6,17 +6,19 @@ infer requests to end) is sent to a worker thread.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.dispatcher import Dispatcher, Observer, Station
+from inferd.engine.cpu_budget import split
+from inferd.engine.device import family
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
 from inferd.engine.state import most_sequences
-from inferd.engine.warmup import joins_requests
+from inferd.engine.warmup import joins_requests, rows_joined
 from inferd.errors import Draining, InferdError, LoadFailed, ModelUnavailable, UnknownModel, UnknownVersion
 from inferd.lifecycle import ModelState, may_move
 from inferd.repository import ModelEntry, Repository, VersionFile
@@ -34,9 +36,13 @@ log = structlog.get_logger("inferd.catalog")
 class Live:
     """What a version has while it answers."""
 
-    config: ModelConfig
+    source: ModelSource
     loaded: LoadedModel
     dispatcher: Dispatcher
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.source.config
 
     @property
     def signature(self) -> Signature:
@@ -47,9 +53,15 @@ class Live:
         """Whether requests may run together."""
         return joins_requests(self.config, self.loaded.signature)
 
+    @property
+    def max_joined(self) -> int:
+        """How many rows of requests run together at most."""
+        return rows_joined(self.config, self.loaded.signature)
+
 
 class Served:
-    """One model version and its state; ``live`` is there while it is READY or UNLOADING."""
+    """One model version and its state; ``live`` is there while it is READY or UNLOADING, ``beside`` while
+    another configuration is tried."""
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
@@ -57,12 +69,38 @@ class Served:
         self.state = ModelState.LOADING
         self.reason = ""
         self.live: Live | None = None
+        self.beside: Beside | None = None
 
     def move(self, to: ModelState, reason: str = "") -> None:
         """Enter ``to``; a transition outside the table is a bug."""
         if not may_move(self.state, to):
             raise RuntimeError(f"model '{self.name}' can't go from {self.state.value} to {to.value}")
         self.state, self.reason = to, reason
+
+
+class Beside:
+    """Another configuration of a version that is served: ``candidate`` beside ``incumbent``.
+
+    Both are the same to clients. :meth:`share` says which part of the requests the candidate gets.
+    """
+
+    def __init__(self, incumbent: Live, candidate: Live) -> None:
+        self.incumbent = incumbent
+        self.candidate = candidate
+        self._share = 0.0
+        self._owed = 0.0
+
+    def share(self, part: float) -> None:
+        """Give the candidate ``part`` of the requests from now on, 0..1, evenly spread."""
+        self._share = part
+
+    def pick(self) -> Live:
+        """Who answers the next request."""
+        self._owed += self._share
+        if self._owed < 1:
+            return self.incumbent
+        self._owed -= 1
+        return self.candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +120,30 @@ class CatalogLimits:
     queue: Limits
     load_parallelism: int
     drain_seconds: float
+    # CPU threads to divide between the models, by weight; 0 where each may have all.
+    split_threads: int = 0
 
 
-def source_of(entry: ModelEntry, version: VersionFile) -> ModelSource:
-    """What the engine needs to load ``version`` of ``entry``."""
-    return ModelSource(entry.name, version.version, version.path, version.files, entry.config)
+def source_of(entry: ModelEntry, version: VersionFile, cpu_threads: int = 0) -> ModelSource:
+    """What the engine needs to load ``version`` of ``entry``, with its part of the CPU budget, 0 for all of it."""
+    return ModelSource(entry.name, version.version, version.path, version.files, entry.config, cpu_threads)
+
+
+def cpu_parts(models: Iterable[ModelEntry], threads: int) -> dict[str, int]:
+    """``threads`` divided between those ``models`` that may run on the CPU, by their weights."""
+    weights = {
+        m.name: m.config.share.weight for m in models if any(family(d) not in ("GPU", "NPU") for d in m.config.devices)
+    }
+    return split(threads, weights) if threads and weights else {}
 
 
 def rules_of(config: ModelConfig, signature: Signature, defaults: Limits) -> Rules:
     """How a model of ``signature`` is scheduled under ``config``."""
     queue, batching, objective = config.queue, config.batching, config.objective
-    joins = joins_requests(config, signature)
     return Rules(
         Limits(queue.max_length or defaults.max_length, queue.max_bytes or defaults.max_bytes, defaults.per_client),
         BatchRule(
-            signature.max_batch if joins else 1,
+            rows_joined(config, signature),
             _nanoseconds(batching.max_delay),
             tuple(sorted(batching.preferred_sizes)),
         ),
@@ -113,7 +160,8 @@ def _nanoseconds(seconds: float) -> int:
 
 
 class Catalog:
-    """Models by name and version. ``changed`` is awaited after each change of a state."""
+    """Models by name and version. ``changed`` is awaited after each change of a state; ``tuned`` may replace
+    settings that a model leaves open before it is loaded, and runs on a worker thread."""
 
     def __init__(
         self,
@@ -122,12 +170,14 @@ class Catalog:
         limits: CatalogLimits,
         observe: Observer,
         changed: Callable[[], Awaitable[None]],
+        tuned: Callable[[ModelSource], ModelSource] = lambda source: source,
     ) -> None:
         self._repository = repository
         self._engine = engine
         self._limits = limits
         self._observe = observe
         self._changed = changed
+        self._tuned = tuned
         self._models: dict[str, dict[int, Served]] = {}
         self._broken: dict[str, str] = {}
         self._routes: dict[tuple[str, str], tuple[Served, Live]] = {}
@@ -136,6 +186,7 @@ class Catalog:
         self._changes: set[asyncio.Task[None]] = set()
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
+        self._cpu_parts: dict[str, int] = {}
 
     # -- routing ------------------------------------------------------------------
 
@@ -147,6 +198,8 @@ class Catalog:
         route = self._routes.get((name, version))
         if route is None:
             self._explain(name, version)
+        if (beside := route[0].beside) is not None:
+            return route[0], beside.pick()
         return route
 
     def versions(self, name: str) -> list[int]:
@@ -215,6 +268,7 @@ class Catalog:
     async def load_all(self) -> None:
         """Scan the repository and load all it holds, side by side. One that fails is logged and kept as broken."""
         listing = await asyncio.to_thread(self._repository.scan)
+        self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         for broken in listing.broken:
             self._break(broken.name, broken.error)
         await self._publish()
@@ -238,6 +292,10 @@ class Catalog:
             self._break(name, error)
             await self._publish()
             raise
+        if self._limits.split_threads and name not in self._cpu_parts:
+            # Newcomers get their part; what the others have been compiled for stays until they are loaded anew.
+            listing = await asyncio.to_thread(self._repository.scan)
+            self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=False)
 
     async def unload(self, name: str) -> None:
@@ -252,6 +310,37 @@ class Catalog:
         async with self._lock(name):
             ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
             await self._retire(ready, "unloaded")
+
+    async def roll_out(self, served: Served, config: ModelConfig, steer: Callable[[Beside], Awaitable[bool]]) -> bool:
+        """Load ``served`` as ``config`` has it beside what answers now, and have ``steer`` try it.
+
+        What ``steer`` returns says which of the two goes on; the other answers what it has
+        taken and is freed. Also when ``steer`` raises or is cancelled: then the old one stays.
+        Raises what loading raises, and ModelUnavailable where the version does not answer.
+        """
+        async with self._lock(served.name):
+            incumbent = served.live
+            if served.state is not ModelState.READY or incumbent is None:
+                raise ModelUnavailable(served.name, served.state.value.lower())
+            source = replace(incumbent.source, config=config)
+            async with self._compiling:
+                loaded = await asyncio.to_thread(self._engine.load, source)
+            candidate = Live(source, loaded, self._dispatcher(source, loaded))
+            served.beside = Beside(incumbent, candidate)
+            promoted = False
+            try:
+                promoted = await steer(served.beside)
+            finally:
+                served.beside = None
+                if promoted:
+                    served.live = candidate
+                    self._reroute()
+                # Whoever gives up meanwhile must not leave a configuration behind that nobody frees.
+                await asyncio.shield(self._finish(incumbent if promoted else candidate))
+            if promoted:
+                _announce(served)
+            await self._publish()
+            return promoted
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
@@ -317,14 +406,16 @@ class Catalog:
             await self._publish()
         try:
             async with self._compiling:
-                loaded = await asyncio.to_thread(self._engine.load, source_of(entry, version))
+                source = source_of(entry, version, self._cpu_parts.get(entry.name, 0))
+                source = await asyncio.to_thread(self._tuned, source)
+                loaded = await asyncio.to_thread(self._engine.load, source)
         except InferdError as error:
             return await self._failed(served, error)
         except Exception:
             # A fault of ours or of a plugin's: this version is lost, the others must not be.
             log.exception("model could not be loaded", model=entry.name, version=version.version)
             return await self._failed(served, LoadFailed(entry.name, version.version, "internal error"))
-        served.live = Live(entry.config, loaded, self._dispatcher(entry, version, loaded))
+        served.live = Live(source, loaded, self._dispatcher(source, loaded))
         served.move(ModelState.READY)
         versions[version.version] = served
         self._reroute()
@@ -340,13 +431,14 @@ class Catalog:
         await self._publish()
         return error
 
-    def _dispatcher(self, entry: ModelEntry, version: VersionFile, loaded: LoadedModel) -> Dispatcher:
+    def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
+        config = source.config
         return Dispatcher(
-            entry.name,
-            version.version,
-            rules_of(entry.config, loaded.signature, self._limits.queue),
+            source.name,
+            source.version,
+            rules_of(config, loaded.signature, self._limits.queue),
             [
-                Station(p.pool, p.times, self._device(p.pool.device).join(entry.config.share.weight, p.width))
+                Station(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
                 for p in loaded.pools
             ],
             self._observe,

@@ -6,6 +6,7 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,11 @@ SWEEP_NS = 20_000_000
 # How much earlier than the server a client may see the deadline that both know.
 _CLIENT_DEADLINE_LEAD_NS = 10_000_000
 
+# One request in so many is kept to compare answers by, a few at a time, and only what is small.
+_SAMPLE_EVERY = 100
+_SAMPLES = 4
+_SAMPLE_BYTES = 4 << 20
+
 Observer = Callable[[Observation], None]
 
 
@@ -46,6 +52,7 @@ class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once.
 
     ``states`` are the tensors it carries from one request of a sequence to the next.
+    ``samples`` are inputs that came lately; ``watch`` may be set to see what is observed.
     """
 
     def __init__(
@@ -65,6 +72,10 @@ class Dispatcher:
         self._observe = observe
         self._loop = loop
         self._states = tuple(states)
+        self.samples: deque[tuple[Tensor, ...]] = deque(maxlen=_SAMPLES)
+        self.watch: Observer | None = None
+        self._until_sample = 0
+        self._worked = 0
         self._pinned = rules.pinned
         self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
         self._timer: asyncio.TimerHandle | None = None
@@ -89,6 +100,21 @@ class Dispatcher:
         return self._scheduler.running
 
     @property
+    def service_time(self) -> float:
+        """Nanoseconds that a run of one row takes on the fastest device, as learnt; 0 where nothing ran yet."""
+        return self._scheduler.service_time
+
+    @property
+    def worked(self) -> int:
+        """Nanoseconds that infer requests were in use since the start, all of them together."""
+        return self._worked
+
+    @property
+    def width(self) -> int:
+        """How many runs may go on at a time."""
+        return sum(pool.width for pool in self._pools)
+
+    @property
     def limit(self) -> int:
         """How many requests may be under way at present."""
         return self._scheduler.limit
@@ -108,6 +134,7 @@ class Dispatcher:
         try:
             self._scheduler.submit(request, now)
             self._idle.clear()
+            self._sample(request)
         finally:
             # Also when it was refused: others may have been turned away to make room.
             self._advance(now)
@@ -215,6 +242,8 @@ class Dispatcher:
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
         ended = self._scheduler.finished(index, completion.slot, completion.at, ok=completion.failure is None)
+        if ended:
+            self._worked += completion.at - ended[0].request.stages.started
         errors = [self._answer(entry, index, completion) for entry in ended]
         now = time.monotonic_ns()
         for entry in ended:
@@ -260,23 +289,33 @@ class Dispatcher:
         request.reply.fail(error)
         self._record(request, error)
 
+    def _sample(self, request: Request) -> None:
+        """Keep the inputs of one request in so many; what is part of a sequence says nothing by itself."""
+        self._until_sample -= 1
+        if self._until_sample < 0 and request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
+            self._until_sample = _SAMPLE_EVERY
+            self.samples.append(request.inputs)
+
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
         stages.answered = stages.answered or time.monotonic_ns()
-        self._observe(
-            Observation(
-                self._model,
-                self._version,
-                "ok" if error is None else error.outcome,
-                stages,
-                request.device,
-                request.id,
-                request.batch,
-                run_rows or request.batch,
-                leader,
-                error,
-            )
+        if request.shadow:
+            return
+        seen = Observation(
+            self._model,
+            self._version,
+            "ok" if error is None else error.outcome,
+            stages,
+            request.device,
+            request.id,
+            request.batch,
+            run_rows or request.batch,
+            leader,
+            error,
         )
+        self._observe(seen)
+        if self.watch is not None:
+            self.watch(seen)
 
     # -- the one timer ------------------------------------------------------------
 

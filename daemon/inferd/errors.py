@@ -221,6 +221,16 @@ class SequenceLost(InferdError):
         super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' is lost: {why}; start it anew")
 
 
+class NotAdopted(InferdError):
+    """Other settings for a model were tried beside those it is served with, and did not pass."""
+
+    outcome = "unavailable"
+
+    def __init__(self, model: str, decision: str, why: str) -> None:
+        self.model, self.decision, self.why = model, decision, why
+        super().__init__(f"model '{model}' is served as before: the trial ended as {decision}: {one_line(why)}")
+
+
 class DeadlinePassed(InferdError):
     """The deadline or the ``timeout`` parameter ran out while the request was in ``stage``."""
 

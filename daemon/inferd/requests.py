@@ -89,6 +89,7 @@ class Request:
     A lower ``priority`` number goes first; 0 asks for none. ``batch`` is how many rows
     the request carries; requests of an equal ``kind`` may run together, None with nobody.
     ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
+    ``shadow`` requests are inferd's own, to compare answers, and are counted nowhere.
     """
 
     model: str
@@ -106,6 +107,7 @@ class Request:
     step: SequenceStep | None = None
     stages: Stages = field(default_factory=Stages)
     device: str = ""
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Names of element types and their byte widths follow the Open Inference Protocol
 ("Tensor Data Types"). Nothing here knows OpenVINO or protobuf.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -175,3 +175,13 @@ class Signature:
         """The outputs a client gets without asking."""
         carried = {link.output for link in self.states}
         return tuple(s for i, s in enumerate(self.outputs) if i not in carried)
+
+    def kind_of(self, inputs: Sequence[Tensor]) -> Hashable:
+        """What requests must have in common to run together: the shapes of their rows."""
+        return tuple(
+            t.shape[: s.batch_axis] + t.shape[s.batch_axis + 1 :] for s, t in zip(self.inputs, inputs, strict=True)
+        )
+
+    def rows_of(self, inputs: Sequence[Tensor]) -> int:
+        """How many rows ``inputs`` are, 1 where the model has no batch."""
+        return inputs[0].shape[self.inputs[0].batch_axis] if self.max_batch and inputs else 1

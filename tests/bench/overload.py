@@ -161,7 +161,7 @@ def serving(options: argparse.Namespace) -> Iterator[Served]:
         print("starting the daemon", flush=True)
         with Daemon(folder / "models", "--cache-dir", str(folder / "cache")) as daemon:
             address = daemon.grpc
-            request, twin_request = _request(address, model), _request(address, model + WITHOUT)
+            request, twin_request = request_for(address, model), request_for(address, model + WITHOUT)
             print("measuring the capacity", flush=True)
             concurrency = 2 * _infer_requests(address, model)
             rate = uvloop.run(capacity(address, twin_request, concurrency, options.seconds / 2))
@@ -203,7 +203,7 @@ def _make_repository(root: Path, options: argparse.Namespace) -> None:
     (root / model / "model.toml").write_text(f"{text}\n[objective]\nlatency_slo = {options.slo}\npercentile = 99.0\n")
 
 
-def _request(address: str, model: str) -> bytes:
+def request_for(address: str, model: str) -> bytes:
     """A ModelInferRequest for ``model``, every input all ones and as small as it may be."""
     request = pb.ModelInferRequest(model_name=model)
     with Client(address) as client:

@@ -42,7 +42,10 @@ SENTENCES = [
         "properties.CACHE_DIR: can't be set here: inferd keeps its own checked cache; see the daemon's cache_dir",
     ),
     # The key.
-    ("[batching]\nmax = 1", "batching.max: unknown key; allowed: max_size, join, max_joined, max_delay, preferred_sizes"),
+    (
+        "[batching]\nmax = 1",
+        "batching.max: unknown key; allowed: max_size, join, max_joined, max_delay, preferred_sizes",
+    ),
     ("[warmup.shape]", "warmup.shape: unknown key; allowed: runs, shapes"),
     (
         "[preprocessing.x]\nmeans = 1",

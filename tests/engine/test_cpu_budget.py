@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.engine.cpu_budget import CpuBudget, cpu_budget
+from inferd.engine.cpu_budget import CpuBudget, cpu_budget, split
 
 
 def budget(root: Path, membership: str, files: Mapping[str, str], affinity: int = 64) -> CpuBudget:
@@ -105,3 +105,31 @@ def test_malformed_files_never_raise_and_never_raise_the_budget(membership: str,
             file.write_text(content, encoding="utf-8", errors="surrogatepass")
         found = cpu_budget(proc, cgroup, 4)
     assert 1 <= found.threads <= 4
+
+
+# -- parts of it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("threads", "weights", "parts"),
+    [
+        (8, {"a": 1, "b": 1}, {"a": 4, "b": 4}),
+        (8, {"a": 3, "b": 1}, {"a": 6, "b": 2}),
+        (4, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}),
+        (2, {"a": 100, "b": 1}, {"a": 1, "b": 1}),
+        (1, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}),
+        (5, {"a": 1}, {"a": 5}),
+    ],
+)
+def test_threads_are_split_by_weight_and_nobody_is_left_without(
+    threads: int, weights: dict[str, float], parts: dict[str, int]
+) -> None:
+    assert split(threads, weights) == parts
+
+
+@given(st.integers(1, 256), st.dictionaries(st.text(max_size=3), st.floats(0.001, 1000), min_size=1, max_size=12))
+def test_parts_add_up_to_what_there_is_where_there_is_enough(threads: int, weights: dict[str, float]) -> None:
+    parts = split(threads, weights)
+    assert set(parts) == set(weights)
+    assert min(parts.values()) >= 1
+    assert sum(parts.values()) == max(threads, len(weights))

@@ -11,10 +11,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd._pb import tuner_pb2
 from inferd.rpc.interceptors import ACCESS, SERVICE, Access, Gate
 
 SERVED = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    tuner_pb2.DESCRIPTOR.services_by_name["Tuner"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
     channelz_pb2.DESCRIPTOR.services_by_name["Channelz"],
@@ -27,10 +29,14 @@ def test_the_table_names_every_rpc_that_is_served_and_no_other() -> None:
     assert set(ACCESS) == {f"/{service.full_name}/{m.name}" for service in SERVED for m in service.methods}
 
 
-def test_only_loading_and_unloading_need_repository_control() -> None:
-    assert {name.rpartition("/")[2] for name, access in ACCESS.items() if access is Access.CONTROL} == {
-        "RepositoryModelLoad",
-        "RepositoryModelUnload",
+def test_only_what_changes_something_needs_a_control() -> None:
+    needed = {name.rpartition("/")[2]: access for name, access in ACCESS.items() if access is not Access.OPEN}
+    assert needed == {
+        "RepositoryModelLoad": Access.REPOSITORY,
+        "RepositoryModelUnload": Access.REPOSITORY,
+        "Pin": Access.TUNER,
+        "Rollback": Access.TUNER,
+        "Tune": Access.TUNER,
     }
 
 
@@ -54,7 +60,7 @@ def outcome(method: str, *, repository_control: bool = False, gate: bool = True)
     """How a call of ``method`` ends at a server with the gate in front of some handlers."""
 
     async def call() -> tuple[grpc.StatusCode, str]:
-        server = grpc.aio.server(interceptors=[Gate(repository_control)] if gate else [])
+        server = grpc.aio.server(interceptors=[Gate([Access.REPOSITORY] if repository_control else [])] if gate else [])
         known = {name: grpc.unary_unary_rpc_method_handler(_answer) for name in ("ServerLive", "RepositoryModelLoad")}
         for service, handlers in ((SERVICE, known), ("extra.Service", EXTRA)):
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))

@@ -21,10 +21,13 @@ from inferd.metrics.recorder import Recorder
 from inferd.repository import Repository
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import SERVICE
+from inferd.rpc.interceptors import SERVICE, Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
+from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.scheduler import Limits
+from inferd.tuning.profile import Profiles
+from inferd.tuning.tuner import Tuner, TunerRules
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
 UNARY = [m for m in METHODS if not m.client_streaming]
@@ -39,10 +42,12 @@ class Parts:
             return
 
         recorder = Recorder()
+        engine = Engine(1, BlobCache(root / "cache", 0))
+        tuner = Tuner(TunerRules("off", 1.0, 1, root / "cache", 0), engine, Profiles(root / "profiles"))
         self.lifecycle = Lifecycle()
         self.catalog = Catalog(
             Repository(root),
-            Engine(1, BlobCache(root / "cache", 0)),
+            engine,
             CatalogLimits(Limits(8, 1 << 20), 1, 1.0),
             recorder.observe,
             unchanged,
@@ -51,8 +56,9 @@ class Parts:
             Inference(self.catalog, self.lifecycle, recorder.observe, 8, 1 << 20),
             Metadata(self.catalog, self.lifecycle, recorder, log_settings),
             RepositoryControl(self.catalog),
+            TunerControl(tuner, self.catalog),
             1 << 20,
-            repository_control=True,
+            (Access.REPOSITORY, Access.TUNER),
         )
 
 

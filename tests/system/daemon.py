@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,14 +19,22 @@ _STOP_TIMEOUT = 60.0
 class Daemon:
     """`inferd serve` on ``repository``, at free ports of the loopback interface.
 
-    It starts at once; entering the context waits until it is ready, leaving it stops it.
-    Variables named INFERD_* are kept from it, except those in ``environment``. All that
-    it writes to stderr is kept in ``lines``.
+    It tunes nothing unless ``flags`` say so: a test's daemon is to be the same from its first request to its
+    last. It starts at once; entering the context waits until it is ready, leaving it stops it.
+    ``under`` is a command that runs it as its own. Variables named INFERD_* are kept from it, except those in
+    ``environment``. All that it writes to stderr is kept in ``lines``.
     """
 
-    def __init__(self, repository: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "inferd", "serve", "--model-repository", str(repository)]
-        command += ["--grpc-bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0", "--log-format", "json", *flags]
+    def __init__(
+        self,
+        repository: Path,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+    ) -> None:
+        command = [*under, sys.executable, "-m", "inferd", "serve", "--model-repository", str(repository)]
+        command += ["--grpc-bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0", "--log-format", "json"]
+        command += [*([] if "--tuning" in flags else ["--tuning", "off"]), *flags]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("INFERD_")}
         self.lines: list[str] = []
         self._changed = threading.Condition()

@@ -11,13 +11,18 @@ _PATIENCE = 60.0
 
 def gauge(daemon: Daemon, name: str, model: str) -> int:
     """The gauge ``name`` of version 1 of ``model``, now."""
-    wanted = {"model": model, "version": "1"}
+    return gauge_of(daemon, name, model=model)
+
+
+def gauge_of(daemon: Daemon, name: str, **labels: str) -> int:
+    """The series ``name`` with these labels, and version 1, now."""
+    wanted = {"version": "1", **labels}
     _, body = daemon.get("/metrics")
     for family in text_string_to_metric_families(body):
         for sample in family.samples:
             if sample.name == name and sample.labels == wanted:
                 return int(sample.value)
-    raise AssertionError(f"no gauge {name} of {model}")
+    raise AssertionError(f"no series {name} with {wanted}")
 
 
 def wait_until(daemon: Daemon, name: str, model: str, value: int) -> None:

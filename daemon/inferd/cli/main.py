@@ -33,6 +33,10 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
         from inferd.cli import demo
 
         return demo.run(arguments)
+    if arguments.command == "tune":
+        from inferd.cli import tune
+
+        return tune.run(arguments, sources["tune"])
     given = {name: value for name, value in vars(arguments).items() if name in daemon.Settings.model_fields}
     settings = daemon.load(arguments.config, sources[arguments.command], given)
     if arguments.command == "check":
@@ -48,7 +52,7 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from inferd.cli import demo
+    from inferd.cli import demo, tune
 
     parser = argparse.ArgumentParser(
         prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol."
@@ -65,6 +69,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
             help=f"TOML file of settings [env: {daemon.CONFIG_VARIABLE}]",
         )
         sources[name] = daemon.flags(command)
+    sources["tune"] = tune.add_arguments(
+        commands.add_parser("tune", help="find what each model serves best with, by measuring")
+    )
     demo.add_arguments(commands.add_parser("demo", help="fetch the demo models, and send them real input"))
     return parser, sources
 

@@ -69,15 +69,25 @@ def split_host_port(bind: str) -> tuple[str, int]:
 
 def default_cache_dir() -> Path:
     """`$CACHE_DIRECTORY` (systemd sets it), else `$XDG_CACHE_HOME/inferd`, else `~/.cache/inferd`."""
-    if assigned := os.environ.get("CACHE_DIRECTORY"):
-        return Path(assigned.split(":")[0])
-    if cache_home := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache_home) / "inferd"
+    return _own_folder("cache_dir", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
+
+
+def default_profile_dir() -> Path:
+    """`profiles` in `$STATE_DIRECTORY` (systemd's), else in `$XDG_STATE_HOME/inferd` or `~/.local/state/inferd`."""
+    return _own_folder("profile_dir", "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state") / "profiles"
+
+
+def _own_folder(setting: str, assigned: str, base: str, below_home: str) -> Path:
+    """Where systemd assigned a folder, else where the XDG base directory specification puts it."""
+    if folder := os.environ.get(assigned):
+        return Path(folder.split(":")[0])
+    if folder := os.environ.get(base):
+        return Path(folder) / "inferd"
     try:
-        return Path.home() / ".cache" / "inferd"
+        return Path.home() / below_home / "inferd"
     except RuntimeError:
         # A container that runs as a made-up user: no HOME and no entry in the user database.
-        raise ConfigurationError("settings", "cache_dir", "has no default, as this user has no home folder") from None
+        raise ConfigurationError("settings", setting, "has no default, as this user has no home folder") from None
 
 
 class Settings(BaseSettings):
@@ -115,6 +125,23 @@ class Settings(BaseSettings):
         ge=0,
         le=4096,
         description="Threads for CPU inference; 0 means the CPUs this process may use, by affinity and cgroup quota.",
+    )
+    tuning: Literal["off", "start", "online"] = Field(
+        "start",
+        description="off serves each model as its settings and its stored profile say; start also tunes models that "
+        "have no profile, beside serving; online tunes again when service times drift or the load changes for good.",
+    )
+    tune_budget: float = Field(
+        30.0, ge=1, le=86400, description="Seconds of measuring that tuning one model version on one device may take."
+    )
+    profile_dir: Folder = Field(default_factory=default_profile_dir, description="Folder of what tuning found.")
+    tuner_control: bool = Field(
+        False, description="Allow clients to steer tuning (the Tuner service's Pin, Rollback and Tune)."
+    )
+    cpu_sharing: Literal["common", "split"] = Field(
+        "common",
+        description="common lets each model use all CPU threads, and they take turns when several want them; split "
+        "gives each its own part, by share.weight, so that models busy at the same time do not fight for cores.",
     )
     load_parallelism: int = Field(2, ge=1, le=64, description="Models loaded at the same time.")
     queue_max_length: int = Field(

@@ -6,7 +6,7 @@ then stops for most of every period.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -35,6 +35,20 @@ def cpu_budget(
     cpus = _affinity() if affinity is None else affinity
     quota = min(_quotas(proc, cgroup), default=None)
     return CpuBudget(cpus, quota, max(1, cpus if quota is None else min(cpus, ceil(quota))))
+
+
+def split(threads: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """``threads`` divided by ``weights``, each at least 1, as near to what each is due as whole threads allow.
+
+    Where there are more names than threads the parts add up to more than there is: each has one.
+    """
+    total = sum(weights.values())
+    due = {name: threads * weight / total for name, weight in weights.items()}
+    parts = dict.fromkeys(weights, 1)
+    for _ in range(threads - len(parts)):
+        # Whoever lacks most, and then by name, so that the same models always get the same.
+        parts[min(due, key=lambda name: (parts[name] - due[name], name))] += 1
+    return parts
 
 
 def _affinity() -> int:

@@ -96,19 +96,6 @@ class Engine:
             undo.pop_all()
         return LoadedModel(signature, pools)
 
-    def build(self, source: ModelSource) -> None:
-        """Fill the cache with what ``source`` compiles to on each of its devices; nothing is kept loaded.
-
-        Devices whose compiled models can't be cached are left out. Raises as :meth:`load`.
-        Compiling beside traffic disturbs it: see :func:`inferd.engine.build.build_in_child`.
-        """
-        targets = self._targets(source)
-        model, _ = self._prepare(source)
-        for target in targets:
-            with _explained(source, target):
-                if self._compiler.caches(target):
-                    self._compile(source, model, target)
-
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
 
@@ -121,10 +108,16 @@ class Engine:
         with _explained(source, target):
             return devices.read_back(self._compile(left_open, model, target)[0])
 
-    def tunable(self, device: str) -> Tunables:
-        """What can be tuned on the resolved ``device``: on BATCH what it wraps; on other compound devices, nothing."""
+    def threads_for(self, source: ModelSource) -> int:
+        """How many CPU threads ``source`` may have: its part of the budget where it was given one."""
+        return min(source.cpu_threads or self._cpu_threads, self._cpu_threads)
+
+    def tunable(self, device: str, cpu_threads: int = 0) -> Tunables:
+        """What can be tuned on the resolved ``device`` within ``cpu_threads`` (0: the whole budget): on BATCH what
+        it wraps can be, on other compound devices nothing."""
         plain = devices.candidates(device)[0] if devices.family(device) == "BATCH" else device
-        return tunables(devices.family(plain), self._stream_range(plain), self._cpu_threads, cpu_topology())
+        threads = min(cpu_threads or self._cpu_threads, self._cpu_threads)
+        return tunables(devices.family(plain), self._stream_range(plain), threads, cpu_topology())
 
     def device_name(self, device: str) -> str:
         """What the resolved ``device`` is, such as a CPU's model; of a compound device, those it may use."""
@@ -186,7 +179,7 @@ class Engine:
         return DevicePool(pool, effective, warm_up(source, signature, pool), part / width, from_cache)
 
     def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> tuple["ov.CompiledModel", bool]:
-        properties = devices.compile_properties(target, source.config, self._cpu_threads)
+        properties = devices.compile_properties(target, source.config, self.threads_for(source))
         return self._compiler.compile(source, model, target, properties)
 
 

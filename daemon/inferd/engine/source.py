@@ -12,13 +12,17 @@ from inferd.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What to load: the version's main file, all files its content depends on, its settings."""
+    """What to load: the version's main file, all files its content depends on, its settings.
+
+    ``cpu_threads`` is its part of the CPU budget, 0 where it may have all.
+    """
 
     name: str
     version: int
     path: Path
     files: tuple[Path, ...]
     config: ModelConfig
+    cpu_threads: int = 0
 
     def misconfigured(self, key: str, problem: str, allowed: str = "") -> ConfigurationError:
         """The error for a key of ``model.toml`` that does not fit the model."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import structlog
 
 from inferd.config.model import ModelConfig
@@ -59,9 +60,11 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tupl
 
 
 def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
-    """Zeros of the shapes warm-up runs on, a tensor an input port. Raises ConfigurationError for bad shapes in it."""
-    given = source.config.warmup.shapes
-    return tuple(_made_up(s, _shape(source, s, given.get(s.name))) for s in signature.inputs)
+    """Input of the shapes warm-up runs on, a tensor an input port, the same each time: floats of 0..1, and 0 or 1
+    where only whole numbers go, which as an index or a token lead nowhere bad. Raises ConfigurationError for bad
+    shapes in [warmup.shapes]."""
+    given, chance = source.config.warmup.shapes, np.random.default_rng(0)
+    return tuple(_varied(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
 
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
@@ -87,6 +90,18 @@ def _shape(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -
         problem = f"shape {list(concrete)} does not fit"
         raise source.misconfigured(f"warmup.shapes.{spec.name}", problem, spec.describe())
     return concrete
+
+
+def _varied(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
+    count = elements(shape)
+    if spec.dtype is DType.BYTES:
+        return Tensor(spec.dtype, shape, [b"a" * int(n) for n in chance.integers(1, 9, count)])
+    if spec.dtype is DType.BF16:
+        # The upper half of a float32.
+        words = chance.random(count, np.float32).view(np.uint32) >> 16
+        return Tensor(spec.dtype, shape, words.astype(np.uint16).tobytes())
+    numbers = chance.random(count) if spec.dtype.numpy.kind == "f" else chance.integers(0, 2, count)
+    return Tensor(spec.dtype, shape, numbers.astype(spec.dtype.numpy).tobytes())
 
 
 def _made_up(spec: TensorSpec, shape: Shape) -> Tensor:

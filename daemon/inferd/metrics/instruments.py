@@ -48,6 +48,25 @@ IN_FLIGHT_LIMIT = Instrument(
     _VERSION,
 )
 SEQUENCES = Instrument("inferd_sequences", "gauge", "Sequences that hold a state.", _VERSION)
+_DEVICE = ("model", "version", "device")
+STREAMS = Instrument("inferd_streams", "gauge", "Streams the model is compiled for, as read back.", _DEVICE)
+THREADS = Instrument("inferd_threads", "gauge", "CPU threads of all its streams, as read back; 0 if unknown.", _DEVICE)
+INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
+MAX_JOINED = Instrument("inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE)
+TUNING_DECISIONS = Instrument(
+    "inferd_tuning_decisions",
+    "counter",
+    "Tunings that ended, by how: promoted, kept (as it was), stored (for the next load), wrong_output, failed and "
+    "worse (all three rolled back), stopped.",
+    ("model", "version", "decision"),
+)
+TUNING_SECONDS = Instrument("inferd_tuning_seconds", "counter", "Seconds spent on searches.", _VERSION)
+TUNING_GAIN = Instrument(
+    "inferd_tuning_gain_ratio",
+    "gauge",
+    "What the choice gives in proportion to OpenVINO's THROUGHPUT hint, as measured last; 0 if unknown.",
+    _VERSION,
+)
 BUILD = Instrument(
     "inferd_build", "info", "Versions of inferd, OpenVINO and Python.", ("version", "openvino", "python")
 )
@@ -61,6 +80,13 @@ ALL = (
     RUNNING,
     IN_FLIGHT_LIMIT,
     SEQUENCES,
+    STREAMS,
+    THREADS,
+    INFER_REQUESTS,
+    MAX_JOINED,
+    TUNING_DECISIONS,
+    TUNING_SECONDS,
+    TUNING_GAIN,
     BUILD,
 )
 

@@ -21,7 +21,7 @@ from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 # BF16 is opaque words here and BYTES has no fixed size: arrays stand for neither.
 _BY_NUMPY = {t.numpy: t for t in DType if t not in (DType.BF16, DType.BYTES)}
-_CHANNEL_OPTIONS = [
+CHANNEL_OPTIONS = [
     # A proxy variable of the environment is not meant for a server named by address.
     ("grpc.enable_http_proxy", 0),
     # The answer's size was the caller's own choice; grpc would cut it off at 4 MiB.
@@ -54,7 +54,7 @@ class Client:
 
     def __init__(self, target: str, timeout: float = 30.0) -> None:
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
 
     def __enter__(self) -> Self:
         return self

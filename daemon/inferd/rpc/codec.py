@@ -5,7 +5,7 @@ shapes and byte counts are all checked here, before anything waits or runs.
 """
 
 import struct
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -217,13 +217,6 @@ def rows(model: str, inputs: Sequence[Tensor], signature: Signature, *, in_seque
     if in_sequence and max(counts) > 1:
         raise InvalidRequest(model, f"a request of a sequence must have a batch of 1, got {max(counts)}")
     return counts[0]
-
-
-def kind(inputs: Sequence[Tensor], signature: Signature) -> Hashable:
-    """What requests must have in common to run together: the shapes of their rows."""
-    return tuple(
-        t.shape[: s.batch_axis] + t.shape[s.batch_axis + 1 :] for s, t in zip(signature.inputs, inputs, strict=True)
-    )
 
 
 def _complete(model: str, specs: Sequence[TensorSpec], given: Sequence[Tensor | None]) -> list[Tensor]:

@@ -220,7 +220,7 @@ class Inference:
             priority=parameters.priority,
             nbytes=len(raw),
             batch=rows,
-            kind=codec.kind(inputs, live.signature) if live.joins else None,
+            kind=live.signature.kind_of(inputs) if live.joins else None,
             client=client,
             step=step,
             stages=stages,

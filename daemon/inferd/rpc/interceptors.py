@@ -4,7 +4,7 @@ An RPC added anywhere, by us or by a library's service, stays closed until it is
 the table, so no alternate path can appear unnoticed (CVE-2026-24206, CVE-2026-24207).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
 
 import grpc
@@ -16,10 +16,11 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 class Access(Enum):
-    """Who may call: everyone who can connect, or nobody unless repository control is on."""
+    """Who may call: everyone who can connect, or nobody unless the control of that name is switched on."""
 
     OPEN = "open"
-    CONTROL = "control"
+    REPOSITORY = "--repository-control"
+    TUNER = "--tuner-control"
 
 
 _OPEN = (
@@ -42,7 +43,16 @@ _OPEN = (
     "TraceSetting",
     "LogSettings",
 )
-_CONTROL = ("RepositoryModelLoad", "RepositoryModelUnload")
+_REPOSITORY = ("RepositoryModelLoad", "RepositoryModelUnload")
+TUNER_SERVICE = "inferd.Tuner"
+_TUNER = {
+    "Status": Access.OPEN,
+    "Explain": Access.OPEN,
+    "Export": Access.OPEN,
+    "Pin": Access.TUNER,
+    "Rollback": Access.TUNER,
+    "Tune": Access.TUNER,
+}
 _BESIDE = (
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/List",
@@ -59,24 +69,24 @@ _BESIDE = (
 
 ACCESS: dict[str, Access] = {
     **{f"/{SERVICE}/{name}": Access.OPEN for name in _OPEN},
-    **{f"/{SERVICE}/{name}": Access.CONTROL for name in _CONTROL},
+    **{f"/{SERVICE}/{name}": Access.REPOSITORY for name in _REPOSITORY},
+    **{f"/{TUNER_SERVICE}/{name}": access for name, access in _TUNER.items()},
     **dict.fromkeys(_BESIDE, Access.OPEN),
 }
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Lets through what :data:`ACCESS` opens."""
+    """Lets through what :data:`ACCESS` opens, and what the controls in ``switched_on`` are for."""
 
-    def __init__(self, repository_control: bool) -> None:
-        self._repository_control = repository_control
+    def __init__(self, switched_on: Collection[Access] = ()) -> None:
+        self._through = {Access.OPEN, *switched_on}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
-        access = ACCESS.get(details.method)
-        if access is Access.OPEN or (access is Access.CONTROL and self._repository_control):
+        if ACCESS.get(details.method) in self._through:
             return await continuation(details)
         handler = await continuation(details)
         if handler is None:
@@ -85,7 +95,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no t
 
 
 def _denial(handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler:
-    remedy = "start the server with --repository-control" if ACCESS.get(method) is Access.CONTROL else ""
+    access = ACCESS.get(method, Access.OPEN)
+    remedy = f"start the server with {access.value}" if access is not Access.OPEN else ""
     error = NotAllowed(method.rpartition("/")[2], remedy)
 
     async def deny(_: object, context: grpc.aio.ServicerContext) -> None:

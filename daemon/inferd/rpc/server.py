@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_channelz.v1 import channelz
@@ -14,6 +15,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd._pb import tuner_pb2
 from inferd.catalog import Catalog
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
@@ -22,8 +24,9 @@ from inferd.rpc.control import RepositoryControl, SharedMemory
 from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import SERVICE, Gate
+from inferd.rpc.interceptors import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.metadata import Metadata
+from inferd.rpc.tuning import TunerControl
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -41,15 +44,16 @@ class Server:
         inference: Inference,
         metadata: Metadata,
         control: RepositoryControl,
+        tuner: TunerControl,
         max_message_bytes: int,
-        repository_control: bool,
+        switched_on: Collection[Access] = (),
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
         self._cutoff = Cutoff(_INFERENCE)
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[Gate(repository_control), self._cutoff],
+            interceptors=[Gate(switched_on), self._cutoff],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -61,11 +65,11 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        self._server.add_generic_rpc_handlers((_handlers(inference, metadata, control),))
+        self._server.add_generic_rpc_handlers((_handlers(inference, metadata, control), _tuner_handlers(tuner)))
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         channelz.add_channelz_servicer(self._server)
-        services = (SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        services = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server)
 
     def bind(self, address: str) -> int:
@@ -137,13 +141,21 @@ def _handlers(inference: Inference, metadata: Metadata, control: RepositoryContr
         "TraceSetting": metadata.trace_setting,
         "LogSettings": metadata.log_settings,
     }
-    messages = {
-        m.name: GetMessageClass(m.input_type) for m in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-    }
-    methods = {name: grpc.unary_unary_rpc_method_handler(_guarded(run, messages[name])) for name, run in unary.items()}
+    methods = _unary(unary, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"])
     methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.model_stream_infer)
     return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def _tuner_handlers(tuner: TunerControl) -> grpc.GenericRpcHandler:
+    methods = _unary(tuner.methods, tuner_pb2.DESCRIPTOR.services_by_name["Tuner"])
+    return grpc.method_handlers_generic_handler(TUNER_SERVICE, methods)
+
+
+def _unary(run: dict[str, Unary], service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler]:
+    """A handler for each method in ``run``, which are of ``service``."""
+    messages = {m.name: GetMessageClass(m.input_type) for m in service.methods}
+    return {name: grpc.unary_unary_rpc_method_handler(_guarded(r, messages[name])) for name, r in run.items()}
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -32,6 +32,7 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     **dict.fromkeys(_REFUSALS, grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.SequenceGone: grpc.StatusCode.NOT_FOUND,
     errors.SequenceLost: grpc.StatusCode.ABORTED,
+    errors.NotAdopted: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,

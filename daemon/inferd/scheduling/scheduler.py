@@ -514,6 +514,11 @@ class Scheduler:
         return len(self._runs)
 
     @property
+    def service_time(self) -> float:
+        """Nanoseconds that a run of one row takes on the fastest pool; 0 where that is not known."""
+        return min(p.times.expected(1) for p in self._pools)
+
+    @property
     def sequences(self) -> int:
         """Sequences that hold a state."""
         return self._sequences.count if self._sequences is not None else 0

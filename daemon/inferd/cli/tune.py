@@ -1,0 +1,254 @@
+"""``inferd tune``: tune models offline, and ask or steer a running daemon's tuner."""
+
+import argparse
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inferd import logs
+from inferd.config import daemon
+from inferd.config.daemon import Settings
+from inferd.errors import ConfigurationError, InferdError, UnknownModel
+
+_STEERING = {
+    "status": "what a running daemon's tuner is doing",
+    "explain": "why a model is served as it is",
+    "export": "print a model's profile, JSON",
+    "pin": "keep a model's choice, or settings of yours, whatever is measured",
+    "unpin": "let a pinned model be tuned again",
+    "rollback": "serve as before the last promotion, and pin that",
+    "start": "have a running daemon tune a model as soon as there is a good moment",
+}
+
+
+_QUANTITIES = {
+    "streams": "streams",
+    "threads": "CPU threads",
+    "requests": "infer requests",
+    "batch": "rows joined at most",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> Any:
+    """The flags and subcommands of ``inferd tune``; returns the source of the daemon's settings for ``run``."""
+    commands = parser.add_subparsers(dest="tune_command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="tune models of a repository now, without a daemon",
+        description="Measure, choose, and store a profile that the daemon serves by. Stop other work on the machine "
+        "first, a daemon too: what else runs is measured along.",
+    )
+    run.add_argument("models", nargs="*", metavar="MODEL", help="models to tune (default: all)")
+    run.add_argument("--plot", type=Path, metavar="DIR", help="draw each search into DIR; needs matplotlib")
+    run.add_argument(
+        "--plot-format", choices=("svg", "png"), default="svg", help="the format of the plots (default: svg)"
+    )
+    run.add_argument(
+        "--config",
+        type=Path,
+        default=os.environ.get(daemon.CONFIG_VARIABLE),
+        help=f"TOML file of settings [env: {daemon.CONFIG_VARIABLE}]",
+    )
+    source = daemon.flags(run)
+    for name, says in _STEERING.items():
+        command = commands.add_parser(name, help=says, description=says.capitalize() + ".")
+        if name != "status":
+            command.add_argument("model", metavar="MODEL")
+            command.add_argument(
+                "--model-version", default="", metavar="N", help="which version (default: the newest loaded)"
+            )
+        if name == "pin":
+            for quantity, what in _QUANTITIES.items():
+                command.add_argument(f"--{quantity}", type=int, metavar="N", help=f"serve with so many {what}")
+            command.add_argument("--pinning", choices=("on", "off"), help="whether threads stay on one CPU each")
+            command.add_argument("--path", choices=("async", "sync"), help="how runs are started")
+        command.add_argument(
+            "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the daemon (default: 127.0.0.1:8001)"
+        )
+    return source
+
+
+def run(arguments: argparse.Namespace, source: Any) -> int:
+    """Do what was asked; the exit status is 1 when anything failed. Raises ConfigurationError."""
+    if arguments.tune_command == "run":
+        given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
+        settings = daemon.load(arguments.config, source, given)
+        return _offline(settings, arguments.models, arguments.plot, arguments.plot_format)
+    from inferd.rpc.tuner_client import TunerClient
+
+    try:
+        with TunerClient(arguments.server) as client:
+            return _steer(client, arguments)
+    except InferdError as error:
+        print(f"inferd: {error}", file=sys.stderr)
+        return 1
+
+
+# -- offline ----------------------------------------------------------------------
+
+
+def _offline(settings: Settings, names: list[str], plots: Path | None, plot_format: str) -> int:
+    from inferd.app import cpu_threads, engine_of
+    from inferd.catalog import cpu_parts, source_of
+    from inferd.cli.tune_display import Display
+    from inferd.repository import Repository
+    from inferd.tuning.profile import Profiles
+
+    if plots is not None:
+        from inferd.cli import tune_plot
+
+        tune_plot.check()
+    logs.configure("warning", "console")
+    listing = Repository(settings.model_repository).scan()
+    entries = [e for e in listing.models if not names or e.name in names]
+    if unknown := sorted(set(names) - {e.name for e in listing.models}):
+        broken = {b.name: b.error for b in listing.broken}
+        raise broken.get(unknown[0]) or UnknownModel(unknown[0])
+    engine, profiles, status = engine_of(settings), Profiles(settings.profile_dir), 0
+    threads = cpu_threads(settings)
+    parts = cpu_parts(listing.models, threads if settings.cpu_sharing == "split" else 0)
+    display = Display(Console(), settings.tune_budget)
+    for entry in entries:
+        for version in entry.versions:
+            try:
+                profile = _tune_one(
+                    settings, engine, threads, profiles, source_of(entry, version, parts.get(entry.name, 0)), display
+                )
+            except InferdError as error:
+                print(f"inferd: {error}", file=sys.stderr)
+                status = 1
+                continue
+            if profile is not None and plots is not None:
+                file = plots / f"{profile.model}-{profile.version}.{plot_format}"
+                tune_plot.draw(profile, file)
+                print(f"drawn into {file}")
+    return status
+
+
+def _tune_one(settings: Settings, engine: Any, threads: int, profiles: Any, source: Any, display: Any) -> Any:
+    """The new profile of one version, stored; None where there is nothing to tune."""
+    from inferd.tuning.plan import key_of, plan, tunable_device
+    from inferd.tuning.probe_process import Job, ProbeProcess
+    from inferd.tuning.profile import profile_of
+    from inferd.tuning.search import Search
+    from inferd.tuning.session import tune
+    from inferd.tuning.tuner import WINDOW_SECONDS
+
+    device, why = tunable_device(engine, source)
+    if not device:
+        print(f"{source.name} {source.version}: nothing to tune: {why}")
+        return None
+    key = key_of(engine, source, device)
+    stored = profiles.stored(source.name, source.version, device)
+    begun = time.monotonic()
+    job = Job(source, settings.cache_dir, settings.cache_max_bytes, threads, WINDOW_SECONDS)
+    with ProbeProcess(job) as probe:
+        work = plan(engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
+        search = Search(work.space, work.goal, work.seeds, settings.tune_budget)
+        with display.model(source.name, source.version, device, work.space.size):
+            outcome = tune(search, probe.measure, settings.tune_budget, display.tell)
+            sustained = display.check(probe, outcome)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    profile = profile_of(
+        source.name, source.version, device, key, outcome, time.monotonic() - begun, now, sustained=sustained
+    )
+    display.result(outcome, profile)
+    if profile is None:
+        raise InferdNothingRan(source.name, outcome.reason)
+    if not profiles.store(profile):
+        raise ConfigurationError("profile_dir", "", "the profile could not be stored; the log says why")
+    return profile
+
+
+class InferdNothingRan(InferdError):
+    """No candidate ran."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"model '{model}': {why}")
+
+
+# -- a running daemon -------------------------------------------------------------
+
+
+def _steer(client: Any, arguments: argparse.Namespace) -> int:
+    if arguments.tune_command == "status":
+        return _status(client)
+    model, version = arguments.model, arguments.model_version
+    match arguments.tune_command:
+        case "explain":
+            _explain(client.explain(model, version))
+        case "export":
+            print(client.export(model, version), end="")
+        case "pin":
+            print(client.pin(model, version, settings=_settings(arguments)))
+        case "unpin":
+            print(client.pin(model, version, pinned=False))
+        case "rollback":
+            print(client.roll_back(model, version))
+        case "start":
+            print(client.tune(model, version))
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> Any:
+    """What `pin` was given to serve with; None where nothing was."""
+    from inferd._pb.tuner_pb2 import Settings as Wanted
+
+    given = {name: value for name in (*_QUANTITIES, "path") if (value := getattr(arguments, name)) is not None}
+    if wrong := [name for name in _QUANTITIES if name in given and not 0 < given[name] < 1 << 31]:
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{given[wrong[0]]} can't be had", "1 or more")
+    if arguments.pinning is not None:
+        given["pinning"] = arguments.pinning == "on"
+    return Wanted(**given) if given else None
+
+
+def _status(client: Any) -> int:
+    for t in client.status():
+        phase = t.phase + (f", {t.spent:.0f} of {t.budget:.0f} s" if t.phase == "searching" else "")
+        print(f"{t.model} {t.version} on {t.device or 'its devices'}: {phase}")
+        gain = f", {t.gain:.2f} times what the THROUGHPUT hint gives" if t.gain else ""
+        print(f"  served with {t.serving or 'its settings'}{' (pinned)' if t.pinned else ''}{gain}")
+        if t.best:
+            print(f"  the best of {t.looks} looks so far: {t.best}")
+        if t.said:
+            print(f"  {t.said}")
+        if decisions := [f"{n} {name}" for name, n in sorted(t.decisions.items()) if n]:
+            print(f"  ended: {', '.join(decisions)}")
+    return 0
+
+
+def _explain(answer: Any) -> None:
+    tuning = answer.tuning
+    serving = tuning.serving or "as its settings say"
+    print(f"{tuning.model} {tuning.version} on {tuning.device or 'its devices'}: {serving}")
+    print(answer.reason or tuning.said or "It was not tuned yet.")
+    if not answer.points:
+        return
+    whence = ", derived from the latency of a request alone" if answer.derived else ""
+    if answer.objective:
+        print(f"objective: {answer.percentile:g} % within {answer.objective * 1000:.3g} ms{whence}")
+    if answer.out_of_reach:
+        print("nothing measured keeps the objective")
+    for name, ratio in sorted(answer.gains.items()):
+        print(f"{ratio:.2f} times {name}")
+    table = Table("", "candidate", "goodput/s", "95 %", "throughput/s", "p50 ms", f"p{answer.percentile:g} ms", "keeps")
+    for p in answer.points:
+        table.add_row(
+            "*" if p.chosen else "",
+            p.candidate,
+            f"{p.goodput:.4g}",
+            f"{p.low:.4g}..{p.high:.4g}",
+            f"{p.throughput:.4g}",
+            f"{p.median * 1000:.3g}",
+            f"{p.tail * 1000:.3g}",
+            "yes" if p.eligible else "no",
+        )
+    Console().print(table)
+    for line in answer.left_out:
+        print(f"left out: {line}")

@@ -1,0 +1,134 @@
+"""The Tuner service: what the tuner knows, and how operators steer it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from inferd._pb import tuner_pb2 as pb
+from inferd.catalog import Catalog
+from inferd.errors import InvalidRequest, one_line
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.profile import Profile, as_json
+from inferd.tuning.record import Record
+from inferd.tuning.tuner import Tuner
+
+
+class TunerControl:
+    """The RPCs of the service; ``methods`` by their names."""
+
+    def __init__(self, tuner: Tuner, catalog: Catalog) -> None:
+        self._tuner = tuner
+        self._catalog = catalog
+
+    @property
+    def methods(self) -> dict[str, Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]]:
+        return {
+            "Status": self.status,
+            "Explain": self.explain,
+            "Export": self.export,
+            "Pin": self.pin,
+            "Rollback": self.roll_back,
+            "Tune": self.tune,
+        }
+
+    async def status(self, *_: Any) -> Message:
+        return pb.StatusResponse(tunings=map(_tuning, self._tuner.records()))
+
+    async def explain(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(asked.model, asked.version)
+        answer = pb.ExplainResponse(tuning=_tuning(record), reason=record.said)
+        if (profile := record.profile) is not None:
+            answer.reason = profile.reason
+            answer.objective, answer.percentile = profile.objective or 0.0, profile.percentile
+            answer.derived, answer.out_of_reach = profile.derived, profile.out_of_reach
+            answer.points.extend(_points(profile))
+            answer.left_out.extend(profile.left_out)
+            answer.gains.update(profile.gains)
+        return answer
+
+    async def export(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(asked.model, asked.version)
+        if record.profile is None:
+            raise InvalidRequest(asked.model, f"it has no profile to export: {record.said or 'not tuned yet'}")
+        return pb.ExportResponse(profile=as_json(record.profile))
+
+    async def pin(self, asked: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(asked.model, asked.version)
+        if asked.HasField("settings"):
+            if not asked.pinned:
+                raise InvalidRequest(asked.model, "settings are given and pinned is false: they would not stay")
+            serving = await self._tuner.serve_with(
+                self._catalog, record, partial(_changed, asked.model, asked.settings)
+            )
+            return pb.TunerAnswer(said=f"serving with {serving}, and pinned")
+        self._tuner.pin(record, asked.pinned)
+        return pb.TunerAnswer(said=record.said)
+
+    async def roll_back(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(asked.model, asked.version)
+        serving = await self._tuner.roll_back(self._catalog, record)
+        return pb.TunerAnswer(said=f"rolled back to {serving}, and pinned")
+
+    async def tune(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(asked.model, asked.version)
+        self._tuner.want(record)
+        return pb.TunerAnswer(said="it is tuned as soon as there is a good moment")
+
+
+def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
+    """``now`` with what ``settings`` say."""
+    if settings.path not in ("", "async", "sync"):
+        raise InvalidRequest(model, f"path '{one_line(settings.path, 40)}' is unknown; allowed: async, sync")
+    changed = replace(
+        now,
+        streams=settings.streams or now.streams,
+        threads=settings.threads or now.threads,
+        requests=settings.requests or now.requests,
+        batch=settings.batch or now.batch,
+        pinning=settings.pinning if settings.HasField("pinning") else now.pinning,
+    )
+    if settings.path:
+        return replace(changed, path="sync" if settings.path == "sync" else "async")
+    return changed
+
+
+def _tuning(record: Record) -> pb.Tuning:
+    answer = pb.Tuning(
+        model=record.source.name,
+        version=str(record.source.version),
+        device=record.device,
+        phase=record.phase.value,
+        serving=record.candidate.describe() if record.candidate is not None else "",
+        said=record.said,
+        decisions={decision.value: count for decision, count in record.decisions.items()},
+        seconds=record.seconds,
+        gain=record.gain,
+    )
+    if record.profile is not None:
+        answer.pinned, answer.tuned_at = record.profile.pinned, record.profile.tuned_at
+    if (progress := record.progress) is not None:
+        answer.looks, answer.spent, answer.budget = progress.looks, progress.spent, progress.budget
+        answer.best = progress.best.candidate.describe() if progress.best is not None else ""
+    return answer
+
+
+def _points(profile: Profile) -> list[pb.Point]:
+    return [
+        pb.Point(
+            candidate=p.candidate.describe(),
+            goodput=p.goodput,
+            low=p.low,
+            high=p.high,
+            throughput=p.throughput,
+            median=p.median,
+            tail=p.tail,
+            eligible=p.eligible,
+            chosen=p.candidate == profile.winner,
+            windows=p.windows,
+        )
+        for p in profile.points
+    ]

@@ -1,0 +1,269 @@
+"""The configurations a pool may have on one device, and which of them lie beside each other."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import total_ordering
+from itertools import product
+from math import log
+from typing import Any, Literal, NamedTuple
+
+Path = Literal["async", "sync"]
+
+# Values of these have an order, and those beside each other behave alike.
+QUANTITIES = ("streams", "threads", "requests", "batch")
+CHOICES = ("pinning", "hyper_threading", "core_type", "path")
+AXES = QUANTITIES + CHOICES
+# One base for each axis: numbers without a common divisor spread points evenly.
+_BASES = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+class Compiled(NamedTuple):
+    """The part of a candidate that can't change without compiling or importing the model again."""
+
+    streams: int
+    threads: int
+    pinning: bool | None
+    hyper_threading: bool | None
+    core_type: str | None
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A configuration of one pool on one device; None leaves a setting to the device.
+
+    ``threads`` are those of all streams together. ``requests`` are in flight at a time, each a run
+    of ``batch`` rows; on the path "sync" each has a thread of its own that waits for it.
+    """
+
+    streams: int
+    threads: int
+    requests: int
+    batch: int = 1
+    pinning: bool | None = None
+    hyper_threading: bool | None = None
+    core_type: str | None = None
+    path: Path = "async"
+
+    @property
+    def compiled(self) -> Compiled:
+        """What needs a compile or an import; the rest is free to change."""
+        return Compiled(self.streams, self.threads, self.pinning, self.hyper_threading, self.core_type)
+
+    @property
+    def effort(self) -> tuple[int, int, int]:
+        """What it takes up, in the order in which that matters: of two that are as good, the lower is better."""
+        return self.streams * self.threads, self.requests, self.batch
+
+    def describe(self) -> str:
+        """In words, for people; what is left to the device isn't mentioned."""
+        parts = [_counted(self.streams, "stream"), _counted(self.threads, "thread")]
+        parts += [_counted(self.requests, "request"), f"batch {self.batch}"]
+        if self.pinning is not None:
+            parts.append("pinned" if self.pinning else "not pinned")
+        if self.hyper_threading is not None:
+            parts.append(f"{'with' if self.hyper_threading else 'no'} hyper-threading")
+        if self.core_type is not None:
+            parts.append(f"cores {self.core_type}")
+        return ", ".join([*parts, self.path])
+
+    def __lt__(self, other: "Candidate") -> bool:
+        return self._key < other._key
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        # False and None don't compare: what is left to the device comes first.
+        choices = (self.pinning, self.hyper_threading, self.core_type, self.path)
+        return (*self.effort, self.streams, *((c is not None, c) for c in choices))
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The values each axis may have, ascending for quantities; an axis with one value is fixed.
+
+    Each stream needs a thread and a request, and where ``multiples`` are given, the requests are
+    one of them times the streams. Raises ValueError where that leaves nothing.
+    """
+
+    streams: tuple[int, ...]
+    threads: tuple[int, ...]
+    requests: tuple[int, ...]
+    batch: tuple[int, ...] = (1,)
+    pinning: tuple[bool | None, ...] = (None,)
+    hyper_threading: tuple[bool | None, ...] = (None,)
+    core_type: tuple[str | None, ...] = (None,)
+    path: tuple[Path, ...] = ("async",)
+    multiples: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for axis in AXES:
+            values = self._values(axis)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{axis} needs different values, not {values}")
+        for axis in QUANTITIES:
+            values = getattr(self, axis)
+            if values[0] < 1 or list(values) != sorted(values):
+                raise ValueError(f"{axis} must be positive and ascending, not {values}")
+        if not self.size:
+            raise ValueError("no candidate has a thread and a request for each of its streams")
+
+    @property
+    def size(self) -> int:
+        """How many candidates there are."""
+        count = sum(len(self._threads_for(s)) * len(self._requests_for(s)) for s in self.streams)
+        for axis in ("batch", *CHOICES):
+            count *= len(self._values(axis))
+        return count
+
+    def contains(self, candidate: Candidate) -> bool:
+        """Whether ``candidate`` may be asked for."""
+        c = candidate
+        return (
+            c.batch in self.batch
+            and c.path in self.path
+            and c.pinning in self.pinning
+            and c.hyper_threading in self.hyper_threading
+            and c.core_type in self.core_type
+            and c.streams in self.streams
+            and c.threads in self._threads_for(c.streams)
+            and c.requests in self._requests_for(c.streams)
+        )
+
+    def all(self) -> Iterator[Candidate]:
+        """Every candidate, those of one compiled part beside each other."""
+        for streams in self.streams:
+            compiled = product(self._threads_for(streams), self.pinning, self.hyper_threading, self.core_type)
+            for threads, pinning, hyper_threading, core_type in compiled:
+                for requests, batch, path in product(self._requests_for(streams), self.batch, self.path):
+                    yield Candidate(streams, threads, requests, batch, pinning, hyper_threading, core_type, path)
+
+    def clip(self, candidate: Candidate) -> Candidate:
+        """A member near ``candidate``: nearest in streams, then in the rest."""
+        for axis in AXES:
+            values, value = self._values(axis), getattr(candidate, axis)
+            if value not in values:
+                near = _nearest(values, value) if axis in QUANTITIES else values[0]
+                changes: dict[str, Any] = {axis: near}
+                candidate = replace(candidate, **changes)
+        for streams in sorted(self.streams, key=lambda s: abs(log(s / candidate.streams))):
+            for fitting in self._fitted(replace(candidate, streams=streams)):
+                return fitting
+        raise AssertionError("a space without members can't be made")
+
+    def neighbours(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Members one step away, on one axis or on axes that belong together, what is free to change first."""
+        near = [*self._steps(candidate, "requests", 1), *self._steps(candidate, "batch", 1)]
+        # As many rows in flight, joined in other ways.
+        for other in self._steps(candidate, "batch", 1):
+            requests = candidate.requests * candidate.batch // other.batch
+            near += self._fitted(replace(other, requests=max(1, requests)))
+        near += self._turns(candidate, "path")
+        for other in self._steps(candidate, "streams", 1):
+            near.append(other)
+            # As many requests a stream; as many threads a stream; as many rows in flight.
+            requests = max(1, candidate.requests * other.streams // candidate.streams)
+            threads = max(1, candidate.threads * other.streams // candidate.streams)
+            batch = _nearest(self.batch, candidate.batch * candidate.streams / other.streams)
+            near += self._fitted(replace(candidate, streams=other.streams, requests=requests))
+            near += self._fitted(replace(other, requests=requests, threads=threads))
+            near += self._fitted(replace(other, requests=requests, batch=batch))
+        near += self._steps(candidate, "threads", 1)
+        for axis in ("pinning", "hyper_threading", "core_type"):
+            near += self._turns(candidate, axis)
+        return tuple(c for c in dict.fromkeys(near) if c != candidate)
+
+    def jumps(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """Members far away on one quantity: two steps, and at least twice or half as much."""
+        far = [c for axis in ("requests", "batch", "streams", "threads") for c in self._steps(candidate, axis, 2)]
+        return tuple(c for c in dict.fromkeys(far) if c != candidate)
+
+    def scouts(self, like: Candidate) -> tuple[Candidate, ...]:
+        """Few members far apart in what matters most, streams and batch, and ``like`` the one given in the rest."""
+        found = []
+        for streams, batch in product(_middle_and_ends(self.streams), _middle_and_ends(self.batch)):
+            requests = max(1, like.requests * streams // like.streams)
+            found.append(self.clip(replace(like, streams=streams, requests=requests, batch=batch)))
+        return tuple(dict.fromkeys(found))
+
+    def spread(self, count: int) -> Iterator[Candidate]:
+        """Up to ``count`` members that lie all over the space (a Halton sequence), some of them twice."""
+        for index in range(1, count + 1):
+            chosen = {}
+            for axis, base in zip(AXES, _BASES, strict=True):
+                values = self._values(axis)
+                chosen[axis] = values[int(_reversed_digits(index, base) * len(values))]
+            yield self.clip(Candidate(**chosen))
+
+    def place(self, candidate: Candidate) -> tuple[float, ...]:
+        """Where a candidate lies: from 0 to 1 on each axis."""
+        found = []
+        for axis in AXES:
+            values, value = self._values(axis), getattr(candidate, axis)
+            index = bisect_left(values, value) if axis in QUANTITIES else values.index(value) if value in values else 0
+            found.append(index / max(1, len(values) - 1))
+        return tuple(found)
+
+    def _values(self, axis: str) -> tuple[Any, ...]:
+        values: tuple[Any, ...] = getattr(self, axis)
+        return values
+
+    def _threads_for(self, streams: int) -> tuple[int, ...]:
+        return self.threads[bisect_left(self.threads, streams) :]
+
+    def _requests_for(self, streams: int) -> tuple[int, ...]:
+        enough = self.requests[bisect_left(self.requests, streams) :]
+        if not self.multiples:
+            return enough
+        allowed = {k * streams for k in self.multiples}
+        return tuple(r for r in enough if r in allowed)
+
+    def _fitted(self, candidate: Candidate) -> Iterator[Candidate]:
+        """``candidate`` with threads and requests as near as its streams allow; nothing where they allow none."""
+        threads, requests = self._threads_for(candidate.streams), self._requests_for(candidate.streams)
+        if threads and requests:
+            threads_near = _nearest(threads, candidate.threads)
+            yield replace(candidate, threads=threads_near, requests=_nearest(requests, candidate.requests))
+
+    def _steps(self, candidate: Candidate, axis: str, steps: int) -> Iterator[Candidate]:
+        """``steps`` values on and back on ``axis``, as far as there are any; more than one at least double or halve."""
+        value = getattr(candidate, axis)
+        of_streams = {"threads": self._threads_for, "requests": self._requests_for}
+        values = of_streams[axis](candidate.streams) if axis in of_streams else self._values(axis)
+        up, down = bisect_right(values, value) - 1 + steps, bisect_left(values, value) - steps
+        if steps > 1:
+            up = max(up, bisect_left(values, 2 * value))
+            down = min(down, bisect_right(values, value / 2) - 1)
+        for index in (up, down):
+            if 0 <= index < len(values):
+                changes: dict[str, Any] = {axis: values[index]}
+                yield from self._fitted(replace(candidate, **changes))
+
+    def _turns(self, candidate: Candidate, axis: str) -> Iterator[Candidate]:
+        """Every other value of a choice."""
+        for value in self._values(axis):
+            if value != getattr(candidate, axis):
+                yield replace(candidate, **{axis: value})
+
+
+def _nearest(values: Iterable[int], wanted: float) -> int:
+    """In proportion, the lower of two that are as near."""
+    return min(values, key=lambda v: (abs(log(v / wanted)), v))
+
+
+def _middle_and_ends(values: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys((values[len(values) // 2], values[0], values[-1])))
+
+
+def _reversed_digits(number: int, base: int) -> float:
+    """The digits of ``number`` mirrored at the point: in [0, 1), evenly spread for numbers in a row."""
+    result, scale = 0.0, 1.0
+    while number:
+        number, digit = divmod(number, base)
+        scale /= base
+        result += digit * scale
+    return result
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}" + ("s" if number != 1 else "")

@@ -1,0 +1,139 @@
+"""Between a model's settings and candidates: which of them a model may have, and its settings under one."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from inferd.config.model import ModelConfig
+from inferd.engine.state import most_sequences
+from inferd.engine.topology import Tunables
+from inferd.engine.warmup import rows_joined
+from inferd.tensors import Signature
+from inferd.tuning.candidates import Candidate, Path, Space
+from inferd.tuning.objective import Goal
+
+# Infer requests for each stream: one keeps it busy, a second lies ready when the first ends.
+_MULTIPLES: tuple[int, ...] = (1, 2, 4)
+# More than any setting may be.
+_ANY = 1 << 20
+_SWITCH: dict[bool | None, Literal["on", "off"]] = {True: "on", False: "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """What OpenVINO's two hints would choose, as (streams, threads, infer requests)."""
+
+    latency: tuple[int, int, int]
+    throughput: tuple[int, int, int]
+
+
+def configured(config: ModelConfig, candidate: Candidate) -> ModelConfig:
+    """``config`` as ``candidate`` has it; what that leaves to the device stays as it was."""
+    own = config.execution
+    execution = own.model_copy(
+        update={
+            "streams": candidate.streams,
+            "threads": candidate.threads,
+            "infer_requests": candidate.requests,
+            "pinning": _SWITCH.get(candidate.pinning, own.pinning),
+            "hyper_threading": _SWITCH.get(candidate.hyper_threading, own.hyper_threading),
+            "core_type": candidate.core_type or own.core_type,
+            "path": candidate.path,
+        }
+    )
+    batching = config.batching
+    if batching.max_size:
+        batching = batching.model_copy(update={"join": candidate.batch > 1, "max_joined": candidate.batch})
+    return config.model_copy(update={"execution": execution, "batching": batching})
+
+
+def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> Space:
+    """What may be tried: everything the device can do, but for what the settings say themselves.
+
+    Settings beyond what the device has are capped as it would cap them, and so are streams that
+    never had a thread or an infer request.
+    """
+    execution = config.execution
+    threads = _threads(execution.threads, tunables)
+    # A sequence more than may be live would be refused.
+    most = most_sequences(config, signature) if signature.stateful else _ANY
+    most_streams = min(tunables.streams[1], threads[-1], execution.infer_requests or _ANY, most)
+    least_streams = min(tunables.streams[0], most_streams)
+    streams = (min(execution.streams, most_streams),) if execution.streams else _ladder(least_streams, most_streams)
+    multiples = () if execution.infer_requests else _MULTIPLES
+    requests = (min(execution.infer_requests, most),) if execution.infer_requests else _requests(streams, most)
+    paths: tuple[Path, ...] = ("async", "sync") if execution.path == "auto" else (execution.path,)
+    return Space(
+        streams=streams,
+        threads=threads,
+        requests=requests,
+        batch=_batches(config, signature),
+        pinning=_switch(execution.pinning, tunables.pinning),
+        hyper_threading=_switch(execution.hyper_threading, tunables.hyper_threading),
+        core_type=_core_types(execution.core_type, tunables.core_types),
+        path=paths,
+        multiples=multiples,
+    )
+
+
+def seeds_of(space: Space, hints: Seeds, stored: Candidate | None = None) -> list[Candidate]:
+    """Where the search begins: what the hints would choose and what was chosen before, as far as it may be tried."""
+    found = [Candidate(*hints.latency), Candidate(*hints.throughput)]
+    chosen = [_as_allowed(space, c) for c in found] + ([space.clip(stored)] if stored is not None else [])
+    return list(dict.fromkeys(chosen))
+
+
+def goal_of(config: ModelConfig) -> Goal:
+    """What ``config`` asks for."""
+    objective = config.objective
+    return Goal(objective.goal, objective.latency_slo, objective.percentile)
+
+
+def _as_allowed(space: Space, candidate: Candidate) -> Candidate:
+    """``candidate`` with the device's own choice spelt out where the space does so."""
+    return space.clip(
+        replace(
+            candidate,
+            pinning=space.pinning[0],
+            hyper_threading=space.hyper_threading[0],
+            core_type=space.core_type[0],
+            path=space.path[0],
+        )
+    )
+
+
+def _ladder(low: int, high: int) -> tuple[int, ...]:
+    """Every number while they are few, then in steps of about a half."""
+    steps, value = [], max(1, low)
+    while value < high:
+        steps.append(value)
+        value = max(value + 1, value * 3 // 2 if value >= 4 else value + 1)
+    return (*steps, max(1, high))
+
+
+def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
+    if tunables.threads < tunables.streams[1]:
+        # The device takes no number of threads; in a space, each stream needs one.
+        return (tunables.streams[1],)
+    return (min(fixed, tunables.threads),) if fixed else _ladder(1, tunables.threads)
+
+
+def _requests(streams: tuple[int, ...], most: int) -> tuple[int, ...]:
+    return tuple(sorted({k * s for k in _MULTIPLES for s in streams if k * s <= most}))
+
+
+def _batches(config: ModelConfig, signature: Signature) -> tuple[int, ...]:
+    most = rows_joined(config, signature)
+    powers = [2**p for p in range(most.bit_length()) if 2**p < most]
+    return (*powers, most)
+
+
+def _switch(setting: str, exists: bool) -> tuple[bool | None, ...]:
+    if not exists:
+        return (None,)
+    return (True, False) if setting == "auto" else (setting == "on",)
+
+
+def _core_types(setting: str, present: tuple[str, ...]) -> tuple[str | None, ...]:
+    if len(present) < 2:
+        return (None,)
+    return ("any", *present) if setting == "auto" else (setting,)

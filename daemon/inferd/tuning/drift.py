@@ -1,0 +1,61 @@
+"""Whether what a tuning rested on has changed for good: service times, or how much of the model's time is asked for."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+# A model that became so many times slower or quicker is another model, as far as tuning is concerned.
+_FACTOR = 1.5
+# So many looks one after the other have to agree.
+_LOOKS = 6
+
+
+class LoadClass(Enum):
+    """How busy the infer requests are: what is best for a lone request is not what is best for a flood."""
+
+    LIGHT = "light"
+    MEDIUM = "medium"
+    HEAVY = "heavy"
+
+
+def load_class(busy: float) -> LoadClass:
+    """The class of a pool of which the part ``busy``, 0..1, is in use on average."""
+    if busy < 0.25:
+        return LoadClass.LIGHT
+    return LoadClass.MEDIUM if busy < 0.75 else LoadClass.HEAVY
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look: the learnt service time in nanoseconds, 0 where nothing ran, and the part of the pool in use."""
+
+    service_time: float
+    busy: float
+
+
+class Drift:
+    """Compares looks with what was first seen after a tuning."""
+
+    def __init__(self) -> None:
+        self._service_time = 0.0
+        self._class: LoadClass | None = None
+        self._slower = 0
+        self._other: LoadClass | None = None
+        self._others = 0
+
+    def look(self, sight: Sight) -> str:
+        """What has changed for good, in words; "" as long as nothing has."""
+        if not sight.service_time:
+            return ""
+        now = load_class(sight.busy)
+        if self._class is None:
+            self._service_time, self._class = sight.service_time, now
+            return ""
+        ratio = sight.service_time / self._service_time
+        self._slower = self._slower + 1 if not 1 / _FACTOR < ratio < _FACTOR else 0
+        self._others = self._others + 1 if now is not self._class and now is self._other else 1
+        self._other = now
+        if self._slower >= _LOOKS:
+            return f"a run takes {ratio:.2f} times as long as after the last tuning"
+        if now is not self._class and self._others >= _LOOKS:
+            return f"the load is {now.value}, and was {self._class.value} after the last tuning"
+        return ""

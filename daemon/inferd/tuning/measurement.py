@@ -1,0 +1,65 @@
+"""What one look at a candidate brings back. Seconds throughout."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import median_high
+
+from inferd.tuning.candidates import Candidate
+
+# A window this much slower than others of its candidate had the machine taken from it.
+_DISTURBED = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of ``seconds`` under full load; ``latencies`` ascending, one for each answer: each row of a run."""
+
+    seconds: float
+    latencies: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or (self.latencies and self.latencies[0] <= 0):
+            raise ValueError("a window and every latency in it take some time")
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds
+
+    def within(self, latency: float | None) -> int:
+        """Answers that took no longer than ``latency``; None: all."""
+        return len(self.latencies) if latency is None else bisect_right(self.latencies, latency)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One look: ``asked`` is what was configured, ``effective`` what the device made of it, ``cost`` all of its time.
+
+    With a ``failure``, the candidate didn't compile or run, and there are no windows.
+    """
+
+    asked: Candidate
+    effective: Candidate
+    windows: tuple[Window, ...]
+    cost: float
+    failure: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.failure is None) != bool(self.windows):
+            raise ValueError("a measurement has either windows or a failure")
+
+
+def undisturbed(windows: list[Window]) -> list[Window]:
+    """Those in which the candidate had the machine to itself, as far as can be told from its other windows."""
+    # The upper median: what goes wrong makes a window slower, never faster.
+    usual = median_high([w.rate for w in windows])
+    return [w for w in windows if w.rate >= _DISTURBED * usual]
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The value that ``percent`` % of them don't exceed; infinite where there are none."""
+    if not ascending:
+        return float("inf")
+    return ascending[max(0, ceil(len(ascending) * percent / 100 - 1e-9) - 1)]

@@ -1,0 +1,109 @@
+"""What a search found, with the reasons: enough for a page that explains the choice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.evidence import Estimate
+from inferd.tuning.objective import DERIVED, Goal, Target, Verdict
+from inferd.tuning.race import choose
+
+# Seeds by their place.
+SEEDS = ("the LATENCY hint's answer", "the THROUGHPUT hint's answer", "the stored winner")
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The winner beside a seed: ``ratio`` above 1 where the winner is better at what was asked for.
+
+    A seed that is not ``eligible`` misses the objective, whatever the ratio.
+    """
+
+    seed: Candidate
+    name: str
+    ratio: float
+    eligible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``winner`` is None where nothing ran; ``out_of_reach`` where nothing measured keeps the objective.
+
+    ``points`` are all that were measured, the best first; ``left_out`` says of those asked for
+    that aren't among them why: what failed, and what the device made of it.
+    """
+
+    winner: Estimate | None
+    reason: str
+    target: Target
+    out_of_reach: bool
+    points: tuple[Estimate, ...]
+    left_out: Mapping[Candidate, str]
+    gains: tuple[Gain, ...]
+
+
+def conclude(
+    goal: Goal,
+    target: Target,
+    points: Sequence[Estimate],
+    contenders: Sequence[Estimate],
+    seeds: Sequence[Candidate],
+    left_out: Mapping[Candidate, str],
+) -> Outcome:
+    """Choose among ``contenders``, the best first; ``seeds`` are by their place."""
+    left_out = dict(left_out)
+    if not contenders:
+        reason = "nothing ran" + "".join(f"; {c.describe()}: {why}" for c, why in list(left_out.items())[:1])
+        return Outcome(None, reason, target, target.latency is not None, tuple(points), left_out, ())
+    winner = choose(contenders, seeds, by_latency=goal.kind == "latency")
+    known = {e.candidate: e for e in points}
+    gains = tuple(
+        Gain(seed, name, _ratio(goal, winner, known[seed]), known[seed].eligible)
+        for seed, name in zip(seeds, SEEDS, strict=False)
+        if seed in known
+    )
+    reason = _reason(goal, target, winner, gains)
+    return Outcome(winner, reason, target, not winner.eligible, tuple(points), left_out, gains)
+
+
+def _ratio(goal: Goal, winner: Estimate, seed: Estimate) -> float:
+    if not winner.eligible:
+        more, less = seed.tail, winner.tail
+    elif goal.kind == "latency":
+        more, less = seed.median, winner.median
+    else:
+        more, less = winner.goodput, seed.goodput
+    # Neither of two that answered nothing is the better one.
+    return 1.0 if more == less else more / less if less else inf
+
+
+def _reason(goal: Goal, target: Target, winner: Estimate, gains: Sequence[Gain]) -> str:
+    share = f"{100 * winner.share:.4g} % of the answers within {_seconds(target.latency or 0.0)}"
+    if winner.verdict is Verdict.UNSURE:
+        share += ", as far as so few answers tell" if winner.kept else ", which may be too few"
+    if not winner.answers:
+        text = f"nothing answered while it was measured; {winner.candidate.describe()} would take least"
+    elif not winner.eligible:
+        text = f"nothing measured answers {target.percentile:g} % within {_seconds(target.latency or 0.0)}; "
+        text += f"{winner.candidate.describe()} comes nearest, with {_seconds(winner.tail)}"
+    elif goal.kind == "latency":
+        text = f"{winner.candidate.describe()} has the lowest median latency, {_seconds(winner.median)}"
+        text += f", and {share}" if target.latency is not None else ""
+    else:
+        text = f"{winner.candidate.describe()} gives {winner.goodput:.4g} answers/s"
+        text += f" ({winner.low:.4g} to {winner.high:.4g}), {share}"
+    if target.derived:
+        text += f" (the objective is {DERIVED:g} times the latency of a request alone)"
+    for gain in gains:
+        if gain.seed == winner.candidate:
+            text += f"; it is {gain.name}"
+        elif winner.eligible and not gain.eligible:
+            text += f"; {gain.name} misses the objective"
+        else:
+            text += f"; {gain.ratio:.2f} times as good as {gain.name}"
+    return text
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"

@@ -1,0 +1,152 @@
+"""Measures candidates: loads the model as each of them says, and looks at how it serves under full load."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from inferd.catalog import rules_of
+from inferd.dispatcher import Dispatcher, Station
+from inferd.engine.device import Effective
+from inferd.engine.model import Engine, LoadedModel
+from inferd.engine.source import ModelSource
+from inferd.engine.warmup import joins_requests, made_up
+from inferd.errors import Draining, InferdError
+from inferd.scheduling.scheduler import Limits
+from inferd.tensors import Tensor
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.configure import configured
+from inferd.tuning.load import Load, Traffic
+from inferd.tuning.measurement import Measurement, Window
+
+# Seconds under load before the first window: clocks, caches and learnt service times come to rest.
+_SETTLE = 0.15
+# Contenders are looked at in turn, so they stay loaded, each with weights of its own.
+_KEPT = 3
+_ROOM = Limits(1_000_000, 1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A candidate that is ready to be looked at."""
+
+    model: LoadedModel
+    dispatcher: Dispatcher
+    effective: Candidate
+
+
+class Probe:
+    """Looks at candidates for ``source`` on its only device; ``samples`` are inputs to run, made up where empty.
+
+    Each look is ``windows`` of ``window_seconds``. Not for use on a running event loop.
+    """
+
+    def __init__(
+        self, engine: Engine, source: ModelSource, window_seconds: float, samples: Sequence[Sequence[Tensor]] = ()
+    ) -> None:
+        self._engine = engine
+        self._source = source
+        self._seconds = window_seconds
+        self._samples = samples
+        self._runner = asyncio.Runner()
+        self._loaded: OrderedDict[Candidate, Loaded] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free every candidate. Harmless when called again."""
+        while self._loaded:
+            self._runner.run(_free(self._loaded.popitem()[1]))
+        self._runner.close()
+
+    def measure(self, candidate: Candidate, windows: int) -> Measurement:
+        """One look at ``candidate``. Never raises for what the candidate does: that is a failed measurement."""
+        begun = time.monotonic()
+        effective, seen, failure = candidate, tuple[Window, ...](), None
+        try:
+            loaded = self._load(candidate)
+            effective = loaded.effective
+            seen = tuple(self._runner.run(self._look(loaded, candidate, windows)))
+        except InferdError as error:
+            failure = str(error)
+        return Measurement(candidate, effective, seen, time.monotonic() - begun, failure)
+
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> Window:
+        """``candidate`` under random arrivals of ``rate`` a second. Raises InferdError where it can't be loaded."""
+        return self._runner.run(self._arrive(self._load(candidate), candidate, rate, seconds))
+
+    def _load(self, candidate: Candidate) -> Loaded:
+        if (known := self._loaded.get(candidate)) is not None:
+            self._loaded.move_to_end(candidate)
+            return known
+        while len(self._loaded) >= _KEPT:
+            self._runner.run(_free(self._loaded.popitem(last=False)[1]))
+        source = replace(self._source, config=configured(self._source.config, candidate))
+        model = self._engine.load(source)
+        loaded = self._runner.run(_started(source, model, candidate))
+        self._loaded[candidate] = loaded
+        return loaded
+
+    def _traffic(self, loaded: Loaded, candidate: Candidate) -> Traffic:
+        signature = loaded.model.signature
+        return Traffic(
+            signature,
+            self._samples or [made_up(self._source, signature)],
+            candidate.batch > 1 and joins_requests(self._source.config, signature),
+        )
+
+    async def _look(self, loaded: Loaded, candidate: Candidate, windows: int) -> list[Window]:
+        load = Load(loaded.dispatcher, self._traffic(loaded, candidate))
+        return await load.closed(candidate.requests * candidate.batch, windows, self._seconds, _SETTLE)
+
+    async def _arrive(self, loaded: Loaded, candidate: Candidate, rate: float, seconds: float) -> Window:
+        return await Load(loaded.dispatcher, self._traffic(loaded, candidate)).open(rate, seconds)
+
+
+async def _started(source: ModelSource, model: LoadedModel, candidate: Candidate) -> Loaded:
+    [entry] = model.pools
+    dispatcher = Dispatcher(
+        source.name,
+        source.version,
+        # Nothing is refused here: whether the objective is kept is what is being found out.
+        replace(rules_of(source.config, model.signature, _ROOM), objective=None),
+        [Station(entry.pool, entry.times)],
+        lambda _: None,
+        asyncio.get_running_loop(),
+        model.signature.states,
+    )
+    return Loaded(model, dispatcher, effective_of(candidate, entry.effective, entry.pool.width))
+
+
+def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
+    """``candidate`` as the device really took it; what was left to the device, or what it does not tell, stays."""
+    return replace(
+        candidate,
+        streams=seen.streams or candidate.streams,
+        threads=seen.threads or candidate.threads,
+        requests=requests,
+        pinning=candidate.pinning if candidate.pinning is None or seen.pinning is None else seen.pinning,
+        hyper_threading=(
+            candidate.hyper_threading
+            if candidate.hyper_threading is None or seen.hyper_threading is None
+            else seen.hyper_threading
+        ),
+        core_type=candidate.core_type
+        if "unknown" in (candidate.core_type or "unknown", seen.core_type)
+        else seen.core_type,
+    )
+
+
+async def _free(loaded: Loaded) -> None:
+    loaded.dispatcher.abort(Draining())
+    loaded.dispatcher.close()
+    await asyncio.to_thread(loaded.model.close)

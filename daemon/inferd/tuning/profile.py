@@ -1,0 +1,226 @@
+"""What tuning found, kept on disk: a readable file for each model version and device.
+
+A profile holds for what it was measured on and nothing else, so it says what that was, part
+by part; one that differs in any part is left alone and named in the log. Files appear under
+their names only when complete.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.evidence import Estimate
+from inferd.tuning.outcome import Outcome
+
+log = structlog.get_logger("inferd.tuning")
+
+# Profiles of another format are not read.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured candidate: answers a second, in time and in all; latencies in seconds."""
+
+    candidate: Candidate
+    windows: int
+    answers: int
+    goodput: float
+    low: float
+    high: float
+    throughput: float
+    median: float
+    tail: float
+    eligible: bool
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> "Point":
+        e = estimate
+        return cls(
+            e.candidate, e.windows, e.answers, e.goodput, e.low, e.high, e.throughput, e.median, e.tail, e.eligible
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """Random arrivals of ``rate`` a second, the ``part`` of the measured goodput, of which ``in_time`` came in time."""
+
+    rate: float
+    part: float
+    in_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The choice for one model version on one device, what it holds for (``key``) and what it rests on.
+
+    ``objective`` in seconds, None where there is none; ``gains`` by the name of what was beaten;
+    ``seconds`` spent; ``tuned_at`` in ISO 8601. ``sustained`` is the highest rate of random arrivals
+    tried at which the objective was kept, None where there is none or nobody looked. ``pinned``
+    profiles are not tuned anew; ``previous`` is what was in force before, for a roll-back.
+    """
+
+    model: str
+    version: int
+    device: str
+    key: Mapping[str, str]
+    winner: Candidate
+    reason: str
+    objective: float | None
+    percentile: float
+    derived: bool
+    out_of_reach: bool
+    seconds: float
+    tuned_at: str
+    gains: Mapping[str, float]
+    points: tuple[Point, ...]
+    left_out: tuple[str, ...] = ()
+    sustained: Sustained | None = None
+    pinned: bool = False
+    previous: Candidate | None = None
+    format: int = field(default=FORMAT)
+
+    @property
+    def chosen(self) -> Point | None:
+        """What was measured of the winner."""
+        return next((p for p in self.points if p.candidate == self.winner), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What can be read of a profile of any format."""
+
+    format: int
+
+
+_ADAPTER: TypeAdapter[Profile] = TypeAdapter(Profile)
+_STAMP: TypeAdapter[_Stamp] = TypeAdapter(_Stamp)
+
+
+def profile_of(
+    model: str,
+    version: int,
+    device: str,
+    key: Mapping[str, str],
+    outcome: Outcome,
+    seconds: float,
+    tuned_at: str,
+    sustained: Sustained | None = None,
+) -> Profile | None:
+    """``outcome`` as a profile; None where nothing ran. Ratios to what gave no answers are no gains to speak of."""
+    if outcome.winner is None:
+        return None
+    return Profile(
+        model,
+        version,
+        device,
+        key,
+        outcome.winner.candidate,
+        outcome.reason,
+        outcome.target.latency,
+        outcome.target.percentile,
+        outcome.target.derived,
+        outcome.out_of_reach,
+        round(seconds, 1),
+        tuned_at,
+        {gain.name: round(gain.ratio, 4) for gain in outcome.gains if isfinite(gain.ratio)},
+        tuple(map(Point.of, outcome.points)),
+        tuple(f"{candidate.describe()}: {why}" for candidate, why in outcome.left_out.items()),
+        sustained,
+    )
+
+
+def as_json(profile: Profile) -> str:
+    """The text of the profile's file."""
+    return json.dumps(asdict(profile), indent=2) + "\n"
+
+
+class Profiles:
+    """The profiles in ``directory``, made for this user alone when the first one is stored."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, model: str, version: int, device: str, key: Mapping[str, str]) -> Profile | None:
+        """The profile that holds for ``key``; None, and a line in the log, where there is one and it does not."""
+        profile = self.stored(model, version, device)
+        if profile is None:
+            return None
+        differing = sorted(k for k in {*key, *profile.key} if key.get(k) != profile.key.get(k))
+        if differing:
+            log.info(
+                "profile does not fit and is not used",
+                model=model,
+                version=version,
+                device=device,
+                differs=", ".join(f"{k}: {profile.key.get(k, '-')} then, {key.get(k, '-')} now" for k in differing),
+            )
+            return None
+        return profile
+
+    def stored(self, model: str, version: int, device: str) -> Profile | None:
+        """Whatever is stored, whether or not it still holds; None where nothing is or it can't be read."""
+        file = self._file(model, version, device)
+        try:
+            text = file.read_bytes()
+            if (form := _STAMP.validate_json(text).format) != FORMAT:
+                log.warning("profile has another format and is not used", file=str(file), format=form)
+                return None
+            profile = _ADAPTER.validate_json(text)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("profile can't be read", file=str(file), reason=error.strerror)
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            log.warning("profile is damaged and is not used", file=str(file), reason=f"{where}: {first['msg']}")
+            return None
+        if not _possible(profile.winner):
+            log.warning("profile is damaged and is not used", file=str(file), reason="winner: a number is below 1")
+            return None
+        return profile
+
+    def store(self, profile: Profile) -> bool:
+        """Keep ``profile`` in place of what was there. Where that fails a warning says so."""
+        file = self._file(profile.model, profile.version, profile.device)
+        text = as_json(profile)
+        try:
+            # The mode is that of the last folder alone.
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "w") as stream:
+                    stream.write(text)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(name, file)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(name)
+                raise
+        except OSError as error:
+            log.warning("profile can't be stored", file=str(file), reason=error.strerror)
+            return False
+        return True
+
+    def _file(self, model: str, version: int, device: str) -> Path:
+        # Model names are plain by the repository's rule; devices may have colons and commas.
+        safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in device)
+        return self._directory / model / f"{version}.{safe}.json"
+
+
+def _possible(candidate: Candidate) -> bool:
+    """Whether a hand that edited the file left something that can be run."""
+    return min(candidate.streams, candidate.threads, candidate.requests, candidate.batch) >= 1

@@ -1,0 +1,153 @@
+"""Brings a candidate into service without a request that notices: compare, share, promote or roll back."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from inferd.catalog import Beside, Live
+from inferd.dispatcher import Dispatcher
+from inferd.engine.warmup import made_up
+from inferd.errors import Cancelled, InferdError
+from inferd.requests import Observation, Request, Stages
+from inferd.tensors import Signature, Tensor
+from inferd.tuning.comparison import difference
+from inferd.tuning.trial import Decision, Side, Trial
+
+# How often the sides are judged while they share the traffic, in seconds.
+_LOOK = 0.05
+# A comparison that the incumbent is too busy for is put off; one that hangs is given up.
+_ANSWER_SECONDS = 60.0
+# Outcomes that are the server's doing; what a client did or what came too much says nothing of a configuration.
+_OURS = "internal"
+
+
+class Shadow:
+    """The reply slot of a request of our own: ``outputs`` are copies."""
+
+    def __init__(self) -> None:
+        self.outputs: asyncio.Future[list[Tensor]] = asyncio.get_running_loop().create_future()
+
+    def answer(self, outputs: Sequence[Tensor]) -> None:
+        if not self.outputs.done():
+            self.outputs.set_result(
+                [
+                    Tensor(t.dtype, t.shape, t.data.tobytes() if isinstance(t.data, memoryview) else t.data)
+                    for t in outputs
+                ]
+            )
+
+    def fail(self, error: InferdError) -> None:
+        if not self.outputs.done():
+            self.outputs.set_exception(error)
+
+
+async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What ``dispatcher`` answers to ``inputs``, in a request that is counted nowhere. Raises its error."""
+    reply = Shadow()
+    request = Request(
+        "",
+        0,
+        tuple(inputs),
+        tuple(range(len(signature.outputs))),
+        reply,
+        nbytes=sum(len(t.data) for t in inputs),
+        batch=signature.rows_of(inputs),
+        client="inferd itself",
+        shadow=True,
+        stages=Stages(received=time.monotonic_ns()),
+    )
+    dispatcher.submit(request)
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await reply.outputs
+    except TimeoutError:
+        dispatcher.cancel(request)
+        raise Cancelled("") from None
+
+
+@dataclass(slots=True)
+class Report:
+    """How a roll-out went: the decision, in words why, and what both sides answered in the last stage."""
+
+    decision: Decision = Decision.STOPPED
+    why: str = ""
+    incumbent: Side | None = None
+    candidate: Side | None = None
+
+
+class Rollout:
+    """One candidate's way into service; :meth:`steer` is what ``Catalog.roll_out`` is given.
+
+    ``stop`` may be set to have it rolled back soon.
+    """
+
+    def __init__(self, trial: Trial, stop: asyncio.Event) -> None:
+        self._trial = trial
+        self._stop = stop
+        self.report = Report()
+
+    async def steer(self, beside: Beside) -> bool:
+        """True to promote; :attr:`report` says why or why not."""
+        if problem := await self._compare(beside):
+            self.report = Report(Decision.WRONG_OUTPUT, problem)
+            return False
+        decision = await self._share(beside)
+        self.report = Report(decision, _said(decision), self._trial.incumbent, self._trial.candidate)
+        return decision is Decision.PROMOTED
+
+    async def _compare(self, beside: Beside) -> str:
+        """What the candidate answers otherwise than the incumbent; "" where they agree."""
+        incumbent, candidate = beside.incumbent, beside.candidate
+        samples = list(incumbent.dispatcher.samples) or [made_up(incumbent.source, incumbent.signature)]
+        lowered = incumbent.config.execution.mode == "performance" or incumbent.config.execution.precision != "auto"
+        for inputs in samples:
+            expected = await self._expected(incumbent, inputs)
+            if expected is None:
+                continue
+            try:
+                seen = await answer(candidate.dispatcher, candidate.signature, inputs)
+            except InferdError as error:
+                return f"it fails where the other answers: {error}"
+            if problem := difference(expected, seen, lowered=lowered):
+                return problem
+        return ""
+
+    async def _expected(self, incumbent: Live, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+        """None where the incumbent does not answer either, so that there is nothing to compare."""
+        with suppress(InferdError):
+            return await answer(incumbent.dispatcher, incumbent.signature, inputs)
+        return None
+
+    async def _share(self, beside: Beside) -> Decision:
+        trial = self._trial
+
+        def seen(side: str, observation: Observation) -> None:
+            if observation.outcome == "ok":
+                trial.observe(side, observation.stages.total() / 1e9)  # type: ignore[arg-type]
+            elif observation.outcome == _OURS:
+                trial.observe(side, None)  # type: ignore[arg-type]
+
+        beside.incumbent.dispatcher.watch = lambda observation: seen("incumbent", observation)
+        beside.candidate.dispatcher.watch = lambda observation: seen("candidate", observation)
+        try:
+            while (decision := trial.step(time.monotonic())) is None:
+                beside.share(trial.share)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._stop.wait()
+                        return Decision.STOPPED
+            return decision
+        finally:
+            beside.incumbent.dispatcher.watch = beside.candidate.dispatcher.watch = None
+
+
+def _said(decision: Decision) -> str:
+    return {
+        Decision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
+        Decision.FAILED: "more of its inferences failed",
+        Decision.WORSE: "more of its answers were late",
+        Decision.STOPPED: "the trial was stopped",
+        Decision.WRONG_OUTPUT: "its answers differ",
+    }[decision]

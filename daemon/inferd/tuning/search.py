@@ -1,0 +1,234 @@
+"""Which candidate to measure next, and when to stop: a step machine that knows no clock and measures nothing.
+
+``step`` says what to look at, ``learn`` takes what was seen. First the seeds, what OpenVINO's
+hints answer and the winner of last time; then a climb from the best so far (``climb.py``);
+then a race between those that may be the best (``race.py``), and again where that changed
+which is. Every decision follows from the measurements alone, so that a search can be replayed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from inferd.tuning.candidates import Candidate, Compiled, Space
+from inferd.tuning.climb import CONFIRMED, FIRST, Climb
+from inferd.tuning.costs import Costs
+from inferd.tuning.evidence import Estimate, Evidence
+from inferd.tuning.measurement import Measurement
+from inferd.tuning.moves import move_between
+from inferd.tuning.objective import DERIVED, Goal, Target, Verdict
+from inferd.tuning.outcome import SEEDS, Outcome, conclude
+from inferd.tuning.race import WINDOWS, Race, choose
+
+_MOST_RACES = 6
+# Windows of a look that is to show whether the objective is kept, and how many are enough to believe it is.
+_PROOF, _PROVEN = 4, 24
+# Closer to the objective than this, a tail measured over few answers may be beyond it.
+_EDGE = 0.8
+# The most of the budget that is kept for the race.
+_RESERVED = 0.4
+# Where no seed ran: so many others are tried before giving up.
+_MOST_FAILURES = 12
+# A compiled part that failed so often, and never ran, is left alone.
+_FAILED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Measure ``candidate`` for so many ``windows``."""
+
+    candidate: Candidate
+    windows: int
+    why: str
+
+
+class Search:
+    """One search of ``space``; ``budget`` in seconds, but for the seeds, which are measured in any case.
+
+    ``seeds`` are the answers of the LATENCY and the THROUGHPUT hint and the stored winner, in this
+    order and as many as there are; one outside of the space is replaced by the nearest within.
+    """
+
+    def __init__(self, space: Space, goal: Goal, seeds: Sequence[Candidate], budget: float) -> None:
+        if not 1 <= len(seeds) <= len(SEEDS):
+            raise ValueError(f"a search starts from 1 to {len(SEEDS)} seeds, not {len(seeds)}")
+        self._space = space
+        self._goal = goal
+        self._budget = budget
+        self._seeds = [space.clip(seed) for seed in seeds]
+        self._evidence = Evidence(goal)
+        self._costs = Costs()
+        self._climb = Climb(space, self._seeds[1 if len(self._seeds) > 1 else 0])
+        self._left_out: dict[Candidate, str] = {}
+        # How often a compiled part has failed that never ran, None once it did; and those that failed too often.
+        self._failures: dict[Compiled, int | None] = {}
+        self._hopeless: set[Compiled] = set()
+        self._race: Race | None = None
+        self._races = 0
+        self._raced: list[Candidate] = []
+        self._next: Look | Outcome | None = None
+        self._base: Candidate | None = None
+
+    @property
+    def best_so_far(self) -> Estimate | None:
+        """For showing how far it is; the outcome may prefer another that is about as good."""
+        standing = self._standing()
+        return standing[0] if standing else None
+
+    def step(self, spent: float) -> Look | Outcome:
+        """What to measure next, after ``spent`` seconds; the same again until it was learnt."""
+        if self._next is None:
+            self._next = self._decided(spent)
+        return self._next
+
+    def learn(self, measurement: Measurement) -> None:
+        """What the last look brought."""
+        if not isinstance(self._next, Look) or measurement.asked != self._next.candidate:
+            raise AssertionError(f"nobody asked for {measurement.asked.describe()}")
+        self._next = None
+        self._costs.learn(measurement)
+        asked, effective = measurement.asked, measurement.effective
+        if measurement.failure is not None:
+            self._left_out[asked] = measurement.failure
+            self._evidence.drop(asked)
+            self._failed(asked.compiled)
+            return
+        self._failures[asked.compiled] = None
+        if effective != asked:
+            self._left_out[asked] = f"the device made it {effective.describe()}"
+            self._seeds = [effective if seed == asked else seed for seed in self._seeds]
+        self._evidence.add(effective, measurement.windows)
+        seen = self._evidence[effective]
+        if self._evidence.target.latency is None and self._goal.kind == "throughput" and seen.median < inf:
+            self._evidence.aim(Target(DERIVED * seen.median, self._goal.percentile, derived=True))
+        if (base := self._base) is not None and base in self._evidence:
+            self._climb.learn(move_between(base, asked), self._evidence[base], self._evidence[effective])
+
+    def _failed(self, compiled: Compiled) -> None:
+        failures = self._failures.get(compiled, 0)
+        if failures is not None:
+            self._failures[compiled] = failures + 1
+            if failures + 1 == _FAILED:
+                self._hopeless.add(compiled)
+
+    # -- the phases -------------------------------------------------------------------
+
+    def _decided(self, spent: float) -> Look | Outcome:
+        look = self._seed() or self._anything(spent)
+        while look is None:
+            look = self._explore(spent) or self._compare(spent)
+            if look is None and not self._reopens():
+                return self._concluded()
+        return look
+
+    def _seed(self) -> Look | None:
+        for seed, name in zip(self._seeds, SEEDS, strict=False):
+            if seed not in self._evidence and seed not in self._left_out:
+                # An objective that is derived rests on the first.
+                return Look(seed, FIRST if self._evidence.target.latency else CONFIRMED, name)
+        return None
+
+    def _anything(self, spent: float) -> Look | None:
+        """Where no seed ran, something that does."""
+        if self._evidence.ranking() or len(self._left_out) >= _MOST_FAILURES:
+            return None
+        for candidate in self._space.spread(64):
+            if self._may(candidate) and self._affordable(spent, [candidate], FIRST):
+                return Look(candidate, FIRST, "no seed ran")
+        return None
+
+    def _explore(self, spent: float) -> Look | None:
+        standing = self._standing()
+        if self._race is not None or not standing:
+            return None
+        best = standing[0].candidate
+        self._base = None
+        spent += self._reserve(best)
+        if standing[0].windows < CONFIRMED:
+            if self._affordable(spent, [best], CONFIRMED - FIRST):
+                return Look(best, CONFIRMED - FIRST, "the best so far: another look, in case it was lucky")
+            return None
+        proposal = self._climb.propose(
+            standing, self._evidence, self._costs, lambda c: self._may(c) and self._affordable(spent, [c], FIRST)
+        )
+        if proposal is None:
+            return None
+        self._base = best
+        return Look(proposal[0], FIRST, proposal[1])
+
+    def _compare(self, spent: float) -> Look | None:
+        self._base = None
+        standing = self._standing()
+        if not standing:
+            return None
+        if self._race is None:
+            # Whoever doesn't keep the objective need not run.
+            if proof := self._prove(spent + self._reserve(standing[0].candidate)):
+                return proof
+            race = Race(standing, self._seeds)
+            if set(race.contenders) <= set(self._raced):
+                return None
+            self._races += 1
+            self._race = race
+            self._raced += race.contenders
+            self._evidence.refresh(race.contenders)
+        candidate = self._race.next(self._evidence, self._may, lambda all_: self._affordable(spent, all_, WINDOWS))
+        if candidate is None:
+            return self._prove(spent)
+        return Look(candidate, WINDOWS, "in turns with the others that may be the best")
+
+    def _prove(self, spent: float) -> Look | None:
+        """More windows of the one to be chosen, where it isn't sure yet that it keeps the objective."""
+        if not (contenders := self._contenders()):
+            return None
+        winner = choose(contenders, self._seeds, by_latency=self._goal.kind == "latency")
+        latency = self._evidence.target.latency or 0.0
+        unsure = winner.verdict is Verdict.UNSURE and winner.windows < _PROVEN and winner.tail > _EDGE * latency
+        if not unsure or not self._affordable(spent, [winner.candidate], _PROOF):
+            return None
+        return Look(winner.candidate, _PROOF, "whether the best so far keeps the objective")
+
+    def _reopens(self) -> bool:
+        """Whether the race has brought up another best, around which nobody has looked."""
+        standing = self._standing()
+        if self._race is None or self._races == _MOST_RACES or not standing:
+            return False
+        self._race = None
+        return True
+
+    # -- what they share --------------------------------------------------------------
+
+    def _standing(self) -> list[Estimate]:
+        """Those that can be asked for, the best first."""
+        return [e for e in self._evidence.ranking() if self._may(e.candidate)]
+
+    def _may(self, candidate: Candidate) -> bool:
+        """Whether it may be asked for: what the device made of a seed may, even where the space lacks it."""
+        if candidate in self._left_out or not (self._space.contains(candidate) or candidate in self._seeds):
+            return False
+        return candidate.compiled not in self._hopeless
+
+    def _affordable(self, spent: float, candidates: Sequence[Candidate], windows: int) -> bool:
+        return spent + self._costs.foresee(candidates, windows) <= self._budget
+
+    def _reserve(self, best: Candidate) -> float:
+        """Seconds to keep for the race: two rounds of the best and a seed."""
+        seed = next((s for s in self._seeds if s in self._evidence and s != best), best)
+        return min(_RESERVED * self._budget, self._costs.foresee((best, seed, best, seed), WINDOWS))
+
+    def _concluded(self) -> Outcome:
+        points = self._evidence.ranking()
+        return conclude(self._goal, self._evidence.target, points, self._contenders(), self._seeds, self._left_out)
+
+    def _contenders(self) -> list[Estimate]:
+        """Whom to choose from, the best first: seeds, and those that ran beside them.
+
+        Where what ran is beaten by others that were at least confirmed, there was no time for
+        another race, and those count as well.
+        """
+        standing = self._standing()
+        confirmed = [e for e in standing if e.windows >= CONFIRMED or e.candidate in self._seeds] or standing
+        raced = [e for e in confirmed if e.candidate in self._raced or e.candidate in self._seeds]
+        if raced and raced[0].rank[0] == confirmed[0].rank[0] and raced[0].may_beat(confirmed[0]):
+            return raced
+        return confirmed

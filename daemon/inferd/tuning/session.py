@@ -1,0 +1,59 @@
+"""Drives a search: asks it what to look at, has that measured, and tells how it goes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.evidence import Estimate
+from inferd.tuning.measurement import Measurement
+from inferd.tuning.outcome import Outcome
+from inferd.tuning.search import Look, Search
+
+Measure = Callable[[Candidate, int], Measurement]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search has come: the look under way, or just done where ``measured`` is there. Times in seconds."""
+
+    look: Look
+    measured: Measurement | None
+    best: Estimate | None
+    looks: int
+    spent: float
+    budget: float
+
+
+class Stopped(Exception):
+    """The session was told to stop before the search had ended; ``why`` is one phrase."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
+
+
+def tune(
+    search: Search,
+    measure: Measure,
+    budget: float,
+    tell: Callable[[Progress], None] = lambda _: None,
+    objection: Callable[[], str] = lambda: "",
+) -> Outcome:
+    """Search to the end, at most about ``budget`` seconds.
+
+    ``objection`` is asked before each look; what it says stops the session. Raises Stopped.
+    """
+    begun, looks = time.monotonic(), 0
+    while True:
+        spent = time.monotonic() - begun
+        step = search.step(spent)
+        if isinstance(step, Outcome):
+            return step
+        if why := objection():
+            raise Stopped(why)
+        tell(Progress(step, None, search.best_so_far, looks, spent, budget))
+        measured = measure(step.candidate, step.windows)
+        search.learn(measured)
+        looks += 1
+        tell(Progress(step, measured, search.best_so_far, looks, time.monotonic() - begun, budget))

@@ -1,0 +1,155 @@
+"""Whether a candidate that serves a part of the traffic takes over: a pure judgement of what both sides answered.
+
+First the incumbent is watched alone, then the candidate's share grows by stages. A candidate that
+takes more of the machine slows the incumbent down as well, so its answers are held against what
+the incumbent gave before, not beside it. Something else that slows the machine down meanwhile
+thus counts against the candidate: it is turned away and may be proposed again.
+"""
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from enum import Enum
+from math import sqrt
+from typing import Literal
+
+from inferd.tuning.objective import share_bounds
+
+# One-sided: in a hundred sound candidates one is turned away, and is proposed again some day.
+_Z = 2.33
+# Without an objective in force, answers may take so many times what the incumbent's usually took.
+_SLOW = 2.0
+# And then so many of them, in proportion: a burst of other work makes some late that are nobody's fault.
+_ALLOWED = 0.1
+# More than this of either says no more than this.
+_MOST_KEPT = 2000
+
+
+class Decision(Enum):
+    """How a trial ends. Everything but PROMOTED leaves the incumbent as it was."""
+
+    PROMOTED = "promoted"
+    WRONG_OUTPUT = "wrong_output"
+    FAILED = "failed"
+    WORSE = "worse"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The candidate gets ``share`` of the requests until each side that gets any has ``answers``, or ``seconds``
+    have passed."""
+
+    share: float
+    answers: int
+    seconds: float
+
+
+STAGES = (Stage(0.0, 100, 5.0), Stage(0.1, 10, 10.0), Stage(0.5, 100, 20.0))
+
+
+@dataclass(slots=True)
+class Side:
+    """What one configuration answered: ``latencies`` ascending, in seconds."""
+
+    answered: int = 0
+    failed: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, latency: float | None) -> None:
+        """One more answer, None for an inference that failed."""
+        if latency is None:
+            self.failed += 1
+            return
+        self.answered += 1
+        if len(self.latencies) < _MOST_KEPT:
+            insort(self.latencies, latency)
+
+    @property
+    def ended(self) -> int:
+        return self.answered + self.failed
+
+    @property
+    def median(self) -> float:
+        return self.latencies[len(self.latencies) // 2] if self.latencies else 0.0
+
+    def late(self, latency: float) -> int:
+        """Answers that took longer than ``latency``."""
+        return len(self.latencies) - bisect_right(self.latencies, latency)
+
+
+class Trial:
+    """One trial against an objective: ``percentile`` % of the answers within ``latency`` seconds, None where there
+    is none. Times are seconds of whatever clock :meth:`step` is given."""
+
+    def __init__(self, latency: float | None, percentile: float = 99.0, stages: tuple[Stage, ...] = STAGES) -> None:
+        self._latency = latency
+        self._allowed = _ALLOWED if latency is None else 1 - percentile / 100
+        self._stages = stages
+        self._stage = 0
+        self._since: float | None = None
+        # The incumbent while it was alone.
+        self.before = Side()
+        self.incumbent = Side()
+        self.candidate = Side()
+
+    @property
+    def share(self) -> float:
+        """The part of the requests that the candidate is to get."""
+        return self._stages[self._stage].share
+
+    def observe(self, side: Literal["incumbent", "candidate"], latency: float | None) -> None:
+        """``side`` answered after ``latency`` seconds, or failed to where that is None."""
+        getattr(self, side).add(latency)
+
+    def step(self, now: float) -> Decision | None:
+        """What is to be done at ``now``: None to go on with :attr:`share`."""
+        if self._since is None:
+            self._since = now
+        if self._fails():
+            return Decision.FAILED
+        if self._worse():
+            return Decision.WORSE
+        stage = self._stages[self._stage]
+        sides = [side for side, part in ((self.incumbent, 1 - stage.share), (self.candidate, stage.share)) if part > 0]
+        enough = min(side.ended for side in sides) >= stage.answers
+        if not enough and now - self._since < stage.seconds:
+            return None
+        # Where nobody asks there is nothing to see, and the measurements that proposed the candidate stand.
+        if self._stage + 1 == len(self._stages) or not any(side.ended for side in (self.incumbent, self.candidate)):
+            return Decision.PROMOTED
+        self._stage, self._since = self._stage + 1, now
+        # What was seen under another load is no measure for this one.
+        if not stage.share:
+            self.before = self.incumbent
+        self.incumbent, self.candidate = Side(), Side()
+        return None
+
+    def _fails(self) -> bool:
+        """More of the candidate's inferences fail than the incumbent's, and not by chance."""
+        return _exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
+
+    def _worse(self) -> bool:
+        """More of its answers are late than may be, and than of the incumbent's before, and not by chance."""
+        other = self.before if self.before.latencies else self.incumbent
+        if not other.latencies or not self.candidate.latencies:
+            return False
+        latency = self._latency if self._latency is not None else _SLOW * other.median
+        late, answers = self.candidate.late(latency), len(self.candidate.latencies)
+        low, _ = share_bounds(late / answers, answers, _Z)
+        return low > self._allowed and _exceeds(late, answers, other.late(latency), len(other.latencies))
+
+
+def _exceeds(bad: int, of: int, other_bad: int, of_other: int) -> bool:
+    """Whether ``bad`` of ``of`` is a larger part than ``other_bad`` of ``of_other``, beyond what chance explains."""
+    if not of or not bad:
+        return False
+    low, _ = share_bounds(bad / of, of, _Z)
+    _, other_high = share_bounds(other_bad / of_other if of_other else 0.0, of_other, _Z)
+    if low > other_high:
+        return True
+    if not of_other:
+        return False
+    pooled = (bad + other_bad) / (of + of_other)
+    spread = sqrt(pooled * (1 - pooled) * (1 / of + 1 / of_other))
+    # The normal approximation needs a few of each.
+    return bad >= 5 and spread > 0 and (bad / of - other_bad / of_other) / spread > _Z

@@ -1,0 +1,529 @@
+"""The tuner inside the daemon: finds what each model serves best with, and brings it into service.
+
+One model at a time. Measuring is done by a niced process beside the daemon, which also
+leaves the compiled blob in the cache; the daemon then imports it next to what serves,
+compares answers, gives it some of the traffic and promotes it or not. Whatever goes wrong
+on the way, what served before goes on serving.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import structlog
+
+from inferd.catalog import Catalog, Live, Served
+from inferd.config.model import Execution, ModelConfig
+from inferd.engine.model import Engine
+from inferd.engine.source import ModelSource
+from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, NotAdopted, UnknownModel, listed
+from inferd.lifecycle import ModelState
+from inferd.tensors import Tensor
+from inferd.tuning import conditions
+from inferd.tuning.candidates import Candidate, Space
+from inferd.tuning.configure import configured, space_of
+from inferd.tuning.drift import Drift, Sight
+from inferd.tuning.outcome import Outcome
+from inferd.tuning.plan import key_of, plan, tunable_device
+from inferd.tuning.probe_process import Job, ProbeProcess
+from inferd.tuning.profile import Profile, Profiles, profile_of
+from inferd.tuning.record import Decision, Phase, Record
+from inferd.tuning.rollout import Rollout
+from inferd.tuning.search import Search
+from inferd.tuning.session import Progress, Stopped, tune
+from inferd.tuning.trial import STAGES, Stage, Trial
+from inferd.tuning.trial import Decision as TrialDecision
+
+log = structlog.get_logger("inferd.tuning")
+
+# How often, in seconds, the tuner looks around when nothing calls it.
+_LOOK = 10.0
+# After a bad moment, and between one tuning of a model and the next by itself.
+_WAIT_AFTER_OBJECTION = 30.0
+_COOL_DOWN = 600.0
+# A profile is believed while its winner does this much of what it did when it was measured.
+_BELIEVED = 0.7
+_VERIFYING_WINDOWS = 3
+# The child steps back for whoever is served.
+_NICE = 10
+WINDOW_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TunerRules:
+    """When to tune and with what: the settings of the same names, and the stages of a trial."""
+
+    mode: Literal["off", "start", "online"]
+    budget: float
+    cpu_threads: int
+    cache: Path
+    cache_bytes: int
+    stages: tuple[Stage, ...] = STAGES
+
+
+class Tuner:
+    """Keeps a :class:`Record` for each model version that was loaded."""
+
+    def __init__(
+        self,
+        rules: TunerRules,
+        engine: Engine,
+        profiles: Profiles,
+        read_conditions: Callable[[], conditions.Conditions] = conditions.read,
+    ) -> None:
+        self._rules = rules
+        self._engine = engine
+        self._profiles = profiles
+        self._conditions = read_conditions
+        self._before = read_conditions()
+        # Versions are loaded on worker threads, several at a time.
+        self._lock = Lock()
+        self._records: dict[tuple[str, int], Record] = {}
+        self._stopping = asyncio.Event()
+        self._called = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._probe: ProbeProcess | None = None
+
+    # -- loading ------------------------------------------------------------------
+
+    def tuned(self, source: ModelSource) -> ModelSource:
+        """``source`` with the settings of its profile, if it has one that holds; on whatever thread loads it."""
+        try:
+            device, why = tunable_device(self._engine, source)
+            key = key_of(self._engine, source, device) if device else {}
+        except (InferdError, OSError):
+            # Loading it will say what is wrong.
+            return source
+        record = Record(source, device, Phase.SETTLED if device else Phase.UNTUNABLE, key=key, said=why)
+        if device:
+            record.profile = self._profiles.find(source.name, source.version, device, key)
+        with self._lock:
+            old = self._records.get((source.name, source.version))
+            if old is not None:
+                record.decisions, record.seconds = old.decisions, old.seconds
+            self._records[source.name, source.version] = record
+        if record.profile is None:
+            return source
+        record.said = f"from the profile of {record.profile.tuned_at}: {record.profile.reason}"
+        record.gain = _gain(record.profile)
+        return _with(source, record.profile.winner)
+
+    # -- running ------------------------------------------------------------------
+
+    def start(self, catalog: Catalog) -> None:
+        """Begin to look around, if the settings say so."""
+        if self._rules.mode != "off":
+            self._task = asyncio.create_task(self._run(catalog))
+
+    async def stop(self) -> None:
+        """Tune no further; returns once nothing is tried any more. Harmless when called again."""
+        self._stopping.set()
+        self._called.set()
+        if (probe := self._probe) is not None:
+            # Whoever waits for its answer sees it die, and then that the tuner is stopping.
+            probe.kill()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self, catalog: Catalog) -> None:
+        while not self._stopping.is_set():
+            record = self._next(catalog)
+            if record is not None:
+                try:
+                    await self._work(catalog, record)
+                except Exception:
+                    # Tuning is a service to serving and must never be what ends it.
+                    log.exception("tuning failed", model=record.source.name)
+                    record.phase, record.not_before = Phase.SETTLED, time.monotonic() + _COOL_DOWN
+                    record.decisions[Decision.FAILED] += 1
+                continue
+            self._called.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._called.wait()
+
+    def _next(self, catalog: Catalog) -> Record | None:
+        """The record with work to do now, those that somebody wants first."""
+        now, ready = time.monotonic(), {(s.name, s.version): live for s, live in catalog.live()}
+        wanted: Record | None = None
+        for key, live in ready.items():
+            record = self._records.get(key)
+            if record is None or record.phase is Phase.UNTUNABLE:
+                continue
+            self._consider(record, live, now)
+            if record.not_before <= now and (
+                record.phase is Phase.WANTED or (record.profile is not None and not record.verified)
+            ):
+                wanted = wanted or record
+        return wanted
+
+    def _consider(self, record: Record, live: Live, now: float) -> None:
+        """Whether ``record`` should be tuned by the tuner's own wish."""
+        if record.phase is not Phase.SETTLED or now < record.not_before:
+            return
+        if record.profile is None:
+            if not record.decisions:
+                record.move(Phase.WANTED, "it has no profile")
+            return
+        if self._rules.mode != "online" or record.profile.pinned or not record.verified:
+            return
+        (then, before), record.seen = record.seen, (now, live.dispatcher.worked)
+        if not then or record.seen[1] < before:
+            return
+        busy = (record.seen[1] - before) / 1e9 / (now - then) / live.dispatcher.width
+        why = record.drift.look(Sight(live.dispatcher.service_time, busy))
+        if why:
+            log.info("tuning again", model=record.source.name, why=why)
+            record.move(Phase.WANTED, why)
+
+    async def _work(self, catalog: Catalog, record: Record) -> None:
+        if why := self._objection():
+            record.not_before, record.said = time.monotonic() + _WAIT_AFTER_OBJECTION, f"not now: {why}"
+            log.info("tuning put off", model=record.source.name, why=why)
+        elif record.phase is Phase.SETTLED:
+            await self._verify(record)
+        else:
+            await self._tune(catalog, record)
+
+    def _objection(self, *, measuring: bool = False) -> str:
+        now = self._conditions()
+        why = now.objection(self._before, measuring=measuring)
+        self._before = now
+        return "the daemon is stopping" if self._stopping.is_set() else why
+
+    async def _verify(self, record: Record) -> None:
+        """A short look at whether the profile still tells the truth."""
+        profile = record.profile
+        if profile is None:
+            return
+        record.move(Phase.VERIFYING)
+        record.verified = True
+        chosen = profile.chosen
+        with self._probing(record.source) as probe:
+            seen = await asyncio.to_thread(probe.measure, profile.winner, _VERIFYING_WINDOWS)
+        if self._stopping.is_set():
+            record.move(Phase.SETTLED)
+            return
+        rates = sorted(w.rate for w in seen.windows)
+        rate = rates[len(rates) // 2] if rates else 0.0
+        if chosen is None or rate >= _BELIEVED * chosen.throughput or profile.pinned:
+            record.move(Phase.SETTLED)
+            return
+        why = f"its profile says {chosen.throughput:.4g} answers/s, now it is {rate:.4g}"
+        log.warning("profile is not what it was", model=profile.model, version=profile.version, why=why)
+        record.move(Phase.WANTED, why)
+
+    async def _tune(self, catalog: Catalog, record: Record) -> None:
+        record.move(Phase.SEARCHING)
+        source, begun = record.source, time.monotonic()
+        log.info("tuning", model=source.name, version=source.version, why=record.said, budget=self._rules.budget)
+        try:
+            outcome = await asyncio.to_thread(self._search, record, self._samples(catalog, record))
+        except Stopped as stopped:
+            record.seconds += time.monotonic() - begun
+            record.not_before = time.monotonic() + _WAIT_AFTER_OBJECTION
+            record.move(Phase.WANTED, f"not now: {stopped.why}")
+            log.info("tuning put off", model=source.name, why=stopped.why)
+            return
+        except InferdError as error:
+            self._settle(record, Decision.FAILED, str(error))
+            return
+        finally:
+            record.progress = None
+        record.seconds += time.monotonic() - begun
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        found = profile_of(
+            source.name, source.version, record.device, record.key, outcome, time.monotonic() - begun, now
+        )
+        if found is None:
+            self._settle(record, Decision.FAILED, outcome.reason)
+        else:
+            await self._adopt(catalog, record, found)
+
+    def _samples(self, catalog: Catalog, record: Record) -> list[tuple[Tensor, ...]]:
+        """What clients sent lately, to measure with; empty where nothing came. The process gets copies."""
+        served = self._served(catalog, record)
+        if served is None or served.live is None:
+            return []
+        return [
+            tuple(replace(t, data=bytes(t.data)) if isinstance(t.data, memoryview) else t for t in inputs)
+            for inputs in served.live.dispatcher.samples
+        ]
+
+    def _search(self, record: Record, samples: Sequence[Sequence[Tensor]]) -> Outcome:
+        def tell(progress: Progress) -> None:
+            record.progress = progress
+
+        with self._probing(record.source, samples) as probe:
+            # Elsewhere, because compiling what the hints say would disturb who is served.
+            hints = probe.hints()
+            work = plan(self._engine, record.source, record.device, record.key, hints, record.candidate)
+            search = Search(work.space, work.goal, work.seeds, self._rules.budget)
+            outcome = tune(search, probe.measure, self._rules.budget, tell, lambda: self._objection(measuring=True))
+        if self._stopping.is_set():
+            # The last look failed because we ended it.
+            raise Stopped("the daemon is stopping")
+        return outcome
+
+    @contextmanager
+    def _probing(self, source: ModelSource, samples: Sequence[Sequence[Tensor]] = ()) -> Iterator[ProbeProcess]:
+        """A process to measure with, which :meth:`stop` can end."""
+        rules = self._rules
+        job = Job(source, rules.cache, rules.cache_bytes, rules.cpu_threads, WINDOW_SECONDS, _NICE, samples)
+        with ProbeProcess(job) as probe:
+            self._probe = probe
+            try:
+                yield probe
+            finally:
+                self._probe = None
+
+    # -- decisions ----------------------------------------------------------------
+
+    async def _adopt(self, catalog: Catalog, record: Record, found: Profile) -> None:
+        """Serve as ``found`` says, unless that is how it is served or it proves worse."""
+        served = self._served(catalog, record)
+        before = record.candidate
+        found = replace(found, previous=before)
+        if served is None or served.live is None:
+            record.profile = found
+            self._store(record, found)
+            self._settle(record, Decision.STORED, "the model is not served any more")
+            return
+        if found.winner == (before or _serving(served.live, found.winner)):
+            record.profile = found
+            self._store(record, found)
+            self._settle(record, Decision.KEPT, found.reason)
+            return
+        if served.live.signature.in_sequences:
+            # Their states are where they are served: moving them would end every live sequence.
+            record.profile = found
+            self._store(record, found)
+            self._settle(record, Decision.STORED, f"from the next load on: {found.reason}")
+            return
+        record.move(Phase.TRYING, f"trying {found.winner.describe()}")
+        decision, why = await self._try(catalog, served, record.source, found.winner)
+        if decision is Decision.PROMOTED:
+            record.profile = found
+            self._store(record, found)
+        elif decision is not Decision.STOPPED:
+            kept = before or _serving(served.live, found.winner)
+            rejected = replace(found, winner=kept, reason=f"{found.winner.describe()} was rolled back: {why}", gains={})
+            record.profile = rejected
+            self._store(record, rejected)
+        self._settle(record, decision, f"{found.winner.describe()}: {why}")
+
+    async def _try(
+        self, catalog: Catalog, served: Served, source: ModelSource, candidate: Candidate
+    ) -> tuple[Decision, str]:
+        objective = source.config.objective
+        rollout = Rollout(Trial(objective.latency_slo, objective.percentile, self._rules.stages), self._stopping)
+        try:
+            await catalog.roll_out(served, configured(source.config, candidate), rollout.steer)
+        except InferdError as error:
+            return Decision.FAILED, str(error)
+        return _DECISIONS[rollout.report.decision], rollout.report.why
+
+    def _settle(self, record: Record, decision: Decision, said: str) -> None:
+        record.move(Phase.SETTLED, said)
+        record.decisions[decision] += 1
+        record.not_before = time.monotonic() + _COOL_DOWN
+        record.verified = True
+        record.drift = Drift()
+        if record.profile is not None:
+            record.gain = _gain(record.profile)
+        tell = log.warning if decision in _ROLLED_BACK else log.info
+        tell(
+            "tuned",
+            model=record.source.name,
+            version=record.source.version,
+            decision=decision.value,
+            serving=record.candidate.describe() if record.candidate is not None else "as its settings say",
+            why=said,
+        )
+
+    def _store(self, record: Record, profile: Profile) -> None:
+        record.profile = profile
+        self._profiles.store(profile)
+
+    def _served(self, catalog: Catalog, record: Record) -> Served | None:
+        key = record.source.name, record.source.version
+        return next((s for s, _ in catalog.live() if (s.name, s.version) == key), None)
+
+    # -- what people ask for ------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """All of them, by name and version."""
+        with self._lock:
+            return [record for _, record in sorted(self._records.items())]
+
+    def record(self, model: str, version: str) -> Record:
+        """That of ``version``, the newest where empty. Raises UnknownModel or InvalidRequest."""
+        found = [r for r in self.records() if r.source.name == model]
+        if not found:
+            raise UnknownModel(model)
+        if not version:
+            return found[-1]
+        for record in found:
+            if str(record.source.version) == version:
+                return record
+        raise InvalidRequest(
+            model, f"version '{version}' was not loaded; loaded: {listed(r.source.version for r in found)}"
+        )
+
+    def want(self, record: Record) -> None:
+        """Tune it, as soon as there is a good moment. Raises InvalidRequest where that is not to be."""
+        if self._rules.mode == "off":
+            raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
+        if record.phase is Phase.UNTUNABLE:
+            raise InvalidRequest(record.source.name, record.said)
+        if record.phase is Phase.SETTLED:
+            record.move(Phase.WANTED, "it was asked for")
+        record.not_before = 0.0
+        self._called.set()
+
+    def pin(self, record: Record, pinned: bool) -> None:
+        """Keep what its profile says, whatever is measured, or no longer. Raises InvalidRequest without a profile."""
+        if record.profile is None:
+            raise InvalidRequest(record.source.name, "it has no profile yet, so there is nothing to pin")
+        self._store(record, replace(record.profile, pinned=pinned))
+        record.said = "pinned" if pinned else "no longer pinned"
+
+    async def serve_with(self, catalog: Catalog, record: Record, change: Callable[[Candidate], Candidate]) -> str:
+        """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
+
+        Returns what is served then. Raises InvalidRequest where that can't be asked for, NotAdopted where it does
+        not pass its trial, and ModelUnavailable while the model is being tuned.
+        """
+        served = self._idle(catalog, record)
+        name, source, live = record.source.name, record.source, served.live
+        if record.phase is Phase.UNTUNABLE:
+            raise InvalidRequest(name, record.said)
+        if live is None or live.signature.in_sequences:
+            raise InvalidRequest(name, "its sequences would end; set it in model.toml and load the model anew")
+        tunables = await asyncio.to_thread(self._engine.tunable, record.device, source.cpu_threads)
+        # Whatever the device allows, also where model.toml says something else: that is what an operator is for.
+        space = space_of(_left_open(source.config), live.signature, tunables)
+        before = record.candidate or _serving(live, next(iter(space.all())))
+        wanted = change(before)
+        if problem := _problem(space, wanted):
+            raise InvalidRequest(name, problem)
+        record.move(Phase.TRYING, f"trying {wanted.describe()}")
+        decision, why = Decision.FAILED, "an internal error"
+        try:
+            decision, why = await self._try(catalog, served, source, wanted)
+        finally:
+            self._settle(record, decision, f"{wanted.describe()}: {why}")
+        if decision is not Decision.PROMOTED:
+            raise NotAdopted(name, decision.value, why)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        profile = record.profile or Profile(
+            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, False, 0.0, now, {}, ()
+        )
+        reason = "set by an operator"
+        self._store(record, replace(profile, winner=wanted, previous=before, pinned=True, reason=reason, gains={}))
+        record.said = "set by an operator, and pinned"
+        return wanted.describe()
+
+    def _idle(self, catalog: Catalog, record: Record) -> Served:
+        """What is served of ``record``, which nobody is tuning. Raises ModelUnavailable otherwise."""
+        if record.phase in (Phase.VERIFYING, Phase.SEARCHING, Phase.TRYING):
+            raise ModelUnavailable(
+                record.source.name, f"being tuned ({record.phase.value})", "try again when that has ended"
+            )
+        served = self._served(catalog, record)
+        if served is None or served.state is not ModelState.READY:
+            raise ModelUnavailable(record.source.name, "not served")
+        return served
+
+    async def roll_back(self, catalog: Catalog, record: Record) -> str:
+        """Serve as before the last promotion, pinned so that it stays so. Returns what is served now.
+
+        Raises InvalidRequest where nothing came before, and what loading raises.
+        """
+        name, profile = record.source.name, record.profile
+        if profile is None:
+            raise InvalidRequest(name, "it has no profile, so there is nothing to roll back")
+        served = self._idle(catalog, record)
+        back = profile.previous
+        config = configured(record.source.config, back) if back is not None else record.source.config
+
+        async def at_once(_: object) -> bool:
+            return True
+
+        record.move(Phase.TRYING, "rolling back")
+        try:
+            if not served.live or not served.live.signature.in_sequences:
+                await catalog.roll_out(served, config, at_once)
+        finally:
+            record.phase = Phase.SETTLED
+        live = served.live
+        winner = back or (_serving(live, profile.winner) if live is not None else profile.winner)
+        self._store(
+            record,
+            replace(profile, winner=winner, previous=profile.winner, pinned=True, reason="rolled back by an operator"),
+        )
+        record.said = "rolled back by an operator, and pinned"
+        return winner.describe()
+
+
+_DECISIONS = {
+    TrialDecision.PROMOTED: Decision.PROMOTED,
+    TrialDecision.WRONG_OUTPUT: Decision.WRONG_OUTPUT,
+    TrialDecision.FAILED: Decision.FAILED,
+    TrialDecision.WORSE: Decision.WORSE,
+    TrialDecision.STOPPED: Decision.STOPPED,
+}
+_ROLLED_BACK = (Decision.WRONG_OUTPUT, Decision.FAILED, Decision.WORSE)
+
+
+def _with(source: ModelSource, candidate: Candidate) -> ModelSource:
+    return replace(source, config=configured(source.config, candidate))
+
+
+def _serving(live: Live, like: Candidate) -> Candidate:
+    """What ``live`` runs with, spelt out as ``like`` is."""
+    entry = live.loaded.pools[0]
+    seen = entry.effective
+    return replace(
+        like,
+        streams=seen.streams or like.streams,
+        threads=seen.threads or like.threads,
+        requests=entry.pool.width,
+        batch=live.max_joined,
+        pinning=like.pinning if like.pinning is None or seen.pinning is None else seen.pinning,
+        hyper_threading=(
+            like.hyper_threading
+            if like.hyper_threading is None or seen.hyper_threading is None
+            else seen.hyper_threading
+        ),
+        path="sync" if live.config.execution.path == "sync" else "async",
+    )
+
+
+def _left_open(config: ModelConfig) -> ModelConfig:
+    """``config`` with nothing said about how it is run."""
+    own = config.execution
+    return config.model_copy(update={"execution": Execution(mode=own.mode, precision=own.precision)})
+
+
+def _problem(space: Space, wanted: Candidate) -> str:
+    """Why ``wanted`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
+    for axis in ("streams", "threads", "requests", "batch"):
+        value, most = getattr(wanted, axis), getattr(space, axis)[-1]
+        if not 1 <= value <= most:
+            return f"{axis} must be 1..{most}, not {value}"
+    if wanted.streams > min(wanted.threads, wanted.requests):
+        return f"{wanted.streams} streams need as many threads and requests at least"
+    if wanted.pinning not in (*space.pinning, None):
+        return "the device knows no pinning"
+    return ""
+
+
+def _gain(profile: Profile) -> float:
+    return next((ratio for name, ratio in profile.gains.items() if "THROUGHPUT" in name), 0.0)

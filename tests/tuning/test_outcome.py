@@ -1,0 +1,77 @@
+"""How a choice is explained."""
+
+import math
+
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.evidence import Evidence
+from inferd.tuning.measurement import Window
+from inferd.tuning.objective import Goal, Target
+from inferd.tuning.outcome import Outcome, conclude
+
+A, B, C = (Candidate(1, 4, requests) for requests in (1, 2, 4))
+IN_TIME = Goal("throughput", 0.02)
+
+
+def conclusion(goal: Goal, seen: dict[Candidate, tuple[int, float]], target: Target | None = None) -> Outcome:
+    """From a rate and a latency of each; A and B are the hints' answers."""
+    evidence = Evidence(goal)
+    if target is not None:
+        evidence.aim(target)
+    for candidate, (rate, latency) in seen.items():
+        evidence.add(candidate, [Window(1.0, (latency,) * rate)] * 4)
+    return conclude(goal, evidence.target, evidence.ranking(), evidence.ranking(), [A, B], {})
+
+
+def test_the_winner_is_explained_beside_the_seeds() -> None:
+    outcome = conclusion(IN_TIME, {A: (500, 0.01), B: (900, 0.05), C: (750, 0.015)})
+    assert outcome.winner is not None
+    assert outcome.winner.candidate == C
+    assert not outcome.out_of_reach
+    assert outcome.reason == (
+        "1 stream, 4 threads, 4 requests, batch 1, async gives 750 answers/s "
+        f"({outcome.winner.low:.4g} to {outcome.winner.high:.4g}), "
+        "100 % of the answers within 20 ms; 1.50 times as good as the LATENCY hint's answer; "
+        "the THROUGHPUT hint's answer misses the objective"
+    )
+    assert [(g.seed, g.ratio, g.eligible) for g in outcome.gains] == [(A, 1.5, True), (B, math.inf, False)]
+
+
+def test_that_an_objective_was_derived_is_said() -> None:
+    outcome = conclusion(Goal("throughput"), {A: (500, 0.01)}, Target(0.02, 99.0, derived=True))
+    assert "the objective is 2 times the latency of a request alone" in outcome.reason
+    assert outcome.reason.endswith("it is the LATENCY hint's answer")
+
+
+def test_an_objective_out_of_reach_is_said_and_what_comes_nearest() -> None:
+    outcome = conclusion(IN_TIME, {A: (500, 0.03), B: (900, 0.05), C: (750, 0.04)})
+    assert outcome.winner is not None
+    assert outcome.winner.candidate == A
+    assert outcome.out_of_reach
+    assert outcome.reason.startswith("nothing measured answers 99 % within 20 ms; 1 stream, 4 threads, 1 request")
+    assert "comes nearest, with 30 ms" in outcome.reason
+
+
+def test_too_few_answers_to_be_sure_are_said() -> None:
+    assert "as far as so few answers tell" in conclusion(IN_TIME, {A: (20, 0.01)}).reason
+
+
+def test_gains_in_latency_are_of_medians() -> None:
+    outcome = conclusion(Goal("latency"), {A: (100, 0.01), B: (900, 0.05)})
+    assert outcome.reason.startswith(
+        "1 stream, 4 threads, 1 request, batch 1, async has the lowest median latency, 10 ms"
+    )
+    assert [g.ratio for g in outcome.gains] == [1.0, 5.0]
+
+
+def test_that_nothing_ran_is_said_with_a_reason() -> None:
+    outcome = conclude(IN_TIME, Target(0.02, 99.0), [], [], [A], {A: "no such instruction"})
+    assert outcome.winner is None
+    assert outcome.reason == "nothing ran; 1 stream, 4 threads, 1 request, batch 1, async: no such instruction"
+    assert outcome.gains == ()
+
+
+def test_two_that_answered_nothing_are_as_good_as_each_other() -> None:
+    outcome = conclusion(IN_TIME, {A: (0, 0.0), B: (0, 0.0)})
+    assert [g.ratio for g in outcome.gains] == [1.0, 1.0]
+    assert outcome.out_of_reach
+    assert outcome.reason.startswith("nothing answered")

@@ -28,7 +28,7 @@ OBJECTIVE = 300
 BURST = 300
 """Requests whose runs take some ten milliseconds each: many times what the objective has room for."""
 LINE = 3
-LONG = 4000
+LONG = 3000
 """Steps of a run that outlasts whatever is tried meanwhile; each test asserts that it did."""
 TIMEOUT = 50_000
 """Microseconds."""
@@ -197,7 +197,6 @@ def test_what_can_not_keep_the_objective_is_refused_while_the_run_before_it_goes
             await pushback(refused)
             assert not running.done()
             assert await running.code() is OK
-            assert await outcome(infer(steps(0, model="learning"))) == (OK, "")
 
     asyncio.run(talk())
 

@@ -76,10 +76,12 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
 
 
 def seeds_of(space: Space, hints: Seeds, stored: Candidate | None = None) -> list[Candidate]:
-    """Where the search begins: what the hints would choose and what was chosen before, as far as it may be tried."""
-    found = [Candidate(*hints.latency), Candidate(*hints.throughput)]
-    chosen = [_as_allowed(space, c) for c in found] + ([space.clip(stored)] if stored is not None else [])
-    return list(dict.fromkeys(chosen))
+    """Where the search begins: what the hints would choose and what was chosen before, as far as it may be tried.
+
+    By their place, so one may stand there twice.
+    """
+    found = [_as_allowed(space, Candidate(*hint)) for hint in (hints.latency, hints.throughput)]
+    return [*found, *([space.clip(stored)] if stored is not None else [])]
 
 
 def goal_of(config: ModelConfig) -> Goal:

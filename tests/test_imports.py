@@ -18,6 +18,7 @@ ROWS = {
     "lifecycle": 3,
     "logs": 3,
     "scheduling": 3,
+    "whole_file": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
     "tuning": 3,
     "engine": 4,
@@ -29,6 +30,7 @@ ROWS = {
     "tuning.conditions": 7,
     "tuning.configure": 7,
     "tuning.load": 7,
+    "tuning.offline": 7,
     "tuning.plan": 7,
     "tuning.probe": 7,
     "tuning.probe_process": 7,

@@ -245,6 +245,7 @@ class App:
         ]
 
     def _tunings(self) -> list[ModelTuning]:
+        served = {(s.name, s.version) for s, _ in self._catalog.live()}
         return [
             ModelTuning(
                 record.source.name,
@@ -254,7 +255,7 @@ class App:
                 record.gain,
             )
             for record in self._tuner.records()
-            if record.phase is not TuningPhase.UNTUNABLE
+            if record.phase is not TuningPhase.UNTUNABLE and (record.source.name, record.source.version) in served
         ]
 
     def _loads(self) -> list[ModelLoad]:

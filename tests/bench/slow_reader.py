@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,9 +55,9 @@ from tests.system.wire import connect, counts, method, request
 
 RATIO_BAR = 1.2
 SETTLE = 0.5
-"""Seconds of each run that are left out at its start."""
+"""Seconds of each run that are left out at its start: its stream is being opened."""
 CATCH_UP = 1.5
-"""Seconds of steady requests from when the slow reader is told to read; those after its last answer are left out."""
+"""Seconds of steady requests once the slow reader is told to read; those after its last answer are left out."""
 STILL = 0.5
 """Seconds without a change after which a stream counts as stalled."""
 
@@ -197,7 +198,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=8, help="a multiple of 4: both orders of both kinds of requests")
     parser.add_argument("--seconds", type=float, default=4.5, help="length of each run")
-    parser.add_argument("--rate", type=float, default=200.0, help="steady requests a second, at random times")
+    parser.add_argument("--rate", type=float, default=300.0, help="steady requests a second, at random times")
     parser.add_argument("--asked", type=int, default=256, help="MiB of answers the slow reader asks for")
     parser.add_argument("--window", type=int, default=window, help="the daemon's stream_max_pending_bytes, in MiB")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of slow_reader.json")
@@ -338,10 +339,10 @@ class Bench:
 
     def _catch_up(self, seed: int) -> tuple[list[Outcome], Tally]:
         began = time.monotonic_ns()
-        self._reader.read()
-        outcomes = steady(self._daemon.grpc, self._options.rate, CATCH_UP, seed)
+        Timer(SETTLE, self._reader.read).start()
+        outcomes = steady(self._daemon.grpc, self._options.rate, SETTLE + CATCH_UP, seed)
         tally = self._reader.tally()
-        return [o for o in outcomes if began + o.intended < tally.ended], tally
+        return [o for o in outcomes if SETTLE * 1e9 <= o.intended < tally.ended - began], tally
 
     def _answered(self, ask: Ask) -> int:
         return counts(self._daemon).get((ask(0).model_name, "ok"), 0)

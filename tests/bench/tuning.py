@@ -40,10 +40,9 @@ from inferd.tuning.evidence import Evidence
 from inferd.tuning.measurement import Measurement, Window
 from inferd.tuning.objective import Goal, Target
 from inferd.tuning.plan import Plan, key_of, plan, tunable_device
-from inferd.tuning.probe_process import Job, ProbeProcess
+from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
 from inferd.tuning.search import Search
 from inferd.tuning.session import tune
-from inferd.tuning.tuner import WINDOW_SECONDS
 from tests.bench import plot_tuning
 from tests.conftest import ROOT
 

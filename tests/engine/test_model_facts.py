@@ -75,33 +75,6 @@ def test_what_can_not_be_loaded_has_no_hint_either(tmp_path: Path) -> None:
         engine.hinted(source(tmp_path, "[properties]\nNO_SUCH_PROPERTY = 1"), "CPU", "latency")
 
 
-# -- building ------------------------------------------------------------------------
-
-
-def test_building_fills_the_cache_for_the_next_load(tmp_path: Path) -> None:
-    made = source(tmp_path)
-    models.engine(cache=tmp_path / "cache").build(made)
-    loaded = models.engine(cache=tmp_path / "cache").load(made)
-    assert loaded.pools[0].from_cache
-    loaded.close()
-
-
-def test_building_without_a_cache_compiles_nothing(tmp_path: Path) -> None:
-    # It would fail to compile, and is not asked to.
-    models.engine().build(source(tmp_path, "[properties]\nNO_SUCH_PROPERTY = 1"))
-    with pytest.raises(LoadFailed, match="on CPU: "):
-        models.engine(cache=tmp_path / "cache").build(source(tmp_path, "[properties]\nNO_SUCH_PROPERTY = 1"))
-
-
-def test_building_refuses_what_loading_would(tmp_path: Path) -> None:
-    with pytest.raises(DeviceAbsent):
-        models.engine(cache=tmp_path / "cache").build(source(tmp_path, 'devices = ["GPU.7"]'))
-    file = models.save(models.identity(), tmp_path)
-    gone = ModelSource("small", 1, file, (file, tmp_path / "gone.bin"), models.source(file).config)
-    with pytest.raises(LoadFailed, match="a file of it can't be read: No such file or directory"):
-        models.engine(cache=tmp_path / "cache").build(gone)
-
-
 # -- devices -------------------------------------------------------------------------
 
 

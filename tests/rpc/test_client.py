@@ -7,7 +7,8 @@ import pytest
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
-from inferd.rpc.client import CallFailed, Client
+from inferd.rpc.caller import CallFailed
+from inferd.rpc.client import Client
 from inferd.tensors import DType
 
 Call = grpc.ServicerContext

@@ -143,6 +143,7 @@ def test_reflection_lists_the_services_and_describes_the_protocol(daemon: Daemon
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
+        "inferd.Tuner",
     ]
     assert described == ["GRPCInferenceService"]
 

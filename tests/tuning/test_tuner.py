@@ -294,6 +294,18 @@ async def test_what_is_served_already_is_kept(tmp_path: Path) -> None:
 
 
 @on_loop
+async def test_what_was_found_for_a_model_that_was_loaded_anew_meanwhile_is_let_go(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path)) as shop:
+        old = shop.record
+        await shop.catalog.load("m")
+        old.move(Phase.WANTED)
+        old.move(Phase.SEARCHING)
+        await shop.tuner._adopt(shop.catalog, old, profile(shop))
+        assert (old.decisions, shop.record.profile) == ({Decision.STOPPED: 1}, None)
+        assert shop.profiles.stored("m", 1, "CPU") is None
+
+
+@on_loop
 async def test_a_model_in_sequences_takes_it_up_at_its_next_load(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path, small.stateful())) as shop:
         before = shop.catalog.resolve("m", "")[1]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from inferd.demo import magika, models
 from inferd.errors import InferdError, one_line
-from inferd.rpc.client import CallFailed, Client
+from inferd.rpc.caller import CallFailed
+from inferd.rpc.client import Client
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

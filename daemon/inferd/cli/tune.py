@@ -3,8 +3,6 @@
 import argparse
 import os
 import sys
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
         "first, a daemon too: what else runs is measured along.",
     )
     run.add_argument("models", nargs="*", metavar="MODEL", help="models to tune (default: all)")
+    run.add_argument(
+        "--together",
+        action="store_true",
+        help="measure each model beside the others under full load, in two turns: for models busy at the same time",
+    )
     run.add_argument("--plot", type=Path, metavar="DIR", help="draw each search into DIR; needs matplotlib")
     run.add_argument(
         "--plot-format", choices=("svg", "png"), default="svg", help="the format of the plots (default: svg)"
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     if arguments.tune_command == "run":
         given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
         settings = daemon.load(arguments.config, source, given)
-        return _offline(settings, arguments.models, arguments.plot, arguments.plot_format)
+        return _offline(settings, arguments)
     from inferd.rpc.tuner_client import TunerClient
 
     try:
@@ -93,84 +96,61 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
 # -- offline ----------------------------------------------------------------------
 
 
-def _offline(settings: Settings, names: list[str], plots: Path | None, plot_format: str) -> int:
+def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.app import cpu_threads, engine_of
     from inferd.catalog import cpu_parts, source_of
+    from inferd.cli import tune_plot
     from inferd.cli.tune_display import Display
     from inferd.repository import Repository
+    from inferd.tuning.offline import Offline
     from inferd.tuning.profile import Profiles
 
+    names: list[str] = arguments.models
+    plots: Path | None = arguments.plot
     if plots is not None:
-        from inferd.cli import tune_plot
-
         tune_plot.check()
     logs.configure("warning", "console")
     listing = Repository(settings.model_repository).scan()
-    entries = [e for e in listing.models if not names or e.name in names]
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0])
-    engine, profiles, status = engine_of(settings), Profiles(settings.profile_dir), 0
     threads = cpu_threads(settings)
     parts = cpu_parts(listing.models, threads if settings.cpu_sharing == "split" else 0)
-    display = Display(Console(), settings.tune_budget)
-    for entry in entries:
-        for version in entry.versions:
-            try:
-                profile = _tune_one(
-                    settings, engine, threads, profiles, source_of(entry, version, parts.get(entry.name, 0)), display
-                )
-            except InferdError as error:
-                print(f"inferd: {error}", file=sys.stderr)
-                status = 1
-                continue
-            if profile is not None and plots is not None:
-                file = plots / f"{profile.model}-{profile.version}.{plot_format}"
-                tune_plot.draw(profile, file)
-                print(f"drawn into {file}")
-    return status
-
-
-def _tune_one(settings: Settings, engine: Any, threads: int, profiles: Any, source: Any, display: Any) -> Any:
-    """The new profile of one version, stored; None where there is nothing to tune."""
-    from inferd.tuning.plan import key_of, plan, tunable_device
-    from inferd.tuning.probe_process import Job, ProbeProcess
-    from inferd.tuning.profile import profile_of
-    from inferd.tuning.search import Search
-    from inferd.tuning.session import tune
-    from inferd.tuning.tuner import WINDOW_SECONDS
-
-    device, why = tunable_device(engine, source)
-    if not device:
-        print(f"{source.name} {source.version}: nothing to tune: {why}")
-        return None
-    key = key_of(engine, source, device)
-    stored = profiles.stored(source.name, source.version, device)
-    begun = time.monotonic()
-    job = Job(source, settings.cache_dir, settings.cache_max_bytes, threads, WINDOW_SECONDS)
-    with ProbeProcess(job) as probe:
-        work = plan(engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
-        search = Search(work.space, work.goal, work.seeds, settings.tune_budget)
-        with display.model(source.name, source.version, device, work.space.size):
-            outcome = tune(search, probe.measure, settings.tune_budget, display.tell)
-            sustained = display.check(probe, outcome)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    profile = profile_of(
-        source.name, source.version, device, key, outcome, time.monotonic() - begun, now, sustained=sustained
+    sources = [
+        source_of(entry, version, parts.get(entry.name, 0))
+        for entry in listing.models
+        if not names or entry.name in names
+        for version in entry.versions
+    ]
+    offline = Offline(
+        engine_of(settings),
+        Profiles(settings.profile_dir),
+        settings.cache_dir,
+        settings.cache_max_bytes,
+        threads,
+        settings.tune_budget,
+        Display(Console(), settings.tune_budget),
     )
-    display.result(outcome, profile)
-    if profile is None:
-        raise InferdNothingRan(source.name, outcome.reason)
-    if not profiles.store(profile):
-        raise ConfigurationError("profile_dir", "", "the profile could not be stored; the log says why")
-    return profile
+    failures: list[InferdError] = []
 
+    def failed(error: InferdError) -> None:
+        failures.append(error)
+        print(f"inferd: {error}", file=sys.stderr)
 
-class InferdNothingRan(InferdError):
-    """No candidate ran."""
-
-    def __init__(self, model: str, why: str) -> None:
-        super().__init__(f"model '{model}': {why}")
+    profiles = offline.together(sources, failed) if arguments.together else []
+    for source in sources if not arguments.together else ():
+        try:
+            profile = offline.one(source)
+        except InferdError as error:
+            failed(error)
+            continue
+        if profile is not None:
+            profiles.append(profile)
+    for profile in profiles if plots is not None else ():
+        file = (plots or Path()) / f"{profile.model}-{profile.version}.{arguments.plot_format}"
+        tune_plot.draw(profile, file)
+        print(f"drawn into {file}")
+    return 1 if failures else 0
 
 
 # -- a running daemon -------------------------------------------------------------

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from inferd.engine.source import ModelSource
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.probe_process import ProbeProcess
@@ -89,6 +90,10 @@ class Display:
             if 100 * share >= outcome.target.percentile:
                 return Sustained(rate, part, share)
         return None
+
+    def untunable(self, source: ModelSource, why: str) -> None:
+        """There is nothing to tune."""
+        self._console.print(f"{source.name} {source.version}: nothing to tune: {why}", soft_wrap=True, markup=False)
 
     def result(self, outcome: Outcome, profile: Profile | None) -> None:
         """What was found, and the best of what was measured."""

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from inferd import whole_file
 from inferd.engine.source import digests
 
 _log = structlog.get_logger()
@@ -98,7 +98,7 @@ class BlobCache:
             return
         try:
             self._make_directory()
-            self._write(self._file(key), _header(key, blob), blob)
+            whole_file.write(self._file(key), _header(key, blob), blob)
             self._prune(self._file(key))
         except OSError as error:
             _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
@@ -162,21 +162,6 @@ class BlobCache:
         except FileNotFoundError:
             return False
 
-    def _write(self, file: Path, *parts: bytes | memoryview) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._directory, suffix=".part")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                for part in parts:
-                    stream.write(part)
-                stream.flush()
-                # Without it a power cut may leave the new name on blocks never written.
-                os.fsync(stream.fileno())
-            os.replace(name, file)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-
     def _prune(self, newest: Path) -> None:
         """Drop crashed writers' leftovers, then the least recently used blobs over the cap."""
         blobs: list[tuple[bool, int, int, Path]] = []
@@ -186,7 +171,7 @@ class BlobCache:
                 stat = file.stat()
                 if file.suffix == ".blob":
                     blobs.append((file == newest, stat.st_mtime_ns, stat.st_size, file))
-                elif file.suffix in (".part", ".lock") and stat.st_mtime < leftover_before:
+                elif file.suffix in (whole_file.UNFINISHED, ".lock") and stat.st_mtime < leftover_before:
                     file.unlink()
         total = sum(size for _, _, size, _ in blobs)
         for _, _, size, file in sorted(blobs):

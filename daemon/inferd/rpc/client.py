@@ -9,32 +9,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.errors import InferdError, InvalidRequest, one_line
+from inferd.errors import InvalidRequest
+from inferd.rpc.caller import Caller
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # BF16 is opaque words here and BYTES has no fixed size: arrays stand for neither.
 _BY_NUMPY = {t.numpy: t for t in DType if t not in (DType.BF16, DType.BYTES)}
-CHANNEL_OPTIONS = [
-    # A proxy variable of the environment is not meant for a server named by address.
-    ("grpc.enable_http_proxy", 0),
-    # The answer's size was the caller's own choice; grpc would cut it off at 4 MiB.
-    ("grpc.max_receive_message_length", -1),
-]
-
-
-class CallFailed(InferdError):
-    """The server, or the way to it, refused a call: ``code`` is gRPC's name for why, such as NOT_FOUND."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.code, self.message = code, message
-        super().__init__(f"{code}: {one_line(message, 1000)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +38,7 @@ class Client:
     """
 
     def __init__(self, target: str, timeout: float = 30.0) -> None:
-        self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._caller = Caller(target, _SERVICE, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -66,21 +50,21 @@ class Client:
 
     def close(self) -> None:
         """Give up the connection; a call still running ends as CANCELLED."""
-        self._channel.close()
+        self._caller.close()
 
     def server_ready(self) -> bool:
         """Whether the server takes requests now."""
-        return bool(self._call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
+        return bool(self._caller.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
 
     def server_metadata(self) -> ServerInfo:
         """The server's name, version and protocol extensions."""
-        answer = self._call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+        answer = self._caller.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
         return ServerInfo(answer.name, answer.version, tuple(answer.extensions))
 
     def model_metadata(self, model: str, version: str = "") -> Signature:
         """The model's inputs and outputs as the server shows them; an empty ``version`` is the newest."""
         request = pb.ModelMetadataRequest(name=model, version=version)
-        answer = self._call("ModelMetadata", request, pb.ModelMetadataResponse)
+        answer = self._caller.call("ModelMetadata", request, pb.ModelMetadataResponse)
         return Signature(tuple(map(_spec, answer.inputs)), tuple(map(_spec, answer.outputs)))
 
     def infer(
@@ -106,22 +90,11 @@ class Client:
             request.raw_input_contents.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         for name in outputs:
             request.outputs.add(name=name)
-        answer = self._call("ModelInfer", request, pb.ModelInferResponse)
+        answer = self._caller.call("ModelInfer", request, pb.ModelInferResponse)
         return {
             tensor.name: _array(model, tensor, raw)
             for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
         }
-
-    def _call(self, method: str, request: Message, answer: type[Any]) -> Any:
-        call = self._channel.unary_unary(
-            f"/{_SERVICE.full_name}/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        try:
-            return call(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise CallFailed(error.code().name, error.details() or "") from None
 
 
 def _array(model: str, tensor: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> npt.NDArray[Any]:

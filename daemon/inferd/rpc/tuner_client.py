@@ -1,13 +1,10 @@
 """Calls a daemon's Tuner service, for inferd's own commands."""
 
 from types import TracebackType
-from typing import Any, Self
-
-import grpc
-from google.protobuf.message import Message
+from typing import Self
 
 from inferd._pb import tuner_pb2 as pb
-from inferd.rpc.client import CHANNEL_OPTIONS, CallFailed
+from inferd.rpc.caller import Caller
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Tuner"].full_name
 
@@ -19,8 +16,7 @@ class TunerClient:
     """
 
     def __init__(self, target: str, timeout: float = 120.0) -> None:
-        self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._caller = Caller(target, _SERVICE, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -28,44 +24,35 @@ class TunerClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._channel.close()
+        self._caller.close()
 
     def status(self) -> list[pb.Tuning]:
         """A line a model version."""
-        return list(self._call("Status", pb.StatusRequest(), pb.StatusResponse).tunings)
+        return list(self._caller.call("Status", pb.StatusRequest(), pb.StatusResponse).tunings)
 
     def explain(self, model: str, version: str = "") -> pb.ExplainResponse:
         """The choice, and what it was chosen from."""
-        answer: pb.ExplainResponse = self._call(
+        answer: pb.ExplainResponse = self._caller.call(
             "Explain", pb.ModelVersion(model=model, version=version), pb.ExplainResponse
         )
         return answer
 
     def export(self, model: str, version: str = "") -> str:
         """The profile, JSON."""
-        return str(self._call("Export", pb.ModelVersion(model=model, version=version), pb.ExportResponse).profile)
+        return str(
+            self._caller.call("Export", pb.ModelVersion(model=model, version=version), pb.ExportResponse).profile
+        )
 
     def pin(self, model: str, version: str = "", *, pinned: bool = True, settings: pb.Settings | None = None) -> str:
         """Keep what is served, or what ``settings`` say once that has passed its trial. What is the case then, in
         words."""
         request = pb.PinRequest(model=model, version=version, pinned=pinned, settings=settings)
-        return str(self._call("Pin", request, pb.TunerAnswer).said)
+        return str(self._caller.call("Pin", request, pb.TunerAnswer).said)
 
     def roll_back(self, model: str, version: str = "") -> str:
         """What is the case now, in words."""
-        return str(self._call("Rollback", pb.ModelVersion(model=model, version=version), pb.TunerAnswer).said)
+        return str(self._caller.call("Rollback", pb.ModelVersion(model=model, version=version), pb.TunerAnswer).said)
 
     def tune(self, model: str, version: str = "") -> str:
         """What is the case now, in words."""
-        return str(self._call("Tune", pb.ModelVersion(model=model, version=version), pb.TunerAnswer).said)
-
-    def _call(self, method: str, request: Message, answer: type[Any]) -> Any:
-        call = self._channel.unary_unary(
-            f"/{_SERVICE}/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
-        )
-        try:
-            return call(request, timeout=self._timeout)
-        except grpc.RpcError as error:
-            raise CallFailed(error.code().name, error.details() or "") from None
+        return str(self._caller.call("Tune", pb.ModelVersion(model=model, version=version), pb.TunerAnswer).said)

@@ -83,10 +83,17 @@ class Load:
             await self._window(settle, 0)
             return [await self._window(seconds, _LEAST_ANSWERS) for _ in range(windows)]
         finally:
-            self._going = False
-            await self._dispatcher.drained()
-            # Sequences hold infer requests, which others will need.
-            self._dispatcher.disconnected(self)
+            await self._end()
+
+    async def until(self, over: asyncio.Event, in_flight: int) -> None:
+        """``in_flight`` requests all the time until ``over`` is set, or one of them fails; then none any more."""
+        self._going = True
+        for _ in range(in_flight):
+            self._ask_again(next(self._sequences), first=True)
+        try:
+            await over.wait()
+        finally:
+            await self._end()
 
     async def open(self, rate: float, seconds: float) -> Window:
         """Random arrivals of ``rate`` a second. Latency counts from when a request was due; one that is refused, fails
@@ -116,6 +123,12 @@ class Load:
         self._dispatcher.abort(Cancelled(""))
         await self._dispatcher.drained()
         return Window(seconds, tuple(sorted(latencies)))
+
+    async def _end(self) -> None:
+        self._going = False
+        await self._dispatcher.drained()
+        # Sequences hold infer requests, which others will need.
+        self._dispatcher.disconnected(self)
 
     async def _window(self, seconds: float, least: int) -> Window:
         self._latencies = []

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ from inferd.dispatcher import Dispatcher, Station
 from inferd.engine.device import Effective
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import joins_requests, made_up
+from inferd.engine.warmup import joins_requests, made_up, rows_joined
 from inferd.errors import Draining, InferdError
 from inferd.scheduling.scheduler import Limits
 from inferd.tensors import Tensor
@@ -38,14 +39,30 @@ class Loaded:
     effective: Candidate
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A model that is served beside, and how many requests keep it busy."""
+
+    model: LoadedModel
+    dispatcher: Dispatcher
+    traffic: Traffic
+    in_flight: int
+
+
 class Probe:
     """Looks at candidates for ``source`` on its only device; ``samples`` are inputs to run, made up where empty.
 
-    Each look is ``windows`` of ``window_seconds``. Not for use on a running event loop.
+    Each look is ``windows`` of ``window_seconds``, beside the ``companions``, which are kept as busy as they can
+    be meanwhile. Not for use on a running event loop.
     """
 
     def __init__(
-        self, engine: Engine, source: ModelSource, window_seconds: float, samples: Sequence[Sequence[Tensor]] = ()
+        self,
+        engine: Engine,
+        source: ModelSource,
+        window_seconds: float,
+        samples: Sequence[Sequence[Tensor]] = (),
+        companions: Sequence[ModelSource] = (),
     ) -> None:
         self._engine = engine
         self._source = source
@@ -53,6 +70,8 @@ class Probe:
         self._samples = samples
         self._runner = asyncio.Runner()
         self._loaded: OrderedDict[Candidate, Loaded] = OrderedDict()
+        self._companions = list(companions)
+        self._beside: list[Companion] = []
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +84,9 @@ class Probe:
     def close(self) -> None:
         """Free every candidate. Harmless when called again."""
         while self._loaded:
-            self._runner.run(_free(self._loaded.popitem()[1]))
+            self._free(self._loaded.popitem()[1])
+        while self._beside:
+            self._free(self._beside.pop())
         self._runner.close()
 
     def measure(self, candidate: Candidate, windows: int) -> Measurement:
@@ -89,12 +110,27 @@ class Probe:
             self._loaded.move_to_end(candidate)
             return known
         while len(self._loaded) >= _KEPT:
-            self._runner.run(_free(self._loaded.popitem(last=False)[1]))
+            self._free(self._loaded.popitem(last=False)[1])
+        while self._companions:
+            self._beside.append(self._accompany(self._companions.pop()))
         source = replace(self._source, config=configured(self._source.config, candidate))
         model = self._engine.load(source)
-        loaded = self._runner.run(_started(source, model, candidate))
+        [entry] = model.pools
+        effective = effective_of(candidate, entry.effective, entry.pool.width)
+        loaded = Loaded(model, self._runner.run(_dispatcher(source, model)), effective)
         self._loaded[candidate] = loaded
         return loaded
+
+    def _accompany(self, source: ModelSource) -> Companion:
+        model = self._engine.load(source)
+        joins = joins_requests(source.config, model.signature)
+        traffic = Traffic(model.signature, [made_up(source, model.signature)], joins)
+        rows = rows_joined(source.config, model.signature)
+        in_flight = sum(entry.pool.width for entry in model.pools) * rows
+        return Companion(model, self._runner.run(_dispatcher(source, model)), traffic, in_flight)
+
+    def _free(self, loaded: Loaded | Companion) -> None:
+        self._runner.run(_freed(loaded))
 
     def _traffic(self, loaded: Loaded, candidate: Candidate) -> Traffic:
         signature = loaded.model.signature
@@ -106,25 +142,37 @@ class Probe:
 
     async def _look(self, loaded: Loaded, candidate: Candidate, windows: int) -> list[Window]:
         load = Load(loaded.dispatcher, self._traffic(loaded, candidate))
-        return await load.closed(candidate.requests * candidate.batch, windows, self._seconds, _SETTLE)
+        async with _busy(self._beside):
+            return await load.closed(candidate.requests * candidate.batch, windows, self._seconds, _SETTLE)
 
     async def _arrive(self, loaded: Loaded, candidate: Candidate, rate: float, seconds: float) -> Window:
-        return await Load(loaded.dispatcher, self._traffic(loaded, candidate)).open(rate, seconds)
+        async with _busy(self._beside):
+            return await Load(loaded.dispatcher, self._traffic(loaded, candidate)).open(rate, seconds)
 
 
-async def _started(source: ModelSource, model: LoadedModel, candidate: Candidate) -> Loaded:
-    [entry] = model.pools
-    dispatcher = Dispatcher(
+@asynccontextmanager
+async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
+    """``companions`` have all the work they can do meanwhile."""
+    over = asyncio.Event()
+    loads = [asyncio.create_task(Load(c.dispatcher, c.traffic).until(over, c.in_flight)) for c in companions]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*loads)
+
+
+async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
+    return Dispatcher(
         source.name,
         source.version,
         # Nothing is refused here: whether the objective is kept is what is being found out.
         replace(rules_of(source.config, model.signature, _ROOM), objective=None),
-        [Station(entry.pool, entry.times)],
+        [Station(entry.pool, entry.times) for entry in model.pools],
         lambda _: None,
         asyncio.get_running_loop(),
         model.signature.states,
     )
-    return Loaded(model, dispatcher, effective_of(candidate, entry.effective, entry.pool.width))
 
 
 def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
@@ -146,7 +194,7 @@ def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candid
     )
 
 
-async def _free(loaded: Loaded) -> None:
+async def _freed(loaded: Loaded | Companion) -> None:
     loaded.dispatcher.abort(Draining())
     loaded.dispatcher.close()
     await asyncio.to_thread(loaded.model.close)

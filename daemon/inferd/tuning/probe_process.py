@@ -28,13 +28,16 @@ from inferd.tuning.probe import Probe
 
 # Longer than any look: loading the largest models takes minutes.
 _HUNG = 900.0
+# How long one window of a look is.
+WINDOW_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
 
-    ``nice`` is added to the process's niceness, so that whoever is served goes first.
+    ``nice`` is added to the process's niceness, so that whoever is served goes first. ``companions`` are kept
+    busy meanwhile.
     """
 
     source: ModelSource
@@ -44,6 +47,7 @@ class Job:
     window_seconds: float
     nice: int = 0
     samples: Sequence[Sequence[Tensor]] = ()
+    companions: Sequence[ModelSource] = ()
 
 
 class ProbeProcess:
@@ -169,7 +173,7 @@ def _serve(pipe: "Connection", job: Job) -> None:
     os.nice(job.nice)
     logs.configure("error", "auto")
     engine = Engine(job.cpu_threads, BlobCache(job.cache, job.cache_bytes))
-    with Probe(engine, job.source, job.window_seconds, job.samples) as probe:
+    with Probe(engine, job.source, job.window_seconds, job.samples, job.companions) as probe:
         while True:
             try:
                 question = pipe.recv()

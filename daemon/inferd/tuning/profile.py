@@ -6,10 +6,7 @@ their names only when complete.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from inferd import whole_file
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Estimate
 from inferd.tuning.outcome import Outcome
@@ -199,17 +197,7 @@ class Profiles:
             # The mode is that of the last folder alone.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-            try:
-                with os.fdopen(descriptor, "w") as stream:
-                    stream.write(text)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(name, file)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(name)
-                raise
+            whole_file.write(file, text.encode())
         except OSError as error:
             log.warning("profile can't be stored", file=str(file), reason=error.strerror)
             return False

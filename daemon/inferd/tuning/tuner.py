@@ -31,7 +31,7 @@ from inferd.tuning.configure import configured, space_of
 from inferd.tuning.drift import Drift, Sight
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.plan import key_of, plan, tunable_device
-from inferd.tuning.probe_process import Job, ProbeProcess
+from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, profile_of
 from inferd.tuning.record import Decision, Phase, Record
 from inferd.tuning.rollout import Rollout
@@ -52,7 +52,6 @@ _BELIEVED = 0.7
 _VERIFYING_WINDOWS = 3
 # The child steps back for whoever is served.
 _NICE = 10
-WINDOW_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +286,9 @@ class Tuner:
 
     async def _adopt(self, catalog: Catalog, record: Record, found: Profile) -> None:
         """Serve as ``found`` says, unless that is how it is served or it proves worse."""
+        if self._records.get((record.source.name, record.source.version)) is not record:
+            self._settle(record, Decision.STOPPED, "the model was loaded anew meanwhile")
+            return
         served = self._served(catalog, record)
         before = record.candidate
         found = replace(found, previous=before)

@@ -236,10 +236,10 @@ async def _measure(served: Served, request: bytes, seconds: float) -> list[list[
         passes.append([])
         for load in LOADS:
             rate, seed = load * served.capacity, number * len(LOADS) + LOADS.index(load)
-            watching, busy, start = asyncio.create_task(_memory(served.pid)), _foreign(served.pid), time.monotonic()
+            watching, busy, start = asyncio.create_task(_memory(served.pid)), foreign_cpu(served.pid), time.monotonic()
             outcomes = await poisson(served.address, request, rate, SETTLE + seconds, seed)
             watching.cancel()
-            foreign = (_foreign(served.pid) - busy) / (time.monotonic() - start)
+            foreign = (foreign_cpu(served.pid) - busy) / (time.monotonic() - start)
             passes[-1].append(Run(load, outcomes, await watching, foreign))
             ok = sum(outcome.code == "OK" for outcome in outcomes)
             print(f"pass {number + 1} of {PASSES}, {load:g}x: {ok} of {len(outcomes)} answered OK", flush=True)
@@ -258,7 +258,7 @@ async def _memory(pid: int) -> list[int]:
         return sizes
 
 
-def _foreign(pid: int) -> float:
+def foreign_cpu(pid: int) -> float:
     """CPU seconds that all but process ``pid`` and this one have taken since the machine started."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     # The name, in brackets, may hold anything; user and system time are the 14th and 15th field.

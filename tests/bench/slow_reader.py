@@ -46,7 +46,7 @@ from inferd.config.daemon import Settings
 from inferd.tensors import DType
 from tests import models
 from tests.bench.open_loop import CHANNEL_OPTIONS, Outcome, arrivals, quantile
-from tests.bench.overload import FOREIGN_CPU, _foreign
+from tests.bench.overload import FOREIGN_CPU, foreign_cpu
 from tests.system import echo_models, wide_answers
 from tests.system.daemon import Daemon
 from tests.system.gauges import gauge
@@ -299,7 +299,7 @@ class Bench:
         self._reader = reader
         self._options = options
         self._level = 0
-        self._foreign: list[float] = []
+        self.foreign_cpu: list[float] = []
 
     def rounds(self) -> list[Round]:
         """Measure."""
@@ -314,7 +314,7 @@ class Bench:
         asked, seed = list(ASKS)[number // 2 % 2], 1 + number
         ask = ASKS[asked]
         print(f"round {number + 1} of {self._options.rounds}: {asked}", flush=True)
-        self._foreign.clear()
+        self.foreign_cpu.clear()
         alone = self._steady(seed) if number % 2 == 0 else []
         self._level = min(self._level, self._resident("VmRSS"))
         self._forget_peak()
@@ -328,13 +328,13 @@ class Bench:
         peak = self._resident("VmHWM") - self._level
         alone = alone or self._steady(seed)
         limit = bound(self._options.window * _MIB, self._options.asked * _MIB // ANSWER, ask(0).ByteSize(), ANSWER)
-        foreign = max(self._foreign)
+        foreign = max(self.foreign_cpu)
         return Round(asked, alone, beside, catching_up, held, peak, limit, moved, tally.damaged, foreign)
 
     def _steady(self, seed: int) -> list[Outcome]:
-        busy, began = _foreign(self._daemon.process.pid), time.monotonic()
+        busy, began = foreign_cpu(self._daemon.process.pid), time.monotonic()
         outcomes = steady(self._daemon.grpc, self._options.rate, SETTLE + self._options.seconds, seed)
-        self._foreign.append((_foreign(self._daemon.process.pid) - busy) / (time.monotonic() - began))
+        self.foreign_cpu.append((foreign_cpu(self._daemon.process.pid) - busy) / (time.monotonic() - began))
         return [o for o in outcomes if o.intended >= SETTLE * 1e9]
 
     def _catch_up(self, seed: int) -> tuple[list[Outcome], Tally]:

@@ -88,7 +88,7 @@ class Stream:
     On top of the window's bytes come copies: a request under way is held as message and as
     tensors, twice its size in all, and gRPC has a copy of the one answer it is sending. gRPC
     also receives ahead: what it holds of requests not yet read is the HTTP/2 window of the
-    stream, which it widens to some MiB for a fast client.
+    stream, which it widens to some 15 MiB for a fast client.
     """
 
     def __init__(

@@ -142,8 +142,8 @@ def test_reflection_lists_the_services_and_describes_the_protocol(daemon: Daemon
         "grpc.channelz.v1.Channelz",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
-        "inference.GRPCInferenceService",
         "inferd.Tuner",
+        "inference.GRPCInferenceService",
     ]
     assert described == ["GRPCInferenceService"]
 

@@ -31,6 +31,7 @@ from inferd.tuning.configure import configured, space_of
 from inferd.tuning.drift import Drift, Sight
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.plan import key_of, plan, tunable_device
+from inferd.tuning.probe import effective_of
 from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, profile_of
 from inferd.tuning.record import Decision, Phase, Record
@@ -38,7 +39,6 @@ from inferd.tuning.rollout import Rollout
 from inferd.tuning.search import Search
 from inferd.tuning.session import Progress, Stopped, tune
 from inferd.tuning.trial import STAGES, Stage, Trial
-from inferd.tuning.trial import Decision as TrialDecision
 
 log = structlog.get_logger("inferd.tuning")
 
@@ -293,32 +293,22 @@ class Tuner:
         before = record.candidate
         found = replace(found, previous=before)
         if served is None or served.live is None:
-            record.profile = found
-            self._store(record, found)
-            self._settle(record, Decision.STORED, "the model is not served any more")
-            return
-        if found.winner == (before or _serving(served.live, found.winner)):
-            record.profile = found
-            self._store(record, found)
-            self._settle(record, Decision.KEPT, found.reason)
-            return
-        if served.live.signature.in_sequences:
+            self._settle(record, Decision.STORED, "the model is not served any more", found)
+        elif found.winner == (kept := before or _serving(served.live, found.winner)):
+            self._settle(record, Decision.KEPT, found.reason, found)
+        elif served.live.signature.in_sequences:
             # Their states are where they are served: moving them would end every live sequence.
-            record.profile = found
-            self._store(record, found)
-            self._settle(record, Decision.STORED, f"from the next load on: {found.reason}")
-            return
-        record.move(Phase.TRYING, f"trying {found.winner.describe()}")
-        decision, why = await self._try(catalog, served, record.source, found.winner)
-        if decision is Decision.PROMOTED:
-            record.profile = found
-            self._store(record, found)
-        elif decision is not Decision.STOPPED:
-            kept = before or _serving(served.live, found.winner)
-            rejected = replace(found, winner=kept, reason=f"{found.winner.describe()} was rolled back: {why}", gains={})
-            record.profile = rejected
-            self._store(record, rejected)
-        self._settle(record, decision, f"{found.winner.describe()}: {why}")
+            self._settle(record, Decision.STORED, f"from the next load on: {found.reason}", found)
+        else:
+            wanted = found.winner.describe()
+            record.move(Phase.TRYING, f"trying {wanted}")
+            decision, why = await self._try(catalog, served, record.source, found.winner)
+            profile: Profile | None = None
+            if decision is Decision.PROMOTED:
+                profile = found
+            elif decision is not Decision.STOPPED:
+                profile = replace(found, winner=kept, reason=f"{wanted} was rolled back: {why}", gains={})
+            self._settle(record, decision, f"{wanted}: {why}", profile)
 
     async def _try(
         self, catalog: Catalog, served: Served, source: ModelSource, candidate: Candidate
@@ -329,9 +319,13 @@ class Tuner:
             await catalog.roll_out(served, configured(source.config, candidate), rollout.steer)
         except InferdError as error:
             return Decision.FAILED, str(error)
-        return _DECISIONS[rollout.report.decision], rollout.report.why
+        # Every ending of a trial is one of a tuning, by the same name.
+        return Decision(rollout.report.decision.value), rollout.report.why
 
-    def _settle(self, record: Record, decision: Decision, said: str) -> None:
+    def _settle(self, record: Record, decision: Decision, said: str, profile: Profile | None = None) -> None:
+        """A tuning has ended; ``profile`` is what to serve by from now on, None to leave that as it is."""
+        if profile is not None:
+            self._store(record, profile)
         record.move(Phase.SETTLED, said)
         record.decisions[decision] += 1
         record.not_before = time.monotonic() + _COOL_DOWN
@@ -474,13 +468,6 @@ class Tuner:
         return winner.describe()
 
 
-_DECISIONS = {
-    TrialDecision.PROMOTED: Decision.PROMOTED,
-    TrialDecision.WRONG_OUTPUT: Decision.WRONG_OUTPUT,
-    TrialDecision.FAILED: Decision.FAILED,
-    TrialDecision.WORSE: Decision.WORSE,
-    TrialDecision.STOPPED: Decision.STOPPED,
-}
 _ROLLED_BACK = (Decision.WRONG_OUTPUT, Decision.FAILED, Decision.WORSE)
 
 
@@ -491,19 +478,9 @@ def _with(source: ModelSource, candidate: Candidate) -> ModelSource:
 def _serving(live: Live, like: Candidate) -> Candidate:
     """What ``live`` runs with, spelt out as ``like`` is."""
     entry = live.loaded.pools[0]
-    seen = entry.effective
     return replace(
-        like,
-        streams=seen.streams or like.streams,
-        threads=seen.threads or like.threads,
-        requests=entry.pool.width,
+        effective_of(like, entry.effective, entry.pool.width),
         batch=live.max_joined,
-        pinning=like.pinning if like.pinning is None or seen.pinning is None else seen.pinning,
-        hyper_threading=(
-            like.hyper_threading
-            if like.hyper_threading is None or seen.hyper_threading is None
-            else seen.hyper_threading
-        ),
         path="sync" if live.config.execution.path == "sync" else "async",
     )
 

@@ -230,6 +230,9 @@ class Space:
         value = getattr(candidate, axis)
         of_streams = {"threads": self._threads_for, "requests": self._requests_for}
         values = of_streams[axis](candidate.streams) if axis in of_streams else self._values(axis)
+        if axis == "streams":
+            # Without those that no member has, for want of as many threads or requests.
+            values = tuple(s for s in values if self._threads_for(s) and self._requests_for(s))
         up, down = bisect_right(values, value) - 1 + steps, bisect_left(values, value) - steps
         if steps > 1:
             up = max(up, bisect_left(values, 2 * value))

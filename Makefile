@@ -4,12 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SCRIPTS := .ci/generate .ci/setup .ci/serve
 
-.PHONY: serve test lint generate check-drift models pins clean project clients
+.PHONY: serve test lint generate check-drift models pins clean project clients tools
 
 serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
 	@exec $(BIN)/python .ci/serve
 
-test: models clients ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
+test: models clients tools ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: project ## style and types
@@ -35,5 +35,5 @@ clean: ## remove all that was made here
 	rm -rf .venv .setup models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-project clients:
+project clients tools:
 	@$(PYTHON) .ci/setup $@

@@ -292,6 +292,7 @@ async def test_a_new_version_that_is_broken_leaves_the_one_before_it_serving(tmp
         await house.catalog.load("m")
         assert await house.times("m") == 2
         assert house.index() == [("m", "2", "READY")]
+        assert house.catalog.loads == {("m", "ok"): 2, ("m", "failed"): 1}
 
 
 @on_loop
@@ -381,9 +382,13 @@ async def test_unloading_answers_what_was_accepted_and_refuses_what_comes(tmp_pa
         await until(lambda: house.index() == [("m", "1", "UNLOADING")])
         assert str(house.refusal("m", "1")) == "model 'm' is unloading in version 1"
         assert accepted[-1].times == 0
+        assert [served.name for served, _ in house.catalog.holding()] == ["m"]
+        assert [entry.wanted for entry in house.catalog.index()] == [True]
         await unloading
 
         assert [(answer.times, answer.error) for answer in accepted] == [(1, None)] * 3
+        assert not list(house.catalog.holding())
+        assert [entry.wanted for entry in house.catalog.index()] == [False]
         assert str(house.refusal("m")) == "model 'm' is unavailable: unloaded"
         assert house.index() == [("m", "1", "UNAVAILABLE")]
         assert not list(house.catalog.live())
@@ -454,7 +459,7 @@ async def test_draining_waits_for_every_accepted_request(tmp_path: Path) -> None
 @on_loop
 async def test_closing_answers_what_is_left_and_may_be_repeated(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
-        house.put("m", models.slow(60), ONE_SLOT)
+        house.put("m", models.slow(600), ONE_SLOT)
         await house.catalog.load_all()
         pools = house.pools("m")
         accepted = [house.submit("m", WIDE) for _ in range(5)]

@@ -51,7 +51,8 @@ async def test_a_request_is_answered_with_its_outputs_and_recorded_with_its_stag
     (seen,) = bench.seen
     assert (seen.model, seen.version, seen.outcome, seen.device) == ("m", "3", "ok", "CPU.0")
     assert (seen.id, seen.batch, seen.error) == ("r1", 2, None)
-    reached = [getattr(seen.stages, s) for s in ("received", "queued", "started", "submitted", "computed", "answered")]
+    stages = ("received", "queued", "started", "submitted", "computed", "taken", "copied", "answered")
+    reached = [getattr(seen.stages, stage) for stage in stages]
     assert reached == sorted(reached)
     assert all(reached)
 

@@ -54,6 +54,27 @@ async def test_joined_requests_each_get_their_own_rows() -> None:
 
 
 @on_loop
+async def test_the_wait_for_company_is_told_apart_from_the_wait_for_a_slot() -> None:
+    rules = Rules(ROOM, BatchRule(max_rows=2, max_delay=10**12))
+    bench = Bench(1, rules=rules, gains=[(2, 2e6)], service_times=[1.9e6])
+    (first, _), (second, answer) = row(1), row(2)
+    bench.dispatcher.submit(first)
+    assert bench.running == []
+    bench.dispatcher.submit(second)
+    bench.slots[0][0].complete()
+    await answer.ended()
+    await bench.dispatcher.drained()
+    assert bench.seen[0].run_rows == 2
+    # The first waited for the second, which came as soon as it was wanted; neither waited for the slot.
+    assert first.stages.queued == first.stages.held < second.stages.held == second.stages.queued
+    for seen in bench.seen:
+        decode, queue, batch, *_ = seen.stages.durations()
+        assert decode + queue + batch == seen.stages.started - seen.stages.received
+        assert sum(seen.stages.durations()) == seen.stages.total()
+        assert (seen.stages.queue(), seen.stages.batch()) == (queue, batch)
+
+
+@on_loop
 async def test_members_that_leave_do_not_touch_their_neighbours() -> None:
     bench = joining()
     asked = await joined(bench, range(4))

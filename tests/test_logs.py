@@ -5,6 +5,7 @@ import json
 import logging
 import pty
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import structlog
 from inferd import logs
 from inferd.errors import InvalidRequest
 from inferd.requests import Observation, Stages
+from inferd.trace_context import TraceContext
 
 HOSTILE = "x\nready\r\x1b[31m\u2028y"
 
@@ -32,8 +34,8 @@ def written(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def observation(outcome: str = "ok", **fields: Any) -> Observation:
-    """A request that took 1, 2, 3, 4 and 5 ms in its stages."""
-    stages = Stages(1, *(1 + ms * 1_000_000 for ms in (1, 3, 6, 10, 15)))
+    """A request that took 1, 2, 3, 4, 5, 6, 7 and 8 ms in its stages."""
+    stages = Stages(1, *(1 + ms * 1_000_000 for ms in accumulate(range(1, 9))))
     return Observation(**({"model": "m", "version": "1", "outcome": outcome, "stages": stages} | fields))
 
 
@@ -150,13 +152,23 @@ def test_a_requests_line_says_whose_it_was_how_it_ended_and_where_its_time_went(
         "outcome": "ok",
         "device": "CPU",
         "batch": 3,
-        "total_ms": 15.0,
+        "total_ms": 36.0,
         "decode_ms": 1.0,
         "queue_ms": 2.0,
-        "input_ms": 3.0,
-        "compute_ms": 4.0,
-        "output_ms": 5.0,
+        "batch_ms": 3.0,
+        "input_ms": 4.0,
+        "compute_ms": 5.0,
+        "handover_ms": 6.0,
+        "output_ms": 7.0,
+        "encode_ms": 8.0,
     }
+
+
+def test_a_requests_line_leads_to_its_trace() -> None:
+    trace = TraceContext("0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7", "b7ad6b7169203331", sampled=False)
+    traced, untraced = written(observed("all", observation(trace=trace), observation()))
+    assert (traced["trace_id"], traced["span_id"]) == (trace.trace_id, trace.span_id)
+    assert {"trace_id", "span_id"}.isdisjoint(untraced)
 
 
 def test_a_failed_requests_line_says_why() -> None:

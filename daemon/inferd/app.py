@@ -18,9 +18,15 @@ from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
-from inferd.metrics.exporter import Exporter, ModelLoad, StateCollector, registry_of
+from inferd.metrics.devices import DeviceCollector
+from inferd.metrics.exporter import Exporter, registry_of
+from inferd.metrics.host import HostCollector
+from inferd.metrics.lag import LagMonitor
+from inferd.metrics.reading import Reading
 from inferd.metrics.recorder import Recorder
-from inferd.metrics.tuning import ModelSetup, ModelTuning, TuningCollector
+from inferd.metrics.state import StateCollector
+from inferd.metrics.status import Status
+from inferd.metrics.triton import TritonCollector
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.rpc.control import RepositoryControl
@@ -28,11 +34,11 @@ from inferd.rpc.inference import Inference
 from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
+from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.scheduler import Limits
+from inferd.tracing import Tracer
 from inferd.tuning.profile import Profiles
-from inferd.tuning.record import Decision
-from inferd.tuning.record import Phase as TuningPhase
 from inferd.tuning.tuner import Tuner, TunerRules
 
 log = structlog.get_logger("inferd")
@@ -74,6 +80,7 @@ class App:
         self._lifecycle = Lifecycle()
         self._recorder = Recorder()
         self._request_log = RequestLog(settings.request_log)
+        self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         engine = engine_of(settings)
         self._tuner = Tuner(
             TunerRules(
@@ -106,6 +113,7 @@ class App:
             settings.stream_max_pending,
             settings.stream_max_pending_bytes,
             settings.client_metadata_key if settings.client_max_requests else "",
+            self._tracer.begin,
         )
         self._server = Server(
             self._inference,
@@ -124,10 +132,22 @@ class App:
             settings.max_message_bytes,
             [access for access, on in _controls(settings) if on],
         )
-        state = StateCollector(self._readiness, self._model_states, self._loads, __version__, openvino_version())
-        tuning = TuningCollector(self._setups, self._tunings)
+        self._lag = LagMonitor()
+        reading = Reading(
+            self._lifecycle, self._catalog, engine, self._tuner, self._recorder, lambda: self._inference.open_calls
+        )
+        devices = engine.device_status
+        collectors = (
+            self._recorder,
+            StateCollector(reading.state, __version__, openvino_version()),
+            HostCollector(cpu_threads(settings)),
+            self._lag,
+            DeviceCollector(reading.devices, devices.present, devices.memory),
+            *([TritonCollector(reading.statistics)] if settings.triton_metrics else []),
+        )
+        self._status = Status(reading.figures)
         host, port = split_host_port(settings.metrics_bind)
-        self._exporter = Exporter(host, port, registry_of((self._recorder, state, tuning)), self._readiness)
+        self._exporter = Exporter(host, port, registry_of(collectors), reading.readiness, self._status)
 
     async def run(self) -> Ending:
         """Serve until a signal, then drain."""
@@ -151,6 +171,8 @@ class App:
 
     async def _start(self) -> None:
         # 1. Whoever watches sees "starting" from now on.
+        self._lag.start(asyncio.get_running_loop())
+        self._status.start()
         self._exporter.start()
         for name in unknown_variables():
             log.warning("variable names no setting", variable=name)
@@ -194,6 +216,9 @@ class App:
         await self._server.stop(max(1.0, self._settings.drain_timeout))
         # 6. Last, so that the drain could be watched.
         self._exporter.close()
+        self._status.stop()
+        self._lag.stop()
+        await asyncio.to_thread(self._tracer.close)
         self._lifecycle.move(Phase.STOPPED)
         log.info("stopped")
 
@@ -210,60 +235,14 @@ class App:
         self._stop.set()
 
     async def _changed(self) -> None:
+        present = self._catalog.holding()
+        self._recorder.follow({(s.name, str(s.version)): live.config.objective.latency_slo for s, live in present})
         await self._server.show_health(self._catalog, self._lifecycle)
 
     def _observe(self, seen: Observation) -> None:
         self._recorder.observe(seen)
         self._request_log.observe(seen)
-
-    def _readiness(self) -> tuple[bool, str]:
-        phase = self._lifecycle.phase
-        lines = [phase.value]
-        lines += [
-            f"{e.name} {e.version}: {e.state.value} {e.reason}".rstrip()
-            for e in self._catalog.index()
-            if e.state is not ModelState.READY
-        ]
-        return phase is Phase.READY, "\n".join(lines)
-
-    def _model_states(self) -> list[tuple[str, str, bool]]:
-        return [(e.name, e.version, e.state is ModelState.READY) for e in self._catalog.index()]
-
-    def _setups(self) -> list[ModelSetup]:
-        return [
-            ModelSetup(
-                served.name,
-                str(served.version),
-                pool.pool.device,
-                pool.effective.streams,
-                pool.effective.threads,
-                pool.pool.width,
-                live.max_joined,
-            )
-            for served, live in self._catalog.live()
-            for pool in live.loaded.pools
-        ]
-
-    def _tunings(self) -> list[ModelTuning]:
-        served = {(s.name, s.version) for s, _ in self._catalog.live()}
-        return [
-            ModelTuning(
-                record.source.name,
-                str(record.source.version),
-                {decision.value: record.decisions[decision] for decision in Decision},
-                record.seconds,
-                record.gain,
-            )
-            for record in self._tuner.records()
-            if record.phase is not TuningPhase.UNTUNABLE and (record.source.name, record.source.version) in served
-        ]
-
-    def _loads(self) -> list[ModelLoad]:
-        return [
-            ModelLoad(served.name, str(served.version), d.waiting, d.running, d.limit, d.sequences)
-            for served, live in self._catalog.live()
-            for d in (live.dispatcher,)
-        ]
+        self._tracer.observe(seen)
 
 
 def _address(host: str, port: int) -> str:

@@ -5,6 +5,7 @@ infer requests to end) is sent to a worker thread.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -68,6 +69,7 @@ class Served:
         self.version = version
         self.state = ModelState.LOADING
         self.reason = ""
+        self.wanted = True
         self.live: Live | None = None
         self.beside: Beside | None = None
 
@@ -105,12 +107,14 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A line of the repository index; ``version`` is empty for a model that could not be read at all."""
+    """A line of the repository index; ``version`` is empty for a model that could not be read at all.
+    ``wanted`` unless it was unloaded on purpose."""
 
     name: str
     version: str
     state: ModelState
     reason: str
+    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +164,9 @@ def _nanoseconds(seconds: float) -> int:
 
 
 class Catalog:
-    """Models by name and version. ``changed`` is awaited after each change of a state; ``tuned`` may replace
-    settings that a model leaves open before it is loaded, and runs on a worker thread."""
+    """Models by name and version; ``loads`` counts attempts to load by model and result. ``changed`` is awaited after
+    each change of a state; ``tuned`` may replace settings that a model leaves open before it is loaded, and runs on a
+    worker thread."""
 
     def __init__(
         self,
@@ -186,6 +191,7 @@ class Catalog:
         self._changes: set[asyncio.Task[None]] = set()
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
+        self.loads: Counter[tuple[str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
 
     # -- routing ------------------------------------------------------------------
@@ -247,7 +253,7 @@ class Catalog:
     async def _publish(self) -> None:
         """Let others see a change of state."""
         entries = [
-            IndexEntry(name, str(number), served.state, served.reason)
+            IndexEntry(name, str(number), served.state, served.reason, served.wanted)
             for name, versions in self._models.items()
             for number, served in sorted(versions.items())
         ]
@@ -262,6 +268,10 @@ class Catalog:
     def live(self) -> Iterable[tuple[Served, Live]]:
         """The versions that answer, each once."""
         return [route for (_, version), route in sorted(self._routes.items()) if version]
+
+    def holding(self) -> Iterable[tuple[Served, Live]]:
+        """The versions that may still answer something: those that are live, and those being unloaded."""
+        return [(s, s.live) for versions in self._models.values() for s in versions.values() if s.live is not None]
 
     # -- changing it --------------------------------------------------------------
 
@@ -377,6 +387,7 @@ class Catalog:
 
     def _break(self, name: str, error: InferdError) -> None:
         self._broken[name] = str(error)
+        self.loads[name, "failed"] += 1
         log.error("model can't be served", model=name, problem=str(error))
 
     async def _load_entry(self, entry: ModelEntry, *, quietly: bool) -> None:
@@ -415,6 +426,7 @@ class Catalog:
             # A fault of ours or of a plugin's: this version is lost, the others must not be.
             log.exception("model could not be loaded", model=entry.name, version=version.version)
             return await self._failed(served, LoadFailed(entry.name, version.version, "internal error"))
+        self.loads[entry.name, "ok"] += 1
         served.live = Live(source, loaded, self._dispatcher(source, loaded))
         served.move(ModelState.READY)
         versions[version.version] = served
@@ -426,6 +438,7 @@ class Catalog:
         return None
 
     async def _failed(self, served: Served, error: InferdError) -> InferdError:
+        self.loads[served.name, "failed"] += 1
         served.move(ModelState.UNAVAILABLE, str(error))
         log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
         await self._publish()
@@ -458,7 +471,7 @@ class Catalog:
             await self._publish()
             if live is not None:
                 await self._finish(live)
-            served.live = None
+            served.live, served.wanted = None, False
             served.move(ModelState.UNAVAILABLE, reason)
             await self._publish()
             log.info("model unloaded", model=served.name, version=served.version, reason=reason)

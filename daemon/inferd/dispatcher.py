@@ -95,6 +95,22 @@ class Dispatcher:
         return self._scheduler.waiting
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the requests in line."""
+        return self._scheduler.waiting_bytes
+
+    @property
+    def oldest(self) -> float:
+        """Seconds that the first request in line has been there, 0 for none. May be asked on any thread."""
+        since = self._scheduler.oldest
+        return max(0, time.monotonic_ns() - since) / 1e9 if since else 0.0
+
+    @property
+    def under_way(self) -> int:
+        """Requests waiting or running."""
+        return self._scheduler.under_way
+
+    @property
     def running(self) -> int:
         """Infer requests in use."""
         return self._scheduler.running
@@ -151,7 +167,8 @@ class Dispatcher:
         if self._scheduler.cancel(request, now):
             # A client whose own deadline passes cancels on its side, a moment before ours passes here.
             expired = request.deadline is not None and request.deadline - now < _CLIENT_DEADLINE_LEAD_NS
-            self._record(request, DeadlinePassed(self._model, "under way") if expired else Cancelled(self._model))
+            error = DeadlinePassed(self._model, "under way", "client") if expired else Cancelled(self._model)
+            self._record(request, error)
             self._advance(now)
 
     async def drained(self) -> None:
@@ -246,8 +263,6 @@ class Dispatcher:
             self._worked += completion.at - ended[0].request.stages.started
         errors = [self._answer(entry, index, completion) for entry in ended]
         now = time.monotonic_ns()
-        for entry in ended:
-            entry.request.stages.answered = now
         self._advance(now)
         for share in self._shares:
             share.wake_others(now)
@@ -257,7 +272,8 @@ class Dispatcher:
 
     def _answer(self, entry: Entry, index: int, completion: Completion) -> InferdError | None:
         request, pool = entry.request, self._pools[index]
-        request.stages.computed = completion.at
+        stages = request.stages
+        stages.computed, stages.taken = completion.at, time.monotonic_ns()
         error: InferdError
         if completion.failure is not None:
             error = InferenceFailed(self._model, completion.failure)
@@ -265,6 +281,8 @@ class Dispatcher:
             try:
                 self._carry(entry, pool, completion.slot)
                 request.reply.answer(pool.read(completion.slot, request.outputs, entry.rows))
+                stages.answered = time.monotonic_ns()
+                stages.copied = stages.copied or stages.answered
                 return None
             except Exception:
                 # Whatever encoding trips over must not take the slot with it.
@@ -312,6 +330,9 @@ class Dispatcher:
             run_rows or request.batch,
             leader,
             error,
+            request.nbytes,
+            request.answer_nbytes,
+            request.trace,
         )
         self._observe(seen)
         if self.watch is not None:

@@ -35,6 +35,8 @@ class InferdError(Exception):
     """Root of the tree; ``str(error)`` is one sentence fit for the reader it is meant for."""
 
     outcome: ClassVar[str] = "internal"
+    # Why, where an outcome has several causes: a label too, so from a short list.
+    reason: str = ""
 
 
 # -- what an operator reads -------------------------------------------------------
@@ -84,6 +86,7 @@ class UnknownModel(InferdError):
     """No model of that name is in the repository."""
 
     outcome = "not_found"
+    reason = "model"
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -94,6 +97,7 @@ class UnknownVersion(InferdError):
     """The model exists, that version of it does not."""
 
     outcome = "not_found"
+    reason = "version"
 
     def __init__(self, model: str, version: str, known: Iterable[int]) -> None:
         self.model, self.version, self.known = model, version, tuple(known)
@@ -115,16 +119,18 @@ class ModelUnavailable(InferdError):
     """The model is known and can't answer now: loading, unloading or failed."""
 
     outcome = "unavailable"
+    reason = "model"
 
-    def __init__(self, model: str, state: str, reason: str = "") -> None:
-        self.model, self.state, self.reason = model, state, reason
-        super().__init__(f"model '{model}' is {state}" + (f": {one_line(reason)}" if reason else ""))
+    def __init__(self, model: str, state: str, why: str = "") -> None:
+        self.model, self.state, self.why = model, state, why
+        super().__init__(f"model '{model}' is {state}" + (f": {one_line(why)}" if why else ""))
 
 
 class Draining(InferdError):
     """The daemon is shutting down and takes nothing new."""
 
     outcome = "unavailable"
+    reason = "draining"
 
     def __init__(self) -> None:
         super().__init__("the server is draining and takes no new requests")
@@ -134,7 +140,6 @@ class Refused(InferdError):
     """More work than can be done in time; ``retry_after`` is a truthful wait in seconds, 0 where none is known."""
 
     outcome = "overloaded"
-    reason: ClassVar[str] = ""
 
     def __init__(self, model: str, why: str, retry_after: float) -> None:
         self.model, self.retry_after = model, retry_after
@@ -205,6 +210,7 @@ class SequenceGone(InferdError):
     """The request belongs to no live sequence: it was never started, or has ended, or timed out."""
 
     outcome = "not_found"
+    reason = "sequence"
 
     def __init__(self, model: str, sequence: int | str, why: str) -> None:
         self.model, self.sequence, self.why = model, sequence, why
@@ -215,6 +221,7 @@ class SequenceLost(InferdError):
     """The sequence's state is gone or in doubt; it has to be started anew."""
 
     outcome = "aborted"
+    reason = "sequence"
 
     def __init__(self, model: str, sequence: int | str, why: str) -> None:
         self.model, self.sequence, self.why = model, sequence, why
@@ -232,12 +239,16 @@ class NotAdopted(InferdError):
 
 
 class DeadlinePassed(InferdError):
-    """The deadline or the ``timeout`` parameter ran out while the request was in ``stage``."""
+    """The deadline or the ``timeout`` parameter ran out while the request was in ``stage``.
+
+    ``reason`` is arrival, forecast (it would have run out before the answer), queue, running or
+    client (the client, which knows the same deadline, saw it a moment earlier).
+    """
 
     outcome = "deadline"
 
-    def __init__(self, model: str, stage: str) -> None:
-        self.model, self.stage = model, stage
+    def __init__(self, model: str, stage: str, reason: str) -> None:
+        self.model, self.stage, self.reason = model, stage, reason
         super().__init__(f"model '{model}': deadline passed while the request was {stage}")
 
 
@@ -275,6 +286,7 @@ class InferenceFailed(InferdError):
     """The model ran and raised: data-dependent shapes, a lost device, a fault of OpenVINO."""
 
     outcome = "internal"
+    reason = "inference"
 
     def __init__(self, model: str, problem: str) -> None:
         self.model, self.problem = model, problem
@@ -285,6 +297,7 @@ class InternalFault(InferdError):
     """A fault of inferd's own. The sentence is constant: details belong in the log."""
 
     outcome = "internal"
+    reason = "fault"
 
     def __init__(self) -> None:
         super().__init__("internal error; the server's log has the details")

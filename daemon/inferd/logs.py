@@ -68,9 +68,13 @@ class RequestLog:
             total_ms=_ms(stages.total()),
             decode_ms=_ms(stages.decode()),
             queue_ms=_ms(stages.queue()),
+            batch_ms=_ms(stages.batch()),
             input_ms=_ms(stages.input()),
             compute_ms=_ms(stages.compute()),
+            handover_ms=_ms(stages.handover()),
             output_ms=_ms(stages.output()),
+            encode_ms=_ms(stages.encode()),
+            **({} if seen.trace is None else {"trace_id": seen.trace.trace_id, "span_id": seen.trace.span_id}),
             **({} if seen.error is None else {"error": str(seen.error)}),
         )
 

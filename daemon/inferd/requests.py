@@ -7,38 +7,67 @@ clock (``time.monotonic_ns``).
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from inferd.errors import InferdError
 from inferd.tensors import Tensor
+from inferd.trace_context import TraceContext
 
 
 @dataclass(slots=True)
 class Stages:
     """When each stage of a request's life was reached; 0 means it never was.
 
-    received -> queued -> started -> submitted -> computed -> answered. ``computed`` is
-    stamped on OpenVINO's own thread, so hand-over to the event loop counts as output time.
+    received -> queued -> held -> started -> submitted -> computed -> taken -> copied -> answered.
+    ``held`` is when it began to wait for company while an infer request was free, 0 if it never
+    did; ``computed`` is stamped on OpenVINO's own thread, ``taken`` when the event loop came to it.
     """
 
     received: int = 0
     queued: int = 0
+    held: int = 0
     started: int = 0
     submitted: int = 0
     computed: int = 0
+    taken: int = 0
+    copied: int = 0
     answered: int = 0
 
     def total(self) -> int:
         """Nanoseconds from receiving the request to its answer."""
         return self.answered - self.received
 
+    def durations(self) -> tuple[int, int, int, int, int, int, int, int]:
+        """Nanoseconds of each stage of a request that was answered well; they add up to :meth:`total`.
+
+        Parsing and checking; waiting for an infer request; waiting for company; copying in; computing;
+        hand-over to the event loop; copying out; making the answer's bytes.
+        """
+        held, started = self.held or self.started, self.started
+        return (
+            self.queued - self.received,
+            held - self.queued,
+            started - held,
+            self.submitted - started,
+            self.computed - self.submitted,
+            self.taken - self.computed,
+            self.copied - self.taken,
+            self.answered - self.copied,
+        )
+
+    # The same one by one, 0 for what was not come to the end of.
+
     def decode(self) -> int:
-        """Nanoseconds spent parsing and validating."""
+        """Nanoseconds spent parsing and checking."""
         return _between(self.received, self.queued)
 
     def queue(self) -> int:
         """Nanoseconds spent waiting for an infer request."""
-        return _between(self.queued, self.started)
+        return _between(self.queued, self.held or self.started)
+
+    def batch(self) -> int:
+        """Nanoseconds spent waiting for company while an infer request was free."""
+        return _between(self.held, self.started)
 
     def input(self) -> int:
         """Nanoseconds spent copying inputs into the infer request."""
@@ -48,9 +77,17 @@ class Stages:
         """Nanoseconds from handing over to OpenVINO to its completion."""
         return _between(self.submitted, self.computed)
 
+    def handover(self) -> int:
+        """Nanoseconds from completion until the event loop came to it."""
+        return _between(self.computed, self.taken)
+
     def output(self) -> int:
-        """Nanoseconds from completion to the encoded answer, hand-over included."""
-        return _between(self.computed, self.answered)
+        """Nanoseconds spent copying outputs out."""
+        return _between(self.taken, self.copied)
+
+    def encode(self) -> int:
+        """Nanoseconds spent making the answer's bytes."""
+        return _between(self.copied, self.answered)
 
 
 def _between(start: int, end: int) -> int:
@@ -90,6 +127,7 @@ class Request:
     the request carries; requests of an equal ``kind`` may run together, None with nobody.
     ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
     ``shadow`` requests are inferd's own, to compare answers, and are counted nowhere.
+    ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is what it is part of, if anything.
     """
 
     model: str
@@ -101,6 +139,7 @@ class Request:
     deadline: int | None = None
     priority: int = 0
     nbytes: int = 0
+    answer_nbytes: int = 0
     batch: int = 1
     kind: Hashable | None = None
     client: str = ""
@@ -108,15 +147,16 @@ class Request:
     stages: Stages = field(default_factory=Stages)
     device: str = ""
     shadow: bool = False
+    trace: TraceContext | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What became of a request: the one record behind log line, metrics and statistics.
+class Observation(NamedTuple):
+    """What became of a request: the one record behind log line, metrics, statistics and spans.
 
     ``model`` is "_OTHER" and ``version`` empty where the request named no known model.
     ``outcome`` is "ok" or the failing error's ``outcome``. ``run_rows`` are the rows of the
     run it was part of; requests that ran together share the run, and one of them is its ``leader``.
+    A tuple, because one is made for every request.
     """
 
     model: str
@@ -129,3 +169,11 @@ class Observation:
     run_rows: int = 1
     leader: bool = True
     error: InferdError | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    trace: TraceContext | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, where its outcome has several causes."""
+        return "" if self.error is None else self.error.reason

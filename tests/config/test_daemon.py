@@ -195,6 +195,33 @@ def test_an_address_is_split_into_host_and_port(bind, host, port):
     assert split_host_port(loaded("--model-repository", "models", "--grpc-bind", bind).grpc_bind) == (host, port)
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["", "http://127.0.0.1:4317", "http://[::1]:4317", "https://collector.example:443"]
+)
+def test_spans_go_to_a_url_of_host_and_port_or_nowhere(endpoint):
+    assert loaded("--model-repository", "models", f"--trace-endpoint={endpoint}").trace_endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "127.0.0.1:4317",
+        "http://",
+        "http://collector",
+        "http://c:x",
+        "http://c:65536",
+        "http://c:1/v1",
+        "grpc://c:1",
+        " ",
+    ],
+)
+def test_any_other_endpoint_for_spans_is_refused(endpoint):
+    assert problem("--model-repository", "models", f"--trace-endpoint={endpoint}") == (
+        f"flag --trace-endpoint: trace_endpoint: got '{endpoint}'; "
+        "allowed: http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:4317, or nothing"
+    )
+
+
 def test_an_empty_variable_does_not_make_the_working_folder_the_repository(monkeypatch):
     monkeypatch.setenv("INFERD_MODEL_REPOSITORY", "")
     assert problem() == ("variable INFERD_MODEL_REPOSITORY: model_repository: got ''; allowed: the path of a folder")

@@ -12,7 +12,7 @@ from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import joins_requests, warm_up
+from inferd.engine.warmup import WarmUp, joins_requests, warm_up
 from inferd.errors import ConfigurationError, LoadFailed
 from inferd.tensors import Shape, Tensor
 from tests.engine import models
@@ -104,7 +104,7 @@ def tried(
     """The pool after the warm-up of ``network`` ([rows,3] if none), and the times it gave."""
     source: ModelSource = models.source(models.save(network or models.scaled(2, [1, 3]), folder), toml)
     pool = Timed(duration)
-    return pool, warm_up(source, models.engine().inspect(source), pool)
+    return pool, warm_up(source, models.engine().inspect(source), pool).times
 
 
 @pytest.mark.parametrize(("most", "rows"), [(8, [1, 2, 4, 8]), (6, [1, 2, 4, 6]), (2, [1, 2]), (3, [1, 2, 3])])
@@ -126,6 +126,13 @@ def test_the_time_of_the_last_round_counts(tmp_path: Path) -> None:
     cooling = iter([5e6, 2e6, 1e6])
     toml = "[batching]\nmax_size = 1\n[warmup]\nruns = 3"
     assert tried(tmp_path, toml, lambda _: next(cooling))[1] == ((1, 1e6),)
+
+
+def test_the_very_first_run_is_told_apart(tmp_path: Path) -> None:
+    cooling = iter([5e6, 1e6, 3e6, 1e6])
+    source = models.source(models.save(models.scaled(2, [1, 3]), tmp_path), "[batching]\nmax_size = 2")
+    warm = warm_up(source, models.engine().inspect(source), Timed(lambda _: next(cooling)))
+    assert warm == WarmUp(((1, 1e6), (2, 1e6)), first=5e6)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +165,7 @@ def test_a_model_that_keeps_its_own_state_is_warmed_up_as_it_is(tmp_path: Path) 
     source = models.source(models.save(models.stateful(), tmp_path))
     signature = models.engine().inspect(source)
     pool = Timed(constant)
-    assert warm_up(source, signature, pool) == ((1, 1e6),)
+    assert warm_up(source, signature, pool) == WarmUp(((1, 1e6),), first=1e6)
     assert pool.tried == [[(1, 2)]] * 2
     assert not joins_requests(source.config, signature)
 

@@ -1,6 +1,7 @@
 """The metrics endpoint by itself, on a real socket."""
 
 import http.client
+import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from inferd.errors import ConfigurationError
-from inferd.metrics.exporter import Exporter, ModelLoad, StateCollector, registry_of
+from inferd.metrics.exporter import Exporter, registry_of
+from inferd.metrics.status import Status
+from tests.metrics.made_up import model, server
 
 Ready = Callable[[], tuple[bool, str]]
 
@@ -32,9 +35,12 @@ def ready() -> tuple[bool, str]:
 
 @contextmanager
 def exporting(
-    registry: CollectorRegistry | None = None, readiness: Ready = ready, host: str = "127.0.0.1"
+    registry: CollectorRegistry | None = None,
+    readiness: Ready = ready,
+    host: str = "127.0.0.1",
+    status: Status | None = None,
 ) -> Iterator[Exporter]:
-    exporter = Exporter(host, 0, registry or CollectorRegistry(), readiness)
+    exporter = Exporter(host, 0, registry or CollectorRegistry(), readiness, status or Status(server))
     exporter.start()
     try:
         yield exporter
@@ -42,15 +48,26 @@ def exporting(
         exporter.close()
 
 
-def get(exporter: Exporter, path: str, accept: str = "*/*", host: str = "127.0.0.1") -> tuple[int, str, str]:
-    """Status, content type and body."""
+def ask(
+    exporter: Exporter, method: str, path: str, host: str = "127.0.0.1", **headers: str
+) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body."""
     connection = http.client.HTTPConnection(host, exporter.port, timeout=10)
     try:
-        connection.request("GET", path, headers={"Accept": accept})
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
-        return response.status, response.headers["Content-Type"], response.read().decode()
+        return response.status, dict(response.headers), response.read().decode()
     finally:
         connection.close()
+
+
+def get(exporter: Exporter, path: str, accept: str = "*/*", host: str = "127.0.0.1") -> tuple[int, str, str]:
+    """Status, content type and body."""
+    status, headers, body = ask(exporter, "GET", path, host, Accept=accept)
+    return status, headers["Content-Type"], body
+
+
+PATHS = "/, /status.json, /metrics, /healthz, /readyz"
 
 
 @pytest.mark.parametrize(
@@ -85,26 +102,6 @@ def test_the_process_and_its_garbage_collector_are_among_them() -> None:
     assert "_created" not in body
 
 
-def test_state_is_read_when_it_is_asked_for() -> None:
-    state = {"ready": False}
-    models = [("m", "1", True), ("m", "2", False)]
-    loads = [ModelLoad("m", "1", waiting=3, running=2, limit=40, sequences=7)]
-    collector = StateCollector(lambda: (state["ready"], ""), lambda: models, lambda: loads, "1.2.3", "2026.4")
-    with exporting(registry_of([collector])) as exporter:
-        before = get(exporter, "/metrics")[2]
-        state["ready"] = True
-        after = get(exporter, "/metrics")[2]
-    assert "\ninferd_ready 0.0\n" in before
-    assert "\ninferd_ready 1.0\n" in after
-    of = '{model="m",version="1"}'
-    for name, value in (("queue_length", 3), ("runs", 2), ("in_flight_limit", 40), ("sequences", 7)):
-        assert f"\ninferd_{name}{of} {value}.0\n" in after
-    assert '\ninferd_model_ready{model="m",version="1"} 1.0\n' in after
-    assert '\ninferd_model_ready{model="m",version="2"} 0.0\n' in after
-    assert 'openvino="2026.4"' in after
-    assert 'version="1.2.3"' in after
-
-
 @pytest.mark.parametrize(("answers", "status"), [(True, 200), (False, 503)])
 def test_readyz_says_why(answers: bool, status: int) -> None:
     with exporting(readiness=lambda: (answers, "phase\nm 1: LOADING")) as exporter:
@@ -126,7 +123,70 @@ def test_answers_about_readiness_are_not_to_be_cached() -> None:
 
 def test_another_path_says_which_there_are() -> None:
     with exporting() as exporter:
-        assert get(exporter, "/nope") == (404, "text/plain; charset=utf-8", "paths: /metrics, /healthz, /readyz\n")
+        assert get(exporter, "/nope") == (404, "text/plain; charset=utf-8", f"paths: {PATHS}\n")
+
+
+@pytest.mark.parametrize("path", PATHS.split(", "))
+def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
+    status = Status(server)
+    status.start()
+    status.stop()
+    with exporting(registry_of([Requests()]), status=status) as exporter:
+        seen, asked = ask(exporter, "HEAD", path), ask(exporter, "GET", path)
+    assert seen[2] == ""
+    assert len(asked[2]) > 0
+    assert asked[0] == seen[0] == 200
+    # What is measured afresh for each answer differs in length.
+    varying = {"Date"} | ({"Content-Length"} if path in ("/metrics", "/status.json") else set())
+    assert {k: v for k, v in seen[1].items() if k not in varying} == {
+        k: v for k, v in asked[1].items() if k not in varying
+    }
+    assert int(seen[1]["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
+@pytest.mark.parametrize("path", PATHS.split(", "))
+def test_another_method_says_which_there_are(method: str, path: str) -> None:
+    with exporting() as exporter:
+        status, headers, body = ask(exporter, method, path)
+    assert (status, headers["Allow"], body) == (405, "GET, HEAD", "methods: GET, HEAD\n")
+
+
+def test_another_path_is_not_found_by_any_method() -> None:
+    with exporting() as exporter:
+        assert ask(exporter, "POST", "/nope")[0] == 404
+
+
+def test_the_page_is_sent_with_its_policy_and_is_not_to_be_cached() -> None:
+    status = Status(server)
+    with exporting(status=status) as exporter:
+        code, headers, body = ask(exporter, "GET", "/")
+    assert (code, body) == (200, status.page.body.decode())
+    assert headers["Content-Security-Policy"] == status.page.policy
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("query", "points"),
+    [("", 3), ("?since=0", 3), ("?since=2", 2), ("?since=4", 0), ("?since=5", 3), ("?since=%00", 3), ("?since=-1", 3)],
+)
+def test_figures_are_json_from_the_reading_on_that_is_asked_for(query: str, points: int) -> None:
+    readings = iter(range(100))
+    status = Status(lambda: server(next(readings), [model("a", outcomes={"ok": 1})]))
+    for _ in range(4):
+        status._sample()
+    with exporting(status=status) as exporter:
+        code, headers, body = ask(exporter, "GET", f"/status.json{query}")
+    assert (code, headers["Content-Type"], headers["Cache-Control"]) == (200, "application/json", "no-store")
+    live = json.loads(body)
+    assert (live["service"], live["sequence"]) == ("inferd", 4)
+    assert len(live["models"][0]["history"]["answered"]) == points
+
+
+def test_without_a_reading_there_are_no_figures() -> None:
+    with exporting() as exporter:
+        assert get(exporter, "/status.json") == (503, "text/plain; charset=utf-8", "no figures yet\n")
 
 
 def test_a_client_that_says_nothing_holds_up_nobody() -> None:
@@ -151,7 +211,7 @@ def test_a_port_that_is_taken_is_a_configuration_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError) as refused:
-            Exporter("127.0.0.1", port, CollectorRegistry(), ready)
+            Exporter("127.0.0.1", port, CollectorRegistry(), ready, Status(server))
     assert str(refused.value) == f"metrics_bind: can't listen on 127.0.0.1:{port}: Address already in use"
 
 
@@ -170,6 +230,6 @@ def test_closing_frees_the_port_and_closing_again_is_harmless() -> None:
 
 
 def test_it_may_be_closed_before_it_was_started() -> None:
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), ready)
+    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), ready, Status(server))
     exporter.close()
     socket.create_server(("127.0.0.1", exporter.port)).close()

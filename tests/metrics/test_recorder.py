@@ -1,155 +1,238 @@
-"""Every observation is counted once, in the right series and the right bucket."""
+"""Every observation is counted once, in the right series."""
 
 import time
-from bisect import bisect_left
 from collections import Counter
 from threading import Thread
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from inferd.metrics.instruments import LATENCY_BUCKETS, OTHER
-from inferd.metrics.recorder import LatencyCell, Recorder, Statistics
+from inferd.errors import DeadlinePassed, InferdError, QueueFull, QuotaExceeded, UnknownModel
+from inferd.metrics.instruments import LATENCY_BUCKETS, OTHER, STAGES
+from inferd.metrics.recorder import Recorder
+from inferd.metrics.statistics import Statistics
 from inferd.requests import Observation, Stages
+from inferd.trace_context import TraceContext
+from tests.metrics.scraped import named, scraped
 
 MS = 1_000_000
-# Decoding 1 ms, in line 2, copying 3, computing 4, encoding 5.
-STAGES = Stages(*(ms * MS for ms in (100, 101, 103, 106, 110, 115)))
+# Decoding 1 ms, in line 2, waiting for company 3, copying in 4, computing 5, hand-over 6, copying out 7, encoding 8.
+REACHED = Stages(*(ms * MS for ms in (100, 101, 103, 106, 110, 115, 121, 128, 136)))
+LATE = DeadlinePassed("m", "running", "running")
 
 
-def seen(model: str = "m", outcome: str = "ok", stages: Stages = STAGES, batch: int = 1) -> Observation:
-    return Observation(model, "" if model == OTHER else "1", outcome, stages, batch=batch, run_rows=batch)
+def seen(
+    model: str = "m", error: InferdError | None = None, stages: Stages = REACHED, batch: int = 1, device: str = "CPU"
+) -> Observation:
+    return Observation(
+        model,
+        "" if model == OTHER else "1",
+        "ok" if error is None else error.outcome,
+        stages,
+        device,
+        batch=batch,
+        run_rows=batch,
+        error=error,
+        received_bytes=100,
+        sent_bytes=10,
+    )
 
 
 def lasting(nanoseconds: int) -> Stages:
-    return Stages(received=1, answered=1 + nanoseconds)
+    """All of it spent waiting in line."""
+    return Stages(1, 1, 0, *[1 + nanoseconds] * 6)
 
 
-def exposed(recorder: Recorder) -> dict[tuple[str, ...], float]:
-    """Every sample as Prometheus reads it: name, then label values in order of their names."""
-    registry = CollectorRegistry()
-    registry.register(recorder)
-    families = text_string_to_metric_families(generate_latest(registry).decode())
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
-def test_a_request_counts_once_under_its_model_version_and_outcome() -> None:
+def test_a_request_counts_once_under_its_model_version_device_outcome_and_reason() -> None:
     recorder = Recorder()
-    for observation in (seen(), seen(), seen(outcome="deadline"), seen("n"), seen(OTHER, "not_found")):
+    full, quota = QueueFull("m", "1 waiting", 0.1), QuotaExceeded("m", "c", 1, 0.1)
+    for observation in (
+        seen(),
+        seen(),
+        seen(error=LATE),
+        seen(error=full, device=""),
+        seen(error=full, device=""),
+        seen(error=quota, device=""),
+        seen("n"),
+        seen(OTHER, UnknownModel("x"), device=""),
+    ):
         recorder.observe(observation)
 
-    counts = {key[1:]: value for key, value in exposed(recorder).items() if key[0] == "inferd_requests_total"}
-    assert counts == {
-        ("m", "ok", "1"): 2,
-        ("m", "deadline", "1"): 1,
-        ("n", "ok", "1"): 1,
-        (OTHER, "not_found", ""): 1,
+    # Labels by name: device, model, outcome, reason, version.
+    assert named(scraped(recorder), "inferd_requests_total") == {
+        ("CPU", "m", "ok", "", "1"): 2,
+        ("CPU", "m", "deadline", "running", "1"): 1,
+        ("", "m", "overloaded", "queue_full", "1"): 2,
+        ("", "m", "overloaded", "quota", "1"): 1,
+        ("CPU", "n", "ok", "", "1"): 1,
+        ("", OTHER, "not_found", "model", ""): 1,
     }
 
 
-def test_the_histogram_holds_as_many_as_the_counter_and_their_seconds() -> None:
+def test_durations_are_of_what_was_answered_well() -> None:
     recorder = Recorder()
     for milliseconds in (1, 20, 300):
         recorder.observe(seen(stages=lasting(milliseconds * MS)))
-    samples = exposed(recorder)
-    assert samples["inferd_request_duration_seconds_count", "m", "ok", "1"] == 3
-    assert samples["inferd_request_duration_seconds_sum", "m", "ok", "1"] == pytest.approx(0.321)
-    assert samples["inferd_requests_total", "m", "ok", "1"] == 3
+    recorder.observe(seen(error=LATE, stages=lasting(5000 * MS)))
+    samples = scraped(recorder)
+    assert samples["inferd_request_duration_seconds_count", "m", "1"] == 3
+    assert samples["inferd_request_duration_seconds_sum", "m", "1"] == pytest.approx(0.321)
 
 
-@given(st.lists(st.integers(0, 20 * 10**9), max_size=50))
-def test_a_bucket_counts_what_took_no_longer_than_its_bound(durations: list[int]) -> None:
-    cell = LatencyCell()
-    for duration in durations:
-        cell.add(duration / 1e9)
-    rising, count = cell.cumulative()
-    expected = [sum(d / 1e9 <= bound for d in durations) for bound in (*LATENCY_BUCKETS, float("inf"))]
-    assert [n for _, n in rising] == expected
-    assert count == len(durations)
+def test_the_stages_of_a_request_add_up_to_its_duration() -> None:
+    recorder = Recorder()
+    recorder.observe(seen())
+    samples = scraped(recorder)
+    stages = named(samples, "inferd_stage_duration_seconds_sum")
+    assert [round(stages["m", stage, "1"] * 1000) for stage in STAGES] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert sum(stages.values()) == pytest.approx(samples["inferd_request_duration_seconds_sum", "m", "1"])
+    assert set(named(samples, "inferd_stage_duration_seconds_count").values()) == {1}
 
 
-@pytest.mark.parametrize("bound", LATENCY_BUCKETS)
-def test_a_duration_right_at_a_bound_belongs_to_it(bound: float) -> None:
-    cell = LatencyCell()
-    cell.add(bound)
-    assert cell.counts.index(1) == LATENCY_BUCKETS.index(bound) == bisect_left(LATENCY_BUCKETS, bound)
+def test_rows_runs_and_bytes_are_counted() -> None:
+    recorder = Recorder()
+    # Two requests of three rows that ran together, one that ran alone, and one that failed.
+    recorder.observe(seen(batch=3)._replace(run_rows=6))
+    recorder.observe(seen(batch=3)._replace(run_rows=6, leader=False))
+    recorder.observe(seen())
+    recorder.observe(seen(error=LATE))
+    samples = scraped(recorder)
+    assert samples["inferd_inferences_total", "m", "1"] == 7
+    assert samples["inferd_run_rows_count", "m", "1"] == 2
+    assert samples["inferd_run_rows_sum", "m", "1"] == 7
+    assert samples["inferd_received_bytes_total", "m", "1"] == 400
+    assert samples["inferd_sent_bytes_total", "m", "1"] == 30
 
 
-def test_bounds_are_written_as_alerting_rules_match_them() -> None:
-    bounds = [bound for bound, _ in LatencyCell().cumulative()[0]]
-    assert bounds[0] == "0.0001"
-    assert "1.0" in bounds
-    assert bounds[-2:] == ["10.0", "+Inf"]
-    assert sorted(LATENCY_BUCKETS) == list(LATENCY_BUCKETS)
+def test_the_objective_is_an_exact_boundary() -> None:
+    recorder = Recorder()
+    recorder.follow({("m", "1"): 0.123, ("n", "1"): None})
+    for nanoseconds in (123 * MS, 123 * MS + 1):
+        recorder.observe(seen(stages=lasting(nanoseconds)))
+        recorder.observe(seen("n", stages=lasting(nanoseconds)))
+    samples = scraped(recorder)
+    assert samples["inferd_request_duration_seconds_bucket", "0.123", "m", "1"] == 1
+    # Whoever has no objective meets none, rather than none of its requests meeting it.
+    assert named(samples, "inferd_objective_met_total") == {("m", "1"): 1}
+    bounds = {labels[0] for labels in named(samples, "inferd_request_duration_seconds_bucket") if labels[1] == "n"}
+    assert bounds == {*map(str, LATENCY_BUCKETS), "+Inf"}
+
+
+def test_another_objective_takes_the_place_of_the_one_before() -> None:
+    recorder = Recorder()
+    recorder.follow({("m", "1"): 0.123})
+    recorder.observe(seen(stages=lasting(124 * MS)))
+    recorder.follow({("m", "1"): 0.15})
+    recorder.observe(seen(stages=lasting(124 * MS)))
+    samples = scraped(recorder)
+    assert ("inferd_request_duration_seconds_bucket", "0.123", "m", "1") not in samples
+    assert samples["inferd_request_duration_seconds_count", "m", "1"] == 2
+    # What was there before is counted above a bound that was not: it may have been.
+    assert samples["inferd_objective_met_total", "m", "1"] == 1
+
+
+def test_series_go_with_their_version() -> None:
+    recorder = Recorder()
+    refused = seen(error=QueueFull("m", "", 0.1))._replace(version="")
+    recorder.follow({("m", "1"): None, ("m", "2"): None, ("n", "1"): None})
+    for observation in (seen(), seen()._replace(version="2"), refused, seen("n"), seen(OTHER, UnknownModel("x"))):
+        recorder.observe(observation)
+
+    def versions() -> set[tuple[str, str]]:
+        return {(model, version) for _, model, _, _, version in named(scraped(recorder), "inferd_requests_total")}
+
+    recorder.follow({("m", "2"): None, ("n", "1"): None})
+    assert versions() == {("m", "2"), ("m", ""), ("n", "1"), (OTHER, "")}
+    recorder.follow({("n", "1"): None})
+    assert versions() == {("n", "1"), (OTHER, "")}
+    # What clients still ask for is counted, and stays while others come and go.
+    recorder.observe(refused)
+    recorder.follow({("n", "1"): None, ("n", "2"): None})
+    assert versions() == {("m", ""), ("n", "1"), (OTHER, "")}
+
+
+def test_a_version_has_its_series_from_the_start() -> None:
+    recorder = Recorder()
+    recorder.follow({("m", "1"): 0.1})
+    samples = scraped(recorder)
+    assert samples["inferd_request_duration_seconds_count", "m", "1"] == 0
+    assert samples["inferd_inferences_total", "m", "1"] == 0
+    assert samples["inferd_objective_met_total", "m", "1"] == 0
+
+
+@pytest.mark.parametrize(("sampled", "shown"), [(True, ["a" * 32]), (False, [])])
+def test_only_a_sampled_trace_is_an_exemplar(sampled: bool, shown: list[str]) -> None:
+    recorder = Recorder()
+    recorder.observe(seen()._replace(trace=TraceContext("a" * 32, "b" * 16, "", sampled)))
+    exemplars = [
+        sample.exemplar.labels["trace_id"]
+        for family in recorder.collect()
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    assert exemplars == shown
 
 
 def test_a_request_that_ended_well_is_in_the_statistics_with_each_stage() -> None:
     recorder = Recorder()
-    before = time.time_ns() // MS
-    recorder.observe(seen(batch=4))
-    recorder.observe(seen(batch=4))
-    recorder.observe(seen(batch=1))
+    now, clock = time.time_ns(), time.monotonic_ns()
+    reached = Stages(*(clock + ms * MS for ms in (-36, -35, -33, -30, -26, -21, -15, -8, 0)))
+    for batch in (4, 4, 1):
+        recorder.observe(seen(batch=batch, stages=reached))
 
     got = recorder.statistics("m", "1")
-    assert before <= got.last_inference <= time.time_ns() // MS
+    assert got.last_inference == pytest.approx(now / MS, abs=1000)
     assert (got.inferences, got.executions) == (9, 3)
     stages = (got.success, got.queue, got.compute_input, got.compute_infer, got.compute_output)
-    assert [(d.count, d.ns) for d in stages] == [(3, 3 * ms * MS) for ms in (15, 2, 3, 4, 5)]
+    assert [(d.count, d.ns) for d in stages] == [(3, 3 * ms * MS) for ms in (36, 5, 4, 5, 21)]
     by_size = {size: (b.compute_input, b.compute_infer, b.compute_output) for size, b in got.batches.items()}
     assert {size: [(d.count, d.ns) for d in durations] for size, durations in by_size.items()} == {
-        4: [(2, 2 * ms * MS) for ms in (3, 4, 5)],
-        1: [(1, ms * MS) for ms in (3, 4, 5)],
+        4: [(2, 2 * ms * MS) for ms in (4, 5, 21)],
+        1: [(1, ms * MS) for ms in (4, 5, 21)],
     }
 
 
 def test_a_request_that_failed_is_in_the_statistics_as_a_failure_only() -> None:
     recorder = Recorder()
-    recorder.observe(seen(outcome="deadline", stages=lasting(7 * MS), batch=4))
+    recorder.observe(seen(error=LATE, stages=lasting(7 * MS), batch=4))
     got = recorder.statistics("m", "1")
     assert (got.fail.count, got.fail.ns) == (1, 7 * MS)
     assert (got.success.count, got.inferences, got.executions, got.last_inference) == (0, 0, 0, 0)
 
 
-def test_statistics_begin_at_zero_and_are_one_record_a_version() -> None:
+def test_statistics_begin_at_zero_and_asking_for_them_makes_no_series() -> None:
     recorder = Recorder()
     assert recorder.statistics("m", "1") == Statistics()
     recorder.observe(seen())
     assert recorder.statistics("m", "1").executions == 1
     assert recorder.statistics("m", "2") == Statistics()
+    assert {labels[1:] for labels in named(scraped(recorder), "inferd_request_duration_seconds_count")} == {("1",)}
 
 
-def test_a_name_that_is_none_of_ours_makes_no_statistics() -> None:
+def test_a_name_that_is_none_of_ours_has_no_histograms() -> None:
     recorder = Recorder()
-    recorder.observe(seen(OTHER, "not_found"))
-    assert recorder._statistics == {}
+    recorder.observe(seen(OTHER, UnknownModel("x"), device=""))
+    assert {name for name, *_ in scraped(recorder)} == {"inferd_requests_total", "inferd_received_bytes_total"}
 
 
 def test_a_scrape_during_traffic_reads_whole_numbers_that_only_rise() -> None:
     recorder = Recorder()
-    outcomes = [f"outcome{n}" for n in range(50)]
+    devices = [f"GPU.{n}" for n in range(50)]
 
     def traffic() -> None:
         for n in range(20_000):
-            recorder.observe(seen(outcome=outcomes[n % 50]))
+            recorder.observe(seen(device=devices[n % 50]))
 
     writer = Thread(target=traffic)
     writer.start()
     last: Counter[str] = Counter()
     scrapes = 0
     while writer.is_alive() or not scrapes:
-        requests, seconds = recorder.collect()
-        now = Counter({s.labels["outcome"]: int(s.value) for s in requests.samples})
-        assert all(now[outcome] >= count for outcome, count in last.items())
-        rising = [s.value for s in seconds.samples if s.name.endswith("_bucket")]
-        assert all(value == int(value) for value in rising)
+        families = {family.name: list(family.samples) for family in recorder.collect()}
+        now = Counter({s.labels["device"]: int(s.value) for s in families["inferd_requests"]})
+        assert all(now[device] >= count for device, count in last.items())
+        buckets = [s.value for s in families["inferd_request_duration_seconds"] if s.name.endswith("_bucket")]
+        assert buckets == sorted(buckets)
+        assert all(value == int(value) for value in buckets)
         last, scrapes = now, scrapes + 1
     writer.join()
-    assert sum(s.value for s in next(recorder.collect()).samples) == 20_000
+    assert sum(named(scraped(recorder), "inferd_requests_total").values()) == 20_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import re
 
 import grpc
 import pytest
@@ -40,24 +41,27 @@ def test_every_error_has_a_code(error: type[errors.InferdError]) -> None:
     assert status.CODES[error] not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN)
 
 
+TABLE: list[tuple[errors.InferdError, grpc.StatusCode]] = [
+    (errors.UnknownModel("m"), grpc.StatusCode.NOT_FOUND),
+    (errors.UnknownVersion("m", "9", [1]), grpc.StatusCode.NOT_FOUND),
+    (errors.InvalidRequest("m", "x"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.ModelUnavailable("m", "loading"), grpc.StatusCode.UNAVAILABLE),
+    (errors.Draining(), grpc.StatusCode.UNAVAILABLE),
+    *((refusal, grpc.StatusCode.RESOURCE_EXHAUSTED) for refusal in refusals(0.5)),
+    (errors.SequenceGone("m", 5, "is not known"), grpc.StatusCode.NOT_FOUND),
+    (errors.SequenceLost("m", 5, "its stream ended"), grpc.StatusCode.ABORTED),
+    (errors.DeadlinePassed("m", "running", "running"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
+    (errors.NotAllowed("that"), grpc.StatusCode.PERMISSION_DENIED),
+    (errors.NotSupported("that"), grpc.StatusCode.UNIMPLEMENTED),
+    (errors.InferenceFailed("m", "x"), grpc.StatusCode.INTERNAL),
+    (errors.InternalFault(), grpc.StatusCode.INTERNAL),
+]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (errors.UnknownModel("m"), grpc.StatusCode.NOT_FOUND),
-        (errors.UnknownVersion("m", "9", [1]), grpc.StatusCode.NOT_FOUND),
-        (errors.InvalidRequest("m", "x"), grpc.StatusCode.INVALID_ARGUMENT),
-        (errors.ModelUnavailable("m", "loading"), grpc.StatusCode.UNAVAILABLE),
-        (errors.Draining(), grpc.StatusCode.UNAVAILABLE),
-        *((refusal, grpc.StatusCode.RESOURCE_EXHAUSTED) for refusal in refusals(0.5)),
-        (errors.SequenceGone("m", 5, "is not known"), grpc.StatusCode.NOT_FOUND),
-        (errors.SequenceLost("m", 5, "its stream ended"), grpc.StatusCode.ABORTED),
-        (errors.DeadlinePassed("m", "running"), grpc.StatusCode.DEADLINE_EXCEEDED),
-        (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
-        (errors.NotAllowed("that"), grpc.StatusCode.PERMISSION_DENIED),
-        (errors.NotSupported("that"), grpc.StatusCode.UNIMPLEMENTED),
-        (errors.InferenceFailed("m", "x"), grpc.StatusCode.INTERNAL),
-        (errors.InternalFault(), grpc.StatusCode.INTERNAL),
-    ],
+    TABLE,
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )
 def test_errors_travel_as_the_protocols_clients_expect(error: errors.InferdError, code: grpc.StatusCode) -> None:
@@ -87,7 +91,7 @@ def test_a_refusal_says_when_to_come_back_in_both_ways_clients_read(
     [
         errors.Draining(),
         errors.InternalFault(),
-        errors.DeadlinePassed("m", "running"),
+        errors.DeadlinePassed("m", "running", "running"),
         errors.SequenceGone("m", 5, "has ended"),
         errors.SequenceLost("m", 5, "its stream ended"),
     ],
@@ -122,3 +126,9 @@ def test_abort_sends_code_sentence_and_trailers_over_the_wire() -> None:
     trailers = dict(seen.trailing_metadata())
     assert trailers["grpc-retry-pushback-ms"] == "2000"
     assert Status.FromString(trailers["grpc-status-details-bin"]).message == str(error)
+
+
+def test_the_reason_of_an_error_is_a_label_and_never_a_clients_or_a_file_s_text() -> None:
+    unavailable = errors.ModelUnavailable("m", "unavailable", "it has no outputs")
+    reasons = [error.reason for error in (unavailable, *(error for error, _ in TABLE))]
+    assert [reason for reason in reasons if not re.fullmatch("[a-z_]*", reason)] == []

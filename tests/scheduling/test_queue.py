@@ -25,7 +25,7 @@ def test_the_line_is_by_priority_and_first_come_first_served_within_one(
     line, expected = WaitingLine(), list[Entry]()
     for arrival, (step, number, rows) in enumerate(steps):
         if step == "append":
-            entry = Entry(work(priority=number, rows=rows, kind=rows % 2), arrival, 0)
+            entry = Entry(work(priority=number, rows=rows, kind=rows % 2), arrival, 100 + arrival)
             line.append(entry)
             expected.append(entry)
             expected.sort(key=order)
@@ -41,6 +41,7 @@ def test_the_line_is_by_priority_and_first_come_first_served_within_one(
             assert line.rows(kind) == sum(e.request.batch for e in expected if e.request.kind == kind)
         for level in {e.level for e in expected} | {3}:
             assert line.rows_ahead(level) == sum(e.request.batch for e in expected if e.level <= level)
+        assert line.oldest == min((e.since for e in expected), default=0)
         if expected:
             assert line.last() is expected[-1]
 

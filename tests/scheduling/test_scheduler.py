@@ -97,6 +97,20 @@ def test_a_line_holds_no_more_bytes_than_its_limit() -> None:
     assert one.waiting == 2
 
 
+def test_what_waits_and_what_is_under_way_is_told() -> None:
+    one = scheduler((1, 10))
+    requests = [work(nbytes=n, received=n) for n in (3, 5, 7)]
+    for request in requests:
+        one.submit(request, 10)
+    one.poll(10)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (2, 12, 5, 3)
+    one.cancel(requests[1], 11)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (1, 7, 7, 2)
+    one.finished(0, 0, 12)
+    one.poll(12)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (0, 0, 0, 1)
+
+
 def test_a_request_larger_than_the_line_is_taken_where_it_need_not_wait() -> None:
     one = scheduler((1, 10), limits=Limits(10, 100))
     one.submit(work(nbytes=101), 0)

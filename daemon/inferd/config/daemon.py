@@ -40,6 +40,12 @@ def _metadata_key(text: str) -> str:
     return text
 
 
+def _trace_endpoint(text: str) -> str:
+    if text and not ((found := re.fullmatch(r"https?://(.+)", text)) and _host_port(found[1])):
+        raise ValueError
+    return text
+
+
 def _folder(value: Any) -> Any:
     # Path("") is the working directory, which nobody means by a variable left empty.
     if value == "":
@@ -57,6 +63,11 @@ MetadataKey = Annotated[
     str,
     AfterValidator(_metadata_key),
     Allowed("1 to 64 of a-z, 0-9, '_', '-' and '.', not beginning with grpc- nor ending in -bin"),
+]
+TraceEndpoint = Annotated[
+    str,
+    AfterValidator(_trace_endpoint),
+    Allowed("http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:4317, or nothing"),
 ]
 Folder = Annotated[Path, BeforeValidator(_folder), Allowed("the path of a folder")]
 
@@ -180,6 +191,10 @@ class Settings(BaseSettings):
         description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
         "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
     )
+    triton_metrics: bool = Field(
+        False,
+        description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",
+    )
     drain_timeout: float = Field(
         30.0, ge=0, le=3600, description="Seconds that accepted requests get to finish after SIGTERM or SIGINT."
     )
@@ -189,6 +204,18 @@ class Settings(BaseSettings):
     )
     request_log: Literal["off", "failed", "all"] = Field(
         "off", description="Which requests get a canonical log line (event=request) with outcome and stage times."
+    )
+    trace_endpoint: TraceEndpoint = Field(
+        "",
+        description="Where an OpenTelemetry collector takes spans (OTLP over gRPC); empty sends none. Needs the extra "
+        "inferd[tracing].",
+    )
+    trace_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Part of the requests without a trace context of their own that is traced; what a client sends "
+        "in traceparent decides for the others.",
     )
 
 

@@ -157,6 +157,13 @@ class Objective(_Table):
     percentile: float = Field(
         99.0, ge=50, lt=100, description="Per cent of the answered requests that are to keep latency_slo."
     )
+    availability: float = Field(
+        99.9,
+        ge=50,
+        lt=100,
+        description="Per cent of the requests that are to be answered; those that were shed, failed or ran out of time "
+        "count against it, what the client got wrong does not. It changes nothing but the alerts.",
+    )
 
 
 class Execution(_Table):

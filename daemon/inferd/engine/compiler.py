@@ -1,7 +1,9 @@
 """Compiled models: imported from the cache of blobs where they are there, compiled and kept there otherwise."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from threading import Lock
+from typing import Any, Literal
 
 import structlog
 
@@ -26,11 +28,14 @@ _TUNABLE = {
 
 
 class Compiler:
-    """Compiles models on ``core``. Safe to call from several threads."""
+    """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts looks into the cache, by
+    result."""
 
     def __init__(self, core: "ov.Core", cache: BlobCache) -> None:
         self._core = core
         self._cache = cache
+        self._counting = Lock()
+        self.lookups: Counter[str] = Counter(hit=0, miss=0, refused=0)
 
     def compile(
         self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
@@ -43,14 +48,23 @@ class Compiler:
             return self._core.compile_model(model, target, dict(properties)), False
         key = blob_key(source.files, self._blob_facts(source, target, properties))
         with self._cache.lock(key):
+            result: Literal["hit", "miss", "refused"] = "miss"
             if (blob := self._cache.load(key)) is not None:
                 try:
-                    return self._core.import_model(blob, target, dict(properties)), True
+                    compiled = self._core.import_model(blob, target, dict(properties))
+                    self._count("hit")
+                    return compiled, True
                 except RuntimeError as error:
                     log.warning("cached blob refused", model=source.name, problem=sentence(error))
+                    result = "refused"
+            self._count(result)
             compiled = self._core.compile_model(model, target, dict(properties))
             self._cache.store(key, compiled.export_model().getbuffer())
             return compiled, False
+
+    def _count(self, result: Literal["hit", "miss", "refused"]) -> None:
+        with self._counting:
+            self.lookups[result] += 1
 
     def caches(self, target: str) -> bool:
         """Whether models compiled for ``target`` are kept."""

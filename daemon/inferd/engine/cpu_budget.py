@@ -6,13 +6,12 @@ then stops for most of every period.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-# The kernel's default period, which cpu.max may leave out on writing and always shows on reading.
-_DEFAULT_PERIOD = "100000"
+from inferd.control_group import cpu_quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def cpu_budget(
     cgroup file that is absent or malformed sets no quota.
     """
     cpus = _affinity() if affinity is None else affinity
-    quota = min(_quotas(proc, cgroup), default=None)
+    quota = min((quota.cpus for quota in cpu_quotas(proc, cgroup)), default=None)
     return CpuBudget(cpus, quota, max(1, cpus if quota is None else min(cpus, ceil(quota))))
 
 
@@ -55,50 +54,3 @@ def _affinity() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _quotas(proc: Path, cgroup: Path) -> Iterator[float]:
-    """Every quota that binds this process, in CPUs, from cgroup v2 and from v1's cpu controller."""
-    for line in _read(proc / "self" / "cgroup").splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if controllers == "":
-            for group in _lineage(cgroup, path):
-                yield from _quota(*_read(group / "cpu.max").split())
-        elif "cpu" in controllers.split(","):
-            # systemd mounts v1 as "cpu,cpuacct" with a link "cpu"; others mount "cpu" alone.
-            for mount in {cgroup / "cpu", cgroup / controllers}:
-                for group in _lineage(mount, path):
-                    yield from _quota(*(_read(group / f"cpu.cfs_{part}_us").strip() for part in ("quota", "period")))
-
-
-def _lineage(mount: Path, path: str) -> Iterator[Path]:
-    """``mount`` and each group down to ``path``.
-
-    All of them count because any ancestor may be the tightest, and because a container
-    sees its own group mounted as the root while ``path`` may still be the host's.
-    """
-    group = mount
-    yield group
-    for name in path.split("/"):
-        # ".." is how a process outside the root of its cgroup namespace is shown.
-        if name not in ("", ".", ".."):
-            group /= name
-            yield group
-
-
-def _quota(quota: str = "", period: str = _DEFAULT_PERIOD, *_: str) -> Iterator[float]:
-    try:
-        allowed, per = int(quota), int(period)
-        if allowed > 0 and per > 0:
-            yield allowed / per
-    except (ValueError, OverflowError):
-        # "max", an empty or a malformed file: no quota.
-        return
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, ValueError):
-        # ValueError: not text, or a NUL in the path.
-        return ""

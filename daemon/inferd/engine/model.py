@@ -1,5 +1,6 @@
 """From a model file to pools that can run it: read, shape, compile or import, warm up."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from inferd.engine import device as devices
 from inferd.engine import preprocessing, state
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
+from inferd.engine.device_status import DeviceStatus
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, sentence
@@ -43,21 +45,33 @@ _TYPES = {
 @dataclass(frozen=True, slots=True)
 class DevicePool:
     """A pool with what its device really does, and the service times seen at warm-up as (rows of the
-    run, nanoseconds). ``width`` is the part of the device that one run takes up."""
+    run, nanoseconds). ``width`` is the part of the device that one run takes up; ``took`` says what
+    making it took."""
 
     pool: Pool
     effective: devices.Effective
     times: tuple[tuple[int, float], ...]
     width: float
     from_cache: bool
+    took: "Took"
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds spent compiling (or importing from the cache), on warm-up, and in the first run of it."""
+
+    compiling: float
+    warm_up: float
+    first_run: float
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to run: its signature and one pool a device."""
+    """A model version ready to run: its signature, one pool a device, and the seconds that loading it took."""
 
     signature: Signature
     pools: tuple[DevicePool, ...]
+    seconds: float
 
     def close(self) -> None:
         """End what is in flight on every pool."""
@@ -78,6 +92,16 @@ class Engine:
         """Devices present on this machine, as OpenVINO names them."""
         return tuple(self._core.available_devices)
 
+    @property
+    def device_status(self) -> DeviceStatus:
+        """Which devices OpenVINO finds now, and what they say of their memory."""
+        return DeviceStatus(self._core)
+
+    @property
+    def cache_lookups(self) -> Mapping[str, int]:
+        """Looks into the cache of compiled models so far, by result: hit, miss or refused."""
+        return self._compiler.lookups
+
     def inspect(self, source: ModelSource) -> Signature:
         """The signature ``source`` would be served with; compiles nothing. Raises as :meth:`load`."""
         self._targets(source)
@@ -89,12 +113,13 @@ class Engine:
         Raises ConfigurationError, DeviceAbsent or LoadFailed with one sentence; then
         nothing of it is left.
         """
+        begun = time.monotonic()
         targets = self._targets(source)
         model, signature = self._prepare(source)
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
             undo.pop_all()
-        return LoadedModel(signature, pools)
+        return LoadedModel(signature, pools, time.monotonic() - begun)
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
@@ -163,8 +188,10 @@ class Engine:
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
     ) -> DevicePool:
         make_slot = SyncSlot if source.config.execution.path == "sync" else InferSlot
+        begun = time.monotonic()
         with _explained(source, target):
             compiled, from_cache = self._compile(source, model, target)
+            compiling = time.monotonic() - begun
             effective = devices.read_back(compiled)
             width = source.config.execution.infer_requests or max(1, effective.infer_requests)
             pool = Pool(
@@ -176,7 +203,10 @@ class Engine:
             )
         undo.callback(pool.close)
         part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
-        return DevicePool(pool, effective, warm_up(source, signature, pool), part / width, from_cache)
+        begun = time.monotonic()
+        warm = warm_up(source, signature, pool)
+        took = Took(compiling, time.monotonic() - begun, warm.first / 1e9)
+        return DevicePool(pool, effective, warm.times, part / width, from_cache, took)
 
     def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> tuple["ov.CompiledModel", bool]:
         properties = devices.compile_properties(target, source.config, self.threads_for(source))

@@ -1,6 +1,7 @@
 """Made-up inferences before a model is ready: they prove that it runs, and tell how long it takes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -18,6 +19,15 @@ log = structlog.get_logger("inferd.engine")
 _NO_GAIN = 0.97
 
 
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """``times`` are rows of a run and the nanoseconds that the last round of it took; ``first`` are those of the very
+    first run, 0 where none was made."""
+
+    times: tuple[tuple[int, float], ...] = ()
+    first: float = 0.0
+
+
 def joins_requests(config: ModelConfig, signature: Signature) -> bool:
     """Whether requests may run together: not in a model that keeps one sequence's state a slot."""
     return config.batching.join and signature.max_batch > 1 and not signature.stateful
@@ -30,8 +40,8 @@ def rows_joined(config: ModelConfig, signature: Signature) -> int:
     return min(signature.max_batch, config.batching.max_joined or signature.max_batch)
 
 
-def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tuple[int, float], ...]:
-    """Run made-up input through every slot; rows of a run and the nanoseconds the last round of it took.
+def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> WarmUp:
+    """Run made-up input through every slot, and time it.
 
     A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
     shapes may be ones a dynamic model can't take, which proves nothing about real ones.
@@ -43,12 +53,15 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tupl
         raise source.misconfigured(f"warmup.shapes.{min(unknown)}", "no such input", names)
     shapes = [_shape(source, spec, config.shapes.get(spec.name)) for spec in signature.inputs]
     times: list[tuple[int, float]] = []
+    first = 0.0
     try:
         for rows in _row_counts(source.config, signature, shapes) if config.runs else ():
             inputs = [
                 _made_up(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
             ]
-            times.append((rows or 1, [pool.run_all(inputs) for _ in range(config.runs)][-1]))
+            took = [pool.run_all(inputs) for _ in range(config.runs)]
+            first = first or took[0]
+            times.append((rows or 1, took[-1]))
             if len(times) > 1 and times[-1][1] > _NO_GAIN * times[-2][1] * rows / times[-2][0]:
                 break
     except RunFailed as error:
@@ -56,7 +69,7 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> tuple[tupl
         if fixed:
             raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {error}") from error
         log.warning("warm-up skipped", model=source.name, device=pool.device, problem=str(error))
-    return tuple(times)
+    return WarmUp(tuple(times), first)
 
 
 def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:

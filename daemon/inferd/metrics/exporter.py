@@ -1,83 +1,32 @@
-"""The metrics endpoint: /metrics, /healthz and /readyz on a thread of its own.
+"""The metrics endpoint: /metrics, /healthz and /readyz, and the status page, on a thread of its own.
 
 A thread, so that it answers from the first moment and while the event loop is busy
 loading models.
 """
 
-import platform
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from inferd.errors import ConfigurationError
-from inferd.metrics import instruments
+from inferd.metrics.scrape import Scrape
+from inferd.metrics.status import Status
 
 # (may answer 200, what the body says)
 Readiness = Callable[[], tuple[bool, str]]
-ModelStates = Callable[[], Iterable[tuple[str, str, bool]]]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLoad:
-    """What one model version has to do at present."""
-
-    model: str
-    version: str
-    waiting: int
-    running: int
-    limit: int
-    sequences: int
-
-
-_LOAD: tuple[tuple[instruments.Instrument, Callable[[ModelLoad], int]], ...] = (
-    (instruments.QUEUE_LENGTH, lambda load: load.waiting),
-    (instruments.RUNNING, lambda load: load.running),
-    (instruments.IN_FLIGHT_LIMIT, lambda load: load.limit),
-    (instruments.SEQUENCES, lambda load: load.sequences),
-)
-
-
-class StateCollector(Collector):
-    """Readiness of server and models, their load, and the build, read at scrape time."""
-
-    def __init__(
-        self,
-        ready: Readiness,
-        models: ModelStates,
-        loads: Callable[[], Iterable[ModelLoad]],
-        version: str,
-        openvino: str,
-    ) -> None:
-        self._ready, self._models, self._loads = ready, models, loads
-        self._build = {"version": version, "openvino": openvino, "python": platform.python_version()}
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(instruments.READY.name, instruments.READY.help, value=float(self._ready()[0]))
-        models = GaugeMetricFamily(
-            instruments.MODEL_READY.name, instruments.MODEL_READY.help, labels=instruments.MODEL_READY.labels
-        )
-        for model, version, ready in self._models():
-            models.add_metric((model, version), float(ready))
-        yield models
-        loads = list(self._loads())
-        for instrument, value in _LOAD:
-            family = GaugeMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
-            for load in loads:
-                family.add_metric((load.model, load.version), float(value(load)))
-            yield family
-        yield InfoMetricFamily(instruments.BUILD.name, instruments.BUILD.help, value=self._build)
 
 
 def registry_of(collectors: Iterable[Collector]) -> CollectorRegistry:
@@ -97,13 +46,26 @@ class _Quiet(WSGIRequestHandler):
         """Scrapes are not worth a log line."""
 
 
+_PATHS = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
+_METHODS = ("GET", "HEAD")
+_FRESH = ("Cache-Control", "no-store")
+_NOSNIFF = ("X-Content-Type-Options", "nosniff")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
 class Exporter:
     """The HTTP endpoint; listens from construction, answers from :meth:`start`."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Readiness) -> None:
-        """Raises ConfigurationError when the address can't be bound."""
-        self._metrics = make_wsgi_app(registry)
-        self._ready = ready
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Readiness, status: Status) -> None:
+        """Raises ConfigurationError when the address can't be bound. ``status`` is started and stopped elsewhere."""
+        self._metrics = Scrape(registry)
+        self._ready, self._status = ready, status
 
         class Server(ThreadingWSGIServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -138,19 +100,47 @@ class Exporter:
         self._server.server_close()
 
     def _route(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        match environ.get("PATH_INFO"):
+        method = environ["REQUEST_METHOD"]
+        if environ.get("PATH_INFO") not in _PATHS:
+            answer = _text("404 Not Found", f"paths: {', '.join(_PATHS)}")
+        elif method not in _METHODS:
+            allowed = ", ".join(_METHODS)
+            answer = _text("405 Method Not Allowed", f"methods: {allowed}", ("Allow", allowed))
+        else:
+            answer = self._answer(environ)
+        start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body))), _NOSNIFF])
+        return [] if method == "HEAD" else [answer.body]
+
+    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+        match environ["PATH_INFO"]:
+            case "/":
+                page = self._status.page
+                return _Answer(
+                    "200 OK",
+                    [("Content-Type", "text/html; charset=utf-8"), _FRESH, ("Content-Security-Policy", page.policy)],
+                    page.body,
+                )
+            case "/status.json":
+                body = self._status.body(_since(environ))
+                if body is None:
+                    return _text("503 Service Unavailable", "no figures yet")
+                return _Answer("200 OK", [("Content-Type", "application/json"), _FRESH], body)
             case "/metrics":
-                body: Iterable[bytes] = self._metrics(environ, start_response)
-                return body
+                names = parse_qs(environ.get("QUERY_STRING", "")).get("name[]", [])
+                accept, accept_encoding = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", "")
+                return _Answer("200 OK", *self._metrics.answer(accept, accept_encoding, names))
             case "/healthz":
-                return _text(start_response, "200 OK", "ok")
-            case "/readyz":
-                ready, said = self._ready()
-                return _text(start_response, "200 OK" if ready else "503 Service Unavailable", said)
+                return _text("200 OK", "ok")
             case _:
-                return _text(start_response, "404 Not Found", "paths: /metrics, /healthz, /readyz")
+                ready, why = self._ready()
+                return _text("200 OK" if ready else "503 Service Unavailable", why)
 
 
-def _text(start_response: StartResponse, status: str, body: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")])
-    return [body.encode() + b"\n"]
+def _since(environ: WSGIEnvironment) -> int:
+    """The number of the reading that the caller has already, 0 for none."""
+    (number,) = parse_qs(environ.get("QUERY_STRING", "")).get("since", ["0"])[:1]
+    return int(number) if re.fullmatch("[0-9]{1,15}", number) else 0
+
+
+def _text(status: str, body: str, *headers: tuple[str, str]) -> _Answer:
+    return _Answer(status, [("Content-Type", "text/plain; charset=utf-8"), _FRESH, *headers], body.encode() + b"\n")

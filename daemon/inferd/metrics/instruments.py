@@ -7,6 +7,18 @@ from typing import Literal
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)
 LATENCY_BUCKETS = (*(round(s * 10.0**e, 7) for e in range(-4, 1) for s in _STEPS), 10.0)
 
+# Eight stages a model share what one scrape may cost, so they get two steps a decade, and start where
+# a stage begins to matter.
+STAGE_BUCKETS = (0.0001, 0.0004, 0.001, 0.004, 0.01, 0.04, 0.1, 0.4, 1.0, 4.0)
+
+# Waking late by less than a millisecond is what any busy machine does.
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
+# In the order they happen; together they are the request's duration.
+STAGES = ("decode", "queue", "batch", "input", "compute", "handover", "output", "encode")
+
 # The label of what names no model of ours: a client's spelling must never become a series.
 OTHER = "_OTHER"
 
@@ -21,25 +33,54 @@ class Instrument:
     labels: tuple[str, ...] = ()
 
 
+_VERSION = ("model", "version")
+_DEVICE = ("model", "version", "device")
+
+# -- requests ---------------------------------------------------------------------
+
 REQUESTS = Instrument(
     "inferd_requests",
     "counter",
-    f"Requests that reached the server, each counted once, by outcome; model {OTHER} where it named none of ours.",
-    ("model", "version", "outcome"),
+    "Inference requests that reached the server, each counted once, when it ended. outcome: ok, invalid, not_found, "
+    "unavailable, overloaded, deadline, cancelled, aborted, internal, denied or unsupported; reason says why where an "
+    f"outcome has several causes; device is empty where it never ran; model is {OTHER} where it named none of ours.",
+    ("model", "version", "device", "outcome", "reason"),
 )
 REQUEST_SECONDS = Instrument(
     "inferd_request_duration_seconds",
     "histogram",
-    "Time from receiving a request to its answer, by outcome.",
-    ("model", "version", "outcome"),
+    "Time from receiving a request to its answer, of those answered well. The model's objective is one of the "
+    "boundaries.",
+    _VERSION,
 )
-READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, else 0.")
-MODEL_READY = Instrument(
-    "inferd_model_ready", "gauge", "1 while the model version answers, else 0.", ("model", "version")
+OBJECTIVE_MET = Instrument(
+    "inferd_objective_met",
+    "counter",
+    "Requests answered well within the model's objective, where it has one.",
+    _VERSION,
 )
-_VERSION = ("model", "version")
+STAGE_SECONDS = Instrument(
+    "inferd_stage_duration_seconds",
+    "histogram",
+    "Where the time of requests answered well went. decode: parsing and checking; queue: waiting for an infer "
+    "request; batch: waiting for company while one was free; input: copying in; compute: in OpenVINO; handover: from "
+    "OpenVINO's thread to the event loop; output: copying out; encode: making the answer's bytes.",
+    ("model", "version", "stage"),
+)
+INFERENCES = Instrument("inferd_inferences", "counter", "Rows of the batch dimension answered well.", _VERSION)
+RUN_ROWS = Instrument("inferd_run_rows", "histogram", "Rows that ran together, of runs that ended well.", _VERSION)
+RECEIVED_BYTES = Instrument("inferd_received_bytes", "counter", "Bytes of request messages.", _VERSION)
+SENT_BYTES = Instrument("inferd_sent_bytes", "counter", "Bytes of answers, of requests answered well.", _VERSION)
+OPEN_CALLS = Instrument("inferd_open_calls", "gauge", "Inference RPCs that are open; a stream is one.")
+
+# -- what a model version has to do -----------------------------------------------
+
 QUEUE_LENGTH = Instrument("inferd_queue_length", "gauge", "Requests that have not started.", _VERSION)
-RUNNING = Instrument("inferd_runs", "gauge", "Infer requests in use.", _VERSION)
+QUEUE_BYTES = Instrument("inferd_queue_bytes", "gauge", "Bytes of the requests that have not started.", _VERSION)
+QUEUE_OLDEST = Instrument(
+    "inferd_queue_oldest_seconds", "gauge", "Age of the oldest request that has not started, 0 for none.", _VERSION
+)
+IN_FLIGHT = Instrument("inferd_in_flight_requests", "gauge", "Requests waiting or running.", _VERSION)
 IN_FLIGHT_LIMIT = Instrument(
     "inferd_in_flight_limit",
     "gauge",
@@ -47,10 +88,87 @@ IN_FLIGHT_LIMIT = Instrument(
     "else what queue and infer requests hold.",
     _VERSION,
 )
+RUNNING = Instrument("inferd_runs", "gauge", "Infer requests in use.", _VERSION)
+BUSY_SECONDS = Instrument(
+    "inferd_busy_seconds",
+    "counter",
+    "Seconds that infer requests were in use, all of them together; its rate by inferd_infer_requests is utilisation.",
+    _VERSION,
+)
 SEQUENCES = Instrument("inferd_sequences", "gauge", "Sequences that hold a state.", _VERSION)
-_DEVICE = ("model", "version", "device")
+SEQUENCES_LIMIT = Instrument(
+    "inferd_sequences_limit", "gauge", "Sequences that may hold a state at a time, of models that have any.", _VERSION
+)
+
+# -- models -----------------------------------------------------------------------
+
+READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, else 0.")
+MODEL_READY = Instrument(
+    "inferd_model_ready",
+    "gauge",
+    "1 while the model version answers, else 0; what was unloaded on purpose is not listed. version is empty for a "
+    "model that could not be read at all.",
+    _VERSION,
+)
+MODEL_STATE = Instrument(
+    "inferd_model_state",
+    "gauge",
+    "1 for the state that the model version is in, 0 for the others: LOADING, READY, UNLOADING, UNAVAILABLE.",
+    ("model", "version", "state"),
+)
+MODEL_INFO = Instrument(
+    "inferd_model",
+    "info",
+    "How the model version runs on the device: the devices that really execute it, its precision, and whether it "
+    "came from the cache of compiled models.",
+    ("model", "version", "device", "execution_devices", "precision", "from_cache"),
+)
+MODEL_LOADS = Instrument(
+    "inferd_model_loads",
+    "counter",
+    "Attempts to load a version of the model, by result: ok or failed. What was served before a failed one goes on.",
+    ("model", "result"),
+)
+LOAD_SECONDS = Instrument(
+    "inferd_model_load_seconds", "gauge", "Seconds from reading the version's file to its being ready.", _VERSION
+)
+COMPILE_SECONDS = Instrument(
+    "inferd_model_compile_seconds", "gauge", "Seconds spent compiling, or importing from the cache.", _DEVICE
+)
+WARM_UP_SECONDS = Instrument("inferd_model_warm_up_seconds", "gauge", "Seconds spent on warm-up.", _DEVICE)
+FIRST_INFERENCE_SECONDS = Instrument(
+    "inferd_model_first_inference_seconds", "gauge", "Seconds that the first run took; 0 if warm-up is off.", _DEVICE
+)
+CACHE_LOOKUPS = Instrument(
+    "inferd_cache_lookups",
+    "counter",
+    "Looks into the cache of compiled models, by result: hit, miss, or refused (found, and not importable).",
+    ("result",),
+)
+OBJECTIVE_SECONDS = Instrument(
+    "inferd_objective_latency_seconds", "gauge", "The latency objective, of models that have one.", _VERSION
+)
+OBJECTIVE_RATIO = Instrument(
+    "inferd_objective_latency_ratio",
+    "gauge",
+    "Part of the answered requests that are to keep the latency objective, such as 0.99.",
+    _VERSION,
+)
+AVAILABILITY_RATIO = Instrument(
+    "inferd_objective_availability_ratio",
+    "gauge",
+    "Part of the requests that are to be answered, such as 0.999; what the client got wrong does not count.",
+    _VERSION,
+)
+
+# -- how it runs, and tuning ------------------------------------------------------
+
 STREAMS = Instrument("inferd_streams", "gauge", "Streams the model is compiled for, as read back.", _DEVICE)
+STREAMS_ASKED = Instrument("inferd_streams_asked", "gauge", "Streams asked for; 0 leaves them to OpenVINO.", _DEVICE)
 THREADS = Instrument("inferd_threads", "gauge", "CPU threads of all its streams, as read back; 0 if unknown.", _DEVICE)
+THREADS_ASKED = Instrument(
+    "inferd_threads_asked", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
+)
 INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
 MAX_JOINED = Instrument("inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE)
 TUNING_DECISIONS = Instrument(
@@ -60,6 +178,7 @@ TUNING_DECISIONS = Instrument(
     "worse (all three rolled back), stopped.",
     ("model", "version", "decision"),
 )
+TUNING_ACTIVE = Instrument("inferd_tuning_active", "gauge", "1 while the model version is being tuned.", _VERSION)
 TUNING_SECONDS = Instrument("inferd_tuning_seconds", "counter", "Seconds spent on searches.", _VERSION)
 TUNING_GAIN = Instrument(
     "inferd_tuning_gain_ratio",
@@ -67,28 +186,55 @@ TUNING_GAIN = Instrument(
     "What the choice gives in proportion to OpenVINO's THROUGHPUT hint, as measured last; 0 if unknown.",
     _VERSION,
 )
+
+# -- process, host, devices -------------------------------------------------------
+
+LOOP_LAG = Instrument(
+    "inferd_event_loop_lag_seconds",
+    "histogram",
+    "How late the event loop ran a timer, sampled ten times a second: time that a request would have waited too.",
+)
+THREAD_LAG = Instrument(
+    "inferd_thread_lag_seconds",
+    "histogram",
+    "How late a thread that only sleeps got to run, sampled ten times a second: the wait for a CPU and for the GIL.",
+)
+CPU_THREADS = Instrument("inferd_cpu_threads", "gauge", "Threads that CPU inference may use in all.")
+CPU_PERIODS = Instrument(
+    "inferd_cpu_quota_periods", "counter", "Enforcement periods of the control group's CPU quota that had work to do."
+)
+CPU_THROTTLED_PERIODS = Instrument(
+    "inferd_cpu_throttled_periods", "counter", "Of these, periods in which the control group was throttled."
+)
+CPU_THROTTLED_SECONDS = Instrument(
+    "inferd_cpu_throttled_seconds", "counter", "Seconds that threads of the control group were throttled."
+)
+PRESSURE = Instrument(
+    "inferd_pressure_stalled_seconds",
+    "counter",
+    "Seconds in which some or all (kind full) tasks waited for the resource (cpu, memory or io): the kernel's pressure "
+    "stall information, of the control group where it has its own, else of the machine.",
+    ("resource", "kind"),
+)
+MEMORY_LIMIT = Instrument("inferd_memory_limit_bytes", "gauge", "Memory limit of the control group, where it has one.")
+DEVICE_UP = Instrument(
+    "inferd_device_up", "gauge", "1 while OpenVINO finds the device that models are to run on, else 0.", ("device",)
+)
+DEVICE_MEMORY_USED = Instrument(
+    "inferd_device_memory_used_bytes",
+    "gauge",
+    "Device memory that this process has allocated, by kind, where the device tells.",
+    ("device", "kind"),
+)
+DEVICE_MEMORY = Instrument("inferd_device_memory_bytes", "gauge", "Memory of the device, where it tells.", ("device",))
+SCRAPE_SECONDS = Instrument(
+    "inferd_scrape_duration_seconds", "gauge", "Seconds that collecting the scrape before this one took."
+)
 BUILD = Instrument(
     "inferd_build", "info", "Versions of inferd, OpenVINO and Python.", ("version", "openvino", "python")
 )
 
-ALL = (
-    REQUESTS,
-    REQUEST_SECONDS,
-    READY,
-    MODEL_READY,
-    QUEUE_LENGTH,
-    RUNNING,
-    IN_FLIGHT_LIMIT,
-    SEQUENCES,
-    STREAMS,
-    THREADS,
-    INFER_REQUESTS,
-    MAX_JOINED,
-    TUNING_DECISIONS,
-    TUNING_SECONDS,
-    TUNING_GAIN,
-    BUILD,
-)
+ALL = tuple(thing for thing in globals().values() if isinstance(thing, Instrument))
 
 
 def reference_page() -> str:

@@ -1,141 +1,168 @@
-"""Counts what became of every request, in plain list cells with one writer.
+"""Counts what became of every request.
 
-The event loop's thread writes; the exporter's thread reads while it does, so a scrape
-may see a request in one series a moment before another, never a torn number. A cell
-costs a fifth of the client library's own instruments.
+The event loop's thread writes; the exporter's thread reads while it does, so a scrape may
+see a request in one series a moment before another.
 """
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from inferd.metrics import instruments
+from inferd.metrics.cells import Histogram
+from inferd.metrics.families import counter, histogram
+from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 from inferd.requests import Observation
 
-_BOUNDS = instruments.LATENCY_BUCKETS
+_NANO = 10**9
+_STAGE_EDGES = Histogram(instruments.STAGE_BUCKETS, _NANO).edges
+_ROWS_EDGES = Histogram(instruments.ROWS_BUCKETS).edges
+
+# A model's name and a version's number; the version is empty where a request reached none.
+Key = tuple[str, str]
 
 
-class LatencyCell:
-    """One histogram: a count a bucket, and the sum in seconds."""
-
-    __slots__ = ("counts", "total")
+class Record:
+    """All that is counted of one model version. ``requests`` has (device, outcome, reason) -> number."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(_BOUNDS) + 1)
-        self.total = 0.0
+        self.objective: float | None = None
+        self.requests: dict[tuple[str, str, str], int] = {}
+        self.answered = Histogram(instruments.LATENCY_BUCKETS, _NANO)
+        self.stages = tuple(Histogram(instruments.STAGE_BUCKETS, _NANO) for _ in instruments.STAGES)
+        self.rows = Histogram(instruments.ROWS_BUCKETS)
+        self.inferences = 0
+        self.received = 0
+        self.sent = 0
+        self._last = 0
+        self._failed = Duration()
+        # Rows of a run -> runs, and nanoseconds of copying in, computing and answering.
+        self._batches: dict[int, list[int]] = {}
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(_BOUNDS, seconds)] += 1
-        self.total += seconds
-
-    def cumulative(self) -> tuple[list[tuple[str, float]], int]:
-        """Bucket boundary -> requests at or below it, and their number."""
-        rising, running = [], 0
-        for bound, count in zip((*map(str, _BOUNDS), "+Inf"), list(self.counts), strict=True):
-            running += count
-            rising.append((bound, float(running)))
-        return rising, running
-
-
-@dataclass(slots=True)
-class Duration:
-    """How often a stage was passed and its nanoseconds in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, ns: int) -> None:
-        self.count += 1
-        self.ns += ns
-
-
-@dataclass(slots=True)
-class BatchStatistics:
-    """Stages of the executions of one batch size."""
-
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What the statistics RPC answers for one model version; counts since it was first loaded.
-
-    ``last_inference`` is milliseconds since the epoch, 0 for never.
-    """
-
-    last_inference: int = 0
-    inferences: int = 0
-    executions: int = 0
-    success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    def aim(self, objective: float | None) -> None:
+        """Make the latency ``objective``, in seconds, one of the boundaries, in place of an earlier one."""
+        if objective != self.objective:
+            bounds = {*instruments.LATENCY_BUCKETS, *([] if objective is None else [objective])}
+            self.objective, self.answered = objective, self.answered.rebound(sorted(bounds))
 
     def add(self, seen: Observation) -> None:
-        """Count one request that ended well, and its run where it leads it."""
-        stages = seen.stages
-        self.last_inference = time.time_ns() // 1_000_000
+        """Count one request; on the path of each, so written for speed."""
+        stages, error = seen.stages, seen.error
+        ended = (seen.device, "ok", "") if error is None else (seen.device, error.outcome, error.reason)
+        try:
+            self.requests[ended] += 1
+        except KeyError:
+            self.requests[ended] = 1
+        self.received += seen.received_bytes
+        if error is not None:
+            self._failed.add(stages.total())
+            return
+        trace = seen.trace
+        self.answered.add(
+            stages.answered - stages.received, trace.trace_id if trace is not None and trace.sampled else ""
+        )
+        spent = stages.durations()
+        for cell, ns in zip(self.stages, spent):  # noqa: B905 - as many as there are, and checking costs
+            cell.counts[bisect_left(_STAGE_EDGES, ns)] += 1
+            cell.total += ns
         self.inferences += seen.batch
-        self.executions += seen.leader
-        self.success.add(stages.total())
-        self.queue.add(stages.queue())
-        wheres: list[Statistics | BatchStatistics] = [self]
+        self.sent += seen.sent_bytes
+        self._last = stages.answered
         if seen.leader:
-            wheres.append(self.batches.setdefault(seen.run_rows, BatchStatistics()))
-        for where in wheres:
-            where.compute_input.add(stages.input())
-            where.compute_infer.add(stages.compute())
-            where.compute_output.add(stages.output())
+            rows = seen.run_rows
+            self.rows.counts[bisect_left(_ROWS_EDGES, rows)] += 1
+            self.rows.total += rows
+            batch = self._batches.get(rows)
+            if batch is None:
+                batch = self._batches[rows] = [0, 0, 0, 0]
+            batch[0] += 1
+            batch[1] += spent[3]
+            batch[2] += spent[4]
+            batch[3] += spent[5] + spent[6] + spent[7]
+
+    def met(self) -> int:
+        """Requests answered well within the objective."""
+        cell = self.answered
+        return 0 if self.objective is None else sum(cell.counts[: cell.bounds.index(self.objective) + 1])
+
+    def statistics(self) -> Statistics:
+        """The same as the statistics RPC wants it."""
+        count = sum(self.answered.counts)
+        _, queue, batch, copied_in, computed, handed_over, copied_out, encoded = (int(s.total) for s in self.stages)
+        return Statistics(
+            (time.time_ns() - (time.monotonic_ns() - self._last)) // 1_000_000 if self._last else 0,
+            self.inferences,
+            sum(self.rows.counts),
+            Duration(count, int(self.answered.total)),
+            Duration(self._failed.count, self._failed.ns),
+            Duration(count, queue + batch),
+            Duration(count, copied_in),
+            Duration(count, computed),
+            Duration(count, handed_over + copied_out + encoded),
+            {
+                rows: BatchStatistics(*(Duration(runs, ns) for ns in (copied_in, computed, answered)))
+                for rows, (runs, copied_in, computed, answered) in self._batches.copy().items()
+            },
+        )
 
 
 class Recorder(Collector):
     """Takes observations, gives series and statistics."""
 
     def __init__(self) -> None:
-        self._latency: dict[tuple[str, str, str], LatencyCell] = {}
-        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self._records: dict[Key, Record] = {}
+        self._followed: frozenset[Key] = frozenset()
 
     def observe(self, seen: Observation) -> None:
         """Count one request that has ended."""
-        key = (seen.model, seen.version, seen.outcome)
-        cell = self._latency.get(key)
-        if cell is None:
-            cell = self._latency[key] = LatencyCell()
-        cell.add(seen.stages.total() / 1e9)
-        if seen.model == instruments.OTHER:
-            return
-        statistics = self.statistics(seen.model, seen.version)
-        if seen.outcome == "ok":
-            statistics.add(seen)
-        else:
-            statistics.fail.add(seen.stages.total())
+        key = (seen.model, seen.version)
+        record = self._records.get(key)
+        if record is None:
+            record = self._records[key] = Record()
+        record.add(seen)
+
+    def follow(self, objectives: Mapping[Key, float | None]) -> None:
+        """The versions that there are, with their latency objectives in seconds; those of before that are gone now
+        lose their series, and so does what was refused in the name of a model none of whose versions is left."""
+        gone = self._followed - objectives.keys()
+        left = {model for model, _ in objectives}
+        for model, version in gone:
+            self._records.pop((model, version), None)
+            if model not in left:
+                self._records.pop((model, ""), None)
+        self._followed = frozenset(objectives)
+        for key, objective in objectives.items():
+            self._records.setdefault(key, Record()).aim(objective)
+
+    def record(self, model: str, version: str) -> Record:
+        """What is counted of that version; an empty record where that is nothing."""
+        return self._records.get((model, version)) or Record()
 
     def statistics(self, model: str, version: str) -> Statistics:
         """The statistics of one model version, all zero when nothing was observed yet."""
-        return self._statistics.setdefault((model, version), Statistics())
+        return self.record(model, version).statistics()
 
     def collect(self) -> Iterator[Metric]:
         """The series as they stand; called by the exporter on its own thread."""
-        requests = CounterMetricFamily(
-            instruments.REQUESTS.name, instruments.REQUESTS.help, labels=instruments.REQUESTS.labels
+        records = self._records.copy()
+        versions = {key: record for key, record in records.items() if key[1]}
+        requests = (
+            ((*key, *ended), n) for key, record in records.items() for ended, n in record.requests.copy().items()
         )
-        seconds = HistogramMetricFamily(
-            instruments.REQUEST_SECONDS.name,
-            instruments.REQUEST_SECONDS.help,
-            labels=instruments.REQUEST_SECONDS.labels,
+        yield counter(instruments.REQUESTS, requests)
+        yield counter(instruments.RECEIVED_BYTES, ((key, record.received) for key, record in records.items()))
+        yield counter(instruments.SENT_BYTES, ((key, record.sent) for key, record in versions.items()))
+        yield counter(instruments.INFERENCES, ((key, record.inferences) for key, record in versions.items()))
+        met = ((key, record.met()) for key, record in versions.items() if record.objective is not None)
+        yield counter(instruments.OBJECTIVE_MET, met)
+        yield histogram(instruments.REQUEST_SECONDS, ((key, record.answered) for key, record in versions.items()))
+        stages = (
+            ((*key, stage), cell)
+            for key, record in versions.items()
+            for stage, cell in zip(instruments.STAGES, record.stages, strict=True)
         )
-        for key, cell in list(self._latency.items()):
-            buckets, count = cell.cumulative()
-            requests.add_metric(key, count)
-            seconds.add_metric(key, buckets=buckets, sum_value=cell.total)
-        yield requests
-        yield seconds
+        yield histogram(instruments.STAGE_SECONDS, stages)
+        yield histogram(instruments.RUN_ROWS, ((key, record.rows) for key, record in versions.items()))

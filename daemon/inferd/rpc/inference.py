@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import grpc
@@ -18,6 +19,7 @@ from inferd.requests import Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, status
 from inferd.rpc.stream import Stream, Window
 from inferd.tensors import Tensor
+from inferd.trace_context import TraceContext
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -51,7 +53,10 @@ class Call:
         response = codec.encode(self._served.name, str(self._served.version), self.request.id, specs, outputs)
         if self.final_response:
             response.parameters["triton_final_response"].bool_param = True
-        self.future.set_result(self.wrap(response))
+        self.request.stages.copied = time.monotonic_ns()
+        encoded = self.wrap(response)
+        self.request.answer_nbytes = len(encoded)
+        self.future.set_result(encoded)
 
     def fail(self, error: InferdError) -> None:
         """End the call with ``error``."""
@@ -66,12 +71,20 @@ class Call:
             self._live.dispatcher.cancel(self.request)
 
 
-class Connection:
-    """Whom requests come from: ``client`` as a quota counts it, and the dispatchers that hold
-    sequences which end with it."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What an RPC's metadata says of its requests: the client as a quota counts it, and the trace; empty
+    where it says nothing."""
 
-    def __init__(self, client: str) -> None:
-        self.client = client
+    client: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+class Connection:
+    """A stream that sequences came over, and the dispatchers that hold some which end with it."""
+
+    def __init__(self) -> None:
         self.dispatchers: set[Dispatcher] = set()
 
     def close(self) -> None:
@@ -80,8 +93,12 @@ class Connection:
             dispatcher.disconnected(self)
 
 
+_UNNAMED = Caller()
+
+
 class Inference:
-    """The two inference RPCs. ``client_key`` is the metadata key that names a client, empty where nobody asks."""
+    """The two inference RPCs. ``client_key`` is the metadata key that names a client, empty where nobody asks;
+    ``traced`` makes a trace context of traceparent and tracestate, which are empty where the client sent none."""
 
     def __init__(
         self,
@@ -91,6 +108,7 @@ class Inference:
         max_pending: int,
         max_pending_bytes: int,
         client_key: str = "",
+        traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
     ) -> None:
         self._catalog = catalog
         self._lifecycle = lifecycle
@@ -98,6 +116,7 @@ class Inference:
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
         self._client_key = client_key
+        self._traced = traced
         self._streams: set[Stream] = set()
         self._open = 0
         self._finished = asyncio.Event()
@@ -106,7 +125,7 @@ class Inference:
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
         self._enter(context)
-        call = self.begin(raw, _deadline(context), pb.ModelInferResponse.SerializeToString, self._client(context))
+        call = self.begin(raw, _deadline(context), pb.ModelInferResponse.SerializeToString, self._caller(context))
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -124,8 +143,8 @@ class Inference:
         if self._lifecycle.phase is Phase.DRAINING:
             await status.abort(context, Draining())
         window = Window(self._max_pending, self._max_pending_bytes)
-        connection = Connection(self._client(context))
-        begin = partial(self.begin, client=connection.client, connection=connection)
+        connection = Connection()
+        begin = partial(self.begin, caller=self._caller(context), connection=connection)
         stream = Stream(begin, self._catalog, context, _deadline(context), window)
         self._streams.add(stream)
         try:
@@ -135,6 +154,11 @@ class Inference:
             connection.close()
         if not complete:
             await status.abort(context, Draining())
+
+    @property
+    def open_calls(self) -> int:
+        """RPCs that have not ended; a stream is one."""
+        return self._open
 
     def end_streams(self) -> None:
         """Read no further on any stream; each ends once what it has taken is answered."""
@@ -155,17 +179,22 @@ class Inference:
         if not self._open:
             self._finished.set()
 
-    def _client(self, context: grpc.aio.ServicerContext) -> str:
-        if not self._client_key:
-            return ""
-        return str(dict(context.invocation_metadata() or ()).get(self._client_key, ""))
+    def _caller(self, context: grpc.aio.ServicerContext) -> Caller:
+        said: dict[str, str] = {}
+        for key, value in context.invocation_metadata() or ():
+            if key in (self._client_key, "traceparent", "tracestate"):
+                # As HTTP joins what is said more than once.
+                said[key] = f"{said[key]},{value}" if key in said else value
+        if not said:
+            return _UNNAMED
+        return Caller(said.get(self._client_key, ""), said.get("traceparent", ""), said.get("tracestate", ""))
 
     def begin(
         self,
         raw: bytes,
         deadline: int | None,
         wrap: Callable[[pb.ModelInferResponse], bytes],
-        client: str = "",
+        caller: Caller,
         connection: Connection | None = None,
     ) -> Call:
         """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once.
@@ -174,13 +203,14 @@ class Inference:
         """
         stages = Stages(received=time.monotonic_ns())
         call = Call(asyncio.get_running_loop().create_future(), wrap)
+        trace = self._traced(caller.traceparent, caller.tracestate)
         try:
-            self._submit(call, raw, deadline, stages, client, connection)
+            self._submit(call, raw, deadline, stages, caller.client, trace, connection)
         except InferdError as error:
-            self._refuse(call, error, stages)
+            self._refuse(call, error, stages, len(raw), trace)
         except Exception:
             log.exception("request could not be handled")
-            self._refuse(call, InternalFault(), stages)
+            self._refuse(call, InternalFault(), stages, len(raw), trace)
         return call
 
     def _submit(
@@ -190,6 +220,7 @@ class Inference:
         deadline: int | None,
         stages: Stages,
         client: str,
+        trace: TraceContext | None,
         connection: Connection | None,
     ) -> None:
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
@@ -224,11 +255,12 @@ class Inference:
             client=client,
             step=step,
             stages=stages,
+            trace=trace,
         )
         live.dispatcher.submit(request)
         call.request = request
 
-    def _refuse(self, call: Call, error: InferdError, stages: Stages) -> None:
+    def _refuse(self, call: Call, error: InferdError, stages: Stages, nbytes: int, trace: TraceContext | None) -> None:
         """A request that never entered a queue still counts, under a model only if that is one of ours."""
         stages.answered = time.monotonic_ns()
         model, version = OTHER, ""
@@ -239,7 +271,18 @@ class Inference:
             pass
         except InferdError:
             model = call.message.model_name
-        self._observe(Observation(model, version, error.outcome, stages, id=_shown(call.message.id), error=error))
+        self._observe(
+            Observation(
+                model,
+                version,
+                error.outcome,
+                stages,
+                id=_shown(call.message.id),
+                error=error,
+                received_bytes=nbytes,
+                trace=trace,
+            )
+        )
         call.fail(error)
 
 

@@ -10,7 +10,8 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog, Live, Served
 from inferd.errors import InvalidRequest, NotAllowed, listed
 from inferd.lifecycle import Lifecycle
-from inferd.metrics.recorder import BatchStatistics, Duration, Recorder, Statistics
+from inferd.metrics.recorder import Recorder
+from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 from inferd.tensors import DType, Signature, TensorSpec
 
 EXTENSIONS = (

@@ -36,7 +36,7 @@ TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
 class Entry:
     """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
     the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
-    with nobody else."""
+    with nobody else. ``held`` is when it began to wait for company, 0 if it never did."""
 
     request: Request
     arrival: int
@@ -45,6 +45,7 @@ class Entry:
     state: EntryState = EntryState.WAITING
     rows: range | None = None
     alone: bool = False
+    held: int = 0
     run: "Run | None" = None
 
     @property

@@ -9,6 +9,8 @@ from inferd.scheduling.entry import Entry
 
 # Whoever waited through this many starts of better priority goes next, so that none waits for ever.
 PATIENCE = 64
+# A look from another thread finds the line changed under it now and then, hardly twice in a row.
+_LOOKS = 5
 
 
 class WaitingLine:
@@ -73,6 +75,19 @@ class WaitingLine:
     def rows_ahead(self, level: int) -> int:
         """Rows that wait and would start before a newcomer at ``level``."""
         return sum(self._rows[other] for other in self._levels[: bisect_right(self._levels, level)])
+
+    @property
+    def oldest(self) -> int:
+        """When the first to come of those in line came, 0 for none.
+
+        May be asked on another thread than the line's own, and is then as good as 0 where the line keeps changing.
+        """
+        for _ in range(_LOOKS):
+            try:
+                return min((next(iter(line)).since for line in tuple(self._lines.values())), default=0)
+            except (RuntimeError, StopIteration):
+                continue
+        return 0
 
     def __iter__(self) -> Iterator[Entry]:
         return chain.from_iterable(self._lines[level] for level in self._levels)

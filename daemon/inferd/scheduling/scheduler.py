@@ -207,7 +207,8 @@ class Scheduler:
             if entry is None:
                 continue
             running = entry.state is EntryState.RUNNING
-            error = DeadlinePassed(self._model, "running" if running else "waiting in the queue")
+            stage, reason = ("running", "running") if running else ("waiting in the queue", "queue")
+            error = DeadlinePassed(self._model, stage, reason)
             self._refuse(entry, error, now, "the deadline of a request passed while it ran")
         # Ended requests leave their deadline behind; keep those fewer than the living.
         if len(heap) > 2 * len(self._timed) + 64:
@@ -252,9 +253,8 @@ class Scheduler:
         """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
         deadline, rows = entry.request.deadline, entry.request.batch
         if deadline is not None and now + pool.times.quickest(rows) > deadline:
-            self._refuse(
-                entry, DeadlinePassed(self._model, "waiting in the queue, with too little time left to run"), now
-            )
+            stage = "waiting in the queue, with too little time left to run"
+            self._refuse(entry, DeadlinePassed(self._model, stage, "queue"), now)
             return True
         # Sequences were taken as a whole: a gap would hurt them more than a late answer.
         if self._budget is None or entry.sequence is not None:
@@ -277,6 +277,7 @@ class Scheduler:
         until = self._size.wait_for_company(pool.times, waiting, entry.since, room)
         if until is not None and now < until:
             plan.wake(until)
+            entry.held = entry.held or now
             return []
         size = self._size.choose(pool.times, waiting, pool.room, room)
         members, rows = [entry], entry.request.batch
@@ -309,8 +310,11 @@ class Scheduler:
             if self._rules.pinned and sequence is not None:
                 sequence.place = (index, slot)
         run = Run(index, slot, tuple(members))
-        at = 0
+        at, held = 0, members[0].held
         for entry in members:
+            if held:
+                # Whoever came while the first one waited for company has waited for nothing else.
+                entry.request.stages.held = max(held, entry.request.stages.queued)
             self._line.started(entry)
             self._waiting -= 1
             self._waiting_bytes -= entry.request.nbytes
@@ -327,7 +331,7 @@ class Scheduler:
         """Raise what keeps the request from being taken."""
         request, limits = entry.request, self._rules.limits
         if request.deadline is not None and request.deadline <= now:
-            raise DeadlinePassed(self._model, "being received")
+            raise DeadlinePassed(self._model, "being received", "arrival")
         if self._sequences is not None and request.step is not None:
             self._sequences.check(request.step, now)
         if self._quota.exhausted(request.client):
@@ -352,6 +356,7 @@ class Scheduler:
                 self._model,
                 f"refused: {(request.deadline - now) / 1e6:.1f} ms are left, an answer takes "
                 f"{(wait + quickest) / 1e6:.1f} ms",
+                "forecast",
             )
         if self._budget is None or live or not wait:
             return
@@ -507,6 +512,21 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests that have not started."""
         return self._waiting
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of those."""
+        return self._waiting_bytes
+
+    @property
+    def oldest(self) -> int:
+        """When the first of those in line came, 0 for none. May be asked on another thread."""
+        return self._line.oldest
+
+    @property
+    def under_way(self) -> int:
+        """Requests that have not ended."""
+        return len(self._entries)
 
     @property
     def running(self) -> int:

@@ -1,0 +1,73 @@
+"""Metric families as the client library wants them, made of declared instruments and samples."""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.samples import Exemplar, Sample
+
+from inferd.metrics.cells import Exemplar as CellExemplar
+from inferd.metrics.cells import Histogram
+from inferd.metrics.instruments import Instrument
+
+# Values of the instrument's labels, in its order, and the sample.
+Samples = Iterable[tuple[tuple[str, ...], float]]
+
+
+def gauge(instrument: Instrument, samples: Samples) -> Metric:
+    """``instrument`` with one series for each of ``samples``."""
+    family = GaugeMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
+    for labels, value in samples:
+        family.add_metric(labels, float(value))
+    return family
+
+
+def counter(instrument: Instrument, samples: Samples) -> Metric:
+    """Likewise; the samples only ever rise."""
+    family = CounterMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
+    for labels, value in samples:
+        family.add_metric(labels, float(value))
+    return family
+
+
+def info(instrument: Instrument, series: Iterable[tuple[str, ...]]) -> Metric:
+    """Facts as labels, each series with the value 1."""
+    family = InfoMetricFamily(instrument.name, instrument.help, labels=())
+    for labels in series:
+        family.add_metric((), dict(zip(instrument.labels, labels, strict=True)))
+    return family
+
+
+def histogram(instrument: Instrument, cells: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
+    """A histogram for each of ``cells``, with its exemplars; read when the samples are, one cell after the other."""
+    family = HistogramMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
+    family.samples = _Samples(instrument, tuple(cells))  # type: ignore[assignment]  # all that is done is to iterate
+    return family
+
+
+class _Samples:
+    """Makes the samples of histograms as they are asked for: all at once would keep the interpreter busy for long."""
+
+    def __init__(self, instrument: Instrument, cells: tuple[tuple[tuple[str, ...], Histogram], ...]) -> None:
+        self._instrument = instrument
+        self._cells = cells
+
+    def __iter__(self) -> Iterator[Sample]:
+        name = self._instrument.name
+        for labels, cell in self._cells:
+            named = dict(zip(self._instrument.labels, labels, strict=True))
+            buckets, total = cell.cumulative()
+            for (bound, count), exemplar in zip(buckets, tuple(cell.exemplars), strict=True):
+                labelled = {**named, "le": bound}
+                yield Sample(f"{name}_bucket", labelled, count, None, exemplar and _as_sample(exemplar))
+            yield Sample(f"{name}_count", named, buckets[-1][1])
+            yield Sample(f"{name}_sum", named, total)
+
+
+def _as_sample(exemplar: CellExemplar) -> Exemplar:
+    return Exemplar({"trace_id": exemplar.trace_id}, exemplar.value, exemplar.at)

@@ -1,0 +1,208 @@
+"""Reads what metrics and status page show off the parts that know it; on any thread, and holding nobody up."""
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from inferd import __version__
+from inferd.catalog import Catalog, IndexEntry, Live, Served
+from inferd.engine.model import DevicePool, Engine
+from inferd.engine.runtime import version as openvino_version
+from inferd.engine.state import most_sequences
+from inferd.lifecycle import Lifecycle, ModelState
+from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
+from inferd.metrics.instruments import OTHER
+from inferd.metrics.recorder import Record, Recorder
+from inferd.metrics.state import DeviceState, ServerState, TuningState, VersionState
+from inferd.metrics.statistics import Statistics
+from inferd.tuning.record import Decision, Phase
+from inferd.tuning.tuner import Tuner
+
+_QUIET = (Phase.UNTUNABLE, Phase.SETTLED, Phase.WANTED)
+
+
+class Reading:
+    """The daemon as it is at the moment of asking. ``open_calls`` counts inference RPCs."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        catalog: Catalog,
+        engine: Engine,
+        tuner: Tuner,
+        recorder: Recorder,
+        open_calls: Callable[[], int],
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._catalog = catalog
+        self._engine = engine
+        self._tuner = tuner
+        self._recorder = recorder
+        self._open_calls = open_calls
+        self._started = time.monotonic()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the daemon takes requests; its phase, and a line for each model that does not answer."""
+        lines = [self._lifecycle.phase.value]
+        lines += [
+            f"{e.name} {e.version}: {e.state.value} {e.reason}".rstrip()
+            for e in self._catalog.index()
+            if e.state is not ModelState.READY
+        ]
+        return self._lifecycle.accepts, "\n".join(lines)
+
+    def state(self) -> ServerState:
+        """For the metrics."""
+        wanted = self._wanted()
+        names = {entry.name for entry in wanted}
+        tunings = self._tunings()
+        return ServerState(
+            ready=self._lifecycle.accepts,
+            open_calls=self._open_calls(),
+            models=tuple((e.name, e.version, e.state) for e in wanted),
+            loads={key: n for key, n in self._catalog.loads.copy().items() if key[0] in names},
+            cache_lookups=dict(self._engine.cache_lookups),
+            versions=tuple(_version(s, live, tunings.get(_key(s))) for s, live in self._catalog.live()),
+        )
+
+    def figures(self) -> ServerFigures:
+        """For the status page."""
+        live = {_key(served): live for served, live in self._catalog.live()}
+        tunings = self._tunings()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return ServerFigures(
+            at=time.monotonic(),
+            phase=self._lifecycle.phase.value,
+            version=__version__,
+            openvino=openvino_version(),
+            started=self._started,
+            rss_bytes=_resident(),
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            other=_outcomes(self._recorder.record(OTHER, "")),
+            models=tuple(self._figures(e, live.get((e.name, e.version)), tunings) for e in self._wanted()),
+        )
+
+    def devices(self) -> set[str]:
+        """Those that models run on."""
+        return {pool.pool.device for _, live in self._catalog.live() for pool in live.loaded.pools}
+
+    def statistics(self) -> Iterable[tuple[str, str, Statistics, int]]:
+        """Of each version that answers: name, version, what was counted of it, and how many requests wait."""
+        for served, live in self._catalog.live():
+            name, version = _key(served)
+            yield name, version, self._recorder.statistics(name, version), live.dispatcher.waiting
+
+    def _wanted(self) -> list[IndexEntry]:
+        return [entry for entry in self._catalog.index() if entry.wanted]
+
+    def _tunings(self) -> dict[tuple[str, str], TuningState]:
+        return {
+            (record.source.name, str(record.source.version)): TuningState(
+                record.phase not in _QUIET,
+                {decision.value: record.decisions[decision] for decision in Decision},
+                record.seconds,
+                record.gain,
+                f"{record.phase.value}: {record.said}" if record.said else record.phase.value,
+            )
+            for record in self._tuner.records()
+            if record.phase is not Phase.UNTUNABLE
+        }
+
+    def _figures(
+        self, entry: IndexEntry, live: Live | None, tunings: dict[tuple[str, str], TuningState]
+    ) -> ModelFigures:
+        record = self._recorder.record(entry.name, entry.version)
+        answered = record.answered
+        dispatcher = live.dispatcher if live is not None else None
+        objective = live.config.objective if live is not None else None
+        tuning = tunings.get((entry.name, entry.version))
+        return ModelFigures(
+            model=entry.name,
+            version=entry.version,
+            state=entry.state.value,
+            reason=entry.reason,
+            bounds=answered.bounds,
+            counts=tuple(answered.counts),
+            seconds=answered.total / 1e9,
+            outcomes=_outcomes(record),
+            rows=record.inferences,
+            waiting=dispatcher.waiting if dispatcher else 0,
+            oldest=dispatcher.oldest if dispatcher else 0.0,
+            in_flight=dispatcher.under_way if dispatcher else 0,
+            limit=dispatcher.limit if dispatcher else 0,
+            running=dispatcher.running if dispatcher else 0,
+            sequences=dispatcher.sequences if dispatcher else 0,
+            devices=tuple(
+                DeviceFigures(
+                    p.pool.device, p.effective.streams, p.effective.threads, p.pool.width, p.effective.precision
+                )
+                for p in (live.loaded.pools if live is not None else ())
+            ),
+            objective=objective.latency_slo if objective is not None else None,
+            percentile=objective.percentile if objective is not None else 0.0,
+            tuning=tuning.said if tuning is not None else "",
+        )
+
+
+def _key(served: Served) -> tuple[str, str]:
+    return served.name, str(served.version)
+
+
+def _version(served: Served, live: Live, tuning: TuningState | None) -> VersionState:
+    dispatcher, objective = live.dispatcher, live.config.objective
+    return VersionState(
+        model=served.name,
+        version=str(served.version),
+        queue_length=dispatcher.waiting,
+        queue_bytes=dispatcher.waiting_bytes,
+        queue_oldest=dispatcher.oldest,
+        in_flight=dispatcher.under_way,
+        limit=dispatcher.limit,
+        running=dispatcher.running,
+        busy_seconds=dispatcher.worked / 1e9,
+        sequences=dispatcher.sequences,
+        sequences_limit=most_sequences(live.config, live.signature) if live.signature.in_sequences else None,
+        load_seconds=live.loaded.seconds,
+        latency=objective.latency_slo,
+        # 99.9 / 100 is 0.9990000000000001.
+        latency_ratio=round(objective.percentile / 100, 9),
+        availability_ratio=round(objective.availability / 100, 9),
+        devices=tuple(_device(live, pool) for pool in live.loaded.pools),
+        tuning=tuning,
+    )
+
+
+def _device(live: Live, pool: DevicePool) -> DeviceState:
+    effective, execution = pool.effective, live.config.execution
+    return DeviceState(
+        device=pool.pool.device,
+        execution_devices=",".join(effective.execution_devices),
+        precision=effective.precision,
+        from_cache=pool.from_cache,
+        streams=effective.streams,
+        streams_asked=execution.streams,
+        threads=effective.threads,
+        threads_asked=execution.threads,
+        infer_requests=pool.pool.width,
+        max_joined=live.max_joined,
+        compile_seconds=pool.took.compiling,
+        warm_up_seconds=pool.took.warm_up,
+        first_run_seconds=pool.took.first_run,
+    )
+
+
+def _outcomes(record: Record) -> dict[str, int]:
+    outcomes: Counter[str] = Counter()
+    for (_, outcome, _), number in record.requests.copy().items():
+        outcomes[outcome] += number
+    return dict(outcomes)
+
+
+def _resident() -> int:
+    """Bytes of memory in use; 0 where the kernel does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,142 @@
+"""What holds at this moment, as series: states, what waits and runs, how models are set up, tuning."""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from inferd.lifecycle import ModelState
+from inferd.metrics import instruments
+from inferd.metrics.families import counter, gauge, info
+from inferd.metrics.instruments import Instrument
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """How one model version runs on one device; asked for, and as read back. ``device`` is as it was asked for."""
+
+    device: str
+    execution_devices: str
+    precision: str
+    from_cache: bool
+    streams: int
+    streams_asked: int
+    threads: int
+    threads_asked: int
+    infer_requests: int
+    max_joined: int
+    compile_seconds: float
+    warm_up_seconds: float
+    first_run_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TuningState:
+    """Tunings of one model version that ended, by decision; seconds spent; the last gain, 0 if unknown; and the
+    last thing worth telling."""
+
+    active: bool
+    decisions: Mapping[str, int]
+    seconds: float
+    gain: float
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """One model version that answers. ``sequences_limit`` and ``latency`` (seconds) are None where it has none,
+    ``tuning`` where there is nothing to tune."""
+
+    model: str
+    version: str
+    queue_length: int
+    queue_bytes: int
+    queue_oldest: float
+    in_flight: int
+    limit: int
+    running: int
+    busy_seconds: float
+    sequences: int
+    sequences_limit: int | None
+    load_seconds: float
+    latency: float | None
+    latency_ratio: float
+    availability_ratio: float
+    devices: tuple[DeviceState, ...]
+    tuning: TuningState | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """``models`` are (name, version, state) of all that is to be served; ``loads`` attempts by (model, result)."""
+
+    ready: bool
+    open_calls: int
+    models: tuple[tuple[str, str, ModelState], ...]
+    loads: Mapping[tuple[str, str], int]
+    cache_lookups: Mapping[str, int]
+    versions: tuple[VersionState, ...]
+
+
+_OF_VERSIONS: tuple[tuple[Instrument, Callable[[VersionState], float | None]], ...] = (
+    (instruments.QUEUE_LENGTH, lambda v: v.queue_length),
+    (instruments.QUEUE_BYTES, lambda v: v.queue_bytes),
+    (instruments.QUEUE_OLDEST, lambda v: v.queue_oldest),
+    (instruments.IN_FLIGHT, lambda v: v.in_flight),
+    (instruments.IN_FLIGHT_LIMIT, lambda v: v.limit),
+    (instruments.RUNNING, lambda v: v.running),
+    (instruments.SEQUENCES, lambda v: v.sequences),
+    (instruments.SEQUENCES_LIMIT, lambda v: v.sequences_limit),
+    (instruments.LOAD_SECONDS, lambda v: v.load_seconds),
+    (instruments.OBJECTIVE_SECONDS, lambda v: v.latency),
+    (instruments.OBJECTIVE_RATIO, lambda v: None if v.latency is None else v.latency_ratio),
+    (instruments.AVAILABILITY_RATIO, lambda v: v.availability_ratio),
+    (instruments.TUNING_ACTIVE, lambda v: None if v.tuning is None else v.tuning.active),
+    (instruments.TUNING_GAIN, lambda v: None if v.tuning is None else v.tuning.gain),
+)
+_OF_DEVICES: tuple[tuple[Instrument, Callable[[DeviceState], float]], ...] = (
+    (instruments.STREAMS, lambda d: d.streams),
+    (instruments.STREAMS_ASKED, lambda d: d.streams_asked),
+    (instruments.THREADS, lambda d: d.threads),
+    (instruments.THREADS_ASKED, lambda d: d.threads_asked),
+    (instruments.INFER_REQUESTS, lambda d: d.infer_requests),
+    (instruments.MAX_JOINED, lambda d: d.max_joined),
+    (instruments.COMPILE_SECONDS, lambda d: d.compile_seconds),
+    (instruments.WARM_UP_SECONDS, lambda d: d.warm_up_seconds),
+    (instruments.FIRST_INFERENCE_SECONDS, lambda d: d.first_run_seconds),
+)
+
+
+class StateCollector(Collector):
+    """Reads the state at each scrape. ``version`` and ``openvino`` are of the build."""
+
+    def __init__(self, read: Callable[[], ServerState], version: str, openvino: str) -> None:
+        self._read = read
+        self._build = (version, openvino, platform.python_version())
+
+    def collect(self) -> Iterator[Metric]:
+        server = self._read()
+        yield gauge(instruments.READY, [((), server.ready)])
+        yield gauge(instruments.OPEN_CALLS, [((), server.open_calls)])
+        yield gauge(instruments.MODEL_READY, ((m[:2], m[2] is ModelState.READY) for m in server.models))
+        states = (((*m[:2], state.value), m[2] is state) for m in server.models for state in ModelState)
+        yield gauge(instruments.MODEL_STATE, states)
+        yield counter(instruments.MODEL_LOADS, server.loads.items())
+        yield counter(instruments.CACHE_LOOKUPS, (((result,), n) for result, n in server.cache_lookups.items()))
+        yield info(instruments.BUILD, [self._build])
+        for instrument, of_version in _OF_VERSIONS:
+            values = (((v.model, v.version), of_version(v)) for v in server.versions)
+            yield gauge(instrument, ((labels, value) for labels, value in values if value is not None))
+        busy = (((v.model, v.version), v.busy_seconds) for v in server.versions)
+        yield counter(instruments.BUSY_SECONDS, busy)
+        devices = [((v.model, v.version, d.device), d) for v in server.versions for d in v.devices]
+        for instrument, of_device in _OF_DEVICES:
+            yield gauge(instrument, ((labels, of_device(d)) for labels, d in devices))
+        facts = ((*labels, d.execution_devices, d.precision, str(d.from_cache).lower()) for labels, d in devices)
+        yield info(instruments.MODEL_INFO, facts)
+        tunings = [((v.model, v.version), v.tuning) for v in server.versions if v.tuning is not None]
+        decisions = (((*labels, decision), n) for labels, t in tunings for decision, n in t.decisions.items())
+        yield counter(instruments.TUNING_DECISIONS, decisions)
+        yield counter(instruments.TUNING_SECONDS, ((labels, t.seconds) for labels, t in tunings))

@@ -130,6 +130,7 @@ class App:
             RepositoryControl(self._catalog),
             TunerControl(self._tuner, self._catalog),
             settings.max_message_bytes,
+            self._observe,
             [access for access, on in _controls(settings) if on],
         )
         self._lag = LagMonitor()

@@ -262,6 +262,15 @@ class Cancelled(InferdError):
         super().__init__(f"model '{model}': the client cancelled the request")
 
 
+class Unread(InferdError):
+    """The request never came to us whole. Nobody reads this: gRPC has ended the call itself."""
+
+    outcome = "unread"
+
+    def __init__(self) -> None:
+        super().__init__("the request was too large, cancelled or out of time before it was read")
+
+
 class NotAllowed(InferdError):
     """The call exists and this server's configuration does not permit it."""
 

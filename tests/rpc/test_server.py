@@ -58,6 +58,7 @@ class Parts:
             RepositoryControl(self.catalog),
             TunerControl(tuner, self.catalog),
             1 << 20,
+            recorder.observe,
             (Access.REPOSITORY, Access.TUNER),
         )
 

@@ -42,8 +42,9 @@ REQUESTS = Instrument(
     "inferd_requests",
     "counter",
     "Inference requests that reached the server, each counted once, when it ended. outcome: ok, invalid, not_found, "
-    "unavailable, overloaded, deadline, cancelled, aborted, internal, denied or unsupported; reason says why where an "
-    f"outcome has several causes; device is empty where it never ran; model is {OTHER} where it named none of ours.",
+    "unavailable, overloaded, deadline, cancelled, aborted, internal or unread (too large, cancelled or out of time "
+    "before its message was here whole, so that nothing more is known of it); reason says why where an outcome has "
+    f"several causes; device is empty where it never ran; model is {OTHER} where it named none of ours.",
     ("model", "version", "device", "outcome", "reason"),
 )
 REQUEST_SECONDS = Instrument(

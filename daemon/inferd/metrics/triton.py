@@ -114,6 +114,6 @@ def reference_section() -> str:
     """What docs/metrics.md says of them."""
     rows = (f"| `{s.name}` | {s.kind} | {', '.join(_LABELS)} | {s.help} |\n" for s in _SERIES)
     return (
-        "\n## Triton's names\n\nWith `triton_metrics` on, the same under the names that Triton uses, as it spells them.\n\n"
+        "\n## Triton's names\n\nWith `triton_metrics` on, the same under Triton's names, spelt as it spells them.\n\n"
         "| series | type | labels | meaning |\n|---|---|---|---|\n" + "".join(rows)
     )

@@ -17,9 +17,11 @@ from grpc_reflection.v1alpha import reflection
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.catalog import Catalog
+from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.rpc import codec, status
+from inferd.rpc.arrivals import Arrivals
 from inferd.rpc.control import RepositoryControl, SharedMemory
 from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.health import Health
@@ -46,6 +48,7 @@ class Server:
         control: RepositoryControl,
         tuner: TunerControl,
         max_message_bytes: int,
+        observe: Observer,
         switched_on: Collection[Access] = (),
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
@@ -53,7 +56,7 @@ class Server:
         self._cutoff = Cutoff(_INFERENCE)
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[Gate(switched_on), self._cutoff],
+            interceptors=[Gate(switched_on), self._cutoff, Arrivals(f"/{SERVICE}/ModelInfer", observe)],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),

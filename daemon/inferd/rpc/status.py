@@ -35,6 +35,7 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.NotAdopted: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.Unread: grpc.StatusCode.CANCELLED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,

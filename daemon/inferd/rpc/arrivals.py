@@ -1,0 +1,64 @@
+"""Counts the calls whose request never came to us whole: too large, cancelled or out of time on the way.
+
+gRPC ends these itself and calls no handler, so that neither peer's metrics know of them. What
+every call does have is a handler object of its own, made here as it arrives and let go of as it
+ends: one that was never called had no request.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import grpc
+
+from inferd.dispatcher import Observer
+from inferd.errors import Unread
+from inferd.metrics.instruments import OTHER
+from inferd.requests import Observation, Stages
+
+
+class Arrivals(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
+    """Watches the unary ``method``; what was never read is observed as such."""
+
+    def __init__(self, method: str, observe: Observer) -> None:
+        self._method = method
+        self._observe = observe
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(details)
+        if handler is None or details.method != self._method:
+            return handler
+        behaviour, arrival = handler.unary_unary, _Arrival(self._unread)
+
+        # gRPC only takes functions for coroutines.
+        async def infer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            arrival.read = True
+            answer: bytes = await behaviour(raw, context)
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(infer)
+
+    def _unread(self, arrived: int) -> None:
+        stages = Stages(received=arrived, answered=time.monotonic_ns())
+        self._observe(Observation(OTHER, "", Unread.outcome, stages, error=Unread()))
+
+
+class _Arrival:
+    """One call, from its first bytes to its end."""
+
+    __slots__ = ("_at", "_loop", "_unread", "read")
+
+    def __init__(self, unread: Callable[[int], None]) -> None:
+        self._unread = unread
+        self._loop = asyncio.get_running_loop()
+        self._at = time.monotonic_ns()
+        self.read = False
+
+    def __del__(self) -> None:
+        # The garbage collector may come by on any thread, and counting is the loop's.
+        if not self.read and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._unread, self._at)

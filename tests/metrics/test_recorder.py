@@ -5,10 +5,12 @@ from collections import Counter
 from threading import Thread
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferd.errors import DeadlinePassed, InferdError, QueueFull, QuotaExceeded, UnknownModel
 from inferd.metrics.instruments import LATENCY_BUCKETS, OTHER, STAGES
-from inferd.metrics.recorder import Recorder
+from inferd.metrics.recorder import Record, Recorder
 from inferd.metrics.statistics import Statistics
 from inferd.requests import Observation, Stages
 from inferd.trace_context import TraceContext
@@ -113,6 +115,7 @@ def test_the_objective_is_an_exact_boundary() -> None:
     assert samples["inferd_request_duration_seconds_bucket", "0.123", "m", "1"] == 1
     # Whoever has no objective meets none, rather than none of its requests meeting it.
     assert named(samples, "inferd_objective_met_total") == {("m", "1"): 1}
+    assert named(samples, "inferd_objective_missed_total") == {("m", "1"): 1}
     bounds = {labels[0] for labels in named(samples, "inferd_request_duration_seconds_bucket") if labels[1] == "n"}
     assert bounds == {*map(str, LATENCY_BUCKETS), "+Inf"}
 
@@ -126,8 +129,28 @@ def test_another_objective_takes_the_place_of_the_one_before() -> None:
     samples = scraped(recorder)
     assert ("inferd_request_duration_seconds_bucket", "0.123", "m", "1") not in samples
     assert samples["inferd_request_duration_seconds_count", "m", "1"] == 2
-    # What was there before is counted above a bound that was not: it may have been.
+    # Each is judged by the objective that held.
     assert samples["inferd_objective_met_total", "m", "1"] == 1
+    assert samples["inferd_objective_missed_total", "m", "1"] == 1
+
+
+OBJECTIVES = st.none() | st.sampled_from([0.001, 0.003, 0.05, 0.0501, 1.0, 3.0])
+
+
+@given(st.lists(st.tuples(OBJECTIVES, st.lists(st.integers(0, 4 * 10**9), max_size=5)), max_size=6))
+def test_each_answer_is_judged_once_by_the_objective_that_held(
+    steps: list[tuple[float | None, list[int]]],
+) -> None:
+    record, met, missed = Record(), 0, 0
+    for objective, durations in steps:
+        record.aim(objective)
+        assert record.judged() == (met, missed)
+        for duration in durations:
+            record.add(seen(stages=lasting(duration)))
+            if objective is not None:
+                met += duration <= round(objective * 1e9)
+                missed += duration > round(objective * 1e9)
+        assert record.judged() == (met, missed)
 
 
 def test_series_go_with_their_version() -> None:

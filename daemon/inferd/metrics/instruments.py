@@ -57,7 +57,13 @@ REQUEST_SECONDS = Instrument(
 OBJECTIVE_MET = Instrument(
     "inferd_objective_met",
     "counter",
-    "Requests answered well within the model's objective, where it has one.",
+    "Requests answered well within the latency objective that held, of models that have one.",
+    _VERSION,
+)
+OBJECTIVE_MISSED = Instrument(
+    "inferd_objective_missed",
+    "counter",
+    "Requests answered well and later than the latency objective that held, of models that have one.",
     _VERSION,
 )
 STAGE_SECONDS = Instrument(

@@ -20,7 +20,7 @@ READINGS = 300
 
 # Outcomes other than these and "ok" are errors, the server's own: as OpenTelemetry counts them for gRPC.
 SHED = frozenset({"overloaded"})
-CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "denied", "unsupported"})
+CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "unauthenticated", "denied", "unsupported"})
 
 
 class DeviceLive(TypedDict):

@@ -37,16 +37,25 @@ class Record:
         self.inferences = 0
         self.received = 0
         self.sent = 0
+        # What was judged by earlier objectives, less what the present bounds say of it.
+        self._before = (0, 0)
         self._last = 0
         self._failed = Duration()
         # Rows of a run -> runs, and nanoseconds of copying in, computing and answering.
         self._batches: dict[int, list[int]] = {}
 
     def aim(self, objective: float | None) -> None:
-        """Make the latency ``objective``, in seconds, one of the boundaries, in place of an earlier one."""
-        if objective != self.objective:
-            bounds = {*instruments.LATENCY_BUCKETS, *([] if objective is None else [objective])}
-            self.objective, self.answered = objective, self.answered.rebound(sorted(bounds))
+        """Make the latency ``objective``, in seconds, one of the boundaries, in place of an earlier one.
+
+        What was answered before is judged by the objective that held then, or by none.
+        """
+        if objective == self.objective:
+            return
+        met, missed = self.judged()
+        bounds = {*instruments.LATENCY_BUCKETS, *([] if objective is None else [objective])}
+        self.objective, self.answered, self._before = objective, self.answered.rebound(sorted(bounds)), (0, 0)
+        now_met, now_missed = self.judged()
+        self._before = (met - now_met, missed - now_missed)
 
     def add(self, seen: Observation) -> None:
         """Count one request; on the path of each, so written for speed."""
@@ -83,10 +92,13 @@ class Record:
             batch[2] += spent[4]
             batch[3] += spent[5] + spent[6] + spent[7]
 
-    def met(self) -> int:
-        """Requests answered well within the objective."""
-        cell = self.answered
-        return 0 if self.objective is None else sum(cell.counts[: cell.bounds.index(self.objective) + 1])
+    def judged(self) -> tuple[int, int]:
+        """Requests answered well within the objective, and later."""
+        met, missed = self._before
+        if self.objective is None:
+            return met, missed
+        counts, place = tuple(self.answered.counts), self.answered.bounds.index(self.objective) + 1
+        return met + sum(counts[:place]), missed + sum(counts[place:])
 
     def statistics(self) -> Statistics:
         """The same as the statistics RPC wants it."""
@@ -156,8 +168,9 @@ class Recorder(Collector):
         yield counter(instruments.RECEIVED_BYTES, ((key, record.received) for key, record in records.items()))
         yield counter(instruments.SENT_BYTES, ((key, record.sent) for key, record in versions.items()))
         yield counter(instruments.INFERENCES, ((key, record.inferences) for key, record in versions.items()))
-        met = ((key, record.met()) for key, record in versions.items() if record.objective is not None)
-        yield counter(instruments.OBJECTIVE_MET, met)
+        judged = [(key, record.judged()) for key, record in versions.items() if record.objective is not None]
+        yield counter(instruments.OBJECTIVE_MET, ((key, met) for key, (met, _) in judged))
+        yield counter(instruments.OBJECTIVE_MISSED, ((key, missed) for key, (_, missed) in judged))
         yield histogram(instruments.REQUEST_SECONDS, ((key, record.answered) for key, record in versions.items()))
         stages = (
             ((*key, stage), cell)

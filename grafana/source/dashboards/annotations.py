@@ -1,0 +1,67 @@
+"""Events drawn over the graphs: what the tuner decided, models that were loaded, alerts that fired."""
+
+from typing import Any
+
+Annotations = list[dict[str, Any]]
+
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def builtin() -> dict[str, Any]:
+    """What people write on a dashboard by hand; Grafana expects the entry."""
+    return {
+        "builtIn": 1,
+        "datasource": {"type": "grafana", "uid": "-- Grafana --"},
+        "enable": True,
+        "hide": True,
+        "iconColor": "rgba(0, 211, 255, 1)",
+        "name": "Annotations & Alerts",
+        "type": "dashboard",
+    }
+
+
+def alerts(selector: str) -> dict[str, Any]:
+    """Alerts while they fire."""
+    expr = f'ALERTS{{alertname=~"Inferd.*", alertstate="firing", {selector}}}'
+    return _events("Alerts", expr, "red", "{{alertname}}", "{{severity}} {{model}} {{slo}}")
+
+
+def tuning(selector: str) -> dict[str, Any]:
+    """Tunings that ended."""
+    counted = f"inferd_tuning_decisions_total{{{selector}}}"
+    return _events(
+        "Tuning",
+        f"sum by (model, version, decision) (increase({counted}[$__rate_interval])) > 0",
+        "purple",
+        "Tuning of {{model}} {{version}}: {{decision}}",
+        "How the search or the trial of its choice ended.",
+    )
+
+
+def loads(selector: str) -> dict[str, Any]:
+    """Versions that were loaded, or could not be."""
+    counted = f"inferd_model_loads_total{{{selector}}}"
+    return _events(
+        "Model loads",
+        f"sum by (model, result) (increase({counted}[$__rate_interval])) > 0",
+        "blue",
+        "Load of {{model}}: {{result}}",
+        "A version was read, compiled and warmed up, or failed on the way.",
+    )
+
+
+def _events(name: str, expr: str, colour: str, title: str, text: str) -> dict[str, Any]:
+    return {
+        "datasource": _SOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": colour,
+        "name": name,
+        # Older Grafanas read the first two, newer ones the target.
+        "expr": expr,
+        "step": "15s",
+        "target": {"datasource": _SOURCE, "expr": expr, "interval": "15s", "range": True, "refId": "Anno"},
+        "titleFormat": title,
+        "textFormat": text,
+        "tagKeys": "instance",
+    }

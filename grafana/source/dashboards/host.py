@@ -1,0 +1,281 @@
+"""One instance, its devices and its host: utilisation, saturation and errors of each resource."""
+
+from collections.abc import Sequence
+
+from grafana.source.dashboards import annotations as events
+from grafana.source.dashboards import links, variables
+from grafana.source.dashboards.annotations import Annotations
+from grafana.source.dashboards.expressions import EXPECTED, INSTANCE, OURS, quantile, rate, ratio, total
+from grafana.source.dashboards.layout import Board, Panel, arranged
+from grafana.source.dashboards.panels import bars, counts, figure, graph, limit, line, right, stacked
+
+_VERSION = "job, instance, model, version"
+
+
+def board() -> Board:
+    return arranged(
+        links.HOST,
+        "inferd / host",
+        "Instances of inferd, their devices and hosts: utilisation, saturation and errors of each resource.",
+        [variables.job(), variables.instance()],
+        [
+            ("At a glance", _glance()),
+            ("CPU", _cpu()),
+            ("Responsiveness", _responsiveness()),
+            ("Devices", _devices()),
+            ("Memory and files", _memory()),
+            ("Housekeeping", _housekeeping()),
+        ],
+    )
+
+
+def annotations() -> Annotations:
+    return [events.builtin(), events.alerts(INSTANCE), events.loads(INSTANCE)]
+
+
+def _glance() -> Sequence[Panel]:
+    return [
+        figure(
+            "Up",
+            "Whether Prometheus can scrape the instance; of several, the worst.",
+            "none",
+            f"min(up{{{INSTANCE}}} {EXPECTED})",
+            texts={"1": ("up", "green"), "0": ("down", "red")},
+        ),
+        figure(
+            "Ready",
+            "Whether the instance takes requests; of several, the worst.",
+            "none",
+            f"min(inferd_ready{{{INSTANCE}}})",
+            texts={"1": ("ready", "green"), "0": ("not ready", "red")},
+        ),
+        figure(
+            "Uptime",
+            "Time since the process was started; of several, the youngest.",
+            "s",
+            f"min(time() - (process_start_time_seconds{{{INSTANCE}}} {OURS}))",
+            base="text",
+        ),
+        figure(
+            "CPU",
+            "CPUs in use on average.",
+            "none",
+            f"sum({rate('process_cpu_seconds_total', INSTANCE)} {OURS})",
+            base="text",
+            decimals=2,
+        ),
+        figure(
+            "Memory",
+            "Resident memory.",
+            "bytes",
+            f"sum(process_resident_memory_bytes{{{INSTANCE}}} {OURS})",
+            base="text",
+        ),
+        figure(
+            "Loop lag, p99",
+            "How late the event loop runs a timer: every request waits as long.",
+            "s",
+            quantile(0.99, "inferd_event_loop_lag_seconds", INSTANCE),
+            steps=[(0.01, "yellow"), (0.1, "red")],
+        ),
+        figure(
+            "Open calls",
+            "Inference RPCs that are open; a stream is one.",
+            "none",
+            f"sum(inferd_open_calls{{{INSTANCE}}})",
+            base="text",
+        ),
+        figure(
+            "Devices lost",
+            "Devices that models are to run on and OpenVINO does not find.",
+            "none",
+            f"count(inferd_device_up{{{INSTANCE}}} == 0) or vector(0)",
+            steps=[(1, "red")],
+        ),
+    ]
+
+
+def _cpu() -> Sequence[Panel]:
+    time = graph(
+        "CPU time",
+        "CPUs in use on average, and threads that CPU inference may use in all.",
+        "none",
+        line(f"{rate('process_cpu_seconds_total', INSTANCE)} {OURS}", "{{instance}}"),
+        line(f"inferd_cpu_threads{{{INSTANCE}}}", "{{instance}} threads"),
+    )
+    throttled = graph(
+        "Throttled by the CPU quota",
+        "Part of the quota's periods in which the control group was stopped, and seconds its threads stood still "
+        "each second; nothing without a quota.",
+        "percentunit",
+        line(
+            ratio(
+                rate("inferd_cpu_throttled_periods_total", INSTANCE),
+                rate("inferd_cpu_quota_periods_total", INSTANCE),
+            ),
+            "{{instance}} periods",
+        ),
+        line(rate("inferd_cpu_throttled_seconds_total", INSTANCE), "{{instance}} seconds"),
+        reach=0.1,
+    )
+    return [
+        limit(time, ".* threads", "yellow"),
+        right(throttled, ".* seconds", "s"),
+        graph(
+            "Pressure",
+            "Part of the time in which some tasks, or all (full), waited for a resource, as the kernel tells: "
+            "of the control group where it has figures of its own, else of the machine.",
+            "percentunit",
+            line(
+                f"max by (instance, resource, kind) ({rate('inferd_pressure_stalled_seconds_total', INSTANCE)})",
+                "{{instance}} {{resource}} {{kind}}",
+            ),
+        ),
+    ]
+
+
+def _responsiveness() -> Sequence[Panel]:
+    def lag(title: str, description: str, histogram: str) -> Panel:
+        return graph(
+            title,
+            description,
+            "s",
+            line(quantile(0.5, histogram, INSTANCE, "instance"), "{{instance}} p50"),
+            line(quantile(0.99, histogram, INSTANCE, "instance"), "{{instance}} p99"),
+        )
+
+    return [
+        lag(
+            "Event-loop lag",
+            "How late the event loop ran a timer: what a request that came then would have waited too.",
+            "inferd_event_loop_lag_seconds",
+        ),
+        lag(
+            "Thread lag",
+            "How late a thread that only sleeps got to run: the wait for a CPU and for the interpreter's lock.",
+            "inferd_thread_lag_seconds",
+        ),
+        counts(
+            "Open inference calls",
+            "Inference RPCs that are open; a stream is one.",
+            line(f"inferd_open_calls{{{INSTANCE}}}", "{{instance}}"),
+        ),
+    ]
+
+
+def _devices() -> Sequence[Panel]:
+    by = "instance, device"
+    slots = f"inferd_infer_requests{{{INSTANCE}}}"
+    # Runs are counted for each model version: where it has several devices, each gets the mean of all of them.
+    used = (
+        f"{total(rate('inferd_busy_seconds_total', INSTANCE), _VERSION)} / {total(slots, _VERSION)}"
+        f" * on ({_VERSION}) group_right () {slots}"
+    )
+    waiting = f"inferd_queue_length{{{INSTANCE}}} * on ({_VERSION}) group_right () ({slots} > bool 0)"
+    ran = rate("inferd_requests_total", f'{INSTANCE}, device!=""')
+    failed = rate("inferd_requests_total", f'{INSTANCE}, device!="", outcome="internal"')
+    memory = graph(
+        "Device memory",
+        "Memory this process has allocated on a device, by kind, and the device's size; of devices that tell.",
+        "bytes",
+        line(f"inferd_device_memory_used_bytes{{{INSTANCE}}}", "{{instance}} {{device}} {{kind}}"),
+        line(f"inferd_device_memory_bytes{{{INSTANCE}}}", "{{instance}} {{device}} size"),
+    )
+    return [
+        graph(
+            "Device utilisation",
+            "Part of the infer requests on the device that was in use. A model on several devices counts with the "
+            "mean of them all.",
+            "percentunit",
+            line(f"{total(used, 'instance, device')} / {total(slots, 'instance, device')}", "{{instance}} {{device}}"),
+            steps=[(1.0, "red")],
+        ),
+        counts(
+            "Device saturation",
+            "Requests that wait for the device; a model on several devices counts for each.",
+            line(total(waiting, by), "{{instance}} {{device}}"),
+        ),
+        graph(
+            "Device errors",
+            "Requests a second that failed while or after they ran on the device.",
+            "reqps",
+            line(f"{total(failed, by)} or 0 * {total(ran, by)}", "{{instance}} {{device}}"),
+            reach=1,
+        ),
+        graph(
+            "Requests by device",
+            "Requests a second that ran on the device, well or not.",
+            "reqps",
+            line(total(ran, by), "{{instance}} {{device}}"),
+        ),
+        counts(
+            "Device up",
+            "1 while OpenVINO finds the device that models are to run on.",
+            line(f"inferd_device_up{{{INSTANCE}}}", "{{instance}} {{device}}"),
+        ),
+        limit(memory, ".* size"),
+    ]
+
+
+def _memory() -> Sequence[Panel]:
+    memory = graph(
+        "Resident memory",
+        "Memory of the process, and the limit of its control group where it has one.",
+        "bytes",
+        line(f"process_resident_memory_bytes{{{INSTANCE}}} {OURS}", "{{instance}}"),
+        line(f"inferd_memory_limit_bytes{{{INSTANCE}}}", "{{instance}} limit"),
+    )
+    files = graph(
+        "Open files",
+        "Open file descriptors, sockets among them, and the part of how many may be open.",
+        "none",
+        line(f"process_open_fds{{{INSTANCE}}} {OURS}", "{{instance}}"),
+        line(
+            f"process_open_fds{{{INSTANCE}}} / process_max_fds{{{INSTANCE}}} {OURS}",
+            "{{instance}} of the limit",
+        ),
+    )
+    return [
+        limit(memory, ".* limit"),
+        right(files, ".* of the limit", "percentunit"),
+        graph(
+            "Garbage collections",
+            "Collections of Python's garbage collector a second, by generation; those of generation 2 stop everything "
+            "for longest.",
+            "ops",
+            line(
+                f"{rate('python_gc_collections_total', INSTANCE)} {OURS}",
+                "{{instance}} generation {{generation}}",
+            ),
+        ),
+    ]
+
+
+def _housekeeping() -> Sequence[Panel]:
+    return [
+        bars(
+            graph(
+                "Cache lookups",
+                "Looks into the cache of compiled models: hit, miss, or refused (found, and not importable).",
+                "none",
+                line(
+                    total(f"increase(inferd_cache_lookups_total{{{INSTANCE}}}[$__rate_interval])", "result"),
+                    "{{result}}",
+                ),
+                reach=2,
+            )
+        ),
+        graph(
+            "Scrape",
+            "Time that collecting the metrics took, at the scrape before.",
+            "s",
+            line(f"inferd_scrape_duration_seconds{{{INSTANCE}}}", "{{instance}}"),
+        ),
+        stacked(
+            counts(
+                "Requests under way",
+                "Requests waiting or running, of all models.",
+                line(total(f"inferd_in_flight_requests{{{INSTANCE}}}", "instance"), "{{instance}}"),
+            )
+        ),
+    ]

@@ -1,0 +1,351 @@
+"""One model: its requests, where their time goes, its objectives, its load and how it runs."""
+
+from collections.abc import Sequence
+
+from grafana.source.dashboards import annotations as events
+from grafana.source.dashboards import links, variables
+from grafana.source.dashboards.annotations import Annotations
+from grafana.source.dashboards.colours import BURN_RATES, DECISIONS, OUTCOMES, STAGES, WINDOWS
+from grafana.source.dashboards.expressions import (
+    FAILED,
+    MODEL,
+    SLO_OF_MODEL,
+    part_of_requests,
+    quantile,
+    rate,
+    ratio,
+    total,
+)
+from grafana.source.dashboards.layout import Board, Panel, arranged
+from grafana.source.dashboards.panels import (
+    bars,
+    buckets,
+    coloured,
+    counts,
+    figure,
+    graph,
+    limit,
+    line,
+    right,
+    stacked,
+)
+from grafana_foundation_sdk.builders.prometheus import Dataquery
+
+_DURATION = "inferd_request_duration_seconds"
+_ANSWERED = total(rate(f"{_DURATION}_count", MODEL))
+_OBJECTIVE = f"max(inferd_objective_latency_seconds{{{MODEL}}})"
+
+
+def board() -> Board:
+    return arranged(
+        links.MODEL,
+        "inferd / model",
+        "One model: requests, errors and duration, stages, objectives and budgets, saturation, tuning.",
+        [variables.job(), variables.instance(), variables.model()],
+        [
+            ("At a glance", _glance()),
+            ("Requests", _requests()),
+            ("Where the time goes", _time()),
+            ("Objectives and error budgets", _objectives()),
+            ("Work", _work()),
+            ("Saturation", _saturation()),
+            ("How it runs", _setup()),
+            ("Loading and tuning", _tuning()),
+        ],
+    )
+
+
+def annotations() -> Annotations:
+    return [
+        events.builtin(),
+        events.alerts('job=~"$job", model="$model"'),
+        events.tuning(MODEL),
+        events.loads(MODEL),
+    ]
+
+
+def _glance() -> Sequence[Panel]:
+    return [
+        figure(
+            "Ready",
+            "Instances times versions of the model that answer.",
+            "none",
+            total(f"inferd_model_ready{{{MODEL}}}"),
+            steps=[(1, "green")],
+            base="red",
+        ),
+        figure(
+            "Requests",
+            "Requests a second that ended, well or not.",
+            "reqps",
+            total(rate("inferd_requests_total", MODEL)),
+            base="text",
+        ),
+        figure(
+            "Error ratio",
+            "Part of the requests that failed by the server's doing: unavailable, deadline, aborted, internal.",
+            "percentunit",
+            part_of_requests(FAILED, MODEL),
+            steps=[(0.001, "yellow"), (0.01, "red")],
+        ),
+        figure(
+            "p50", "Half of the answers took no longer.", "s", quantile(0.5, _DURATION, MODEL), base="text", decimals=1
+        ),
+        figure(
+            "p99",
+            "99 of 100 answers took no longer.",
+            "s",
+            quantile(0.99, _DURATION, MODEL),
+            base="text",
+            decimals=1,
+        ),
+        figure("Objective", "The latency that is promised.", "s", _OBJECTIVE, base="text"),
+        figure(
+            "In time",
+            "Part of the answers that kept the latency objective.",
+            "percentunit",
+            ratio(total(rate("inferd_objective_met_total", MODEL)), _ANSWERED),
+            steps=[(0.95, "yellow"), (0.99, "green")],
+            base="red",
+        ),
+        figure(
+            "Budget left",
+            "What is left of the error budget of the objective that has least; below 0 it is overspent.",
+            "percentunit",
+            f"min(slo:period_error_budget_remaining:ratio{{{SLO_OF_MODEL}}})",
+            steps=[(0.0, "orange"), (0.25, "green")],
+            base="red",
+        ),
+    ]
+
+
+def _requests() -> Sequence[Panel]:
+    by_outcome = graph(
+        "Requests by outcome",
+        "Requests a second by how they ended; every request that reached a server is counted once.",
+        "reqps",
+        line(total(rate("inferd_requests_total", MODEL), "outcome"), "{{outcome}}"),
+    )
+    duration = graph(
+        "Duration",
+        "Time from receiving a request to its answer, of those answered well. The points are requests with a trace.",
+        "s",
+        line(quantile(0.5, _DURATION, MODEL), "p50"),
+        line(quantile(0.9, _DURATION, MODEL), "p90"),
+        line(quantile(0.99, _DURATION, MODEL), "p99", exemplars=True),
+        line(quantile(0.999, _DURATION, MODEL), "p99.9"),
+        line(_OBJECTIVE, "objective"),
+    )
+    return [
+        coloured(stacked(by_outcome), OUTCOMES),
+        stacked(
+            graph(
+                "Not answered well, by reason",
+                "Requests a second that ended otherwise than well, by outcome and reason.",
+                "reqps",
+                line(
+                    total(rate("inferd_requests_total", f'{MODEL}, outcome!="ok"'), "outcome, reason"),
+                    "{{outcome}} {{reason}}",
+                ),
+            )
+        ),
+        limit(duration, "objective"),
+    ]
+
+
+def _time() -> Sequence[Panel]:
+    stages = [
+        line(
+            ratio(total(rate("inferd_stage_duration_seconds_sum", f'{MODEL}, stage="{stage}"')), _ANSWERED),
+            stage,
+        )
+        for stage in STAGES
+    ]
+    split = graph(
+        "Stages",
+        "Mean time of an answer by what it was spent on: parsing, waiting for an infer request, waiting for company, "
+        "copying in, computing in OpenVINO, hand-over to the event loop, copying out, making the answer.",
+        "s",
+        *stages,
+        width=12,
+    )
+    return [
+        coloured(stacked(split), STAGES),
+        buckets(
+            "Latency heatmap",
+            "Answers a second by how long they took. The model's objective is one of the boundaries.",
+            total(rate(f"{_DURATION}_bucket", MODEL), "le"),
+            unit="s",
+            width=12,
+        ),
+    ]
+
+
+def _objectives() -> Sequence[Panel]:
+    return [
+        graph(
+            "Error budget left",
+            "What is left of the budget of the period; below 0 the objective is missed.",
+            "percentunit",
+            line(f"slo:period_error_budget_remaining:ratio{{{SLO_OF_MODEL}}}", "{{slo}}"),
+            signed=True,
+        ),
+        _burn_rates("latency", "answers that are too late"),
+        _burn_rates("availability", "requests that are not answered"),
+    ]
+
+
+def _burn_rates(slo: str, errors: str) -> Panel:
+    selector = f'{SLO_OF_MODEL}, slo="{slo}"'
+    budget = f"on (job, model, slo) group_left () slo:error_budget:ratio{{{selector}}}"
+    panel = graph(
+        f"Burn rate of the {slo} objective",
+        f"How fast {errors} spend the error budget, over several windows: at 1 it lasts exactly the period. "
+        "A page needs two windows above 14.4 or 6.",
+        "none",
+        *(line(f"slo:sli_error:ratio_rate{window}{{{selector}}} / {budget}", f"over {window}") for window in WINDOWS),
+        steps=BURN_RATES,
+    )
+    return coloured(panel, {f"over {window}": colour for window, colour in WINDOWS.items()})
+
+
+def _work() -> Sequence[Panel]:
+    runs = rate("inferd_run_rows_count", MODEL)
+
+    def at_most(which: float) -> str:
+        # Rows are whole, and what is between two boundaries is not known better.
+        return f"ceil({quantile(which, 'inferd_run_rows', MODEL)})"
+
+    rows = graph(
+        "Rows that ran together",
+        "Mean and quantiles of the rows in one run, and how many may be joined.",
+        "none",
+        line(ratio(total(rate("inferd_run_rows_sum", MODEL)), total(runs)), "mean"),
+        line(at_most(0.5), "p50"),
+        line(at_most(0.99), "p99"),
+        line(f"max(inferd_max_joined_rows{{{MODEL}}})", "may be joined"),
+    )
+    return [
+        graph(
+            "Inferences and runs",
+            "Rows answered well, and runs of OpenVINO that they needed, a second.",
+            "ops",
+            line(total(rate("inferd_inferences_total", MODEL)), "inferences"),
+            line(total(runs), "runs"),
+        ),
+        limit(rows, "may be joined"),
+        graph(
+            "Bytes",
+            "Bytes of request messages and of answers, a second.",
+            "binBps",
+            line(total(rate("inferd_received_bytes_total", MODEL)), "received"),
+            line(total(rate("inferd_sent_bytes_total", MODEL)), "sent"),
+        ),
+    ]
+
+
+def _saturation() -> Sequence[Panel]:
+    in_flight = counts(
+        "In flight",
+        "Requests waiting or running, and how many may be: learnt from service times where there is an objective.",
+        line(total(f"inferd_in_flight_requests{{{MODEL}}}"), "in flight"),
+        line(total(f"inferd_in_flight_limit{{{MODEL}}}"), "limit"),
+    )
+    in_use = graph(
+        "Infer requests",
+        "Infer requests in use on average, and how many there are.",
+        "none",
+        line(total(rate("inferd_busy_seconds_total", MODEL)), "in use"),
+        line(total(f"inferd_infer_requests{{{MODEL}}}"), "limit"),
+    )
+    oldest = graph(
+        "Oldest in the queue",
+        "Age of the oldest request that has not started, against the latency objective.",
+        "s",
+        line(f"max by (instance) (inferd_queue_oldest_seconds{{{MODEL}}})", "{{instance}}"),
+        line(_OBJECTIVE, "objective"),
+        link=links.to_host(),
+    )
+    sequences = counts(
+        "Sequences",
+        "Sequences that hold a state, and how many may; of models that have a state.",
+        line(total(f"inferd_sequences{{{MODEL}}}"), "sequences"),
+        line(total(f"inferd_sequences_limit{{{MODEL}}}"), "limit"),
+    )
+    return [
+        limit(in_flight, "limit"),
+        limit(in_use, "limit"),
+        counts(
+            "Queue",
+            "Requests that have not started.",
+            line(total(f"inferd_queue_length{{{MODEL}}}", "instance"), "{{instance}}"),
+            link=links.to_host(),
+        ),
+        limit(oldest, "objective"),
+        graph(
+            "Bytes in the queue",
+            "Bytes of the requests that have not started.",
+            "bytes",
+            line(total(f"inferd_queue_bytes{{{MODEL}}}", "instance"), "{{instance}}"),
+            link=links.to_host(),
+        ),
+        limit(sequences, "limit"),
+    ]
+
+
+def _setup() -> Sequence[Panel]:
+    def of_device(series: str, legend: str) -> Dataquery:
+        return line(f"max by (device) ({series}{{{MODEL}}})", f"{{{{device}}}} {legend}")
+
+    streams = counts(
+        "Streams",
+        "Streams the model is compiled for, as read back, and those asked for; 0 leaves them to OpenVINO.",
+        of_device("inferd_streams", "streams"),
+        of_device("inferd_streams_asked", "asked"),
+    )
+    threads = counts(
+        "Threads",
+        "CPU threads of all streams, as read back, and those asked for; 0 leaves them to OpenVINO.",
+        of_device("inferd_threads", "threads"),
+        of_device("inferd_threads_asked", "asked"),
+    )
+    info = f"count by (version, execution_devices, precision, from_cache) (inferd_model_info{{{MODEL}}})"
+    instances = counts(
+        "Instances by version, device and precision",
+        "What the model really runs on and in, and whether it came from the cache of compiled models.",
+        line(info, "v{{version}} on {{execution_devices}}, {{precision}}, from cache: {{from_cache}}"),
+    )
+    return [limit(streams, ".* asked", "yellow"), limit(threads, ".* asked", "yellow"), stacked(instances)]
+
+
+def _tuning() -> Sequence[Panel]:
+    decisions = f"increase(inferd_tuning_decisions_total{{{MODEL}}}[$__rate_interval])"
+    tunings = graph(
+        "Tunings",
+        "Tunings that ended, by how, and whether one is going on.",
+        "none",
+        line(total(decisions, "decision"), "{{decision}}"),
+        line(f"max(inferd_tuning_active{{{MODEL}}})", "being tuned"),
+    )
+    effect = graph(
+        "Gain and cost of tuning",
+        "Throughput of the choice in proportion to OpenVINO's THROUGHPUT hint, as measured last, 0 if unknown; "
+        "and how long searches took, counted when each ends.",
+        "none",
+        line(f"max by (version) (inferd_tuning_gain_ratio{{{MODEL}}})", "gain of v{{version}}"),
+        line(total(f"increase(inferd_tuning_seconds_total{{{MODEL}}}[$__rate_interval])"), "time searched"),
+    )
+    return [
+        limit(coloured(bars(tunings), DECISIONS), "being tuned", "purple"),
+        right(effect, "time searched", "s"),
+        graph(
+            "Seconds to load",
+            "Reading the file to being ready, and of this compiling (or importing from the cache), warming up "
+            "and the first run; of the slowest instance.",
+            "s",
+            line(f"max(inferd_model_load_seconds{{{MODEL}}})", "load"),
+            line(f"max(inferd_model_compile_seconds{{{MODEL}}})", "compile"),
+            line(f"max(inferd_model_warm_up_seconds{{{MODEL}}})", "warm-up"),
+            line(f"max(inferd_model_first_inference_seconds{{{MODEL}}})", "first run"),
+        ),
+    ]

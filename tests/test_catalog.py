@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from inferd.errors import (
     LoadFailed,
     ModelUnavailable,
     QueueFull,
+    RepositoryError,
     UnknownModel,
     UnknownVersion,
 )
@@ -477,3 +479,84 @@ def test_a_state_is_left_only_for_one_the_table_names() -> None:
     with pytest.raises(RuntimeError, match="model 'm' can't go from LOADING to UNLOADING"):
         served.move(ModelState.UNLOADING)
     assert served.state is ModelState.LOADING
+
+
+# -- reloading -----------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_reload_serves_what_the_repository_holds_now_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        for name in ("same", "changed", "gone", "settings"):
+            house.put(name, models.scaled(2))
+        await house.catalog.load_all()
+        before = {served.name: live for served, live in house.catalog.live()}
+
+        house.put("changed", models.scaled(3))
+        house.put("new", models.scaled(4))
+        (tmp_path / "settings" / "model.toml").write_text("[queue]\nmax_length = 7")
+        shutil.rmtree(tmp_path / "gone")
+        await house.catalog.reload()
+
+        assert [await house.times(name) for name in ("same", "changed", "new", "settings")] == [2, 3, 4, 2]
+        assert isinstance(house.refusal("gone"), UnknownModel)
+        assert house.index() == [(name, "1", "READY") for name in ("changed", "new", "same", "settings")]
+        after = {served.name: live for served, live in house.catalog.live()}
+        assert {name for name in after if after[name] is before.get(name)} == {"same"}
+
+
+@on_loop
+async def test_a_reload_loads_the_new_version_and_not_the_old_one_again(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        house.put("m", models.scaled(1), '[versions]\npolicy = "all"')
+        await house.catalog.load_all()
+        ((_, first),) = house.catalog.live()
+        house.put("m", models.scaled(2), '[versions]\npolicy = "all"', version=2)
+        await house.catalog.reload()
+        assert next(live for _, live in house.catalog.live()) is first
+        assert [await house.times("m", version) for version in ("1", "2", "")] == [1, 2, 2]
+
+
+@on_loop
+async def test_a_reload_that_fails_leaves_the_old_one_serving_and_is_tried_again_by_the_next(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        house.put("m", models.scaled(2))
+        house.put("n", models.scaled(2))
+        await house.catalog.load_all()
+        house.put("m", b"no model")
+        house.put("n", models.scaled(2), "no_such_key = 1")
+        await house.catalog.reload()
+        assert [await house.times(name) for name in ("m", "n")] == [2, 2]
+        assert house.reason("m").startswith("what is on disk now is not served: model 'm' version 1 failed to load")
+        assert house.catalog.loads["m", "failed"] == house.catalog.loads["n", "failed"] == 1
+        await house.catalog.reload()
+        assert house.catalog.loads["m", "failed"] == 2
+        house.put("m", models.scaled(3))
+        house.put("n", models.scaled(4))
+        await house.catalog.reload()
+        assert [await house.times(name) for name in ("m", "n")] == [3, 4]
+        assert house.reason("m") == ""
+
+
+@on_loop
+async def test_what_a_client_unloaded_stays_so_until_its_files_change(tmp_path: Path) -> None:
+    async with House(tmp_path) as house:
+        house.put("m", models.scaled(2))
+        await house.catalog.load_all()
+        await house.catalog.unload("m")
+        await house.catalog.reload()
+        assert house.index() == [("m", "1", "UNAVAILABLE")]
+        house.put("m", models.scaled(3))
+        await house.catalog.reload()
+        assert await house.times("m") == 3
+
+
+@on_loop
+async def test_a_repository_that_can_not_be_read_changes_nothing(tmp_path: Path) -> None:
+    async with House(tmp_path / "models") as house:
+        house.put("m", models.scaled(2))
+        await house.catalog.load_all()
+        (tmp_path / "models").rename(tmp_path / "elsewhere")
+        with pytest.raises(RepositoryError):
+            await house.catalog.reload()
+        assert await house.times("m") == 2

@@ -70,6 +70,8 @@ class Served:
         self.state = ModelState.LOADING
         self.reason = ""
         self.wanted = True
+        # What it was loaded from.
+        self.origin: tuple[VersionFile, ModelConfig] | None = None
         self.live: Live | None = None
         self.beside: Beside | None = None
 
@@ -185,6 +187,8 @@ class Catalog:
         self._tuned = tuned
         self._models: dict[str, dict[int, Served]] = {}
         self._broken: dict[str, str] = {}
+        # What was read of each model when it was last loaded, or was tried to be.
+        self._entries: dict[str, ModelEntry] = {}
         self._routes: dict[tuple[str, str], tuple[Served, Live]] = {}
         self._index: tuple[IndexEntry, ...] = ()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -308,6 +312,43 @@ class Catalog:
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=False)
 
+    async def reload(self) -> None:
+        """Serve what the repository holds now, and go on with what it held already.
+
+        What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
+        unloaded. What a client unloaded stays so until its files change. What fails is logged, and leaves what was
+        served serving. Raises RepositoryError where the repository can't be read; then nothing changes.
+        """
+        await self._to_the_end(self._reload())
+
+    async def _reload(self) -> None:
+        listing = await asyncio.to_thread(self._repository.scan)
+        self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
+        for broken in listing.broken:
+            self._break(broken.name, broken.error)
+        present = {entry.name for entry in listing.models} | {broken.name for broken in listing.broken}
+        gone = [name for name in {*self._models, *self._broken} if name not in present]
+        changed = [entry for entry in listing.models if self._differs(entry)]
+        await self._publish()
+        await asyncio.gather(
+            *(self._load_entry(entry, quietly=True, anew=False) for entry in changed),
+            *(self._vanish(name) for name in gone),
+        )
+
+    def _differs(self, entry: ModelEntry) -> bool:
+        """Whether there is something to load: other files or settings than before, or a version that failed."""
+        served = self._models.get(entry.name, {}).values()
+        failed = any(s.wanted and s.state is ModelState.UNAVAILABLE for s in served)
+        return failed or entry.name in self._broken or self._entries.get(entry.name) != entry
+
+    async def _vanish(self, name: str) -> None:
+        """``name`` is in the repository no more."""
+        await self._unload(name)
+        async with self._lock(name):
+            for kept in (self._models, self._broken, self._entries):
+                kept.pop(name, None)
+        await self._publish()
+
     async def unload(self, name: str) -> None:
         """Stop serving all versions of ``name``: what was accepted is answered first. Raises UnknownModel.
 
@@ -390,10 +431,14 @@ class Catalog:
         self.loads[name, "failed"] += 1
         log.error("model can't be served", model=name, problem=str(error))
 
-    async def _load_entry(self, entry: ModelEntry, *, quietly: bool) -> None:
+    async def _load_entry(self, entry: ModelEntry, *, quietly: bool, anew: bool = True) -> None:
+        """Load the versions of ``entry``; also those that are as they were, if ``anew``."""
         async with self._lock(entry.name):
             self._broken.pop(entry.name, None)
-            failures = [f for v in entry.versions if (f := await self._load_version(entry, v)) is not None]
+            self._entries[entry.name] = entry
+            failures = [f for v in entry.versions if (f := await self._load_version(entry, v, anew=anew)) is not None]
+            if failures:
+                self._entries.pop(entry.name, None)
             picked = {v.version for v in entry.versions}
             # Where one failed, what it was to follow stays: better an old version than none.
             known = self._models.get(entry.name, {})
@@ -407,11 +452,14 @@ class Catalog:
         if failures and not quietly:
             raise failures[0]
 
-    async def _load_version(self, entry: ModelEntry, version: VersionFile) -> InferdError | None:
+    async def _load_version(self, entry: ModelEntry, version: VersionFile, *, anew: bool) -> InferdError | None:
         """Load beside what serves now, then switch over. Returns what went wrong."""
         versions = self._models.setdefault(entry.name, {})
         old = versions.get(version.version)
         served = Served(entry.name, version.version)
+        served.origin = (version, entry.config)
+        if not anew and old is not None and old.state is ModelState.READY and old.origin == served.origin:
+            return None
         if old is None or old.state is not ModelState.READY:
             versions[version.version] = served
             await self._publish()
@@ -421,11 +469,11 @@ class Catalog:
                 source = await asyncio.to_thread(self._tuned, source)
                 loaded = await asyncio.to_thread(self._engine.load, source)
         except InferdError as error:
-            return await self._failed(served, error)
+            return await self._failed(served, old, error)
         except Exception:
             # A fault of ours or of a plugin's: this version is lost, the others must not be.
             log.exception("model could not be loaded", model=entry.name, version=version.version)
-            return await self._failed(served, LoadFailed(entry.name, version.version, "internal error"))
+            return await self._failed(served, old, LoadFailed(entry.name, version.version, "internal error"))
         self.loads[entry.name, "ok"] += 1
         served.live = Live(source, loaded, self._dispatcher(source, loaded))
         served.move(ModelState.READY)
@@ -437,9 +485,11 @@ class Catalog:
             await self._retire([old], "replaced")
         return None
 
-    async def _failed(self, served: Served, error: InferdError) -> InferdError:
+    async def _failed(self, served: Served, old: Served | None, error: InferdError) -> InferdError:
         self.loads[served.name, "failed"] += 1
         served.move(ModelState.UNAVAILABLE, str(error))
+        if old is not None and old.state is ModelState.READY:
+            old.reason = f"what is on disk now is not served: {error}"
         log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
         await self._publish()
         return error

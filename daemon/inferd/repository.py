@@ -41,11 +41,15 @@ _NOT_A_MODEL = "lost+found"
 
 @dataclass(frozen=True, slots=True)
 class VersionFile:
-    """One version on disk: the file to read and, that one first, all files its content depends on."""
+    """One version on disk: the file to read and, that one first, all files its content depends on.
+
+    ``stamps`` has size, time of change (ns) and inode of each file: they differ when a file was written or replaced.
+    """
 
     version: int
     path: Path
     files: tuple[Path, ...]
+    stamps: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,8 @@ class Repository:
         files = (path, *(p for p in beside if lexists(p)))
         for file in files:
             self._check_link(file)
-        return VersionFile(version, path, files)
+        stats = [file.stat() for file in files]
+        return VersionFile(version, path, files, tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats))
 
     def _check_link(self, path: Path) -> None:
         """Raises RepositoryError where ``path``, links followed, is not within the root or not there."""

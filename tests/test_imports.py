@@ -21,6 +21,7 @@ ROWS = {
     "logs": 3,
     "scheduling": 3,
     "whole_file": 3,
+    "security": 3,
     "metrics.figures": 3,
     "metrics.live": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
@@ -33,8 +34,11 @@ ROWS = {
     "metrics.statistics": 4,
     "dispatcher": 5,
     "repository": 5,
+    "watch": 6,
     "catalog": 6,
     "spans": 7,
+    "supervision": 7,
+    "supervision.vitality": 3,
     "tuning.conditions": 7,
     "tuning.configure": 7,
     "tuning.load": 7,
@@ -71,7 +75,7 @@ HOMES = {
     "pydantic": {"config", "tuning"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
-    "asyncio": {"app", "catalog", "cli", "dispatcher", "rpc", "tuning"},
+    "asyncio": {"app", "catalog", "cli", "dispatcher", "rpc", "supervision", "tuning"},
     "uvloop": {"cli"},
 }
 PURE = ("errors", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
@@ -169,7 +173,7 @@ def test_pure_cores_know_no_clock_no_loop_and_no_disk() -> None:
     wrong = [
         f"inferd.{module} imports {name}"
         for module, path in modules().items()
-        if package(module) in PURE or (package(module) in {"tuning", "metrics"} and row(module) == 3)
+        if package(module) in PURE or (package(module) in {"tuning", "metrics", "supervision"} and row(module) == 3)
         for name in imports(path)
         if name.split(".")[0] in IMPURE_LIBRARIES
     ]

@@ -281,6 +281,33 @@ class NotAllowed(InferdError):
         super().__init__(f"{what} is not allowed" + (f"; {remedy}" if remedy else ""))
 
 
+class NotAuthenticated(InferdError):
+    """The call shows no credentials that hold. ``name`` is the token's where it was known, for the log."""
+
+    outcome = "unauthenticated"
+    SENTENCES: ClassVar[dict[str, str]] = {
+        "missing": "no credentials: send 'authorization: Bearer TOKEN', or a certificate where those are verified",
+        "malformed": "authorization is not of the form 'Bearer TOKEN'",
+        "unknown": "the token is not known",
+        "expired": "the token has expired",
+    }
+
+    def __init__(self, reason: str, name: str = "") -> None:
+        self.reason, self.name = reason, name
+        super().__init__(self.SENTENCES[reason])
+
+
+class OutOfScope(InferdError):
+    """The caller is known, and what they may do does not include this."""
+
+    outcome = "denied"
+    reason = "scope"
+
+    def __init__(self, what: str, scope: str, name: str) -> None:
+        self.what, self.scope, self.name = what, scope, name
+        super().__init__(f"{what} needs the scope '{scope}', which '{one_line(name, 255)}' does not have")
+
+
 class NotSupported(InferdError):
     """The call or option is part of the protocol and not of this server."""
 

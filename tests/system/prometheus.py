@@ -21,7 +21,7 @@ import yaml
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 30.0
-# Between two looks at a server that is asked until it says what is awaited.
+# Between two looks at a server, in seconds.
 _PAUSE = 0.05
 
 Sample = dict[str, Any]
@@ -83,7 +83,7 @@ class _Server:
 
     def wait_until_ready(self) -> None:
         url = f"http://{self.address()}/-/ready"
-        _until(lambda: _get(url)[0] == 200, _START_TIMEOUT, lambda: f"{url} does not say ready\n{self.log()}")
+        until(lambda: _exchange(url)[0] == 200, _START_TIMEOUT, lambda: f"{url} does not say ready\n{self.log()}")
 
     def stop(self) -> None:
         """End it, by force if asking does not do; harmless when called again."""
@@ -181,7 +181,7 @@ class Prometheus:
             seen[:] = self.query(expr)
             return predicate(seen)
 
-        _until(holds, timeout, lambda: f"{expr} is {seen} after {timeout:.0f} s\n{self.log()}")
+        until(holds, timeout, lambda: f"{expr} is {seen} after {timeout:.0f} s\n{self.log()}")
         return seen
 
     def wait_for_scrapes(self, number: int = 2, timeout: float = 60.0) -> None:
@@ -205,7 +205,7 @@ class Prometheus:
         return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
 
     def _ask(self, what: str, **parameters: str) -> Any:
-        status, body = _get(f"{self.url}/api/v1/{what}?{urlencode(parameters)}")
+        status, body = _exchange(f"{self.url}/api/v1/{what}?{urlencode(parameters)}")
         answer = json.loads(body) if body.startswith("{") else {}
         assert status == 200, f"{what} {parameters}: {status} {answer.get('error', body)}"
         return answer["data"]
@@ -253,9 +253,15 @@ class Alertmanager:
         """The whole log so far, for messages of failing tests."""
         return self._server.log()
 
+    def post(self, *alerts: Mapping[str, str]) -> None:
+        """Alerts with these labels, as a Prometheus would send them."""
+        body = json.dumps([{"labels": labels} for labels in alerts])
+        status, answer = _exchange(f"http://{self.address}/api/v2/alerts", body)
+        assert status == 200, answer
+
     def alerts(self) -> list[dict[str, Any]]:
         """The alerts it knows, as its API tells: "labels", "annotations", "status" with "state", "inhibitedBy", ..."""
-        status, body = _get(f"http://{self.address}/api/v2/alerts")
+        status, body = _exchange(f"http://{self.address}/api/v2/alerts")
         assert status == 200, body
         found: list[dict[str, Any]] = json.loads(body)
         return found
@@ -336,20 +342,27 @@ def finite(samples: Sequence[Sample]) -> bool:
     return bool(samples) and all(math.isfinite(one["value"]) for one in samples)
 
 
-def _until(holds: Callable[[], bool], timeout: float, problem: Callable[[], str]) -> None:
+def until(holds: Callable[[], bool], timeout: float, problem: Callable[[], str]) -> None:
+    """Return as soon as ``holds`` does; fail with ``problem``. It asks a server that can't say when it has changed."""
     given_up = time.monotonic() + timeout
-    pause = threading.Event()  # never set: a server that is asked can't say when it has changed
+    pause = threading.Event()  # never set
     while not holds():
         assert time.monotonic() < given_up, problem()
         pause.wait(_PAUSE)
 
 
-def _get(url: str) -> tuple[int, str]:
-    """Status and body; http.client, so that no proxy of the environment is asked."""
+def _exchange(url: str, posted: str | None = None) -> tuple[int, str]:
+    """Status and body, of a GET where nothing is ``posted``."""
     parts = urlsplit(url)
+    # Not urllib, which would ask a proxy of the environment.
     connection = http.client.HTTPConnection(parts.netloc, timeout=30.0)
     try:
-        connection.request("GET", f"{parts.path}?{parts.query}")
+        connection.request(
+            "GET" if posted is None else "POST",
+            f"{parts.path}?{parts.query}",
+            body=posted,
+            headers={"Content-Type": "application/json"},
+        )
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:

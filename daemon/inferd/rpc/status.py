@@ -36,6 +36,8 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.Unread: grpc.StatusCode.CANCELLED,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.OutOfScope: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,

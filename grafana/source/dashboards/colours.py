@@ -7,6 +7,7 @@ OUTCOMES = {
     "not_found": "super-light-blue",
     "cancelled": "purple",
     "unread": "light-purple",
+    "unauthenticated": "light-blue",
     "denied": "dark-blue",
     "unsupported": "dark-purple",
     "deadline": "yellow",

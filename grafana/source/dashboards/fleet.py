@@ -174,6 +174,7 @@ def _latency() -> Sequence[Panel]:
 
 def _objectives() -> Sequence[Panel]:
     met = total(rate("inferd_objective_met_total", MODELS), "model")
+    missed = total(rate("inferd_objective_missed_total", MODELS), "model")
     return [
         graph(
             "Error budget left",
@@ -196,7 +197,7 @@ def _objectives() -> Sequence[Panel]:
             "Answered in time",
             "Part of the answers that kept the model's latency objective, of models that have one.",
             "percentunit",
-            line(ratio(met, total(rate(f"{_DURATION}_count", MODELS), "model")), "{{model}}"),
+            line(ratio(met, f"({met} + {missed})"), "{{model}}"),
             link=links.to_model(),
         ).max(1),
     ]

@@ -32,6 +32,7 @@ from grafana.source.dashboards.panels import (
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 
 _DURATION = "inferd_request_duration_seconds"
+_MET = total(rate("inferd_objective_met_total", MODEL))
 _ANSWERED = total(rate(f"{_DURATION}_count", MODEL))
 _OBJECTIVE = f"max(inferd_objective_latency_seconds{{{MODEL}}})"
 
@@ -104,7 +105,7 @@ def _glance() -> Sequence[Panel]:
             "In time",
             "Part of the answers that kept the latency objective.",
             "percentunit",
-            ratio(total(rate("inferd_objective_met_total", MODEL)), _ANSWERED),
+            ratio(_MET, f"({_MET} + {total(rate('inferd_objective_missed_total', MODEL))})"),
             steps=[(0.95, "yellow"), (0.99, "green")],
             base="red",
         ),

@@ -1,0 +1,197 @@
+"""What is wrong whatever the objectives are: grafana/prometheus/alerts.rules.yml."""
+
+from grafana.source.rulefile import Alert, Group
+
+_MINUTE = 60
+
+# Targets that were an inferd within a day, whatever their job is called and has for other targets.
+_OURS = "up and on (job, instance) last_over_time(inferd_ready[1d])"
+
+# Parts of the templates.
+_MODEL, _JOB, _AT = "{{ $labels.model }}", "{{ $labels.job }}", "{{ $labels.instance }}"
+_PART, _SECONDS = "{{ $value | humanizePercentage }}", "{{ $value | humanizeDuration }}"
+_OF_JOB = "{{ with $labels.job }} of job {{ . }}{{ end }}"
+
+
+def groups(interval: float) -> tuple[Group, ...]:
+    """The groups of alerts.rules.yml, evaluated every ``interval`` seconds."""
+    return (Group("inferd-alerts", interval, (*_SERVERS, *_MODELS, *_LOAD, *_HOST, _WATCHDOG)),)
+
+
+def _happened(counter: str, window: str) -> str:
+    """How often ``counter`` rose within ``window``; a counter appears with its first event, which is no rise."""
+    return f"increase({counter}[{window}]) > 0 or ({counter} unless {counter} offset {window}) > 0"
+
+
+_RUN_BY = "sum by (job, instance, device, model, version)"
+# A run that came to an end says whether the device works; one that was cut off does not.
+_RAN = f'{_RUN_BY} (increase(inferd_requests_total{{device!="", outcome=~"ok|internal", reason=~"|inference"}}[5m]))'
+_FAILED = f'{_RUN_BY} (increase(inferd_requests_total{{device!="", outcome="internal", reason="inference"}}[5m]))'
+# The part that failed of the model that does best on the device: a broken model leaves the others well.
+_LEAST_FAILED = f"min by (job, instance, device) (({_FAILED} or 0 * {_RAN}) / ({_RAN} > 0))"
+
+_SERVERS = (
+    Alert(
+        "InferdDown",
+        "page",
+        # The second part is for a Prometheus that has never seen one, or whose targets are gone.
+        f"(group by (job) ({_OURS}) unless on (job) inferd_ready == 1)"
+        f" or (absent(inferd_ready) unless on () ({_OURS}))",
+        hold=5 * _MINUTE,
+        summary=f"No inferd{_OF_JOB} takes requests",
+        description=f"For five minutes no target{_OF_JOB} has said that it is ready: each one is unreachable, still "
+        "starting, draining or gone.",
+    ),
+    Alert(
+        "InferdInstanceDown",
+        "ticket",
+        f"({_OURS}) == 0",
+        hold=2 * _MINUTE,
+        summary=f"inferd at {_AT} can't be scraped",
+        description=f"Prometheus has had no answer from the metrics port {_AT} (job {_JOB}) for two minutes.",
+    ),
+    Alert(
+        "InferdInstanceNotReady",
+        "ticket",
+        "inferd_ready == 0",
+        hold=10 * _MINUTE,
+        summary=f"inferd at {_AT} runs and takes no requests",
+        description=f"inferd at {_AT} (job {_JOB}) has been starting or draining for ten minutes.",
+    ),
+    Alert(
+        "InferdDeviceLost",
+        "page",
+        "inferd_device_up == 0",
+        hold=1 * _MINUTE,
+        summary=f"Device {{{{ $labels.device }}}} of {_AT} is gone",
+        description="OpenVINO has not found device {{ $labels.device }}, which models are to run on, "
+        f"at {_AT} (job {_JOB}) for a minute.",
+    ),
+    Alert(
+        "InferdDeviceFailing",
+        "page",
+        # Ten at least, as a few bad requests prove nothing; and what is gone is not told twice.
+        f"{_LEAST_FAILED} > 0.5 and sum by (job, instance, device) ({_FAILED}) >= 10"
+        " unless on (job, instance, device) inferd_device_up == 0",
+        hold=2 * _MINUTE,
+        summary=f"Runs on device {{{{ $labels.device }}}} of {_AT} fail",
+        description="Even of the model that does best on device {{ $labels.device }} "
+        f"at {_AT} (job {_JOB}), {_PART} of the last 5 minutes' requests failed while they ran.",
+    ),
+)
+
+_MODELS = (
+    Alert(
+        "InferdModelUnavailable",
+        "page",
+        "max by (job, model) (inferd_model_ready) == 0",
+        hold=5 * _MINUTE,
+        summary=f"Model {_MODEL} is served nowhere",
+        description=f"Model {_MODEL} (job {_JOB}) is to be served, and for five minutes no version of it has been "
+        "ready at any instance.",
+    ),
+    Alert(
+        "InferdModelNotReady",
+        "ticket",
+        "inferd_model_ready == 0",
+        hold=10 * _MINUTE,
+        summary=f"Model {_MODEL} is not ready at {_AT}",
+        description=f"Model {_MODEL}{{{{ with $labels.version }}}}, version {{{{ . }}}},{{{{ end }}}} has not been "
+        f"ready at {_AT} (job {_JOB}) for ten minutes.",
+    ),
+    Alert(
+        "InferdModelLoadFailed",
+        "ticket",
+        _happened('inferd_model_loads_total{result="failed"}', "30m"),
+        hold=0,
+        summary=f"Model {_MODEL} could not be loaded at {_AT}",
+        description=f'{{{{ $value | printf "%.0f" }}}} attempt(s) to load model {_MODEL} failed at {_AT} (job {_JOB}) '
+        "within half an hour. What was served before goes on.",
+    ),
+    Alert(
+        "InferdTunerRolledBack",
+        "info",
+        _happened('inferd_tuning_decisions_total{decision=~"wrong_output|failed|worse"}', "1h"),
+        hold=0,
+        summary=f"A tuning of model {_MODEL} was rolled back at {_AT}",
+        description=f"Other settings for model {_MODEL}, version {{{{ $labels.version }}}}, were tried at {_AT} "
+        f"(job {_JOB}) and rolled back: {{{{ $labels.decision }}}}. The model is served as before.",
+    ),
+)
+
+_IN_FLIGHT = "sum by (job, instance, model) (avg_over_time(inferd_in_flight_requests[5m]))"
+_LIMIT = "sum by (job, instance, model) (avg_over_time(inferd_in_flight_limit[5m]))"
+_SHED = 'sum by (job, model) (increase(inferd_requests_total{outcome="overloaded", reason!="quota"}[5m]))'
+
+_LOAD = (
+    Alert(
+        "InferdSaturated",
+        "ticket",
+        f"inferd:utilisation:ratio5m > 0.9 and {_IN_FLIGHT} / ({_LIMIT} > 0) > 0.8",
+        hold=10 * _MINUTE,
+        summary=f"Model {_MODEL} takes all that {_AT} can give it",
+        description=f"Infer requests of model {_MODEL} at {_AT} (job {_JOB}) are busy {_PART} of the time, and its "
+        "line is more than four fifths full. More load will be turned away.",
+    ),
+    Alert(
+        "InferdShedding",
+        "ticket",
+        # Ten at least, for the sake of models that are hardly asked.
+        f"inferd:shed:ratio_rate5m > 0.05 and {_SHED} >= 10",
+        hold=5 * _MINUTE,
+        summary=f"Model {_MODEL} turns requests away",
+        description=f"Of the last 5 minutes' requests to model {_MODEL} (job {_JOB}) {_PART} were turned away: they "
+        "could not have been answered in time, or found the line full.",
+    ),
+)
+
+_THROTTLED = "rate(inferd_cpu_throttled_periods_total[5m]) / (rate(inferd_cpu_quota_periods_total[5m]) > 0)"
+_LAG = "histogram_quantile(0.99, sum by (job, instance, le) (rate(inferd_event_loop_lag_seconds_bucket[5m])))"
+
+_HOST = (
+    Alert(
+        "InferdCpuThrottled",
+        "ticket",
+        f"{_THROTTLED} > 0.25",
+        hold=10 * _MINUTE,
+        summary=f"Its CPU quota stops inferd at {_AT}",
+        description=f"inferd at {_AT} (job {_JOB}) was throttled in {_PART} of the periods of its CPU quota. All "
+        "that is under way waits meanwhile, up to a tenth of a second each time.",
+    ),
+    Alert(
+        "InferdEventLoopLate",
+        "ticket",
+        f"{_LAG} > 0.05",
+        hold=10 * _MINUTE,
+        summary=f"The event loop of inferd at {_AT} is late",
+        description=f"One timer in a hundred runs {_SECONDS} late at {_AT} (job {_JOB}). Requests wait as long.",
+    ),
+    Alert(
+        "InferdOpenFilesNearLimit",
+        "ticket",
+        "process_open_fds / process_max_fds > 0.8 and on (job, instance) inferd_ready",
+        hold=5 * _MINUTE,
+        summary=f"inferd at {_AT} is running out of open files",
+        description=f"inferd at {_AT} (job {_JOB}) has {_PART} of the files open that it may. Beyond them it accepts "
+        "no connection and loads no model.",
+    ),
+    Alert(
+        "InferdMemoryNearLimit",
+        "ticket",
+        "process_resident_memory_bytes / inferd_memory_limit_bytes > 0.9",
+        hold=5 * _MINUTE,
+        summary=f"inferd at {_AT} is running out of memory",
+        description=f"inferd at {_AT} (job {_JOB}) holds {_PART} of its control group's memory limit. Beyond it the "
+        "kernel ends it.",
+    ),
+)
+
+_WATCHDOG = Alert(
+    "InferdWatchdog",
+    "none",
+    "vector(1)",
+    hold=0,
+    summary="Alerts are delivered",
+    description="Always fires. Send it to a service that calls you when it stops coming: then Prometheus, Alertmanager "
+    "or the way between them is broken.",
+)

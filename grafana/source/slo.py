@@ -1,0 +1,253 @@
+"""Objectives, error budgets and how fast they burn: the rules of grafana/prometheus/slo.rules.yml.
+
+An objective is a model's own: inferd exports what model.toml says as series, and everything here is computed
+from them, for each (job, model) over all instances and versions. docs/alerts.md explains the method to operators.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from grafana.source.rulefile import Alert, Group, Record, Severity, duration, live
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a test shortens: lengths in seconds, and how much has to have happened.
+
+    ``windows`` has the name that a window has in names of series, and its length; ``period`` is what a budget is
+    for; ``evaluation`` and ``slow_evaluation`` are the groups' intervals. Nobody is told unless the long window
+    saw at least ``requests``, and at least ``bad_events`` of them bad.
+    """
+
+    windows: Mapping[str, float]
+    period: float
+    evaluation: float
+    slow_evaluation: float
+    bad_events: int
+    requests: int
+
+
+TIMES = Times(
+    windows=MappingProxyType({"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200}),
+    period=30 * 86400,
+    evaluation=30,
+    # Often enough that a sample is always there for Prometheus, which forgets one after 5 minutes.
+    slow_evaluation=120,
+    # One bad request at night is the whole night's ratio, and nobody has to get up for it. With ten of them a
+    # page at an objective of 99 % means 10 bad of at most 69; the least number of requests keeps a stumble among
+    # the first few of an idle model from doing the same.
+    bad_events=10,
+    requests=30,
+)
+
+# These are counted from the daemons' own series; longer windows from what was recorded of the shortest one, as days
+# of each version's and each outcome's samples are more than Prometheus should read every other minute.
+SHORT = ("5m", "30m", "1h", "2h")
+_BASE = SHORT[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """Worth ``severity`` when the budget burns ``factor`` times as fast as it may, over both windows.
+
+    The long window says that it matters, the short one that it still goes on.
+    """
+
+    severity: Severity
+    factor: float
+    long: str
+    short: str
+
+
+# The SRE workbook's: 2 % of 30 days' budget in an hour, 5 % in six, 10 % in a day, 10 % in three days.
+BURNS = (
+    Burn("page", 14.4, "1h", "5m"),
+    Burn("page", 6, "6h", "30m"),
+    Burn("ticket", 3, "1d", "2h"),
+    Burn("ticket", 1, "3d", "6h"),
+)
+
+_SPEEDS: tuple[tuple[Severity, str, str], ...] = (
+    ("page", "Fast", "At this rate a whole budget is gone within five days."),
+    ("ticket", "Slowly", "At this rate it does not last until the end of its period."),
+)
+
+# An objective outlives a restart, so that an alert does not go out and come again.
+_REMEMBERED = "10m"
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """One kind of objective.
+
+    ``objective`` is the series that says it. ``total`` and ``error`` give PromQL for the number of events by (job,
+    model) in a window such as "5m"; ``error`` is told the series with the total, too. Alerts are named
+    after ``alert``, say that a model ``misses``, and by which ``figures``.
+    """
+
+    name: str
+    objective: str
+    total: Callable[[str], str]
+    error: Callable[[str, str], str]
+    alert: str
+    misses: str
+    figures: str
+
+
+# -- latency: of the requests answered well, those answered too late ---------------
+
+# Each answer is in one of them, by the objective that held when it was given. Both are there from when one is set.
+_MET, _MISSED = "inferd_objective_met_total", "inferd_objective_missed_total"
+
+
+def _answered(window: str) -> str:
+    return f"sum by (job, model) (increase({_MET}[{window}]) + increase({_MISSED}[{window}]))"
+
+
+def _late(window: str, _: str) -> str:
+    return f"sum by (job, model) (increase({_MISSED}[{window}]))"
+
+
+# -- availability: of the requests that should have been answered, those that were not
+
+# "overloaded" is among them: shedding is right, and still no answer.
+_FAILED = "internal|unavailable|deadline|aborted|overloaded"
+# These say nothing of the server: the client gave up, or got it wrong.
+_CLIENTS_DOING = "cancelled|unread|invalid|not_found|unauthenticated|denied|unsupported"
+# So is being turned away for having too much under way already.
+_JUDGED = 'reason!="quota"'
+
+
+def _requests(outcomes: str, window: str) -> str:
+    return f"sum by (job, model) (increase(inferd_requests_total{{{_JUDGED}, {outcomes}}}[{window}]))"
+
+
+def _to_be_answered(window: str) -> str:
+    requests = _requests(f'outcome!~"{_CLIENTS_DOING}"', window)
+    return f'{requests} and on (job, model) slo:objective:ratio{{slo="availability"}}'
+
+
+def _not_answered(window: str, total: str) -> str:
+    # A counter appears with its first event. Until then there are no errors, which is not the same as not knowing.
+    none = f"0 * sum by (job, model) ({total})"
+    failed = _requests(f'outcome=~"{_FAILED}"', window)
+    return f"({failed} or {none}) and on (job, model) {total}"
+
+
+def _now(expr: str, shown: str) -> str:
+    return live(expr, "job", "model", shown=shown)
+
+
+SLOS = (
+    Slo(
+        "latency",
+        objective="inferd_objective_latency_ratio",
+        total=_answered,
+        error=_late,
+        alert="InferdLatencyBudget",
+        misses="answers too many requests later than its latency objective",
+        figures="the last 5 minutes' p99 is "
+        + _now('inferd:request_duration_seconds:quantile5m{job=%q, model=%q, quantile="0.99"}', "humanizeDuration")
+        + ", the objective "
+        + _now("min(inferd_objective_latency_seconds{job=%q, model=%q})", "humanizeDuration"),
+    ),
+    Slo(
+        "availability",
+        objective="inferd_objective_availability_ratio",
+        total=_to_be_answered,
+        error=_not_answered,
+        alert="InferdAvailabilityBudget",
+        misses="fails or turns away too many requests",
+        figures="of the last 5 minutes' requests "
+        + _now('slo:sli_error:ratio_rate5m{job=%q, model=%q, slo="availability"}', "humanizePercentage")
+        + " were not answered",
+    ),
+)
+
+
+def groups(times: Times = TIMES) -> tuple[Group, ...]:
+    """The groups of slo.rules.yml, in the order in which they build on each other."""
+    return (
+        Group("inferd-slo", times.evaluation, (*_objectives(), *_short(times), _current())),
+        Group("inferd-slo-long", times.slow_evaluation, (*_long(times), _remaining(times))),
+        Group("inferd-slo-alerts", times.evaluation, tuple(_alerts(times))),
+    )
+
+
+def _objectives() -> Iterator[Record]:
+    for slo in SLOS:
+        # Of several versions or instances with different objectives the strictest counts.
+        expr = f"max by (job, model) (last_over_time({slo.objective}[{_REMEMBERED}]))"
+        yield Record("slo:objective:ratio", expr, {"slo": slo.name})
+    yield Record("slo:error_budget:ratio", "1 - slo:objective:ratio")
+
+
+def _short(times: Times) -> Iterator[Record]:
+    for name in SHORT:
+        window = duration(times.windows[name])
+        for slo in SLOS:
+            total = f'slo:sli_total:increase{name}{{slo="{slo.name}"}}'
+            yield Record(f"slo:sli_total:increase{name}", slo.total(window), {"slo": slo.name})
+            yield Record(f"slo:sli_error:increase{name}", slo.error(window, total), {"slo": slo.name})
+        yield _ratio(name)
+
+
+def _long(times: Times) -> Iterator[Record]:
+    for name, window in times.windows.items():
+        if name not in SHORT:
+            for what in ("total", "error"):
+                yield Record(f"slo:sli_{what}:increase{name}", _summed(what, window, times))
+            yield _ratio(name)
+
+
+def _ratio(name: str) -> Record:
+    """Without requests there is no ratio, rather than a NaN."""
+    expr = f"slo:sli_error:increase{name} / (slo:sli_total:increase{name} > 0)"
+    return Record(f"slo:sli_error:ratio_rate{name}", expr)
+
+
+def _summed(what: str, window: float, times: Times) -> str:
+    """Events in a long window: the sum of one base window after the other."""
+    base = f"slo:sli_{what}:increase{_BASE}"
+    return f"sum_over_time({base}[{duration(window)}:{duration(times.windows[_BASE])}])"
+
+
+def _current() -> Record:
+    return Record("slo:current_burn_rate:ratio", f"slo:sli_error:ratio_rate{_BASE} / slo:error_budget:ratio")
+
+
+def _remaining(times: Times) -> Record:
+    error, total = (_summed(what, times.period, times) for what in ("error", "total"))
+    expr = f"1 - ({error} / ({total} > 0)) / slo:error_budget:ratio"
+    return Record("slo:period_error_budget_remaining:ratio", expr)
+
+
+def _alerts(times: Times) -> Iterator[Alert]:
+    for slo in SLOS:
+        # With little traffic so far a bad hour may have cost more than there was: none is left, not less.
+        series = f'slo:period_error_budget_remaining:ratio{{job=%q, model=%q, slo="{slo.name}"}}'
+        left = f"Left of the last {duration(times.period)}: {_now(f'clamp_min({series}, 0)', 'humanizePercentage')}."
+        for severity, speed, urgency in _SPEEDS:
+            conditions = [_burns(slo, burn, times) for burn in BURNS if burn.severity == severity]
+            yield Alert(
+                f"{slo.alert}Burns{speed}",
+                severity,
+                " or ".join(f"({condition})" for condition in conditions),
+                # The windows are the patience.
+                hold=0,
+                summary=f"Model {{{{ $labels.model }}}} {slo.misses}",
+                description=f"The {slo.name} budget of model {{{{ $labels.model }}}} (job {{{{ $labels.job }}}}) burns "
+                f"{{{{ $value | humanize }}}} times as fast as it may. {urgency} {left} "
+                f"Now: {slo.figures}.",
+            )
+
+
+def _burns(slo: Slo, burn: Burn, times: Times) -> str:
+    """Its value is the long window's burn rate."""
+    return (
+        f'slo:sli_error:ratio_rate{burn.long}{{slo="{slo.name}"}} / slo:error_budget:ratio > {burn.factor:g}'
+        f" and slo:sli_error:ratio_rate{burn.short} / slo:error_budget:ratio > {burn.factor:g}"
+        f" and slo:sli_error:increase{burn.long} >= {times.bad_events}"
+        f" and slo:sli_total:increase{burn.long} >= {times.requests}"
+    )

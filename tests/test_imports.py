@@ -38,6 +38,9 @@ ROWS = {
     "catalog": 6,
     "spans": 7,
     "supervision": 7,
+    "reload": 8,
+    "supervision.health": 3,
+    "supervision.rebuilding": 3,
     "supervision.vitality": 3,
     "tuning.conditions": 7,
     "tuning.configure": 7,
@@ -75,7 +78,7 @@ HOMES = {
     "pydantic": {"config", "tuning"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
-    "asyncio": {"app", "catalog", "cli", "dispatcher", "rpc", "supervision", "tuning"},
+    "asyncio": {"app", "catalog", "cli", "dispatcher", "reload", "rpc", "supervision", "tuning"},
     "uvloop": {"cli"},
 }
 PURE = ("errors", "tensors", "trace_context", "requests", "lifecycle", "scheduling")

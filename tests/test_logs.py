@@ -192,3 +192,21 @@ def test_a_clients_text_can_not_forge_a_line(form: Any) -> None:
 def test_a_clients_id_is_cut() -> None:
     (line,) = written(observed("all", observation(id="x" * 10_000)))
     assert len(line["id"]) == 80
+
+
+def test_what_can_not_be_written_is_lost_and_ends_nobody() -> None:
+    class Full(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    logs.configure("info", "json", stream)
+    structlog.get_logger("test").info("lost")
+    logging.getLogger("grpc").warning("lost, too")
+    stream.full = False
+    structlog.get_logger("test").info("kept")
+    assert [line["event"] for line in written(stream)] == ["kept"]

@@ -423,3 +423,73 @@ def test_finding_a_model_and_scanning_agree(files):
 def test_looking_for_models_does_not_import_openvino():
     program = "import inferd.repository, sys; sys.exit('openvino' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# -- what a repository must not be able to do ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "",
+        "/etc",
+        "../m",
+        "m/../m",
+        "m/1",
+        "./m",
+        ".m",
+        "m\0",
+        "m\n",
+        "-m",
+        "m m",
+        "ｍ",
+        "m" * 129,
+        "C:\\m",
+        "m\u2028",
+    ],
+)
+def test_names_that_could_lead_elsewhere_are_unknown(name: str, tmp_path: Path) -> None:
+    plant(tmp_path, "m/1/model.xml")
+    with pytest.raises(UnknownModel) as unknown:
+        Repository(tmp_path).find(name)
+    assert "\n" not in str(unknown.value)
+
+
+def test_a_link_that_leads_out_is_followed_only_where_that_is_allowed(tmp_path: Path) -> None:
+    plant(tmp_path, "elsewhere/1/model.xml")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "m").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RepositoryError, match="leads out of the model repository"):
+        Repository(root).find("m")
+    allowed = Repository(root, links_out=True)
+    assert [v.version for v in allowed.find("m").versions] == [1]
+    (root / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RepositoryError, match="symbolic link to nothing"):
+        allowed.find("lost")
+
+
+def test_models_beyond_the_limit_are_broken_and_the_first_by_name_are_served(tmp_path: Path) -> None:
+    for name in "abc":
+        plant(tmp_path, f"{name}/1/model.xml")
+    repository = Repository(tmp_path, max_models=2)
+    listing = repository.scan()
+    assert [m.name for m in listing.models] == ["a", "b"]
+    problem = "c: the repository holds more than 2 models (repository_max_models); remove some"
+    assert [str(b.error) for b in listing.broken] == [problem]
+    assert repository.find("b").name == "b"
+    with pytest.raises(RepositoryError, match="holds more than 2 models"):
+        repository.find("c")
+
+
+def test_settings_in_a_pipe_or_of_any_size_are_not_read(tmp_path: Path) -> None:
+    for name in ("m", "n"):
+        plant(tmp_path, f"{name}/1/model.xml")
+    os.mkfifo(tmp_path / "m/model.toml")
+    (tmp_path / "n/model.toml").write_text("#" * (64 << 10) + "\n")
+    assert [str(b.error) for b in Repository(tmp_path).scan().broken] == [
+        "m/model.toml: is no regular file",
+        "n/model.toml: is larger than 65536 bytes",
+    ]

@@ -25,6 +25,7 @@ from inferd.lifecycle import ModelState, may_move
 from inferd.repository import ModelEntry, Repository, VersionFile
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.hangs import HangRule
 from inferd.scheduling.objective import Objective
 from inferd.scheduling.scheduler import Limits, Rules
 from inferd.scheduling.sequences import SequenceLimits
@@ -62,7 +63,7 @@ class Live:
 
 class Served:
     """One model version and its state; ``live`` is there while it is READY or UNLOADING, ``beside`` while
-    another configuration is tried."""
+    another configuration is tried. ``ailing`` is why it does not answer although it is loaded, "" while it does."""
 
     def __init__(self, name: str, version: int) -> None:
         self.name = name
@@ -74,6 +75,12 @@ class Served:
         self.origin: tuple[VersionFile, ModelConfig] | None = None
         self.live: Live | None = None
         self.beside: Beside | None = None
+        self.ailing = ""
+
+    @property
+    def shown(self) -> ModelState:
+        """The state that others see: whoever does not answer is not ready."""
+        return ModelState.UNAVAILABLE if self.ailing and self.state is ModelState.READY else self.state
 
     def move(self, to: ModelState, reason: str = "") -> None:
         """Enter ``to``; a transition outside the table is a bug."""
@@ -158,7 +165,15 @@ def rules_of(config: ModelConfig, signature: Signature, defaults: Limits) -> Rul
         if signature.in_sequences
         else None,
         signature.stateful,
+        hangs_of(config.execution.hang_timeout),
     )
+
+
+def hangs_of(timeout: float | None) -> HangRule | None:
+    """When runs count as hung under a model's hang_timeout; None for never."""
+    if timeout is None:
+        return HangRule()
+    return HangRule(_nanoseconds(timeout)) if timeout else None
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -195,6 +210,7 @@ class Catalog:
         self._changes: set[asyncio.Task[None]] = set()
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
+        self._stuck: list[tuple[str, LoadedModel]] = []
         self.loads: Counter[tuple[str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
 
@@ -233,10 +249,10 @@ class Catalog:
             one = next((s for number, s in served.items() if str(number) == version), None)
             if one is None:
                 raise UnknownVersion(name, version, known)
-            raise ModelUnavailable(name, f"{one.state.value.lower()} in version {version}", one.reason)
-        states = {s.state for s in served.values()}
+            raise ModelUnavailable(name, f"{one.shown.value.lower()} in version {version}", one.ailing or one.reason)
+        states = {s.shown for s in served.values()}
         state = ModelState.LOADING if ModelState.LOADING in states else ModelState.UNAVAILABLE
-        reason = self._broken.get(name) or next((s.reason for s in served.values() if s.reason), "")
+        reason = self._broken.get(name) or next((why for s in served.values() if (why := s.ailing or s.reason)), "")
         raise ModelUnavailable(name, state.value.lower(), reason)
 
     def _reroute(self) -> None:
@@ -244,7 +260,7 @@ class Catalog:
         for name, versions in self._models.items():
             for number in sorted(versions):
                 served = versions[number]
-                if served.state is ModelState.READY and served.live is not None:
+                if served.shown is ModelState.READY and served.live is not None:
                     routes[name, str(number)] = routes[name, ""] = (served, served.live)
         self._routes = routes
 
@@ -257,7 +273,7 @@ class Catalog:
     async def _publish(self) -> None:
         """Let others see a change of state."""
         entries = [
-            IndexEntry(name, str(number), served.state, served.reason, served.wanted)
+            IndexEntry(name, str(number), served.shown, served.ailing or served.reason, served.wanted)
             for name, versions in self._models.items()
             for number, served in sorted(versions.items())
         ]
@@ -384,18 +400,37 @@ class Catalog:
             finally:
                 served.beside = None
                 if promoted:
-                    served.live = candidate
+                    served.live, served.ailing = candidate, ""
                     self._reroute()
                 # Whoever gives up meanwhile must not leave a configuration behind that nobody frees.
-                await asyncio.shield(self._finish(incumbent if promoted else candidate))
+                await asyncio.shield(self._exchanged(incumbent if promoted else candidate))
             if promoted:
                 _announce(served)
             await self._publish()
             return promoted
 
+    async def _exchanged(self, gone: Live) -> None:
+        await self._publish()
+        await self._finish(gone)
+
+    async def ail(self, served: Served, live: Live, why: str) -> None:
+        """Take no requests for ``served`` because of ``why``, or take them again if that is empty.
+
+        Changes nothing where ``live`` is not what it is served by any more.
+        """
+        if served.live is live and served.ailing != why:
+            served.ailing = why
+            self._reroute()
+            await self._publish()
+
+    def stuck(self, name: str | None = None) -> int:
+        """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
+        self._stuck = [(of, loaded) for of, loaded in self._stuck if not loaded.freed]
+        return sum(name in (None, of) for of, _ in self._stuck)
+
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
-        waits = [asyncio.ensure_future(live.dispatcher.drained()) for _, live in self.live()]
+        waits = [asyncio.ensure_future(live.dispatcher.drained()) for _, live in self.holding()]
         if not waits:
             return True
         _, pending = await asyncio.wait(waits, timeout=seconds)
@@ -407,9 +442,8 @@ class Catalog:
         """Answer what is left and free every infer request. Harmless when called again."""
         if self._changes:
             await asyncio.wait(self._changes)
-        routes, self._routes = list(self.live()), {}
-        for _, live in routes:
-            await _free(live)
+        held, self._routes = list(self.holding()), {}
+        await asyncio.gather(*(self._free(live) for _, live in held))
 
     async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
         """A client that hangs up must not leave a version half unloaded."""
@@ -521,7 +555,7 @@ class Catalog:
             await self._publish()
             if live is not None:
                 await self._finish(live)
-            served.live, served.wanted = None, False
+            served.live, served.ailing, served.wanted = None, "", False
             served.move(ModelState.UNAVAILABLE, reason)
             await self._publish()
             log.info("model unloaded", model=served.name, version=served.version, reason=reason)
@@ -531,14 +565,16 @@ class Catalog:
             await asyncio.wait_for(live.dispatcher.drained(), self._limits.drain_seconds)
         except TimeoutError:
             log.warning("drain timed out; what is left is answered UNAVAILABLE")
-        await _free(live)
+        await self._free(live)
 
-
-async def _free(live: Live) -> None:
-    """Answer what is left, then end what runs."""
-    live.dispatcher.abort(Draining())
-    live.dispatcher.close()
-    await asyncio.to_thread(live.loaded.close)
+    async def _free(self, live: Live) -> None:
+        """Answer what is left, then end what runs."""
+        live.dispatcher.abort(Draining())
+        live.dispatcher.close()
+        await asyncio.to_thread(live.loaded.close)
+        if not live.loaded.freed:
+            log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
+            self._stuck.append((live.source.name, live.loaded))
 
 
 def _announce(served: Served) -> None:

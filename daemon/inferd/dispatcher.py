@@ -13,9 +13,17 @@ from functools import partial
 
 import structlog
 
+from inferd.engine.device_loss import means_lost
 from inferd.engine.pool import Completion, Pool
 from inferd.engine.slot import RunFailed
-from inferd.errors import Cancelled, DeadlinePassed, InferdError, InferenceFailed, InternalFault
+from inferd.errors import (
+    Cancelled,
+    DeadlinePassed,
+    InferdError,
+    InferenceFailed,
+    InternalFault,
+    ModelUnavailable,
+)
 from inferd.requests import Observation, Request
 from inferd.scheduling.entry import Entry, Run
 from inferd.scheduling.fairness import Share
@@ -48,11 +56,26 @@ class Station:
     share: Share | None = None
 
 
+@dataclass(slots=True)
+class Conduct:
+    """How runs on one device have gone since the start: ended well, failed (whoever gave up is not counted), given
+    up because they hung. ``wedged`` is why infer requests that hang can't be replaced, ``lost`` why nothing runs there
+    any more; both are "" while all is well."""
+
+    device: str
+    well: int = 0
+    failed: int = 0
+    hung: int = 0
+    wedged: str = ""
+    lost: str = ""
+
+
 class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once.
 
     ``states`` are the tensors it carries from one request of a sequence to the next.
     ``samples`` are inputs that came lately; ``watch`` may be set to see what is observed.
+    ``conduct`` tells of each device; ``alarm`` may be set to hear at once that a run hung or a device was lost.
     """
 
     def __init__(
@@ -74,6 +97,8 @@ class Dispatcher:
         self._states = tuple(states)
         self.samples: deque[tuple[Tensor, ...]] = deque(maxlen=_SAMPLES)
         self.watch: Observer | None = None
+        self.conduct = tuple(Conduct(pool.device) for pool in self._pools)
+        self.alarm: Callable[[], None] | None = None
         self._until_sample = 0
         self._worked = 0
         self._pinned = rules.pinned
@@ -126,6 +151,11 @@ class Dispatcher:
         return self._worked
 
     @property
+    def completed(self) -> int:
+        """Runs that ended well since the start, whoever still waited for them."""
+        return sum(conduct.well for conduct in self.conduct)
+
+    @property
     def width(self) -> int:
         """How many runs may go on at a time."""
         return sum(pool.width for pool in self._pools)
@@ -143,8 +173,11 @@ class Dispatcher:
     def submit(self, request: Request) -> None:
         """Take ``request``; its reply slot is filled later, exactly once.
 
-        Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded.
+        Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded; and
+        ModelUnavailable where no device is left.
         """
+        if (unavailable := self._unavailable()) is not None:
+            raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
         try:
@@ -183,6 +216,21 @@ class Dispatcher:
                 self._fail(request, error)
         self._advance(now)
 
+    def shut(self, index: int, why: str) -> None:
+        """Run nothing more on that device: it is lost. Once none is left, all that waits is answered UNAVAILABLE.
+
+        Harmless when it is shut already.
+        """
+        conduct = self.conduct[index]
+        if conduct.lost:
+            return
+        conduct.lost = why
+        log.error(
+            "device is used no more", model=self._model, version=self._version, device=conduct.device, problem=why
+        )
+        self._scheduler.shut(index, time.monotonic_ns())
+        self._loop.call_soon(self._after_loss)
+
     def close(self) -> None:
         """Look at the pools no more: whoever calls this is about to end what still runs there."""
         if self._closed:
@@ -202,8 +250,13 @@ class Dispatcher:
             plan = self._scheduler.poll(now)
             for request, error in plan.refused:
                 self._fail(request, error)
+            for run in plan.given_up:
+                self._hung(run)
             for pool, slot in plan.cancels:
                 self._pools[pool].cancel(slot)
+            for pool, slot in plan.replaced:
+                if not self._pools[pool].replace(slot):
+                    self._wedged(pool, slot)
             began = [self._start(run) for run in plan.starts]
             if all(began):
                 break
@@ -231,14 +284,68 @@ class Dispatcher:
                 entry.request.stages.submitted = copied
             return True
         except RunFailed as failure:
-            error: InferdError = InferenceFailed(self._model, str(failure))
+            error = self._failed(run.pool, str(failure))
+            self.conduct[run.pool].failed += 1
         except Exception:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
             error = InternalFault()
-        for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False):
+        lost = bool(self.conduct[run.pool].lost)
+        for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
             self._fail(entry.request, error)
         return False
+
+    def _hung(self, run: Run) -> None:
+        conduct = self.conduct[run.pool]
+        conduct.hung += 1
+        log.error(
+            "run hangs", model=self._model, version=self._version, device=conduct.device, requests=len(run.members)
+        )
+        if self.alarm is not None:
+            self._loop.call_soon(self.alarm)
+
+    def _wedged(self, index: int, slot: int) -> None:
+        """A slot is gone for good; once all are, so is the device."""
+        pool, conduct = self._pools[index], self.conduct[index]
+        wedged = pool.wedged
+        if not conduct.wedged:
+            conduct.wedged = wedged[slot]
+            log.error(
+                "infer request can't be replaced",
+                model=self._model,
+                version=self._version,
+                device=conduct.device,
+                problem=conduct.wedged,
+            )
+            if self.alarm is not None:
+                self._loop.call_soon(self.alarm)
+        if len(wedged) >= pool.width:
+            self.shut(index, conduct.wedged)
+
+    def _failed(self, index: int, failure: str) -> InferdError:
+        """What to tell whoever waits for a run that failed on that device."""
+        if means_lost(failure):
+            self.shut(index, failure)
+        if lost := self.conduct[index].lost:
+            return ModelUnavailable(self._model, "failed", f"{self.conduct[index].device}: {lost}")
+        return InferenceFailed(self._model, failure)
+
+    def _after_loss(self) -> None:
+        if self._closed:
+            return
+        unavailable = self._unavailable()
+        if unavailable is not None:
+            self.abort(unavailable)
+        else:
+            self._advance(time.monotonic_ns())
+        if self.alarm is not None:
+            self.alarm()
+
+    def _unavailable(self) -> ModelUnavailable | None:
+        """What there is to say once no device is left."""
+        if not all(conduct.lost for conduct in self.conduct):
+            return None
+        return ModelUnavailable(self._model, "failed", f"{self.conduct[0].device}: {self.conduct[0].lost}")
 
     def _inputs(self, entry: Entry) -> Sequence[Tensor]:
         """The request's inputs, with the state its sequence has come to."""
@@ -258,10 +365,14 @@ class Dispatcher:
 
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
-        ended = self._scheduler.finished(index, completion.slot, completion.at, ok=completion.failure is None)
+        failed = None if completion.failure is None else self._failed(index, completion.failure)
+        conduct, ok = self.conduct[index], failed is None
+        ended = self._scheduler.finished(index, completion.slot, completion.at, ok=ok, lost=bool(conduct.lost))
+        conduct.well += ok
+        conduct.failed += not ok and bool(ended)
         if ended:
             self._worked += completion.at - ended[0].request.stages.started
-        errors = [self._answer(entry, index, completion) for entry in ended]
+        errors = [self._answer(entry, index, completion, failed) for entry in ended]
         now = time.monotonic_ns()
         self._advance(now)
         for share in self._shares:
@@ -270,14 +381,14 @@ class Dispatcher:
         for entry, error in zip(ended, errors, strict=True):
             self._record(entry.request, error, rows, leader=entry is ended[0])
 
-    def _answer(self, entry: Entry, index: int, completion: Completion) -> InferdError | None:
+    def _answer(
+        self, entry: Entry, index: int, completion: Completion, failed: InferdError | None
+    ) -> InferdError | None:
         request, pool = entry.request, self._pools[index]
         stages = request.stages
         stages.computed, stages.taken = completion.at, time.monotonic_ns()
-        error: InferdError
-        if completion.failure is not None:
-            error = InferenceFailed(self._model, completion.failure)
-        else:
+        error = failed
+        if error is None:
             try:
                 self._carry(entry, pool, completion.slot)
                 request.reply.answer(pool.read(completion.slot, request.outputs, entry.rows))

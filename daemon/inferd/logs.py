@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Literal, TextIO
+from contextlib import suppress
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -11,6 +12,26 @@ from inferd.errors import one_line
 from inferd.requests import Observation
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class _Losing:
+    """``stream``, but what can't be written is lost: a disk that is full must not end the service.
+
+    Python keeps a few kilobytes of it, and goes on from there once there is room.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
 
 # Without the locals, which hold clients' data.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -21,6 +42,7 @@ def configure(level: str, format: Literal["auto", "json", "console"], stream: Te
 
     What libraries log by themselves, from warnings on, comes in the same form.
     """
+    losing = cast(TextIO, _Losing(stream))
     for_people = stream.isatty() if format == "auto" else format == "console"
     processors: list[Processor] = [
         structlog.processors.add_log_level,
@@ -34,10 +56,10 @@ def configure(level: str, format: Literal["auto", "json", "console"], stream: Te
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(losing),
         cache_logger_on_first_use=True,
     )
-    libraries = logging.StreamHandler(stream)
+    libraries = logging.StreamHandler(losing)
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors]
@@ -50,11 +72,11 @@ class RequestLog:
     """One line a request, with its outcome and where its time went (milliseconds)."""
 
     def __init__(self, which: Literal["off", "failed", "all"]) -> None:
-        self._which = which
+        self.which = which
         self._log = structlog.get_logger("inferd.request")
 
     def observe(self, seen: Observation) -> None:
-        if self._which == "off" or (self._which == "failed" and seen.outcome == "ok"):
+        if self.which == "off" or (self.which == "failed" and seen.outcome == "ok"):
             return
         stages = seen.stages
         self._log.info(

@@ -10,7 +10,8 @@ A folder may hold one model file of another name instead of ``model.<ext>``, and
 folder a ``model.toml``. The files beside it that a format keeps weights in belong to the
 model: ``.bin``, ``.pdiparams``, and for ONNX what else is in its folder, or at the root what
 starts with its name, such as ``<model>.onnx.data``. Hidden entries are ignored. Nothing
-outside the root is served: a symbolic link may lead elsewhere within it and no further.
+outside the root is served: a symbolic link may lead elsewhere within it and, unless that is allowed,
+no further.
 
 A broken model is found to be so on its own and never keeps another from being served. Its
 error names files relative to the root, because clients get to read it.
@@ -23,9 +24,10 @@ from dataclasses import dataclass
 
 # Not Path's own questions about files: those raise on a link to where this process may not
 # look, and one such link would keep every other model from being found.
-from os.path import commonpath, exists, isdir, isfile, islink, lexists, realpath
+from os.path import commonpath, exists, getsize, isdir, isfile, islink, lexists, realpath
 from pathlib import Path
 
+from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig, Versions, read
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
 
@@ -35,6 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # 18 digits: a version has to fit the protocol's int64.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _CONFIG = "model.toml"
+_MOST_SETTINGS = 64 << 10
 # Every ext4 volume has this folder at its top, and a repository often is a volume of its own.
 _NOT_A_MODEL = "lost+found"
 
@@ -79,9 +82,14 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder of models; each call looks at the disk anew."""
+    """A folder of models; each call looks at the disk anew.
+
+    At most ``max_models`` can be served, the first by name. ``links_out`` follows symbolic links that lead elsewhere.
+    """
 
     root: Path
+    max_models: int = 1024
+    links_out: bool = False
 
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, when that can't be read."""
@@ -91,8 +99,9 @@ class Repository:
             raise RepositoryError(str(self.root), _reason(error)) from None
         models: list[ModelEntry] = []
         broken: list[BrokenModel] = []
-        for name, paths in sorted(candidates.items()):
+        for place, (name, paths) in enumerate(sorted(candidates.items())):
             try:
+                self._check_place(name, place)
                 models.append(self._entry(name, paths))
             except InferdError as error:
                 broken.append(BrokenModel(one_line(name), error))
@@ -107,12 +116,13 @@ class Repository:
         if not _NAME.fullmatch(name):
             raise UnknownModel(name)
         try:
-            paths = self._candidates().get(name)
+            candidates = self._candidates()
         except OSError as error:
             raise RepositoryError(name, f"the model repository {_reason(error)}") from None
-        if paths is None:
+        if name not in candidates:
             raise UnknownModel(name)
-        return self._entry(name, paths)
+        self._check_place(name, sum(other < name for other in candidates))
+        return self._entry(name, candidates[name])
 
     def _candidates(self) -> Mapping[str, Sequence[Path]]:
         """The entries at the root that are meant as models, by the name they claim."""
@@ -123,6 +133,11 @@ class Repository:
             elif (isdir(path) and path.name != _NOT_A_MODEL) or _is_link_to_nothing(path):
                 claims[path.name].append(path)
         return claims
+
+    def _check_place(self, name: str, place: int) -> None:
+        if place >= self.max_models:
+            problem = f"the repository holds more than {self.max_models} models (repository_max_models); remove some"
+            raise RepositoryError(one_line(name), problem)
 
     def _entry(self, name: str, paths: Sequence[Path]) -> ModelEntry:
         if not _NAME.fullmatch(name):
@@ -145,6 +160,7 @@ class Repository:
         config = ModelConfig()
         if lexists(file := folder / _CONFIG):
             self._check_link(file)
+            self._check_settings(file)
             config = read(file, self._shown(file))
 
         entries = _visible(folder)
@@ -201,14 +217,26 @@ class Repository:
         """Raises RepositoryError where ``path``, links followed, is not within the root or not there."""
         # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
         root, target = realpath(self.root), realpath(path)
-        if commonpath((root, target)) != root:
+        if not self.links_out and commonpath((root, target)) != root:
             raise RepositoryError(self._shown(path), "is a symbolic link that leads out of the model repository")
         if not exists(target):
             problem = "is a symbolic link to nothing that can be read" if islink(path) else "can't be read"
             raise RepositoryError(self._shown(path), problem)
 
+    def _check_settings(self, file: Path) -> None:
+        # Reading from a pipe would wait for whoever writes to it.
+        if not isfile(file):
+            raise RepositoryError(self._shown(file), "is no regular file")
+        if getsize(file) > _MOST_SETTINGS:
+            raise RepositoryError(self._shown(file), f"is larger than {_MOST_SETTINGS} bytes")
+
     def _shown(self, path: Path) -> str:
         return one_line(str(path.relative_to(self.root)))
+
+
+def repository_of(settings: Settings) -> Repository:
+    """The repository that the daemon's ``settings`` name."""
+    return Repository(settings.model_repository, settings.repository_max_models, settings.repository_links_out)
 
 
 def _picked(name: str, policy: Versions, present: Sequence[int]) -> Sequence[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inferd.config import daemon
-from inferd.config.daemon import Settings, split_host_port, unknown_variables
+from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
 
 
@@ -192,7 +192,8 @@ def test_an_address_without_host_or_port_is_refused(bind):
     [("127.0.0.1:8001", "127.0.0.1", 8001), ("[::1]:0", "::1", 0), ("inferd.example:65535", "inferd.example", 65535)],
 )
 def test_an_address_is_split_into_host_and_port(bind, host, port):
-    assert split_host_port(loaded("--model-repository", "models", "--grpc-bind", bind).grpc_bind) == (host, port)
+    settings = loaded("--model-repository", "models", "--allow-insecure-bind", "--grpc-bind", bind)
+    assert split_host_port(settings.grpc_bind) == (host, port)
 
 
 @pytest.mark.parametrize(
@@ -244,3 +245,73 @@ def test_the_cache_folder_follows_xdg(monkeypatch):
 def test_the_cache_folder_is_in_the_home_folder_otherwise(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert loaded("--model-repository", "models").cache_dir == Path("/home/someone/.cache/inferd")
+
+
+# -- who can connect, and what that takes -----------------------------------------
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:1", "127.8.9.10:1", "localhost:1", "[::1]:1"])
+def test_an_address_of_this_machine_alone_needs_nothing(bind):
+    settings = loaded("--model-repository", "models", "--grpc-bind", bind, "--metrics-bind", bind)
+    assert list(exposures(settings)) == []
+
+
+@pytest.mark.parametrize("flag", ["grpc-bind", "metrics-bind"])
+@pytest.mark.parametrize("bind", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "inferd.example:1", "[::ffff:127.0.0.1]:1"])
+def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind):
+    base = ("--model-repository", "models", f"--{flag}", bind)
+    assert problem(*base) == (
+        f"flag --{flag}: {flag.replace('-', '_')}: {bind} is open to other machines; set tls_cert or tokens_file, or "
+        "allow_insecure_bind if that is meant"
+    )
+    for enough in (
+        ("--allow-insecure-bind",),
+        ("--tokens-file", "t"),
+        ("--tls-cert", "c", "--tls-key", "k"),
+    ):
+        assert loaded(*base, *enough).model_dump()[flag.replace("-", "_")] == bind
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ("--allow-insecure-bind",),
+            [
+                "without TLS, others on the network can read and change what is sent",
+                "without tokens or client certificates, whoever can connect may call",
+            ],
+        ),
+        (("--tokens-file", "t"), ["without TLS, others on the network can read and change what is sent, tokens too"]),
+        (
+            ("--tls-cert", "c", "--tls-key", "k"),
+            ["without tokens or client certificates, whoever can connect may call"],
+        ),
+        (("--tls-cert", "c", "--tls-key", "k", "--tokens-file", "t"), []),
+        (("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"), []),
+    ],
+)
+def test_what_an_open_port_is_exposed_to_is_said(flags, said):
+    settings = loaded("--model-repository", "models", "--grpc-bind", "0.0.0.0:1", *flags)
+    assert list(exposures(settings)) == [("grpc_bind", what) for what in said]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--tls-cert", "c"), "flag --tls-cert: tls_cert: is set without tls_key; set both or neither"),
+        (("--tls-key", "k"), "flag --tls-key: tls_key: is set without tls_cert; set both or neither"),
+        (
+            ("--tls-client-ca", "a"),
+            "flag --tls-client-ca: tls_client_ca: is set without tls_cert: without TLS no client can show a "
+            "certificate",
+        ),
+    ],
+)
+def test_half_of_what_tls_needs_is_refused(flags, said):
+    assert problem("--model-repository", "models", *flags) == said
+
+
+def test_the_variable_that_holds_a_clients_token_is_no_misspelt_setting(monkeypatch):
+    monkeypatch.setenv("INFERD_TOKEN", "x")
+    assert unknown_variables() == []

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from inferd.config import reference
-from inferd.config.daemon import Settings
+from inferd.config.daemon import Settings, load
 from inferd.config.model import ModelConfig, Preprocessing, StateTensor
 
 PAGES = reference.pages()
@@ -64,3 +64,18 @@ def test_the_default_of_the_cache_folder_says_how_it_is_found():
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_do_not_depend_on_the_machine(page):
     assert str(Path.home()) not in PAGES[page]
+
+
+def test_the_example_environment_has_every_setting_with_its_default():
+    lines = [line for line in reference.environment_file().splitlines() if line.lstrip("#").startswith("INFERD_")]
+    assert [line.lstrip("#").split("=")[0] for line in lines] == [f"INFERD_{n.upper()}" for n in Settings.model_fields]
+    assert "#INFERD_GRPC_BIND=127.0.0.1:8001" in lines
+    assert "#INFERD_REPOSITORY_CONTROL=false" in lines
+
+
+def test_only_what_has_no_default_is_set_in_the_example_environment(monkeypatch):
+    given = [line.split("=", 1) for line in reference.environment_file().splitlines() if line.startswith("INFERD_")]
+    assert [name for name, _ in given] == ["INFERD_MODEL_REPOSITORY"]
+    for name, value in given:
+        monkeypatch.setenv(name, value)
+    assert load().model_repository == Path("/srv/inferd/models")

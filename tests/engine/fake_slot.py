@@ -37,6 +37,11 @@ class FakeSlot:
     def running(self) -> bool:
         return self._running
 
+    @property
+    def written(self) -> Sequence[Tensor]:
+        """What the run works on."""
+        return self._written
+
     # -- what the device does -----------------------------------------------------
 
     def complete(self) -> None:
@@ -76,10 +81,10 @@ class FakeSlot:
                 raise RunFailed(self._failure)
             return not self._running
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: not self._running)
-        self.poll()
+            self._changed.wait_for(lambda: not self._running, seconds)
+        return self.poll()
 
     def cancel(self) -> None:
         self.cancels += 1

@@ -328,3 +328,36 @@ def test_one_blob_serves_another_number_of_streams_with_equal_outputs(cache: Blo
     imported = core.import_model(blob, "CPU", properties | {"NUM_STREAMS": streams})
     assert imported.get_property("NUM_STREAMS") == streams
     np.testing.assert_array_equal(imported(sample)[0], compiled(sample)[0])
+
+
+# -- marks --------------------------------------------------------------------------
+
+
+def test_a_mark_is_seen_by_whoever_shares_the_folder(cache: BlobCache) -> None:
+    assert not cache.marked(KEY)
+    cache.mark(KEY)
+    assert BlobCache(cache.directory, MEGABYTE).marked(KEY)
+    assert not cache.marked(OTHER)
+    assert cache.load(KEY) is None
+
+
+def test_marks_outlast_pruning_until_nobody_has_asked_for_them_in_a_season(cache: BlobCache) -> None:
+    for key in (KEY, OTHER):
+        cache.mark(key)
+    long_ago = time.time() - 91 * 86400
+    for key in (KEY, OTHER):
+        os.utime(cache.directory / f"{key}.passed", (long_ago, long_ago))
+    assert cache.marked(KEY)
+    cache.store(KEY, b"blob")
+    assert cache.marked(KEY)
+    assert not cache.marked(OTHER)
+
+
+def test_a_cache_that_is_off_or_cannot_be_written_marks_nothing(cache: BlobCache) -> None:
+    off = BlobCache(cache.directory, 0)
+    off.mark(KEY)
+    assert not cache.directory.exists()
+    cache.directory.write_text("in the way")
+    with one_warning("cache can't be written"):
+        cache.mark(KEY)
+    assert not cache.marked(KEY)

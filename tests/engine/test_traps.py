@@ -51,6 +51,12 @@
 31  tests/engine/test_slot.py::test_strings_may_be_none_at_all
     tests/engine/test_traps.py::test_asking_for_the_bytes_of_no_strings_ends_the_process
 32  tests/engine/test_device.py::test_what_the_cpu_does_not_have_is_not_taken
+33  tests/engine/test_preflight.py::test_a_file_that_ends_or_fills_its_reader_is_refused_each_time
+    tests/engine/test_traps.py::test_a_client_can_end_the_process_by_an_index
+34  tests/engine/test_preflight.py::test_a_file_that_ends_or_fills_its_reader_is_refused_each_time
+    tests/engine/test_preflight.py::test_a_file_that_takes_too_long_is_given_up
+35  tests/engine/test_pool_replacing.py::test_an_infer_request_is_not_made_while_the_only_stream_computes
+    tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
 """
 
 import ast
@@ -270,3 +276,19 @@ def test_threads_of_a_model_that_has_gone_are_taken_over_as_they_are(pinned: boo
 def test_asking_for_the_bytes_of_no_strings_ends_the_process() -> None:
     ended = in_a_process_of_its_own(NO_STRINGS)
     assert (ended.returncode, ended.stderr) == (-signal.SIGFPE, "")
+
+
+CHOSEN_INDEX = """
+import numpy as np
+from inferd.engine.runtime import ov
+x, index = ov.opset13.parameter([4], np.float32), ov.opset13.parameter([1, 1], np.int64)
+compiled = ov.Core().compile_model(ov.Model([ov.opset13.gather_nd(x, index)], [x, index]), "CPU")
+compiled([np.zeros(4, np.float32), np.array([[3]])])
+print("within", flush=True)
+compiled([np.zeros(4, np.float32), np.array([[2_000_000_000]])])
+"""
+
+
+def test_a_client_can_end_the_process_by_an_index() -> None:
+    ended = in_a_process_of_its_own(CHOSEN_INDEX)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGSEGV, "within\n")

@@ -18,7 +18,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
-from inferd.metrics import exposition
+from inferd.metrics import exposition, instruments
+from inferd.metrics.cells import Histogram
+from inferd.metrics.families import histogram
 
 TEXT = st.text(max_size=12)
 NUMBERS = st.one_of(
@@ -79,6 +81,24 @@ def test_facts_units_and_timestamps(labels: tuple[str, str], timestamp: float | 
     sized = Metric("size_bytes", "Text.", "gauge", "bytes")
     sized.samples = [Sample("size_bytes", {}, 1.0, timestamp)]
     ours, theirs = both(info, sized)
+    assert ours == theirs
+
+
+@given(
+    TEXT,
+    st.lists(st.tuples(st.integers(0, 4 * 10**9), st.sampled_from(["", "a" * 32, 'b"\\']), st.integers(1, 10**6))),
+)
+def test_our_own_histograms_at_every_scrape(model: str, values: list[tuple[int, str, int]]) -> None:
+    cell = Histogram((0.001, 0.5, 1.0, 3.0), 10**9)
+    other = Histogram((0.25,), 10**9)
+    stages = [((model, "1", "decode"), cell), ((model, "1", "encode"), other)]
+    for value, trace, times in values:
+        cell.add(value, trace)
+        cell.counts[1] += times
+        other.add(value)
+        ours, theirs = both(histogram(instruments.STAGE_SECONDS, stages))
+        assert ours == theirs
+    ours, theirs = both(histogram(instruments.STAGE_SECONDS, stages))
     assert ours == theirs
 
 

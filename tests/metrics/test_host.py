@@ -70,7 +70,7 @@ def test_each_family_is_the_declared_one(tmp_path: Path, instrument: Instrument)
 
 @given(membership=st.text(max_size=60), text=st.text(max_size=80))
 def test_malformed_files_never_raise_and_are_left_out(membership: str, text: str) -> None:
-    files = {"cgroup.type": "domain\n", "cpu.stat": f"nr_periods {text}\n", "io.pressure": f"some total={text}x\n"}
+    files = {"cgroup.type": "domain\n", "cpu.stat": f"nr_periods {text}\n", "io.pressure": f"some total=x{text}\n"}
     with tempfile.TemporaryDirectory() as root:
         found = seen(Path(root), f"0::/\n{membership}", files, {"pressure/cpu": text})
     assert ("inferd_pressure_stalled_seconds_total", "some", "io") not in found

@@ -23,6 +23,7 @@ SERVER = ServerState(
     models=(("m", "1", ModelState.READY), ("n", "2", ModelState.UNLOADING), ("broken", "", ModelState.UNAVAILABLE)),
     loads={("m", "ok"): 2, ("broken", "failed"): 1},
     cache_lookups={"hit": 3, "miss": 1, "refused": 0},
+    reloads={"ok": 4, "failed": 1},
     versions=(PLAIN, RICH),
 )
 
@@ -52,6 +53,7 @@ def test_each_model_is_in_exactly_one_state() -> None:
 def test_loads_and_looks_into_the_cache_are_counted_by_result() -> None:
     samples = collected()
     assert named(samples, "inferd_model_loads_total") == {("m", "ok"): 2, ("broken", "failed"): 1}
+    assert named(samples, "inferd_reloads_total") == {("ok",): 4, ("failed",): 1}
     assert named(samples, "inferd_cache_lookups_total") == {("hit",): 3, ("miss",): 1, ("refused",): 0}
 
 

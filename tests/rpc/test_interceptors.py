@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
+from inferd.config.tokens import SCOPES
 from inferd.rpc.interceptors import ACCESS, SERVICE, Access, Gate
 
 SERVED = (
@@ -29,15 +30,31 @@ def test_the_table_names_every_rpc_that_is_served_and_no_other() -> None:
     assert set(ACCESS) == {f"/{service.full_name}/{m.name}" for service in SERVED for m in service.methods}
 
 
-def test_only_what_changes_something_needs_a_control() -> None:
-    needed = {name.rpartition("/")[2]: access for name, access in ACCESS.items() if access is not Access.OPEN}
-    assert needed == {
+def test_health_is_open_and_what_changes_something_is_for_administrators_and_the_rest_is_to_infer_or_to_read() -> None:
+    named = {name.rpartition("/")[2]: access for name, access in ACCESS.items()}
+    assert {n for n, a in named.items() if a is Access.OPEN} == {
+        "ServerLive",
+        "ServerReady",
+        "ModelReady",
+        "Check",
+        "Watch",
+    }
+    assert {n for n, a in named.items() if a is Access.INFER} == {
+        "ModelInfer",
+        "ModelStreamInfer",
+        *(f"{kind}SharedMemory{do}" for kind in ("System", "Cuda") for do in ("Status", "Register", "Unregister")),
+    }
+    assert {n: a for n, a in named.items() if a in (Access.REPOSITORY, Access.TUNER)} == {
         "RepositoryModelLoad": Access.REPOSITORY,
         "RepositoryModelUnload": Access.REPOSITORY,
         "Pin": Access.TUNER,
         "Rollback": Access.TUNER,
         "Tune": Access.TUNER,
     }
+
+
+def test_every_access_but_open_is_a_scope() -> None:
+    assert {access.value for access in Access if access is not Access.OPEN} == set(SCOPES)
 
 
 async def _answer(_: object, __: grpc.aio.ServicerContext) -> bytes:

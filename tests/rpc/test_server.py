@@ -12,55 +12,14 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog, CatalogLimits
-from inferd.engine.cache import BlobCache
-from inferd.engine.model import Engine
 from inferd.errors import ConfigurationError
-from inferd.lifecycle import Lifecycle, Phase
-from inferd.metrics.recorder import Recorder
-from inferd.repository import Repository
-from inferd.rpc.control import RepositoryControl
-from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import SERVICE, Access
-from inferd.rpc.metadata import Metadata
-from inferd.rpc.server import Server
-from inferd.rpc.tuning import TunerControl
-from inferd.scheduling.scheduler import Limits
-from inferd.tuning.profile import Profiles
-from inferd.tuning.tuner import Tuner, TunerRules
+from inferd.lifecycle import Phase
+from inferd.rpc.interceptors import SERVICE
+from tests.rpc.parts import Parts
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
 UNARY = [m for m in METHODS if not m.client_streaming]
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Parts:
-    """A server with real parts around an empty repository."""
-
-    def __init__(self, root: Path, log_settings: Mapping[str, Any]) -> None:
-        async def unchanged() -> None:
-            return
-
-        recorder = Recorder()
-        engine = Engine(1, BlobCache(root / "cache", 0))
-        tuner = Tuner(TunerRules("off", 1.0, 1, root / "cache", 0), engine, Profiles(root / "profiles"))
-        self.lifecycle = Lifecycle()
-        self.catalog = Catalog(
-            Repository(root),
-            engine,
-            CatalogLimits(Limits(8, 1 << 20), 1, 1.0),
-            recorder.observe,
-            unchanged,
-        )
-        self.server = Server(
-            Inference(self.catalog, self.lifecycle, recorder.observe, 8, 1 << 20),
-            Metadata(self.catalog, self.lifecycle, recorder, log_settings),
-            RepositoryControl(self.catalog),
-            TunerControl(tuner, self.catalog),
-            1 << 20,
-            recorder.observe,
-            (Access.REPOSITORY, Access.TUNER),
-        )
 
 
 @asynccontextmanager

@@ -53,6 +53,8 @@ TABLE: list[tuple[errors.InferdError, grpc.StatusCode]] = [
     (errors.DeadlinePassed("m", "running", "running"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
     (errors.NotAllowed("that"), grpc.StatusCode.PERMISSION_DENIED),
+    *((errors.NotAuthenticated(r), grpc.StatusCode.UNAUTHENTICATED) for r in errors.NotAuthenticated.SENTENCES),
+    (errors.OutOfScope("that", "infer", "a"), grpc.StatusCode.PERMISSION_DENIED),
     (errors.NotSupported("that"), grpc.StatusCode.UNIMPLEMENTED),
     (errors.InferenceFailed("m", "x"), grpc.StatusCode.INTERNAL),
     (errors.InternalFault(), grpc.StatusCode.INTERNAL),

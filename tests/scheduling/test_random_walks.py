@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
 from inferd.errors import (
     DeadlinePassed,
     InferdError,
+    InferenceFailed,
     Overloaded,
     QueueFull,
     QuotaExceeded,
@@ -30,6 +32,7 @@ from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import UNSET_PRIORITY, Run
 from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.hangs import HangRule
 from inferd.scheduling.objective import Objective
 from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
@@ -42,6 +45,7 @@ LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(1, 150), st.none() | s
 # Slots, how many of them run side by side at most, and the time a run is known to take.
 POOL = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 50))
 BATCH = st.builds(BatchRule, st.integers(2, 6), st.sampled_from([0, 0, 15]), st.sampled_from([(), (2,), (2, 4)]))
+HANGS = st.none() | st.builds(HangRule, st.integers(1, 150), st.integers(1, 20))
 SEQUENCES = st.builds(SequenceLimits, st.integers(1, 4), st.integers(20, 80))
 
 
@@ -60,6 +64,7 @@ class Walk(RuleBasedStateMachine):
     def begin(self, data: Any) -> None:
         self.now = 0
         self.rules_of = self.rules_from(data.draw)
+        self.rules_of = replace(self.rules_of, hangs=data.draw(HANGS))
         self.pools = [(slots, min(slots, width), time) for slots, width, time in self.pools_from(data.draw)]
         self.device = SharedDevice()
         lanes = [Lane(slots, width, self.device.join(1.0, 1 / width)) for slots, width, _ in self.pools]
@@ -71,6 +76,10 @@ class Walk(RuleBasedStateMachine):
         self.runs: dict[Place, Run] = {}
         self.ended: dict[Request, str] = {}
         self.cancelled_runs: set[Run] = set()
+        self.begun: dict[Run, int] = {}
+        self.given_up: dict[Run, int] = {}
+        self.hopeless: list[Place] = []
+        self.shut: set[int] = set()
         self.alone: set[Request] = set()
 
     # -- what clients and devices do ------------------------------------------------
@@ -169,6 +178,32 @@ class Walk(RuleBasedStateMachine):
         self.complete(data.draw(st.sampled_from(sorted(self.runs))), True)
         self.look()
 
+    @precondition(lambda self: self.hopeless)
+    @rule()
+    def replace(self) -> None:
+        self.put_others_in_their_place()
+
+    @precondition(lambda self: self.runs and self.rules_of.hangs is not None)
+    @rule()
+    def outwait(self) -> None:
+        """What runs now never ends by itself."""
+        self.count("outwait")
+        hung = set(self.runs.values())
+        while hung & set(self.runs.values()):
+            plan = self.look()
+            self.put_others_in_their_place()
+            assert plan.wake_at is not None
+            self.now = plan.wake_at
+
+    @precondition(lambda self: len(self.pools) - len(self.shut) > 1)
+    @rule(data=st.data())
+    def lose_a_device(self, data: Any) -> None:
+        self.count("lose a device")
+        index = data.draw(st.sampled_from([i for i in range(len(self.pools)) if i not in self.shut]))
+        self.shut.add(index)
+        self.scheduler.shut(index, self.now)
+        self.look()
+
     @rule(by=st.integers(1, 40))
     def advance(self, by: int) -> None:
         self.count("advance")
@@ -191,7 +226,7 @@ class Walk(RuleBasedStateMachine):
     def hang(self) -> None:
         """Nothing that runs ever ends: what could be started is started all the same."""
         self.count("hang")
-        for _ in range(60):
+        for _ in range(400):
             plan = self.look()
             if not self.startable() or self.full():
                 return
@@ -201,12 +236,21 @@ class Walk(RuleBasedStateMachine):
 
     # -- the model ------------------------------------------------------------------
 
+    def put_others_in_their_place(self) -> None:
+        """The slots of runs that do not end are replaced, as far as those have not ended meanwhile."""
+        for place in self.hopeless:
+            if (run := self.runs.get(place)) is not None and run in self.given_up:
+                self.count("replace")
+                assert all(m.request in self.ended for m in run.members)
+                self.complete(place, ok=False)
+        self.hopeless = []
+
     def count(self, step: str) -> None:
         STEPS[step] += 1
 
     def full(self) -> bool:
         running = Counter(pool for pool, _ in self.runs)
-        return all(running[index] >= width for index, (_, width, _) in enumerate(self.pools))
+        return all(running[i] >= width for i, (_, width, _) in enumerate(self.pools) if i not in self.shut)
 
     def in_flight(self) -> set[Any]:
         return {m.sequence for run in self.runs.values() for m in run.members if m.sequence is not None}
@@ -233,8 +277,9 @@ class Walk(RuleBasedStateMachine):
     def complete(self, place: Place, ok: bool) -> None:
         run = self.runs.pop(place)
         alive = [m.request for m in run.members if m.request not in self.ended]
-        answered = [entry.request for entry in self.scheduler.finished(*place, self.now, ok=ok)]
-        if not ok and len(run.members) > 1:
+        lost = place[0] in self.shut
+        answered = [entry.request for entry in self.scheduler.finished(*place, self.now, ok=ok, lost=lost)]
+        if not ok and (len(run.members) > 1 or lost):
             assert answered == []
             self.alone |= set(alive)
             # They are the first again, in their order.
@@ -253,8 +298,25 @@ class Walk(RuleBasedStateMachine):
             assert isinstance(error, InferdError)
             assert not isinstance(error, DeadlinePassed) or request.deadline is not None
             assert not isinstance(error, SequenceLost) or request.step is not None
+            if isinstance(error, InferenceFailed):
+                assert any(request is m.request for run in plan.given_up for m in run.members)
             self.end(request, type(error).__name__)
         assert all(r.deadline is None or r.deadline > self.now for r in self.alive()), "someone due is still here"
+
+        for run in plan.given_up:
+            assert self.rules_of.hangs is not None
+            assert self.rules_of.hangs.after is not None
+            assert self.runs[run.pool, run.slot] is run
+            assert run not in self.given_up, "a run was given up twice"
+            assert self.now - self.begun[run] >= self.rules_of.hangs.after
+            assert all(m.request in self.ended for m in run.members), "somebody still waits for a run that was given up"
+            self.given_up[run] = self.now
+        for place in plan.replaced:
+            assert self.rules_of.hangs is not None
+            assert self.now - self.given_up[self.runs[place]] >= self.rules_of.hangs.let_go
+            self.hopeless.append(place)
+        if self.rules_of.hangs is not None and self.runs:
+            assert plan.wake_at is not None, "a run may hang, and nobody will look again"
 
         for place in plan.cancels:
             if (run := self.runs.get(place)) is not None:
@@ -284,6 +346,8 @@ class Walk(RuleBasedStateMachine):
     def started(self, run: Run) -> None:
         place = (run.pool, run.slot)
         assert place not in self.runs, "a slot was given to two runs"
+        assert run.pool not in self.shut, "a run was started on a device that is lost"
+        self.begun[run] = self.now
         members = [m.request for m in run.members]
         assert members
         assert len(set(members)) == len(members)
@@ -380,6 +444,7 @@ class Walk(RuleBasedStateMachine):
         assert [sorted(pool.free) for pool in inside._pools] == [list(range(n)) for n, _, _ in self.pools]
         assert [share.runs for share in inside._shares] == [0] * len(self.pools)
         assert abs(self.device._load) < 1e-9
+        assert not inside._hangs._patience
         if inside._sequences is not None:
             assert inside.sequences == 0
             assert not inside._sequences._resting

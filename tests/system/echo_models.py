@@ -51,25 +51,31 @@ def picky() -> "ov.Model":
     return ov.Model([_named("y", _op.reshape(x, shape, False))], [x, shape], "picky")
 
 
-def steps() -> "ov.Model":
-    """``steps`` INT32 [] -> ``taken`` INT32 [], after that many steps of about 0.2 ms.
+def steps(loops: int = 1) -> "ov.Model":
+    """``steps`` INT32 [] -> ``taken`` INT32 [], after that many steps of about 0.2 ms in each of ``loops``.
 
-    A run can't be cancelled: OpenVINO looks for that between two nodes, and a loop is one.
+    OpenVINO looks whether a run was cancelled between two nodes, and a loop is one: the run of one loop can't be.
     """
     count = _input("steps", ov.Type.i32, [])
+    value = _op.broadcast(_op.convert(count, "f32"), _op.constant(np.array([_STEP_SIZE, _STEP_SIZE])))
+    for _ in range(loops):
+        value = _after(count, value)
+    # The answer has to depend on the work, or that would be optimised away.
+    nothing = _op.convert(_op.multiply(_op.reduce_sum(value, [0, 1], False), np.float32(0)), "i32")
+    return ov.Model([_named("taken", _op.add(count, nothing))], [count], "steps")
+
+
+def _after(count: "ov.Node", start: "ov.Node") -> "ov.Output":
+    """What becomes of ``start`` in a loop of ``count`` steps."""
     value = _op.parameter([_STEP_SIZE, _STEP_SIZE], ov.Type.f32)
     work = _op.tanh(_op.matmul(value, value, False, False))
     go_on = _op.constant(True)
     loop = _op.loop(count, _op.constant(True))
     loop.set_function(ov.Model([work, go_on], [value]))
     loop.set_special_body_ports([-1, 1])
-    start = _op.broadcast(_op.convert(count, "f32"), _op.constant(np.array([_STEP_SIZE, _STEP_SIZE])))
-    loop.set_merged_input(value, start.output(0), work.output(0))
+    loop.set_merged_input(value, start if isinstance(start, ov.Output) else start.output(0), work.output(0))
     loop.get_iter_value(go_on.output(0), -1)
-    end = loop.get_iter_value(work.output(0), -1)
-    # The answer has to depend on the work, or that would be optimised away.
-    nothing = _op.convert(_op.multiply(_op.reduce_sum(end, [0, 1], False), np.float32(0)), "i32")
-    return ov.Model([_named("taken", _op.add(count, nothing))], [count], "steps")
+    return loop.get_iter_value(work.output(0), -1)
 
 
 def _input(name: str, dtype: "ov.Type", shape: list[int]) -> "ov.Node":

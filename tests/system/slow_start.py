@@ -21,12 +21,13 @@ class Starting:
 
 
 @contextmanager
-def starting(repository: Path, cache_dir: Path) -> Iterator[Starting]:
+def starting(repository: Path, cache_dir: Path, *flags: str) -> Iterator[Starting]:
     """Its model `echo` is loaded already, its model `slow` is not; it is killed at the end if it still runs."""
     models.save(models.identity(DType.INT64, [-1]), repository, "echo")
     models.save(models.slow(200), repository, "slow", settings="[warmup]\nruns = 1000")
     grpc, metrics = _free(), _free()
-    daemon = Daemon(repository, "--cache-dir", str(cache_dir), "--grpc-bind", grpc, "--metrics-bind", metrics)
+    addresses = ("--grpc-bind", grpc, "--metrics-bind", metrics)
+    daemon = Daemon(repository, "--cache-dir", str(cache_dir), *addresses, *flags)
     try:
         daemon.wait_for("model ready")
         yield Starting(daemon, grpc, metrics)

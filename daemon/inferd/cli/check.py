@@ -5,7 +5,7 @@ from typing import TextIO
 
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError, one_line
-from inferd.repository import ModelEntry, Repository, VersionFile
+from inferd.repository import ModelEntry, VersionFile, repository_of
 from inferd.tensors import Signature, TensorSpec
 
 Inspect = Callable[[ModelEntry, VersionFile], Signature]
@@ -18,7 +18,7 @@ def check(settings: Settings, out: TextIO, inspect: Inspect | None = None) -> in
     Returns 0 when every model is fine and 1 when any is broken; raises RepositoryError when
     the repository itself can't be read.
     """
-    listing = Repository(settings.model_repository).scan()
+    listing = repository_of(settings).scan()
     lines = [_broken(b.name, b.error) for b in listing.broken]
     broken = len(lines)
     for entry in listing.models:

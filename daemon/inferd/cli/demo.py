@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from inferd.cli import connection
 from inferd.demo import magika, models
 from inferd.errors import InferdError, one_line
 from inferd.rpc.caller import CallFailed
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     classify.add_argument(
         "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the daemon to ask (default: 127.0.0.1:8001)"
     )
+    connection.add_arguments(classify)
     classify.add_argument(
         "--models",
         type=Path,
@@ -55,7 +57,7 @@ def _classify(arguments: argparse.Namespace) -> int:
     rules = magika.Rules.read(arguments.models / magika.MODEL)
     width = max(len(one_line(name)) for name in arguments.files)
     status = 0
-    with Client(arguments.server) as client:
+    with Client(arguments.server, shown=connection.shown_by(arguments)) as client:
         try:
             client.server_ready()
         except CallFailed as error:

@@ -37,22 +37,39 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
         from inferd.cli import tune
 
         return tune.run(arguments, sources["tune"])
+    if arguments.command == "token":
+        from inferd.cli import token
+
+        return token.run(arguments)
+    if arguments.command == "top":
+        from inferd.cli import top
+
+        return top.run(arguments)
+    if arguments.command == "install-units":
+        from inferd.cli import install_units
+
+        return install_units.run(arguments)
+    if arguments.command == "rollover":
+        from inferd.cli import rollover
+
+        return rollover.run(arguments)
     given = {name: value for name, value in vars(arguments).items() if name in daemon.Settings.model_fields}
     settings = daemon.load(arguments.config, sources[arguments.command], given)
     if arguments.command == "check":
-        from inferd.app import engine_of
+        from inferd.app import credentials_of, engine_of
         from inferd.catalog import source_of
         from inferd.cli.check import check
 
+        credentials_of(settings)
         engine = engine_of(settings)
         return check(settings, sys.stdout, lambda entry, version: engine.inspect(source_of(entry, version)))
     from inferd.cli.serve import serve
 
-    return serve(settings)
+    return serve(settings, lambda: daemon.load(arguments.config, sources[arguments.command], given))
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from inferd.cli import demo, tune
+    from inferd.cli import demo, install_units, rollover, token, top, tune
 
     parser = argparse.ArgumentParser(
         prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol."
@@ -72,6 +89,29 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
     sources["tune"] = tune.add_arguments(
         commands.add_parser("tune", help="find what each model serves best with, by measuring")
     )
+    top.add_arguments(
+        commands.add_parser(
+            "top",
+            help="watch a running daemon: throughput, latency, queues",
+            description="Watch a running daemon's models, those with the most to do first; q leaves.",
+        )
+    )
+    install_units.add_arguments(
+        commands.add_parser(
+            "install-units",
+            help="write the systemd units",
+            description="Write inferd.service, inferd@.service and an example of their settings.",
+        )
+    )
+    rollover.add_arguments(
+        commands.add_parser(
+            "rollover",
+            help="replace a running instance by another, for an upgrade",
+            description="Start an instance on the port of another, wait until it serves, then end the other. Both "
+            "need reuse_port; what fails leaves the old instance serving.",
+        )
+    )
+    token.add_arguments(commands.add_parser("token", help="make a secret for a client, and its line for the daemon"))
     demo.add_arguments(commands.add_parser("demo", help="fetch the demo models, and send them real input"))
     return parser, sources
 

@@ -1,8 +1,12 @@
 """``inferd serve``: the daemon."""
 
 import asyncio
+import faulthandler
 import os
+import resource
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import uvloop
@@ -14,12 +18,20 @@ from inferd.config.daemon import Settings
 from inferd.errors import InferdError
 
 
-def serve(settings: Settings) -> int:
-    """Serve until a signal; 0 after a clean drain. Raises InferdError when start-up fails."""
+def serve(settings: Settings, read: Callable[[], Settings]) -> int:
+    """Serve until a signal; 0 after a clean drain. ``read`` gives the settings anew, at a reload.
+
+    Raises InferdError when start-up fails.
+    """
+    # A watchdog ends a process that hangs with SIGABRT: this has it say where each thread was.
+    faulthandler.enable()
     logs.configure(settings.log_level, settings.log_format)
+    # As many connections as the machine lets us have: the soft limit is 1024 for the sake of select(2), not used here.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            ending = runner.run(_serve(settings))
+            ending = runner.run(_serve(settings, read))
         except InferdError:
             raise
         except Exception:
@@ -27,10 +39,11 @@ def serve(settings: Settings) -> int:
             return exit_status.FAILED_START
         if ending.abrupt:
             # A compile can't be interrupted; waiting for it could outlast the supervisor's patience.
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stderr.flush()
             os._exit(0)
     return 0
 
 
-async def _serve(settings: Settings) -> Ending:
-    return await App(settings).run()
+async def _serve(settings: Settings, read: Callable[[], Settings]) -> Ending:
+    return await App(settings, read).run()

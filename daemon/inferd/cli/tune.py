@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from inferd import logs
+from inferd.cli import connection
+from inferd.cli.connection import shown_by
 from inferd.config import daemon
 from inferd.config.daemon import Settings
 from inferd.errors import ConfigurationError, InferdError, UnknownModel
@@ -74,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
         command.add_argument(
             "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the daemon (default: 127.0.0.1:8001)"
         )
+        connection.add_arguments(command)
     return source
 
 
@@ -86,7 +89,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     from inferd.rpc.tuner_client import TunerClient
 
     try:
-        with TunerClient(arguments.server) as client:
+        with TunerClient(arguments.server, shown=shown_by(arguments)) as client:
             return _steer(client, arguments)
     except InferdError as error:
         print(f"inferd: {error}", file=sys.stderr)
@@ -101,7 +104,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import Display
-    from inferd.repository import Repository
+    from inferd.repository import repository_of
     from inferd.tuning.offline import Offline
     from inferd.tuning.profile import Profiles
 
@@ -110,7 +113,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if plots is not None:
         tune_plot.check()
     logs.configure("warning", "console")
-    listing = Repository(settings.model_repository).scan()
+    listing = repository_of(settings).scan()
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0])

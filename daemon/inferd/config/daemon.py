@@ -7,6 +7,8 @@ come from the declaration.
 
 import os
 import re
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +28,8 @@ from inferd.errors import ConfigurationError
 
 ENV_PREFIX = "INFERD_"
 CONFIG_VARIABLE = "INFERD_CONFIG"
+# Read by the commands that call a daemon.
+TOKEN_VARIABLE = "INFERD_TOKEN"  # noqa: S105 - a variable's name
 
 
 def _host_port(text: str) -> str:
@@ -53,6 +57,7 @@ def _folder(value: Any) -> Any:
     return value
 
 
+_BINDS = ("grpc_bind", "metrics_bind")
 _HOST_PORT = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):(?P<port>[0-9]{1,5})")
 HostPort = Annotated[
     str,
@@ -70,12 +75,22 @@ TraceEndpoint = Annotated[
     Allowed("http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:4317, or nothing"),
 ]
 Folder = Annotated[Path, BeforeValidator(_folder), Allowed("the path of a folder")]
+FileIfAny = Annotated[str, Allowed("the path of a file, or nothing")]
 
 
 def split_host_port(bind: str) -> tuple[str, int]:
     """``("::1", 8001)`` for ``"[::1]:8001"``; ``bind`` was validated as HostPort."""
     host, _, port = bind.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(bind: str) -> bool:
+    """Whether only this machine can connect to ``bind``, as far as the address alone says."""
+    host, _ = split_host_port(bind)
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # another name may be any address, and another one tomorrow
 
 
 def default_cache_dir() -> Path:
@@ -122,6 +137,36 @@ class Settings(BaseSettings):
     metrics_bind: HostPort = Field(
         "127.0.0.1:8002", description="HOST:PORT of /metrics, /healthz and /readyz; port 0 picks a free one."
     )
+    reuse_port: bool = Field(
+        False,
+        description="Share the gRPC port with another daemon of the same user that shares it too (SO_REUSEPORT), for "
+        "a roll-over; without it a port that is in use is an error.",
+    )
+    tls_cert: FileIfAny = Field(
+        "",
+        description="Certificate of both ports, PEM, with those between it and its CA after it; empty serves in the "
+        "clear. It and the next two are read again when they change.",
+    )
+    tls_key: FileIfAny = Field("", description="Key of tls_cert, PEM, without a password.")
+    tls_client_ca: FileIfAny = Field(
+        "",
+        description="CAs of clients, PEM. Where it is set, the gRPC port takes clients with a certificate of theirs "
+        "only, and the metrics port wants one or a token.",
+    )
+    tokens_file: FileIfAny = Field(
+        "",
+        description="TOML file of the callers that are known, their secrets' hashes and what they may do; where it is "
+        "set, nobody else may call. Read again when it changes.",
+    )
+    allow_insecure_bind: bool = Field(
+        False, description="Allow a port to be open to other machines with neither TLS nor tokens."
+    )
+    repository_max_models: int = Field(
+        1024, ge=1, le=1_000_000, description="Models that are served, by name; those beyond are reported as broken."
+    )
+    repository_links_out: bool = Field(
+        False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
+    )
     repository_control: bool = Field(
         False, description="Allow clients to load and unload models (RepositoryModelLoad, RepositoryModelUnload)."
     )
@@ -154,6 +199,28 @@ class Settings(BaseSettings):
         description="common lets each model use all CPU threads, and they take turns when several want them; split "
         "gives each its own part, by share.weight, so that models busy at the same time do not fight for cores.",
     )
+    preflight: Literal["on", "off"] = Field(
+        "on",
+        description="on has a child process read, compile and warm up each model first, under limits, so that a model "
+        "file that crashes or hangs its reader ends that process and not the daemon; what has passed before, with the "
+        "same content and settings, is not tried again. off is for models that are all trusted.",
+    )
+    preflight_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of private memory that the child process may use, besides weights mapped from their file; "
+        "0 means half of what the daemon may use, by cgroup and machine.",
+    )
+    preflight_timeout: float = Field(
+        300.0, gt=0, le=86400, description="Seconds that reading, compiling and warming up may take the child process."
+    )
+    repository_watch: float = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="Seconds between looks at the model repository for changes, which are then loaded as on SIGHUP; "
+        "0 looks on SIGHUP only.",
+    )
     load_parallelism: int = Field(2, ge=1, le=64, description="Models loaded at the same time.")
     queue_max_length: int = Field(
         1024,
@@ -179,6 +246,50 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted, in bytes."
     )
+    max_tensor_elements: int = Field(
+        64 << 20,
+        ge=1,
+        description="Elements of one input of a request, where the model leaves its shape open; a dimension of 0 "
+        "counts as 1.",
+    )
+    max_tensor_bytes: int = Field(
+        256 << 20,
+        ge=1,
+        description="Bytes of one input of a request once decoded, where the model leaves its shape open; an element "
+        "of BYTES counts 64.",
+    )
+    max_metadata_bytes: int = Field(
+        16 << 10, ge=1024, le=1 << 20, description="Bytes of the headers (gRPC metadata) of one call."
+    )
+    max_connections: int = Field(
+        16384, ge=1, le=2**31 - 1, description="Connections to the gRPC port; further ones are closed at once."
+    )
+    max_concurrent_streams: int = Field(
+        4096,
+        ge=1,
+        le=2**31 - 1,
+        description="Calls that one connection may have open; further ones wait at the client until one has ended.",
+    )
+    connection_idle_timeout: float = Field(
+        3600.0,
+        ge=0,
+        le=2_000_000,
+        description="Seconds without a call after which a connection is closed, which clients open again by "
+        "themselves; 0 never closes one.",
+    )
+    connection_max_age: float = Field(
+        0.0,
+        ge=0,
+        le=2_000_000,
+        description="Seconds after which a connection takes no further calls, so that clients connect anew and spread "
+        "over the servers there are; 0 sets no age.",
+    )
+    connection_age_grace: float = Field(
+        60.0,
+        ge=0,
+        le=2_000_000,
+        description="Seconds that calls open at connection_max_age get to end; 0 sets no limit.",
+    )
     stream_max_pending: int = Field(
         256,
         ge=1,
@@ -194,6 +305,13 @@ class Settings(BaseSettings):
     triton_metrics: bool = Field(
         False,
         description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",
+    )
+    canary_interval: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="Seconds without a run of its own after which a model is tried with an inference on made-up input, "
+        "counted nowhere; one that fails what it did well before takes no requests until it does it again. 0: never.",
     )
     drain_timeout: float = Field(
         30.0, ge=0, le=3600, description="Seconds that accepted requests get to finish after SIGTERM or SIGINT."
@@ -252,12 +370,47 @@ def load(
 
     try:
         if flag_source is None:
-            return Layered(**flag_values)
-        return Layered(_cli_settings_source=flag_source(parsed_args=flag_values))
+            settings = Layered(**flag_values)
+        else:
+            settings = Layered(_cli_settings_source=flag_source(parsed_args=flag_values))
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         problem = first_problem(_origin(key, file, in_file, flag_values), error, Settings)
+    else:
+        for key, wrong in _at_odds(settings):
+            raise ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
+        return settings
     raise problem
+
+
+def _at_odds(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Settings that don't go with the others, and why."""
+    pair = ("tls_cert", "tls_key")
+    for given, absent in (pair, pair[::-1]):
+        if getattr(settings, given) and not getattr(settings, absent):
+            yield given, f"is set without {absent}; set both or neither"
+    if settings.tls_client_ca and not settings.tls_cert:
+        yield "tls_client_ca", "is set without tls_cert: without TLS no client can show a certificate"
+    if not settings.tls_cert and not settings.tokens_file and not settings.allow_insecure_bind:
+        for key in _BINDS:
+            if not is_loopback(getattr(settings, key)):
+                yield (
+                    key,
+                    f"{getattr(settings, key)} is open to other machines; set tls_cert or tokens_file, or "
+                    "allow_insecure_bind if that is meant",
+                )
+
+
+def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What those who can connect from other machines could do: the setting that lets them connect, and what."""
+    for key in _BINDS:
+        if is_loopback(getattr(settings, key)):
+            continue
+        if not settings.tls_cert:
+            what = "what is sent, tokens too" if settings.tokens_file else "what is sent"
+            yield key, f"without TLS, others on the network can read and change {what}"
+        if not settings.tokens_file and not settings.tls_client_ca:
+            yield key, "without tokens or client certificates, whoever can connect may call"
 
 
 def _origin(key: str, file: Path | None, in_file: dict[str, Any], flag_values: dict[str, Any]) -> str:
@@ -273,5 +426,5 @@ def _origin(key: str, file: Path | None, in_file: dict[str, Any], flag_values: d
 
 def unknown_variables() -> list[str]:
     """``INFERD_*`` variables that name no setting: typing errors, or a container platform's own."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, TOKEN_VARIABLE}
     return sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)

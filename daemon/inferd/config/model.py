@@ -193,6 +193,16 @@ class Execution(_Table):
         "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; auto "
         "is async where nothing was measured.",
     )
+    hang_timeout: float | None = Field(
+        None,
+        ge=0,
+        le=86400,
+        description="Seconds after which a run that has not ended is given up: its requests are answered INTERNAL, and "
+        "another infer request takes the place of the one it is on. Unset: the longer of a minute and 20 times what "
+        "the slowest run took. 0: never.",
+        # Says nothing of how fast the model is, which stored profiles are held against.
+        repr=False,
+    )
 
 
 class Batching(_Table):

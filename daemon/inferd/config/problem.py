@@ -24,7 +24,7 @@ def first_problem(source: str, error: ValidationError, schema: type[BaseModel]) 
     match detail["type"]:
         case "extra_forbidden":
             table = Declaration(schema).at(path[:-1]).table or schema
-            return ConfigurationError(source, key, "unknown key", listed(table.model_fields, 40))
+            return ConfigurationError(source, key, "unknown key", listed(table.model_fields, 100))
         case "missing":
             return ConfigurationError(source, key, "is required and was not given", declared.one())
         case "value_error" if stated := str(detail["ctx"]["error"]):

@@ -10,6 +10,7 @@ here is ever fatal: a cache that can't be used means compiling again, and a warn
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,11 @@ _log = structlog.get_logger()
 _MAGIC = b"inferd blob 1\n"
 _HEADER_SIZE = len(_MAGIC) + hashlib.sha256().digest_size
 
-# Longer than any compile: what is left in the folder after that has lost its writer.
-_LEFTOVER_SECONDS = 3600.0
 _LOCK_RETRY_SECONDS = 0.1
+_MARK = ".passed"
+# How long files other than blobs stay. Writing and locking end before that unless the process has ended, as no
+# compile takes so long; marks take no room to speak of, and one not asked for is of a model long gone.
+_KEPT_SECONDS = {whole_file.UNFINISHED: 3600.0, ".lock": 3600.0, _MARK: 90 * 86400.0}
 
 
 def blob_key(files: Sequence[Path], facts: Mapping[str, str]) -> str:
@@ -103,6 +106,26 @@ class BlobCache:
         except OSError as error:
             _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
 
+    def marked(self, key: str) -> bool:
+        """Whether :meth:`mark` was called for ``key``, by any process that shares the folder."""
+        if not self.enabled:
+            return False
+        try:
+            os.utime(self._mark_file(key))
+        except OSError:
+            return False
+        return True
+
+    def mark(self, key: str) -> None:
+        """Remember ``key``. Where that fails, nothing changes but a warning."""
+        if not self.enabled:
+            return
+        try:
+            self._make_directory()
+            whole_file.write(self._mark_file(key), b"")
+        except OSError as error:
+            _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
+
     @contextmanager
     def lock(self, key: str, timeout: float = 600.0) -> Iterator[None]:
         """Hold ``key`` against other processes and threads, so that one of them builds its blob.
@@ -165,13 +188,13 @@ class BlobCache:
     def _prune(self, newest: Path) -> None:
         """Drop crashed writers' leftovers, then the least recently used blobs over the cap."""
         blobs: list[tuple[bool, int, int, Path]] = []
-        leftover_before = time.time() - _LEFTOVER_SECONDS
+        now = time.time()
         for file in self._directory.iterdir():
             with suppress(FileNotFoundError):
                 stat = file.stat()
                 if file.suffix == ".blob":
                     blobs.append((file == newest, stat.st_mtime_ns, stat.st_size, file))
-                elif file.suffix in (whole_file.UNFINISHED, ".lock") and stat.st_mtime < leftover_before:
+                elif now - stat.st_mtime > _KEPT_SECONDS.get(file.suffix, math.inf):
                     file.unlink()
         total = sum(size for _, _, size, _ in blobs)
         for _, _, size, file in sorted(blobs):
@@ -186,6 +209,9 @@ class BlobCache:
 
     def _file(self, key: str) -> Path:
         return self._directory / f"{key}.blob"
+
+    def _mark_file(self, key: str) -> Path:
+        return self._directory / f"{key}{_MARK}"
 
     def _lock_file(self, key: str) -> Path:
         return self._directory / f"{key}.lock"

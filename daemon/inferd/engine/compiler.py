@@ -46,7 +46,7 @@ class Compiler:
         """
         if not self.caches(target):
             return self._core.compile_model(model, target, dict(properties)), False
-        key = blob_key(source.files, self._blob_facts(source, target, properties))
+        key = self.key(source, target, properties)
         with self._cache.lock(key):
             result: Literal["hit", "miss", "refused"] = "miss"
             if (blob := self._cache.load(key)) is not None:
@@ -62,6 +62,10 @@ class Compiler:
             self._cache.store(key, compiled.export_model().getbuffer())
             return compiled, False
 
+    def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
+        """What stands for the content of ``source`` compiled like that. Raises OSError when a file can't be read."""
+        return blob_key(source.files, self._blob_facts(source, target, properties))
+
     def _count(self, result: Literal["hit", "miss", "refused"]) -> None:
         with self._counting:
             self.lookups[result] += 1
@@ -75,9 +79,10 @@ class Compiler:
 
     def _blob_facts(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> dict[str, str]:
         facts = {f"property {k}": str(v) for k, v in properties.items() if k not in _TUNABLE}
+        plain = devices.family(target) in ("CPU", "GPU", "NPU")
         return facts | {
             "openvino": version(),
-            "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME')}",
+            "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME') if plain else ''}",
             "shapes": repr(sorted(source.config.shapes.items())),
             "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",
             "preprocessing": repr(sorted(source.config.preprocessing.items())),

@@ -13,7 +13,8 @@ from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
 from inferd.engine.device_status import DeviceStatus
 from inferd.engine.pool import Pool
-from inferd.engine.runtime import ov
+from inferd.engine.preflight import Preflight
+from inferd.engine.runtime import give_memory_back, keep_no_large_blocks, ov
 from inferd.engine.slot import InferSlot, sentence
 from inferd.engine.source import ModelSource
 from inferd.engine.sync_slot import SyncSlot
@@ -73,18 +74,27 @@ class LoadedModel:
     pools: tuple[DevicePool, ...]
     seconds: float
 
+    @property
+    def freed(self) -> bool:
+        """Whether its memory is free again."""
+        return all(entry.pool.freed for entry in self.pools)
+
     def close(self) -> None:
-        """End what is in flight on every pool."""
+        """End what is in flight on every pool, and free it. A run that does not end keeps its pool until it does."""
         for entry in self.pools:
             entry.pool.close()
+        give_memory_back()
 
 
 class Engine:
     """Loads models. Safe to call from several threads; each call blocks until the model is warm."""
 
-    def __init__(self, cpu_threads: int, cache: BlobCache) -> None:
+    def __init__(self, cpu_threads: int, cache: BlobCache, preflight: Preflight | None = None) -> None:
+        """With ``preflight``, a child process tries what is to be loaded first."""
+        keep_no_large_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
+        self._preflight = preflight
         self._compiler = Compiler(self._core, cache)
 
     @property
@@ -115,6 +125,8 @@ class Engine:
         """
         begun = time.monotonic()
         targets = self._targets(source)
+        if self._preflight is not None:
+            self._try_first(self._preflight, source, targets)
         model, signature = self._prepare(source)
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
@@ -151,6 +163,21 @@ class Engine:
     def driver(self, device: str) -> str:
         """The version of the driver that the resolved ``device`` works with, "" where it has none or does not tell."""
         return self._told(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
+
+    def close(self) -> None:
+        """End the child processes that try models; those, and what is yet to come, fail to load."""
+        if self._preflight is not None:
+            self._preflight.close()
+
+    def _try_first(self, preflight: Preflight, source: ModelSource, targets: Sequence[str]) -> None:
+        """Have a child process load ``source``, unless one has come through with the same content and settings."""
+        preflight.check_open(source)
+        keys = []
+        for target in targets:
+            with _explained(source, target):
+                properties = devices.compile_properties(target, source.config, self.threads_for(source))
+                keys.append(self._compiler.key(source, target, properties))
+        preflight.check(source, keys)
 
     def _targets(self, source: ModelSource) -> list[str]:
         return [devices.resolve(requested, self.available_devices) for requested in source.config.devices]

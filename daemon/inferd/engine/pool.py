@@ -11,24 +11,50 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from threading import Lock, Thread
 
-from inferd.engine.slot import RunFailed, Slot, SlotFactory
+from inferd.engine.device_loss import means_lost
+from inferd.engine.slot import RunFailed, Slot, SlotFactory, sentence
 from inferd.tensors import Tensor
+
+# What closing waits for runs that were cancelled and do not end; longer than any one kernel should take.
+_CLOSING_SECONDS = 10.0
+# A new infer request is there in well under a millisecond, unless it waits for a stream that hangs (OpenVINO fact 35).
+_MAKING_NS = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A run that ended: at which time, and why it failed or None."""
+    """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
+    another infer request has taken the place of the one it is on."""
 
     slot: int
     at: int
     failure: str | None
+    replaced: bool = False
+
+
+class _Seat:
+    """An infer request and its present place. The number of its run tells a hand-over that arrives after the run was
+    swept, or left behind, from the next one's."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.run = 0
+        self.slot: Slot
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Whether its run is over, however it ended; waits ``seconds`` for that."""
+        try:
+            return self.slot.wait(seconds) if seconds else self.slot.poll()
+        except RunFailed:
+            return True
 
 
 class Pool:
     """Slots of one device; the scheduler decides which is free, the pool runs them.
 
-    ``start``, ``cancel``, ``read``, ``drain`` and ``sweep`` belong to one thread.
+    ``start``, ``cancel``, ``replace``, ``read``, ``drain`` and ``sweep`` belong to one thread.
     """
 
     def __init__(
@@ -40,30 +66,52 @@ class Pool:
         ``width`` is how many runs the device does well side by side, all slots if None.
         """
         self.device = device
+        self.size = size
         self.width = width or size
+        self._make_slot: SlotFactory | None = make_slot
         self._model = model
-        self._slots: list[Slot] = []
-        # A run's number: a hand-over that arrives after its run was swept is recognised by it.
-        self._runs = [0] * size
+        self._seats: list[_Seat] = []
         self._in_flight: set[int] = set()
-        self._handed_over: deque[tuple[int, int, int]] = deque()
+        self._handed_over: deque[tuple[_Seat, int, int]] = deque()
+        # Runs that do not end, on infer requests that others have replaced; and such that did end after all.
+        self._left: list[_Seat] = []
+        self._spare: list[_Seat] = []
+        # Since when a new infer request is being made for a place, what became of it, and why there is to be none.
+        self._making: dict[int, int] = {}
+        self._made: deque[tuple[int, _Seat | str]] = deque()
+        self._refusals: dict[int, str] = {}
+        self._closing = Lock()
+        self._closed = False
         self._signalled = False
         self._notify: Callable[[], object] = lambda: None
         try:
-            for i in range(size):
-                self._slots.append(make_slot(self._completion_of(i)))
+            for place in range(size):
+                self._seats.append(self._make(place))
         except BaseException:
             self.close()
             raise
 
     @property
-    def size(self) -> int:
-        return len(self._runs)
+    def in_flight(self) -> int:
+        """Runs that have not ended, those left behind not among them."""
+        return len(self._in_flight)
 
     @property
-    def in_flight(self) -> int:
-        """Runs that have not ended."""
-        return len(self._in_flight)
+    def left_behind(self) -> int:
+        """Runs that do not end and that others have taken the place of."""
+        return len(self._left)
+
+    @property
+    def freed(self) -> bool:
+        """Whether :meth:`close` has let go of everything."""
+        return self._make_slot is None
+
+    @property
+    def wedged(self) -> dict[int, str]:
+        """The slots that hang and can't be replaced, and why; nothing runs there any more."""
+        now = time.monotonic_ns()
+        stuck = {slot for slot, since in self._making.items() if now - since > _MAKING_NS}
+        return self._refusals | dict.fromkeys(stuck, "a run hangs, and so does making another infer request")
 
     def attach(self, notify: Callable[[], object]) -> None:
         """Have ``notify`` called, on any thread, when :meth:`drain` has something to give."""
@@ -76,34 +124,60 @@ class Pool:
         """
         try:
             if fresh:
-                self._slots[slot].reset()
-            self._slots[slot].write(members)
+                self._seats[slot].slot.reset()
+            self._seats[slot].slot.write(members)
         except (RuntimeError, ValueError) as error:
-            raise RunFailed(f"inputs could not be copied ({type(error).__name__})") from error
+            lost = f": {sentence(error)}" if means_lost(str(error)) else ""
+            raise RunFailed(f"inputs could not be copied ({type(error).__name__}){lost}") from error
         copied = time.monotonic_ns()
-        self._runs[slot] += 1
-        self._slots[slot].start()
+        self._seats[slot].run += 1
+        self._seats[slot].slot.start()
         self._in_flight.add(slot)
         return copied
 
     def cancel(self, slot: int) -> None:
         """Ask the run on ``slot`` to end; it is reported like any other once it has."""
         if slot in self._in_flight:
-            self._slots[slot].cancel()
+            _cancel(self._seats[slot])
+
+    def replace(self, slot: int) -> bool:
+        """Have another infer request take the place of ``slot``'s, whose run does not end.
+
+        That run is then reported as one that ended, and is left to itself. To be asked for again and again until
+        then. False where there is no other to be had, as :attr:`wedged` says: as many runs are left behind as
+        there are slots, or making another fails or takes too long.
+        """
+        if slot not in self._in_flight:
+            return True
+        if slot not in self._making and len(self._left) + len(self._making) >= self.size:
+            self._refusals[slot] = f"{len(self._left)} runs hang and were left behind, as many as may be"
+        if slot in self._making or slot in self._refusals:
+            return slot not in self.wedged
+        self._making[slot] = time.monotonic_ns()
+        if self._spare:
+            self._offer(slot, self._spare.pop())
+        else:
+            # A daemon, so that one that never returns does not keep the process from ending.
+            Thread(target=self._make_another, args=(slot,), name="inferd-replace", daemon=True).start()
+        return True
 
     def read(self, slot: int, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         """Outputs of the run that ended on ``slot``, or ``rows`` of them; valid until the next start there."""
-        return self._slots[slot].read(outputs, rows)
+        return self._seats[slot].slot.read(outputs, rows)
 
     def drain(self) -> list[Completion]:
-        """The runs that ended well since the last call, each once."""
+        """The runs that ended well since the last call, and those whose slot was replaced, each once."""
         self._signalled = False
         ended = []
         while self._handed_over:
-            slot, run, at = self._handed_over.popleft()
-            if slot in self._in_flight and run == self._runs[slot]:
-                self._in_flight.discard(slot)
-                ended.append(Completion(slot, at, None))
+            seat, run, at = self._handed_over.popleft()
+            if seat.place in self._in_flight and seat is self._seats[seat.place] and run == seat.run:
+                self._over(seat.place)
+                ended.append(Completion(seat.place, at, None))
+        while self._made:
+            slot, made = self._made.popleft()
+            if (completion := self._put_in_place(slot, made)) is not None:
+                ended.append(completion)
         return ended
 
     def sweep(self) -> list[Completion]:
@@ -111,30 +185,45 @@ class Pool:
         ended = self.drain()
         for slot in sorted(self._in_flight):
             try:
-                if not self._slots[slot].poll():
+                if not self._seats[slot].slot.poll():
                     continue
                 failure = None
             except RunFailed as error:
                 failure = str(error)
-            self._in_flight.discard(slot)
+            self._over(slot)
             ended.append(Completion(slot, time.monotonic_ns(), failure))
+        if self._left:
+            self._take_back()
         return ended
 
-    def close(self) -> None:
+    def close(self, seconds: float = _CLOSING_SECONDS) -> bool:
         """Cancel and wait for what is in flight, then free the slots; nothing can be started after.
 
         Leaving the interpreter with a run in flight would abort it. The slots go because
         each infer request holds, in C++ where no garbage collector looks, a callback that
-        leads back to this pool: without it neither would ever be freed.
+        leads back to this pool: without it neither would ever be freed. False where a run has not ended within
+        ``seconds``: all is freed if it ever does.
         """
-        for slot in sorted(self._in_flight):
-            self._slots[slot].cancel()
-            with suppress(RunFailed):
-                self._slots[slot].wait()
+        with self._closing:
+            if self._closed:
+                return self.freed
+            self._closed = True
+            made = [seat for _, seat in self._made if isinstance(seat, _Seat)]
+            self._made.clear()
+        busy = [*(self._seats[slot] for slot in sorted(self._in_flight)), *self._left]
+        seats = [*self._seats, *self._left, *self._spare, *made]
         self._in_flight.clear()
-        while self._slots:
-            self._slots.pop().close()
-        self._model = None
+        for mine in (self._seats, self._left, self._spare):
+            mine.clear()
+        for seat in busy:
+            _cancel(seat)
+        until = time.monotonic() + seconds
+        hung = [seat for seat in busy if not seat.ended(max(0.001, until - time.monotonic()))]
+        if hung:
+            Thread(target=self._free, args=(seats, hung), name="inferd-hung", daemon=True).start()
+            return False
+        self._free(seats)
+        return True
 
     def run_all(self, inputs: Sequence[Tensor]) -> float:
         """One run on every slot, as many side by side as the width is, for warm-up.
@@ -150,19 +239,88 @@ class Pool:
         with ExitStack() as runs:
             # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
             runs.callback(self.drain)
-            for slot in slots:
-                self._slots[slot].write([inputs])
-                self._slots[slot].start()
-                runs.callback(self._slots[slot].wait)
+            for seat in self._seats[slots.start : slots.stop]:
+                seat.slot.write([inputs])
+                seat.slot.start()
+                runs.callback(seat.slot.wait)
         return float(time.monotonic_ns() - begun)
 
-    def _completion_of(self, slot: int) -> Callable[[], None]:
+    # -- replacing --------------------------------------------------------------------
+
+    def _put_in_place(self, slot: int, made: _Seat | str) -> Completion | None:
+        """What is reported of the run on ``slot`` now that another infer request is there, or can't be had."""
+        del self._making[slot]
+        if slot not in self._in_flight:
+            # It has ended after all, just now.
+            if isinstance(made, _Seat):
+                self._spare.append(made)
+            return None
+        if isinstance(made, str):
+            self._refusals[slot] = f"a run hangs, and another infer request can't be made: {made}"
+            return None
+        self._over(slot)
+        self._left.append(self._seats[slot])
+        made.place, self._seats[slot] = slot, made
+        return Completion(slot, time.monotonic_ns(), "the run was left behind", replaced=True)
+
+    def _take_back(self) -> None:
+        """Keep the infer requests whose runs have ended after all, to replace others with."""
+        for seat in [seat for seat in self._left if seat.ended()]:
+            self._left.remove(seat)
+            self._spare.append(seat)
+
+    def _over(self, slot: int) -> None:
+        self._in_flight.discard(slot)
+        self._refusals.pop(slot, None)
+
+    def _make(self, place: int) -> _Seat:
+        if self._make_slot is None:
+            raise RuntimeError("the pool is closed")
+        seat = _Seat(place)
+        seat.slot = self._make_slot(self._completion_of(seat))
+        return seat
+
+    def _make_another(self, place: int) -> None:
+        """On a thread of its own: it may wait for a stream that hangs."""
+        try:
+            self._offer(place, self._make(place))
+        except RuntimeError as error:
+            self._offer(place, sentence(error))
+
+    def _offer(self, place: int, made: _Seat | str) -> None:
+        with self._closing:
+            if not self._closed:
+                self._made.append((place, made))
+                made = ""
+        if isinstance(made, _Seat):
+            made.slot.close()
+        self._signal()
+
+    def _free(self, seats: list[_Seat], hung: Sequence[_Seat] = ()) -> None:
+        """Close the slots once the runs of those that are ``hung`` have ended, and let go of the model last."""
+        for seat in hung:
+            with suppress(RunFailed):
+                seat.slot.wait()
+        while seats:
+            seats.pop().slot.close()
+        self._model = self._make_slot = None
+
+    def _completion_of(self, seat: _Seat) -> Callable[[], None]:
         def completed() -> None:
-            self._handed_over.append((slot, self._runs[slot], time.monotonic_ns()))
-            if not self._signalled:
-                self._signalled = True
-                # The loop may have closed under us; an exception here would end the process.
-                with suppress(RuntimeError):
-                    self._notify()
+            self._handed_over.append((seat, seat.run, time.monotonic_ns()))
+            self._signal()
 
         return completed
+
+    def _signal(self) -> None:
+        if not self._signalled:
+            self._signalled = True
+            # The loop may have closed under us; an exception here would end the process.
+            with suppress(RuntimeError):
+                self._notify()
+
+
+def _cancel(seat: _Seat) -> None:
+    # A device that is gone may refuse even that.
+    with suppress(RuntimeError):
+        seat.slot.cancel()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Protocol
 
+from inferd.engine.device_loss import means_lost
 from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
 from inferd.errors import one_line
@@ -42,8 +43,9 @@ class Slot(Protocol):
     def poll(self) -> bool:
         """Whether the run has ended well; raises RunFailed when it failed or was cancelled."""
 
-    def wait(self) -> None:
-        """Block until the run ends; raises RunFailed as :meth:`poll` does."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Block until the run ends, or ``seconds`` at most; False where it has not. Raises RunFailed as :meth:`poll`
+        does."""
 
     def cancel(self) -> None:
         """Ask the run to end early."""
@@ -65,10 +67,13 @@ _LOCATION = re.compile(r"(Exception from|Caught exception:|\bat) \S*\.(cpp|hpp|h
 
 
 def sentence(error: Exception) -> str:
-    """The part of an OpenVINO message that says what was wrong: no source files, one line."""
+    """The part of an OpenVINO message that says what was wrong: no source files, one line.
+
+    Advice may follow the line that says that the device is lost; else it is the last that counts.
+    """
     lines = [_LOCATION.sub("", line).strip(" :") for line in str(error).splitlines()]
     said = [line for line in lines if line and line not in ("Caught exception", "Exception from")]
-    return one_line(said[-1] if said else type(error).__name__)
+    return one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
 
 
 class InferSlot:
@@ -104,11 +109,14 @@ class InferSlot:
         except RuntimeError as error:
             raise RunFailed(sentence(error)) from None
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> bool:
         try:
+            if seconds is not None:
+                return bool(self._request.wait_for(int(seconds * 1000)))
             self._request.wait()
         except RuntimeError as error:
             raise RunFailed(sentence(error)) from None
+        return True
 
     def cancel(self) -> None:
         self._request.cancel()

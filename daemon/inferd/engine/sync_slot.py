@@ -8,6 +8,7 @@ run begins only when the thread gets the GIL, which whoever started it may hold 
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
+from time import monotonic
 
 import structlog
 
@@ -67,11 +68,14 @@ class SyncSlot:
             raise RunFailed(self._failure)
         return True
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> bool:
+        until = None if seconds is None else monotonic() + seconds
         with self._changed:
             while not self._changed.wait_for(lambda: self._ended == self._started, _CANCEL_AGAIN_SECONDS):
+                if until is not None and monotonic() >= until:
+                    return False
                 self._cancel_again()
-        self.poll()
+        return self.poll()
 
     def cancel(self) -> None:
         self._cancelled = True

@@ -26,7 +26,7 @@ class Histogram:
     of it, such as nanoseconds of seconds with 10**9.
     """
 
-    __slots__ = ("_unit", "bounds", "counts", "edges", "exemplars", "total")
+    __slots__ = ("_unit", "bounds", "counts", "edges", "exemplars", "heads", "total")
 
     def __init__(self, bounds: Sequence[float], unit: int = 1) -> None:
         self._unit = unit
@@ -36,6 +36,8 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.exemplars: list[Exemplar | None] = [None] * (len(self.bounds) + 1)
         self.total: float = 0
+        # What its lines begin with, kept by whoever writes them; it is the same at each scrape.
+        self.heads: tuple[str, ...] = ()
 
     def add(self, value: float, trace_id: str = "") -> None:
         """Count ``value``, with an exemplar where it was traced."""
@@ -45,10 +47,19 @@ class Histogram:
         if trace_id:
             self.exemplars[at] = Exemplar(trace_id, value / self._unit, time.time())
 
+    @property
+    def seconds(self) -> float:
+        """The sum in the exported unit."""
+        return self.total / self._unit
+
+    def labels(self) -> tuple[str, ...]:
+        """The bounds as labels, "+Inf" last."""
+        return (*map(str, self.bounds), "+Inf")
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """Bound, as a label, -> values at or below it, "+Inf" last; and the sum in the exported unit."""
         rising = accumulate(map(float, self.counts))
-        return list(zip((*map(str, self.bounds), "+Inf"), rising, strict=True)), self.total / self._unit
+        return list(zip(self.labels(), rising, strict=True)), self.seconds
 
     def rebound(self, bounds: Sequence[float]) -> "Histogram":
         """The same values under other ``bounds``: each bucket's go where its own upper bound falls.

@@ -46,21 +46,25 @@ def info(instrument: Instrument, series: Iterable[tuple[str, ...]]) -> Metric:
 def histogram(instrument: Instrument, cells: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
     """A histogram for each of ``cells``, with its exemplars; read when the samples are, one cell after the other."""
     family = HistogramMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
-    family.samples = _Samples(instrument, tuple(cells))  # type: ignore[assignment]  # all that is done is to iterate
+    family.samples = HistogramSamples(instrument, tuple(cells))  # type: ignore[assignment]  # it is only iterated over
     return family
 
 
-class _Samples:
-    """Makes the samples of histograms as they are asked for: all at once would keep the interpreter busy for long."""
+class HistogramSamples:
+    """Makes the samples of ``cells`` as they are asked for: all at once would keep the interpreter busy for long."""
 
     def __init__(self, instrument: Instrument, cells: tuple[tuple[tuple[str, ...], Histogram], ...]) -> None:
         self._instrument = instrument
-        self._cells = cells
+        self.cells = cells
+
+    def named(self, labels: tuple[str, ...]) -> dict[str, str]:
+        """``labels`` by their names."""
+        return dict(zip(self._instrument.labels, labels, strict=True))
 
     def __iter__(self) -> Iterator[Sample]:
         name = self._instrument.name
-        for labels, cell in self._cells:
-            named = dict(zip(self._instrument.labels, labels, strict=True))
+        for labels, cell in self.cells:
+            named = self.named(labels)
             buckets, total = cell.cumulative()
             for (bound, count), exemplar in zip(buckets, tuple(cell.exemplars), strict=True):
                 labelled = {**named, "le": bound}

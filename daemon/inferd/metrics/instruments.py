@@ -42,8 +42,9 @@ REQUESTS = Instrument(
     "inferd_requests",
     "counter",
     "Inference requests that reached the server, each counted once, when it ended. outcome: ok, invalid, not_found, "
-    "unavailable, overloaded, deadline, cancelled, aborted, internal or unread (too large, cancelled or out of time "
-    "before its message was here whole, so that nothing more is known of it); reason says why where an outcome has "
+    "unavailable, overloaded, deadline, cancelled, aborted, internal, unauthenticated and denied (refused for their "
+    "credentials; a stream counts as one) or unread (too large, cancelled or out of time before its message was here "
+    "whole, so that nothing more is known of it); reason says why where an outcome has "
     f"several causes; device is empty where it never ran; model is {OTHER} where it named none of ours.",
     ("model", "version", "device", "outcome", "reason"),
 )
@@ -136,6 +137,13 @@ MODEL_LOADS = Instrument(
     "Attempts to load a version of the model, by result: ok or failed. What was served before a failed one goes on.",
     ("model", "result"),
 )
+RELOADS = Instrument(
+    "inferd_reloads",
+    "counter",
+    "Reloads of settings and repository, on SIGHUP or because the repository changed, by result: ok, or failed where "
+    "one of them can't be read. A model that fails to load is counted in inferd_model_loads.",
+    ("result",),
+)
 LOAD_SECONDS = Instrument(
     "inferd_model_load_seconds", "gauge", "Seconds from reading the version's file to its being ready.", _VERSION
 )
@@ -192,6 +200,34 @@ TUNING_GAIN = Instrument(
     "gauge",
     "What the choice gives in proportion to OpenVINO's THROUGHPUT hint, as measured last; 0 if unknown.",
     _VERSION,
+)
+
+# -- security ---------------------------------------------------------------------
+
+CERTIFICATE_EXPIRY = Instrument(
+    "inferd_tls_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "When the certificate that new connections are shown expires, in seconds since 1970; absent without TLS.",
+)
+CREDENTIALS_CURRENT = Instrument(
+    "inferd_credentials_current",
+    "gauge",
+    "1 while what is in use is what the files say, 0 while they have changed to what can't be used and what was "
+    "before holds. kind: certificate (with its key and the clients' CAs) or tokens.",
+    ("kind",),
+)
+CREDENTIALS_READINGS = Instrument(
+    "inferd_credentials_readings",
+    "counter",
+    "Times the files were read again because they had changed, by result: ok or failed.",
+    ("kind", "result"),
+)
+REFUSED_CALLS = Instrument(
+    "inferd_refused_calls",
+    "counter",
+    "Calls of any kind refused for their credentials. endpoint: grpc or metrics; reason: missing, malformed, unknown, "
+    "expired (all of the token), or scope (the caller is known, and may not do this).",
+    ("endpoint", "reason"),
 )
 
 # -- process, host, devices -------------------------------------------------------

@@ -3,7 +3,7 @@
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from inferd import __version__
@@ -18,13 +18,14 @@ from inferd.metrics.recorder import Record, Recorder
 from inferd.metrics.state import DeviceState, ServerState, TuningState, VersionState
 from inferd.metrics.statistics import Statistics
 from inferd.tuning.record import Decision, Phase
+from inferd.tuning.record import Record as TuningRecord
 from inferd.tuning.tuner import Tuner
 
 _QUIET = (Phase.UNTUNABLE, Phase.SETTLED, Phase.WANTED)
 
 
 class Reading:
-    """The daemon as it is at the moment of asking. ``open_calls`` counts inference RPCs."""
+    """The daemon as it is at the moment of asking. ``open_calls`` counts inference RPCs, ``reloads`` by result."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Reading:
         tuner: Tuner,
         recorder: Recorder,
         open_calls: Callable[[], int],
+        reloads: Mapping[str, int],
     ) -> None:
         self._lifecycle = lifecycle
         self._catalog = catalog
@@ -41,6 +43,7 @@ class Reading:
         self._tuner = tuner
         self._recorder = recorder
         self._open_calls = open_calls
+        self._reloads = reloads
         self._started = time.monotonic()
 
     def readiness(self) -> tuple[bool, str]:
@@ -64,6 +67,7 @@ class Reading:
             models=tuple((e.name, e.version, e.state) for e in wanted),
             loads={key: n for key, n in self._catalog.loads.copy().items() if key[0] in names},
             cache_lookups=dict(self._engine.cache_lookups),
+            reloads=dict(self._reloads),
             versions=tuple(_version(s, live, tunings.get(_key(s))) for s, live in self._catalog.live()),
         )
 
@@ -86,7 +90,7 @@ class Reading:
 
     def devices(self) -> set[str]:
         """Those that models run on."""
-        return {pool.pool.device for _, live in self._catalog.live() for pool in live.loaded.pools}
+        return {pool.pool.device for _, live in self._catalog.holding() for pool in live.loaded.pools}
 
     def statistics(self) -> Iterable[tuple[str, str, Statistics, int]]:
         """Of each version that answers: name, version, what was counted of it, and how many requests wait."""
@@ -104,7 +108,7 @@ class Reading:
                 {decision.value: record.decisions[decision] for decision in Decision},
                 record.seconds,
                 record.gain,
-                f"{record.phase.value}: {record.said}" if record.said else record.phase.value,
+                _said(record),
             )
             for record in self._tuner.records()
             if record.phase is not Phase.UNTUNABLE
@@ -144,6 +148,12 @@ class Reading:
             percentile=objective.percentile if objective is not None else 0.0,
             tuning=tuning.said if tuning is not None else "",
         )
+
+
+def _said(record: TuningRecord) -> str:
+    if record.phase is Phase.SETTLED and not record.said:
+        return ""
+    return f"{record.phase.value}: {record.said}" if record.said else record.phase.value
 
 
 def _key(served: Served) -> tuple[str, str]:

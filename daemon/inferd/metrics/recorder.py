@@ -69,10 +69,13 @@ class Record:
         if error is not None:
             self._failed.add(stages.total())
             return
-        trace = seen.trace
-        self.answered.add(
-            stages.answered - stages.received, trace.trace_id if trace is not None and trace.sampled else ""
-        )
+        answered, trace = self.answered, seen.trace
+        if trace is not None and trace.sampled:
+            answered.add(stages.answered - stages.received, trace.trace_id)
+        else:
+            total = stages.answered - stages.received
+            answered.counts[bisect_left(answered.edges, total)] += 1
+            answered.total += total
         spent = stages.durations()
         for cell, ns in zip(self.stages, spent):  # noqa: B905 - as many as there are, and checking costs
             cell.counts[bisect_left(_STAGE_EDGES, ns)] += 1

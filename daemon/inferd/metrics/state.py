@@ -77,6 +77,7 @@ class ServerState:
     models: tuple[tuple[str, str, ModelState], ...]
     loads: Mapping[tuple[str, str], int]
     cache_lookups: Mapping[str, int]
+    reloads: Mapping[str, int]
     versions: tuple[VersionState, ...]
 
 
@@ -125,6 +126,7 @@ class StateCollector(Collector):
         yield gauge(instruments.MODEL_STATE, states)
         yield counter(instruments.MODEL_LOADS, server.loads.items())
         yield counter(instruments.CACHE_LOOKUPS, (((result,), n) for result, n in server.cache_lookups.items()))
+        yield counter(instruments.RELOADS, (((result,), n) for result, n in server.reloads.items()))
         yield info(instruments.BUILD, [self._build])
         for instrument, of_version in _OF_VERSIONS:
             values = (((v.model, v.version), of_version(v)) for v in server.versions)

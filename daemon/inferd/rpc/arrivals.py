@@ -30,7 +30,8 @@ class Arrivals(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships 
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         handler = await continuation(details)
-        if handler is None or details.method != self._method:
+        # One of another kind refuses the call and counts that itself, see rpc/interceptors.
+        if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
         behaviour, arrival = handler.unary_unary, _Arrival(self._unread)
 

@@ -6,6 +6,7 @@ import grpc
 from google.protobuf.message import Message
 
 from inferd.errors import InferdError, one_line
+from inferd.security.shown import NOTHING, Shown
 
 _CHANNEL_OPTIONS = [
     # A proxy variable of the environment is not meant for a server named by address.
@@ -29,10 +30,12 @@ class Caller:
     ``timeout`` is in seconds and becomes each call's deadline.
     """
 
-    def __init__(self, target: str, service: str, timeout: float) -> None:
+    def __init__(self, target: str, service: str, timeout: float, shown: Shown = NOTHING) -> None:
+        """Raises ConfigurationError where a file of what is ``shown`` can't be used."""
         self._service = service
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._metadata = (("authorization", shown.authorization),) if shown.token else ()
+        self._channel = _channel(target, shown)
 
     def close(self) -> None:
         """Give up the connection; a call still running ends as CANCELLED."""
@@ -46,6 +49,13 @@ class Caller:
             response_deserializer=answer.FromString,
         )
         try:
-            return call(request, timeout=self._timeout)
+            return call(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise CallFailed(error.code().name, error.details() or "") from None
+
+
+def _channel(target: str, shown: Shown) -> grpc.Channel:
+    if shown.ca is None:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    name = [("grpc.ssl_target_name_override", shown.server_name)] if shown.server_name else []
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*shown.pem()), options=[*_CHANNEL_OPTIONS, *name])

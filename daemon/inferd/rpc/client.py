@@ -15,6 +15,7 @@ import numpy.typing as npt
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.rpc.caller import Caller
+from inferd.security.shown import NOTHING, Shown
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -37,8 +38,8 @@ class Client:
     ``timeout`` is in seconds and becomes each call's deadline.
     """
 
-    def __init__(self, target: str, timeout: float = 30.0) -> None:
-        self._caller = Caller(target, _SERVICE, timeout)
+    def __init__(self, target: str, timeout: float = 30.0, shown: Shown = NOTHING) -> None:
+        self._caller = Caller(target, _SERVICE, timeout, shown)
 
     def __enter__(self) -> Self:
         return self

@@ -42,6 +42,13 @@ MAX_RANK = 64
 # Ids are kept as long as their sequences, and named in messages.
 MAX_SEQUENCE_ID = 256
 
+# Ids travel back with the answer and into logs and spans; these are what people and clients make up for them.
+MAX_REQUEST_ID = 1024
+MAX_PARAMETERS = 64
+
+# What one element of a BYTES tensor counts, besides what it holds: each is an object of its own here.
+_STRING_COST = 64
+
 M = TypeVar("M", bound=Message)
 
 _REQUEST_PARAMETERS = ("timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
@@ -64,6 +71,18 @@ class Parameters:
 NO_PARAMETERS = Parameters()
 
 
+@dataclass(frozen=True, slots=True)
+class TensorLimits:
+    """What a client may declare of one input whose shape the model leaves open. A dimension of 0 counts as 1, and
+    an element of BYTES as 64 bytes."""
+
+    elements: int = 64 << 20
+    nbytes: int = 256 << 20
+
+
+DEFAULT_LIMITS = TensorLimits()
+
+
 def parse(raw: bytes, kind: type[M]) -> M:
     """The message of ``kind`` in ``raw``; raises InvalidRequest when it is none."""
     try:
@@ -76,10 +95,20 @@ def parse(raw: bytes, kind: type[M]) -> M:
 
 
 def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
-    """The request's parameters; raises InvalidRequest on an unknown key or a value out of range."""
+    """The request's parameters; raises InvalidRequest on an unknown key or a value out of range, and where the
+    request's id is too long."""
+    if len(message.id) > MAX_REQUEST_ID:
+        raise InvalidRequest(
+            message.model_name,
+            f"the request's id has {len(message.id)} characters; at most {MAX_REQUEST_ID} are allowed",
+        )
     if not message.parameters:
         return NO_PARAMETERS
     model = message.model_name
+    if len(message.parameters) > MAX_PARAMETERS:
+        raise InvalidRequest(
+            model, f"{len(message.parameters)} request parameters are given; at most {MAX_PARAMETERS} are allowed"
+        )
     timeout, priority, final_response = None, 0, False
     sequence: int | str | None = None
     start = end = False
@@ -159,7 +188,11 @@ def _refuse_parameters(model: str, what: str, parameters: Mapping[str, pb.InferP
 
 
 def decode_inputs(
-    message: pb.ModelInferRequest, signature: Signature, *, in_sequence: bool = False
+    message: pb.ModelInferRequest,
+    signature: Signature,
+    *,
+    in_sequence: bool = False,
+    limits: TensorLimits = DEFAULT_LIMITS,
 ) -> tuple[Tensor, ...]:
     """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong.
 
@@ -188,8 +221,10 @@ def decode_inputs(
                 model, f"input '{spec.name}' has {len(item.shape)} dimensions; at most {MAX_RANK} are allowed"
             )
         shape = tuple(item.shape)
-        if shape != spec.static_shape and not spec.accepts(shape):
-            _wrong_shape(model, spec, shape)
+        if shape != spec.static_shape:
+            if not spec.accepts(shape):
+                _wrong_shape(model, spec, shape)
+            _check_size(model, spec, shape, limits)
         if item.parameters:
             _refuse_parameters(model, f"input '{spec.name}'", item.parameters)
         if not raw:
@@ -241,6 +276,24 @@ def _wrong_datatype(model: str, spec: TensorSpec, datatype: str) -> NoReturn:
 def _wrong_shape(model: str, spec: TensorSpec, shape: Shape) -> NoReturn:
     said = f"[{one_line(','.join(map(str, shape)), 120)}]"
     raise InvalidRequest(model, f"input '{spec.name}' must have shape {spec.describe()}, got {said}")
+
+
+def _check_size(model: str, spec: TensorSpec, shape: Shape, limits: TensorLimits) -> None:
+    count = elements([n for n in shape if n])
+    if count > limits.elements:
+        _too_large(model, spec, shape, count, "elements", limits.elements)
+    nbytes = count * (spec.dtype.itemsize or _STRING_COST)
+    if nbytes > limits.nbytes:
+        _too_large(model, spec, shape, nbytes, "bytes", limits.nbytes)
+
+
+def _too_large(model: str, spec: TensorSpec, shape: Shape, count: int, unit: str, most: int) -> NoReturn:
+    said = f"[{one_line(','.join(map(str, shape)), 120)}]"
+    # 64 dimensions multiply to a number of a thousand digits.
+    number = str(count) if count < 2**63 else "2**63 or more"
+    raise InvalidRequest(
+        model, f"input '{spec.name}' of shape {said} would be {number} {unit}; at most {most} are allowed"
+    )
 
 
 def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:

@@ -16,6 +16,9 @@ import grpc
 from inferd.errors import Draining
 from inferd.rpc import status
 
+# What a handler's behaviour is called, by whether requests and answers are streams.
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
 
 class Cutoff(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
     """Answers whatever is still open on any method but ``lasting`` UNAVAILABLE when told to."""
@@ -36,7 +39,7 @@ class Cutoff(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no
         handler = await continuation(details)
         if handler is None or details.method in self._lasting:
             return handler
-        kind = next(k for k in ("unary_unary", "unary_stream", "stream_unary", "stream_stream") if getattr(handler, k))
+        kind = next(k for k in KINDS if getattr(handler, k))
         return handler._replace(**{kind: self._until_cut(getattr(handler, kind))})
 
     def _until_cut(self, behaviour: Callable[[Any, grpc.aio.ServicerContext], Any]) -> Callable[..., Awaitable[Any]]:

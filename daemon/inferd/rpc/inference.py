@@ -17,6 +17,7 @@ from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, status
+from inferd.rpc.interceptors import CALLER
 from inferd.rpc.stream import Stream, Window
 from inferd.tensors import Tensor
 from inferd.trace_context import TraceContext
@@ -109,7 +110,9 @@ class Inference:
         max_pending_bytes: int,
         client_key: str = "",
         traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
+        tensor_limits: codec.TensorLimits = codec.DEFAULT_LIMITS,
     ) -> None:
+        self._tensor_limits = tensor_limits
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._observe = observe
@@ -185,9 +188,11 @@ class Inference:
             if key in (self._client_key, "traceparent", "tracestate"):
                 # As HTTP joins what is said more than once.
                 said[key] = f"{said[key]},{value}" if key in said else value
-        if not said:
+        # Who they have proved to be goes before who they say they are.
+        client = CALLER.get() or said.get(self._client_key, "")
+        if not said and not client:
             return _UNNAMED
-        return Caller(said.get(self._client_key, ""), said.get("traceparent", ""), said.get("tracestate", ""))
+        return Caller(client, said.get("traceparent", ""), said.get("tracestate", ""))
 
     def begin(
         self,
@@ -231,7 +236,9 @@ class Inference:
         served, live = self._catalog.resolve(message.model_name, message.model_version)
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, live.signature)
-        inputs = codec.decode_inputs(message, live.signature, in_sequence=sequence is not None)
+        inputs = codec.decode_inputs(
+            message, live.signature, in_sequence=sequence is not None, limits=self._tensor_limits
+        )
         rows = codec.rows(message.model_name, inputs, live.signature, in_sequence=sequence is not None)
         call.final_response = parameters.final_response
         call.bind(served, live)

@@ -4,108 +4,191 @@ An RPC added anywhere, by us or by a library's service, stays closed until it is
 the table, so no alternate path can appear unnoticed (CVE-2026-24206, CVE-2026-24207).
 """
 
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextvars import ContextVar
 from enum import Enum
+from typing import Any, NoReturn
 
 import grpc
 
-from inferd.errors import NotAllowed
+from inferd.dispatcher import Observer
+from inferd.errors import InferdError, NotAllowed, NotAuthenticated, OutOfScope
+from inferd.metrics.instruments import OTHER
+from inferd.requests import Observation, Stages
 from inferd.rpc import status
+from inferd.rpc.cutoff import KINDS
+from inferd.security.credentials import Credentials
 
 SERVICE = "inference.GRPCInferenceService"
 
 
 class Access(Enum):
-    """Who may call: everyone who can connect, or nobody unless the control of that name is switched on."""
+    """Who may call: everyone who can connect, or those with the scope of that name where callers have to say who they
+    are. The last two also are closed until the server is started with their flag."""
 
     OPEN = "open"
-    REPOSITORY = "--repository-control"
-    TUNER = "--tuner-control"
+    INFER = "infer"
+    READ = "read"
+    REPOSITORY = "repository"
+    TUNER = "tuner"
 
 
-_OPEN = (
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelConfig",
-    "ModelStatistics",
-    "ModelInfer",
-    "ModelStreamInfer",
-    "RepositoryIndex",
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
-)
-_REPOSITORY = ("RepositoryModelLoad", "RepositoryModelUnload")
+_FLAGS = {Access.REPOSITORY: "--repository-control", Access.TUNER: "--tuner-control"}
+
+_OF_THE_PROTOCOL = {
+    # Probes can't send tokens.
+    "ServerLive": Access.OPEN,
+    "ServerReady": Access.OPEN,
+    "ModelReady": Access.OPEN,
+    "ServerMetadata": Access.READ,
+    "ModelMetadata": Access.READ,
+    "ModelConfig": Access.READ,
+    "ModelStatistics": Access.READ,
+    "ModelInfer": Access.INFER,
+    "ModelStreamInfer": Access.INFER,
+    "RepositoryIndex": Access.READ,
+    "RepositoryModelLoad": Access.REPOSITORY,
+    "RepositoryModelUnload": Access.REPOSITORY,
+    "SystemSharedMemoryStatus": Access.INFER,
+    "SystemSharedMemoryRegister": Access.INFER,
+    "SystemSharedMemoryUnregister": Access.INFER,
+    "CudaSharedMemoryStatus": Access.INFER,
+    "CudaSharedMemoryRegister": Access.INFER,
+    "CudaSharedMemoryUnregister": Access.INFER,
+    "TraceSetting": Access.READ,
+    "LogSettings": Access.READ,
+}
 TUNER_SERVICE = "inferd.Tuner"
 _TUNER = {
-    "Status": Access.OPEN,
-    "Explain": Access.OPEN,
-    "Export": Access.OPEN,
+    "Status": Access.READ,
+    "Explain": Access.READ,
+    "Export": Access.READ,
     "Pin": Access.TUNER,
     "Rollback": Access.TUNER,
     "Tune": Access.TUNER,
 }
-_BESIDE = (
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/List",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    "/grpc.channelz.v1.Channelz/GetTopChannels",
-    "/grpc.channelz.v1.Channelz/GetServers",
-    "/grpc.channelz.v1.Channelz/GetServer",
-    "/grpc.channelz.v1.Channelz/GetServerSockets",
-    "/grpc.channelz.v1.Channelz/GetChannel",
-    "/grpc.channelz.v1.Channelz/GetSubchannel",
-    "/grpc.channelz.v1.Channelz/GetSocket",
-)
+_BESIDE = {
+    "/grpc.health.v1.Health/Check": Access.OPEN,
+    "/grpc.health.v1.Health/Watch": Access.OPEN,
+    # It names the models.
+    "/grpc.health.v1.Health/List": Access.READ,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetTopChannels": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetServers": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetServer": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetServerSockets": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetChannel": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetSubchannel": Access.READ,
+    "/grpc.channelz.v1.Channelz/GetSocket": Access.READ,
+}
 
 ACCESS: dict[str, Access] = {
-    **{f"/{SERVICE}/{name}": Access.OPEN for name in _OPEN},
-    **{f"/{SERVICE}/{name}": Access.REPOSITORY for name in _REPOSITORY},
+    **{f"/{SERVICE}/{name}": access for name, access in _OF_THE_PROTOCOL.items()},
     **{f"/{TUNER_SERVICE}/{name}": access for name, access in _TUNER.items()},
-    **dict.fromkeys(_BESIDE, Access.OPEN),
+    **_BESIDE,
 }
+
+# Refused, these are inference requests that ended.
+_COUNTED = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
+
+# The name of whoever makes the call that is under way, as they have proved it; empty where nobody has to.
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Lets through what :data:`ACCESS` opens, and what the controls in ``switched_on`` are for."""
+    """Lets through what :data:`ACCESS` opens to whoever calls, where ``switched_on`` has the flags that were given.
 
-    def __init__(self, switched_on: Collection[Access] = ()) -> None:
-        self._through = {Access.OPEN, *switched_on}
+    ``credentials`` know the callers, where there are any to know. A refused inference is told to ``observe``.
+    A call that is refused before it is known to be one of ours has its message left unread, however long.
+    """
+
+    def __init__(
+        self,
+        switched_on: Collection[Access] = (),
+        credentials: Credentials | None = None,
+        observe: Observer = lambda _: None,
+    ) -> None:
+        self._closed = _FLAGS.keys() - set(switched_on)
+        self._credentials = credentials if credentials is not None else Credentials()
+        self._observe = observe
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
-        if ACCESS.get(details.method) in self._through:
-            return await continuation(details)
-        handler = await continuation(details)
+        method = details.method
+        access = ACCESS.get(method)
+        if access is None:
+            if await continuation(details) is None:
+                return None  # no such method: gRPC answers UNIMPLEMENTED
+            return self._denial(method, NotAllowed(_short(method)))
+        authorization = _authorization(details.invocation_metadata) if self._credentials.takes_tokens else None
+        try:
+            if access is Access.OPEN:
+                return await continuation(details)
+            if authorization is None and self._credentials.verifies_clients:
+                # Only the call itself knows the client's certificate.
+                return self._checked(await continuation(details), method, access)
+            self._admit(method, access, authorization, ())
+        except InferdError as error:
+            return self._denial(method, error)
+        return await continuation(details)
+
+    def _admit(self, method: str, access: Access, authorization: str | None, names: Sequence[str]) -> None:
+        """Raises what is to be answered unless the call may be made."""
+        if (authority := self._credentials.authority) is not None:
+            caller = authority.identify(authorization, names, time.time())
+            caller.check(access.value, _short(method))
+            CALLER.set(caller.name)
+        if access in self._closed:
+            raise NotAllowed(_short(method), f"start the server with {_FLAGS[access]}")
+
+    def _checked(self, handler: grpc.RpcMethodHandler, method: str, access: Access) -> grpc.RpcMethodHandler:
+        """``handler`` for those whose certificate opens it. Cutoff has made its behaviour a coroutine function."""
         if handler is None:
-            return None  # no such method: gRPC answers UNIMPLEMENTED
-        return _denial(handler, details.method)
+            return None
+        kind = next(k for k in KINDS if getattr(handler, k))
+        behaviour = getattr(handler, kind)
 
+        async def checked(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            try:
+                self._admit(method, access, None, _names(context))
+            except InferdError as error:
+                await self._refuse(method, error, context)
+            return await behaviour(request, context)
 
-def _denial(handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler:
-    access = ACCESS.get(method, Access.OPEN)
-    remedy = f"start the server with {access.value}" if access is not Access.OPEN else ""
-    error = NotAllowed(method.rpartition("/")[2], remedy)
+        return handler._replace(**{kind: checked})
 
-    async def deny(_: object, context: grpc.aio.ServicerContext) -> None:
+    def _denial(self, method: str, error: InferdError) -> grpc.RpcMethodHandler:
+        async def deny(_: object, context: grpc.aio.ServicerContext) -> None:
+            await self._refuse(method, error, context)
+
+        # On the wire all four kinds are alike, and this one reads nothing before it is asked to.
+        return grpc.stream_stream_rpc_method_handler(deny)
+
+    async def _refuse(self, method: str, error: InferdError, context: grpc.aio.ServicerContext) -> NoReturn:
+        if isinstance(error, NotAuthenticated | OutOfScope):
+            self._credentials.refusals.add("grpc", _short(method), error, context.peer())
+        if method in _COUNTED:
+            now = time.monotonic_ns()
+            self._observe(Observation(OTHER, "", error.outcome, Stages(received=now, answered=now), error=error))
         await status.abort(context, error)
 
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(deny)
+
+def _short(method: str) -> str:
+    return method.rpartition("/")[2]
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """What the call says after that key; None where it does not."""
+    said = [value for key, value in metadata or () if key == "authorization"]
+    # As HTTP joins what is said more than once; no token looks like that.
+    return ",".join(str(value) for value in said) if said else None
+
+
+def _names(context: grpc.aio.ServicerContext) -> list[str]:
+    """Whom the client's certificate, which the handshake has verified, was made out to: its subject alternative
+    names, or without any its common name."""
+    return [name.decode(errors="replace") for name in context.peer_identities() or ()]

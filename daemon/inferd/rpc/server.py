@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -28,14 +29,35 @@ from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
 from inferd.rpc.interceptors import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.metadata import Metadata
+from inferd.rpc.transport import server_credentials
 from inferd.rpc.tuning import TunerControl
+from inferd.security.credentials import Credentials
 
 log = structlog.get_logger("inferd.rpc")
+
+# A connection on which TLS and HTTP/2 have not begun by then is closed: gRPC's own two minutes are long.
+_HANDSHAKE_MS = 20_000
 
 _CHANNELZ = "grpc.channelz.v1.Channelz"
 _INFERENCE = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
 Unary = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections there may be, and what one may take: bytes of headers a call, calls open at once; seconds
+    without a call, seconds in all, and seconds for the calls then open, each 0 for no limit."""
+
+    connections: int = 16384
+    metadata_bytes: int = 16 << 10
+    streams: int = 4096
+    idle: float = 3600.0
+    age: float = 0.0
+    age_grace: float = 60.0
+
+
+DEFAULT_CONNECTIONS = ConnectionLimits()
 
 
 class Server:
@@ -50,22 +72,30 @@ class Server:
         max_message_bytes: int,
         observe: Observer,
         switched_on: Collection[Access] = (),
+        *,
+        reuse_port: bool = False,
+        credentials: Credentials | None = None,
+        connections: ConnectionLimits = DEFAULT_CONNECTIONS,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
         self._cutoff = Cutoff(_INFERENCE)
+        self._credentials = credentials if credentials is not None else Credentials()
+        gate = Gate(switched_on, self._credentials, observe)
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[Gate(switched_on), self._cutoff, Arrivals(f"/{SERVICE}/ModelInfer", observe)],
+            # The first only counts: what the gate refuses it leaves alone.
+            interceptors=[Arrivals(f"/{SERVICE}/ModelInfer", observe), gate, self._cutoff],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Two daemons on one port must be an error, not a coin toss for each connection.
-                ("grpc.so_reuseport", 0),
+                # Two daemons on one port by accident must be an error, not a coin toss for each connection.
+                ("grpc.so_reuseport", int(reuse_port)),
                 ("grpc.enable_channelz", 1),
                 # Clients that ping to keep idle connections open are common; don't hang up on them.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *_connection_options(connections),
             ],
         )
         self._server.add_generic_rpc_handlers((_handlers(inference, metadata, control), _tuner_handlers(tuner)))
@@ -77,8 +107,12 @@ class Server:
 
     def bind(self, address: str) -> int:
         """Listen on ``address``; returns the port. Raises ConfigurationError when it is taken."""
+        secure = server_credentials(self._credentials)
         try:
-            port = self._server.add_insecure_port(address)
+            if secure is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, secure)
         except RuntimeError:
             port = 0
         if not port:
@@ -118,6 +152,23 @@ class Server:
         finished.cancel()
         self._cutoff.cut()
         await stopping
+
+
+def _connection_options(limits: ConnectionLimits) -> list[tuple[str, int]]:
+    timed = {
+        "grpc.max_connection_idle_ms": limits.idle,
+        "grpc.max_connection_age_ms": limits.age,
+        "grpc.max_connection_age_grace_ms": limits.age_grace,
+    }
+    return [
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # Both: between a lower first and the second gRPC refuses by chance, the more often the larger they are.
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
+        ("grpc.max_concurrent_streams", limits.streams),
+        *((name, max(1, round(seconds * 1000))) for name, seconds in timed.items() if seconds),
+    ]
 
 
 def _handlers(inference: Inference, metadata: Metadata, control: RepositoryControl) -> grpc.GenericRpcHandler:

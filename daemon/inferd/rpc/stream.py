@@ -11,8 +11,11 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog
 from inferd.errors import InferdError, one_line
 from inferd.requests import Request
-from inferd.rpc import status
+from inferd.rpc import codec, status
 from inferd.tensors import DType, Signature, elements
+
+# Characters of a model's name or version in an answer that says there is none: names have no more.
+_MOST_ECHOED = 128
 
 
 class Window:
@@ -218,7 +221,12 @@ def _error_in_stream(call: Call, error: InferdError) -> bytes:
     """A request's own failure; clients that show only the text still learn code and id."""
     message = call.message
     whose = f" request '{one_line(message.id, 80)}'" if message.id else ""
-    response = pb.ModelInferResponse(model_name=message.model_name, model_version=message.model_version, id=message.id)
+    # Cut, as what is wrong with the request may be their length.
+    response = pb.ModelInferResponse(
+        model_name=message.model_name[:_MOST_ECHOED],
+        model_version=message.model_version[:_MOST_ECHOED],
+        id=message.id[: codec.MAX_REQUEST_ID],
+    )
     if call.final_response:
         response.parameters["triton_final_response"].bool_param = True
     return pb.ModelStreamInferResponse(

@@ -5,6 +5,7 @@ from typing import Self
 
 from inferd._pb import tuner_pb2 as pb
 from inferd.rpc.caller import Caller
+from inferd.security.shown import NOTHING, Shown
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Tuner"].full_name
 
@@ -15,8 +16,8 @@ class TunerClient:
     An empty ``version`` is the newest that was loaded.
     """
 
-    def __init__(self, target: str, timeout: float = 120.0) -> None:
-        self._caller = Caller(target, _SERVICE, timeout)
+    def __init__(self, target: str, timeout: float = 120.0, shown: Shown = NOTHING) -> None:
+        self._caller = Caller(target, _SERVICE, timeout, shown)
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ class PoolState:
 
     ``width`` is how many runs may go on at a time: all slots, but where sequences own
     slots for as long as they live. A pool nobody has measured yet counts as the fastest,
-    so it is tried first.
+    so it is tried first. One that is ``shut`` starts nothing more.
     """
 
     slots: int
@@ -19,6 +19,7 @@ class PoolState:
     times: ServiceTimes = field(default_factory=ServiceTimes)
     free: list[int] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
+    shut: bool = False
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots - 1, -1, -1))
@@ -26,7 +27,7 @@ class PoolState:
     @property
     def room(self) -> int:
         """How many runs could start now, if the slots they need are free."""
-        return self.width - len(self.running)
+        return 0 if self.shut else self.width - len(self.running)
 
     def occupy(self, now: int) -> int:
         """Take the most recently used free slot: its tensors are the warmest."""

@@ -15,6 +15,7 @@ from inferd.errors import (
     DeadlinePassed,
     Displaced,
     InferdError,
+    InferenceFailed,
     Overloaded,
     QueueFull,
     QuotaExceeded,
@@ -25,6 +26,7 @@ from inferd.requests import Request
 from inferd.scheduling.batching import BatchRule, BatchSize
 from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
 from inferd.scheduling.fairness import LEAD, Share, SharedDevice
+from inferd.scheduling.hangs import HangRule, Hangs
 from inferd.scheduling.objective import LatencyBudget, Objective
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
@@ -56,6 +58,8 @@ class Rules:
     sequences: SequenceLimits | None = None
     # The model itself keeps a sequence's state, in the slot.
     pinned: bool = False
+    # None: runs may take for ever.
+    hangs: HangRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,13 @@ class Lane:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do now, in this order: answer those turned away, cancel the deserted runs, start the rest."""
+    """What to do now, in this order: answer those turned away, cancel the deserted runs, replace the slots whose
+    runs do not end even so, start the rest. ``given_up`` are the runs that count as hung from now on."""
 
     refused: list[tuple[Request, InferdError]] = field(default_factory=list)
+    given_up: list[Run] = field(default_factory=list)
     cancels: list[tuple[int, int]] = field(default_factory=list)
+    replaced: list[tuple[int, int]] = field(default_factory=list)
     starts: list[Run] = field(default_factory=list)
     wake_at: int | None = None
 
@@ -88,12 +95,15 @@ class Scheduler:
         self._model = model
         self._rules = rules
         self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
+        # Those that runs may start on.
+        self._open = list(self._pools)
         self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
         self._line = WaitingLine()
         self._size = BatchSize(rules.batch)
         self._budget = LatencyBudget(rules.objective) if rules.objective else None
         self._quota = ClientQuota(rules.limits.per_client)
         self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
+        self._hangs = Hangs(rules.hangs)
         self._entries: dict[Request, Entry] = {}
         self._runs: dict[tuple[int, int], Run] = {}
         # In line and held behind an earlier request of the same sequence.
@@ -138,16 +148,17 @@ class Scheduler:
         self._withdraw(entry, "a request of it was cancelled while it ran", now)
         return True
 
-    def finished(self, pool: int, slot: int, now: int, *, ok: bool = True) -> list[Entry]:
+    def finished(self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False) -> list[Entry]:
         """``slot`` came back. The members to answer, those whose clients still wait.
 
-        None of them where a run of several failed: each gets another try, alone, so that one
-        bad request does not take its neighbours with it.
+        None of them where a run of several failed: each gets another try, alone, so that one bad request does
+        not take its neighbours with it. Nor where the run is ``lost`` with its device and there is another.
         """
         run = self._runs.pop((pool, slot))
+        self._hangs.ended(run)
         # Cancelled work ends early: its duration says nothing about the model.
         learn = ok and not run.deserted
-        again = not ok and len(run.members) > 1
+        again = not ok and (len(run.members) > 1 or (lost and bool(self._open)))
         answered, retried, kept = [], [], False
         for entry in run.members:
             abandoned = entry.state is EntryState.ABANDONED
@@ -185,12 +196,23 @@ class Scheduler:
         if entry.sequence is not None:
             self._lose(entry.sequence, "its state could not be kept", now)
 
+    def shut(self, pool: int, now: int) -> None:
+        """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
+        self._pools[pool].shut = True
+        self._open = [p for p in self._pools if not p.shut]
+        for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
+            self._lose(sequence, "its device was lost", now)
+
     # -- what to do ---------------------------------------------------------------
 
     def poll(self, now: int) -> Plan:
-        """What to do at ``now``. The plan is carried out by then: its starts hold their slots."""
+        """What to do at ``now``. The plan is carried out by then: its starts hold their slots.
+
+        A slot that is to be replaced is named at each poll until its run has :meth:`finished`.
+        """
         plan = Plan()
         self._expire(now)
+        self._give_up(now, plan)
         self._fill(now, plan)
         plan.refused, self._refused = self._refused, []
         plan.cancels, self._cancels = self._cancels, []
@@ -217,6 +239,18 @@ class Scheduler:
         for sequence in self._sequences.expire(now) if self._sequences is not None else ():
             self._free_place(sequence)
 
+    def _give_up(self, now: int, plan: Plan) -> None:
+        """Lose patience with the runs that should have ended long ago."""
+        hung = self._hangs.look(now)
+        plan.given_up, plan.replaced = hung.given_up, [(run.pool, run.slot) for run in hung.replaced]
+        for run in hung.given_up:
+            why = f"it did not end within {self._hangs.took(run, now) / 1e9:.3g} s and was given up"
+            for entry in run.members:
+                if entry.state is EntryState.RUNNING:
+                    self._refuse(entry, InferenceFailed(self._model, why), now, "a request of it hung")
+        if self._hangs.due is not None:
+            plan.wake(self._hangs.due)
+
     def _fill(self, now: int, plan: Plan) -> None:
         """Give each free slot the first requests that would finish there soonest.
 
@@ -224,7 +258,8 @@ class Scheduler:
         to faster pools as far as those will be done with them before this pool would be,
         so a slow device only gets what the fast one could not finish first.
         """
-        order = sorted(range(len(self._pools)), key=lambda i: self._pools[i].times.expected(1))
+        alive = (i for i, pool in enumerate(self._pools) if not pool.shut)
+        order = sorted(alive, key=lambda i: self._pools[i].times.expected(1))
         for rank, index in enumerate(order):
             pool, share = self._pools[index], self._shares[index]
             share.held_back, patient = False, False
@@ -323,6 +358,7 @@ class Scheduler:
             entry.rows = range(at, at + entry.request.batch) if len(members) > 1 else None
             at += entry.request.batch
         self._runs[index, slot] = run
+        self._hangs.begun(run, pool.times, now)
         return run
 
     # -- admission ------------------------------------------------------------------
@@ -350,7 +386,7 @@ class Scheduler:
         if request.deadline is None and (self._budget is None or live):
             return
         wait = self._expected_wait(entry.level, now)
-        quickest = min(p.times.quickest(request.batch) for p in self._pools)
+        quickest = min((p.times.quickest(request.batch) for p in self._open), default=0.0)
         if request.deadline is not None and now + wait * _HOPE + quickest > request.deadline:
             raise DeadlinePassed(
                 self._model,
@@ -376,23 +412,23 @@ class Scheduler:
     def _expected_wait(self, level: int, now: int) -> float:
         """Nanoseconds until a newcomer at ``level`` would start, as far as is known."""
         ahead = self._line.rows_ahead(level)
-        if not ahead and any(p.room > 0 for p in self._pools):
+        if not ahead and any(p.room > 0 for p in self._open):
             return 0.0
         rate = self._rate()
         if not rate:
             return 0.0
-        return ahead / rate + min(p.next_completion(now) for p in self._pools)
+        return ahead / rate + min(p.next_completion(now) for p in self._open)
 
     def _rate(self) -> float:
         """Rows a nanosecond that the pools get done while all are busy; 0 when not known."""
-        return sum(p.width * self._size.usual(p.times) / t for p in self._pools if (t := self._usual_time(p)))
+        return sum(p.width * self._size.usual(p.times) / t for p in self._open if (t := self._usual_time(p)))
 
     def _usual_time(self, pool: PoolState) -> float:
         return pool.times.expected(self._size.usual(pool.times))
 
     def _turnaround(self) -> float:
         """How long a run usually takes on the fastest pool."""
-        return min(self._usual_time(p) for p in self._pools)
+        return min((self._usual_time(p) for p in self._open), default=0.0)
 
     def _until_room(self, forecast: float) -> float:
         """Seconds until what waits has become so little that a request would be taken, should no other come first."""
@@ -536,7 +572,7 @@ class Scheduler:
     @property
     def service_time(self) -> float:
         """Nanoseconds that a run of one row takes on the fastest pool; 0 where that is not known."""
-        return min(p.times.expected(1) for p in self._pools)
+        return min((p.times.expected(1) for p in self._open), default=0.0)
 
     @property
     def sequences(self) -> int:
@@ -546,7 +582,7 @@ class Scheduler:
     @property
     def limit(self) -> int:
         """How many requests may be under way at present: the learnt limit, else what slots and line can hold."""
-        slots = sum(p.width for p in self._pools)
+        slots = sum(p.width for p in self._open)
         rate = self._rate()
         if self._budget is None or not rate:
             return slots + self._rules.limits.max_length

@@ -113,6 +113,10 @@ class Sequences:
         """The live sequences that came over ``owner``."""
         return [s for s in self._live.values() if s.owner is owner]
 
+    def kept_on(self, pool: int) -> list[Sequence]:
+        """The live sequences that a slot of ``pool`` is kept for."""
+        return [s for s in self._live.values() if s.place is not None and s.place[0] == pool]
+
     def leave(self, sequence: Sequence) -> None:
         """The connection a resting sequence came over is gone."""
         self._close(sequence, _Past("ended with the stream it came over", lost=False))

@@ -3,7 +3,8 @@
 from bisect import bisect_left, insort
 
 _SMOOTHING = 0.1
-# The quickest run seen is forgotten at this rate a run, so that a model that became slower is believed.
+# The quickest and the slowest run seen are forgotten at this rate a run, so that a model that has become slower,
+# or fast again, is believed.
 _FORGETTING = 0.01
 
 
@@ -14,6 +15,7 @@ class ServiceTimes:
         self._sizes: list[int] = []
         self._mean: dict[int, float] = {}
         self._quickest: dict[int, float] = {}
+        self._slowest = 0.0
 
     def seed(self, rows: int, duration: float) -> None:
         """A duration measured beforehand; anything learnt about ``rows`` so far is replaced."""
@@ -21,6 +23,7 @@ class ServiceTimes:
             if rows not in self._mean:
                 insort(self._sizes, rows)
             self._mean[rows] = self._quickest[rows] = float(duration)
+            self._slowest = max(self._slowest, float(duration))
 
     def learn(self, rows: int, duration: float) -> None:
         """A run of ``rows`` took ``duration``."""
@@ -30,11 +33,17 @@ class ServiceTimes:
         self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
         quickest = self._quickest[rows]
         self._quickest[rows] = min(duration, quickest + _FORGETTING * (duration - quickest))
+        self._slowest = max(duration, self._slowest + _FORGETTING * (duration - self._slowest))
 
     @property
     def sizes(self) -> list[int]:
         """The numbers of rows that something is known about, ascending."""
         return self._sizes
+
+    @property
+    def slowest(self) -> float:
+        """What the slowest run seen took, whatever its rows; 0 for none."""
+        return self._slowest
 
     def expected(self, rows: int) -> float:
         """What a run of ``rows`` takes on average."""

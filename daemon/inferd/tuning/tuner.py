@@ -488,7 +488,8 @@ def _serving(live: Live, like: Candidate) -> Candidate:
 def _left_open(config: ModelConfig) -> ModelConfig:
     """``config`` with nothing said about how it is run."""
     own = config.execution
-    return config.model_copy(update={"execution": Execution(mode=own.mode, precision=own.precision)})
+    kept = Execution(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
+    return config.model_copy(update={"execution": kept})
 
 
 def _problem(space: Space, wanted: Candidate) -> str:

@@ -1,0 +1,55 @@
+"""The flags by which a command that calls a daemon says who it is, and whom it trusts."""
+
+import argparse
+import os
+from pathlib import Path
+
+from inferd.config.daemon import TOKEN_VARIABLE
+from inferd.errors import ConfigurationError
+from inferd.security.shown import Shown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """To the flags of such a command."""
+    flags = parser.add_argument_group("for a daemon with TLS, or one that wants to know its callers")
+    flags.add_argument("--ca", type=Path, metavar="FILE", help="use TLS, and trust the CAs in this PEM file")
+    flags.add_argument(
+        "--server-name", default="", metavar="NAME", help="the name in the daemon's certificate, if not its address"
+    )
+    flags.add_argument("--client-cert", type=Path, metavar="FILE", help="the certificate to show, PEM")
+    flags.add_argument("--client-key", type=Path, metavar="FILE", help="its key, PEM")
+    flags.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"the file that holds the token to show [env: {TOKEN_VARIABLE}]"
+    )
+
+
+def shown_by(arguments: argparse.Namespace) -> Shown:
+    """What the flags say, or the variable. Raises ConfigurationError."""
+    if (arguments.client_cert is None) != (arguments.client_key is None):
+        raise ConfigurationError("flag --client-cert", "", "goes with --client-key: give both or neither")
+    for flag in ("client_cert", "server_name"):
+        if getattr(arguments, flag) and arguments.ca is None:
+            raise ConfigurationError(f"flag --{flag.replace('_', '-')}", "", "goes with --ca, which turns TLS on")
+    return Shown(
+        arguments.ca, arguments.client_cert, arguments.client_key, arguments.server_name, _token(arguments.token_file)
+    )
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        source, text = f"variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "")
+    else:
+        source = str(file)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ConfigurationError(source, "", "not UTF-8 text") from None
+        except OSError as error:
+            raise ConfigurationError(source, "", error.strerror or "can't be read") from None
+        if not text.strip():
+            raise ConfigurationError(source, "", "holds no token")
+    token = text.strip()
+    # gRPC would take a line break in it for a fault of ours. It is a secret, so it is not shown.
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigurationError(source, "", "holds something that is no token")
+    return token

@@ -1,0 +1,197 @@
+"""``inferd top``: what a running daemon is doing, as its status page shows it, in a terminal."""
+
+import argparse
+import http.client
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from rich.console import Console
+from rich.live import Live as Screen
+
+from inferd.cli import connection
+from inferd.cli.top_display import CURVE, lasting, picture
+from inferd.config.daemon import split_host_port
+from inferd.errors import InferdError, one_line
+from inferd.metrics.live import Live
+from inferd.security.shown import NOTHING, Shown
+
+_PATIENCE = 3.0
+_LARGEST = 64 << 20
+# Nobody's eyes set a width for what goes into a file.
+_UNLIMITED = 10_000
+
+_QUIT = ("q", "Q", "\x04")
+
+
+class NoFigures(InferdError):
+    """The daemon could not be asked for its figures."""
+
+    def __init__(self, address: str, problem: str) -> None:
+        self.address, self.problem = address, problem
+        super().__init__(f"{address}: {problem}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``inferd top``."""
+    parser.add_argument(
+        "--metrics-address",
+        type=_address,
+        default="127.0.0.1:8002",
+        metavar="HOST:PORT",
+        help="the daemon's metrics_bind (default: 127.0.0.1:8002)",
+    )
+    parser.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="print one table and end, as is done where the output is no terminal"
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON and end")
+    connection.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the figures until q or Ctrl-C, or once; the exit status is 1 when there are none to begin with."""
+    address: str = arguments.metrics_address
+    shown = connection.shown_by(arguments)
+    try:
+        live = read(address, shown=shown)
+    except NoFigures as error:
+        print(f"inferd: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(live, separators=(",", ":")))
+        return 0
+    console = Console()
+    if not arguments.once and console.is_terminal and not console.is_dumb_terminal:
+        _watch(console, address, arguments.interval, live, shown)
+        return 0
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_UNLIMITED)
+    console.print(picture(live, console.width))
+    return 0
+
+
+def read(address: str, since: int = 0, shown: Shown = NOTHING) -> Live:
+    """The figures of the daemon whose metrics port is at ``address``; histories from reading ``since`` on.
+
+    Raises NoFigures, and ConfigurationError where a file of what is ``shown`` can't be used.
+    """
+    host, port = split_host_port(address)
+    context, headers = shown.context(), {"Authorization": shown.authorization} if shown.token else {}
+    asking = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+    try:
+        if context is not None:
+            asking.connect()
+            asking.sock = context.wrap_socket(asking.sock, server_hostname=shown.server_name or host)
+        asking.request("GET", f"/status.json?since={since}", headers=headers)
+        response = asking.getresponse()
+        body = response.read(_LARGEST)
+    except http.client.HTTPException:
+        raise _foreign(address) from None
+    except OSError as error:
+        raise NoFigures(address, f"no daemon answers: {error.strerror or error}") from None
+    finally:
+        asking.close()
+    if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+        raise NoFigures(address, one_line(body.decode(errors="replace").strip()))
+    if response.status == http.client.SERVICE_UNAVAILABLE:
+        raise NoFigures(address, "there are no figures yet")
+    try:
+        live: Any = json.loads(body)
+    except ValueError:
+        raise _foreign(address) from None
+    if not isinstance(live, dict) or live.get("service") != "inferd":
+        raise _foreign(address)
+    return cast("Live", live)
+
+
+def _foreign(address: str) -> NoFigures:
+    return NoFigures(address, "what answers is not the metrics port of inferd, or of one without a status page")
+
+
+def _watch(console: Console, address: str, interval: float, live: Live, shown: Shown) -> None:
+    # A supervisor's signal, too, is to leave the terminal as it was.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    seen, doubt = time.monotonic(), ""
+    due = seen + interval
+    try:
+        with _keys() as pressed, Screen(console=console, screen=True, auto_refresh=False) as screen:
+            while True:
+                now = time.monotonic()
+                said = f"{doubt}; what is shown is {lasting(now - seen)} old" if doubt else ""
+                screen.update(picture(live, console.width, console.height, said), refresh=True)
+                # At least once a second it is drawn anew, to a window of another size if need be.
+                key = pressed(min(1.0, max(0.0, due - now)))
+                if key in _QUIT:
+                    return
+                if not key and time.monotonic() < due:
+                    continue
+                try:
+                    live = read(address, max(0, live["sequence"] + 1 - CURVE), shown)
+                    seen, doubt = time.monotonic(), ""
+                except NoFigures as error:
+                    doubt = str(error)
+                due = time.monotonic() + interval
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """A function that waits so many seconds for a key at most and gives it, or "" where none was pressed."""
+    if not sys.stdin.isatty():
+
+        def wait(seconds: float) -> str:
+            time.sleep(seconds)
+            return ""
+
+        yield wait
+        return
+    # Not on every system.
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([terminal], [], [], seconds)
+        # A terminal that went away reads as its end, which is Ctrl-D.
+        return (os.read(terminal, 1).decode(errors="replace") or "\x04") if ready else ""
+
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)
+        yield pressed
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+# -- what flags allow -------------------------------------------------------------
+
+
+def _address(text: str) -> str:
+    try:
+        host, port = split_host_port(text)
+    except ValueError:
+        host, port = "", 0
+    if not host or not 0 < port < 1 << 16:
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: HOST:PORT, such as 127.0.0.1:8002 or [::1]:8002")
+    return text
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: seconds, 0.1..3600")
+    return seconds

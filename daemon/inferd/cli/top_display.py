@@ -1,0 +1,202 @@
+"""How ``inferd top`` shows the figures: the models as a table that fits, those with the most to do first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from inferd.errors import one_line
+from inferd.metrics.live import Live, ModelLive
+
+CURVE = 20
+"""How many readings the curve of the throughput shows."""
+
+_BARS = "▁▂▃▄▅▆▇█"
+_GAP = 2
+_NAME, _SHORTEST_NAME = 20, 8
+_BAD, _GOOD, _HEAD = "bold red", "green", "bold"
+
+
+def picture(live: Live, width: int, height: int | None = None, doubt: str = "") -> RenderableType:
+    """The server and its models in ``width`` columns; ``height`` lines are all there is, ``doubt`` comes on top."""
+    models = sorted(live["models"], key=lambda m: (-m["load"], -m["answered"], m["model"], m["version"]))
+    head = [_server(live)]
+    if doubt:
+        head.append(Text(one_line(doubt), "reverse"))
+    troubles = [Text(_trouble(m), _BAD) for m in models if m["reason"]]
+    if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in live["other"].items()):
+        troubles.append(Text(f"requests that named no model of this server: {other}"))
+    foot = [Text(f"Rates and percentiles of the last {_plain(live['window'])} s.", "dim")]
+    if height is not None:
+        foot[0].append(" q leaves.")
+        # Two lines for a gap and the table's head, one for what is left out.
+        troubles = troubles[: max(0, height // 4)]
+        room = max(1, height - len(head) - len(troubles) - len(foot) - 3)
+        if (left := len(models) - room) > 0:
+            foot.insert(0, Text(f"and {left} more", "dim"))
+        models = models[:room]
+    table = _table(models, width, "dim" if doubt else "") if models else Text("no models")
+    lines = [*troubles, *foot]
+    for text in (*head, *lines):
+        text.no_wrap, text.overflow = True, "ellipsis"
+    return Group(*head, "", table, *lines)
+
+
+def lasting(seconds: float) -> str:
+    """Such as "3 h 12 min"."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+# -- lines ------------------------------------------------------------------------
+
+
+def _server(live: Live) -> Text:
+    said = Text()
+    said.append("inferd ", _HEAD)
+    phase = one_line(live["phase"])
+    said.append(phase, _GOOD if phase == "ready" else _BAD)
+    said.append(f"  {_plain(live['answered'])} answers/s")
+    for name in ("shed", "errors"):
+        said.append(f"  {_plain(live[name])} {name}/s", _BAD if live[name] else "")
+    said.append(f"  {live['cpu']:.2f} CPUs  {_size(live['rss_bytes'])}  up {lasting(live['uptime'])}")
+    # OpenVINO's number goes on with that of its build.
+    said.append(f"  {one_line(live['version'])}, OpenVINO {one_line(live['openvino'].partition('-')[0])}", "dim")
+    return said
+
+
+def _trouble(model: ModelLive) -> str:
+    return one_line(f"{model['model']} {model['version']}: {model['state']} {model['reason']}")
+
+
+# -- the table --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column; where the room is short, those with the highest ``rank`` go first, and 0 never goes."""
+
+    head: str
+    rank: int
+    cell: Callable[[ModelLive], Text]
+    align: Literal["left", "right"] = "right"
+
+
+def _table(models: Sequence[ModelLive], width: int, style: str) -> Table:
+    cells = {column.head: [column.cell(model) for model in models] for column in _COLUMNS}
+    widths = {head: max(cell_len(head), *(text.cell_len for text in texts)) for head, texts in cells.items()}
+    # A long name is cut before a column is dropped, and has what room is left in the end.
+    longest, widths["model"] = widths["model"], min(widths["model"], _NAME)
+    shown = list(_COLUMNS)
+    while _taken(shown, widths) > width and (least := max(shown, key=lambda column: column.rank)).rank:
+        shown.remove(least)
+    room = widths["model"] + width - _taken(shown, widths)
+    widths["model"] = max(_SHORTEST_NAME, min(longest, room))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style=_HEAD)
+    for column in shown:
+        table.add_column(
+            column.head, justify=column.align, no_wrap=True, overflow="ellipsis", width=widths[column.head]
+        )
+    for place in range(len(models)):
+        table.add_row(*(cells[column.head][place] for column in shown), style=style)
+    return table
+
+
+def _taken(columns: Sequence[_Column], widths: Mapping[str, int]) -> int:
+    return sum(widths[column.head] for column in columns) + _GAP * (len(columns) - 1)
+
+
+def _state(model: ModelLive) -> Text:
+    return Text(one_line(model["state"], 20), _GOOD if model["state"] == "READY" else _BAD)
+
+
+def _objective(model: ModelLive) -> Text:
+    if (objective := model["objective"]) is None:
+        return Text("-", "dim")
+    asked = f"p{model['percentile']:g} ≤ {_duration(objective)}"
+    if (within := model["within"]) is None:
+        return Text(asked)
+    kept = within >= model["percentile"] / 100
+    # Never rounded up to what it is not.
+    return Text(f"{asked} {'✓' if kept else '✗'} {int(within * 1000) / 10:g} %", _GOOD if kept else _BAD)
+
+
+def _percentile(model: ModelLive, value: float | None) -> Text:
+    if value is None:
+        return Text("-", "dim")
+    return Text(f"≥ {_duration(value)}" if value >= model["ceiling"] else _duration(value))
+
+
+def _lost(rate: float) -> Text:
+    return Text(_plain(rate), _BAD if rate else "dim")
+
+
+def _curve(model: ModelLive) -> Text:
+    rates = model["history"]["answered"][-CURVE:]
+    top = max(rates, default=0.0)
+    bars = (_BARS[round(rate / top * (len(_BARS) - 1))] if top else _BARS[0] for rate in rates)
+    return Text("".join(bars).rjust(CURVE))
+
+
+def _devices(model: ModelLive) -> Text:
+    # What a device does not tell is 0.
+    each = (
+        f"{d['device']} {d['streams']}" + (f"×{d['threads']}" if d["threads"] else "") + f" {d['precision']}"
+        for d in model["devices"]
+    )
+    return Text(one_line(", ".join(each), 60) or "-")
+
+
+_COLUMNS = (
+    _Column("model", 0, lambda m: Text(one_line(m["model"], 60)), "left"),
+    _Column("version", 6, lambda m: Text(one_line(m["version"], 20))),
+    _Column("state", 3, _state, "left"),
+    _Column("answers/s", 0, lambda m: Text(_plain(m["answered"]))),
+    _Column("throughput", 11, _curve, "left"),
+    _Column("inferences/s", 10, lambda m: Text(_plain(m["inferences"]))),
+    _Column("load", 5, lambda m: Text(_plain(m["load"]))),
+    _Column("p50", 4, lambda m: _percentile(m, m["p50"])),
+    _Column("p99", 0, lambda m: _percentile(m, m["p99"])),
+    _Column("objective", 2, _objective, "left"),
+    _Column("waiting", 3, lambda m: Text(str(m["waiting"]))),
+    _Column("oldest", 8, lambda m: Text(_duration(m["oldest"]) if m["waiting"] else "-")),
+    _Column("in flight", 7, lambda m: Text(f"{m['in_flight']}/{m['limit']}")),
+    _Column("runs", 5, lambda m: Text(f"{m['running']}/{m['infer_requests']}")),
+    _Column("shed/s", 1, lambda m: _lost(m["shed"])),
+    _Column("errors/s", 1, lambda m: _lost(m["errors"])),
+    _Column("refused/s", 9, lambda m: Text(_plain(m["refused"]))),
+    _Column("runs on", 12, _devices, "left"),
+    _Column("tuning", 13, lambda m: Text(one_line(m["tuning"], 100)), "left"),
+)
+
+
+# -- numbers ----------------------------------------------------------------------
+
+
+def _plain(number: float) -> str:
+    """Two or three digits, or as many as stand before the point."""
+    if number == 0:
+        return "0"
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.095 else f"{number:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    ms = seconds * 1000
+    if ms < 0.995:
+        return f"{ms:.2f} ms"
+    if ms < 99.5:
+        return f"{ms:.1f} ms" if ms < 9.95 else f"{ms:.3g} ms"
+    return f"{ms:.0f} ms" if ms < 999.5 else f"{seconds:.3g} s" if seconds < 99.5 else lasting(seconds)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 10**9 else f"{nbytes / 1e6:.0f} MB"

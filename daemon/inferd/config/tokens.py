@@ -1,0 +1,151 @@
+"""The tokens file: who may call, and what they may call.
+
+    [[token]]
+    name = "frontend"
+    sha256 = "..."          # of the secret, which is in no file of the daemon's
+    scopes = ["infer"]
+    expires = 2027-01-31    # the start of that day, UTC; or a date and time with its offset
+
+    [[client]]              # a name in a certificate that tls_client_ca verified
+    name = "batch.example"
+    scopes = ["infer", "read"]
+
+No message here repeats a value that could be a secret put into the wrong place.
+"""
+
+import re
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import model_validator as validates_all
+
+from inferd.config import toml_file
+from inferd.config.allowed import Allowed
+from inferd.config.problem import first_problem
+from inferd.errors import ConfigurationError
+
+Scope = Literal["infer", "read", "repository", "tuner"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+_MOST = 1000
+
+# What a token or a certificate may be called; it comes into log lines and messages.
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/-]{0,63}")
+_CLIENT_NAME_LENGTH = 255
+
+
+def is_token_name(text: str) -> bool:
+    """Whether a token may have this name."""
+    return _TOKEN_NAME.fullmatch(text) is not None
+
+
+def _token_name(text: str) -> str:
+    if not is_token_name(text):
+        raise ValueError
+    return text
+
+
+def _client_name(text: str) -> str:
+    if not (0 < len(text) <= _CLIENT_NAME_LENGTH and text.isprintable()):
+        raise ValueError
+    return text
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError("is not the 64 hexadecimal digits of a SHA-256; `inferd token new` prints them")
+    return value.lower()
+
+
+def _moment(value: Any) -> float | None:
+    match value:
+        case None:
+            return None
+        case datetime():
+            if value.tzinfo is None:
+                raise ValueError(f"{value} has no offset from UTC; write it with one, such as {value}Z")
+            return value.timestamp()
+        case date():
+            return datetime.combine(value, time(), UTC).timestamp()
+    raise ValueError
+
+
+def _tables(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, dict | BaseModel) for one in value):
+        raise ValueError("is no list of tables; begin each with a line such as [[token]]")
+    return tuple(value)
+
+
+def _some(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    for scope in scopes:
+        if scopes.count(scope) > 1:
+            raise ValueError(f"{scope} is listed {scopes.count(scope)} times; list each scope once")
+    return scopes
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_Scopes = Annotated[
+    tuple[Annotated[Scope, Allowed(", ".join(SCOPES), f"{', '.join(SCOPES[:-1])} and {SCOPES[-1]}")], ...],
+    AfterValidator(_some),
+    Strict(False),
+]
+
+
+class Token(_Table):
+    """A secret that opens something; ``expires`` is in seconds since 1970. Several tokens may share a name, as an old
+    and a new one do for a while."""
+
+    name: Annotated[str, AfterValidator(_token_name), Allowed("1 to 64 of letters, digits and _.@:/-")]
+    sha256: Annotated[str, BeforeValidator(_digest)]
+    scopes: _Scopes = Field(min_length=1)
+    expires: Annotated[
+        float | None, BeforeValidator(_moment), Allowed("a date, or a date and time with its offset from UTC")
+    ] = None
+
+
+class Client(_Table):
+    """The scopes of whoever has a certificate with this name in it: a subject alternative name, or the common name of
+    one that has none."""
+
+    name: Annotated[str, AfterValidator(_client_name), Allowed(f"1 to {_CLIENT_NAME_LENGTH} printable characters")]
+    scopes: _Scopes = Field(min_length=1)
+
+
+class Tokens(_Table):
+    """All that the file says."""
+
+    token: Annotated[tuple[Token, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
+    client: Annotated[tuple[Client, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
+
+    @validates_all(mode="after")
+    def _makes_sense(self) -> "Tokens":
+        if not self.token and not self.client:
+            raise ValueError("it names no token and no client, so that nobody could call")
+        digests = [token.sha256 for token in self.token]
+        for token in self.token:
+            if digests.count(token.sha256) > 1:
+                raise ValueError(f"the sha256 of token '{token.name}' is there {digests.count(token.sha256)} times")
+        names = [client.name for client in self.client]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"client '{name}' is there {names.count(name)} times")
+        return self
+
+
+def read(file: Path) -> Tokens:
+    """What ``file`` says. Raises ConfigurationError."""
+    return of(toml_file.read(file, str(file)), str(file))
+
+
+def of(tables: dict[str, Any], source: str) -> Tokens:
+    """What was read from the file named ``source``. Raises ConfigurationError."""
+    try:
+        return Tokens.model_validate(tables)
+    except ValidationError as error:
+        problem: ConfigurationError = first_problem(source, error, Tokens)
+    raise problem

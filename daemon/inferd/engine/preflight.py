@@ -1,0 +1,261 @@
+"""Model files are not trusted: a child process tries each before this process reads it.
+
+A file can crash its reader, ask for any amount of memory or compile for hours (OpenVINO facts 33
+and 34). So a process of its own, under limits, reads, compiles and warms it up first, with the
+code that serves it, and leaves the compiled blob in the cache. What it came to is one sentence.
+What this keeps off is the accident and the hostile file that breaks its reader; it is no sandbox:
+a file that took the child over could still write to the cache.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import structlog
+
+from inferd.control_group import memory_limit
+from inferd.engine.cache import BlobCache
+from inferd.engine.source import ModelSource
+from inferd.errors import ConfigurationError, InferdError, LoadFailed, one_line
+
+log = structlog.get_logger("inferd.engine")
+
+COMMAND = (sys.executable, "-P", "-m", "inferd.engine.preflight_process")
+
+# Of what the child says, which may be under the file's control: its answer is a few hundred bytes.
+_MOST_SAID = 64 << 10
+_MOST_SHOWN = 2000
+
+# Not for a process that reads what nobody vouches for: settings, and what systemd hands to its service.
+_WITHHELD_PREFIXES = ("INFERD_", "LISTEN_", "OTEL_")
+_WITHHELD = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightLimits:
+    """What the child may use: bytes of private memory, seconds by the clock, CPU threads; ``nice`` is added to its
+    niceness."""
+
+    memory_bytes: int
+    seconds: float
+    cpu_threads: int
+    nice: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a child is to try: ``source``, compiled into the cache at ``cache``. It ends with its ``parent``."""
+
+    source: ModelSource
+    cache: Path
+    cache_bytes: int
+    limits: PreflightLimits
+    parent: int
+
+
+class Preflight:
+    """Tries model versions in child processes. Safe to call from several threads; each has a child of its own.
+
+    ``command`` runs one: it gets a pickled :class:`Job` on its standard input and answers with one JSON object.
+    """
+
+    def __init__(self, cache: BlobCache, limits: PreflightLimits, command: Sequence[str] = COMMAND) -> None:
+        self._cache = cache
+        self._limits = limits
+        self._command = command
+        self._lock = Lock()
+        self._closed = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._passed: set[str] = set()
+
+    def check_open(self, source: ModelSource) -> None:
+        """Raises LoadFailed once :meth:`close` was called."""
+        with self._lock:
+            if self._closed:
+                raise _stopped(source)
+
+    def check(self, source: ModelSource, keys: Sequence[str]) -> None:
+        """Try ``source``, unless one with the same ``keys``, which stand for its content and settings on each of its
+        devices, has passed. Raises LoadFailed or ConfigurationError with what is wrong with it.
+
+        The cached blob says nothing: the child that left it may have crashed at the first run.
+        """
+        key = _key(source, keys)
+        with self._lock:
+            passed = key in self._passed
+        if not passed and not self._cache.marked(key):
+            self._run(source)
+            self._cache.mark(key)
+        with self._lock:
+            self._passed.add(key)
+
+    def close(self) -> None:
+        """End the children; whoever waits for one gets LoadFailed, and so does whoever comes later. Harmless when
+        called again."""
+        with self._lock:
+            self._closed = True
+            for child in self._running:
+                child.kill()
+
+    def _run(self, source: ModelSource) -> None:
+        begun = time.monotonic()
+        child = self._start(source)
+        try:
+            said, noise, timed_out = _hear(child, self._job(source), begun + self._limits.seconds)
+        finally:
+            child.kill()
+            child.wait()
+            with self._lock:
+                self._running.discard(child)
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+        self.check_open(source)
+        problem = f"it took longer than {self._limits.seconds:g} s (preflight_timeout)" if timed_out else None
+        error = LoadFailed(source.name, source.version, problem) if problem else self._verdict(source, child, said)
+        seconds = round(time.monotonic() - begun, 3)
+        if error is not None:
+            # Whoever asked for the load says so, too; this adds what the child said at last.
+            log.info("preflight failed", model=source.name, version=source.version, seconds=seconds, said=_shown(noise))
+            raise error
+        log.info("preflight passed", model=source.name, version=source.version, seconds=seconds)
+
+    def _start(self, source: ModelSource) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if self._closed:
+                raise _stopped(source)
+            try:
+                child = subprocess.Popen(  # noqa: S603 - the command is ours
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=_environment(os.environ),
+                    # What the terminal or timeout(1) sends to our group is ours to act on.
+                    process_group=0,
+                )
+            except OSError as error:
+                problem = f"the process that tries it first can't be started: {error.strerror}"
+                raise LoadFailed(source.name, source.version, problem) from error
+            self._running.add(child)
+            return child
+
+    def _job(self, source: ModelSource) -> bytes:
+        return pickle.dumps(Job(source, self._cache.directory, self._cache.max_bytes, self._limits, os.getpid()))
+
+    def _verdict(self, source: ModelSource, child: "subprocess.Popen[bytes]", said: bytes) -> InferdError | None:
+        answer = _parsed(said) if child.returncode == 0 else {}
+        text = {name: one_line(str(value), 1000) for name, value in answer.items()}
+        match text.get("verdict"):
+            case "passed":
+                return None
+            case "refused":
+                return LoadFailed(source.name, source.version, text.get("problem", ""))
+            case "misconfigured":
+                return ConfigurationError(
+                    f"{source.name}/model.toml", text.get("key", ""), text.get("problem", ""), text.get("allowed", "")
+                )
+            case "memory":
+                problem = f"it needs more memory than the {self._limits.memory_bytes} bytes of preflight_memory_bytes"
+            case _:
+                problem = f"the process that tried it first {_ending(child.returncode)}"
+        return LoadFailed(source.name, source.version, problem)
+
+
+def memory_allowed(setting: int, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that a child may use: ``setting``, or for 0 half of what this process may use, by control group and
+    machine."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return setting or min(machine, memory_limit(proc, cgroup) or machine) // 2
+
+
+def _key(source: ModelSource, keys: Sequence[str]) -> str:
+    shapes = repr(sorted(source.config.warmup.shapes.items()))
+    return hashlib.sha256(json.dumps([*keys, shapes]).encode()).hexdigest()
+
+
+def _hear(child: "subprocess.Popen[bytes]", job: bytes, until: float) -> tuple[bytes, bytes, bool]:
+    """Its answer and the end of its error output; True if it had not ended by ``until`` on the monotonic clock."""
+    if child.stdin is None or child.stdout is None or child.stderr is None:
+        raise AssertionError("it was started with pipes")
+    with suppress(OSError):
+        # One that has ended reads nothing; how it ended says more than that.
+        child.stdin.write(job)
+        child.stdin.close()
+    said = noise = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        selector.register(child.stderr, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(0.0, until - time.monotonic()))
+            if not ready or time.monotonic() > until:
+                return b"", noise, True
+            for at, _ in ready:
+                chunk = os.read(at.fd, 1 << 16)
+                if not chunk:
+                    selector.unregister(at.fileobj)
+                elif at.fileobj is child.stdout:
+                    said = (said + chunk)[:_MOST_SAID]
+                else:
+                    noise = (noise + chunk)[-_MOST_SHOWN:]
+    try:
+        child.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return b"", noise, True
+    return said, noise, False
+
+
+def _parsed(said: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _ending(status: int) -> str:
+    """How a process with that exit status ended, to follow its name."""
+    if status >= 0:
+        return f"ended with status {status} and no answer"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    match name:
+        case "SIGKILL":
+            return "was killed from outside (SIGKILL), as the kernel does where memory runs out"
+        case "SIGTERM" | "SIGHUP" | "SIGINT" | "SIGQUIT":
+            return f"was ended from outside ({name})"
+        case "SIGXCPU":
+            return "used more CPU time than preflight_timeout allows"
+        case _:
+            return f"crashed ({name})"
+
+
+def _shown(noise: bytes) -> str:
+    return one_line(noise.decode(errors="replace").strip(), _MOST_SHOWN)
+
+
+def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in inherited.items()
+        if name not in _WITHHELD and not name.startswith(_WITHHELD_PREFIXES)
+    }
+
+
+def _stopped(source: ModelSource) -> LoadFailed:
+    return LoadFailed(source.name, source.version, "loading was stopped, as the server is shutting down")

@@ -1,0 +1,77 @@
+"""A reload: settings and repository are read anew, and what can change while serving does."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from inferd.catalog import Catalog
+from inferd.config.daemon import Settings
+from inferd.errors import InferdError
+from inferd.watch import Watch
+
+log = structlog.get_logger("inferd.reload")
+
+# Settings that a reload takes up; all others need a restart.
+LIVE = ("request_log",)
+
+
+class Reloader:
+    """Reloads one at a time; who asks while one goes on is served by one more after it.
+
+    ``read`` gives the settings as they would be at a start now, ``take`` is given them for what is in :data:`LIVE`.
+    ``counts`` has the reloads so far by result.
+    """
+
+    def __init__(
+        self, settings: Settings, read: Callable[[], Settings], take: Callable[[Settings], None], catalog: Catalog
+    ) -> None:
+        self._settings = settings
+        self._read = read
+        self._take = take
+        self._catalog = catalog
+        self._wanted = asyncio.Event()
+        self.counts = {"ok": 0, "failed": 0}
+
+    def ask(self) -> None:
+        """Reload soon."""
+        self._wanted.set()
+
+    async def run(self, begun: Callable[[], None], ended: Callable[[], None]) -> None:
+        """Reload whenever asked, until cancelled; ``begun`` and ``ended`` are called around each."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            begun()
+            well = self._resettle()
+            try:
+                await self._catalog.reload()
+            except InferdError as error:
+                log.error("the model repository can't be read; what is served stays", problem=str(error))
+                well = False
+            except Exception:
+                log.exception("reload failed")
+                well = False
+            self.counts["ok" if well else "failed"] += 1
+            log.info("reloaded" if well else "reloaded in part")
+            ended()
+
+    async def watch(self, watch: Watch, seconds: float) -> None:
+        """Ask for a reload when the repository has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            if await asyncio.to_thread(watch.changed):
+                self.ask()
+
+    def _resettle(self) -> bool:
+        """False where the settings can't be read: then all of them stay."""
+        try:
+            settings = self._read()
+        except InferdError as error:
+            log.error("settings can't be used; those of before stay", problem=str(error))
+            return False
+        changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(self._settings, n)}
+        for name in sorted(changed.difference(LIVE)):
+            log.warning("setting is taken up by a restart only", setting=name)
+        self._take(settings)
+        return True

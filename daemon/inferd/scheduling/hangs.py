@@ -1,0 +1,105 @@
+"""When a run that does not end counts as hung, is given up, and has its slot replaced."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from inferd.scheduling.entry import Run
+from inferd.scheduling.service_time import ServiceTimes
+
+# Where nothing else is asked for: the longer of a minute and so many times what the slowest run took. A model
+# that was warmed up on its smallest input may have a lot to do on its largest.
+_SHORTEST = 60_000_000_000
+_TIMES = 20
+# A run found overdue gets this part of its time once more: the process itself may have been held up, and with it
+# the device's threads.
+_ONCE_MORE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class HangRule:
+    """Nanoseconds. A run that has not ended ``after`` so many is given up, None to go by how long runs take;
+    ``let_go`` is how long it then has to end, once it was cancelled, before its slot is replaced."""
+
+    after: int | None = None
+    let_go: int = 1_000_000_000
+
+    def allowed(self, times: ServiceTimes, rows: int) -> int:
+        """How long a run of ``rows`` may take."""
+        if self.after is not None:
+            return self.after
+        return max(_SHORTEST, int(_TIMES * max(times.slowest, times.expected(rows))))
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """``given_up`` are the runs that count as hung from now on, ``replaced`` those whose slots have to be."""
+
+    given_up: list[Run] = field(default_factory=list)
+    replaced: list[Run] = field(default_factory=list)
+
+
+class _Step(Enum):
+    """What comes next for a run that does not end."""
+
+    NOTICE = "notice"
+    GIVE_UP = "give up"
+    REPLACE = "replace"
+
+
+@dataclass(slots=True)
+class _Patience:
+    """With one run that began at ``begun`` and may take ``allowed``: the next ``step``, and ``due``, its time."""
+
+    begun: int
+    allowed: int
+    due: int
+    step: _Step = _Step.NOTICE
+
+
+class Hangs:
+    """The runs that go on, and how much longer they may; without a ``rule``, for ever. ``due`` is when to :meth:`look`
+    next, None for never."""
+
+    def __init__(self, rule: HangRule | None) -> None:
+        self._rule = rule
+        self._patience: dict[Run, _Patience] = {}
+        self.due: int | None = None
+
+    def begun(self, run: Run, times: ServiceTimes, now: int) -> None:
+        """``run`` was started where runs take ``times``."""
+        if self._rule is None:
+            return
+        allowed = self._rule.allowed(times, run.rows)
+        due = now + allowed - int(allowed * _ONCE_MORE)
+        self._patience[run] = _Patience(now, allowed, due)
+        self.due = due if self.due is None else min(self.due, due)
+
+    def ended(self, run: Run) -> None:
+        """Harmless when it was not begun."""
+        self._patience.pop(run, None)
+
+    def took(self, run: Run, now: int) -> int:
+        """Nanoseconds since ``run`` began; it has not ended."""
+        return now - self._patience[run].begun
+
+    def look(self, now: int) -> Hung:
+        """What has become due. A run whose slot is to be replaced is named again and again until it has ended."""
+        hung = Hung()
+        if self._rule is None or self.due is None or now < self.due:
+            return hung
+        for run, patience in self._patience.items():
+            if now < patience.due:
+                continue
+            match patience.step:
+                case _Step.NOTICE:
+                    once_more = now + int(patience.allowed * _ONCE_MORE)
+                    patience.step, patience.due = _Step.GIVE_UP, max(patience.begun + patience.allowed, once_more)
+                case _Step.GIVE_UP:
+                    patience.step, patience.due = _Step.REPLACE, now + self._rule.let_go
+                    hung.given_up.append(run)
+                case _Step.REPLACE:
+                    patience.due = now + self._rule.let_go
+                    hung.replaced.append(run)
+            patience.due = max(patience.due, now + 1)
+        self.due = min((p.due for p in self._patience.values()), default=None)
+        return hung

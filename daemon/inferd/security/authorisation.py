@@ -1,0 +1,77 @@
+"""Decides who a caller is, by what was presented, and whether that is enough.
+
+A presented secret is hashed and compared with every hash there is, in the same time whether and
+where one fits. A plain SHA-256 is enough for that: secrets are long and random, so there is
+nothing to guess, and a slow hash would only be one more way to keep the daemon busy.
+"""
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from inferd.config.tokens import SCOPES, Scope, Tokens
+from inferd.errors import NotAuthenticated, OutOfScope
+
+# What is shorter is refused whatever its hash: 32 characters of 64 kinds are 192 bits if they are random.
+SECRET_LENGTH = (32, 512)
+_BEARER = re.compile(rf"bearer +([A-Za-z0-9._~+/=-]{{{SECRET_LENGTH[0]},{SECRET_LENGTH[1]}}})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling, by the name of their token or in their certificate, and what they may do."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+    def check(self, scope: str, what: str) -> None:
+        """Raises OutOfScope unless they have ``scope``, which ``what`` needs."""
+        if scope not in self.scopes:
+            raise OutOfScope(what, scope, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    digest: bytes
+    identity: Identity
+    expires: float | None
+
+
+class Authority:
+    """Knows the callers that ``tokens`` names; without one, everybody with a verified certificate may do all."""
+
+    def __init__(self, tokens: Tokens | None) -> None:
+        self._tokens = tuple(
+            _Known(bytes.fromhex(t.sha256), Identity(t.name, frozenset(t.scopes)), t.expires)
+            for t in (tokens.token if tokens is not None else ())
+        )
+        self._clients = {c.name: frozenset(c.scopes) for c in (tokens.client if tokens is not None else ())}
+        self._otherwise: frozenset[Scope] = frozenset() if tokens is not None else frozenset(SCOPES)
+
+    def identify(self, authorization: str | None, names: Sequence[str], now: float) -> Identity:
+        """Who presents ``authorization``, the text after that key, or else ``names`` of a verified certificate.
+
+        ``now`` is in seconds since 1970. A token that is wrong is not made up for by a certificate that is
+        right. Raises NotAuthenticated.
+        """
+        if authorization is not None:
+            if (found := _BEARER.fullmatch(authorization)) is None:
+                raise NotAuthenticated("malformed")
+            return self.holder(found[1], now)
+        if not names:
+            raise NotAuthenticated("missing")
+        name = next((n for n in names if n in self._clients), names[0])
+        return Identity(name, self._clients.get(name, self._otherwise))
+
+    def holder(self, secret: str, now: float) -> Identity:
+        """Whose secret that is. Raises NotAuthenticated."""
+        digest = sha256(secret.encode()).digest()
+        # No early end: how long it takes must not tell which hash came close.
+        fitting = [known for known in self._tokens if hmac.compare_digest(known.digest, digest)]
+        if not fitting or not SECRET_LENGTH[0] <= len(secret) <= SECRET_LENGTH[1]:
+            raise NotAuthenticated("unknown")
+        if fitting[0].expires is not None and fitting[0].expires <= now:
+            raise NotAuthenticated("expired", fitting[0].identity.name)
+        return fitting[0].identity

@@ -1,0 +1,123 @@
+"""Reads what a TLS port proves itself with and verifies its clients by, and checks that it is fit for that."""
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from inferd.errors import ConfigurationError, one_line
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+# Tags of ASN.1, of which a certificate is made (X.690, RFC 5280).
+_UTC_TIME, _VERSION = 0x17, 0xA0
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """PEM files: the certificate with what leads up to its CA, its key, and the CAs of clients, where those are to be
+    verified."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.certificate, self.key, *([] if self.client_ca is None else [self.client_ca]))
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What the files held, PEM; ``expires`` in seconds since 1970. ``context`` is the same for a server of Python's,
+    which asks clients for a certificate where there is a ``client_ca``, and takes those that show none."""
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+    expires: float
+    context: ssl.SSLContext
+
+
+def read(files: CertificateFiles) -> Certificate:
+    """What is in ``files``. Raises ConfigurationError where key and certificate don't fit, for one."""
+    contents = _contents(files)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A key with a password would have it asked for at the terminal; nobody is there.
+        context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigurationError(str(files.key), "", f"no key of {files.certificate}: {_reason(error)}") from None
+    except OSError as error:
+        raise ConfigurationError(str(files.certificate), "", error.strerror or "can't be read") from None
+    client_ca = contents[2] if files.client_ca is not None else None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(cadata=client_ca.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigurationError(str(files.client_ca), "", f"holds no CA: {_reason(error)}") from None
+        context.verify_mode = ssl.CERT_OPTIONAL
+    if _contents(files) != contents:
+        raise ConfigurationError(str(files.certificate), "", "was changed while it was being read")
+    try:
+        expires = not_after(contents[0])
+    except (ValueError, IndexError):
+        raise ConfigurationError(str(files.certificate), "", "its time of expiry can't be read") from None
+    return Certificate(contents[0], contents[1], client_ca, expires, context)
+
+
+def _contents(files: CertificateFiles) -> list[bytes]:
+    found = []
+    for path in files.paths:
+        try:
+            found.append(path.read_bytes())
+        except OSError as error:
+            raise ConfigurationError(str(path), "", error.strerror or "can't be read") from None
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return one_line((isinstance(error, ssl.SSLError) and error.reason) or "not in the form of PEM", 100)
+
+
+def not_after(chain: bytes) -> float:
+    """When the first certificate of the PEM ``chain`` expires, in seconds since 1970. Raises ValueError or IndexError
+    where it is no certificate: Python's ssl module shows those of peers only."""
+    if (first := _PEM.search(chain)) is None:
+        raise ValueError("no certificate")
+    (_, certificate), *_ = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode("ascii")))
+    (_, signed), *_ = _elements(certificate)
+    fields = [content for tag, content in _elements(signed) if tag != _VERSION]
+    # The serial number, the algorithm and the issuer are before it.
+    _, (tag, moment) = _elements(fields[3])
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    # strptime takes two digits up to 68 for years of this century, RFC 5280 up to 49.
+    found = datetime.strptime(moment.decode("ascii"), form).replace(tzinfo=UTC)
+    if tag == _UTC_TIME and found.year >= 2050:
+        found = found.replace(year=found.year - 100)
+    return found.timestamp()
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Tag and content of each element in ``der``."""
+    at = 0
+    while at < len(der):
+        tag, length = der[at], der[at + 1]
+        at += 2
+        if length & 0x80:
+            size = length & 0x7F
+            length = int.from_bytes(der[at : at + size], "big")
+            at += size
+        yield tag, der[at : at + length]
+        at += length
+
+
+def names_of(peer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whom a verified certificate, as Python's ssl module shows it, was made out to: its subject alternative names, or
+    without any its common name, as gRPC has it."""
+    if alternative := tuple(str(value) for _, value in peer.get("subjectAltName", ())):
+        return alternative
+    return tuple(value for part in peer.get("subject", ()) for key, value in part if key == "commonName")

@@ -1,0 +1,82 @@
+"""The certificate and the tokens that hold now, followed on disk by a thread of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+from inferd.config import tokens
+from inferd.security import certificates
+from inferd.security.authorisation import Authority
+from inferd.security.certificates import Certificate, CertificateFiles
+from inferd.security.followed import Followed
+from inferd.security.refusals import Refusals
+
+# How soon a change on disk is seen, in seconds.
+_EVERY = 1.0
+
+
+class Credentials:
+    """What both ports go by. Each call and each new connection asks anew, so a change holds from then on."""
+
+    def __init__(self, files: CertificateFiles | None = None, tokens_file: Path | None = None) -> None:
+        """Raises ConfigurationError where a file can't be used."""
+        self.refusals = Refusals()
+        self._files = files
+        self._certificate = files and Followed("certificate", files.paths, lambda: certificates.read(files))
+        self._tokens = tokens_file and Followed("tokens", [tokens_file], lambda: Authority(tokens.read(tokens_file)))
+        self._anyone_verified = Authority(None) if self.verifies_clients else None
+        self._asked, self._stopped = Event(), False
+        self._thread = Thread(target=self._follow, name="credentials", daemon=True)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What to prove ourselves with; None where the ports speak in the clear."""
+        return self._certificate.value if self._certificate else None
+
+    @property
+    def verifies_clients(self) -> bool:
+        """Whether clients show a certificate of theirs."""
+        return self._files is not None and self._files.client_ca is not None
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether what a call says of authorization counts."""
+        return self._tokens is not None
+
+    @property
+    def authority(self) -> Authority | None:
+        """Who knows the callers; None where whoever can connect may call."""
+        return self._tokens.value if self._tokens else self._anyone_verified
+
+    def followed(self) -> Iterator[Followed[Certificate] | Followed[Authority]]:
+        """What is read from files."""
+        yield from (one for one in (self._certificate, self._tokens) if one)
+
+    def reload(self) -> None:
+        """Have all files read again, changed or not, by the thread that follows them."""
+        self._asked.set()
+
+    def look(self, *, anyway: bool = False) -> None:
+        """Read the files that have changed, or ``anyway`` all of them. For one thread at a time."""
+        for one in self.followed():
+            one.look(anyway=anyway)
+
+    def start(self) -> None:
+        """Look again and again until :meth:`stop`."""
+        if any(self.followed()):
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Harmless when called again, or never started."""
+        self._stopped = True
+        self._asked.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        while True:
+            asked = self._asked.wait(_EVERY)
+            self._asked.clear()
+            if self._stopped:
+                return
+            self.look(anyway=asked)

@@ -1,0 +1,73 @@
+"""A made-up inference through a model's real dispatcher: whether it still answers, and how."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from inferd.catalog import Live
+from inferd.engine.warmup import made_up
+from inferd.errors import InferdError, InferenceFailed, InternalFault
+from inferd.requests import Request, SequenceStep, Stages
+from inferd.supervision.vitality import Ending
+from inferd.tensors import Tensor
+
+# A sequence of our own: no client can mean it, as the protocol takes no name that long.
+_SEQUENCE = "canary " * 100
+_CLIENT = "inferd itself"
+
+
+class _Outcome:
+    """The reply slot: only how it ended matters, not what was answered."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    def answer(self, outputs: Sequence[Tensor]) -> None:  # noqa: ARG002 - the slot's protocol
+        self._end(Ending.WELL)
+
+    def fail(self, error: InferdError) -> None:
+        self._end(Ending.FAILED if isinstance(error, InferenceFailed | InternalFault) else Ending.UNANSWERED)
+
+    def _end(self, ending: Ending) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ending)
+
+
+async def send(live: Live, seconds: float) -> Ending:
+    """Ask ``live`` for one inference on made-up input, counted nowhere, and wait for its end ``seconds`` at most.
+
+    A model that has no room for it is not asked, and one that does not answer in time is told to let it go:
+    both are UNANSWERED.
+    """
+    try:
+        # Large inputs take a while to make up.
+        inputs = await asyncio.to_thread(made_up, live.source, live.signature)
+        batch = live.signature.rows_of(inputs)
+    except InferdError:
+        return Ending.FAILED
+    outcome = _Outcome()
+    request = Request(
+        live.source.name,
+        live.source.version,
+        inputs,
+        tuple(range(len(live.signature.outputs))),
+        outcome,
+        nbytes=sum(len(t.data) for t in inputs),
+        batch=batch,
+        client=_CLIENT,
+        step=SequenceStep(_SEQUENCE, start=True, end=True) if live.signature.in_sequences else None,
+        shadow=True,
+        stages=Stages(received=time.monotonic_ns()),
+    )
+    try:
+        live.dispatcher.submit(request)
+    except InferdError:
+        return Ending.UNANSWERED
+    try:
+        async with asyncio.timeout(seconds):
+            return await outcome.ended
+    except TimeoutError:
+        return Ending.UNANSWERED
+    finally:
+        if not outcome.ended.done() or outcome.ended.cancelled():
+            live.dispatcher.cancel(request)

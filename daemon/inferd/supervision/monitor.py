@@ -1,0 +1,216 @@
+"""The shell around health and rebuilding: looks at the models, sends canaries, and acts on what they say."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+
+import structlog
+
+from inferd.catalog import Beside, Catalog, Live, Served
+from inferd.dispatcher import Dispatcher
+from inferd.engine.device import family
+from inferd.errors import InferdError, ModelUnavailable
+from inferd.lifecycle import ModelState
+from inferd.supervision import canary
+from inferd.supervision.health import Health, HealthRules, Sight, Standing
+from inferd.supervision.rebuilding import Rebuilding, RebuildRules
+from inferd.supervision.vitality import Ending
+
+log = structlog.get_logger("inferd.supervision")
+
+# A loss that runs tell of is acted on at once; this is for what only time tells.
+_LOOK = 1.0
+# So many versions of a model that hang and can't be freed are enough: each holds the memory of a whole one.
+_MOST_STUCK = 2
+
+
+class HealthMonitor:
+    """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
+
+    A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
+    repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
+    for a driver.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        present: Callable[[str], bool],
+        rules: HealthRules | None = None,
+        rebuilds: RebuildRules | None = None,
+        look: float = _LOOK,
+    ) -> None:
+        self._catalog = catalog
+        self._present = present
+        self._rules = rules or HealthRules()
+        self._rebuild_rules = rebuilds or RebuildRules()
+        self._look_seconds = look
+        self._health: dict[Dispatcher, Health] = {}
+        self._rebuilding: dict[tuple[str, int], Rebuilding] = {}
+        self._under_way: set[tuple[str, int]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        # Threads that wait for a driver, and may do so for ever.
+        self._waiting: set[str] = set()
+        self._stopped_loading = False
+
+    @property
+    def stopped_short(self) -> bool:
+        """Whether threads are left, after :meth:`stop`, that may never end."""
+        return bool(self._waiting or self._stopped_loading)
+
+    def standing(self, live: Live) -> Standing:
+        """What is thought of ``live``."""
+        health = self._health.get(live.dispatcher)
+        return health.standing if health is not None else Standing.HEALTHY
+
+    def start(self) -> None:
+        """Called once, on the loop."""
+        self._looking = asyncio.create_task(self._keep_looking())
+
+    async def stop(self) -> None:
+        """Look no more; what is being loaded is let go of. Harmless when called again."""
+        self._stopped_loading = bool(self._under_way)
+        tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the models' health could not be looked at")
+            try:
+                async with asyncio.timeout(self._look_seconds):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        held = [(served, live) for served, live in self._catalog.holding() if served.state is ModelState.READY]
+        self._health = {live.dispatcher: self._health.get(live.dispatcher) or self._new(live, now) for _, live in held}
+        known = {(served.name, served.version) for served, _ in held}
+        self._rebuilding = {key: tries for key, tries in self._rebuilding.items() if key in known}
+        self._ask_devices([live for _, live in held])
+        for served, live in held:
+            health, sight = self._health[live.dispatcher], _sight(live.dispatcher)
+            if health.look(now, sight):
+                self._begin(self._try(health, live, health.patience(sight)))
+            if any(conduct.lost or conduct.wedged for conduct in live.dispatcher.conduct):
+                self._rebuild_if_due(served, live, now)
+            await self._show(served, live, health)
+
+    def _new(self, live: Live, now: float) -> Health:
+        live.dispatcher.alarm = self._news.set
+        return Health(self._rules, now)
+
+    async def _show(self, served: Served, live: Live, health: Health) -> None:
+        """Have the catalog take requests, or not."""
+        reason = health.reason if health.standing is Standing.FAILED else ""
+        tries = self._rebuilding.get((served.name, served.version))
+        if reason and tries is not None and tries.said:
+            reason += f"; {tries.said}"
+        if bool(reason) != bool(served.ailing):
+            level = log.error if reason else log.info
+            level("model failed" if reason else "model is well again", **_labels(served), reason=reason)
+            if reason:
+                live.dispatcher.abort(ModelUnavailable(served.name, "failed", reason))
+        await self._catalog.ail(served, live, reason)
+
+    async def _try(self, health: Health, live: Live, seconds: float) -> None:
+        ending = Ending.UNANSWERED
+        try:
+            ending = await canary.send(live, seconds)
+        finally:
+            health.ended(time.monotonic(), ending)
+            self._news.set()
+
+    # -- devices ----------------------------------------------------------------------
+
+    def _ask_devices(self, lives: list[Live]) -> None:
+        """Find out which devices are there, unless that is still being found out."""
+        # A CPU is there as long as we are; who lists several devices chooses among those that are.
+        asked = {
+            conduct.device
+            for live in lives
+            for conduct in live.dispatcher.conduct
+            if family(conduct.device) in ("GPU", "NPU") and not conduct.lost
+        }
+        if asked and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._find_absent(sorted(asked), lives))
+
+    async def _find_absent(self, devices: list[str], lives: list[Live]) -> None:
+        absent = {device for device in devices if not await asyncio.to_thread(self._is_present, device)}
+        for live in lives:
+            for index, conduct in enumerate(live.dispatcher.conduct):
+                if conduct.device in absent:
+                    live.dispatcher.shut(index, "OpenVINO does not find it any more")
+
+    def _is_present(self, device: str) -> bool:
+        self._waiting.add(device)
+        try:
+            return self._present(device)
+        finally:
+            self._waiting.discard(device)
+
+    # -- loading anew -----------------------------------------------------------------
+
+    def _rebuild_if_due(self, served: Served, live: Live, now: float) -> None:
+        key = (served.name, served.version)
+        tries = self._rebuilding.setdefault(key, Rebuilding(self._rebuild_rules))
+        if key not in self._under_way and tries.due(now):
+            self._under_way.add(key)
+            self._begin(self._rebuild(served, live, tries))
+
+    async def _rebuild(self, served: Served, live: Live, tries: Rebuilding) -> None:
+        why = ""
+        try:
+            if (stuck := self._catalog.stuck(served.name)) >= _MOST_STUCK:
+                why = f"{stuck} versions of it hang and hold their memory; restart the daemon"
+                return
+            log.info("loading the model anew", **_labels(served))
+            await self._catalog.roll_out(served, live.config, _at_once)
+        except InferdError as error:
+            why = str(error)
+        except Exception:
+            log.exception("model could not be loaded anew", **_labels(served))
+            why = "internal error"
+        finally:
+            self._under_way.discard((served.name, served.version))
+            tries.tried(time.monotonic(), why)
+            self._news.set()
+            if why:
+                log.error("model was not loaded anew", **_labels(served), problem=why)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _at_once(_: Beside) -> bool:
+    """Nothing is left to compare it with."""
+    return True
+
+
+def _sight(dispatcher: Dispatcher) -> Sight:
+    conduct = dispatcher.conduct
+    return Sight(
+        well=sum(c.well for c in conduct),
+        failed=sum(c.failed for c in conduct),
+        hung=sum(c.hung for c in conduct),
+        busy=bool(dispatcher.under_way or dispatcher.running),
+        run=dispatcher.service_time / 1e9,
+        gone="; ".join(f"{c.device}: {c.lost}" for c in conduct) if all(c.lost for c in conduct) else "",
+    )
+
+
+def _labels(served: Served) -> dict[str, object]:
+    return {"model": served.name, "version": served.version}

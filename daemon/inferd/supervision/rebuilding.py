@@ -1,0 +1,57 @@
+"""When a model version that has lost a device is loaded anew: at once, then ever later, and never given up for good."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildRules:
+    """Seconds: after ``first``, doubled each time, for so many ``tries``; ``slowly`` from then on. What has worked
+    for ``lasting`` seconds is taken to be sound: the next loss is the first again."""
+
+    first: float = 1.0
+    tries: int = 6
+    slowly: float = 300.0
+    lasting: float = 600.0
+
+
+class Rebuilding:
+    """The tries for one version, over all its losses. Time is an argument, in seconds of any clock."""
+
+    def __init__(self, rules: RebuildRules) -> None:
+        self._rules = rules
+        self._tries = 0
+        self._next: float | None = None
+        self._worked: float | None = None
+        self._why = ""
+
+    def due(self, now: float) -> bool:
+        """Whether to try at ``now``; the device is lost."""
+        if self._next is None:
+            if self._worked is not None and now - self._worked >= self._rules.lasting:
+                self._tries = 0
+            self._next = now + (self._delay() if self._tries else 0.0)
+        return now >= self._next
+
+    def tried(self, now: float, why: str = "") -> None:
+        """A try has ended: well, or not because of ``why``."""
+        self._tries += 1
+        self._why = why
+        self._worked = None if why else now
+        self._next = now + self._delay() if why else None
+
+    @property
+    def said(self) -> str:
+        """What there is to say of the tries so far, "" before the first."""
+        if not self._why:
+            return ""
+        times = "once" if self._tries == 1 else f"{self._tries} times"
+        ending = f"is tried every {self._rules.slowly:.0f} s from now on" if self._exhausted else "goes on"
+        return f"loading it anew has failed {times} and {ending}: {self._why}"
+
+    @property
+    def _exhausted(self) -> bool:
+        return self._tries >= self._rules.tries
+
+    def _delay(self) -> float:
+        """Before the next try."""
+        return self._rules.slowly if self._exhausted else float(self._rules.first * 2 ** (self._tries - 1))

@@ -1,0 +1,143 @@
+"""The shell around :mod:`inferd.supervision.vitality`: looks at the models, sends canaries, tells systemd."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from inferd.catalog import Catalog, Live
+from inferd.dispatcher import Dispatcher
+from inferd.lifecycle import Lifecycle, ModelState, Phase
+from inferd.supervision import canary
+from inferd.supervision.notify import Notifier
+from inferd.supervision.served import Served
+from inferd.supervision.vitality import Ending, Rules, Sight, Vitality
+
+log = structlog.get_logger("inferd.supervision")
+
+# How often systemd hears from a daemon whose unit has no watchdog, in seconds.
+_LOOK = 5.0
+# How much longer start-up may take each time that is said: several looks, so that one that comes late does no harm.
+_EXTENSION = 60.0
+# A canary that has no answer after so many times the limit is let go; the model has long been called silent.
+_GIVEN_UP = 3.0
+
+
+class Supervisor:
+    """Tells whoever started the daemon how it is, from :meth:`start` to :meth:`stop`; all on the event loop's thread.
+
+    While models load, start-up is given more time again and again, as long as the event loop runs. From
+    :meth:`ready` on the watchdog is fed, but only while no model is silent that has something to do. Nothing of
+    this is done where nobody listens, and without ``watchdog`` (seconds) no model is tried.
+    """
+
+    def __init__(self, notifier: Notifier, watchdog: float | None, catalog: Catalog, lifecycle: Lifecycle) -> None:
+        self._notifier = notifier
+        self._catalog = catalog
+        self._lifecycle = lifecycle
+        self._rules = Rules.within(watchdog) if watchdog is not None else None
+        self._vitality: Vitality[Dispatcher] | None = Vitality(self._rules) if self._rules is not None else None
+        self._looking: asyncio.Task[None] | None = None
+        self._canaries: set[asyncio.Task[None]] = set()
+        self._silent: frozenset[Dispatcher] = frozenset()
+        self._said = ""
+
+    def start(self) -> None:
+        """Called once, on the loop."""
+        if self._notifier.listened_to:
+            self._looking = asyncio.create_task(self._keep_looking())
+
+    def ready(self) -> None:
+        """Start-up, or a reload, is through."""
+        self._said = self._status()
+        self._notifier.ready(self._said)
+
+    def reloading(self) -> None:
+        """A reload begins; :meth:`ready` ends it."""
+        self._notifier.reloading()
+
+    def stopping(self, seconds: float) -> None:
+        """The drain begins and may take so many seconds; for the watchdog only the event loop counts from now on."""
+        self._notifier.stopping("draining", seconds)
+
+    def stop(self) -> None:
+        """Look no more. Harmless when called again."""
+        for task in (self._looking, *self._canaries):
+            if task is not None:
+                task.cancel()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                self._look()
+            except Exception:
+                # Not to be fed for long is what makes this heard of.
+                log.exception("the watchdog could not be fed")
+            await asyncio.sleep(self._rules.look if self._rules is not None else _LOOK)
+
+    def _look(self) -> None:
+        phase = self._lifecycle.phase
+        if phase is Phase.STARTING:
+            self._notifier.extend(self._status(), _EXTENSION)
+        if phase is Phase.DRAINING:
+            self._notifier.alive()
+        if phase is not Phase.READY:
+            return
+        silent = self._judge()
+        if not silent:
+            self._notifier.alive()
+        if (status := self._status(silent)) != self._said:
+            self._said = status
+            self._notifier.status(status)
+
+    def _judge(self) -> dict[str, float]:
+        """Send the canaries that are due; the models that are silent, and for how many seconds."""
+        if self._vitality is None:
+            return {}
+        present = {
+            live.dispatcher: live
+            for served, live in self._catalog.holding()
+            # One that is known to fail has been taken out of service; one that hangs beyond that needs a new process.
+            if served.state is ModelState.READY and (not served.ailing or _busy(live.dispatcher))
+        }
+        verdict = self._vitality.look(time.monotonic(), {key: _sight(key) for key in present})
+        for key in verdict.ask:
+            task = asyncio.create_task(self._try(self._vitality, present[key]))
+            self._canaries.add(task)
+            task.add_done_callback(self._canaries.discard)
+        silent = {_name(present[key]): seconds for key, seconds in verdict.silent.items()}
+        self._report(verdict.silent, present)
+        return silent
+
+    def _report(self, silent: Mapping[Dispatcher, float], present: Mapping[Dispatcher, Live]) -> None:
+        for key in silent.keys() - self._silent:
+            log.error("model is silent; the watchdog is not fed", model=_name(present[key]), seconds=round(silent[key]))
+        for key in self._silent - silent.keys():
+            if key in present:
+                log.info("model answers again", model=_name(present[key]))
+        self._silent = frozenset(silent)
+
+    async def _try(self, vitality: Vitality[Dispatcher], live: Live) -> None:
+        ending = Ending.UNANSWERED
+        try:
+            ending = await canary.send(live, _GIVEN_UP * vitality.rules.limit)
+        finally:
+            vitality.ended(live.dispatcher, ending)
+
+    def _status(self, silent: Mapping[str, float] | None = None) -> str:
+        if silent:
+            return "not alive: no answer from " + ", ".join(f"{m} for {s:.0f} s" for m, s in sorted(silent.items()))
+        return str(Served.of(entry.state for entry in self._catalog.index() if entry.wanted))
+
+
+def _sight(dispatcher: Dispatcher) -> Sight:
+    return Sight(dispatcher.completed, _busy(dispatcher), dispatcher.service_time / 1e9)
+
+
+def _busy(dispatcher: Dispatcher) -> bool:
+    return bool(dispatcher.under_way or dispatcher.running)
+
+
+def _name(live: Live) -> str:
+    return f"{live.source.name}/{live.source.version}"

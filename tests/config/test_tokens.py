@@ -1,0 +1,154 @@
+"""The tokens file: what it may say, and that no message gives a secret away."""
+
+import tomllib
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferd.config import tokens
+from inferd.config.tokens import SCOPES, Client
+from inferd.errors import ConfigurationError
+
+DIGEST = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"
+SECRET = "inferd_a-secret-that-somebody-put-into-the-wrong-place"
+TOKEN = f'[[token]]\nname = "a"\nsha256 = "{DIGEST}"\nscopes = ["infer"]\n'
+CLIENT = '[[client]]\nname = "a"\nscopes = ["read", "tuner"]\n'
+
+
+def read(text: str) -> tokens.Tokens:
+    return tokens.of(tomllib.loads(text), "f")
+
+
+def problem(text: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        read(text)
+    return str(raised.value)
+
+
+def test_tokens_and_clients_are_read() -> None:
+    found = read(TOKEN + "expires = 2027-01-31\n" + CLIENT)
+    expires = datetime(2027, 1, 31, tzinfo=UTC).timestamp()
+    (one,) = found.token
+    assert (one.name, one.sha256, one.scopes, one.expires) == ("a", DIGEST.lower(), ("infer",), expires)
+    assert found.client == (Client(name="a", scopes=("read", "tuner")),)
+
+
+@pytest.mark.parametrize(
+    ("written", "moment"),
+    [
+        ("2027-01-31", datetime(2027, 1, 31, tzinfo=UTC)),
+        ("2027-01-31T12:00:00Z", datetime(2027, 1, 31, 12, tzinfo=UTC)),
+        ("2027-01-31 12:00:00+02:00", datetime(2027, 1, 31, 10, tzinfo=UTC)),
+        ("0001-01-01", datetime(1, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_expiry_is_a_moment(written: str, moment: datetime) -> None:
+    assert read(f"{TOKEN}expires = {written}\n").token[0].expires == moment.timestamp()
+
+
+def test_without_expiry_a_token_holds_for_ever() -> None:
+    assert read(TOKEN).token[0].expires is None
+
+
+def test_an_old_and_a_new_secret_may_share_a_name() -> None:
+    assert len(read(TOKEN + TOKEN.replace("9F", "00")).token) == 2
+
+
+NAME = "allowed: 1 to 64 of letters, digits and _.@:/-"
+MOMENT = "allowed: a date, or a date and time with its offset from UTC"
+NOBODY = "it names no token and no client, so that nobody could call"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", NOBODY),
+        ("token = []", NOBODY),
+        (TOKEN * 2, "the sha256 of token 'a' is there 2 times"),
+        (TOKEN + TOKEN.lower(), "the sha256 of token 'a' is there 2 times"),
+        (CLIENT * 2, "client 'a' is there 2 times"),
+        (
+            TOKEN + "expires = 2027-01-31T12:00:00",
+            "token[0].expires: 2027-01-31 12:00:00 has no offset from UTC; write it with one, such as "
+            "2027-01-31 12:00:00Z",
+        ),
+        (TOKEN + 'expires = "soon"', f"token[0].expires: got 'soon'; {MOMENT}"),
+        (TOKEN + "expires = 12:00:00", f"token[0].expires: got 12:00:00; {MOMENT}"),
+        (TOKEN.replace("infer", "all"), "token[0].scopes[0]: got 'all'; allowed: infer, read, repository, tuner"),
+        (
+            TOKEN.replace('"infer"', ""),
+            "token[0].scopes: got []; allowed: a non-empty list of infer, read, repository and tuner",
+        ),
+        (
+            TOKEN.replace('"infer"', '"infer", "infer"'),
+            "token[0].scopes: infer is listed 2 times; list each scope once",
+        ),
+        (TOKEN.replace('"a"', '"a b"'), f"token[0].name: got 'a b'; {NAME}"),
+        (TOKEN.replace('"a"', r'"a\n"'), rf"token[0].name: got 'a\n'; {NAME}"),
+        (CLIENT.replace('"a"', r'"a\n"'), r"client[0].name: got 'a\n'; allowed: 1 to 255 printable characters"),
+        (TOKEN.replace("name", "nmae"), f"token[0].name: is required and was not given; {NAME}"),
+    ],
+)
+def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
+    assert problem(text) == f"f: {said}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOKEN.replace(DIGEST, SECRET),
+        TOKEN.replace(f'"{DIGEST}"', f'["{SECRET}"]'),
+        TOKEN + f'secret = "{SECRET}"',
+        f'token = "{SECRET}"',
+        f'token = ["{SECRET}"]',
+        f'token = {{ secret = "{SECRET}" }}',
+        f'client = "{SECRET}"',
+        TOKEN + f'[other]\nsecret = "{SECRET}"',
+    ],
+)
+def test_no_message_repeats_a_secret_that_is_in_the_wrong_place(text: str) -> None:
+    assert SECRET not in problem(text)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "g" * 64, "0" * 64 + "\\n", " " + "0" * 63])
+def test_a_hash_is_64_hexadecimal_digits(digest: str) -> None:
+    assert problem(TOKEN.replace(DIGEST, digest)) == (
+        "f: token[0].sha256: is not the 64 hexadecimal digits of a SHA-256; `inferd token new` prints them"
+    )
+
+
+def test_there_is_an_end_to_how_many_it_may_name() -> None:
+    many = "".join(CLIENT.replace('"a"', f'"a{n}"') for n in range(1001))
+    assert problem(many).startswith("f: client: got ")
+    assert len(read(many.removeprefix(CLIENT.replace('"a"', '"a0"'))).client) == 1000
+
+
+@pytest.mark.parametrize("content", [b"[[token]", b"\xff", None])
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "tokens.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"^{file}: "):
+        tokens.read(file)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats() | st.datetimes() | st.dates() | st.times(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "sha256", "scopes", "expires", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["token", "client", "x"]), VALUES))
+def test_whatever_the_file_says_it_is_taken_or_a_configuration_error(tables: dict[str, object]) -> None:
+    with suppress(ConfigurationError):
+        found = tokens.of(tables, "f")
+        assert found.token or found.client
+        assert all(one.scopes and set(one.scopes) <= set(SCOPES) for one in (*found.token, *found.client))

@@ -1,0 +1,68 @@
+"""The real server, with real parts and nothing to serve."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from inferd.catalog import Catalog, CatalogLimits
+from inferd.engine.cache import BlobCache
+from inferd.engine.model import Engine
+from inferd.lifecycle import Lifecycle
+from inferd.metrics.recorder import Recorder
+from inferd.repository import Repository
+from inferd.requests import Observation
+from inferd.rpc.control import RepositoryControl
+from inferd.rpc.inference import Inference
+from inferd.rpc.interceptors import Access
+from inferd.rpc.metadata import Metadata
+from inferd.rpc.server import Server
+from inferd.rpc.tuning import TunerControl
+from inferd.scheduling.scheduler import Limits
+from inferd.security.credentials import Credentials
+from inferd.tuning.profile import Profiles
+from inferd.tuning.tuner import Tuner, TunerRules
+
+
+class Parts:
+    """A server with real parts around an empty repository; ``seen`` is what it observed: model,
+    version, outcome and reason."""
+
+    def __init__(
+        self,
+        root: Path,
+        log_settings: Mapping[str, Any],
+        switched_on: Collection[Access] = (Access.REPOSITORY, Access.TUNER),
+        credentials: Credentials | None = None,
+    ) -> None:
+        async def unchanged() -> None:
+            return
+
+        recorder = Recorder()
+        self.seen: list[tuple[str, str, str, str]] = []
+
+        def observe(one: Observation) -> None:
+            # Not the observation itself: its error would keep the whole call alive.
+            self.seen.append((one.model, one.version, one.outcome, one.reason))
+            recorder.observe(one)
+
+        engine = Engine(1, BlobCache(root / "cache", 0))
+        tuner = Tuner(TunerRules("off", 1.0, 1, root / "cache", 0), engine, Profiles(root / "profiles"))
+        self.lifecycle = Lifecycle()
+        self.catalog = Catalog(
+            Repository(root),
+            engine,
+            CatalogLimits(Limits(8, 1 << 20), 1, 1.0),
+            observe,
+            unchanged,
+        )
+        self.inference = Inference(self.catalog, self.lifecycle, observe, 8, 1 << 20)
+        self.server = Server(
+            self.inference,
+            Metadata(self.catalog, self.lifecycle, recorder, log_settings),
+            RepositoryControl(self.catalog),
+            TunerControl(tuner, self.catalog),
+            1 << 20,
+            observe,
+            switched_on,
+            credentials=credentials,
+        )

@@ -1,0 +1,213 @@
+"""A run that does not end is given up, its requests are told, and its slot is to be replaced."""
+
+import pytest
+
+from inferd.errors import InferenceFailed, SequenceLost
+from inferd.requests import Request, SequenceStep
+from inferd.scheduling.batching import BatchRule
+from inferd.scheduling.entry import Run
+from inferd.scheduling.hangs import HangRule, Hangs
+from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
+from inferd.scheduling.sequences import SequenceLimits
+from inferd.scheduling.service_time import ServiceTimes
+from tests.scheduling.work import work
+
+SECOND = 1_000_000_000
+LIMITS = Limits(100, 1 << 20)
+
+
+def times(*seen: int) -> ServiceTimes:
+    learnt = ServiceTimes()
+    for duration in seen:
+        learnt.learn(1, duration)
+    return learnt
+
+
+class Stage:
+    """A scheduler under a rule of 100 to give up and 10 to let go, polled at times of its own."""
+
+    def __init__(self, *lanes: Lane, rules: Rules | None = None) -> None:
+        rules = rules or Rules(LIMITS, hangs=HangRule(100, 10))
+        self.scheduler = Scheduler("m", rules, lanes or (Lane(1),))
+        self.errors: dict[Request, str] = {}
+
+    def submit(self, *requests: Request, now: int = 0) -> Plan:
+        for request in requests:
+            self.scheduler.submit(request, now)
+        return self.poll(now)
+
+    def poll(self, now: int) -> Plan:
+        plan = self.scheduler.poll(now)
+        self.errors |= {request: type(error).__name__ for request, error in plan.refused}
+        return plan
+
+    def follow(self, until: int) -> list[Plan]:
+        """The plans at each time that the scheduler asks for, up to ``until``."""
+        plans, now = [self.poll(1)], 1
+        while (at := plans[-1].wake_at) is not None and at <= until:
+            assert at > now
+            plans.append(self.poll(now := at))
+        return plans
+
+
+# -- how long a run may take -----------------------------------------------------------
+
+
+def test_a_run_may_take_what_the_rule_says() -> None:
+    assert HangRule(5).allowed(times(SECOND), 1) == 5
+
+
+def test_without_a_number_a_run_may_take_a_minute() -> None:
+    assert HangRule().allowed(times(), 1) == HangRule().allowed(times(SECOND), 1) == 60 * SECOND
+
+
+def test_without_a_number_a_slow_model_may_take_many_times_what_its_slowest_run_took() -> None:
+    assert HangRule().allowed(times(SECOND, 10 * SECOND, SECOND), 1) == pytest.approx(200 * SECOND, rel=0.02)
+
+
+def test_without_a_number_many_rows_may_take_as_many_times_longer() -> None:
+    assert HangRule().allowed(times(4 * SECOND), 8) == 20 * 8 * 4 * SECOND
+
+
+# -- the steps -------------------------------------------------------------------------
+
+
+def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
+    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, ())
+    hangs.begun(run, times(), 1000)
+    seen = []
+    for _ in range(5):
+        assert hangs.due is not None
+        now = hangs.due
+        hung = hangs.look(now)
+        seen.append((now, len(hung.given_up), len(hung.replaced)))
+    assert seen == [(1090, 0, 0), (1100, 1, 0), (1110, 0, 1), (1120, 0, 1), (1130, 0, 1)]
+
+    hangs.ended(run)
+    assert hangs.look(2000).replaced == []
+    assert hangs.due is None
+
+
+def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
+    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, ())
+    hangs.begun(run, times(), 0)
+    # The process was stopped for a while, and what computes in it with it.
+    assert hangs.look(5000).given_up == []
+    assert hangs.look(5009).given_up == []
+    assert hangs.look(5010).given_up == [run]
+
+
+def test_without_a_rule_nobody_is_given_up() -> None:
+    hangs = Hangs(None)
+    hangs.begun(Run(0, 0, ()), times(), 0)
+    assert hangs.due is None
+    assert hangs.look(1 << 60).given_up == []
+
+
+# -- what becomes of requests and slots ------------------------------------------------
+
+
+def test_requests_of_a_run_that_hangs_are_told_and_the_run_is_cancelled() -> None:
+    stage, request = Stage(), work()
+    stage.submit(request)
+    plans = stage.follow(until=100)
+
+    ((refused, error),) = plans[-1].refused
+    assert (refused, str(error)) == (
+        request,
+        "model 'm': inference failed: it did not end within 1e-07 s and was given up",
+    )
+    assert isinstance(error, InferenceFailed)
+    assert [run.slot for run in plans[-1].given_up] == [0]
+    assert plans[-1].cancels == [(0, 0)]
+    assert stage.scheduler.running == 1
+
+
+def test_the_slot_of_a_run_that_ends_once_it_was_cancelled_is_used_again_and_not_replaced() -> None:
+    stage, waiting = Stage(), work()
+    stage.submit(work(), waiting)
+    stage.follow(until=100)
+    assert stage.scheduler.finished(0, 0, 105, ok=False) == []
+    plan = stage.poll(105)
+    assert [run.members[0].request for run in plan.starts] == [waiting]
+    assert stage.poll(112).replaced == []
+
+
+def test_a_slot_whose_run_does_not_heed_that_is_replaced_and_the_next_request_runs_there() -> None:
+    stage, waiting = Stage(), work()
+    stage.submit(work(), waiting)
+    assert stage.follow(until=110)[-1].replaced == [(0, 0)]
+    assert stage.scheduler.finished(0, 0, 111, ok=False) == []
+    assert [run.members[0].request for run in stage.poll(111).starts] == [waiting]
+
+
+def test_requests_that_ran_together_are_all_told_and_none_is_tried_again() -> None:
+    stage = Stage(rules=Rules(LIMITS, BatchRule(4), hangs=HangRule(100, 10)))
+    joined = [work(kind="k") for _ in range(3)]
+    (run,) = stage.submit(*joined).starts
+    assert len(run.members) == 3
+    stage.follow(until=110)
+    assert stage.errors == dict.fromkeys(joined, "InferenceFailed")
+    assert stage.scheduler.finished(0, 0, 120, ok=False) == []
+    assert stage.scheduler.idle
+
+
+def test_a_run_whose_client_was_answered_at_its_deadline_is_given_up_in_silence() -> None:
+    stage, request = Stage(), work(deadline=50)
+    stage.submit(request)
+    plans = stage.follow(until=110)
+    assert stage.errors == {request: "DeadlinePassed"}
+    assert plans[-1].replaced == [(0, 0)]
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["carried", "pinned"])
+def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pinned: bool) -> None:
+    stage = Stage(
+        Lane(2), rules=Rules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=pinned, hangs=HangRule(100, 10))
+    )
+    first, second = work(step=SequenceStep("s", start=True)), work(step=SequenceStep("s"))
+    (run,) = stage.submit(first, second).starts
+    stage.follow(until=100)
+    assert stage.errors == {first: "InferenceFailed", second: "SequenceLost"}
+    with pytest.raises(SequenceLost, match="a request of it hung"):
+        stage.scheduler.submit(work(step=SequenceStep("s")), 105)
+
+    stage.scheduler.finished(run.pool, run.slot, 111, ok=False)
+    assert stage.scheduler.idle
+    assert sorted(stage.scheduler._pools[0].free) == [0, 1]
+
+
+# -- devices that are lost -------------------------------------------------------------
+
+
+def test_nothing_is_started_on_a_device_that_is_lost() -> None:
+    stage = Stage(Lane(1), Lane(1))
+    stage.scheduler.shut(0, 0)
+    plan = stage.submit(work(), work())
+    assert [(run.pool, run.slot) for run in plan.starts] == [(1, 0)]
+    assert stage.scheduler.limit == 1 + LIMITS.max_length
+
+
+def test_a_request_whose_device_was_lost_runs_on_another() -> None:
+    stage, request = Stage(Lane(1), Lane(1)), work()
+    stage.submit(request)
+    stage.scheduler.shut(0, 5)
+    assert stage.scheduler.finished(0, 0, 5, ok=False, lost=True) == []
+    (run,) = stage.poll(5).starts
+    assert (run.pool, run.members[0].request) == (1, request)
+
+
+def test_a_request_whose_only_device_was_lost_is_answered() -> None:
+    stage, request = Stage(), work()
+    stage.submit(request)
+    stage.scheduler.shut(0, 5)
+    assert [entry.request for entry in stage.scheduler.finished(0, 0, 5, ok=False, lost=True)] == [request]
+
+
+def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
+    stage = Stage(rules=Rules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=True))
+    stage.submit(work(step=SequenceStep("s", start=True)))
+    stage.scheduler.finished(0, 0, 5)
+    stage.scheduler.shut(0, 6)
+    with pytest.raises(SequenceLost, match="its device was lost"):
+        stage.scheduler.submit(work(step=SequenceStep("s")), 7)

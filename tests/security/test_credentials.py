@@ -1,0 +1,67 @@
+"""Certificate and tokens together: what a port asks, and the thread that follows the files."""
+
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from inferd.errors import ConfigurationError, NotAuthenticated
+from inferd.security.certificates import CertificateFiles
+from inferd.security.credentials import Credentials
+from tests.certificates import CertificateAuthority
+
+PATIENCE = 30.0
+TOKEN = f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["infer"]\n'
+
+
+def test_without_files_whoever_can_connect_may_call() -> None:
+    held = Credentials()
+    held.start()
+    assert (held.certificate, held.authority, held.verifies_clients, held.takes_tokens) == (None, None, False, False)
+    assert list(held.followed()) == []
+    held.stop()
+
+
+def test_a_certificate_alone_asks_nobody(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path / "ca")
+    pair = authority.issue("server")
+    plain = Credentials(CertificateFiles(pair.certificate, pair.key))
+    assert plain.authority is None
+    assert plain.certificate is not None
+    verifying = Credentials(CertificateFiles(pair.certificate, pair.key, authority.certificate))
+    assert verifying.verifies_clients
+    assert verifying.authority is not None
+    assert verifying.authority.identify(None, ("anybody",), 0).name == "anybody"
+
+
+def test_a_file_that_can_not_be_used_is_a_configuration_error_to_begin_with(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        Credentials(None, tmp_path / "none")
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        Credentials(CertificateFiles(tmp_path / "none", tmp_path / "none"))
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "of itself"])
+def test_a_change_is_seen_by_the_thread_that_follows(tmp_path: Path, asked: bool) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(TOKEN)
+    held = Credentials(None, file)
+    before, (followed,) = held.authority, held.followed()
+    seen, look = Event(), followed.look
+
+    def watched(*, anyway: bool = False) -> None:
+        look(anyway=anyway)
+        if held.authority is not before:
+            seen.set()
+
+    followed.look = watched  # type: ignore[method-assign]
+    held.start()
+    file.write_text(TOKEN + "expires = 2020-01-01\n")
+    if asked:
+        held.reload()
+    assert seen.wait(PATIENCE)
+    held.stop()
+    held.stop()
+    assert held.takes_tokens
+    with pytest.raises(NotAuthenticated):
+        held.authority.identify("Bearer " + "x" * 40, (), 0)

@@ -1,0 +1,107 @@
+"""Canaries through real models' dispatchers: how each ends, and that nothing is counted."""
+
+from pathlib import Path
+
+import pytest
+
+from inferd.catalog import Catalog, CatalogLimits, Live
+from inferd.engine.runtime import ov
+from inferd.repository import Repository
+from inferd.requests import Observation
+from inferd.scheduling.scheduler import Limits
+from inferd.supervision import canary
+from inferd.supervision.vitality import Ending
+from inferd.tensors import DType
+from tests import models
+from tests.engine.models import accumulator, engine, stateful
+from tests.event_loop import on_loop
+from tests.replies import ask
+from tests.system.echo_models import picky, serial
+
+SECONDS = 20.0
+
+
+class House:
+    """One model served; ``seen`` are the requests that were counted."""
+
+    def __init__(self, root: Path) -> None:
+        self.seen: list[Observation] = []
+        limits = CatalogLimits(Limits(1000, 1 << 30), 1, 30)
+        self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
+
+    async def _changed(self) -> None:
+        """Nobody is to be told here."""
+
+    async def __aenter__(self) -> Live:
+        await self._catalog.load_all()
+        return self._catalog.resolve("m", "")[1]
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._catalog.close()
+
+
+@pytest.mark.parametrize("dtype", [DType.INT64, DType.FP32, DType.BYTES])
+def test_a_model_that_works_answers_well_and_nothing_is_counted(dtype: DType, tmp_path: Path) -> None:
+    models.save(models.identity(dtype, [-1]), tmp_path, "m")
+
+    @on_loop
+    async def test() -> None:
+        house = House(tmp_path)
+        async with house as live:
+            before = live.dispatcher.completed
+            assert await canary.send(live, SECONDS) is Ending.WELL
+            assert live.dispatcher.completed == before + 1
+        assert house.seen == []
+
+    test()
+
+
+@pytest.mark.parametrize(
+    ("network", "settings"),
+    [
+        (accumulator(), "[batching]\nmax_size = 8\n[sequences.state.state]\noutput = 'next'\nbatch_axis = 1"),
+        (stateful(), ""),
+    ],
+    ids=["declared", "its own"],
+)
+def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model, settings: str, tmp_path: Path) -> None:
+    models.save(network, tmp_path, "m", settings=settings)
+
+    @on_loop
+    async def test() -> None:
+        async with House(tmp_path) as live:
+            assert live.signature.in_sequences
+            for _ in range(3):
+                assert await canary.send(live, SECONDS) is Ending.WELL
+            assert live.dispatcher.sequences == 0
+
+    test()
+
+
+@on_loop
+async def test_a_model_that_can_not_run_on_made_up_input_fails(tmp_path: Path) -> None:
+    models.save(picky(), tmp_path, "m", settings="[warmup]\nruns = 0")
+    async with House(tmp_path) as live:
+        assert await canary.send(live, SECONDS) is Ending.FAILED
+
+
+@on_loop
+async def test_a_full_line_says_nothing_of_the_model(tmp_path: Path) -> None:
+    models.save(models.slow(), tmp_path, "m", settings=serial(1))
+    async with House(tmp_path) as live:
+        asked = [ask([1.0]) for _ in range(2)]
+        for request, _ in asked:
+            live.dispatcher.submit(request)
+        assert await canary.send(live, SECONDS) is Ending.UNANSWERED
+        for request, _ in asked:
+            live.dispatcher.cancel(request)
+        await live.dispatcher.drained()
+
+
+@on_loop
+async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) -> None:
+    models.save(models.slow(), tmp_path, "m", settings=serial(1))
+    async with House(tmp_path) as live:
+        assert await canary.send(live, 0) is Ending.UNANSWERED
+        await live.dispatcher.drained()
+        assert live.dispatcher.under_way == 0

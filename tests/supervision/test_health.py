@@ -1,0 +1,241 @@
+"""A model is shown as ready as long as what is seen of it does not say otherwise, and again when it does no more."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferd.supervision.health import STANDINGS, Health, HealthRules, Sight, Sign, Standing
+from inferd.supervision.vitality import Ending, Trust
+
+RULES = HealthRules(quiet=30.0, again=5.0, patience=10.0)
+
+
+class Watched:
+    """A model's health, and what is seen of it."""
+
+    def __init__(self, *, trusted: bool = True, rules: HealthRules = RULES) -> None:
+        self.now = 0.0
+        self.sight = Sight()
+        self.health = Health(rules, self.now)
+        if trusted:
+            assert self.look()
+            self.ended(Ending.WELL)
+
+    def look(self, seconds: float = 1.0, **more: float | str) -> bool:
+        """Some time goes by, in which so much more was seen; whether a canary is wanted."""
+        self.now += seconds
+        counts = {
+            name: getattr(self.sight, name) + more.pop(name) for name in ("well", "failed", "hung") if name in more
+        }
+        self.sight = replace(self.sight, **counts, **more)  # type: ignore[arg-type]
+        return self.health.look(self.now, self.sight)
+
+    def ended(self, ending: Ending, seconds: float = 0.1) -> Standing:
+        self.now += seconds
+        self.health.ended(self.now, ending)
+        return self.health.standing
+
+
+# -- the table -------------------------------------------------------------------------
+
+
+def test_every_sign_has_its_effect_on_every_standing() -> None:
+    assert set(STANDINGS) == set(product(Standing, Sign))
+
+
+def test_a_run_that_ends_well_heals_and_nothing_fails_before_it_was_suspect() -> None:
+    assert {to for (_, sign), to in STANDINGS.items() if sign is Sign.WELL} == {Standing.HEALTHY}
+    assert [now for (now, _), to in STANDINGS.items() if to is Standing.FAILED] == [
+        Standing.SUSPECT,
+        Standing.FAILED,
+        Standing.FAILED,
+    ]
+
+
+# -- when a canary is sent -------------------------------------------------------------
+
+
+def test_a_canary_tells_from_the_start_whether_it_can_be_trusted() -> None:
+    watched = Watched(trusted=False)
+    assert watched.look()
+    assert not watched.look()
+    watched.ended(Ending.WELL)
+    assert watched.health.trust is Trust.TRUSTED
+    assert not watched.look()
+
+
+def test_a_model_that_runs_or_has_run_lately_is_sent_none() -> None:
+    watched = Watched()
+    for _ in range(100):
+        assert not watched.look(well=1)
+    for _ in range(100):
+        assert not watched.look(busy=True)
+
+
+def test_a_model_that_had_nothing_to_do_for_a_while_is_sent_one() -> None:
+    watched = Watched()
+    assert [watched.look() for _ in range(31)].index(True) == 29
+    assert not watched.look(100)
+    watched.ended(Ending.WELL)
+    assert not watched.look(29)
+    assert watched.look(1)
+
+
+def test_a_model_in_doubt_is_sent_one_soon_even_if_it_is_busy() -> None:
+    watched = Watched()
+    assert watched.look(hung=1, busy=True) is False  # the last was only a second ago
+    assert watched.look(5, busy=True)
+    watched.ended(Ending.UNANSWERED)
+    assert not watched.look(4)
+    assert watched.look(1)
+
+
+def test_no_model_is_sent_any_where_they_are_switched_off() -> None:
+    watched = Watched(trusted=False, rules=replace(RULES, quiet=0.0))
+    assert not any(watched.look(100, hung=1) for _ in range(10))
+
+
+# -- what they say ---------------------------------------------------------------------
+
+
+def test_a_canary_that_fails_makes_suspect_and_the_next_that_does_fails_the_model() -> None:
+    watched = Watched()
+    assert watched.look(40)
+    assert watched.ended(Ending.FAILED) is Standing.SUSPECT
+    assert watched.look(5)
+    assert watched.ended(Ending.FAILED) is Standing.FAILED
+    assert watched.health.reason == "inferences on made-up input fail, which ended well before"
+
+
+def test_a_canary_that_has_no_answer_while_nothing_else_has_says_the_same() -> None:
+    watched = Watched()
+    assert watched.look(40)
+    assert watched.ended(Ending.UNANSWERED, seconds=10.0) is Standing.SUSPECT
+    assert watched.look(5)
+    assert watched.ended(Ending.UNANSWERED, seconds=10.0) is Standing.FAILED
+    assert watched.health.reason == "no answer to an inference on made-up input for 10 s"
+
+
+def test_a_canary_that_found_no_room_or_others_in_its_way_says_nothing() -> None:
+    watched = Watched()
+    assert watched.look(40)
+    assert watched.ended(Ending.UNANSWERED, seconds=0.1) is Standing.HEALTHY
+    assert watched.look(40)
+    watched.look(9.9, well=1)
+    assert watched.ended(Ending.UNANSWERED) is Standing.HEALTHY
+
+
+def test_a_slow_model_gets_more_time_for_it() -> None:
+    watched = Watched()
+    assert watched.look(40, run=2.0)
+    assert watched.ended(Ending.UNANSWERED, seconds=35.0) is Standing.HEALTHY
+    assert watched.look(40)
+    assert watched.ended(Ending.UNANSWERED, seconds=40.0) is Standing.SUSPECT
+
+
+def test_a_model_that_never_ran_on_made_up_input_is_not_judged_by_it() -> None:
+    watched = Watched(trusted=False)
+    assert watched.look()
+    assert watched.ended(Ending.FAILED) is Standing.HEALTHY
+    assert not any(watched.look(100, failed=3) for _ in range(10))
+    assert watched.health.standing is Standing.SUSPECT
+
+
+def test_a_model_that_has_failed_is_well_again_once_a_canary_is() -> None:
+    watched = Watched()
+    for _ in range(2):
+        assert watched.look(40)
+        watched.ended(Ending.FAILED)
+    assert watched.look(5)
+    assert watched.ended(Ending.WELL) is Standing.HEALTHY
+    assert watched.health.reason == ""
+
+
+# -- what real runs say ----------------------------------------------------------------
+
+
+def test_a_few_runs_in_a_row_that_fail_make_suspect_and_no_number_of_them_fails_the_model() -> None:
+    watched = Watched()
+    watched.look(failed=2)
+    assert watched.health.standing is Standing.HEALTHY
+    watched.look(failed=1)
+    assert (watched.health.standing, watched.health.reason) == (Standing.SUSPECT, "3 runs in a row failed")
+    for _ in range(100):
+        if watched.look(failed=1000):
+            watched.ended(Ending.UNANSWERED)
+    assert watched.health.standing is Standing.SUSPECT
+
+
+def test_runs_that_fail_among_others_that_end_well_are_their_clients_business() -> None:
+    watched = Watched()
+    for _ in range(100):
+        watched.look(failed=10, well=1)
+    assert watched.health.standing is Standing.HEALTHY
+
+
+def test_a_hang_makes_suspect_until_a_run_ends_well() -> None:
+    watched = Watched()
+    watched.look(hung=1)
+    assert (watched.health.standing, watched.health.reason) == (Standing.SUSPECT, "a run hung")
+    watched.look(well=1)
+    assert (watched.health.standing, watched.health.reason) == (Standing.HEALTHY, "")
+
+
+def test_a_model_without_a_device_has_failed_and_nothing_heals_it() -> None:
+    watched = Watched()
+    watched.look(gone="GPU: lost")
+    assert (watched.health.standing, watched.health.reason) == (Standing.FAILED, "GPU: lost")
+    assert not any(watched.look(100, well=1) for _ in range(10))
+    assert watched.health.standing is Standing.FAILED
+
+
+# -- all of it -------------------------------------------------------------------------
+
+LOOKS = st.tuples(
+    st.floats(0.1, 60.0), st.integers(0, 2), st.integers(0, 4), st.sampled_from([0, 0, 0, 1]), st.booleans()
+)
+STEPS = st.lists(LOOKS | st.sampled_from(Ending), max_size=60)
+
+
+@given(STEPS)
+def test_whatever_is_seen_it_fails_only_by_canaries_and_is_sent_no_more_of_them_than_agreed(
+    steps: Sequence[tuple[float, int, int, int, bool] | Ending],
+) -> None:
+    watched, under_way, asked = Watched(trusted=False), False, -100.0
+    bad = 0
+    for step in steps:
+        if isinstance(step, Ending):
+            trusted = watched.health.trust is Trust.TRUSTED
+            counts = under_way and ((step is Ending.FAILED and trusted) or step is Ending.UNANSWERED)
+            before = watched.health.standing
+            standing = watched.ended(step)
+            bad = 0 if under_way and step is Ending.WELL else bad + counts
+            if standing is not before:
+                assert under_way
+            under_way = False
+        else:
+            seconds, well, failed, hung, busy = step
+            before = watched.health.standing
+            wanted = watched.look(seconds, well=well, failed=failed, hung=hung, busy=busy)
+            if well:
+                bad = 0
+                assert watched.health.standing is Standing.HEALTHY
+            elif before is not Standing.FAILED:
+                assert watched.health.standing is not Standing.FAILED, "failed by what clients may have done"
+            if wanted:
+                assert not under_way
+                assert watched.now - asked >= RULES.again
+                assert watched.health.trust is not Trust.UNTESTABLE
+                under_way, asked = True, watched.now
+        assert watched.health.standing is not Standing.FAILED or bad > 0
+        assert bool(watched.health.reason) == (watched.health.standing is not Standing.HEALTHY)
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_a_canary_that_nobody_asked_for_says_nothing(ending: Ending) -> None:
+    watched = Watched()
+    assert watched.ended(ending, seconds=1000.0) is Standing.HEALTHY

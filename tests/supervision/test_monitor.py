@@ -1,0 +1,265 @@
+"""Readiness follows what devices and models do, at once, and what was lost is loaded anew."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferd.catalog import Catalog, CatalogLimits, Live
+from inferd.errors import InferdError, ModelUnavailable
+from inferd.lifecycle import ModelState
+from inferd.repository import Repository
+from inferd.requests import Observation
+from inferd.scheduling.scheduler import Limits
+from inferd.supervision.health import HealthRules, Standing
+from inferd.supervision.monitor import HealthMonitor
+from inferd.supervision.rebuilding import RebuildRules
+from tests.engine.fake_engine import FakeEngine
+from tests.engine.fake_slot import FakeSlot
+from tests.event_loop import on_loop, until
+from tests.replies import Answer, ask
+
+GONE = "L0 zeFenceHostSynchronize result: ZE_RESULT_ERROR_DEVICE_LOST, code 0x70000001 - device hung"
+# Nothing but news makes such a monitor look.
+NEVER = 3600.0
+NO_CANARIES = HealthRules(quiet=0.0)
+EAGER = HealthRules(quiet=0.005, again=0.005)
+
+
+class House:
+    """A catalog whose models run on fakes, and the monitor that looks after it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *present: str,
+        toml: str = "",
+        rules: HealthRules = NO_CANARIES,
+        rebuilds: RebuildRules | None = None,
+        look: float = NEVER,
+        deaf: bool = False,
+    ) -> None:
+        self.engine = FakeEngine(*present, deaf=deaf)
+        (root / "m" / "1").mkdir(parents=True)
+        (root / "m" / "1" / "model.xml").write_text("never read")
+        (root / "m" / "model.toml").write_text(toml)
+        self.seen: list[Observation] = []
+        self.shown: list[tuple[ModelState, str]] = []
+        self.catalog = Catalog(
+            Repository(root),
+            self.engine,  # type: ignore[arg-type]  # at the engine seam
+            CatalogLimits(Limits(100, 1 << 20), 2, 0.01),
+            self.seen.append,
+            self._changed,
+        )
+        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, rebuilds, look)
+
+    async def _changed(self) -> None:
+        for entry in self.catalog.index():
+            if [(entry.state, entry.reason)] != self.shown[-1:]:
+                self.shown.append((entry.state, entry.reason))
+
+    async def __aenter__(self) -> "House":
+        await self.catalog.load_all()
+        self.monitor.start()
+        # It looks once at the start, and knows the model then, and whether its device is there.
+        await until(lambda: self.live.dispatcher.alarm is not None)
+        if self.monitor._asking is not None:
+            await self.monitor._asking
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.monitor.stop()
+        for slot in [slot for slots in self.engine.slots.values() for slot in slots if slot.running and slot.deaf]:
+            slot.complete()
+        await self.catalog.close()
+
+    @property
+    def live(self) -> Live:
+        (held,) = self.catalog.holding()
+        return held[1]
+
+    @property
+    def reason(self) -> str:
+        (entry,) = self.catalog.index()
+        return entry.reason
+
+    @property
+    def ready(self) -> bool:
+        return self.catalog.ready("m", "")
+
+    def submit(self, count: int = 1) -> list[Answer]:
+        asked = [ask() for _ in range(count)]
+        for request, _ in asked:
+            self.catalog.resolve("m", "")[1].dispatcher.submit(request)
+        return [answer for _, answer in asked]
+
+    def refusal(self) -> InferdError:
+        with pytest.raises(InferdError) as refused:
+            self.catalog.resolve("m", "")
+        return refused.value
+
+    async def serve(self, act: Callable[[FakeSlot], object], done: Callable[[], bool]) -> None:
+        """Have ``act`` end whatever runs, until ``done``."""
+        while not done():
+            for device in list(self.engine.slots):
+                for slot in self.engine.running(device):
+                    act(slot)
+            await asyncio.sleep(0)
+
+
+def devices(*names: str) -> str:
+    return f"devices = [{', '.join(repr(name) for name in names)}]\n"
+
+
+# -- devices that are lost -------------------------------------------------------------
+
+
+@on_loop
+async def test_a_run_that_says_that_its_device_is_gone_makes_the_model_not_ready_without_a_look(tmp_path: Path) -> None:
+    async with House(tmp_path, "NPU", toml=devices("NPU")) as house:
+        house.engine.present.clear()
+        answers = house.submit(5)
+        house.engine.slots["NPU"][0].fail(GONE)
+        for answer in answers:
+            assert str((await answer.ended()).error) == f"model 'm' is failed: NPU: {GONE}"
+        await until(lambda: not house.ready)
+
+        assert [answer.times for answer in answers] == [1] * 5
+        refused = house.refusal()
+        assert isinstance(refused, ModelUnavailable)
+        assert "NPU: " in str(refused)
+        (entry,) = house.catalog.index()
+        assert (entry.state, entry.wanted) == (ModelState.UNAVAILABLE, True)
+        assert house.monitor.standing(house.live) is Standing.FAILED
+
+
+@on_loop
+async def test_a_device_that_openvino_finds_no_more_makes_the_model_not_ready(tmp_path: Path) -> None:
+    async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
+        assert house.ready
+        house.engine.present.clear()
+        await until(lambda: not house.ready)
+        assert "GPU: OpenVINO does not find it any more" in str(house.refusal())
+
+
+@on_loop
+async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path) -> None:
+    async with House(tmp_path, "GPU", "CPU", toml=devices("GPU", "CPU")) as house:
+        house.engine.present.remove("GPU")
+        answers = house.submit(3)
+        house.engine.running("GPU")[0].fail(GONE)
+        await house.serve(
+            lambda slot: slot.complete(), lambda: all(answer.times for answer in answers) and house.engine.loads > 1
+        )
+        assert [answer.error for answer in answers] == [None] * 3
+        assert house.ready
+        assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
+
+
+@on_loop
+async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: Path) -> None:
+    rebuilds = RebuildRules(first=0.001, tries=3, slowly=0.002)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:
+        before = house.live
+        house.engine.present.clear()
+        house.submit()
+        house.engine.running("GPU")[0].fail(GONE)
+        await until(lambda: house.engine.loads > 5)
+        assert not house.ready
+        assert "loading it anew has failed" in house.reason
+        assert "is tried every 0 s from now on: device 'GPU' needs GPU, which is absent" in house.reason
+
+        house.engine.present.add("GPU")
+        await until(lambda: house.ready)
+        assert house.live is not before
+        (answer,) = house.submit()
+        house.engine.running("GPU")[0].complete()
+        assert (await answer.ended()).error is None
+        await until(lambda: before.loaded.freed)
+
+
+@on_loop
+async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path: Path) -> None:
+    rebuilds = RebuildRules(first=0.001, slowly=0.001)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:
+        house.engine.present.clear()
+        house.submit()
+        house.engine.running("GPU")[0].fail(GONE)
+        await until(lambda: not house.ready)
+        await house.catalog.unload("m")
+        tried = house.engine.loads
+        house.engine.present.add("GPU")
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert house.engine.loads <= tried + 1
+        assert not house.ready
+        assert "unloaded" in str(house.refusal())
+
+
+# -- runs that hang --------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often(tmp_path: Path) -> None:
+    toml = "[execution]\nhang_timeout = 0.005"
+    rebuilds = RebuildRules(first=0.001, slowly=0.001)
+    async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
+        # Each hangs four runs of two slots, and one more that can't be put anywhere.
+        for _ in range(2):
+            before = house.live
+            answers = house.submit(5)
+            for answer in answers:
+                await answer.ended()
+            assert [answer.times for answer in answers] == [1] * 5
+            await until(lambda: house.ready and house.live is not before)  # noqa: B023 - asked before the next turn
+        assert house.catalog.stuck("m") <= 2
+
+
+# -- canaries --------------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_model_whose_canaries_fail_is_not_ready_until_one_ends_well(tmp_path: Path) -> None:
+    async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
+        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 3)
+        assert house.ready
+        await house.serve(lambda slot: slot.fail("wrong weather"), lambda: not house.ready)
+        assert "inferences on made-up input fail, which ended well before" in str(house.refusal())
+        await house.serve(lambda slot: slot.complete(), lambda: house.ready)
+        (answer,) = house.submit()
+        await house.serve(lambda slot: slot.complete(), lambda: answer.times > 0)
+        # Canaries are counted nowhere.
+        assert [seen.outcome for seen in house.seen] == ["ok"]
+
+
+@on_loop
+async def test_a_model_that_leaves_canaries_without_an_answer_is_not_ready(tmp_path: Path) -> None:
+    async with House(tmp_path, "CPU", rules=replace(EAGER, patience=0.02), look=0.001) as house:
+        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 3)
+        await until(lambda: not house.ready)
+        assert "no answer to an inference on made-up input" in str(house.refusal())
+        assert house.seen == []
+
+
+@on_loop
+async def test_a_client_whose_requests_all_fail_does_not_make_the_model_unready(tmp_path: Path) -> None:
+    async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
+        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 0)
+
+        def fails_but_for_canaries(slot: FakeSlot) -> None:
+            slot.fail("no such shape") if _of_a_client(slot) else slot.complete()
+
+        for _ in range(20):
+            answers = house.submit(2)
+            await house.serve(fails_but_for_canaries, lambda: all(a.times for a in answers))  # noqa: B023 - likewise
+            assert house.ready
+        assert [seen.outcome for seen in house.seen] == ["internal"] * 40
+
+
+def _of_a_client(slot: FakeSlot) -> bool:
+    written: Sequence[Any] = slot.written
+    return bytes(written[0].data) == bytes(ask()[0].inputs[0].data)  # type: ignore[arg-type]

@@ -1,0 +1,289 @@
+"""What goes wrong around the real daemon: runs that never end, disks that are full, files that are broken, kill -9.
+
+It stays up, says the truth about each model, answers every request once, and is whole again after.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.engine.runtime import ov
+from inferd.tensors import DType
+from inferd.whole_file import UNFINISHED
+from tests import models
+from tests.system import echo_models
+from tests.system.daemon import Daemon
+from tests.system.wire import OK, by_outcome, connect, counts, echo, method, outcome, request, steps
+
+pytestmark = pytest.mark.system
+
+FOR_EVER = 2_000_000_000
+"""Steps that take days; the loop they are is one node, which no cancel ends."""
+
+Status = health_pb2.HealthCheckResponse
+
+
+def serial(infer_requests: int) -> str:
+    return echo_models.serial(16, infer_requests).replace("[queue]", "hang_timeout = 1.0\n[queue]")
+
+
+def watch(channel: grpc.aio.Channel, service: str) -> Any:
+    return channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=Status.FromString,
+    )(health_pb2.HealthCheckRequest(service=service))
+
+
+def answers(daemon: Daemon, model: str = "echo") -> bool:
+    async def ask() -> bool:
+        async with connect(daemon.grpc) as channel:
+            answer = await method(channel, "ModelInfer")(
+                request(model, {"x": np.array([7, -3], np.int64)}), wait_for_ready=True, timeout=60
+            )
+            return bool(answer.raw_output_contents[0] == np.array([7, -3], np.int64).tobytes())
+
+    return asyncio.run(ask())
+
+
+# -- runs that never end ---------------------------------------------------------------
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, cache_dir: Path) -> Iterator[Daemon]:
+    """`one` and `three` hang for ever on request, on so many infer requests; `echo` is beside them."""
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    models.save(echo_models.steps(), tmp_path, "one", settings=serial(1))
+    models.save(echo_models.steps(), tmp_path, "three", settings=serial(3))
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--drain-timeout", "2") as daemon:
+        yield daemon
+    assert daemon.stop() == 0, daemon.log()
+
+
+def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices(
+    hanging: Daemon, figure: Callable[[str], None]
+) -> None:
+    async def story() -> tuple[list[int], list[tuple[StatusCode, str]], dict[str, float], int]:
+        async with connect(hanging.grpc) as channel:
+            infer, ready = method(channel, "ModelInfer"), method(channel, "ModelReady")
+            health = watch(channel, "one/1")
+            seen = [(await health.read()).status]
+            beside, stop = 0, asyncio.Event()
+
+            async def others() -> None:
+                nonlocal beside
+                while not stop.is_set():
+                    await infer(echo([1, 2]))
+                    beside += 1
+
+            neighbour = asyncio.create_task(others())
+            begun = time.monotonic()
+            hung = infer(steps(FOR_EVER, model="one"))
+            waiting = [infer(steps(3, model="one")) for _ in range(4)]
+            ended = [await outcome(hung)]
+            took = {"answered": time.monotonic() - begun}
+            ended += [await outcome(call) for call in waiting]
+            took["unavailable"] = time.monotonic() - begun
+            seen.append((await health.read()).status)
+            took["not serving"] = time.monotonic() - begun
+            refused = await outcome(infer(steps(3, model="one")))
+            said = (await ready(pb.ModelReadyRequest(name="one"))).ready
+            if refused[0] is not OK:  # else it was loaded anew in no time
+                ended.append(refused)
+                assert not said or refused[0] is StatusCode.UNAVAILABLE
+            seen.append((await health.read()).status)
+            took["serving again"] = time.monotonic() - begun
+            ended.append(await outcome(infer(steps(3, model="one"))))
+            stop.set()
+            await neighbour
+            return seen, ended, took, beside
+
+    seen, ended, took, beside = asyncio.run(story())
+    assert seen == [Status.SERVING, Status.NOT_SERVING, Status.SERVING]
+    (code, sentence), *unavailable, last = ended
+    assert code is StatusCode.INTERNAL
+    assert "did not end within" in sentence
+    assert {code for code, _ in unavailable} == {StatusCode.UNAVAILABLE}
+    assert all("a run hangs, and so does making another infer request" in sentence for _, sentence in unavailable)
+    assert last[0] is OK
+    assert beside > 10
+    counted = by_outcome(counts(hanging))
+    assert (counted["internal"], counted["unavailable"], counted["ok"]) == (1, len(unavailable), beside + 1)
+    figure("a run that never ends, hang_timeout 1 s: " + ", ".join(f"{what} {s:.1f} s" for what, s in took.items()))
+
+
+def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_beside_it(hanging: Daemon) -> None:
+    async def story() -> list[StatusCode]:
+        async with connect(hanging.grpc) as channel:
+            infer = method(channel, "ModelInfer")
+            hung = infer(steps(FOR_EVER, model="three", parameters={"timeout": 300_000}))
+            codes = [await hung.code()]
+            while not hanging.events("run hangs"):
+                codes.append(await infer(steps(3, model="three")).code())
+            # Its slot is replaced or, where OpenVINO makes no other, all are, and nobody waits for that.
+            return codes + [await infer(steps(3, model="three")).code() for _ in range(20)]
+
+    first, *others = asyncio.run(story())
+    assert first is StatusCode.DEADLINE_EXCEEDED
+    assert set(others) == {OK}
+
+
+def test_a_daemon_with_a_run_that_never_ends_stops_all_the_same(hanging: Daemon) -> None:
+    async def story() -> tuple[int, tuple[StatusCode, str]]:
+        async with connect(hanging.grpc) as channel:
+            hung = method(channel, "ModelInfer")(steps(FOR_EVER, model="three", parameters={"timeout": 3_600_000_000}))
+            while "\ninferd_runs" not in hanging.get("/metrics")[1]:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.05)
+            stopping = asyncio.create_task(asyncio.to_thread(hanging.stop))
+            return await stopping, await outcome(hung)
+
+    status, (code, _) = asyncio.run(story())
+    assert status == 0, hanging.log()
+    assert code in (StatusCode.UNAVAILABLE, StatusCode.INTERNAL)
+    assert hanging.events("stopped")
+
+
+# -- the disk --------------------------------------------------------------------------
+
+
+def weighty(megabytes: int) -> "ov.Model":
+    """``x`` -> ``x``, INT64 [-1], beside weights that nobody reads."""
+    op = ov.opset13
+    x = op.parameter(ov.PartialShape([-1]), ov.Type.i64)
+    x.output(0).set_names({"x"})
+    side = op.parameter(ov.PartialShape([1, 1024]), ov.Type.f32)
+    side.output(0).set_names({"side"})
+    weights = np.random.default_rng(0).standard_normal((1024, megabytes * 256)).astype(np.float32)
+    product = op.reduce_sum(op.matmul(side, op.constant(weights), False, False), op.constant([0, 1]), False)
+    product.output(0).set_names({"sum"})
+    return ov.Model([op.result(x), op.result(product)], [x, side], "weighty")
+
+
+def blobs(cache: Path) -> list[Path]:
+    """The compiled models in ``cache``, the marks of those that were tried left out."""
+    return [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 100]
+
+
+def test_a_blob_that_was_spoilt_is_thrown_away_and_made_anew(tmp_path: Path) -> None:
+    repository, cache = tmp_path / "models", tmp_path / "cache"
+    models.save(models.identity(DType.INT64, [-1]), repository, "echo")
+    with Daemon(repository, "--cache-dir", str(cache)) as daemon:
+        assert answers(daemon)
+    for blob in blobs(cache):
+        content = bytearray(blob.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        blob.write_bytes(content)
+
+    with Daemon(repository, "--cache-dir", str(cache)) as daemon:
+        assert answers(daemon)
+        assert daemon.events("cached blob is damaged, removing it")
+        assert not daemon.events("model ready")[0]["from_cache"]
+    with Daemon(repository, "--cache-dir", str(cache)) as daemon:
+        assert answers(daemon)
+        assert daemon.events("model ready")[0]["from_cache"]
+    assert daemon.stop() == 0, daemon.log()
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit, of util-linux, is not installed")
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path) -> None:
+    repository, cache = tmp_path / "models", tmp_path / "cache"
+    models.save(models.identity(DType.INT64, [-1]), repository, "echo")
+    # No file may grow beyond a few bytes, as on a disk that is full.
+    with Daemon(repository, "--cache-dir", str(cache), under=("prlimit", "--fsize=16")) as daemon:
+        assert answers(daemon)
+        assert daemon.events("cache can't be written")
+    assert daemon.stop() == 0, daemon.log()
+    assert blobs(cache) == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_a_log_that_can_not_be_written_is_lost_and_nothing_else_is(tmp_path: Path, cache_dir: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    # Whoever reads the log goes away at "ready": from then on no line can be written.
+    script = """exec "$@" 2> >(exec sed -u '/"event": "ready"/q' >&2)"""
+    flags = ("--cache-dir", str(cache_dir), "--request-log", "all")
+    with Daemon(tmp_path, *flags, under=("bash", "-c", script, "log")) as daemon:
+
+        async def ask() -> list[StatusCode]:
+            async with connect(daemon.grpc) as channel:
+                return [await method(channel, "ModelInfer")(echo([n])).code() for n in range(50)]
+
+        assert asyncio.run(ask()) == [OK] * 50
+        assert by_outcome(counts(daemon)) == {"ok": 50}
+    assert daemon.stop() == 0, daemon.log()
+    assert not daemon.events("stopped")
+
+
+def test_a_daemon_killed_while_it_writes_a_blob_leaves_nothing_that_the_next_one_trips_over(tmp_path: Path) -> None:
+    repository, cache = tmp_path / "models", tmp_path / "cache"
+    models.save(weighty(64), repository, "heavy")
+    cache.mkdir()
+    daemon = Daemon(repository, "--cache-dir", str(cache), "--preflight", "off")
+    try:
+        while not (torn := list(cache.rglob(f"*{UNFINISHED}"))):
+            assert daemon.process.poll() is None, daemon.log()
+    finally:
+        daemon.kill()
+    assert torn
+
+    for from_cache in (False, True):
+        with Daemon(repository, "--cache-dir", str(cache), "--preflight", "off") as daemon:
+            assert daemon.events("model ready")[0]["from_cache"] is from_cache
+        assert daemon.stop() == 0, daemon.log()
+
+
+# -- models that can't be read ---------------------------------------------------------
+
+
+def test_models_that_can_not_be_read_say_why_and_are_served_once_they_can(tmp_path: Path, cache_dir: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "folder")
+    models.save(weighty(1), tmp_path, "truncated")
+    graph = tmp_path / "folder" / "1" / "model.xml"
+    good_graph = graph.read_bytes()
+    graph.unlink()
+    graph.mkdir()
+    weights = tmp_path / "truncated" / "1" / "model.bin"
+    good_weights = weights.read_bytes()
+    weights.write_bytes(good_weights[:1000])
+
+    async def look() -> tuple[dict[str, str], list[StatusCode]]:
+        async with connect(daemon.grpc) as channel:
+            index = await method(channel, "RepositoryIndex")(pb.RepositoryIndexRequest())
+            infer = method(channel, "ModelInfer")
+            asked = [request(name, {"x": np.array([1], np.int64)}) for name in ("folder", "truncated")]
+            return {m.name: m.reason for m in index.models if m.state != "READY"}, [
+                await infer(each).code() for each in asked
+            ]
+
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--repository-control") as daemon:
+        reasons, codes = asyncio.run(look())
+        assert set(reasons) == {"folder", "truncated"}
+        assert all(reasons.values())
+        assert str(tmp_path) not in "".join(reasons.values())
+        assert codes == [StatusCode.UNAVAILABLE] * 2
+        assert answers(daemon)
+
+        graph.rmdir()
+        graph.write_bytes(good_graph)
+        weights.write_bytes(good_weights)
+
+        async def load() -> None:
+            async with connect(daemon.grpc) as channel:
+                for name in ("folder", "truncated"):
+                    await method(channel, "RepositoryModelLoad")(pb.RepositoryModelLoadRequest(model_name=name))
+
+        asyncio.run(load())
+        assert answers(daemon, "folder")
+        assert asyncio.run(look())[0] == {}
+    assert daemon.stop() == 0, daemon.log()

@@ -354,7 +354,7 @@ class Catalog:
     def _differs(self, entry: ModelEntry) -> bool:
         """Whether there is something to load: other files or settings than before, or a version that failed."""
         served = self._models.get(entry.name, {}).values()
-        failed = any(s.wanted and s.state is ModelState.UNAVAILABLE for s in served)
+        failed = any(s.wanted and s.shown is ModelState.UNAVAILABLE for s in served)
         return failed or entry.name in self._broken or self._entries.get(entry.name) != entry
 
     async def _vanish(self, name: str) -> None:
@@ -492,7 +492,7 @@ class Catalog:
         old = versions.get(version.version)
         served = Served(entry.name, version.version)
         served.origin = (version, entry.config)
-        if not anew and old is not None and old.state is ModelState.READY and old.origin == served.origin:
+        if not anew and old is not None and old.shown is ModelState.READY and old.origin == served.origin:
             return None
         if old is None or old.state is not ModelState.READY:
             versions[version.version] = served

@@ -134,7 +134,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = _repository(Path(scratch) / "models", options)
         print(f"starting the daemon with {options.models} models", flush=True)
-        with Daemon(repository, "--cache-dir", f"{scratch}/cache", "--request-log", "off") as daemon:
+        # Idle models would be tried now and then.
+        flags = ("--cache-dir", f"{scratch}/cache", "--request-log", "off", "--canary-interval", "0")
+        with Daemon(repository, *flags) as daemon:
             uvloop.run(_acquaint(daemon.grpc, options))
             busy, start = foreign_cpu(daemon.process.pid), time.monotonic()
             with Scraper(daemon.metrics) as scraper:

@@ -130,6 +130,16 @@ def test_a_run_is_not_over_for_poll_before_its_callback_has_returned(rig: Rig) -
         assert len(rig.calls.threads) == runs
 
 
+def test_waiting_ends_when_the_run_does_or_the_time_is_over(rig: Rig, long_run: tuple[Slot, Calls]) -> None:
+    rig.begin_good(tensor([1, 2, 3, 4]))
+    assert rig.slot.wait(30.0)
+    slot, _ = long_run
+    assert not slot.wait(0.001)
+    slot.cancel()
+    with pytest.raises(RunFailed, match="cancel"):
+        slot.wait(30.0)
+
+
 def test_failure_is_told_by_poll_and_wait_and_by_no_callback(rig: Rig) -> None:
     rig.begin_bad()
 

@@ -69,3 +69,16 @@ def test_a_model_that_was_held_back_is_woken_when_its_turn_comes() -> None:
     assert not woken
     behind.wake_others(4 * LEAD)
     assert woken == ["ahead"]
+
+
+def test_a_model_that_goes_with_a_run_that_does_not_end_leaves_the_device_to_the_others() -> None:
+    device = SharedDevice()
+    gone, greedy, modest = device.join(1, 1), device.join(1e-6, 0.5), device.join(1, 0.5)
+    gone.started(0)
+    greedy.started(0)
+    greedy.ended(100 * MS)
+    modest.want(True, 100 * MS)
+    assert not greedy.may_start(100 * MS)
+    gone.leave()
+    assert greedy.may_start(100 * MS)
+    assert gone.runs == 0

@@ -6,6 +6,7 @@ from inferd.errors import InferenceFailed, SequenceLost
 from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import Run
+from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.hangs import HangRule, Hangs
 from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
@@ -84,7 +85,7 @@ def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
     assert seen == [(1090, 0, 0), (1100, 1, 0), (1110, 0, 1), (1120, 0, 1), (1130, 0, 1)]
 
     hangs.ended(run)
-    assert hangs.look(2000).replaced == []
+    assert hangs.look(2000).replaced == ()
     assert hangs.due is None
 
 
@@ -92,16 +93,16 @@ def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
     hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, ())
     hangs.begun(run, times(), 0)
     # The process was stopped for a while, and what computes in it with it.
-    assert hangs.look(5000).given_up == []
-    assert hangs.look(5009).given_up == []
-    assert hangs.look(5010).given_up == [run]
+    assert hangs.look(5000).given_up == ()
+    assert hangs.look(5009).given_up == ()
+    assert hangs.look(5010).given_up == (run,)
 
 
 def test_without_a_rule_nobody_is_given_up() -> None:
     hangs = Hangs(None)
     hangs.begun(Run(0, 0, ()), times(), 0)
     assert hangs.due is None
-    assert hangs.look(1 << 60).given_up == []
+    assert hangs.look(1 << 60).given_up == ()
 
 
 # -- what becomes of requests and slots ------------------------------------------------
@@ -186,6 +187,17 @@ def test_nothing_is_started_on_a_device_that_is_lost() -> None:
     plan = stage.submit(work(), work())
     assert [(run.pool, run.slot) for run in plan.starts] == [(1, 0)]
     assert stage.scheduler.limit == 1 + LIMITS.max_length
+
+
+def test_a_device_that_is_lost_holds_no_other_model_back() -> None:
+    shared = SharedDevice()
+    stage, other = Stage(Lane(1, 1, shared.join(1.0, 1.0))), shared.join(1e-6, 1.0)
+    stage.submit(work(), work())
+    other.started(0)
+    other.ended(SECOND)
+    assert not other.may_start(SECOND)
+    stage.scheduler.shut(0, SECOND)
+    assert other.may_start(SECOND)
 
 
 def test_a_request_whose_device_was_lost_runs_on_another() -> None:

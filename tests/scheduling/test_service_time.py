@@ -33,3 +33,13 @@ def test_the_quickest_run_is_remembered_and_slowly_forgotten() -> None:
     for _ in range(1000):
         times.learn(1, 500)
     assert times.quickest(1) == pytest.approx(500, rel=0.01)
+
+
+def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() -> None:
+    times = known((1, 100), (4, 300))
+    assert times.slowest == 300
+    times.learn(1, 900)
+    assert times.slowest == 900
+    for _ in range(1000):
+        times.learn(2, 200)
+    assert times.slowest == pytest.approx(200, rel=0.01)

@@ -29,8 +29,9 @@ class SharedDevice:
         return share
 
     def leave(self, share: "Share") -> None:
-        """The model is gone."""
+        """The model is gone; runs of it that have not ended are nobody's any more."""
         self._members.remove(share)
+        self.changed(share, -share.runs, self._now)
 
     def may_start(self, share: "Share", now: int) -> bool:
         """Whether ``share`` may start one more run at ``now``."""

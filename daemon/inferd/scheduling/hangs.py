@@ -1,6 +1,6 @@
 """When a run that does not end counts as hung, is given up, and has its slot replaced."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from inferd.scheduling.entry import Run
@@ -32,10 +32,14 @@ class HangRule:
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """``given_up`` are the runs that count as hung from now on, ``replaced`` those whose slots have to be."""
+    """``given_up`` are the runs that count as hung from now on, ``replaced`` those whose slots are to be."""
 
-    given_up: list[Run] = field(default_factory=list)
-    replaced: list[Run] = field(default_factory=list)
+    given_up: tuple[Run, ...] = ()
+    replaced: tuple[Run, ...] = ()
+
+
+# Most looks find nothing.
+_NOTHING = Hung()
 
 
 class _Step(Enum):
@@ -84,9 +88,9 @@ class Hangs:
 
     def look(self, now: int) -> Hung:
         """What has become due. A run whose slot is to be replaced is named again and again until it has ended."""
-        hung = Hung()
         if self._rule is None or self.due is None or now < self.due:
-            return hung
+            return _NOTHING
+        given_up, replaced = [], []
         for run, patience in self._patience.items():
             if now < patience.due:
                 continue
@@ -96,10 +100,10 @@ class Hangs:
                     patience.step, patience.due = _Step.GIVE_UP, max(patience.begun + patience.allowed, once_more)
                 case _Step.GIVE_UP:
                     patience.step, patience.due = _Step.REPLACE, now + self._rule.let_go
-                    hung.given_up.append(run)
+                    given_up.append(run)
                 case _Step.REPLACE:
                     patience.due = now + self._rule.let_go
-                    hung.replaced.append(run)
+                    replaced.append(run)
             patience.due = max(patience.due, now + 1)
         self.due = min((p.due for p in self._patience.values()), default=None)
-        return hung
+        return Hung(tuple(given_up), tuple(replaced))

@@ -77,7 +77,7 @@ class Plan:
     runs do not end even so, start the rest. ``given_up`` are the runs that count as hung from now on."""
 
     refused: list[tuple[Request, InferdError]] = field(default_factory=list)
-    given_up: list[Run] = field(default_factory=list)
+    given_up: tuple[Run, ...] = ()
     cancels: list[tuple[int, int]] = field(default_factory=list)
     replaced: list[tuple[int, int]] = field(default_factory=list)
     starts: list[Run] = field(default_factory=list)
@@ -95,7 +95,6 @@ class Scheduler:
         self._model = model
         self._rules = rules
         self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
-        # Those that runs may start on.
         self._open = list(self._pools)
         self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
         self._line = WaitingLine()
@@ -200,6 +199,7 @@ class Scheduler:
         """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
         self._pools[pool].shut = True
         self._open = [p for p in self._pools if not p.shut]
+        self._shares[pool].want(False, now)
         for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
             self._lose(sequence, "its device was lost", now)
 

@@ -185,6 +185,7 @@ class HealthMonitor:
         finally:
             self._under_way.discard((served.name, served.version))
             tries.tried(time.monotonic(), why)
+            self._catalog.loads[served.name, "failed" if why else "ok"] += 1
             self._news.set()
             if why:
                 log.error("model was not loaded anew", **_labels(served), problem=why)

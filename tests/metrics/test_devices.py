@@ -43,7 +43,7 @@ def test_each_family_is_the_declared_one_and_there_from_the_start(instrument: In
     families = {family.name: family for family in Machine().collector.collect()}
     assert len(families) == 3
     assert (families[instrument.name].type, families[instrument.name].documentation) == ("gauge", instrument.help)
-    assert families[instrument.name].samples == []
+    assert list(families[instrument.name].samples) == []
 
 
 def test_each_device_is_up_or_not() -> None:

@@ -18,9 +18,13 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
+from inferd.errors import Cancelled
 from inferd.metrics import exposition, instruments
 from inferd.metrics.cells import Histogram
 from inferd.metrics.families import histogram
+from inferd.metrics.recorder import Recorder
+from inferd.requests import Observation, Stages
+from inferd.trace_context import TraceContext
 
 TEXT = st.text(max_size=12)
 NUMBERS = st.one_of(
@@ -118,4 +122,22 @@ def test_many_samples_come_in_pieces_of_which_none_is_large() -> None:
         gauge.add_metric((str(n),), n)
     pieces = list(exposition.pieces([gauge]))
     assert b"".join(pieces).count(b"\n") == 10_003
-    assert max(piece.count(b"\n") for piece in pieces) <= 260
+    assert max(piece.count(b"\n") for piece in pieces) <= 520
+
+
+def test_what_is_kept_of_one_scrape_changes_nothing_of_the_next() -> None:
+    recorder, heads = Recorder(), exposition.Heads()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(recorder)
+    odd, late = ('a "model"\\\n', "1"), ("late", "2")
+    stages = Stages(*range(10**9, 10**9 + 9 * 10**6, 10**6))
+    trace = TraceContext("1" * 32, "2" * 16, "", sampled=True)
+    for objectives in ({odd: None}, {odd: 0.03}, {odd: 0.03, late: None}, {late: 0.001}, {}):
+        recorder.follow(objectives)
+        for _ in range(2):
+            for key in objectives:
+                recorder.observe(Observation(*key, "ok", stages, "CPU", trace=trace))
+                recorder.observe(Observation(*key, "cancelled", stages, error=Cancelled("m")))
+            for _ in range(2):
+                assert b"".join(exposition.pieces(registry.collect(), heads)) == generate_latest(registry)
+    assert not any(heads.values())

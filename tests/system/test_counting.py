@@ -46,7 +46,7 @@ LOOPS, LONG = 100, 400
 """A run of so many steps in each loop takes some ten seconds if it is not cancelled, which it always is."""
 OBJECTIVE = 0.1
 """Seconds."""
-PATIENCE = 3.0
+PATIENCE = 2.0
 """A client's own deadline, in seconds: a run takes several times as long."""
 IMPATIENT = "impatient"
 """The model of all requests whose clients have a deadline of their own. When it passes a client hangs up, and whether
@@ -386,7 +386,7 @@ async def in_line(room: WaitingRoom, clients: Sequence[Client], others: Sequence
     await asyncio.gather(waiting.hear(), urgent.hear())
 
 
-async def running(room: WaitingRoom, client: Client, times: int = 5) -> None:
+async def running(room: WaitingRoom, client: Client, times: int = 3) -> None:
     """Cancelled and expired while they run themselves."""
     long = room.ask(LONG)
     for _ in range(times):

@@ -8,15 +8,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
-
-class Exemplar(NamedTuple):
-    """The last traced value of a bucket, in the histogram's unit, and when it came (seconds since the epoch)."""
-
-    trace_id: str
-    value: float
-    at: float
+# The last traced value of a bucket: its trace id, the value in the histogram's unit, and when it came (seconds since
+# the epoch). A plain tuple, because one is made for each traced request.
+Exemplar = tuple[str, float, float]
 
 
 class Histogram:
@@ -26,7 +21,7 @@ class Histogram:
     of it, such as nanoseconds of seconds with 10**9.
     """
 
-    __slots__ = ("_unit", "bounds", "counts", "edges", "exemplars", "heads", "total")
+    __slots__ = ("_unit", "bounds", "counts", "edges", "exemplars", "heads", "total", "written", "written_of")
 
     def __init__(self, bounds: Sequence[float], unit: int = 1) -> None:
         self._unit = unit
@@ -38,6 +33,9 @@ class Histogram:
         self.total: float = 0
         # What its lines begin with, kept by whoever writes them; it is the same at each scrape.
         self.heads: tuple[str, ...] = ()
+        # Likewise its whole text, and what that was written of.
+        self.written = ""
+        self.written_of: object = None
 
     def add(self, value: float, trace_id: str = "") -> None:
         """Count ``value``, with an exemplar where it was traced."""
@@ -45,7 +43,7 @@ class Histogram:
         self.counts[at] += 1
         self.total += value
         if trace_id:
-            self.exemplars[at] = Exemplar(trace_id, value / self._unit, time.time())
+            self.exemplars[at] = (trace_id, value / self._unit, time.time())
 
     @property
     def seconds(self) -> float:

@@ -22,17 +22,33 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 def gauge(instrument: Instrument, samples: Samples) -> Metric:
     """``instrument`` with one series for each of ``samples``."""
     family = GaugeMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
-    for labels, value in samples:
-        family.add_metric(labels, float(value))
+    family.samples = PairSamples(instrument.name, instrument.labels, tuple(samples))  # type: ignore[assignment]
     return family
 
 
 def counter(instrument: Instrument, samples: Samples) -> Metric:
     """Likewise; the samples only ever rise."""
     family = CounterMetricFamily(instrument.name, instrument.help, labels=instrument.labels)
-    for labels, value in samples:
-        family.add_metric(labels, float(value))
+    name = f"{instrument.name}_total"
+    family.samples = PairSamples(name, instrument.labels, tuple(samples))  # type: ignore[assignment]
     return family
+
+
+class PairSamples:
+    """Makes samples of ``pairs`` of label values and number as they are asked for, for who can't do without."""
+
+    def __init__(self, name: str, labels: tuple[str, ...], pairs: tuple[tuple[tuple[str, ...], float], ...]) -> None:
+        self.name = name
+        self.pairs = pairs
+        self._labels = labels
+
+    def named(self, values: tuple[str, ...]) -> dict[str, str]:
+        """``values`` by name."""
+        return dict(zip(self._labels, values, strict=True))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for values, value in self.pairs:
+            yield Sample(self.name, self.named(values), float(value))
 
 
 def info(instrument: Instrument, series: Iterable[tuple[str, ...]]) -> Metric:
@@ -74,4 +90,5 @@ class HistogramSamples:
 
 
 def _as_sample(exemplar: CellExemplar) -> Exemplar:
-    return Exemplar({"trace_id": exemplar.trace_id}, exemplar.value, exemplar.at)
+    trace_id, value, at = exemplar
+    return Exemplar({"trace_id": trace_id}, value, at)

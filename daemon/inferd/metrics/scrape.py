@@ -27,6 +27,7 @@ class Scrape(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._seconds = 0.0
+        self._heads: exposition.Heads = {}
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -53,7 +54,7 @@ class Scrape(Collector):
 
     def _text(self) -> bytes:
         parts = []
-        for part in exposition.pieces(self._registry.collect()):
+        for part in exposition.pieces(self._registry.collect(), self._heads):
             parts.append(part)
             time.sleep(_NAP_SECONDS)
         return b"".join(parts)

@@ -97,6 +97,17 @@ def test_a_line_holds_no_more_bytes_than_its_limit() -> None:
     assert one.waiting == 2
 
 
+def test_our_own_requests_teach_nothing_about_those_of_clients() -> None:
+    one = scheduler((1, 0))
+    for shadow, took in ((True, 5), (False, 1000), (True, 5)):
+        request = work()
+        request.shadow = shadow
+        one.submit(request, 0)
+        one.poll(0)
+        one.finished(0, 0, took)
+    assert one.service_time == 1000
+
+
 def test_what_waits_and_what_is_under_way_is_told() -> None:
     one = scheduler((1, 10))
     requests = [work(nbytes=n, received=n) for n in (3, 5, 7)]

@@ -82,6 +82,12 @@ class Run:
         """Nobody waits for it any more."""
         return all(m.state is EntryState.ABANDONED for m in self.members)
 
+    @property
+    def telling(self) -> bool:
+        """Whether its duration tells how long clients' requests take: cancelled work ends early, and what is our own
+        may be made up."""
+        return not self.deserted and not all(m.request.shadow for m in self.members)
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:

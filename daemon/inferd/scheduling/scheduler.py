@@ -155,8 +155,7 @@ class Scheduler:
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
-        # Cancelled work ends early: its duration says nothing about the model.
-        learn = ok and not run.deserted
+        learn = ok and run.telling
         again = not ok and (len(run.members) > 1 or (lost and bool(self._open)))
         answered, retried, kept = [], [], False
         for entry in run.members:
@@ -169,7 +168,7 @@ class Scheduler:
             if not abandoned:
                 self._forget(entry)
                 answered.append(entry)
-                if ok and self._budget is not None:
+                if ok and self._budget is not None and not entry.request.shadow:
                     self._budget.answered(now - entry.since)
             if entry.sequence is not None:
                 kept = self._after_run(entry, ok, now)

@@ -122,7 +122,7 @@ def test_the_quantiles_spread_over_several_buckets(seen: Seen) -> None:
     """Or being within a bucket would say nothing."""
     bounds = list(seen.buckets)
     first, *_, last = (bisect_left(bounds, exact(seen.latencies, share)) for share in QUANTILES)
-    assert last - first >= 4
+    assert last - first >= 2
 
 
 def test_no_bucket_counts_fewer_requests_than_clients_saw_to_be_that_quick(seen: Seen) -> None:

@@ -20,7 +20,6 @@ from inferd.requests import Observation
 _NANO = 10**9
 _STAGE_EDGES = Histogram(instruments.STAGE_BUCKETS, _NANO).edges
 _FIRST_EDGE = _STAGE_EDGES[0]
-_ROWS_EDGES = Histogram(instruments.ROWS_BUCKETS).edges
 
 # A model's name and a version's number; the version is empty where a request reached none.
 Key = tuple[str, str]
@@ -34,7 +33,7 @@ class Record:
         self.requests: dict[tuple[str, str, str], int] = {}
         self.answered = Histogram(instruments.LATENCY_BUCKETS, _NANO)
         self.stages = tuple(Histogram(instruments.STAGE_BUCKETS, _NANO) for _ in instruments.STAGES)
-        self.rows = Histogram(instruments.ROWS_BUCKETS)
+        self._rows = Histogram(instruments.ROWS_BUCKETS)
         self.inferences = 0
         self.received = 0
         self.sent = 0
@@ -87,8 +86,6 @@ class Record:
         self.sent += sent
         self._last = stages.answered
         if leader:
-            self.rows.counts[bisect_left(_ROWS_EDGES, rows)] += 1
-            self.rows.total += rows
             batch = self._batches.get(rows)
             if batch is None:
                 batch = self._batches[rows] = [0, 0, 0, 0]
@@ -105,6 +102,15 @@ class Record:
         counts, place = tuple(self.answered.counts), self.answered.bounds.index(self.objective) + 1
         return met + sum(counts[:place]), missed + sum(counts[place:])
 
+    def run_rows(self) -> Histogram:
+        """Rows of the runs that ended well, from what is known of each number of rows."""
+        cell, counts, total = self._rows, [0] * len(self._rows.counts), 0
+        for rows, (runs, *_) in self._batches.copy().items():
+            counts[bisect_left(cell.edges, rows)] += runs
+            total += rows * runs
+        cell.counts, cell.total = counts, total
+        return cell
+
     def statistics(self) -> Statistics:
         """The same as the statistics RPC wants it."""
         count = sum(self.answered.counts)
@@ -112,7 +118,7 @@ class Record:
         return Statistics(
             (time.time_ns() - (time.monotonic_ns() - self._last)) // 1_000_000 if self._last else 0,
             self.inferences,
-            sum(self.rows.counts),
+            sum(runs for runs, *_ in self._batches.copy().values()),
             Duration(count, int(self.answered.total)),
             Duration(self._failed.count, self._failed.ns),
             Duration(count, queue + batch),
@@ -183,4 +189,4 @@ class Recorder(Collector):
             for stage, cell in zip(instruments.STAGES, record.stages, strict=True)
         )
         yield histogram(instruments.STAGE_SECONDS, stages)
-        yield histogram(instruments.RUN_ROWS, ((key, record.rows) for key, record in versions.items()))
+        yield histogram(instruments.RUN_ROWS, ((key, record.run_rows()) for key, record in versions.items()))

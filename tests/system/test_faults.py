@@ -4,6 +4,7 @@ It stays up, says the truth about each model, answers every request once, and is
 """
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,13 @@ def answers(daemon: Daemon, model: str = "echo") -> bool:
     return asyncio.run(ask())
 
 
+async def until_running(daemon: Daemon, model: str) -> None:
+    """Until an infer request of ``model`` is in use."""
+    series = re.compile(rf'^inferd_runs\{{[^}}]*model="{model}"[^}}]*\}} [1-9]', re.MULTILINE)
+    while not series.search((await asyncio.to_thread(daemon.get, "/metrics"))[1]):  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0.05)
+
+
 # -- runs that never end ---------------------------------------------------------------
 
 
@@ -89,6 +97,7 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             neighbour = asyncio.create_task(others())
             begun = time.monotonic()
             hung = infer(steps(FOR_EVER, model="one"))
+            await until_running(hanging, "one")  # calls of one channel may overtake each other
             waiting = [infer(steps(3, model="one")) for _ in range(4)]
             ended = [await outcome(hung)]
             took = {"answered": time.monotonic() - begun}
@@ -142,8 +151,7 @@ def test_a_daemon_with_a_run_that_never_ends_stops_all_the_same(hanging: Daemon)
     async def story() -> tuple[int, tuple[StatusCode, str]]:
         async with connect(hanging.grpc) as channel:
             hung = method(channel, "ModelInfer")(steps(FOR_EVER, model="three", parameters={"timeout": 3_600_000_000}))
-            while "\ninferd_runs" not in hanging.get("/metrics")[1]:  # noqa: ASYNC110 - there is no event to wait for
-                await asyncio.sleep(0.05)
+            await until_running(hanging, "three")
             stopping = asyncio.create_task(asyncio.to_thread(hanging.stop))
             return await stopping, await outcome(hung)
 

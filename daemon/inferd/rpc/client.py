@@ -68,6 +68,34 @@ class Client:
         answer = self._caller.call("ModelMetadata", request, pb.ModelMetadataResponse)
         return Signature(tuple(map(_spec, answer.inputs)), tuple(map(_spec, answer.outputs)))
 
+    def model_statistics(self, model: str, version: str = "") -> pb.ModelStatisticsResponse:
+        """The model's counters; all its versions' where ``version`` is empty."""
+        answer: pb.ModelStatisticsResponse = self._caller.call(
+            "ModelStatistics", pb.ModelStatisticsRequest(name=model, version=version), pb.ModelStatisticsResponse
+        )
+        return answer
+
+    def register_region(self, name: str, key: str, nbytes: int) -> None:
+        """Let the server map the POSIX shared memory ``key``, to be referred to as ``name``."""
+        request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=nbytes)
+        self._caller.call("SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
+
+    def unregister_region(self, name: str) -> None:
+        """Let it go."""
+        request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        self._caller.call("SystemSharedMemoryUnregister", request, pb.SystemSharedMemoryUnregisterResponse)
+
+    def regions(self) -> tuple[str, ...]:
+        """The names of those that are registered."""
+        request = pb.SystemSharedMemoryStatusRequest()
+        answer = self._caller.call("SystemSharedMemoryStatus", request, pb.SystemSharedMemoryStatusResponse)
+        return tuple(sorted(answer.regions))
+
+    def ask(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """One inference, as the messages of the protocol."""
+        answer: pb.ModelInferResponse = self._caller.call("ModelInfer", request, pb.ModelInferResponse)
+        return answer
+
     def infer(
         self,
         model: str,

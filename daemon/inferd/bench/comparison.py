@@ -1,0 +1,73 @@
+"""Two runs side by side: how many times as much the second is of everything."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inferd.bench.load import Load
+from inferd.bench.report import Run, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Something of a step that two runs can differ in. ``factor`` makes ``unit`` of its own."""
+
+    name: str
+    unit: str
+    factor: float
+    more_is_better: bool
+    of: Callable[[Step], float | None]
+
+
+_GOODPUT = Quantity("goodput", "/s", 1.0, True, lambda s: None if s.objective is None else s.window.goodput)
+QUANTITIES = (
+    Quantity("answered", "/s", 1.0, True, lambda s: s.window.throughput),
+    _GOODPUT,
+    Quantity("p50", "ms", 1e3, False, lambda s: s.window.latencies.quantile(50)),
+    Quantity("p99", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99)),
+    Quantity("p99.9", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99.9)),
+    Quantity("server CPU", "us", 1e6, False, lambda s: s.server.cpu),
+    Quantity("server memory", "MB", 1e-6, False, lambda s: s.server.rss_bytes),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One quantity under one load, in ``first`` and in ``second``."""
+
+    load: Load
+    quantity: Quantity
+    first: float
+    second: float
+
+    @property
+    def ratio(self) -> float | None:
+        """``second`` to ``first``; None where the first is nothing."""
+        return self.second / self.first if self.first else None
+
+
+def compare(first: Run, second: Run) -> tuple[Compared, ...]:
+    """Every quantity that both runs know, under every load that both had, in the order of the first.
+
+    Goodput under two objectives is two quantities.
+    """
+    both = [q for q in QUANTITIES if q is not _GOODPUT or first.objective == second.objective]
+    others = {step.load: step for step in second.steps}
+    return tuple(
+        Compared(step.load, quantity, one, two)
+        for step in first.steps
+        if (other := others.get(step.load)) is not None
+        for quantity in both
+        if (one := quantity.of(step)) is not None and (two := quantity.of(other)) is not None
+    )
+
+
+def only_one(first: Run, second: Run) -> tuple[Load, ...]:
+    """The loads that one of the runs has and the other has not."""
+    return tuple(
+        dict.fromkeys(
+            s.load
+            for a, b in ((first, second), (second, first))
+            for s in a.steps
+            if s.load not in {t.load for t in b.steps}
+        )
+    )

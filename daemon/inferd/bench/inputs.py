@@ -1,0 +1,115 @@
+"""What requests hold: made up from a model's signature, or given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inferd.errors import InvalidRequest
+from inferd.tensors import DType, Shape, TensorSpec, elements
+
+_STRING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One input as it travels: ``data`` is row-major and little-endian, BYTES with a length before each element."""
+
+    name: str
+    dtype: DType
+    shape: Shape
+    data: bytes
+
+    def describe(self) -> str:
+        return f"{self.name} {self.dtype.wire} [{','.join(map(str, self.shape))}]"
+
+
+def made_up(model: str, specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shape], seed: int) -> tuple[Feed, ...]:
+    """Random elements for each of ``specs``: floats of 0 to 1, bytes of all values, whole numbers of 0 or 1, short
+    strings.
+
+    A dimension the model leaves open is 1 where it is the first; any other has to be in ``shapes``, by input.
+    Raises InvalidRequest where it is not, or where a shape there does not fit.
+    """
+    chance = np.random.default_rng(seed)
+    if strange := set(shapes) - {s.name for s in specs}:
+        raise InvalidRequest(model, f"has no input '{min(strange)}', for which a shape is given")
+    return tuple(
+        Feed(spec.name, spec.dtype, shape, _random(spec.dtype, shape, chance))
+        for spec in specs
+        for shape in (_shape(model, spec, shapes.get(spec.name)),)
+    )
+
+
+def given(model: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Feed, ...]:
+    """``arrays`` by input, their elements converted to those of ``specs`` where nothing is lost.
+
+    An array more than the metadata names is sent as it is: state that the server would carry otherwise is not shown
+    there. Raises InvalidRequest for an input that is missing, or is of other elements or another shape.
+    """
+    if missing := sorted({s.name for s in specs} - set(arrays)):
+        raise InvalidRequest(model, f"input '{missing[0]}' is missing from the arrays {sorted(arrays)}")
+    known = {s.name: s for s in specs}
+    return tuple(
+        _feed(model, known.get(name) or _as_it_is(model, name, array), array) for name, array in arrays.items()
+    )
+
+
+def _as_it_is(model: str, name: str, array: npt.NDArray[Any]) -> TensorSpec:
+    dtype = next((t for t in DType if t is not DType.BF16 and t.numpy == array.dtype), None)
+    if dtype is None:
+        raise InvalidRequest(model, f"input '{name}' is an array of {array.dtype}, which the protocol does not have")
+    return TensorSpec(name, dtype, None)
+
+
+def _feed(model: str, spec: TensorSpec, array: npt.NDArray[Any]) -> Feed:
+    if not spec.accepts(array.shape):
+        raise InvalidRequest(model, f"input '{spec.name}' is {spec.describe()}, and {list(array.shape)} is given")
+    if spec.dtype is DType.BYTES:
+        return Feed(spec.name, spec.dtype, array.shape, _with_lengths([_bytes(e) for e in array.ravel()]))
+    fits = array.dtype == spec.dtype.numpy or (
+        spec.dtype is not DType.BF16 and np.can_cast(array.dtype, spec.dtype.numpy, "safe")
+    )
+    if not fits:
+        raise InvalidRequest(model, f"input '{spec.name}' is {spec.dtype.wire}, and {array.dtype} is given")
+    return Feed(spec.name, spec.dtype, array.shape, _little(array.astype(spec.dtype.numpy, copy=False)))
+
+
+def _shape(model: str, spec: TensorSpec, wanted: Shape | None) -> Shape:
+    if wanted is not None:
+        if not spec.accepts(wanted):
+            raise InvalidRequest(model, f"input '{spec.name}' is {spec.describe()}, and {list(wanted)} is given")
+        return wanted
+    dims = spec.dims or ()
+    if any(not d.static for d in dims[1:]):
+        raise InvalidRequest(
+            model, f"input '{spec.name}' is {spec.describe()}: say how large with --shape {spec.name}=N,N"
+        )
+    return tuple(d.lo if d.static else 1 for d in dims)
+
+
+def _random(dtype: DType, shape: Shape, chance: np.random.Generator) -> bytes:
+    count = elements(shape)
+    if dtype is DType.BYTES:
+        return _with_lengths([bytes(row) for row in chance.integers(97, 123, (count, _STRING), np.uint8)])
+    if dtype is DType.BF16:
+        # The upper halves of FP32.
+        return _little((chance.random(count, np.float32).view(np.uint32) >> 16).astype(np.uint16))
+    if dtype.numpy.kind == "f":
+        return _little(chance.random(count).astype(dtype.numpy))
+    # Indices into tables of unknown size are among whole numbers, pixels among bytes.
+    return _little(chance.integers(0, 256 if dtype is DType.UINT8 else 2, count).astype(dtype.numpy))
+
+
+def _with_lengths(texts: list[bytes]) -> bytes:
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+
+
+def _bytes(element: Any) -> bytes:
+    return element if isinstance(element, bytes) else str(element).encode()
+
+
+def _little(array: npt.NDArray[Any]) -> bytes:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

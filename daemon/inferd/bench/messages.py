@@ -1,0 +1,62 @@
+"""Requests as they travel, serialised once before any is sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.bench.inputs import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor is in shared memory: ``offset`` and ``nbytes`` in the region the server knows as ``region``."""
+
+    region: str
+    offset: int
+    nbytes: int
+
+    def end(self) -> int:
+        """The first byte after it."""
+        return self.offset + self.nbytes
+
+
+def request(model: str, version: str, feeds: Sequence[Feed]) -> pb.ModelInferRequest:
+    """A request that carries its inputs, and is answered with all outputs."""
+    message = pb.ModelInferRequest(model_name=model, model_version=version)
+    for feed in feeds:
+        message.inputs.add(name=feed.name, datatype=feed.dtype.wire, shape=feed.shape)
+        message.raw_input_contents.append(feed.data)
+    return message
+
+
+def placed_request(
+    model: str, version: str, feeds: Sequence[Feed], inputs: Sequence[Place], outputs: Sequence[tuple[str, Place]]
+) -> pb.ModelInferRequest:
+    """A request whose inputs are at ``inputs`` and whose ``outputs``, by name, are to be put at their places.
+
+    The parameters are those of Triton's system shared memory extension.
+    """
+    message = pb.ModelInferRequest(model_name=model, model_version=version)
+    for feed, place in zip(feeds, inputs, strict=True):
+        _refer(message.inputs.add(name=feed.name, datatype=feed.dtype.wire, shape=feed.shape), place)
+    for name, place in outputs:
+        _refer(message.outputs.add(name=name), place)
+    return message
+
+
+def laid_out(region: str, sizes: Sequence[int], start: int = 0) -> list[Place]:
+    """Places for tensors of ``sizes`` bytes one after the other, each on a cache line of its own."""
+    places, offset = [], start
+    for size in sizes:
+        places.append(Place(region, offset, size))
+        offset = -(-(offset + size) // 64) * 64
+    return places
+
+
+def _refer(
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor, place: Place
+) -> None:
+    tensor.parameters["shared_memory_region"].string_param = place.region
+    tensor.parameters["shared_memory_byte_size"].int64_param = place.nbytes
+    if place.offset:
+        tensor.parameters["shared_memory_offset"].int64_param = place.offset

@@ -1,0 +1,87 @@
+"""A server as the kernel sees it: all processes that it started, their CPU time and memory, halted and let go on."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "BENCH_SERVER"
+"""The variable that tells a server's processes from all others, whoever became their parent."""
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The processes whose variable :data:`MARK` is ``mark``."""
+
+    mark: str
+
+    def members(self) -> list[int]:
+        """Their ids now."""
+        wanted = f"{MARK}={self.mark}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    variables = (folder / "environ").read_bytes()
+                except OSError:  # it ended, or is another user's
+                    continue
+                if wanted in variables.split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to all of them."""
+        for pid in self.members():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def halt(self) -> None:
+        """No CPU from now on, while another server is measured."""
+        self.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def end(self, patience: float = 15.0) -> None:
+        """Let them go on, ask them to end, and end what has not ended after ``patience`` seconds."""
+        self.go_on()
+        self.signal(signal.SIGTERM)
+        given_up = time.monotonic() + patience
+        while self.members() and time.monotonic() < given_up:
+            time.sleep(0.1)
+        self.signal(signal.SIGKILL)
+
+    def memory(self) -> int:
+        """Resident bytes of all together; what several share counts for each."""
+        total = 0
+        for pid in self.members():
+            try:
+                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+            except OSError:
+                continue
+        return total
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time that ``pids`` and those of their children that have ended took, kernel and user."""
+    ticks = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        # The name, in brackets, may hold anything; these four are the 14th to the 17th field.
+        ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
+    return ticks / _TICK
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time of all that ran on this machine since it started."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq + steal) / _TICK

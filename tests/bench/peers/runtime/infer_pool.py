@@ -1,0 +1,71 @@
+"""OpenVINO as every peer runs it: a compiled model, and as many infer requests as it has streams.
+
+Stands alone: it is imported in each peer's own environment, where nothing of inferd is installed.
+"""
+
+import asyncio
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the runner asks of a peer, in the variable PEER_SETTINGS as JSON.
+
+    ``models`` are the files by model name, ``port`` is where to listen on 127.0.0.1, ``other_ports`` are free ones for
+    what a server opens besides. ``threads`` is the whole server's budget: all that computes together uses so many.
+    """
+
+    models: dict[str, str]
+    port: int
+    other_ports: list[int]
+    threads: int
+    scratch: str
+
+    @classmethod
+    def read(cls) -> "Settings":
+        return cls(**json.loads(os.environ["PEER_SETTINGS"]))
+
+
+class InferPool:
+    """The model in ``file``, compiled to FP32 with ``streams`` streams of one thread each."""
+
+    def __init__(self, file: str, streams: int) -> None:
+        properties = {
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams,
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        compiled = ov.Core().compile_model(file, "CPU", properties)
+        self.input, self.output = compiled.inputs[0].any_name, compiled.outputs[0].any_name
+        self.shape = tuple(compiled.inputs[0].shape)
+        self.dtype: np.dtype[Any] = np.dtype(compiled.inputs[0].element_type.to_dtype())
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._idle.put(compiled.create_infer_request())
+        self._threads = ThreadPoolExecutor(streams)
+
+    def infer(self, array: Any) -> Any:
+        """Run on an infer request that is idle; waits for one. The answer is a copy."""
+        request = self._idle.get()
+        try:
+            request.infer([array], share_inputs=True)
+            return request.get_output_tensor(0).data.copy()
+        finally:
+            self._idle.put(request)
+
+    async def infer_async(self, array: Any) -> Any:
+        """The same without holding up the event loop: `infer` gives the GIL up while it computes."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, array)
+
+    def from_bytes(self, data: bytes) -> Any:
+        """The input that ``data`` holds, row-major and little-endian."""
+        return np.frombuffer(data, self.dtype).reshape(self.shape)

@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.errors import Draining
 from inferd.requests import Observation
 from inferd.scheduling.fairness import Share
-from inferd.scheduling.scheduler import Limits, Rules
+from inferd.scheduling.rules import Limits, Rules
 from inferd.tensors import StateLink
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -75,10 +75,12 @@ class Bench:
 class RealBench:
     """A dispatcher over a loaded model; ``learnt`` says whether it knows the times seen at warm-up."""
 
-    def __init__(self, loaded: LoadedModel, rules: Rules | None = None, *, learnt: bool = True) -> None:
+    def __init__(
+        self, loaded: LoadedModel, rules: Rules | None = None, *, learnt: bool = True, share: Share | None = None
+    ) -> None:
         self.loaded = loaded
         self.seen: list[Observation] = []
-        stations = [Station(entry.pool, entry.times if learnt else ()) for entry in loaded.pools]
+        stations = [Station(entry.pool, entry.times if learnt else (), share) for entry in loaded.pools]
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
             "m", 1, rules or Rules(ROOM), stations, self.seen.append, loop, loaded.signature.states

@@ -54,6 +54,12 @@ def sum_and_difference(shape: Sequence[int]) -> "ov.Model":
     return ov.Model(results, [left, right], "sum_and_difference")
 
 
+def negative(shape: Sequence[int]) -> "ov.Model":
+    """``x`` -> ``y`` = -``x``, FP32 of ``shape``."""
+    x = _parameter("x", DType.FP32, shape)
+    return ov.Model([_named("y", _op.negative(x))], [x], "negative")
+
+
 def slow(steps: int = 100) -> "ov.Model":
     """``x`` -> ``y`` = ``x``, FP32 [1], by a detour of ``steps`` nodes of some milliseconds each.
 

@@ -17,7 +17,7 @@ from inferd.dispatcher import SWEEP_NS
 from inferd.errors import DeadlinePassed, Displaced, Draining, InferenceFailed, InternalFault, QueueFull
 from inferd.requests import Request
 from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.tensors import DType, Tensor
 from tests.dispatchers import Bench, RealBench, load
 from tests.engine import models

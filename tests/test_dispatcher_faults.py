@@ -6,15 +6,13 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-import inferd
 from inferd.errors import DeadlinePassed, Draining, InferenceFailed, ModelUnavailable, QueueFull
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.hangs import HangRule
-from inferd.scheduling.scheduler import Limits, Rules
+from inferd.scheduling.rules import Limits, Rules
 from tests.dispatchers import ROOM, Bench
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until
@@ -165,6 +163,38 @@ async def test_while_one_slot_can_not_be_replaced_the_others_go_on() -> None:
     await closed(bench)
 
 
+@on_loop
+async def test_while_runs_that_hang_hold_all_there_is_that_is_told_and_its_end_too() -> None:
+    bench = Bench(1, 1, rules=Rules(ROOM, hangs=HangRule(1_000_000, 3_600_000_000_000)), slot=deaf)
+    alarms: list[float | None] = []
+    bench.dispatcher.alarm = lambda: alarms.append(bench.dispatcher.stalled)
+    first, second, waiting = bench.submit(3)
+    assert bench.dispatcher.stalled is None
+    for answer in (first, second):
+        await answer.ended()
+    await until(lambda: alarms[-1:] != [] and alarms[-1] is not None)
+
+    bench.slots[1][0].complete()
+    await until(lambda: alarms[-1] is None)
+    assert bench.dispatcher.stalled is None
+    bench.slots[1][0].complete()
+    assert (await waiting.ended()).error is None
+    assert [answer.times for answer in (first, second, waiting)] == [1] * 3
+    await closed(bench)
+
+
+@on_loop
+async def test_infer_requests_that_others_take_the_place_of_are_counted() -> None:
+    bench = impatient(1)
+    hung, waiting = bench.submit(2)
+    await hung.ended()
+    await until(lambda: len(bench.slots[0]) == 2 and bench.slots[0][1].running)
+    bench.slots[0][1].complete()
+    await waiting.ended()
+    assert (bench.dispatcher.conduct[0].hung, bench.dispatcher.conduct[0].replaced) == (1, 1)
+    await closed(bench)
+
+
 # -- runs that fail, and devices that are gone -----------------------------------------
 
 
@@ -242,16 +272,6 @@ async def test_a_jump_of_the_wall_clock_changes_no_deadline() -> None:
         time.time = wall
     assert bench.outcomes() == ["deadline", "internal", "ok"]
     await closed(bench)
-
-
-def test_nothing_that_waits_asks_the_wall_clock() -> None:
-    package = Path(inferd.__file__).parent
-    files = [package / "dispatcher.py", package / "catalog.py", package / "app.py", package / "rpc" / "inference.py"]
-    files += [file for part in ("scheduling", "engine", "supervision") for file in (package / part).glob("*.py")]
-    # The age of files is told by the clock that stamped them.
-    files.remove(package / "engine" / "cache.py")
-    asks = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\b|from time import .*\btime\b")
-    assert [file.name for file in files if asks.search(file.read_text())] == []
 
 
 # -- everything at once ----------------------------------------------------------------

@@ -11,7 +11,7 @@ from inferd.engine.slot import RunFailed
 from inferd.errors import InferenceFailed
 from inferd.requests import Request
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.scheduler import Rules
+from inferd.scheduling.rules import Rules
 from inferd.tensors import Tensor
 from tests.dispatchers import ROOM, Bench, RealBench, load
 from tests.engine import models

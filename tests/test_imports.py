@@ -22,10 +22,21 @@ ROWS = {
     "scheduling": 3,
     "whole_file": 3,
     "security": 3,
+    "shared_memory": 4,
+    "shared_memory.regions": 3,
     "metrics.figures": 3,
     "metrics.live": 3,
+    "bench": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
     "tuning": 3,
+    # What is decided of workers knows the world as little.
+    "workers.cpu_sets": 3,
+    "workers.ledger": 3,
+    "workers.life": 3,
+    "workers.merging": 3,
+    "workers.figures": 4,
+    "workers.place": 4,
+    "workers": 8,
     "engine": 4,
     "metrics.cells": 4,
     "metrics.families": 4,
@@ -41,6 +52,7 @@ ROWS = {
     "reload": 8,
     "supervision.health": 3,
     "supervision.rebuilding": 3,
+    "supervision.renewal": 3,
     "supervision.vitality": 3,
     "tuning.conditions": 7,
     "tuning.configure": 7,
@@ -59,11 +71,18 @@ ROWS = {
     "rpc": 8,
     "tracing": 8,
     "app": 9,
+    "fleet": 9,
+    "bench.alarm": 9,
+    "bench.client_process": 9,
+    "bench.generator": 9,
+    "bench.server_probe": 9,
+    "bench.session": 9,
+    "bench.shared_regions": 9,
     "cli": 10,
     "__main__": 11,
 }
 # Packages without code of their own, and what any row may use.
-UNRANKED = {"", "metrics", "tuning", "_pb"}
+UNRANKED = {"", "bench", "metrics", "shared_memory", "tuning", "workers", "_pb"}
 
 HOMES = {
     "openvino": {"engine"},
@@ -71,6 +90,7 @@ HOMES = {
     "grpc_health": {"rpc"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
+    "hdrh": {"bench"},
     "opentelemetry": {"spans"},
     "google": {"rpc", "_pb"},
     "prometheus_client": {"metrics"},
@@ -78,9 +98,23 @@ HOMES = {
     "pydantic": {"config", "tuning"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
-    "asyncio": {"app", "catalog", "cli", "dispatcher", "reload", "rpc", "supervision", "tuning"},
-    "uvloop": {"cli"},
+    "asyncio": {
+        "app",
+        "bench",
+        "catalog",
+        "cli",
+        "dispatcher",
+        "fleet",
+        "reload",
+        "rpc",
+        "supervision",
+        "tuning",
+        "workers",
+    },
+    "uvloop": {"bench", "cli"},
 }
+# Packages whose deciding part stands on row 3.
+DECIDING = {"bench", "metrics", "shared_memory", "supervision", "tuning", "workers"}
 PURE = ("errors", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
 IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
@@ -176,7 +210,7 @@ def test_pure_cores_know_no_clock_no_loop_and_no_disk() -> None:
     wrong = [
         f"inferd.{module} imports {name}"
         for module, path in modules().items()
-        if package(module) in PURE or (package(module) in {"tuning", "metrics", "supervision"} and row(module) == 3)
+        if package(module) in PURE or (package(module) in DECIDING and row(module) == 3)
         for name in imports(path)
         if name.split(".")[0] in IMPURE_LIBRARIES
     ]

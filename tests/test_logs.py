@@ -62,6 +62,14 @@ def test_off_a_terminal_each_event_is_a_json_object_on_one_line() -> None:
     assert event == {"event": "model ready", "level": "info", "model": HOSTILE, "streams": 2}
 
 
+def test_a_worker_says_in_every_line_which_it_is() -> None:
+    stream = io.StringIO()
+    logs.configure("info", "json", stream, worker=0)
+    structlog.get_logger("inferd").info("worker ready", grpc="127.0.0.1:8001")
+    logging.getLogger("library").warning("odd")
+    assert [(line["event"], line["worker"]) for line in written(stream)] == [("worker ready", 0), ("odd", 0)]
+
+
 def test_on_a_terminal_lines_are_for_people() -> None:
     try:
         ours, theirs = pty.openpty()

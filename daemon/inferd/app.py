@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
@@ -17,17 +16,21 @@ from inferd.catalog import Catalog, CatalogLimits
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.engine.cache import BlobCache
 from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.fresh_process import FreshProcess
 from inferd.engine.model import Engine
 from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
 from inferd.engine.runtime import version as openvino_version
+from inferd.errors import UnknownModel
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
 from inferd.metrics.devices import DeviceCollector
 from inferd.metrics.exporter import Exporter, registry_of
 from inferd.metrics.host import HostCollector
 from inferd.metrics.lag import LagMonitor
+from inferd.metrics.merged import text_of
 from inferd.metrics.reading import Reading
 from inferd.metrics.recorder import Recorder
+from inferd.metrics.scrape import Scrape
 from inferd.metrics.security import SecurityCollector
 from inferd.metrics.state import StateCollector
 from inferd.metrics.status import Status
@@ -41,19 +44,26 @@ from inferd.rpc.inference import Inference
 from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import ConnectionLimits, Server
+from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
-from inferd.scheduling.scheduler import Limits
-from inferd.security.certificates import CertificateFiles
-from inferd.security.credentials import Credentials
+from inferd.scheduling.rules import Limits
+from inferd.security.credentials import credentials_of
+from inferd.shared_memory.regions import RegionLimits
+from inferd.shared_memory.store import Store
 from inferd.supervision.health import HealthRules
+from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
-from inferd.supervision.notify import Notifier, watchdog_seconds
+from inferd.supervision.notify import Notifier, supervised, watchdog_seconds
+from inferd.supervision.renewal import Renewal, RenewalRules
 from inferd.supervision.supervisor import Supervisor
 from inferd.tracing import Tracer
 from inferd.tuning.profile import Profiles
 from inferd.tuning.tuner import Tuner, TunerRules
 from inferd.watch import Watch
+from inferd.workers import figures
+from inferd.workers.channel import Answers, Channel
+from inferd.workers.place import Place
 
 log = structlog.get_logger("inferd")
 
@@ -65,9 +75,11 @@ _FREEING_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended; ``abrupt`` when threads are left that would hold the process back."""
+    """How a run ended; ``abrupt`` when threads are left that would hold the process back, ``made_way`` when it was for
+    a fresh process, which can use a device that this one has lost."""
 
     abrupt: bool
+    made_way: bool = False
 
 
 def cpu_threads(settings: Settings) -> int:
@@ -81,8 +93,20 @@ def engine_of(settings: Settings) -> Engine:
     threads, cache = cpu_threads(settings), BlobCache(settings.cache_dir, settings.cache_max_bytes)
     if settings.preflight == "off":
         return Engine(threads, cache)
-    limits = PreflightLimits(memory_allowed(settings.preflight_memory_bytes), settings.preflight_timeout, threads)
-    return Engine(threads, cache, Preflight(cache, limits))
+    return Engine(threads, cache, Preflight(cache, _preflight_limits(settings)))
+
+
+def _preflight_limits(settings: Settings) -> PreflightLimits:
+    memory = memory_allowed(settings.preflight_memory_bytes)
+    return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
+
+
+def store_of(settings: Settings) -> Store | None:
+    """Where clients' shared memory is registered, None where it is off."""
+    if settings.shared_memory == "off":
+        return None
+    limits = RegionLimits(settings.shared_memory_max_regions, settings.shared_memory_max_bytes)
+    return Store(limits, mapped=settings.shared_memory == "mapped")
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:
@@ -96,30 +120,27 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def credentials_of(settings: Settings) -> Credentials:
-    """Certificate and tokens from the files that ``settings`` name. Raises ConfigurationError."""
-    certificate = None
-    if settings.tls_cert:
-        client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-        certificate = CertificateFiles(Path(settings.tls_cert), Path(settings.tls_key), client_ca)
-    return Credentials(certificate, Path(settings.tokens_file) if settings.tokens_file else None)
-
-
 def _controls(settings: Settings) -> list[tuple[Access, bool]]:
     return [(Access.REPOSITORY, settings.repository_control), (Access.TUNER, settings.tuner_control)]
 
 
 class App:
-    """One daemon, from settings to exit."""
+    """One daemon, from settings to exit; or one worker of a daemon that is several processes, see fleet.py."""
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
-        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload.
+    def __init__(
+        self, settings: Settings, read: Callable[[], Settings] | None = None, place: Place | None = None
+    ) -> None:
+        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``place``
+        makes it a worker, which has no metrics port and says all to its supervisor.
 
         Raises ConfigurationError.
         """
         self._settings = settings
+        self._place = place
+        spread = self._spread = Spread(place) if place is not None else None
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
+        self._made_way = False
         self._grpc_port = 0
         self._lifecycle = Lifecycle()
         self._recorder = Recorder()
@@ -137,6 +158,7 @@ class App:
             ),
             engine,
             Profiles(settings.profile_dir),
+            stored=spread.load if spread is not None else lambda _: None,
         )
         self._repository = repository_of(settings)
         self._catalog = Catalog(
@@ -154,6 +176,7 @@ class App:
         )
         self._reloader = Reloader(settings, read or (lambda: settings), self._resettle, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []
+        shared_memory = store_of(settings)
         self._inference = Inference(
             self._catalog,
             self._lifecycle,
@@ -166,6 +189,7 @@ class App:
             else "",
             self._tracer.begin,
             TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
+            shared_memory,
         )
         self._server = Server(
             self._inference,
@@ -178,6 +202,7 @@ class App:
                     "log_format": settings.log_format,
                     "request_log": settings.request_log,
                 },
+                shared_memory=shared_memory is not None,
             ),
             RepositoryControl(self._catalog),
             TunerControl(self._tuner, self._catalog),
@@ -187,10 +212,23 @@ class App:
             reuse_port=settings.reuse_port,
             credentials=self._credentials,
             connections=_connection_limits(settings),
+            shared_memory=shared_memory,
+            spread=spread,
+            secret=place.secret if place is not None else "",
         )
         self._supervisor = Supervisor(Notifier(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
-        self._health = HealthMonitor(self._catalog, devices.present, HealthRules(quiet=settings.canary_interval))
+        self._fresh_process = FreshProcess(_preflight_limits(settings))
+        renewing = settings.restart_on_device_loss != "off" and supervised()
+        rules = RenewalRules(always=settings.restart_on_device_loss == "always")
+        self._health = HealthMonitor(
+            self._catalog,
+            devices.present,
+            HealthRules(quiet=settings.canary_interval),
+            making_way=MakingWay(Renewal(rules, time.monotonic()), self._fresh_process.unusable, self._make_way)
+            if renewing
+            else None,
+        )
         self._lag = LagMonitor()
         reading = Reading(
             self._lifecycle,
@@ -200,6 +238,7 @@ class App:
             self._recorder,
             lambda: self._inference.open_calls,
             self._reloader.counts,
+            self._health,
         )
         collectors = (
             self._recorder,
@@ -211,10 +250,13 @@ class App:
             *([TritonCollector(reading.statistics)] if settings.triton_metrics else []),
         )
         self._status = Status(reading.figures)
-        host, port = split_host_port(settings.metrics_bind)
-        self._exporter = Exporter(
-            host, port, registry_of(collectors), reading.readiness, self._status, self._credentials
-        )
+        registry = registry_of(collectors)
+        self._exporter: Exporter | Channel
+        if place is not None:
+            self._exporter = Channel(place.socket("said"), _said(reading, Scrape(registry)))
+        else:
+            host, port = split_host_port(settings.metrics_bind)
+            self._exporter = Exporter(host, port, registry, reading.readiness, self._status, self._credentials)
 
     async def run(self) -> Ending:
         """Serve until a signal, then drain."""
@@ -223,6 +265,9 @@ class App:
             loop.add_signal_handler(number, self._signalled, number)
         # From the first moment: unhandled, it would end the process.
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        if self._place is not None:
+            # Nothing comes through this pipe; it ends when the supervisor wants us to, or is gone.
+            loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
         loading = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -236,18 +281,21 @@ class App:
         await self._drain()
         unfinished = not loading.done()
         loading.cancel()
-        return Ending(abrupt=unfinished or self._health.stopped_short or self._catalog.stuck() > 0)
+        abrupt = unfinished or self._health.stopped_short or self._catalog.stuck() > 0
+        return Ending(abrupt, self._made_way)
 
     async def _start(self) -> None:
         # 1. Whoever watches sees "starting" from now on.
         self._lag.start(asyncio.get_running_loop())
-        self._status.start()
+        if self._place is None:
+            self._status.start()
         self._exporter.start()
         self._supervisor.start()
-        for name in unknown_variables():
-            log.warning("variable names no setting", variable=name)
-        for setting, what in exposures(self._settings):
-            log.warning("port is open to other machines", setting=setting, problem=what)
+        if self._place is None or self._place.first:
+            for name in unknown_variables():
+                log.warning("variable names no setting", variable=name)
+            for setting, what in exposures(self._settings):
+                log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()
         # 2. Clients can connect, and learn that nothing is ready yet; not where another daemon answers here.
         if not self._settings.reuse_port:
@@ -258,23 +306,18 @@ class App:
             await asyncio.to_thread(watch.changed)
         await self._catalog.load_all()
         # 4. Ready.
+        await self._unload_as_others()
         if self._settings.reuse_port and self._lifecycle.phase is Phase.STARTING:
             await self._listen()
         if self._lifecycle.phase is not Phase.STARTING:
             return
         self._lifecycle.move(Phase.READY)
         await self._changed()
-        metrics_host, _ = split_host_port(self._settings.metrics_bind)
-        states = [entry.state for entry in self._catalog.index()]
-        log.info(
-            "ready",
-            grpc=_address(split_host_port(self._settings.grpc_bind)[0], self._grpc_port),
-            metrics=_address(metrics_host, self._exporter.port),
-            models=states.count(ModelState.READY),
-            broken=len(states) - states.count(ModelState.READY),
-        )
+        self._say_ready()
         self._supervisor.ready()
         self._health.start()
+        # From here on a worker is told itself what the others are told; this is for what came a moment before.
+        await self._unload_as_others()
         # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
         self._tuner.start(self._catalog)
         self._reloading.append(
@@ -283,6 +326,22 @@ class App:
         if self._settings.repository_watch:
             watching = self._reloader.watch(watch, self._settings.repository_watch)
             self._reloading.append(asyncio.create_task(watching))
+
+    async def _unload_as_others(self) -> None:
+        """Serve no model that clients had the other workers unload."""
+        for name in await self._spread.unloaded() if self._spread is not None else ():
+            with suppress(UnknownModel):
+                await self._catalog.unload(name)
+
+    def _say_ready(self) -> None:
+        states = [entry.state for entry in self._catalog.index()]
+        models = {"models": states.count(ModelState.READY), "broken": len(states) - states.count(ModelState.READY)}
+        grpc = _address(split_host_port(self._settings.grpc_bind)[0], self._grpc_port)
+        if isinstance(self._exporter, Exporter):
+            host, _ = split_host_port(self._settings.metrics_bind)
+            log.info("ready", grpc=grpc, metrics=_address(host, self._exporter.port), **models)
+        else:
+            log.info("worker ready", grpc=grpc, **models)
 
     async def _listen(self) -> None:
         self._grpc_port = self._server.bind(self._settings.grpc_bind)
@@ -300,6 +359,7 @@ class App:
         # Child processes that try models end.
         self._inference.end_streams()
         self._engine.close()
+        self._fresh_process.close()
         await self._tuner.stop()
         await self._health.stop()
         # 3. What was accepted is answered.
@@ -321,8 +381,23 @@ class App:
         self._lifecycle.move(Phase.STOPPED)
         log.info("stopped")
 
+    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The supervisor has ended its side of the pipe."""
+        loop.remove_reader(sys.stdin.fileno())
+        self._made_way = False
+        self._stop.set()
+
     def _signalled(self, number: signal.Signals) -> None:
         now = time.monotonic()
+        if self._place is not None and self._stop.is_set():
+            # systemd tells every process of a unit, and the supervisor tells us too. It ends at once whom it wants to.
+            self._made_way = False
+            return
+        if self._made_way:
+            # Whoever asks for the end that is under way wants no other process.
+            self._made_way, self._stopped_at = False, now
+            log.info("signal", signal=number.name)
+            return
         if self._stop.is_set():
             if now - self._stopped_at < _ONE_WISH_SECONDS:
                 return
@@ -332,6 +407,14 @@ class App:
             os._exit(128 + number)
         log.info("signal", signal=number.name)
         self._stopped_at = now
+        self._stop.set()
+
+    def _make_way(self, device: str) -> None:
+        """Drain and end, for another process to be started."""
+        if self._stop.is_set():
+            return
+        log.error("device is lost to this process, and not to a fresh one; making way for that", device=device)
+        self._made_way = True
         self._stop.set()
 
     async def _changed(self) -> None:
@@ -351,6 +434,19 @@ class App:
             self._request_log.observe(seen)
         if seen.trace is not None:
             self._tracer.observe(seen)
+
+
+def _said(reading: Reading, scrape: Scrape) -> Answers:
+    """What a worker answers its supervisor."""
+    return {
+        "metrics": lambda: text_of(scrape),
+        "figures": lambda: figures.as_json(reading.figures()),
+        "readiness": lambda: _text(reading.readiness()),
+    }
+
+
+def _text(readiness: tuple[bool, str]) -> bytes:
+    return readiness[1].encode()
 
 
 def _address(host: str, port: int) -> str:

@@ -27,7 +27,9 @@ from inferd.errors import (
 from inferd.requests import Observation, Request
 from inferd.scheduling.entry import Entry, Run
 from inferd.scheduling.fairness import Share
-from inferd.scheduling.scheduler import Lane, Plan, Rules, Scheduler
+from inferd.scheduling.hangs import Held
+from inferd.scheduling.rules import Lane, Rules
+from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
@@ -43,7 +45,13 @@ _SAMPLE_EVERY = 100
 _SAMPLES = 4
 _SAMPLE_BYTES = 4 << 20
 
+# What runs inline holds up everything else for so long at a time.
+_INLINE_NS = 1_000_000
+
 Observer = Callable[[Observation], None]
+
+# The members of a run that ended who still waited, with what went wrong.
+_Over = list[tuple[Request, InferdError | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +67,14 @@ class Station:
 @dataclass(slots=True)
 class Conduct:
     """How runs on one device have gone since the start: ended well, failed (whoever gave up is not counted), given
-    up because they hung. ``wedged`` is why infer requests that hang can't be replaced, ``lost`` why nothing runs there
-    any more; both are "" while all is well."""
+    up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is why infer
+    requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is well."""
 
     device: str
     well: int = 0
     failed: int = 0
     hung: int = 0
+    replaced: int = 0
     wedged: str = ""
     lost: str = ""
 
@@ -74,8 +83,10 @@ class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once.
 
     ``states`` are the tensors it carries from one request of a sequence to the next.
-    ``samples`` are inputs that came lately; ``watch`` may be set to see what is observed.
-    ``conduct`` tells of each device; ``alarm`` may be set to hear at once that a run hung or a device was lost.
+    ``samples`` are inputs that came lately; ``watch`` may be set to see what is observed, and
+    what is refused on arrival.
+    ``conduct`` tells of each device; ``alarm`` may be set to hear at once that a run hung, that its infer request can
+    be used again, or that a device was lost.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class Dispatcher:
         self._model = model
         self._version = str(version)
         self._pools = tuple(s.pool for s in stations)
+        self._inline = tuple(i for i, pool in enumerate(self._pools) if pool.inline)
         self._shares = tuple(s.share for s in stations if s.share is not None)
         self._observe = observe
         self._loop = loop
@@ -103,6 +115,7 @@ class Dispatcher:
         self._worked = 0
         self._pinned = rules.pinned
         self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
+        self._held = Held(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
@@ -156,6 +169,13 @@ class Dispatcher:
         return sum(conduct.well for conduct in self.conduct)
 
     @property
+    def stalled(self) -> float | None:
+        """Seconds since runs that hang hold every infer request there is; None while something can run, and where no
+        device is left."""
+        since = self._held.since
+        return None if since is None else max(0, time.monotonic_ns() - since) / 1e9
+
+    @property
     def width(self) -> int:
         """How many runs may go on at a time."""
         return sum(pool.width for pool in self._pools)
@@ -180,10 +200,17 @@ class Dispatcher:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
+        if self._inline and self._scheduler.vacant(request, now):
+            self._run_at_once(request, now)
+            return
         try:
             self._scheduler.submit(request, now)
             self._idle.clear()
             self._sample(request)
+        except InferdError as error:
+            if self.watch is not None and not request.shadow:
+                self.watch(Observation(self._model, self._version, error.outcome, request.stages, error=error))
+            raise
         finally:
             # Also when it was refused: others may have been turned away to make room.
             self._advance(now)
@@ -228,7 +255,9 @@ class Dispatcher:
         log.error(
             "device is used no more", model=self._model, version=self._version, device=conduct.device, problem=why
         )
-        self._scheduler.shut(index, time.monotonic_ns())
+        now = time.monotonic_ns()
+        self._scheduler.shut(index, now)
+        self._held.shut(index, now)
         self._loop.call_soon(self._after_loss)
 
     def close(self) -> None:
@@ -245,7 +274,9 @@ class Dispatcher:
     # -- carrying out plans -------------------------------------------------------
 
     def _advance(self, now: int) -> None:
-        """Do what the scheduler says until a plan's starts all began."""
+        """Do what the scheduler says until a plan's starts all began, and what ran inline has ended."""
+        over: list[_Over] = []
+        until = now + _INLINE_NS
         while True:
             plan = self._scheduler.poll(now)
             for request, error in plan.refused:
@@ -258,11 +289,51 @@ class Dispatcher:
                 if not self._pools[pool].replace(slot):
                     self._wedged(pool, slot)
             began = [self._start(run) for run in plan.starts]
-            if all(began):
+            if self._inline and plan.starts:
+                over += [self._end(index, one) for index in self._inline for one in self._pools[index].drain()]
+            elif all(began):
+                break
+            if self._scheduler.still:
+                break
+            now = time.monotonic_ns()
+            if over and now > until:
+                self._woken()
                 break
         self._arm(now, plan)
         if self._scheduler.idle:
             self._idle.set()
+        for ended in over:
+            self._note(ended)
+
+    def _run_at_once(self, request: Request, now: int) -> None:
+        """All of it here, where nothing waits and nothing runs, and a run has ended once it has begun."""
+        pool, stages, conduct = self._pools[0], request.stages, self.conduct[0]
+        request.device, stages.started = pool.device, now
+        self._sample(request)
+        error: InferdError | None = None
+        try:
+            into = request.into if request.shared or request.into else None
+            stages.submitted = pool.start(0, (request.inputs,), into=into)
+        except RunFailed as failure:
+            error = self._failed(0, str(failure))
+            conduct.failed += 1
+        except InferdError as gone:
+            error = _bare(gone)
+        except Exception:
+            log.exception("run could not be started", model=self._model, version=self._version)
+            error = InternalFault()
+        if error is not None:
+            pool.give_back(0)
+            self._fail(request, error)
+            return
+        (completion,) = pool.drain()
+        conduct.well += 1
+        self._worked += completion.at - now
+        self._scheduler.ran(request, now, completion.at)
+        error = self._answer(Entry(request, 0, now), 0, completion, None)
+        if pool.lent:
+            pool.give_back(0)
+        self._note([(request, error)])
 
     def _woken(self) -> None:
         self._loop.call_soon(self._look_again)
@@ -276,20 +347,29 @@ class Dispatcher:
         for entry in run.members:
             entry.request.device = pool.device
             entry.request.stages.started = now
-        step = run.members[0].request.step
+        first = run.members[0].request
+        step = first.step
+        into = None
+        if (first.shared or first.into) and len(run.members) == 1:
+            # What is carried through a sequence must not lie where a client can change it.
+            into = first.into if step is None else ()
         try:
             inputs = [self._inputs(entry) for entry in run.members]
-            copied = pool.start(run.slot, inputs, fresh=self._pinned and step is not None and step.start)
+            copied = pool.start(run.slot, inputs, fresh=self._pinned and step is not None and step.start, into=into)
             for entry in run.members:
                 entry.request.stages.submitted = copied
             return True
         except RunFailed as failure:
             error = self._failed(run.pool, str(failure))
             self.conduct[run.pool].failed += 1
+        except InferdError as gone:
+            # What a client shared is not there any more.
+            error = _bare(gone)
         except Exception:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
             error = InternalFault()
+        pool.give_back(run.slot)
         lost = bool(self.conduct[run.pool].lost)
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
             self._fail(entry.request, error)
@@ -298,11 +378,11 @@ class Dispatcher:
     def _hung(self, run: Run) -> None:
         conduct = self.conduct[run.pool]
         conduct.hung += 1
+        self._held.take(run.pool, run.slot, time.monotonic_ns())
         log.error(
             "run hangs", model=self._model, version=self._version, device=conduct.device, requests=len(run.members)
         )
-        if self.alarm is not None:
-            self._loop.call_soon(self.alarm)
+        self._raise_alarm()
 
     def _wedged(self, index: int, slot: int) -> None:
         """A slot is gone for good; once all are, so is the device."""
@@ -317,10 +397,20 @@ class Dispatcher:
                 device=conduct.device,
                 problem=conduct.wedged,
             )
-            if self.alarm is not None:
-                self._loop.call_soon(self.alarm)
+            self._raise_alarm()
         if len(wedged) >= pool.width:
             self.shut(index, conduct.wedged)
+
+    def _back(self, index: int, completion: Completion) -> None:
+        """A run has ended, or was left behind, where others hang."""
+        self.conduct[index].replaced += completion.replaced
+        if self._held.give_back(index, completion.slot, completion.at):
+            self._raise_alarm()
+
+    def _raise_alarm(self) -> None:
+        """Once what goes on now is done."""
+        if self.alarm is not None:
+            self._loop.call_soon(self.alarm)
 
     def _failed(self, index: int, failure: str) -> InferdError:
         """What to tell whoever waits for a run that failed on that device."""
@@ -365,21 +455,34 @@ class Dispatcher:
 
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
+        ended = self._end(index, completion)
+        self._advance(time.monotonic_ns())
+        self._note(ended)
+
+    def _end(self, index: int, completion: Completion) -> _Over:
+        """Give the slot back and answer."""
         failed = None if completion.failure is None else self._failed(index, completion.failure)
+        if self._held:
+            self._back(index, completion)
         conduct, ok = self.conduct[index], failed is None
         ended = self._scheduler.finished(index, completion.slot, completion.at, ok=ok, lost=bool(conduct.lost))
         conduct.well += ok
         conduct.failed += not ok and bool(ended)
         if ended:
             self._worked += completion.at - ended[0].request.stages.started
-        errors = [self._answer(entry, index, completion, failed) for entry in ended]
+        over = [(entry.request, self._answer(entry, index, completion, failed)) for entry in ended]
+        if self._pools[index].lent:
+            self._pools[index].give_back(completion.slot)
+        return over
+
+    def _note(self, ended: _Over) -> None:
+        """Let others have the device, and record."""
         now = time.monotonic_ns()
-        self._advance(now)
         for share in self._shares:
             share.wake_others(now)
-        rows = sum(entry.request.batch for entry in ended)
-        for entry, error in zip(ended, errors, strict=True):
-            self._record(entry.request, error, rows, leader=entry is ended[0])
+        rows = sum(request.batch for request, _ in ended)
+        for place, (request, error) in enumerate(ended):
+            self._record(request, error, rows, leader=not place)
 
     def _answer(
         self, entry: Entry, index: int, completion: Completion, failed: InferdError | None
@@ -395,6 +498,9 @@ class Dispatcher:
                 stages.answered = time.monotonic_ns()
                 stages.copied = stages.copied or stages.answered
                 return None
+            except InferdError as unfit:
+                # An answer that does not go where the client wants it.
+                error = _bare(unfit)
             except Exception:
                 # Whatever encoding trips over must not take the slot with it.
                 log.exception("answer could not be encoded", model=self._model, version=self._version)
@@ -419,11 +525,13 @@ class Dispatcher:
         self._record(request, error)
 
     def _sample(self, request: Request) -> None:
-        """Keep the inputs of one request in so many; what is part of a sequence says nothing by itself."""
+        """Keep the inputs of one request in so many; what is part of a sequence says nothing by itself, and what a
+        client shares may be gone."""
         self._until_sample -= 1
         if self._until_sample < 0 and request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
             self._until_sample = _SAMPLE_EVERY
-            self.samples.append(request.inputs)
+            if not request.shared:
+                self.samples.append(request.inputs)
 
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
@@ -473,6 +581,12 @@ class Dispatcher:
             for completion in pool.sweep():
                 self._settle(index, completion)
         self._advance(time.monotonic_ns())
+
+
+def _bare(error: InferdError) -> InferdError:
+    """``error`` without the frames that it came through: they hold the infer request, and whoever keeps the error
+    would keep its pool from being freed."""
+    return error.with_traceback(None)
 
 
 def _copied(tensor: Tensor) -> Tensor:

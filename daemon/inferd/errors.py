@@ -228,6 +228,38 @@ class SequenceLost(InferdError):
         super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' is lost: {why}; start it anew")
 
 
+class UnknownRegion(InferdError):
+    """The caller has registered no shared memory region of that name."""
+
+    outcome = "not_found"
+    reason = "region"
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        super().__init__(f"no shared memory region '{one_line(region, 80)}' is registered")
+
+
+class RegionExists(InferdError):
+    """The caller has a shared memory region of that name already."""
+
+    outcome = "invalid"
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        super().__init__(f"a shared memory region '{one_line(region, 80)}' is registered already; unregister it first")
+
+
+class RegionLimit(InferdError):
+    """As much shared memory is registered as may be."""
+
+    outcome = "overloaded"
+    reason = "regions"
+
+    def __init__(self, limit: str) -> None:
+        self.limit = limit
+        super().__init__(f"no more shared memory can be registered: at most {limit} may be")
+
+
 class NotAdopted(InferdError):
     """Other settings for a model were tried beside those it is served with, and did not pass."""
 

@@ -37,14 +37,21 @@ class _Losing:
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
-def configure(level: str, format: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:  # noqa: A002 - the setting's name
+def configure(
+    level: str,
+    format: Literal["auto", "json", "console"],  # noqa: A002 - the setting's name
+    stream: TextIO = sys.stderr,
+    worker: int | None = None,
+) -> None:
     """Log to ``stream`` from ``level`` on: for people on a terminal, as one JSON object a line elsewhere.
 
+    ``worker`` says in every line which of several it is from.
     What libraries log by themselves, from warnings on, comes in the same form.
     """
     losing = cast(TextIO, _Losing(stream))
     for_people = stream.isatty() if format == "auto" else format == "console"
     processors: list[Processor] = [
+        *([] if worker is None else [lambda _, __, event: {**event, "worker": worker}]),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if for_people else "iso", utc=not for_people),
         *([] if for_people else [_TRACEBACKS]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from inferd.errors import InferdError
-from inferd.tensors import Tensor
+from inferd.tensors import Placed, Tensor
 from inferd.trace_context import TraceContext
 
 
@@ -128,6 +128,7 @@ class Request:
     ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
     ``shadow`` requests are inferd's own, to compare answers, and are counted nowhere.
     ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is what it is part of, if anything.
+    ``into`` are the outputs, by port index, that go into a client's memory; ``shared`` says that an input is there.
     """
 
     model: str
@@ -148,6 +149,8 @@ class Request:
     device: str = ""
     shadow: bool = False
     trace: TraceContext | None = None
+    into: tuple[tuple[int, Placed], ...] = ()
+    shared: bool = False
 
 
 class Observation(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -118,17 +119,63 @@ def elements(shape: Sequence[int]) -> int:
     return prod(shape)
 
 
+class Memory(Protocol):
+    """Memory that a client shares, and may change or make smaller at any time. All raise InferdError where it has."""
+
+    def read(self, at: int, target: memoryview) -> None:
+        """Copy what is at ``at`` into ``target``, whose length says how much."""
+
+    def write(self, at: int, data: Buffer) -> None:
+        """Copy ``data`` to ``at``."""
+
+    def view(self, at: int, nbytes: int) -> memoryview | None:
+        """The memory itself, None where it is not to be used in place: what is mapped can end the process that
+        looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """``nbytes`` of a client's memory, at ``offset`` of the region that goes by the name ``region``."""
+
+    region: str
+    offset: int
+    nbytes: int
+    memory: Memory
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def read_into(self, target: memoryview) -> None:
+        """Copy all of it to ``target``, which is as long."""
+        self.memory.read(self.offset, target)
+
+    def copied(self) -> bytes:
+        """All of it, in memory of our own."""
+        data = bytearray(self.nbytes)
+        self.memory.read(self.offset, memoryview(data))
+        return bytes(data)
+
+    def write(self, data: Buffer) -> None:
+        """Copy ``data``, which is no longer, to its beginning."""
+        self.memory.write(self.offset, data)
+
+    def view(self) -> memoryview | None:
+        """The memory itself, where it may be used in place."""
+        return self.memory.view(self.offset, self.nbytes)
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A concrete tensor on its way in or out.
 
     ``data`` holds the elements row-major and little-endian for every type but BYTES,
-    where it is a sequence of byte strings, one an element.
+    where it is a sequence of byte strings, one an element. Where it is Placed, the elements are in a client's memory:
+    of an input they are yet to be taken from there, an output was computed right into it.
     """
 
     dtype: DType
     shape: Shape
-    data: Buffer | Sequence[bytes]
+    data: Buffer | Placed | Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)

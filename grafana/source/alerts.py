@@ -3,6 +3,7 @@
 from grafana.source.rulefile import Alert, Group
 
 _MINUTE = 60
+_DAY = 86400
 
 # Targets that were an inferd within a day, whatever their job is called and has for other targets.
 _OURS = "up and on (job, instance) last_over_time(inferd_ready[1d])"
@@ -15,7 +16,7 @@ _OF_JOB = "{{ with $labels.job }} of job {{ . }}{{ end }}"
 
 def groups(interval: float) -> tuple[Group, ...]:
     """The groups of alerts.rules.yml, evaluated every ``interval`` seconds."""
-    return (Group("inferd-alerts", interval, (*_SERVERS, *_MODELS, *_LOAD, *_HOST, _WATCHDOG)),)
+    return (Group("inferd-alerts", interval, (*_SERVERS, *_MODELS, *_LOAD, *_SECURITY, *_HOST, _WATCHDOG)),)
 
 
 def _happened(counter: str, window: str) -> str:
@@ -109,6 +110,24 @@ _MODELS = (
         "within half an hour. What was served before goes on.",
     ),
     Alert(
+        "InferdModelRolledBack",
+        "ticket",
+        _happened('inferd_model_rollbacks_total{reason!="stopped"}', "1h"),
+        hold=0,
+        summary=f"A new version of model {_MODEL} was rolled back at {_AT}",
+        description=f"Version {{{{ $labels.version }}}} of model {_MODEL}, as it is on disk now, got a part of the "
+        f"requests at {_AT} (job {_JOB}) and was taken back: {{{{ $labels.reason }}}}. What was served before goes on.",
+    ),
+    Alert(
+        "InferdRunsHang",
+        "ticket",
+        f"sum by (job, instance, model, device) ({_happened('inferd_hung_runs_total', '30m')}) > 0",
+        hold=0,
+        summary=f"Runs of model {_MODEL} hang at {_AT}",
+        description=f'{{{{ $value | printf "%.0f" }}}} run(s) of model {_MODEL} on device {{{{ $labels.device }}}} did '
+        f"not end and were given up at {_AT} (job {_JOB}) within half an hour.",
+    ),
+    Alert(
         "InferdTunerRolledBack",
         "info",
         _happened('inferd_tuning_decisions_total{decision=~"wrong_output|failed|worse"}', "1h"),
@@ -142,6 +161,40 @@ _LOAD = (
         summary=f"Model {_MODEL} turns requests away",
         description=f"Of the last 5 minutes' requests to model {_MODEL} (job {_JOB}) {_PART} were turned away: they "
         "could not have been answered in time, or found the line full.",
+    ),
+)
+
+# One call in twenty seconds: more than a scanner that comes by, and less than one client, or Prometheus, with an old
+# token.
+_REFUSED = "sum by (job, instance, endpoint, reason) (rate(inferd_refused_calls_total[10m]))"
+
+_SECURITY = (
+    Alert(
+        "InferdCertificateExpires",
+        "ticket",
+        f"inferd_tls_certificate_expiry_timestamp_seconds - time() < {7 * _DAY}",
+        hold=10 * _MINUTE,
+        summary=f"The certificate of inferd at {_AT} is about to expire",
+        description=f"The certificate that inferd at {_AT} (job {_JOB}) shows is good for {_SECONDS}; a negative time "
+        "means that it has expired. Clients then refuse to connect.",
+    ),
+    Alert(
+        "InferdCredentialsStale",
+        "ticket",
+        "inferd_credentials_current == 0",
+        hold=10 * _MINUTE,
+        summary=f"Files of inferd at {_AT} can't be used: {{{{ $labels.kind }}}}",
+        description=f"For ten minutes inferd at {_AT} (job {_JOB}) has gone on with the {{{{ $labels.kind }}}} of "
+        "before, because what its files hold now can't be used. After a restart it would not start.",
+    ),
+    Alert(
+        "InferdCallsRefused",
+        "ticket",
+        f"{_REFUSED} > 0.05",
+        hold=10 * _MINUTE,
+        summary=f"inferd at {_AT} refuses calls for their credentials",
+        description=f'inferd at {_AT} (job {_JOB}) refuses {{{{ $value | printf "%.2f" }}}} calls a second to its '
+        "{{ $labels.endpoint }} port for their credentials: {{ $labels.reason }}.",
     ),
 )
 

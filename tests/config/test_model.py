@@ -146,7 +146,7 @@ def test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_r
         ("pinning", "'auto', 'on' or 'off'"),
         ("hyper_threading", "'auto', 'on' or 'off'"),
         ("core_type", "'auto', 'any', 'performance' or 'efficient'"),
-        ("path", "'auto', 'async' or 'sync'"),
+        ("path", "'auto', 'async', 'sync' or 'inline'"),
     ],
 )
 @pytest.mark.parametrize("value", ["true", '"yes"', '"ON"', '""'])

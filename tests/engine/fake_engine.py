@@ -1,6 +1,7 @@
 """An engine without devices: what it loads runs on fake slots, and its devices can be lost."""
 
 from collections.abc import Mapping
+from threading import Event
 
 from inferd.engine.device import Effective
 from inferd.engine.model import DevicePool, LoadedModel, Took
@@ -16,10 +17,13 @@ SIGNATURE = Signature(
 )
 _EFFECTIVE = Effective("f32", "accuracy", "throughput", 1, 1, 1, (), None, None, "unknown")
 
+_SIZE = 2
+
 
 class FakeEngine:
     """Loads any model onto two slots a device. ``present`` are the devices there are; ``loads`` counts what was
-    tried; ``slots`` are those of everything loaded, by device, the latest last."""
+    tried; ``slots`` are those of everything loaded, by device, the latest last. While ``no_more`` is there, making
+    further slots for what is loaded waits for it."""
 
     cache_lookups: Mapping[str, int] = {}
 
@@ -27,6 +31,7 @@ class FakeEngine:
         self.present = set(present)
         self.loads = 0
         self.slots: dict[str, list[FakeSlot]] = {}
+        self.no_more: Event | None = None
         self._deaf = deaf
 
     def load(self, source: ModelSource) -> LoadedModel:
@@ -48,9 +53,15 @@ class FakeEngine:
         return [slot for slot in self.slots.get(device, []) if slot.running]
 
     def _pool(self, device: str) -> Pool:
+        made = 0
+
         def make(on_done: object) -> FakeSlot:
+            nonlocal made
+            made += 1
+            if made > _SIZE and self.no_more is not None:
+                self.no_more.wait(30)
             slot = FakeSlot(on_done, deaf=self._deaf)  # type: ignore[arg-type]
             self.slots.setdefault(device, []).append(slot)
             return slot
 
-        return Pool(device, 2, make)
+        return Pool(device, _SIZE, make)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 
 from inferd.engine.slot import RunFailed
-from inferd.tensors import Tensor
+from inferd.tensors import Placed, Tensor
 
 
 class FakeSlot:
@@ -26,6 +26,8 @@ class FakeSlot:
         self.cancels = 0
         self.resets = 0
         self.closed = False
+        self.lent = False
+        self.into: Sequence[tuple[int, Placed]] = ()
         self._on_done = on_done
         self._written: list[Tensor] = []
         self._outputs: list[Tensor] = []
@@ -62,6 +64,15 @@ class FakeSlot:
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         self._written = [_joined(parts) for parts in zip(*members, strict=True)]
+
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        assert not self.lent, "a client's memory was not given back"
+        self.lent = True
+        self.into = tuple(into)
+        self.write([inputs])
+
+    def give_back(self) -> None:
+        self.lent = False
 
     def reset(self) -> None:
         self.resets += 1
@@ -112,7 +123,11 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     shape = first.shape if len(parts) == 1 else (sum(p.shape[0] for p in parts), *first.shape[1:])
     if isinstance(first.data, list | tuple):
         return Tensor(first.dtype, shape, [element for part in parts for element in part.data])  # type: ignore[misc]
-    return Tensor(first.dtype, shape, b"".join(bytes(part.data) for part in parts))  # type: ignore[arg-type]
+    return Tensor(first.dtype, shape, b"".join(map(_bytes, parts)))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.data.copied() if isinstance(tensor.data, Placed) else bytes(tensor.data)  # type: ignore[arg-type]
 
 
 def _part(whole: Tensor, rows: range) -> Tensor:

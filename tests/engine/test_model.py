@@ -235,9 +235,9 @@ def test_nothing_is_left_of_a_load_that_failed(toml: str, tmp_path: Path, monkey
     made: list[weakref.ref[Pool]] = []
     build = Pool.__init__
 
-    def remembered(self: Pool, *args: Any) -> None:
+    def remembered(self: Pool, *args: Any, **named: Any) -> None:
         made.append(weakref.ref(self))
-        build(self, *args)
+        build(self, *args, **named)
 
     monkeypatch.setattr(Pool, "__init__", remembered)
     warm_up = Pool.run_all

@@ -57,6 +57,8 @@
     tests/engine/test_preflight.py::test_a_file_that_takes_too_long_is_given_up
 35  tests/engine/test_pool_replacing.py::test_an_infer_request_is_not_made_while_the_only_stream_computes
     tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
+36  tests/engine/test_slot_shared.py::test_an_output_that_hands_an_input_on_is_not_computed_elsewhere
+37  tests/engine/test_slot_shared.py::test_memory_is_let_go_of_when_it_is_given_back
 """
 
 import ast
@@ -292,3 +294,18 @@ compiled([np.zeros(4, np.float32), np.array([[2_000_000_000]])])
 def test_a_client_can_end_the_process_by_an_index() -> None:
     ended = in_a_process_of_its_own(CHOSEN_INDEX)
     assert (ended.returncode, ended.stdout) == (-signal.SIGSEGV, "within\n")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other(threads: int) -> None:
+    settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    request = ov.Core().compile_model(models.broadcasting(), "CPU", settings).create_infer_request()
+    impossible = [np.zeros(4, np.float32), np.array([3, 2])]
+    if threads > 1 and len(os.sched_getaffinity(0)) > 1:
+        with pytest.raises(RuntimeError, match="cannot be broadcasted"):
+            request.infer(impossible)
+    else:
+        assert request.infer(impossible)[0].size == 0
+    request.start_async(impossible)
+    with pytest.raises(RuntimeError, match="cannot be broadcasted"):
+        request.wait()

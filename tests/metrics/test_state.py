@@ -22,6 +22,7 @@ SERVER = ServerState(
     open_calls=9,
     models=(("m", "1", ModelState.READY), ("n", "2", ModelState.UNLOADING), ("broken", "", ModelState.UNAVAILABLE)),
     loads={("m", "ok"): 2, ("broken", "failed"): 1},
+    rollbacks={("m", "2", "worse"): 1},
     cache_lookups={"hit": 3, "miss": 1, "refused": 0},
     reloads={"ok": 4, "failed": 1},
     versions=(PLAIN, RICH),
@@ -50,9 +51,20 @@ def test_each_model_is_in_exactly_one_state() -> None:
     assert len(states) == 3 * len(ModelState)
 
 
+def test_what_hangs_and_what_ails_is_shown() -> None:
+    place = ("m", "1", "CPU")
+    server = replace(SERVER, ailments={("n", "2"): "hanging"}, hung={place: 3}, replaced={place: 2})
+    samples = collected(server)
+    # Labels by name: model, reason, version; and device, model, version.
+    assert named(samples, "inferd_model_ailing") == {("n", "hanging", "2"): 1}
+    assert named(samples, "inferd_hung_runs_total") == {("CPU", "m", "1"): 3}
+    assert named(samples, "inferd_replaced_infer_requests_total") == {("CPU", "m", "1"): 2}
+
+
 def test_loads_and_looks_into_the_cache_are_counted_by_result() -> None:
     samples = collected()
     assert named(samples, "inferd_model_loads_total") == {("m", "ok"): 2, ("broken", "failed"): 1}
+    assert named(samples, "inferd_model_rollbacks_total") == {("m", "worse", "2"): 1}
     assert named(samples, "inferd_reloads_total") == {("ok",): 4, ("failed",): 1}
     assert named(samples, "inferd_cache_lookups_total") == {("hit",): 3, ("miss",): 1, ("refused",): 0}
 

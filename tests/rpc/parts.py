@@ -17,8 +17,9 @@ from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
 from inferd.rpc.tuning import TunerControl
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.security.credentials import Credentials
+from inferd.shared_memory.store import Store
 from inferd.tuning.profile import Profiles
 from inferd.tuning.tuner import Tuner, TunerRules
 
@@ -33,6 +34,7 @@ class Parts:
         log_settings: Mapping[str, Any],
         switched_on: Collection[Access] = (Access.REPOSITORY, Access.TUNER),
         credentials: Credentials | None = None,
+        shared_memory: Store | None = None,
     ) -> None:
         async def unchanged() -> None:
             return
@@ -55,14 +57,15 @@ class Parts:
             observe,
             unchanged,
         )
-        self.inference = Inference(self.catalog, self.lifecycle, observe, 8, 1 << 20)
+        self.inference = Inference(self.catalog, self.lifecycle, observe, 8, 1 << 20, shared_memory=shared_memory)
         self.server = Server(
             self.inference,
-            Metadata(self.catalog, self.lifecycle, recorder, log_settings),
+            Metadata(self.catalog, self.lifecycle, recorder, log_settings, shared_memory=shared_memory is not None),
             RepositoryControl(self.catalog),
             TunerControl(tuner, self.catalog),
             1 << 20,
             observe,
             switched_on,
             credentials=credentials,
+            shared_memory=shared_memory,
         )

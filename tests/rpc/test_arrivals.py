@@ -27,10 +27,8 @@ class Echo(grpc.GenericRpcHandler):
 
 @asynccontextmanager
 async def serving(seen: list[Observation]) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server(
-        interceptors=[Arrivals(METHOD, seen.append)], options=[("grpc.max_receive_message_length", LIMIT)]
-    )
-    server.add_generic_rpc_handlers((Echo(),))
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", LIMIT)])
+    server.add_generic_rpc_handlers((Arrivals(Echo(), METHOD, seen.append),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -14,6 +14,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.config.tokens import SCOPES
 from inferd.rpc.interceptors import ACCESS, SERVICE, Access, Gate
+from inferd.rpc.services import Services
 
 SERVED = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
@@ -77,10 +78,12 @@ def outcome(method: str, *, repository_control: bool = False, gate: bool = True)
     """How a call of ``method`` ends at a server with the gate in front of some handlers."""
 
     async def call() -> tuple[grpc.StatusCode, str]:
-        server = grpc.aio.server(interceptors=[Gate([Access.REPOSITORY] if repository_control else [])] if gate else [])
+        server, services = grpc.aio.server(), Services()
+        gated = Gate(services, [Access.REPOSITORY] if repository_control else []) if gate else services
+        server.add_generic_rpc_handlers((gated,))
         known = {name: grpc.unary_unary_rpc_method_handler(_answer) for name in ("ServerLive", "RepositoryModelLoad")}
         for service, handlers in ((SERVICE, known), ("extra.Service", EXTRA)):
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+            services.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

@@ -7,8 +7,9 @@ from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import Run
 from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.hangs import HangRule, Hangs
-from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
+from inferd.scheduling.hangs import HangRule, Hangs, Held
+from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.scheduling.service_time import ServiceTimes
 from tests.scheduling.work import work
@@ -223,3 +224,47 @@ def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
     stage.scheduler.shut(0, 6)
     with pytest.raises(SequenceLost, match="its device was lost"):
         stage.scheduler.submit(work(step=SequenceStep("s")), 7)
+
+
+# -- what they leave to run on ---------------------------------------------------------
+
+
+def test_runs_that_hang_hold_everything_once_no_pool_can_run_one_more() -> None:
+    held = Held([2, 1])
+    held.take(0, 0, 10)
+    held.take(1, 0, 20)
+    assert (bool(held), held.since) == (True, None)
+    held.take(0, 1, 30)
+    assert held.since == 30
+    held.take(0, 1, 40)
+    assert held.since == 30
+
+
+def test_one_that_comes_back_can_be_run_on() -> None:
+    held = Held([1, 1])
+    held.take(0, 0, 10)
+    held.take(1, 0, 20)
+    assert held.give_back(1, 0, 30)
+    assert held.since is None
+    assert not held.give_back(1, 0, 31)
+    held.take(1, 0, 40)
+    assert held.since == 40
+    for pool in (0, 1):
+        held.give_back(pool, 0, 50)
+    assert (bool(held), held.since) == (False, None)
+
+
+def test_fewer_runs_at_a_time_than_slots_are_held_by_as_many() -> None:
+    held = Held([1])
+    held.take(0, 7, 10)
+    assert held.since == 10
+
+
+def test_a_pool_that_is_shut_is_none_to_run_on_and_none_that_hangs() -> None:
+    held = Held([1, 1])
+    held.take(0, 0, 10)
+    held.shut(1, 20)
+    assert held.since == 20
+    held.shut(0, 30)
+    held.shut(0, 31)
+    assert held.since is None

@@ -34,7 +34,8 @@ from inferd.scheduling.entry import UNSET_PRIORITY, Run
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.hangs import HangRule
 from inferd.scheduling.objective import Objective
-from inferd.scheduling.scheduler import Lane, Limits, Plan, Rules, Scheduler
+from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
 

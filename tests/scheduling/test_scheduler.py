@@ -8,7 +8,8 @@ import pytest
 from inferd.errors import DeadlinePassed, QueueFull
 from inferd.requests import Request
 from inferd.scheduling.entry import Entry, Run
-from inferd.scheduling.scheduler import Lane, Limits, Rules, Scheduler
+from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.scheduler import Scheduler
 from tests.scheduling.work import work
 
 ROOM = Limits(1000, 1_000_000)

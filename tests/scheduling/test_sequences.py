@@ -4,7 +4,8 @@ import pytest
 
 from inferd.errors import SequenceGone, SequenceLost, TooManySequences
 from inferd.requests import Request, SequenceStep
-from inferd.scheduling.scheduler import Lane, Limits, Rules, Scheduler
+from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
 

@@ -8,7 +8,7 @@ from inferd.catalog import Catalog, CatalogLimits, Live
 from inferd.engine.runtime import ov
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.supervision import canary
 from inferd.supervision.vitality import Ending
 from inferd.tensors import DType

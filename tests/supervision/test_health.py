@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.supervision.health import STANDINGS, Health, HealthRules, Sight, Sign, Standing
+from inferd.supervision.health import STANDINGS, Ailment, Health, HealthRules, Sight, Sign, Standing
 from inferd.supervision.vitality import Ending, Trust
 
 RULES = HealthRules(quiet=30.0, again=5.0, patience=10.0)
@@ -25,7 +25,7 @@ class Watched:
             assert self.look()
             self.ended(Ending.WELL)
 
-    def look(self, seconds: float = 1.0, **more: float | str) -> bool:
+    def look(self, seconds: float = 1.0, **more: float | str | None) -> bool:
         """Some time goes by, in which so much more was seen; whether a canary is wanted."""
         self.now += seconds
         counts = {
@@ -191,6 +191,50 @@ def test_a_model_without_a_device_has_failed_and_nothing_heals_it() -> None:
     assert (watched.health.standing, watched.health.reason) == (Standing.FAILED, "GPU: lost")
     assert not any(watched.look(100, well=1) for _ in range(10))
     assert watched.health.standing is Standing.FAILED
+
+
+# -- runs that hold everything ---------------------------------------------------------
+
+
+def test_a_model_that_can_run_nothing_is_not_ready_after_a_moment_and_is_once_it_can() -> None:
+    watched = Watched()
+    watched.look(hung=1, busy=True, stalled=0.125)
+    assert (watched.health.unready, watched.health.ailment) == ("", None)
+    assert watched.health.until_unready == 0.375
+    watched.look(stalled=0.5)
+    assert watched.health.unready == "runs that hang hold every infer request of it"
+    assert watched.health.ailment is Ailment.HANGING
+    assert watched.health.until_unready is None
+    watched.look(stalled=None)
+    assert (watched.health.unready, watched.health.ailment, watched.health.until_unready) == ("", None, None)
+
+
+def test_what_it_has_failed_of_is_told_apart() -> None:
+    seen = {}
+    for ending in (Ending.FAILED, Ending.UNANSWERED):
+        watched = Watched()
+        for _ in range(2):
+            assert watched.look(40)
+            assert watched.health.ailment is None
+            watched.ended(ending, seconds=10.0)
+        seen[ending] = watched.health.ailment
+        assert watched.health.unready == watched.health.reason
+    for hangs in (False, True):
+        watched = Watched()
+        watched.look(gone="GPU: lost", hangs=hangs)
+        seen[hangs] = watched.health.ailment
+    assert list(seen.values()) == [Ailment.FAILING, Ailment.SILENT, Ailment.LOST, Ailment.HANGING]
+
+
+def test_one_that_has_failed_says_so_and_not_that_it_can_run_nothing() -> None:
+    watched = Watched()
+    for _ in range(2):
+        assert watched.look(40, stalled=60.0)
+        watched.ended(Ending.FAILED)
+    assert watched.health.ailment is Ailment.FAILING
+    assert watched.look(5)
+    watched.ended(Ending.WELL)
+    assert watched.health.ailment is Ailment.HANGING
 
 
 # -- all of it -------------------------------------------------------------------------

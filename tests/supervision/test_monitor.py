@@ -1,9 +1,11 @@
 """Readiness follows what devices and models do, at once, and what was lost is loaded anew."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,10 +15,12 @@ from inferd.errors import InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.supervision.health import HealthRules, Standing
+from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
 from inferd.supervision.rebuilding import RebuildRules
+from inferd.supervision.renewal import Renewal, RenewalRules
 from tests.engine.fake_engine import FakeEngine
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until
@@ -41,6 +45,7 @@ class House:
         rebuilds: RebuildRules | None = None,
         look: float = NEVER,
         deaf: bool = False,
+        unusable: str | None = None,
     ) -> None:
         self.engine = FakeEngine(*present, deaf=deaf)
         (root / "m" / "1").mkdir(parents=True)
@@ -55,7 +60,13 @@ class House:
             self.seen.append,
             self._changed,
         )
-        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, rebuilds, look)
+        self.tried: list[str] = []
+        self.way_for: list[str] = []
+        making_way = None
+        if unusable is not None:
+            renewal = Renewal(RenewalRules(settled=0.0, again=0.001), time.monotonic())
+            making_way = MakingWay(renewal, lambda device: self.tried.append(device) or unusable, self.way_for.append)  # type: ignore[func-returns-value]
+        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, rebuilds, look, making_way)
 
     async def _changed(self) -> None:
         for entry in self.catalog.index():
@@ -158,6 +169,9 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
         assert [answer.error for answer in answers] == [None] * 3
         assert house.ready
         assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
+        await until(lambda: "loading it anew has failed" in house.reason)
+        assert house.reason.startswith(f"GPU is used no more: {GONE}; ")
+        assert house.monitor.ailments == {}
 
 
 @on_loop
@@ -200,6 +214,38 @@ async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path:
         assert "unloaded" in str(house.refusal())
 
 
+# -- making way for a fresh process ------------------------------------------------------
+
+
+@on_loop
+async def test_once_loading_anew_has_failed_often_enough_the_process_makes_way_if_another_can_use_it(
+    tmp_path: Path,
+) -> None:
+    rebuilds = RebuildRules(first=0.001, tries=3, slowly=3600.0)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001, unusable="") as house:
+        house.engine.present.clear()
+        house.submit()
+        house.engine.running("GPU")[0].fail(GONE)
+        await until(lambda: bool(house.way_for))
+        assert (house.tried, house.way_for) == (["GPU"], ["GPU"])
+        # The first load, and the tries.
+        assert house.engine.loads == 1 + rebuilds.tries
+        assert not house.ready
+
+
+@on_loop
+async def test_what_a_fresh_process_could_not_use_either_ends_none(tmp_path: Path) -> None:
+    rebuilds = RebuildRules(first=0.001, tries=3, slowly=0.01)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001, unusable="no") as house:
+        house.engine.present.clear()
+        house.submit()
+        house.engine.running("GPU")[0].fail(GONE)
+        await until(lambda: len(house.tried) > 3)
+        house.engine.present.add("GPU")
+        await until(lambda: house.ready)
+        assert house.way_for == []
+
+
 # -- runs that hang --------------------------------------------------------------------
 
 
@@ -217,6 +263,45 @@ async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often
             assert [answer.times for answer in answers] == [1] * 5
             await until(lambda: house.ready and house.live is not before)  # noqa: B023 - asked before the next turn
         assert house.catalog.stuck("m") <= 2
+
+
+@on_loop
+async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answered_once_it_can(tmp_path: Path) -> None:
+    toml = "[execution]\nhang_timeout = 0.001"
+    rules = replace(NO_CANARIES, grace=0.001)
+    async with House(tmp_path, "CPU", toml=toml, rules=rules, deaf=True) as house:
+        # The next infer request would be made at once.
+        house.engine.no_more = Event()
+        answers = house.submit(4)
+        for answer in answers[:2]:
+            await answer.ended()
+        await until(lambda: not house.ready)
+        assert house.reason == "runs that hang hold every infer request of it"
+        assert house.monitor.ailments == {("m", "1"): "hanging"}
+        assert isinstance(house.refusal(), ModelUnavailable)
+        assert [answer.times for answer in answers] == [1, 1, 0, 0]
+
+        house.engine.slots["CPU"][0].complete()
+        await until(lambda: house.ready)
+        await house.serve(lambda slot: slot.complete(), lambda: all(answer.times for answer in answers))
+        assert [answer.times for answer in answers] == [1] * 4
+        assert house.monitor.hung["m", "1", "CPU"] >= 2
+        assert house.monitor.ailments == {}
+        house.engine.no_more.set()
+
+
+@on_loop
+async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path: Path) -> None:
+    toml = "[execution]\nhang_timeout = 0.005"
+    rebuilds = RebuildRules(first=0.001, slowly=0.001)
+    async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
+        before = house.live
+        for answer in house.submit(5):
+            await answer.ended()
+        await until(lambda: house.ready and house.live is not before)
+        # One of two slots hung again on the infer request that it was given.
+        assert house.monitor.hung["m", "1", "CPU"] >= 3
+        assert house.monitor.replaced["m", "1", "CPU"] >= 1
 
 
 # -- canaries --------------------------------------------------------------------------

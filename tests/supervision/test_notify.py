@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from inferd.supervision.notify import Notifier, watchdog_seconds
+from inferd.supervision.notify import Notifier, supervised, watchdog_seconds
 
 
 @pytest.fixture
@@ -100,3 +100,20 @@ def test_the_watchdog_is_ours_when_it_names_us_or_nobody() -> None:
 def test_any_value_of_the_variables_is_taken_without_a_fault(usec: str, pid: str) -> None:
     seconds = watchdog_seconds({"WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}, pid=7)
     assert seconds is None or seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "service"),
+    [
+        ({}, False),
+        ({"NOTIFY_SOCKET": "/run/systemd/notify"}, True),
+        ({"NOTIFY_SOCKET": ""}, False),
+        ({"INVOCATION_ID": "1", "SYSTEMD_EXEC_PID": "42"}, True),
+        # Of a terminal, which is a service: it starts no other daemon.
+        ({"INVOCATION_ID": "1", "SYSTEMD_EXEC_PID": "41"}, False),
+        ({"INVOCATION_ID": "1"}, False),
+        ({"SYSTEMD_EXEC_PID": "42"}, False),
+    ],
+)
+def test_only_a_service_is_started_anew(environment: dict[str, str], service: bool) -> None:
+    assert supervised(environment, 42) is service

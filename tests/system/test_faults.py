@@ -1,13 +1,27 @@
-"""What goes wrong around the real daemon: runs that never end, disks that are full, files that are broken, kill -9.
+"""What goes wrong around the real daemon: it stays up, says the truth about each model, answers every request once,
+and is whole again after.
 
-It stays up, says the truth about each model, answers every request once, and is whole again after.
+Each fault, and the test that shows it here or, where a device has to be made to fail, at the engine's seam:
+
+- a run that never ends: test_a_model_that_hangs_for_ever_...; test_monitor.py's test_a_model_that_can_run_nothing_...
+- a run that raises: test_a_model_whose_runs_raise_...
+- a lost device: test_lost_device.py; test_monitor.py, "devices that are lost"
+- a corrupt blob in the cache: test_a_blob_that_was_spoilt_...
+- a full disk: test_a_full_disk_costs_the_cache_..., test_a_log_that_can_not_be_written_...
+- a model that can't be read: test_models_that_can_not_be_read_...
+- a killed child: test_a_child_that_tries_a_model_...; test_tuner.py's test_a_process_that_measures_...
+- SIGKILL while the cache is written: test_a_daemon_killed_while_it_writes_a_blob_...
+- a wall clock that jumps: test_a_wall_clock_that_jumps_...; test_clocks.py
 """
 
 import asyncio
+import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +36,8 @@ from inferd.engine.runtime import ov
 from inferd.tensors import DType
 from inferd.whole_file import UNFINISHED
 from tests import models
-from tests.system import echo_models
+from tests.engine import models as small
+from tests.system import echo_models, wall_clock
 from tests.system.daemon import Daemon
 from tests.system.wire import OK, by_outcome, connect, counts, echo, method, outcome, request, steps
 
@@ -87,6 +102,14 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             health = watch(channel, "one/1")
             seen = [(await health.read()).status]
             beside, stop = 0, asyncio.Event()
+            at: dict[str, float] = {}
+
+            async def follow() -> None:
+                for what in ("not serving", "serving again"):
+                    seen.append((await health.read()).status)
+                    at[what] = time.monotonic()
+
+            following = asyncio.create_task(follow())
 
             async def others() -> None:
                 nonlocal beside
@@ -103,15 +126,13 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             took = {"answered": time.monotonic() - begun}
             ended += [await outcome(call) for call in waiting]
             took["unavailable"] = time.monotonic() - begun
-            seen.append((await health.read()).status)
-            took["not serving"] = time.monotonic() - begun
             refused = await outcome(infer(steps(3, model="one")))
             said = (await ready(pb.ModelReadyRequest(name="one"))).ready
             if refused[0] is not OK:  # else it was loaded anew in no time
                 ended.append(refused)
                 assert not said or refused[0] is StatusCode.UNAVAILABLE
-            seen.append((await health.read()).status)
-            took["serving again"] = time.monotonic() - begun
+            await following
+            took |= {what: moment - begun for what, moment in at.items()}
             ended.append(await outcome(infer(steps(3, model="one"))))
             stop.set()
             await neighbour
@@ -159,6 +180,136 @@ def test_a_daemon_with_a_run_that_never_ends_stops_all_the_same(hanging: Daemon)
     assert status == 0, hanging.log()
     assert code in (StatusCode.UNAVAILABLE, StatusCode.INTERNAL)
     assert hanging.events("stopped")
+
+
+# -- runs that raise -------------------------------------------------------------------
+
+
+def test_a_model_whose_runs_raise_is_ready_and_answers_each_request_with_what_became_of_it(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    models.save(small.broadcasting(), tmp_path, "m", settings="[warmup]\nruns = 0")
+
+    def asked(to: list[int]) -> pb.ModelInferRequest:
+        return request("m", {"x": np.arange(4, dtype=np.float32), "to": np.array(to, np.int64)})
+
+    async def story() -> tuple[list[StatusCode], list[StatusCode], int, bool]:
+        async with connect(daemon.grpc) as channel:
+            infer = method(channel, "ModelInfer")
+            health = watch(channel, "m")
+            status = (await health.read()).status
+            bad, good = [infer(asked([2, 3])) for _ in range(20)], [infer(asked([2, 4])) for _ in range(20)]
+            codes = [await call.code() for call in bad], [await call.code() for call in good]
+            ready = (await method(channel, "ModelReady")(pb.ModelReadyRequest(name="m"))).ready
+            return *codes, status, ready
+
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir)) as daemon:
+        bad, good, status, ready = asyncio.run(story())
+        assert (set(bad), set(good)) == ({StatusCode.INTERNAL}, {OK})
+        assert (status, ready) == (Status.SERVING, True)
+        assert answers(daemon)
+        assert by_outcome(counts(daemon)) == {"internal": 20, "ok": 21}
+        assert not daemon.events("model failed")
+    assert daemon.stop() == 0, daemon.log()
+
+
+# -- children that are killed ----------------------------------------------------------
+
+
+def children(process: int) -> dict[int, str]:
+    """Processes below ``process`` that have not ended, and their command lines."""
+    found = {}
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):  # a thread, or a child, that has ended meanwhile
+            for child in (task / "children").read_text().split():
+                found[int(child)] = command_of(int(child))
+    return found
+
+
+def command_of(process: int) -> str:
+    """Its command line, "" for one that has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+async def killed(daemon: Daemon, command: str) -> int:
+    """Kill the first child of the daemon's whose command line has ``command`` in it, as soon as there is one."""
+    while not (found := [child for child, line in children(daemon.process.pid).items() if command in line]):
+        assert daemon.process.poll() is None, daemon.log()
+        await asyncio.sleep(0)
+    os.kill(found[0], signal.SIGKILL)
+    return found[0]
+
+
+def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_the_next_one_works(
+    tmp_path: Path,
+) -> None:
+    repository = tmp_path / "models"
+    models.save(models.identity(DType.INT64, [-1]), repository, "echo")
+
+    async def story() -> tuple[int, tuple[StatusCode, str], StatusCode]:
+        async with connect(daemon.grpc) as channel:
+            load = method(channel, "RepositoryModelLoad")
+            first = load(pb.RepositoryModelLoadRequest(model_name="heavy"))
+            child = await killed(daemon, "preflight_process")
+            failed = await outcome(first)
+            assert await method(channel, "ModelInfer")(echo([1])).code() is OK
+            return child, failed, await load(pb.RepositoryModelLoadRequest(model_name="heavy")).code()
+
+    with Daemon(repository, "--cache-dir", str(tmp_path / "cache"), "--repository-control") as daemon:
+        models.save(weighty(4), repository, "heavy")
+        child, (code, sentence), again = asyncio.run(story())
+        assert code is not OK
+        assert "the process that tried it first was killed from outside (SIGKILL)" in sentence
+        assert again is OK
+        assert child not in children(daemon.process.pid)
+        assert answers(daemon)
+        assert by_outcome(counts(daemon)) == {"ok": 2}
+    assert daemon.stop() == 0, daemon.log()
+
+
+# -- clocks ----------------------------------------------------------------------------
+
+DAY = 86_400
+
+
+@pytest.mark.skipif(bool(wall_clock.MISSING), reason=wall_clock.MISSING)
+def test_a_wall_clock_that_jumps_changes_no_deadline_no_wait_and_no_health(tmp_path: Path, cache_dir: Path) -> None:
+    repository, clock = tmp_path / "models", wall_clock.WallClock(tmp_path)
+    models.save(models.identity(DType.INT64, [-1]), repository, "echo")
+    models.save(echo_models.steps(50), repository, "steps", settings=serial(1).replace("1.0", "600.0"))
+
+    async def story() -> dict[str, list[StatusCode]]:
+        found: dict[str, list[StatusCode]] = {}
+        async with connect(daemon.grpc) as channel:
+            infer = method(channel, "ModelInfer")
+            health = watch(channel, "steps")
+            assert (await health.read()).status == Status.SERVING
+            for where, seconds in (("ahead", 400 * DAY), ("behind", -400 * DAY), ("back", 0)):
+                # One runs and is cut off, those behind it wait, all while the clock jumps.
+                long = infer(steps(4000, parameters={"timeout": 1_000_000}))
+                waiting = [infer(steps(2, parameters={"timeout": 300_000_000})) for _ in range(4)]
+                before = await infer(echo([1])).code()
+                clock.jump(seconds)
+                found[where] = [await call.code() for call in (long, *waiting, infer(echo([1])))] + [before]
+            assert (await method(channel, "ModelReady")(pb.ModelReadyRequest(name="steps"))).ready
+        return found
+
+    flags = ("--cache-dir", str(cache_dir), "--canary-interval", "0.2")
+    with Daemon(repository, *flags, environment=clock.environment) as daemon:
+        found = asyncio.run(story())
+        assert set(map(tuple, found.values())) == {(StatusCode.DEADLINE_EXCEEDED, *[OK] * 6)}
+        assert by_outcome(counts(daemon)) == {"deadline": 3, "ok": 18}
+        assert not daemon.events("model failed")
+        assert not daemon.events("run hangs")
+        # It did see the clock jump.
+        clock.jump(400 * DAY)
+    assert daemon.stop() == 0, daemon.log()
+    [ready], [stopped] = daemon.events("ready"), daemon.events("stopped")
+    assert int(stopped["timestamp"][:4]) > int(ready["timestamp"][:4])
 
 
 # -- the disk --------------------------------------------------------------------------

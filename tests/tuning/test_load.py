@@ -12,7 +12,7 @@ import pytest
 
 from inferd.errors import InferenceFailed, QueueFull, TooManySequences
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.scheduler import Limits, Rules
+from inferd.scheduling.rules import Limits, Rules
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning import load

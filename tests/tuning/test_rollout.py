@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from inferd.catalog import Beside, Catalog, CatalogLimits, Served
+from inferd.catalog.shadow import answer
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
@@ -19,8 +20,8 @@ from inferd.errors import LoadFailed, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation, Request
-from inferd.scheduling.scheduler import Limits
-from inferd.tuning.rollout import Rollout, answer
+from inferd.scheduling.rules import Limits
+from inferd.tuning.rollout import Rollout
 from inferd.tuning.trial import Decision, Stage, Trial
 from tests import models
 from tests.engine import models as small
@@ -64,6 +65,8 @@ class Traffic:
             request.stages.received = time.monotonic_ns()
             live.dispatcher.submit(request)
             self.answers.append((await reply.ended()).outputs[0].tolist())
+            # What runs on the loop's own thread is answered before it is waited for.
+            await asyncio.sleep(0)
 
     def end(self) -> None:
         self._going = False

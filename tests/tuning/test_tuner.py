@@ -1,6 +1,7 @@
 """The tuner in a daemon: what it does by itself, when it holds back, and what becomes of a bad candidate."""
 
 import asyncio
+import multiprocessing
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from inferd.engine.runtime import ov
 from inferd.errors import InvalidRequest, UnknownModel
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.conditions import Conditions
 from inferd.tuning.drift import Drift, Sight
@@ -82,7 +83,8 @@ class Workshop:
 
 
 def repository(folder: Path, network: "ov.Model | None" = None, settings: str = "") -> Path:
-    models.save(network or small.scaled(2), folder / "repository", "m", settings=settings)
+    # Of no fixed shape, or it would run inline and leave nothing to tune.
+    models.save(network or small.scaled(2, [-1]), folder / "repository", "m", settings=settings)
     return folder
 
 
@@ -213,6 +215,24 @@ async def test_stopping_ends_a_search_at_once(tmp_path: Path) -> None:
 
 
 @on_loop
+async def test_a_process_that_measures_and_is_killed_ends_a_measurement_and_nothing_else(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path, settings='[execution]\npath = "async"')) as shop:
+        shop.tuner.start(shop.catalog)
+        await until(lambda: shop.record.progress is not None)
+        killed = multiprocessing.active_children()
+        for child in killed:
+            child.kill()
+        assert await shop.answer() == [2, 4, 6, 8]
+        # Measuring goes on in another, unless there is nothing left to measure.
+        await until(lambda: bool(shop.record.decisions or set(multiprocessing.active_children()) - {*killed}))
+        assert await shop.answer() == [2, 4, 6, 8]
+        assert [seen.outcome for seen in shop.seen] == ["ok"] * 2
+        assert shop.catalog.ready("m", "")
+    assert killed
+    assert multiprocessing.active_children() == []
+
+
+@on_loop
 async def test_a_load_that_changed_for_good_starts_a_tuning_where_that_is_asked_for(tmp_path: Path) -> None:
     for mode, phase in (("start", Phase.SETTLED), ("online", Phase.WANTED)):
         folder = repository(tmp_path / mode)
@@ -263,7 +283,7 @@ async def test_a_better_candidate_is_promoted_under_load_and_counted(tmp_path: P
 async def test_a_candidate_with_wrong_answers_is_rolled_back_counted_and_not_tried_at_the_next_start(
     tmp_path: Path,
 ) -> None:
-    wrong = small.save(small.scaled(2.5), tmp_path / "wrong")
+    wrong = small.save(small.scaled(2.5, [-1]), tmp_path / "wrong")
     async with workshop(repository(tmp_path), instead=wrong) as shop:
         before = shop.infer_requests
         record = await adopted(shop)

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, sources = _parser()
     arguments = parser.parse_args(argv)
     try:
-        return _run(arguments, sources)
+        return _run(arguments, sources, sys.argv[1:] if argv is None else argv)
     except ConfigurationError as error:
         print(f"inferd: {error}", file=sys.stderr)
         return exit_status.CONFIGURATION
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_status.FAILED_START
 
 
-def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
+def _run(arguments: argparse.Namespace, sources: dict[str, Any], argv: Sequence[str]) -> int:
     # Commands are imported when they run: only the daemon needs OpenVINO, and importing it takes a second.
     if arguments.command == "demo":
         from inferd.cli import demo
@@ -41,6 +41,10 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
         from inferd.cli import token
 
         return token.run(arguments)
+    if arguments.command == "bench":
+        from inferd.cli import bench
+
+        return bench.run(arguments)
     if arguments.command == "top":
         from inferd.cli import top
 
@@ -56,20 +60,21 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any]) -> int:
     given = {name: value for name, value in vars(arguments).items() if name in daemon.Settings.model_fields}
     settings = daemon.load(arguments.config, sources[arguments.command], given)
     if arguments.command == "check":
-        from inferd.app import credentials_of, engine_of
+        from inferd.app import engine_of
         from inferd.catalog import source_of
         from inferd.cli.check import check
+        from inferd.security.credentials import credentials_of
 
         credentials_of(settings)
         engine = engine_of(settings)
         return check(settings, sys.stdout, lambda entry, version: engine.inspect(source_of(entry, version)))
     from inferd.cli.serve import serve
 
-    return serve(settings, lambda: daemon.load(arguments.config, sources[arguments.command], given))
+    return serve(settings, lambda: daemon.load(arguments.config, sources[arguments.command], given), argv)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from inferd.cli import demo, install_units, rollover, token, top, tune
+    from inferd.cli import bench, demo, install_units, rollover, token, top, tune
 
     parser = argparse.ArgumentParser(
         prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol."
@@ -88,6 +93,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
         sources[name] = daemon.flags(command)
     sources["tune"] = tune.add_arguments(
         commands.add_parser("tune", help="find what each model serves best with, by measuring")
+    )
+    bench.add_arguments(
+        commands.add_parser("bench", help="put a server under load: throughput, latency, what the server says of it")
     )
     top.add_arguments(
         commands.add_parser(

@@ -5,45 +5,69 @@ import faulthandler
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
 from inferd import logs
-from inferd.app import App, Ending
 from inferd.cli import exit_status
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
+from inferd.workers.place import Place
+
+if TYPE_CHECKING:
+    from inferd.app import Ending
 
 
-def serve(settings: Settings, read: Callable[[], Settings]) -> int:
-    """Serve until a signal; 0 after a clean drain. ``read`` gives the settings anew, at a reload.
+def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
+    """Serve until a signal; 0 after a clean drain. ``read`` gives the settings anew, at a reload; with several workers
+    each is started with ``argv``, the command line, and what is its own.
 
     Raises InferdError when start-up fails.
     """
     # A watchdog ends a process that hangs with SIGABRT: this has it say where each thread was.
     faulthandler.enable()
-    logs.configure(settings.log_level, settings.log_format)
+    place = Place.of(os.environ)
+    logs.configure(settings.log_level, settings.log_format, worker=None if place is None else place.index)
     # As many connections as the machine lets us have: the soft limit is 1024 for the sake of select(2), not used here.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    try:
+        if place is None and settings.workers != 1:
+            from inferd.fleet import workers_wanted
+
+            # OpenVINO and gRPC are for the workers: their supervisor is small, and starts at once.
+            if (count := workers_wanted(settings)) > 1:
+                return asyncio.run(_supervise(settings, argv, count))
+        return _serve(settings, read, place)
+    except InferdError:
+        raise
+    except Exception:
+        structlog.get_logger("inferd").exception("start-up failed")
+        return exit_status.FAILED_START
+
+
+async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int:
+    from inferd.fleet import Fleet
+
+    return await Fleet(settings, argv, count).run()
+
+
+def _serve(settings: Settings, read: Callable[[], Settings], place: Place | None) -> int:
+    from inferd.app import App
+
+    async def run() -> "Ending":
+        return await App(settings, read, place).run()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            ending = runner.run(_serve(settings, read))
-        except InferdError:
-            raise
-        except Exception:
-            structlog.get_logger("inferd").exception("start-up failed")
-            return exit_status.FAILED_START
+        ending = runner.run(run())
+        status = exit_status.MADE_WAY if ending.made_way else 0
         if ending.abrupt:
             # A compile can't be interrupted; waiting for it could outlast the supervisor's patience.
             with suppress(OSError):
                 sys.stderr.flush()
-            os._exit(0)
-    return 0
-
-
-async def _serve(settings: Settings, read: Callable[[], Settings]) -> Ending:
-    return await App(settings, read).run()
+            os._exit(status)
+    return status

@@ -30,12 +30,21 @@ ENV_PREFIX = "INFERD_"
 CONFIG_VARIABLE = "INFERD_CONFIG"
 # Read by the commands that call a daemon.
 TOKEN_VARIABLE = "INFERD_TOKEN"  # noqa: S105 - a variable's name
+# Set by a daemon of several processes for each of them.
+WORKER_VARIABLE = "INFERD_WORKER"
 
 
 def _host_port(text: str) -> str:
     if not (found := _HOST_PORT.fullmatch(text)) or int(found["port"]) > 65535:
         raise ValueError
     return text
+
+
+def _workers(value: Any) -> Any:
+    """0 for ``auto``."""
+    if value in ("0", 0):
+        raise ValueError
+    return 0 if value == "auto" else value
 
 
 def _metadata_key(text: str) -> str:
@@ -63,6 +72,9 @@ HostPort = Annotated[
     str,
     AfterValidator(_host_port),
     Allowed("HOST:PORT with a port of 0..65535, such as 127.0.0.1:8001 or [::1]:8001"),
+]
+Workers = Annotated[
+    int, BeforeValidator(_workers), Field(ge=0, le=512), Allowed("auto, or a number of processes of 1..512")
 ]
 MetadataKey = Annotated[
     str,
@@ -136,6 +148,12 @@ class Settings(BaseSettings):
     )
     metrics_bind: HostPort = Field(
         "127.0.0.1:8002", description="HOST:PORT of /metrics, /healthz and /readyz; port 0 picks a free one."
+    )
+    workers: Workers = Field(
+        1,
+        description="Processes that serve behind one gRPC port, each on CPUs of its own and with its own copy of the "
+        "models; auto has as many as there are 16 CPUs, none across NUMA nodes. For machines whose cores one Python "
+        "interpreter can't feed.",
     )
     reuse_port: bool = Field(
         False,
@@ -258,6 +276,18 @@ class Settings(BaseSettings):
         description="Bytes of one input of a request once decoded, where the model leaves its shape open; an element "
         "of BYTES counts 64.",
     )
+    shared_memory: Literal["off", "copy", "mapped"] = Field(
+        "off",
+        description="copy takes inputs from, and puts outputs into, shared memory that clients on this machine have "
+        "registered (SystemSharedMemoryRegister), by one copy each; mapped uses it in place, where a client that "
+        "truncates its memory ends the daemon: for clients that are all trusted. See docs/shared-memory.md.",
+    )
+    shared_memory_max_regions: int = Field(
+        256, ge=1, le=65536, description="Regions of shared memory that may be registered, all clients' together."
+    )
+    shared_memory_max_bytes: int = Field(
+        1 << 30, ge=1, description="Bytes of shared memory that may be registered, all clients' together."
+    )
     max_metadata_bytes: int = Field(
         16 << 10, ge=1024, le=1 << 20, description="Bytes of the headers (gRPC metadata) of one call."
     )
@@ -312,6 +342,12 @@ class Settings(BaseSettings):
         le=86400,
         description="Seconds without a run of its own after which a model is tried with an inference on made-up input, "
         "counted nowhere; one that fails what it did well before takes no requests until it does it again. 0: never.",
+    )
+    restart_on_device_loss: Literal["off", "alone", "always"] = Field(
+        "alone",
+        description="Whether the daemon, as a systemd service, drains and ends with status 75, to be started anew, "
+        "when a device is lost to all models on it, loading them anew has failed several times, and a child process "
+        "that tries the device can use it. alone: only while no model answers; always: at all times; off: never.",
     )
     drain_timeout: float = Field(
         30.0, ge=0, le=3600, description="Seconds that accepted requests get to finish after SIGTERM or SIGINT."
@@ -426,5 +462,9 @@ def _origin(key: str, file: Path | None, in_file: dict[str, Any], flag_values: d
 
 def unknown_variables() -> list[str]:
     """``INFERD_*`` variables that name no setting: typing errors, or a container platform's own."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_VARIABLE, TOKEN_VARIABLE}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
+        CONFIG_VARIABLE,
+        TOKEN_VARIABLE,
+        WORKER_VARIABLE,
+    }
     return sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)

@@ -187,11 +187,14 @@ class Execution(_Table):
         "auto", description="Which cores CPU threads run on, where the CPU has both kinds."
     )
     infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
-    path: Literal["auto", "async", "sync"] = Field(
+    path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",
         description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
-        "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; auto "
-        "is async where nothing was measured.",
+        "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; inline "
+        "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
+        "interrupts. auto is inline for models on the CPU that were seen to take at most 0.1 ms at warm-up and can "
+        "take no longer, all shapes being fixed, unless several streams or a number of infer requests are asked for; "
+        "else it is what was measured to be best, or async where nothing was.",
     )
     hang_timeout: float | None = Field(
         None,
@@ -289,6 +292,47 @@ class Share(_Table):
     )
 
 
+class Rollout(_Table):
+    """How a new version, or a changed one, takes the place of the one that answers."""
+
+    check: Literal["outputs", "off"] = Field(
+        "outputs",
+        description="outputs has it answer inputs that clients sent lately, or made-up ones, before it gets requests: "
+        "it has to answer wherever the version before does, with tensors of its declared types and shapes, and "
+        "without NaN or infinity where the other has numbers. One that does not is a failed load.",
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="For versions that are to give the same numbers: how far they may differ in that check, in "
+        "proportion to an output's largest element.",
+    )
+    canary_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Part of the requests that it gets at first, while the version before answers the others; the "
+        "load ends when it is promoted or rolled back. 0: it takes over at once.",
+    )
+    canary_duration: float = Field(
+        60.0, gt=0, le=86400, description="Seconds that it is held against the version before, at least."
+    )
+    canary_requests: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        description="Requests that it has to be seen with before it is promoted. After five times canary_duration "
+        "what was seen until then decides.",
+    )
+
+    @model_validator(mode="after")
+    def _tolerance_goes_with_the_check(self) -> "Rollout":
+        if self.tolerance is not None and self.check == "off":
+            raise ValueError("tolerance is set and check is 'off'")
+        return self
+
+
 class Warmup(_Table):
     """Inferences on made-up input before the model is ready."""
 
@@ -338,6 +382,7 @@ class ModelConfig(_Table):
     )
     preprocessing: dict[str, Preprocessing] = Field({}, description="Image preprocessing by input name.")
     warmup: Warmup = Warmup()
+    rollout: Rollout = Rollout()
     properties: dict[PropertyName, PropertyValue] = Field(
         {}, description="Further OpenVINO properties, passed to compile_model as they are."
     )

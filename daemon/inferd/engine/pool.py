@@ -15,7 +15,7 @@ from threading import Lock, Thread
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.slot import RunFailed, Slot, SlotFactory, sentence
-from inferd.tensors import Tensor
+from inferd.tensors import Placed, Tensor
 
 # What closing waits for runs that were cancelled and do not end; longer than any one kernel should take.
 _CLOSING_SECONDS = 10.0
@@ -54,24 +54,35 @@ class _Seat:
 class Pool:
     """Slots of one device; the scheduler decides which is free, the pool runs them.
 
-    ``start``, ``cancel``, ``replace``, ``read``, ``drain`` and ``sweep`` belong to one thread.
+    ``start``, ``cancel``, ``replace``, ``read``, ``give_back``, ``drain`` and ``sweep`` belong to one thread.
     """
 
     def __init__(
-        self, device: str, size: int, make_slot: SlotFactory, model: object = None, width: int | None = None
+        self,
+        device: str,
+        size: int,
+        make_slot: SlotFactory,
+        model: object = None,
+        width: int | None = None,
+        *,
+        inline: bool = False,
     ) -> None:
         """``model`` is whatever the slots run: it is let go of only after all of them are freed.
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
+        Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
         """
         self.device = device
+        self.inline = inline
         self.size = size
         self.width = width or size
         self._make_slot: SlotFactory | None = make_slot
         self._model = model
         self._seats: list[_Seat] = []
         self._in_flight: set[int] = set()
+        # The slots to give back a client's memory.
+        self.lent: set[int] = set()
         self._handed_over: deque[tuple[_Seat, int, int]] = deque()
         # Runs that do not end, on infer requests that others have replaced; and such that did end after all.
         self._left: list[_Seat] = []
@@ -117,15 +128,27 @@ class Pool:
         """Have ``notify`` called, on any thread, when :meth:`drain` has something to give."""
         self._notify = notify
 
-    def start(self, slot: int, members: Sequence[Sequence[Tensor]], *, fresh: bool = False) -> int:
+    def start(
+        self,
+        slot: int,
+        members: Sequence[Sequence[Tensor]],
+        *,
+        fresh: bool = False,
+        into: Sequence[tuple[int, Placed]] | None = None,
+    ) -> int:
         """Copy the inputs of each member and begin a run, from the model's initial state if ``fresh``.
 
-        Returns the time the copy was done; raises RunFailed.
+        With ``into``, a single member's memory may be used in place, also for those outputs, until :meth:`give_back`.
+        Returns the time the copy was done; raises RunFailed, and what placed inputs raise.
         """
         try:
             if fresh:
                 self._seats[slot].slot.reset()
-            self._seats[slot].slot.write(members)
+            if into is None:
+                self._seats[slot].slot.write(members)
+            else:
+                self.lent.add(slot)
+                self._seats[slot].slot.write_shared(members[0], into)
         except (RuntimeError, ValueError) as error:
             lost = f": {sentence(error)}" if means_lost(str(error)) else ""
             raise RunFailed(f"inputs could not be copied ({type(error).__name__}){lost}") from error
@@ -134,6 +157,12 @@ class Pool:
         self._seats[slot].slot.start()
         self._in_flight.add(slot)
         return copied
+
+    def give_back(self, slot: int) -> None:
+        """Let go of the memory that the run on ``slot``, which has ended and was read, used in place."""
+        if slot in self.lent:
+            self.lent.discard(slot)
+            self._seats[slot].slot.give_back()
 
     def cancel(self, slot: int) -> None:
         """Ask the run on ``slot`` to end; it is reported like any other once it has."""
@@ -266,6 +295,7 @@ class Pool:
     def _take_back(self) -> None:
         """Keep the infer requests whose runs have ended after all, to replace others with."""
         for seat in [seat for seat in self._left if seat.ended()]:
+            seat.slot.give_back()
             self._left.remove(seat)
             self._spare.append(seat)
 
@@ -313,7 +343,7 @@ class Pool:
         return completed
 
     def _signal(self) -> None:
-        if not self._signalled:
+        if not self._signalled and not self.inline:
             self._signalled = True
             # The loop may have closed under us; an exception here would end the process.
             with suppress(RuntimeError):

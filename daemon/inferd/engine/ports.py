@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inferd.engine.runtime import ov
-from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec
+from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
 
 
 class Ports:
@@ -15,11 +15,18 @@ class Ports:
 
     Inputs are copied into the infer request's own tensors: protobuf's buffers can't be
     shared, and sharing some inputs while copying others corrupts data (OpenVINO fact 7).
+    Where a client's memory takes the place of a tensor for one run, the infer request gets its own back after it.
     """
 
     def __init__(self, request: "ov.InferRequest", signature: Signature) -> None:
         self._request = request
         self._outputs = signature.outputs
+        self._lends = _on_cpu(request)
+        self._lenders = _lenders(request, signature) if self._lends else {}
+        # What has its own tensor to get back, and the tensor in its place, which nothing else keeps (OpenVINO fact 37);
+        # and the outputs that are computed into a client's memory.
+        self._lent: list[tuple[_NumericInput | _LentOutput, ov.Tensor]] = []
+        self._in_place: dict[int, Tensor] = {}
         self._writers = [
             _StringInput(request, i) if spec.dtype is DType.BYTES else _NumericInput(request, i, spec)
             for i, spec in enumerate(signature.inputs)
@@ -30,9 +37,42 @@ class Ports:
         for writer, parts in zip(self._writers, zip(*members, strict=True), strict=True):
             writer.write(parts)
 
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        """As :meth:`inferd.engine.slot.Slot.write_shared`."""
+        for writer, tensor in zip(self._writers, inputs, strict=True):
+            if (
+                self._lends
+                and isinstance(writer, _NumericInput)
+                and isinstance(tensor.data, Placed)
+                and (memory := tensor.data.view()) is not None
+            ):
+                self._lend(writer, memory, tensor.shape)
+            else:
+                writer.write((tensor,))
+        for index, placed in into:
+            if (lender := self._lenders.get(index)) is not None and (memory := lender.fitting(placed)) is not None:
+                self._lend(lender, memory, lender.shape)
+                self._in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
+
+    def give_back(self) -> None:
+        """As :meth:`inferd.engine.slot.Slot.give_back`."""
+        self._in_place.clear()
+        while self._lent:
+            port, _ = self._lent[-1]
+            port.set(port.own)
+            self._lent.pop()
+
     def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
         """As :meth:`inferd.engine.slot.Slot.read`."""
+        if self._in_place:
+            return [self._in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
         return [self._read(i, self._outputs[i], rows) for i in outputs]
+
+    def _lend(self, port: "_NumericInput | _LentOutput", memory: memoryview, shape: Shape) -> None:
+        tensor = ov.Tensor(np.frombuffer(memory, np.uint8), ov.Shape(shape), port.own.element_type)
+        # Kept first: whatever goes wrong then, the infer request gets its own back.
+        self._lent.append((port, tensor))
+        port.set(tensor)
 
     def _read(self, index: int, spec: TensorSpec, rows: range | None) -> Tensor:
         tensor = self._request.get_output_tensor(index)
@@ -55,27 +95,38 @@ class _NumericInput:
     """Copies raw elements into one input tensor, reshaping it only when the shape changes."""
 
     def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
-        self._tensor = request.get_input_tensor(index)
+        self._request = request
+        self._index = index
+        self.own = request.get_input_tensor(index)
         self._axis = spec.batch_axis
         self._shape: Shape | None = spec.static_shape
-        self._bytes = _byte_view(self._tensor) if self._shape is not None else _NO_BYTES
+        self._bytes = _byte_view(self.own) if self._shape is not None else _NO_BYTES
 
     def write(self, parts: Sequence[Tensor]) -> None:
         shape = joined_shape([p.shape for p in parts], self._axis)
         if shape != self._shape:
-            self._tensor.shape = shape
+            self.own.shape = shape
             self._shape = shape
-            self._bytes = _byte_view(self._tensor)
+            self._bytes = _byte_view(self.own)
         if len(parts) == 1:
-            self._bytes.data[:] = parts[0].data  # type: ignore[assignment]  # numeric data is a buffer
+            data = parts[0].data
+            if isinstance(data, Placed):
+                data.read_into(self._bytes.data)
+            else:
+                self._bytes.data[:] = data  # type: ignore[assignment]  # numeric data is a buffer
             return
         # All that comes before the batch axis as lines, all from it on as the bytes of a line.
         lines = prod(shape[: self._axis])
         target, at = self._bytes.reshape(lines, -1), 0
         for part in parts:
-            source = np.frombuffer(part.data, np.uint8).reshape(lines, -1)  # type: ignore[arg-type]  # likewise
+            data = part.data.copied() if isinstance(part.data, Placed) else part.data
+            source = np.frombuffer(data, np.uint8).reshape(lines, -1)  # type: ignore[arg-type]  # likewise
             target[:, at : at + source.shape[1]] = source
             at += source.shape[1]
+
+    def set(self, tensor: "ov.Tensor") -> None:
+        """Have the infer request take its input from ``tensor``."""
+        self._request.set_input_tensor(self._index, tensor)
 
 
 class _StringInput:
@@ -87,8 +138,45 @@ class _StringInput:
 
     def write(self, parts: Sequence[Tensor]) -> None:
         shape = joined_shape([p.shape for p in parts], 0)
-        strings = np.array([s for part in parts for s in part.data], dtype=np.bytes_).reshape(shape)
+        strings = np.array([s for part in parts for s in part.data], dtype=np.bytes_).reshape(shape)  # type: ignore[union-attr]  # strings are listed
         self._request.set_input_tensor(self._index, ov.Tensor(strings))
+
+
+class _LentOutput:
+    """One output of a fixed shape, which may be computed right into other memory."""
+
+    def __init__(self, request: "ov.InferRequest", index: int, shape: Shape) -> None:
+        self._request = request
+        self._index = index
+        self.shape = shape
+        self.own = request.get_output_tensor(index)
+
+    def fitting(self, placed: Placed) -> memoryview | None:
+        """The memory to use, None where it is to be copied there."""
+        nbytes = int(self.own.byte_size)
+        return None if placed.nbytes < nbytes or (memory := placed.view()) is None else memory[:nbytes]
+
+    def set(self, tensor: "ov.Tensor") -> None:
+        """Have the infer request put its output into ``tensor``."""
+        self._request.set_output_tensor(self._index, tensor)
+
+
+def _lenders(request: "ov.InferRequest", signature: Signature) -> dict[int, _LentOutput]:
+    """The outputs that may be lent other memory, by index: those of a fixed shape, strings apart.
+
+    Not those that hand an input on: they go by its name, and setting one sets the other (OpenVINO fact 36).
+    """
+    taken = set().union(*(port.names for port in request.model_inputs))
+    return {
+        i: _LentOutput(request, i, spec.static_shape)
+        for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=True))
+        if spec.static_shape is not None and spec.dtype is not DType.BYTES and not taken & port.names
+    }
+
+
+def _on_cpu(request: "ov.InferRequest") -> bool:
+    """Whether it computes where the client's memory is; what other devices make of such memory has not been seen."""
+    return list(request.get_compiled_model().get_property("EXECUTION_DEVICES")) == ["CPU"]
 
 
 def _strings(tensor: "ov.Tensor") -> "np.ndarray[Any, np.dtype[np.bytes_]]":

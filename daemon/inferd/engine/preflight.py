@@ -96,7 +96,7 @@ class Preflight:
         with self._lock:
             passed = key in self._passed
         if not passed and not self._cache.marked(key):
-            self._run(source)
+            self.run(source)
             self._cache.mark(key)
         with self._lock:
             self._passed.add(key)
@@ -109,7 +109,8 @@ class Preflight:
             for child in self._running:
                 child.kill()
 
-    def _run(self, source: ModelSource) -> None:
+    def run(self, source: ModelSource) -> None:
+        """Try ``source`` now, whatever has passed before, and keep nothing of it. Raises as :meth:`check`."""
         begun = time.monotonic()
         child = self._start(source)
         try:

@@ -14,7 +14,7 @@ from inferd.engine.device_loss import means_lost
 from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
 from inferd.errors import one_line
-from inferd.tensors import Signature, Tensor
+from inferd.tensors import Placed, Signature, Tensor
 
 
 class RunFailed(Exception):
@@ -29,6 +29,14 @@ class Slot(Protocol):
 
         Several members' rows are laid one after the other along each input's batch axis.
         """
+
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        """Likewise for one member, of whom inputs may be used where they are, in a client's memory, and outputs
+        computed right ``into`` it, by port index. Of others, copies are made as ever. :meth:`give_back` has to follow
+        once the run has ended and was read."""
+
+    def give_back(self) -> None:
+        """Let go of a client's memory that was used in place. Harmless where none was."""
 
     def reset(self) -> None:
         """Forget the state that a stateful model has kept from earlier runs."""
@@ -93,6 +101,12 @@ class InferSlot:
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         self._ports.write(members)
+
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        self._ports.write_shared(inputs, into)
+
+    def give_back(self) -> None:
+        self._ports.give_back()
 
     def reset(self) -> None:
         self._request.reset_state()

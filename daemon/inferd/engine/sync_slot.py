@@ -15,7 +15,7 @@ import structlog
 from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, sentence
-from inferd.tensors import DType, Signature, Tensor
+from inferd.tensors import DType, Placed, Signature, Tensor
 
 log = structlog.get_logger("inferd.engine")
 
@@ -49,6 +49,12 @@ class SyncSlot:
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         self._ports.write(members)
+
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        self._ports.write_shared(inputs, into)
+
+    def give_back(self) -> None:
+        self._ports.give_back()
 
     def reset(self) -> None:
         self._request.reset_state()

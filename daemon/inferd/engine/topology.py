@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from inferd.workers.cpu_sets import Layout
+
 # How the kernel's two event sources of a hybrid Intel CPU are called, of which each lists its CPUs.
 _KINDS = {"performance": "cpu_core", "efficient": "cpu_atom"}
 
@@ -52,6 +54,21 @@ def cpu_topology(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | Non
     return CpuTopology(len(usable), len(cores), present if len(present) > 1 else ())
 
 
+def cpu_layout(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None = None) -> Layout:
+    """The NUMA nodes and cores of ``cpus`` (None: those this process may run on), read below ``devices``.
+
+    CPUs of no node, as where the kernel knows none, count as one of their own. Raises nothing.
+    """
+    usable = frozenset(_affinity() if cpus is None else cpus)
+    left, nodes = set(usable), {}
+    for folder in sorted((devices / "system" / "node").glob("node[0-9]*")):
+        found = frozenset(_numbers(_read(folder / "cpulist"))) & left
+        left -= found
+        nodes[int(folder.name.removeprefix("node"))] = _cores(devices, found)
+    nodes[-1] = _cores(devices, frozenset(left))
+    return Layout.of(nodes)
+
+
 def tunables(family: str, streams: tuple[int, int] | None, cpu_threads: int, topology: CpuTopology) -> Tunables:
     """What can be tuned on a device of ``family`` that offers ``streams`` (None where it does not tell).
 
@@ -66,6 +83,13 @@ def tunables(family: str, streams: tuple[int, int] | None, cpu_threads: int, top
     if family == "GPU" and streams is not None:
         return Tunables(streams)
     return Tunables()
+
+
+def _cores(devices: Path, cpus: frozenset[int]) -> list[frozenset[int]]:
+    siblings = {
+        n: _numbers(_read(devices / "system" / "cpu" / f"cpu{n}" / "topology" / "thread_siblings_list")) for n in cpus
+    }
+    return list({frozenset(siblings[n] & cpus) | {n} for n in cpus})
 
 
 def _affinity() -> Iterable[int]:

@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from inferd.metrics.cells import Exemplar, Histogram
-from inferd.metrics.families import HistogramSamples, PairSamples
+from inferd.metrics.families import HeadSamples, HistogramSamples, PairSamples
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -47,6 +47,8 @@ def pieces(families: Iterable[Metric], heads: Heads | None = None) -> Iterator[b
             case PairSamples():
                 needed[samples.name] = {}
                 texts, many = _of_pairs(samples, known.get(samples.name, {}), needed[samples.name]), _LINES
+            case HeadSamples():
+                texts, many = _of_heads(samples), _LINES
             case _:
                 texts, many = map(_line, samples), _LINES
         for text in texts:
@@ -103,6 +105,11 @@ def _of_pairs(
             head = _head(samples.name, samples.named(values))
         needed[values] = head
         yield f"{head}{_number(value)}\n"
+
+
+def _of_heads(samples: HeadSamples) -> Iterator[str]:
+    for head, (value, exemplar) in samples.values.items():
+        yield f"{head} {_number(value)} # {exemplar}\n" if exemplar else f"{head} {_number(value)}\n"
 
 
 def _line(sample: Sample) -> str:

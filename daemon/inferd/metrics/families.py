@@ -1,6 +1,6 @@
 """Metric families as the client library wants them, made of declared instruments and samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -14,6 +14,7 @@ from prometheus_client.samples import Exemplar, Sample
 from inferd.metrics.cells import Exemplar as CellExemplar
 from inferd.metrics.cells import Histogram
 from inferd.metrics.instruments import Instrument
+from inferd.workers.merging import labels_of
 
 # Values of the instrument's labels, in its order, and the sample.
 Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -87,6 +88,23 @@ class HistogramSamples:
                 yield Sample(f"{name}_bucket", labelled, count, None, exemplar and _as_sample(exemplar))
             yield Sample(f"{name}_count", named, buckets[-1][1])
             yield Sample(f"{name}_sum", named, total)
+
+
+class HeadSamples:
+    """Makes samples of ``values``: number and exemplar's text by the head of its line, as workers.merging has them."""
+
+    def __init__(self, values: Mapping[str, tuple[float, str]]) -> None:
+        self.values = values
+
+    def __iter__(self) -> Iterator[Sample]:
+        for head, (value, text) in self.values.items():
+            yield Sample(head.partition("{")[0], labels_of(head), value, None, _of_text(text) if text else None)
+
+
+def _of_text(text: str) -> Exemplar:
+    labels, _, rest = text.rpartition("} ")
+    value, _, at = rest.partition(" ")
+    return Exemplar(labels_of(f"{labels}}}"), float(value), float(at) if at else None)
 
 
 def _as_sample(exemplar: CellExemplar) -> Exemplar:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from inferd.workers.merging import Rule
+
 # 1 / 1.6 / 2.5 / 4 / 6.3 a decade from 100 us to 10 s: worst error of a p99 read off it 34 %.
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)
 LATENCY_BUCKETS = (*(round(s * 10.0**e, 7) for e in range(-4, 1) for s in _STEPS), 10.0)
@@ -25,12 +27,16 @@ OTHER = "_OTHER"
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One metric family: name without the type's suffix, help text, label names."""
+    """One metric family: name without the type's suffix, help text, label names.
+
+    ``merged`` says how the values of several workers become one; histograms are summed and facts deduplicated anyway.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram", "info"]
     help: str
     labels: tuple[str, ...] = ()
+    merged: Rule = "sum"
 
 
 _VERSION = ("model", "version")
@@ -77,7 +83,12 @@ STAGE_SECONDS = Instrument(
 )
 INFERENCES = Instrument("inferd_inferences", "counter", "Rows of the batch dimension answered well.", _VERSION)
 RUN_ROWS = Instrument("inferd_run_rows", "histogram", "Rows that ran together, of runs that ended well.", _VERSION)
-RECEIVED_BYTES = Instrument("inferd_received_bytes", "counter", "Bytes of request messages.", _VERSION)
+RECEIVED_BYTES = Instrument(
+    "inferd_received_bytes",
+    "counter",
+    "Bytes of request messages, and of BOOL and BYTES inputs that were taken out of shared memory.",
+    _VERSION,
+)
 SENT_BYTES = Instrument("inferd_sent_bytes", "counter", "Bytes of answers, of requests answered well.", _VERSION)
 OPEN_CALLS = Instrument("inferd_open_calls", "gauge", "Inference RPCs that are open; a stream is one.")
 
@@ -86,7 +97,11 @@ OPEN_CALLS = Instrument("inferd_open_calls", "gauge", "Inference RPCs that are o
 QUEUE_LENGTH = Instrument("inferd_queue_length", "gauge", "Requests that have not started.", _VERSION)
 QUEUE_BYTES = Instrument("inferd_queue_bytes", "gauge", "Bytes of the requests that have not started.", _VERSION)
 QUEUE_OLDEST = Instrument(
-    "inferd_queue_oldest_seconds", "gauge", "Age of the oldest request that has not started, 0 for none.", _VERSION
+    "inferd_queue_oldest_seconds",
+    "gauge",
+    "Age of the oldest request that has not started, 0 for none.",
+    _VERSION,
+    merged="max",
 )
 IN_FLIGHT = Instrument("inferd_in_flight_requests", "gauge", "Requests waiting or running.", _VERSION)
 IN_FLIGHT_LIMIT = Instrument(
@@ -110,19 +125,21 @@ SEQUENCES_LIMIT = Instrument(
 
 # -- models -----------------------------------------------------------------------
 
-READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, else 0.")
+READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, else 0.", merged="max")
 MODEL_READY = Instrument(
     "inferd_model_ready",
     "gauge",
     "1 while the model version answers, else 0; what was unloaded on purpose is not listed. version is empty for a "
     "model that could not be read at all.",
     _VERSION,
+    merged="min",
 )
 MODEL_STATE = Instrument(
     "inferd_model_state",
     "gauge",
     "1 for the state that the model version is in, 0 for the others: LOADING, READY, UNLOADING, UNAVAILABLE.",
     ("model", "version", "state"),
+    merged="max",
 )
 MODEL_INFO = Instrument(
     "inferd_model",
@@ -137,22 +154,66 @@ MODEL_LOADS = Instrument(
     "Attempts to load a version of the model, by result: ok or failed. What was served before a failed one goes on.",
     ("model", "result"),
 )
+MODEL_ROLLBACKS = Instrument(
+    "inferd_model_rollbacks",
+    "counter",
+    "Versions that were tried on a part of the requests (rollout.canary_share) and taken back, by reason: failed (more "
+    "of its requests failed), worse (more were late or refused), or stopped (another change came before it was "
+    "decided).",
+    ("model", "version", "reason"),
+)
 RELOADS = Instrument(
     "inferd_reloads",
     "counter",
     "Reloads of settings and repository, on SIGHUP or because the repository changed, by result: ok, or failed where "
     "one of them can't be read. A model that fails to load is counted in inferd_model_loads.",
     ("result",),
+    merged="max",
+)
+MODEL_AILING = Instrument(
+    "inferd_model_ailing",
+    "gauge",
+    "1 for what keeps a model version that is loaded from being ready, absent while nothing does. reason: device_lost; "
+    "hanging (runs that hang hold every infer request, or can't be got rid of); failing and silent (inferences on "
+    "made-up input fail, or have no answer).",
+    ("model", "version", "reason"),
+    merged="max",
+)
+HUNG_RUNS = Instrument(
+    "inferd_hung_runs",
+    "counter",
+    "Runs that were given up because they hang; whoever still waited was answered internal, or at the deadline.",
+    _DEVICE,
+)
+REPLACED_REQUESTS = Instrument(
+    "inferd_replaced_infer_requests",
+    "counter",
+    "Infer requests that others have taken the place of, because a run on them does not end.",
+    _DEVICE,
 )
 LOAD_SECONDS = Instrument(
-    "inferd_model_load_seconds", "gauge", "Seconds from reading the version's file to its being ready.", _VERSION
+    "inferd_model_load_seconds",
+    "gauge",
+    "Seconds from reading the version's file to its being ready.",
+    _VERSION,
+    merged="max",
 )
 COMPILE_SECONDS = Instrument(
-    "inferd_model_compile_seconds", "gauge", "Seconds spent compiling, or importing from the cache.", _DEVICE
+    "inferd_model_compile_seconds",
+    "gauge",
+    "Seconds spent compiling, or importing from the cache.",
+    _DEVICE,
+    merged="max",
 )
-WARM_UP_SECONDS = Instrument("inferd_model_warm_up_seconds", "gauge", "Seconds spent on warm-up.", _DEVICE)
+WARM_UP_SECONDS = Instrument(
+    "inferd_model_warm_up_seconds", "gauge", "Seconds spent on warm-up.", _DEVICE, merged="max"
+)
 FIRST_INFERENCE_SECONDS = Instrument(
-    "inferd_model_first_inference_seconds", "gauge", "Seconds that the first run took; 0 if warm-up is off.", _DEVICE
+    "inferd_model_first_inference_seconds",
+    "gauge",
+    "Seconds that the first run took; 0 if warm-up is off.",
+    _DEVICE,
+    merged="max",
 )
 CACHE_LOOKUPS = Instrument(
     "inferd_cache_lookups",
@@ -161,19 +222,25 @@ CACHE_LOOKUPS = Instrument(
     ("result",),
 )
 OBJECTIVE_SECONDS = Instrument(
-    "inferd_objective_latency_seconds", "gauge", "The latency objective, of models that have one.", _VERSION
+    "inferd_objective_latency_seconds",
+    "gauge",
+    "The latency objective, of models that have one.",
+    _VERSION,
+    merged="max",
 )
 OBJECTIVE_RATIO = Instrument(
     "inferd_objective_latency_ratio",
     "gauge",
     "Part of the answered requests that are to keep the latency objective, such as 0.99.",
     _VERSION,
+    merged="max",
 )
 AVAILABILITY_RATIO = Instrument(
     "inferd_objective_availability_ratio",
     "gauge",
     "Part of the requests that are to be answered, such as 0.999; what the client got wrong does not count.",
     _VERSION,
+    merged="max",
 )
 
 # -- how it runs, and tuning ------------------------------------------------------
@@ -185,7 +252,9 @@ THREADS_ASKED = Instrument(
     "inferd_threads_asked", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
 )
 INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
-MAX_JOINED = Instrument("inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE)
+MAX_JOINED = Instrument(
+    "inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE, merged="max"
+)
 TUNING_DECISIONS = Instrument(
     "inferd_tuning_decisions",
     "counter",
@@ -193,13 +262,16 @@ TUNING_DECISIONS = Instrument(
     "worse (all three rolled back), stopped.",
     ("model", "version", "decision"),
 )
-TUNING_ACTIVE = Instrument("inferd_tuning_active", "gauge", "1 while the model version is being tuned.", _VERSION)
+TUNING_ACTIVE = Instrument(
+    "inferd_tuning_active", "gauge", "1 while the model version is being tuned.", _VERSION, merged="max"
+)
 TUNING_SECONDS = Instrument("inferd_tuning_seconds", "counter", "Seconds spent on searches.", _VERSION)
 TUNING_GAIN = Instrument(
     "inferd_tuning_gain_ratio",
     "gauge",
     "What the choice gives in proportion to OpenVINO's THROUGHPUT hint, as measured last; 0 if unknown.",
     _VERSION,
+    merged="max",
 )
 
 # -- security ---------------------------------------------------------------------
@@ -208,6 +280,7 @@ CERTIFICATE_EXPIRY = Instrument(
     "inferd_tls_certificate_expiry_timestamp_seconds",
     "gauge",
     "When the certificate that new connections are shown expires, in seconds since 1970; absent without TLS.",
+    merged="min",
 )
 CREDENTIALS_CURRENT = Instrument(
     "inferd_credentials_current",
@@ -215,12 +288,14 @@ CREDENTIALS_CURRENT = Instrument(
     "1 while what is in use is what the files say, 0 while they have changed to what can't be used and what was "
     "before holds. kind: certificate (with its key and the clients' CAs) or tokens.",
     ("kind",),
+    merged="min",
 )
 CREDENTIALS_READINGS = Instrument(
     "inferd_credentials_readings",
     "counter",
     "Times the files were read again because they had changed, by result: ok or failed.",
     ("kind", "result"),
+    merged="max",
 )
 REFUSED_CALLS = Instrument(
     "inferd_refused_calls",
@@ -244,13 +319,22 @@ THREAD_LAG = Instrument(
 )
 CPU_THREADS = Instrument("inferd_cpu_threads", "gauge", "Threads that CPU inference may use in all.")
 CPU_PERIODS = Instrument(
-    "inferd_cpu_quota_periods", "counter", "Enforcement periods of the control group's CPU quota that had work to do."
+    "inferd_cpu_quota_periods",
+    "counter",
+    "Enforcement periods of the control group's CPU quota that had work to do.",
+    merged="max",
 )
 CPU_THROTTLED_PERIODS = Instrument(
-    "inferd_cpu_throttled_periods", "counter", "Of these, periods in which the control group was throttled."
+    "inferd_cpu_throttled_periods",
+    "counter",
+    "Of these, periods in which the control group was throttled.",
+    merged="max",
 )
 CPU_THROTTLED_SECONDS = Instrument(
-    "inferd_cpu_throttled_seconds", "counter", "Seconds that threads of the control group were throttled."
+    "inferd_cpu_throttled_seconds",
+    "counter",
+    "Seconds that threads of the control group were throttled.",
+    merged="max",
 )
 PRESSURE = Instrument(
     "inferd_pressure_stalled_seconds",
@@ -258,10 +342,17 @@ PRESSURE = Instrument(
     "Seconds in which some or all (kind full) tasks waited for the resource (cpu, memory or io): the kernel's pressure "
     "stall information, of the control group where it has its own, else of the machine.",
     ("resource", "kind"),
+    merged="max",
 )
-MEMORY_LIMIT = Instrument("inferd_memory_limit_bytes", "gauge", "Memory limit of the control group, where it has one.")
+MEMORY_LIMIT = Instrument(
+    "inferd_memory_limit_bytes", "gauge", "Memory limit of the control group, where it has one.", merged="max"
+)
 DEVICE_UP = Instrument(
-    "inferd_device_up", "gauge", "1 while OpenVINO finds the device that models are to run on, else 0.", ("device",)
+    "inferd_device_up",
+    "gauge",
+    "1 while OpenVINO finds the device that models are to run on, else 0.",
+    ("device",),
+    merged="min",
 )
 DEVICE_MEMORY_USED = Instrument(
     "inferd_device_memory_used_bytes",
@@ -269,9 +360,19 @@ DEVICE_MEMORY_USED = Instrument(
     "Device memory that this process has allocated, by kind, where the device tells.",
     ("device", "kind"),
 )
-DEVICE_MEMORY = Instrument("inferd_device_memory_bytes", "gauge", "Memory of the device, where it tells.", ("device",))
+DEVICE_MEMORY = Instrument(
+    "inferd_device_memory_bytes", "gauge", "Memory of the device, where it tells.", ("device",), merged="max"
+)
 SCRAPE_SECONDS = Instrument(
-    "inferd_scrape_duration_seconds", "gauge", "Seconds that collecting the scrape before this one took."
+    "inferd_scrape_duration_seconds",
+    "gauge",
+    "Seconds that collecting the scrape before this one took.",
+    merged="own",
+)
+WORKERS = Instrument("inferd_workers", "gauge", "Worker processes that are wanted; absent where there is one process.")
+WORKERS_READY = Instrument("inferd_workers_ready", "gauge", "Worker processes that serve.")
+WORKERS_REPLACED = Instrument(
+    "inferd_workers_replaced", "counter", "Worker processes that were started in place of one that had died."
 )
 BUILD = Instrument(
     "inferd_build", "info", "Versions of inferd, OpenVINO and Python.", ("version", "openvino", "python")
@@ -282,11 +383,19 @@ ALL = tuple(thing for thing in globals().values() if isinstance(thing, Instrumen
 
 def reference_page() -> str:
     """docs/metrics.md."""
-    rows = (f"| `{i.name}{_suffix(i)}` | {i.kind} | {', '.join(i.labels)} | {i.help} |" for i in ALL)
+    rows = (
+        f"| `{i.name}{_suffix(i)}` | {i.kind} | {', '.join(i.labels)} | {_MERGED.get(i.kind, i.merged)} | {i.help} |"
+        for i in ALL
+    )
     return (
         "# Metrics\n\n<!-- Generated by .ci/generate from the code; do not edit. -->\n\n"
-        "| series | type | labels | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "Workers: how one series comes of those of several worker processes ([workers.md](workers.md)); own is the "
+        "supervisor's.\n\n"
+        "| series | type | labels | workers | meaning |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
+
+
+_MERGED = {"histogram": "sum", "info": "once"}
 
 
 def _suffix(instrument: Instrument) -> str:

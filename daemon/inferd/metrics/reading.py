@@ -17,6 +17,7 @@ from inferd.metrics.instruments import OTHER
 from inferd.metrics.recorder import Record, Recorder
 from inferd.metrics.state import DeviceState, ServerState, TuningState, VersionState
 from inferd.metrics.statistics import Statistics
+from inferd.supervision.monitor import HealthMonitor
 from inferd.tuning.record import Decision, Phase
 from inferd.tuning.record import Record as TuningRecord
 from inferd.tuning.tuner import Tuner
@@ -36,6 +37,7 @@ class Reading:
         recorder: Recorder,
         open_calls: Callable[[], int],
         reloads: Mapping[str, int],
+        health: HealthMonitor,
     ) -> None:
         self._lifecycle = lifecycle
         self._catalog = catalog
@@ -44,6 +46,7 @@ class Reading:
         self._recorder = recorder
         self._open_calls = open_calls
         self._reloads = reloads
+        self._health = health
         self._started = time.monotonic()
 
     def readiness(self) -> tuple[bool, str]:
@@ -60,15 +63,20 @@ class Reading:
         """For the metrics."""
         wanted = self._wanted()
         names = {entry.name for entry in wanted}
+        known = {(entry.name, entry.version) for entry in wanted}
         tunings = self._tunings()
         return ServerState(
             ready=self._lifecycle.accepts,
             open_calls=self._open_calls(),
             models=tuple((e.name, e.version, e.state) for e in wanted),
             loads={key: n for key, n in self._catalog.loads.copy().items() if key[0] in names},
+            rollbacks={key: n for key, n in self._catalog.rollbacks.copy().items() if key[0] in names},
             cache_lookups=dict(self._engine.cache_lookups),
             reloads=dict(self._reloads),
             versions=tuple(_version(s, live, tunings.get(_key(s))) for s, live in self._catalog.live()),
+            ailments={key: why for key, why in self._health.ailments.items() if key in known},
+            hung={place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
+            replaced={place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
         )
 
     def figures(self) -> ServerFigures:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -70,7 +70,10 @@ class VersionState:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """``models`` are (name, version, state) of all that is to be served; ``loads`` attempts by (model, result)."""
+    """``models`` are (name, version, state) of all that is to be served; ``loads`` attempts by (model, result);
+    ``rollbacks`` by (model, version, reason);
+    ``ailments`` what keeps loaded versions from being ready, by (name, version); ``hung`` runs and ``replaced`` infer
+    requests by (name, version, device)."""
 
     ready: bool
     open_calls: int
@@ -79,6 +82,10 @@ class ServerState:
     cache_lookups: Mapping[str, int]
     reloads: Mapping[str, int]
     versions: tuple[VersionState, ...]
+    ailments: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    hung: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    replaced: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    rollbacks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
 
 
 _OF_VERSIONS: tuple[tuple[Instrument, Callable[[VersionState], float | None]], ...] = (
@@ -124,7 +131,11 @@ class StateCollector(Collector):
         yield gauge(instruments.MODEL_READY, ((m[:2], m[2] is ModelState.READY) for m in server.models))
         states = (((*m[:2], state.value), m[2] is state) for m in server.models for state in ModelState)
         yield gauge(instruments.MODEL_STATE, states)
+        yield gauge(instruments.MODEL_AILING, (((*of, reason), 1.0) for of, reason in server.ailments.items()))
+        yield counter(instruments.HUNG_RUNS, server.hung.items())
+        yield counter(instruments.REPLACED_REQUESTS, server.replaced.items())
         yield counter(instruments.MODEL_LOADS, server.loads.items())
+        yield counter(instruments.MODEL_ROLLBACKS, server.rollbacks.items())
         yield counter(instruments.CACHE_LOOKUPS, (((result,), n) for result, n in server.cache_lookups.items()))
         yield counter(instruments.RELOADS, (((result,), n) for result, n in server.reloads.items()))
         yield info(instruments.BUILD, [self._build])

@@ -58,8 +58,9 @@ def _hashes(body: bytes, tag: bytes) -> str:
 class Status:
     """Reads the figures once a second on a thread of its own, and answers for the last of them."""
 
-    def __init__(self, read: Callable[[], ServerFigures], interval: float = _INTERVAL) -> None:
-        """``read`` is called on that thread; what it raises is logged, once of a kind, and tried again."""
+    def __init__(self, read: Callable[[], ServerFigures | None], interval: float = _INTERVAL) -> None:
+        """``read`` is called on that thread, and gives None while there is nothing to show; what it raises is logged,
+        once of a kind, and tried again."""
         self.page = Page.read()
         self._read, self._interval = read, interval
         self._history = History()
@@ -108,6 +109,8 @@ class Status:
             if type(error) not in self._logged:
                 self._logged.add(type(error))
                 log.exception("the status page's figures can't be read")
+            return
+        if figures is None:
             return
         with self._lock:
             self._history.add(figures)

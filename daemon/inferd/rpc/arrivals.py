@@ -7,7 +7,7 @@ ends: one that was never called had no request.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import grpc
 
@@ -15,21 +15,20 @@ from inferd.dispatcher import Observer
 from inferd.errors import Unread
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Stages
+from inferd.rpc.services import Service
 
 
-class Arrivals(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Watches the unary ``method``; what was never read is observed as such."""
+class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Watches the unary ``method`` of ``inner``; what was never read is observed as such."""
 
-    def __init__(self, method: str, observe: Observer) -> None:
+    def __init__(self, inner: Service, method: str, observe: Observer) -> None:
+        self._inner = inner
         self._method = method
         self._observe = observe
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        handler = await continuation(details)
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """As :class:`Service` has it."""
+        handler = self._inner.service(details)
         # One of another kind refuses the call and counts that itself, see rpc/interceptors.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler

@@ -5,7 +5,7 @@ shapes and byte counts are all checked here, before anything waits or runs.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError, Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest, listed, one_line
-from inferd.tensors import BY_WIRE_NAME, DType, Shape, Signature, Tensor, TensorSpec, elements
+from inferd.rpc import placement
+from inferd.tensors import BY_WIRE_NAME, DType, Placed, Shape, Signature, Tensor, TensorSpec, elements
 
 # Fields of InferTensorContents by element type; FP16 and BF16 have none.
 CONTENTS = {
@@ -175,15 +176,6 @@ def _whole_number(model: str, key: str, value: pb.InferParameter) -> int:
     raise InvalidRequest(model, f"parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)")
 
 
-def _refuse_parameters(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
-    """Inputs and outputs take no parameters yet; ``binary_data`` is what some clients always send."""
-    for key in parameters:
-        if key.startswith("shared_memory"):
-            raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
-        if key != "binary_data":
-            raise InvalidRequest(model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: none")
-
-
 # -- inputs -----------------------------------------------------------------------
 
 
@@ -193,18 +185,22 @@ def decode_inputs(
     *,
     in_sequence: bool = False,
     limits: TensorLimits = DEFAULT_LIMITS,
+    places: placement.Places | None = None,
 ) -> tuple[Tensor, ...]:
     """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong.
 
-    ``in_sequence`` the model's state inputs must be left out: their initial values stand in.
+    ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``places`` takes those in
+    shared memory, which are all refused without it; it raises more.
     """
     model, raw = message.model_name, message.raw_input_contents
     given: list[Tensor | None] = [None] * len(signature.inputs)
     carried = {link.input for link in signature.states} if in_sequence else ()
-    if raw and len(raw) != len(message.inputs):
-        raise InvalidRequest(
-            model, f"{len(message.inputs)} inputs come with {len(raw)} raw_input_contents; expected one each"
-        )
+    sent = len(message.inputs)
+    if places is not None and sent <= len(signature.inputs):
+        sent = placement.elsewhere(message)
+    if raw and len(raw) != sent:
+        raise InvalidRequest(model, f"{sent} inputs come with {len(raw)} raw_input_contents; expected one each")
+    skipped = 0
     for place, item in enumerate(message.inputs):
         index = _port(model, "input", item.name, signature.inputs)
         spec = signature.inputs[index]
@@ -226,7 +222,15 @@ def decode_inputs(
                 _wrong_shape(model, spec, shape)
             _check_size(model, spec, shape, limits)
         if item.parameters:
-            _refuse_parameters(model, f"input '{spec.name}'", item.parameters)
+            if places is None:
+                placement.refuse(model, f"input '{spec.name}'", item.parameters)
+            elif (placed := places.input(model, spec, shape, item, limits.nbytes)) is not None:
+                if isinstance(placed, bytes):
+                    given[index] = _from_raw(model, spec, shape, placed)
+                else:
+                    given[index] = Tensor(spec.dtype, shape, placed)
+                skipped += 1
+                continue
         if not raw:
             given[index] = _from_contents(model, spec, shape, item.contents)
         elif item.HasField("contents"):
@@ -234,7 +238,7 @@ def decode_inputs(
                 model, f"input '{spec.name}' has contents beside raw_input_contents; expected one of them"
             )
         else:
-            given[index] = _from_raw(model, spec, shape, raw[place])
+            given[index] = _from_raw(model, spec, shape, raw[place - skipped])
     for link in signature.states if in_sequence else ():
         given[link.input] = link.initial
     return tuple(_complete(model, signature.inputs, given))
@@ -373,7 +377,11 @@ def _from_contents(model: str, spec: TensorSpec, shape: Shape, contents: pb.Infe
 
 
 def decode_outputs(
-    message: pb.ModelInferRequest, signature: Signature, *, in_sequence: bool = False
+    message: pb.ModelInferRequest,
+    signature: Signature,
+    *,
+    in_sequence: bool = False,
+    places: placement.Places | None = None,
 ) -> tuple[int, ...]:
     """Port indexes of the outputs asked for; raises InvalidRequest.
 
@@ -393,7 +401,10 @@ def decode_outputs(
         if index in wanted:
             raise InvalidRequest(message.model_name, f"output '{signature.outputs[index].name}' is asked for twice")
         if item.parameters:
-            _refuse_parameters(message.model_name, f"output '{item.name}'", item.parameters)
+            if places is None:
+                placement.refuse(message.model_name, f"output '{item.name}'", item.parameters)
+            else:
+                places.output(message.model_name, index, signature.outputs[index], item)
         wanted.append(index)
     return tuple(wanted)
 
@@ -405,14 +416,17 @@ def encode(
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     for spec, tensor in zip(specs, outputs, strict=True):
         response.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=tensor.shape)
-        response.raw_output_contents.append(_raw(tensor))
+        response.raw_output_contents.append(raw_bytes(tensor))
     return response
 
 
-def _raw(tensor: Tensor) -> bytes:
+def raw_bytes(tensor: Tensor) -> bytes:
+    """A tensor's elements as they travel, in memory of their own."""
     data = tensor.data
     if isinstance(data, memoryview):
         return data.tobytes()
     if isinstance(data, bytes):
         return data
+    if isinstance(data, Placed):
+        return data.copied()
     return b"".join(part for s in data for part in (_LENGTH.pack(len(s)), s))

@@ -1,13 +1,11 @@
-"""The RPCs that change what is served, and those of extensions this server does not have."""
-
-from typing import Any
+"""The RPCs that change what is served."""
 
 import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog
-from inferd.errors import InvalidRequest, NotSupported, one_line
+from inferd.errors import InvalidRequest, one_line
 
 
 class RepositoryControl:
@@ -33,25 +31,3 @@ class RepositoryControl:
                 )
         await self._catalog.unload(asked.model_name)
         return pb.RepositoryModelUnloadResponse()
-
-
-class SharedMemory:
-    """Clients such as perf_analyzer ask for the status and unregister whatever there is: both must succeed."""
-
-    async def system_status(self, *_: Any) -> Message:
-        return pb.SystemSharedMemoryStatusResponse()
-
-    async def system_register(self, *_: Any) -> Message:
-        raise NotSupported("system shared memory")
-
-    async def system_unregister(self, *_: Any) -> Message:
-        return pb.SystemSharedMemoryUnregisterResponse()
-
-    async def cuda_status(self, *_: Any) -> Message:
-        return pb.CudaSharedMemoryStatusResponse()
-
-    async def cuda_register(self, *_: Any) -> Message:
-        raise NotSupported("CUDA shared memory")
-
-    async def cuda_unregister(self, *_: Any) -> Message:
-        return pb.CudaSharedMemoryUnregisterResponse()

@@ -15,15 +15,17 @@ import grpc
 
 from inferd.errors import Draining
 from inferd.rpc import status
+from inferd.rpc.services import Service
 
 # What a handler's behaviour is called, by whether requests and answers are streams.
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
-class Cutoff(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Answers whatever is still open on any method but ``lasting`` UNAVAILABLE when told to."""
+class Cutoff(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Answers whatever is still open on any method of ``inner`` but ``lasting`` UNAVAILABLE when told to."""
 
-    def __init__(self, lasting: frozenset[str]) -> None:
+    def __init__(self, inner: Service, lasting: frozenset[str]) -> None:
+        self._inner = inner
         self._lasting = lasting
         self._cut = asyncio.Event()
 
@@ -31,12 +33,9 @@ class Cutoff(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no
         """Now. Harmless when called again."""
         self._cut.set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        handler = await continuation(details)
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """As :class:`Service` has it."""
+        handler = self._inner.service(details)
         if handler is None or details.method in self._lasting:
             return handler
         kind = next(k for k in KINDS if getattr(handler, k))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,27 +16,38 @@ from inferd.errors import Draining, InferdError, InternalFault, ModelUnavailable
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
-from inferd.rpc import codec, status
+from inferd.rpc import codec, placement, status, wire
+from inferd.rpc.heads import Heads, Known
 from inferd.rpc.interceptors import CALLER
+from inferd.rpc.shared_memory import placing
 from inferd.rpc.stream import Stream, Window
-from inferd.tensors import Tensor
+from inferd.shared_memory.store import Store
+from inferd.tensors import Signature, Tensor
 from inferd.trace_context import TraceContext
 
 log = structlog.get_logger("inferd.rpc")
 
 
+Wrap = Callable[[Iterable[wire.Part], int], bytes]
+
+_NOTHING = pb.ModelInferRequest()
+
+
 class Call:
     """One inference on the wire, and its reply slot: the future holds the encoded answer.
 
-    ``wrap`` makes the bytes to send of the answer's message.
+    ``wrap`` joins the parts of the answer, which are so many bytes together, to the bytes to send. ``message`` is what
+    was asked, but for the ``id``; its contents may be left out.
     """
 
-    __slots__ = ("_live", "_served", "final_response", "future", "message", "request", "wrap")
+    __slots__ = ("_live", "_served", "final_response", "future", "id", "known", "message", "request", "wrap")
 
-    def __init__(self, future: "asyncio.Future[bytes]", wrap: Callable[[pb.ModelInferResponse], bytes]) -> None:
+    def __init__(self, future: "asyncio.Future[bytes]", wrap: Wrap) -> None:
         self.future = future
         self.wrap = wrap
-        self.message = pb.ModelInferRequest()
+        self.message = _NOTHING
+        self.id = ""
+        self.known: Known | None = None
         self.request: Request | None = None
         self.final_response = False
         self._served: Served | None = None
@@ -46,18 +57,36 @@ class Call:
         """The model version that answers."""
         self._served, self._live = served, live
 
+    @property
+    def served(self) -> Served | None:
+        """The model version it is bound to, None while it is to none."""
+        return self._served
+
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode now: the outputs are views that the slot's next run overwrites."""
         if self.future.done() or self.request is None or self._served is None or self._live is None:
             return
-        specs = [self._live.signature.outputs[i] for i in self.request.outputs]
-        response = codec.encode(self._served.name, str(self._served.version), self.request.id, specs, outputs)
+        request = self.request
+        if self.known is not None:
+            parts, nbytes = self.known.answer(request.id, outputs)
+        else:
+            whole = self._encoded(request, self._served, self._live.signature, outputs)
+            parts, nbytes = [whole], len(whole)
+        encoded = self.wrap(parts, nbytes)
+        request.stages.copied = time.monotonic_ns()
+        request.answer_nbytes = len(encoded)
+        self.future.set_result(encoded)
+
+    def _encoded(self, request: Request, served: Served, signature: Signature, outputs: Sequence[Tensor]) -> bytes:
+        specs = [signature.outputs[i] for i in request.outputs]
+        name, version = served.name, str(served.version)
+        if request.into:
+            response = placement.answer(name, version, request, specs, outputs, codec.raw_bytes)
+        else:
+            response = codec.encode(name, version, request.id, specs, outputs)
         if self.final_response:
             response.parameters["triton_final_response"].bool_param = True
-        self.request.stages.copied = time.monotonic_ns()
-        encoded = self.wrap(response)
-        self.request.answer_nbytes = len(encoded)
-        self.future.set_result(encoded)
+        return response.SerializeToString()
 
     def fail(self, error: InferdError) -> None:
         """End the call with ``error``."""
@@ -75,11 +104,12 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """What an RPC's metadata says of its requests: the client as a quota counts it, and the trace; empty
-    where it says nothing."""
+    where it says nothing. ``place`` finds what the client shares, None where shared memory is off."""
 
     client: str = ""
     traceparent: str = ""
     tracestate: str = ""
+    place: placement.Place | None = None
 
 
 class Connection:
@@ -111,7 +141,10 @@ class Inference:
         client_key: str = "",
         traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
         tensor_limits: codec.TensorLimits = codec.DEFAULT_LIMITS,
+        shared_memory: Store | None = None,
     ) -> None:
+        self._heads = Heads()
+        self._shared_memory = shared_memory
         self._tensor_limits = tensor_limits
         self._catalog = catalog
         self._lifecycle = lifecycle
@@ -128,7 +161,7 @@ class Inference:
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
         self._enter(context)
-        call = self.begin(raw, _deadline(context), pb.ModelInferResponse.SerializeToString, self._caller(context))
+        call = self.begin(raw, _deadline(context), wire.alone, self._caller(context))
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -136,6 +169,9 @@ class Inference:
             raise
         except InferdError as error:
             await status.abort(context, error)
+        finally:
+            # They refer to each other: left so, what was sent would stay until the garbage collector comes by.
+            call.request = None
 
     async def model_stream_infer(self, _: object, context: grpc.aio.ServicerContext) -> None:
         """Requests side by side, each answered on its own; see :class:`Stream`.
@@ -190,15 +226,16 @@ class Inference:
                 said[key] = f"{said[key]},{value}" if key in said else value
         # Who they have proved to be goes before who they say they are.
         client = CALLER.get() or said.get(self._client_key, "")
-        if not said and not client:
+        place = None if self._shared_memory is None else placing(self._shared_memory, context)
+        if not said and not client and place is None:
             return _UNNAMED
-        return Caller(client, said.get("traceparent", ""), said.get("tracestate", ""))
+        return Caller(client, said.get("traceparent", ""), said.get("tracestate", ""), place)
 
     def begin(
         self,
         raw: bytes,
         deadline: int | None,
-        wrap: Callable[[pb.ModelInferResponse], bytes],
+        wrap: Wrap,
         caller: Caller,
         connection: Connection | None = None,
     ) -> Call:
@@ -210,7 +247,7 @@ class Inference:
         call = Call(asyncio.get_running_loop().create_future(), wrap)
         trace = self._traced(caller.traceparent, caller.tracestate)
         try:
-            self._submit(call, raw, deadline, stages, caller.client, trace, connection)
+            self._submit(call, raw, deadline, stages, caller, trace, connection)
         except InferdError as error:
             self._refuse(call, error, stages, len(raw), trace)
         except Exception:
@@ -224,20 +261,30 @@ class Inference:
         raw: bytes,
         deadline: int | None,
         stages: Stages,
-        client: str,
+        caller: Caller,
         trace: TraceContext | None,
         connection: Connection | None,
     ) -> None:
+        apart = wire.take_apart(raw)
+        known = self._heads.get(apart.head) if apart is not None and self._lifecycle.accepts else None
+        route = None
+        if apart is not None and known is not None:
+            # Once for each request: which of two versions answers is a matter of turns.
+            route = self._catalog.resolve(known.message.model_name, known.message.model_version)
+            if self._again(call, known, apart, route, len(raw), deadline, stages, caller, trace):
+                return
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
+        call.id = message.id
         if self._lifecycle.phase is Phase.STARTING:
             raise ModelUnavailable(one_line(message.model_name, 128), "loading", "the server is starting")
         if not self._lifecycle.accepts:
             raise Draining
-        served, live = self._catalog.resolve(message.model_name, message.model_version)
+        served, live = route or self._catalog.resolve(message.model_name, message.model_version)
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, live.signature)
+        places = None if caller.place is None else placement.Places(caller.place)
         inputs = codec.decode_inputs(
-            message, live.signature, in_sequence=sequence is not None, limits=self._tensor_limits
+            message, live.signature, in_sequence=sequence is not None, limits=self._tensor_limits, places=places
         )
         rows = codec.rows(message.model_name, inputs, live.signature, in_sequence=sequence is not None)
         call.final_response = parameters.final_response
@@ -247,32 +294,80 @@ class Inference:
             step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection)
             if connection is not None:
                 connection.dispatchers.add(live.dispatcher)
+        outputs = codec.decode_outputs(message, live.signature, in_sequence=sequence is not None, places=places)
+        kind = live.signature.kind_of(inputs) if live.joins else None
+        if apart is not None:
+            answered_by = (served.name, str(served.version))
+            self._heads.keep(apart, message, live.signature, inputs, outputs, parameters, rows, kind, answered_by)
         request = Request(
             served.name,
             served.version,
             inputs,
-            codec.decode_outputs(message, live.signature, in_sequence=sequence is not None),
+            outputs,
             call,
             id=message.id,
             deadline=_earliest(stages.received, deadline, parameters.timeout, live.config.queue.default_timeout),
             priority=parameters.priority,
             nbytes=len(raw),
             batch=rows,
-            kind=live.signature.kind_of(inputs) if live.joins else None,
-            client=client,
+            kind=kind,
+            client=caller.client,
             step=step,
             stages=stages,
             trace=trace,
         )
-        live.dispatcher.submit(request)
-        call.request = request
+        if places is not None:
+            places.note(request)
+        _give(call, request, live)
+
+    def _again(
+        self,
+        call: Call,
+        known: Known,
+        apart: wire.Apart,
+        route: tuple[Served, Live],
+        nbytes: int,
+        deadline: int | None,
+        stages: Stages,
+        caller: Caller,
+        trace: TraceContext | None,
+    ) -> bool:
+        """Submit a request like one before, which need not be parsed; False where it is not like it after all."""
+        served, live = route
+        # Asked for as itself: another version's may be equal.
+        if known.signature is not live.signature or len(apart.id) > codec.MAX_REQUEST_ID:
+            return False
+        if (inputs := known.tensors(apart.contents)) is None:
+            return False
+        parameters = known.parameters
+        call.message, call.id, call.known = known.message, apart.id, known
+        call.bind(served, live)
+        request = Request(
+            served.name,
+            served.version,
+            inputs,
+            known.outputs,
+            call,
+            id=apart.id,
+            deadline=_earliest(stages.received, deadline, parameters.timeout, live.config.queue.default_timeout),
+            priority=parameters.priority,
+            nbytes=nbytes,
+            batch=known.rows,
+            kind=known.kind,
+            client=caller.client,
+            stages=stages,
+            trace=trace,
+        )
+        _give(call, request, live)
+        return True
 
     def _refuse(self, call: Call, error: InferdError, stages: Stages, nbytes: int, trace: TraceContext | None) -> None:
         """A request that never entered a queue still counts, under a model only if that is one of ours."""
         stages.answered = time.monotonic_ns()
         model, version = OTHER, ""
         try:
-            served, _ = self._catalog.resolve(call.message.model_name, call.message.model_version)
+            # Whoever it was given to refused it; nobody was chosen yet where it could not be read.
+            served = call.served or self._catalog.find(call.message.model_name, call.message.model_version)[0]
             model, version = served.name, str(served.version)
         except UnknownModel:
             pass
@@ -284,13 +379,23 @@ class Inference:
                 version,
                 error.outcome,
                 stages,
-                id=_shown(call.message.id),
+                id=_shown(call.id),
                 error=error,
                 received_bytes=nbytes,
                 trace=trace,
             )
         )
         call.fail(error)
+
+
+def _give(call: Call, request: Request, live: Live) -> None:
+    """Hand over ``request``; the call has it before, as what runs inline is answered by then."""
+    call.request = request
+    try:
+        live.dispatcher.submit(request)
+    except BaseException:
+        call.request = None
+        raise
 
 
 def _shown(request_id: str) -> str:

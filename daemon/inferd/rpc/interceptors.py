@@ -4,8 +4,9 @@ An RPC added anywhere, by us or by a library's service, stays closed until it is
 the table, so no alternate path can appear unnoticed (CVE-2026-24206, CVE-2026-24207).
 """
 
+import hmac
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Stages
 from inferd.rpc import status
 from inferd.rpc.cutoff import KINDS
+from inferd.rpc.services import Service
 from inferd.security.credentials import Credentials
 
 SERVICE = "inference.GRPCInferenceService"
@@ -95,46 +97,59 @@ _COUNTED = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 # The name of whoever makes the call that is under way, as they have proved it; empty where nobody has to.
 CALLER: ContextVar[str] = ContextVar("caller", default="")
 
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+# What a worker shows its siblings, where one server is several processes, and for whom it calls.
+SECRET_KEY, CALLER_KEY = "inferd-worker-secret", "inferd-worker-caller"
 
 
-class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Lets through what :data:`ACCESS` opens to whoever calls, where ``switched_on`` has the flags that were given.
+class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
+    """Lets through to ``inner`` what :data:`ACCESS` opens to whoever calls.
 
+    ``switched_on`` has the flags that were given.
     ``credentials`` know the callers, where there are any to know. A refused inference is told to ``observe``.
     A call that is refused before it is known to be one of ours has its message left unread, however long.
+    What shows ``secret``, unless that is empty, comes from another worker of this server, which has let it through.
     """
 
     def __init__(
         self,
+        inner: Service,
         switched_on: Collection[Access] = (),
         credentials: Credentials | None = None,
         observe: Observer = lambda _: None,
+        secret: str = "",
     ) -> None:
+        self._inner = inner
         self._closed = _FLAGS.keys() - set(switched_on)
         self._credentials = credentials if credentials is not None else Credentials()
         self._observe = observe
+        self._secret = secret
 
-    async def intercept_service(
-        self, continuation: Continuation, details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The handler of an RPC for those who may call it, for others one that refuses it."""
         method = details.method
         access = ACCESS.get(method)
         if access is None:
-            if await continuation(details) is None:
+            if self._inner.service(details) is None:
                 return None  # no such method: gRPC answers UNIMPLEMENTED
             return self._denial(method, NotAllowed(_short(method)))
         authorization = _authorization(details.invocation_metadata) if self._credentials.takes_tokens else None
         try:
-            if access is Access.OPEN:
-                return await continuation(details)
+            if access is Access.OPEN or self._passed_on(details.invocation_metadata):
+                return self._inner.service(details)
             if authorization is None and self._credentials.verifies_clients:
                 # Only the call itself knows the client's certificate.
-                return self._checked(await continuation(details), method, access)
+                return self._checked(self._inner.service(details), method, access)
             self._admit(method, access, authorization, ())
         except InferdError as error:
             return self._denial(method, error)
-        return await continuation(details)
+        return self._inner.service(details)
+
+    def _passed_on(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+        """Whether another worker makes the call, for a caller that it has admitted."""
+        if not self._secret or not is_sibling(metadata, self._secret):
+            return False
+        CALLER.set(next((str(value) for key, value in metadata or () if key == CALLER_KEY), ""))
+        return True
 
     def _admit(self, method: str, access: Access, authorization: str | None, names: Sequence[str]) -> None:
         """Raises what is to be answered unless the call may be made."""
@@ -175,6 +190,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no t
             now = time.monotonic_ns()
             self._observe(Observation(OTHER, "", error.outcome, Stages(received=now, answered=now), error=error))
         await status.abort(context, error)
+
+
+def is_sibling(metadata: Iterable[tuple[str, str | bytes]] | None, secret: str) -> bool:
+    """Whether a call with this ``metadata`` comes from another worker of the same server."""
+    shown = (value for key, value in metadata or () if key == SECRET_KEY)
+    return any(hmac.compare_digest(str(value).encode(), secret.encode()) for value in shown)
 
 
 def _short(method: str) -> str:

@@ -31,8 +31,15 @@ class Metadata:
     """Everything a client can read."""
 
     def __init__(
-        self, catalog: Catalog, lifecycle: Lifecycle, recorder: Recorder, log_settings: Mapping[str, str]
+        self,
+        catalog: Catalog,
+        lifecycle: Lifecycle,
+        recorder: Recorder,
+        log_settings: Mapping[str, str],
+        *,
+        shared_memory: bool = False,
     ) -> None:
+        self._extensions = (*EXTENSIONS, *(["system_shared_memory"] if shared_memory else []))
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._recorder = recorder
@@ -51,12 +58,12 @@ class Metadata:
     async def server_metadata(
         self, _: pb.ServerMetadataRequest, __: grpc.aio.ServicerContext
     ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="inferd", version=__version__, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="inferd", version=__version__, extensions=self._extensions)
 
     async def model_metadata(
         self, asked: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelMetadataResponse:
-        served, live = self._catalog.resolve(asked.name, asked.version)
+        served, live = self._catalog.find(asked.name, asked.version)
         return pb.ModelMetadataResponse(
             name=served.name,
             versions=[str(s.version) for s, _ in self._catalog.live() if s.name == served.name],
@@ -67,14 +74,14 @@ class Metadata:
         )
 
     async def model_config(self, asked: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
-        served, live = self._catalog.resolve(asked.name, asked.version)
+        served, live = self._catalog.find(asked.name, asked.version)
         return pb.ModelConfigResponse(config=_config(served, live))
 
     async def model_statistics(
         self, asked: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelStatisticsResponse:
         if asked.name:
-            found = [self._catalog.resolve(asked.name, asked.version)[0]]
+            found = [self._catalog.find(asked.name, asked.version)[0]]
         elif asked.version:
             raise InvalidRequest("", "a version is given without a model name")
         else:

@@ -11,9 +11,9 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
@@ -23,15 +23,19 @@ from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.rpc import codec, status
 from inferd.rpc.arrivals import Arrivals
-from inferd.rpc.control import RepositoryControl, SharedMemory
+from inferd.rpc.control import RepositoryControl
 from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
 from inferd.rpc.interceptors import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.metadata import Metadata
+from inferd.rpc.services import Services
+from inferd.rpc.shared_memory import SharedMemory
+from inferd.rpc.spread import Spread
 from inferd.rpc.transport import server_credentials
 from inferd.rpc.tuning import TunerControl
 from inferd.security.credentials import Credentials
+from inferd.shared_memory.store import Store
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -76,16 +80,19 @@ class Server:
         reuse_port: bool = False,
         credentials: Credentials | None = None,
         connections: ConnectionLimits = DEFAULT_CONNECTIONS,
+        spread: Spread | None = None,
+        secret: str = "",
+        shared_memory: Store | None = None,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
-        self._cutoff = Cutoff(_INFERENCE)
+        services = Services()
+        self._cutoff = Cutoff(services, _INFERENCE)
         self._credentials = credentials if credentials is not None else Credentials()
-        gate = Gate(switched_on, self._credentials, observe)
+        gate = Gate(self._cutoff, switched_on, self._credentials, observe, secret)
+        self._spread = spread
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            # The first only counts: what the gate refuses it leaves alone.
-            interceptors=[Arrivals(f"/{SERVICE}/ModelInfer", observe), gate, self._cutoff],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -98,12 +105,17 @@ class Server:
                 *_connection_options(connections),
             ],
         )
-        self._server.add_generic_rpc_handlers((_handlers(inference, metadata, control), _tuner_handlers(tuner)))
+        # The only one that gRPC knows of; it only counts: what the gate refuses it leaves alone.
+        self._server.add_generic_rpc_handlers((Arrivals(gate, f"/{SERVICE}/ModelInfer", observe),))
+        of_the_protocol = _handlers(inference, metadata, control, SharedMemory(shared_memory), spread)
+        services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, spread)))
         self._health = Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        channelz.add_channelz_servicer(self._server)
-        services = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), services)
+        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(reflected), services
+        )
 
     def bind(self, address: str) -> int:
         """Listen on ``address``; returns the port. Raises ConfigurationError when it is taken."""
@@ -117,6 +129,9 @@ class Server:
             port = 0
         if not port:
             raise ConfigurationError("grpc_bind", "", f"can't listen on {address}: the address is in use or not ours")
+        if self._spread is not None:
+            # In a folder that is open to this user alone, and for calls that were let through elsewhere.
+            self._server.add_insecure_port(self._spread.address)
         return int(port)
 
     async def start(self) -> None:
@@ -171,10 +186,15 @@ def _connection_options(limits: ConnectionLimits) -> list[tuple[str, int]]:
     ]
 
 
-def _handlers(inference: Inference, metadata: Metadata, control: RepositoryControl) -> grpc.GenericRpcHandler:
+def _handlers(
+    inference: Inference,
+    metadata: Metadata,
+    control: RepositoryControl,
+    shared_memory: SharedMemory,
+    spread: Spread | None,
+) -> grpc.GenericRpcHandler:
     """The service's handlers. Messages arrive as bytes: inferd parses them, so a malformed
     one is our INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
-    shared_memory = SharedMemory()
     unary: dict[str, Unary] = {
         "ServerLive": metadata.server_live,
         "ServerReady": metadata.server_ready,
@@ -195,21 +215,26 @@ def _handlers(inference: Inference, metadata: Metadata, control: RepositoryContr
         "TraceSetting": metadata.trace_setting,
         "LogSettings": metadata.log_settings,
     }
-    methods = _unary(unary, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"])
+    methods = _unary(unary, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"], spread)
     methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.model_stream_infer)
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
-def _tuner_handlers(tuner: TunerControl) -> grpc.GenericRpcHandler:
-    methods = _unary(tuner.methods, tuner_pb2.DESCRIPTOR.services_by_name["Tuner"])
+def _tuner_handlers(tuner: TunerControl, spread: Spread | None) -> grpc.GenericRpcHandler:
+    methods = _unary(tuner.methods, tuner_pb2.DESCRIPTOR.services_by_name["Tuner"], spread)
     return grpc.method_handlers_generic_handler(TUNER_SERVICE, methods)
 
 
-def _unary(run: dict[str, Unary], service: ServiceDescriptor) -> dict[str, grpc.RpcMethodHandler]:
+def _unary(
+    run: dict[str, Unary], service: ServiceDescriptor, spread: Spread | None
+) -> dict[str, grpc.RpcMethodHandler]:
     """A handler for each method in ``run``, which are of ``service``."""
     messages = {m.name: GetMessageClass(m.input_type) for m in service.methods}
-    return {name: grpc.unary_unary_rpc_method_handler(_guarded(r, messages[name])) for name, r in run.items()}
+    answers = {name: _guarded(r, messages[name]) for name, r in run.items()}
+    if spread is not None:
+        answers = {name: spread.over(f"/{service.full_name}/{name}", answer) for name, answer in answers.items()}
+    return {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()}
 
 
 def _is_news(record: logging.LogRecord) -> bool:

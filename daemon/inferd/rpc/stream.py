@@ -1,7 +1,7 @@
 """One ModelStreamInfer call: requests side by side, and how much of it may be under way."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog
 from inferd.errors import InferdError, one_line
 from inferd.requests import Request
-from inferd.rpc import codec, status
+from inferd.rpc import codec, status, wire
 from inferd.tensors import DType, Signature, elements
 
 # Characters of a model's name or version in an answer that says there is none: names have no more.
@@ -50,6 +50,11 @@ class Window:
         self.bytes += counted
         return counted
 
+    def take_answered(self, answer: int) -> None:
+        """Count a request that is answered already."""
+        self.requests += 1
+        self.bytes += answer
+
     def answered(self, model: str, counted: int, answer: int) -> None:
         """The answer is there, and takes the place of the ``counted`` bytes."""
         self._largest[model] = max(answer, self._largest.get(model, 0))
@@ -70,6 +75,7 @@ class Call(Protocol):
 
     future: "asyncio.Future[bytes]"
     message: pb.ModelInferRequest
+    id: str
     request: Request | None
     final_response: bool
 
@@ -77,7 +83,7 @@ class Call(Protocol):
         """The client is gone."""
 
 
-Begin = Callable[[bytes, int | None, Callable[[pb.ModelInferResponse], bytes]], Call]
+Begin = Callable[[bytes, int | None, Callable[[Iterable[wire.Part], int], bytes]], Call]
 
 
 class Stream:
@@ -112,7 +118,7 @@ class Stream:
         self._room.set()
         # In the order to send them: an answer gets its place when its request is taken, in
         # unordered streams when it is there. None once nothing more will be taken.
-        self._answers: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[asyncio.Future[bytes] | bytes | None] = asyncio.Queue()
         self._unanswered: set[Call] = set()
         self._reader: asyncio.Task[None] | None = None
 
@@ -150,7 +156,10 @@ class Stream:
     def _take(self, raw: bytes) -> bool:
         if raw is grpc.aio.EOF:
             return False
-        call = self._begin(raw, self._deadline, _in_stream)
+        call = self._begin(raw, self._deadline, wire.in_stream)
+        if call.future.done():
+            self._answered_at_once(call)
+            return True
         counted = self._window.take(call.message.model_name, len(raw), self._answer_bytes(call))
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if not self._unordered:
@@ -160,29 +169,37 @@ class Stream:
         self._show_room()
         return True
 
+    def _answered_at_once(self, call: Call) -> None:
+        """Refused, or run inline: nothing to wait for, so the answer takes its place as it is."""
+        answer, _ = _taken(call)
+        self._window.take_answered(len(answer))
+        self._answers.put_nowait(answer)
+        self._show_room()
+
     def _answered(
         self, call: Call, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
     ) -> None:
-        # They refer to each other: left so, answer and all would stay until the garbage collector comes by.
-        call.request = None
         if future.cancelled() or answer.cancelled():
+            call.request = None
             return
         self._unanswered.discard(call)
-        if isinstance(error := future.exception(), InferdError):
-            answer.set_result(_error_in_stream(call, error))
-            self._window.failed(counted, len(answer.result()))
+        encoded, good = _taken(call)
+        answer.set_result(encoded)
+        if good:
+            self._window.answered(call.message.model_name, counted, len(encoded))
         else:
-            answer.set_result(future.result())
-            self._window.answered(call.message.model_name, counted, len(answer.result()))
+            self._window.failed(counted, len(encoded))
         if self._unordered:
             self._answers.put_nowait(answer)
         self._show_room()
 
-    async def _send(self, answer: "asyncio.Future[bytes] | None") -> None:
+    async def _send(self, answer: "asyncio.Future[bytes] | bytes | None") -> None:
         if answer is None:
             return
-        await self._context.write(await answer)
-        self._window.sent(len(answer.result()))
+        if not isinstance(answer, bytes):
+            answer = await answer
+        await self._context.write(answer)
+        self._window.sent(len(answer))
         self._show_room()
 
     def _show_room(self) -> None:
@@ -194,14 +211,23 @@ class Stream:
     def _answer_bytes(self, call: Call) -> int | None:
         if call.request is None:
             return 0  # refused: it is answered in a moment
-        _, live = self._catalog.resolve(call.message.model_name, call.message.model_version)
+        _, live = self._catalog.find(call.message.model_name, call.message.model_version)
         return answer_bytes(live.signature, call.request)
 
 
+def _taken(call: Call) -> tuple[bytes, bool]:
+    """The answer of ``call``, which has ended, and whether it is no error."""
+    # They refer to each other: left so, answer and all would stay until the garbage collector comes by.
+    call.request = None
+    if isinstance(error := call.future.exception(), InferdError):
+        return _error_in_stream(call, error), False
+    return call.future.result(), True
+
+
 def answer_bytes(signature: Signature, request: Request) -> int | None:
-    """Bytes of the tensors ``request`` will be answered with; None where the signature leaves that open."""
-    total = 0
-    for spec in (signature.outputs[index] for index in request.outputs):
+    """Bytes of tensors that ``request`` is answered with on the wire; None where the signature leaves that open."""
+    total, elsewhere = 0, dict(request.into)
+    for spec in (signature.outputs[index] for index in request.outputs if index not in elsewhere):
         if spec.dims is None or spec.dtype is DType.BYTES:
             return None
         shape = spec.wire_shape
@@ -213,19 +239,15 @@ def answer_bytes(signature: Signature, request: Request) -> int | None:
     return total
 
 
-def _in_stream(response: pb.ModelInferResponse) -> bytes:
-    return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
-
-
 def _error_in_stream(call: Call, error: InferdError) -> bytes:
     """A request's own failure; clients that show only the text still learn code and id."""
     message = call.message
-    whose = f" request '{one_line(message.id, 80)}'" if message.id else ""
+    whose = f" request '{one_line(call.id, 80)}'" if call.id else ""
     # Cut, as what is wrong with the request may be their length.
     response = pb.ModelInferResponse(
         model_name=message.model_name[:_MOST_ECHOED],
         model_version=message.model_version[:_MOST_ECHOED],
-        id=message.id[: codec.MAX_REQUEST_ID],
+        id=call.id[: codec.MAX_REQUEST_ID],
     )
     if call.final_response:
         response.parameters["triton_final_response"].bool_param = True

@@ -1,5 +1,7 @@
 """When a run that does not end counts as hung, is given up, and has its slot replaced."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -107,3 +109,43 @@ class Hangs:
             patience.due = max(patience.due, now + 1)
         self.due = min((p.due for p in self._patience.values()), default=None)
         return Hung(tuple(given_up), tuple(replaced))
+
+
+class Held:
+    """The slots that runs which were given up hold, of pools that may run ``widths`` at a time.
+
+    ``since`` is when the last slot that something could run on was taken that way; None while there is one, and once
+    all pools are shut.
+    """
+
+    def __init__(self, widths: Iterable[int]) -> None:
+        self._open = dict(enumerate(widths))
+        self._slots: set[tuple[int, int]] = set()
+        self.since: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def take(self, pool: int, slot: int, now: int) -> None:
+        """The run on ``slot`` was given up."""
+        self._slots.add((pool, slot))
+        self._judge(now)
+
+    def give_back(self, pool: int, slot: int, now: int) -> bool:
+        """The run on ``slot`` has ended, or another infer request has taken its place. False where it was not held."""
+        held = (pool, slot) in self._slots
+        self._slots.discard((pool, slot))
+        self._judge(now)
+        return held
+
+    def shut(self, pool: int, now: int) -> None:
+        """Nothing is started on ``pool`` any more. Harmless when it is shut already."""
+        self._open.pop(pool, None)
+        self._judge(now)
+
+    def _judge(self, now: int) -> None:
+        held = Counter(pool for pool, _ in self._slots)
+        if not self._open or any(held[pool] < width for pool, width in self._open.items()):
+            self.since = None
+        elif self.since is None:
+            self.since = now

@@ -23,52 +23,21 @@ from inferd.errors import (
     Shed,
 )
 from inferd.requests import Request
-from inferd.scheduling.batching import BatchRule, BatchSize
+from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
-from inferd.scheduling.fairness import LEAD, Share, SharedDevice
-from inferd.scheduling.hangs import HangRule, Hangs
-from inferd.scheduling.objective import LatencyBudget, Objective
+from inferd.scheduling.fairness import LEAD, SharedDevice
+from inferd.scheduling.hangs import Hangs
+from inferd.scheduling.objective import LatencyBudget
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
 from inferd.scheduling.quota import ClientQuota
-from inferd.scheduling.sequences import SequenceLimits, Sequences
+from inferd.scheduling.rules import Lane, Rules
+from inferd.scheduling.sequences import Sequences
 
 # How far into the line company is looked for: requests of other kinds stand between.
 _LOOK_AHEAD = 256
 # Forecasts are averages: a deadline is only given up before half the forecast wait could save it.
 _HOPE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the waiting line, and how many requests one client may have under way (None: any)."""
-
-    max_length: int
-    max_bytes: int
-    per_client: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How one model version is scheduled."""
-
-    limits: Limits
-    batch: BatchRule = field(default=BatchRule())
-    objective: Objective | None = None
-    sequences: SequenceLimits | None = None
-    # The model itself keeps a sequence's state, in the slot.
-    pinned: bool = False
-    # None: runs may take for ever.
-    hangs: HangRule | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """One pool as the scheduler needs it: its slots, how many may run at a time (None: all), its part of the device."""
-
-    slots: int
-    width: int | None = None
-    share: Share | None = None
 
 
 @dataclass(slots=True)
@@ -137,6 +106,30 @@ class Scheduler:
         if request.deadline is not None:
             self._timed[entry.arrival] = entry
             heappush(self._deadlines, (request.deadline, entry.arrival))
+
+    def vacant(self, request: Request, now: int) -> bool:
+        """Whether ``request`` would start at once: who runs it to its end before anything else happens need only tell
+        :meth:`ran`."""
+        if self._entries or self._runs or self._sequences is not None:
+            return False
+        if request.kind is not None or request.into or request.shared:
+            return False
+        if len(self._pools) > 1 or self._pools[0].shut or self._rules.limits.per_client is not None:
+            return False
+        deadline = request.deadline
+        if deadline is not None and now + self._pools[0].times.quickest(request.batch) > deadline:
+            return False
+        return self._shares[0].may_start(now)
+
+    def ran(self, request: Request, began: int, now: int) -> None:
+        """``request`` has run well in between, on the only pool, with nobody beside or behind it."""
+        share = self._shares[0]
+        share.started(began)
+        share.ended(now)
+        if not request.shadow:
+            self._pools[0].times.learn(request.batch, now - began)
+            if self._budget is not None:
+                self._budget.answered(now - (request.stages.received or began))
 
     def cancel(self, request: Request, now: int) -> bool:
         """The client is gone. False when the request has already ended; else it counts as ended now."""
@@ -592,6 +585,11 @@ class Scheduler:
     def idle(self) -> bool:
         """Nothing waits and nothing runs."""
         return not self._entries and not self._runs
+
+    @property
+    def still(self) -> bool:
+        """Idle, and nothing is left that time could change: there is nothing to :meth:`poll` for."""
+        return not self._entries and not self._runs and not (self._refused or self._cancels or self.sequences)
 
     def backlog_seconds(self) -> float:
         """Expected time until everything now in line has started, in seconds."""

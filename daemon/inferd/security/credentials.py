@@ -5,6 +5,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from inferd.config import tokens
+from inferd.config.daemon import Settings
 from inferd.security import certificates
 from inferd.security.authorisation import Authority
 from inferd.security.certificates import Certificate, CertificateFiles
@@ -13,6 +14,15 @@ from inferd.security.refusals import Refusals
 
 # How soon a change on disk is seen, in seconds.
 _EVERY = 1.0
+
+
+def credentials_of(settings: Settings) -> "Credentials":
+    """Certificate and tokens from the files that ``settings`` name. Raises ConfigurationError."""
+    certificate = None
+    if settings.tls_cert:
+        client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+        certificate = CertificateFiles(Path(settings.tls_cert), Path(settings.tls_key), client_ca)
+    return Credentials(certificate, Path(settings.tokens_file) if settings.tokens_file else None)
 
 
 class Credentials:

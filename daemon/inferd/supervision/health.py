@@ -1,7 +1,8 @@
 """Decides whether a model version may be shown as ready, from how its runs end and what its canaries say.
 
 A run that fails may be its client's fault, and one that hangs may be the only one: what real runs do badly only
-makes a model suspect, and a canary then tells. Time is an argument, in seconds of any clock.
+makes a model suspect, and a canary then tells. One that can run nothing at all, because runs that hang hold all there
+is, is not ready for as long as that lasts. Time is an argument, in seconds of any clock.
 """
 
 from dataclasses import dataclass
@@ -46,10 +47,21 @@ STANDINGS: dict[tuple[Standing, Sign], Standing] = {
 }
 
 
+class Ailment(Enum):
+    """What keeps a version from being shown as ready."""
+
+    LOST = "device_lost"
+    HANGING = "hanging"
+    FAILING = "failing"
+    SILENT = "silent"
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What is seen of a version: runs that have ended well, failed and hung since it was loaded, whether it has
-    anything to do, the seconds that a run takes, and why no device of it is left, "" while one is."""
+    anything to do, the seconds that a run takes, why no device of it is left, "" while one is, and whether that is
+    because runs hang there; and for how many seconds runs that hang have held all it could run on, None while they do
+    not."""
 
     well: int = 0
     failed: int = 0
@@ -57,16 +69,20 @@ class Sight:
     busy: bool = False
     run: float = 0.0
     gone: str = ""
+    hangs: bool = False
+    stalled: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
     """Seconds: ``quiet`` until a model that had nothing to do is sent a canary (0: never is), ``again`` between two
-    of them in doubt, ``patience`` with one."""
+    of them in doubt, ``patience`` with one; ``grace`` until a model that runs which hang leave nothing to run on is not
+    ready: most such runs end at once when they are cancelled."""
 
     quiet: float = 30.0
     again: float = 5.0
     patience: float = 10.0
+    grace: float = 0.5
 
 
 class Health:
@@ -78,6 +94,7 @@ class Health:
     def __init__(self, rules: HealthRules, now: float) -> None:
         self.standing = Standing.HEALTHY
         self.reason = ""
+        self._failed_of: Ailment | None = None
         self.trust = Trust.PROVING
         self._rules = rules
         self._seen = Sight()
@@ -95,6 +112,7 @@ class Health:
         before, self._seen = self._seen, sight
         if sight.gone:
             self._gone, self.standing, self.reason = True, Standing.FAILED, sight.gone
+            self._failed_of = Ailment.HANGING if sight.hangs else Ailment.LOST
         if self._gone:
             return False
         well, failed = sight.well - before.well, sight.failed - before.failed
@@ -110,6 +128,30 @@ class Health:
             return False
         self._under_way, self._asked, self._well_when_asked = True, now, sight.well
         return True
+
+    @property
+    def ailment(self) -> Ailment | None:
+        """What keeps it from being shown as ready; None while nothing does."""
+        if self.standing is Standing.FAILED:
+            return self._failed_of
+        return Ailment.HANGING if self._stalled else None
+
+    @property
+    def unready(self) -> str:
+        """The same in words, "" while nothing does."""
+        if self.standing is Standing.FAILED:
+            return self.reason
+        return "runs that hang hold every infer request of it" if self._stalled else ""
+
+    @property
+    def until_unready(self) -> float | None:
+        """Seconds until what was seen last makes it unready, should it go on; None where it does not."""
+        stalled = self._seen.stalled
+        return None if stalled is None or self._stalled else self._rules.grace - stalled
+
+    @property
+    def _stalled(self) -> bool:
+        return self._seen.stalled is not None and self._seen.stalled >= self._rules.grace
 
     def patience(self, sight: Sight) -> float:
         """Seconds that a canary may take."""
@@ -128,9 +170,10 @@ class Health:
             self._well = now
             self._take(Sign.WELL)
         elif ending is Ending.FAILED and trusted:
-            self._take(Sign.BAD, "inferences on made-up input fail, which ended well before")
+            self._take(Sign.BAD, "inferences on made-up input fail, which ended well before", Ailment.FAILING)
         elif ending is Ending.UNANSWERED and self._silent(now, asked):
-            self._take(Sign.BAD, f"no answer to an inference on made-up input for {now - asked:.0f} s")
+            silent = f"no answer to an inference on made-up input for {now - asked:.0f} s"
+            self._take(Sign.BAD, silent, Ailment.SILENT)
 
     def _silent(self, now: float, asked: float) -> bool:
         """Whether nothing at all came of it; one that found no room in line says nothing."""
@@ -147,8 +190,9 @@ class Health:
         # Whoever has something to do is judged by how that ends.
         return not sight.busy and now - max(self._well, self._asked) >= self._rules.quiet
 
-    def _take(self, sign: Sign, reason: str = "") -> None:
+    def _take(self, sign: Sign, reason: str = "", ailment: Ailment | None = None) -> None:
         self.standing = STANDINGS[self.standing, sign]
+        self._failed_of = ailment or self._failed_of
         if sign is Sign.WELL:
             self.reason, self._in_a_row = "", 0
         else:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 import structlog
 
@@ -13,7 +14,9 @@ from inferd.errors import InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.supervision import canary
 from inferd.supervision.health import Health, HealthRules, Sight, Standing
+from inferd.supervision.making_way import MakingWay
 from inferd.supervision.rebuilding import Rebuilding, RebuildRules
+from inferd.supervision.renewal import Plight
 from inferd.supervision.vitality import Ending
 
 log = structlog.get_logger("inferd.supervision")
@@ -23,13 +26,19 @@ _LOOK = 1.0
 # So many versions of a model that hang and can't be freed are enough: each holds the memory of a whole one.
 _MOST_STUCK = 2
 
+# Model, version, device.
+Place = tuple[str, str, str]
+
 
 class HealthMonitor:
     """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
     repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
-    for a driver.
+    for a driver. ``making_way`` is told how the versions are, to judge whether a fresh process would do better.
+
+    ``hung`` counts the runs that were given up because they hang, ``replaced`` the infer requests that others took the
+    place of for that, since the start and over all that a version was loaded as.
     """
 
     def __init__(
@@ -39,13 +48,21 @@ class HealthMonitor:
         rules: HealthRules | None = None,
         rebuilds: RebuildRules | None = None,
         look: float = _LOOK,
+        making_way: MakingWay | None = None,
     ) -> None:
         self._catalog = catalog
         self._present = present
         self._rules = rules or HealthRules()
         self._rebuild_rules = rebuilds or RebuildRules()
         self._look_seconds = look
+        self._making_way = making_way
+        self.hung: Counter[Place] = Counter()
+        self.replaced: Counter[Place] = Counter()
+        # What has been counted already.
+        self._seen: dict[Dispatcher, tuple[tuple[int, int], ...]] = {}
+        self._ailments: dict[tuple[str, str], str] = {}
         self._health: dict[Dispatcher, Health] = {}
+        self._failed: set[Dispatcher] = set()
         self._rebuilding: dict[tuple[str, int], Rebuilding] = {}
         self._under_way: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,6 +83,11 @@ class HealthMonitor:
         health = self._health.get(live.dispatcher)
         return health.standing if health is not None else Standing.HEALTHY
 
+    @property
+    def ailments(self) -> Mapping[tuple[str, str], str]:
+        """What keeps versions from being ready although they are loaded, by name and version. Any thread may ask."""
+        return self._ailments
+
     def start(self) -> None:
         """Called once, on the loop."""
         self._looking = asyncio.create_task(self._keep_looking())
@@ -73,6 +95,8 @@ class HealthMonitor:
     async def stop(self) -> None:
         """Look no more; what is being loaded is let go of. Harmless when called again."""
         self._stopped_loading = bool(self._under_way)
+        if self._making_way is not None:
+            self._making_way.stop()
         tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -87,25 +111,37 @@ class HealthMonitor:
             except Exception:
                 log.exception("the models' health could not be looked at")
             try:
-                async with asyncio.timeout(self._look_seconds):
+                async with asyncio.timeout(self._until_next()):
                     await self._news.wait()
             except TimeoutError:
                 pass
+
+    def _until_next(self) -> float:
+        """Seconds until something has to be looked at, whatever happens."""
+        due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
+        return min([self._look_seconds, *due])
 
     async def _look(self) -> None:
         now = time.monotonic()
         held = [(served, live) for served, live in self._catalog.holding() if served.state is ModelState.READY]
         self._health = {live.dispatcher: self._health.get(live.dispatcher) or self._new(live, now) for _, live in held}
+        self._failed &= self._health.keys()
         known = {(served.name, served.version) for served, _ in held}
         self._rebuilding = {key: tries for key, tries in self._rebuilding.items() if key in known}
         self._ask_devices([live for _, live in held])
+        self._count(held)
         for served, live in held:
             health, sight = self._health[live.dispatcher], _sight(live.dispatcher)
             if health.look(now, sight):
                 self._begin(self._try(health, live, health.patience(sight)))
             if any(conduct.lost or conduct.wedged for conduct in live.dispatcher.conduct):
                 self._rebuild_if_due(served, live, now)
-            await self._show(served, live, health)
+        ailments = ((served, self._health[live.dispatcher].ailment) for served, live in held)
+        self._ailments = {(s.name, str(s.version)): ailment.value for s, ailment in ailments if ailment is not None}
+        for served, live in held:
+            await self._show(served, live, self._health[live.dispatcher])
+        if self._making_way is not None:
+            self._making_way.look(now, [self._plight(served, live) for served, live in held])
 
     def _new(self, live: Live, now: float) -> Health:
         live.dispatcher.alarm = self._news.set
@@ -113,16 +149,45 @@ class HealthMonitor:
 
     async def _show(self, served: Served, live: Live, health: Health) -> None:
         """Have the catalog take requests, or not."""
-        reason = health.reason if health.standing is Standing.FAILED else ""
         tries = self._rebuilding.get((served.name, served.version))
-        if reason and tries is not None and tries.said:
-            reason += f"; {tries.said}"
+        said = [tries.said] if tries is not None and tries.said else []
+        lost = [f"{c.device} is used no more: {c.lost}" for c in live.dispatcher.conduct if c.lost]
+        reason, impaired = ("; ".join([why, *said]) if why else "" for why in (health.unready, "; ".join(lost)))
         if bool(reason) != bool(served.ailing):
             level = log.error if reason else log.info
             level("model failed" if reason else "model is well again", **_labels(served), reason=reason)
-            if reason:
-                live.dispatcher.abort(ModelUnavailable(served.name, "failed", reason))
-        await self._catalog.ail(served, live, reason)
+        if health.standing is not Standing.FAILED:
+            # What waits behind runs that hang may still be answered.
+            self._failed.discard(live.dispatcher)
+        elif live.dispatcher not in self._failed:
+            self._failed.add(live.dispatcher)
+            live.dispatcher.abort(ModelUnavailable(served.name, "failed", reason))
+        await self._catalog.ail(served, live, reason, "" if reason else impaired)
+
+    def _count(self, held: Iterable[tuple[Served, Live]]) -> None:
+        """Add what has hung since the last look, also where another configuration is tried."""
+        lives = [(s, one) for s, live in held for one in (live, s.beside.candidate if s.beside else None) if one]
+        before, self._seen = self._seen, {}
+        for served, live in lives:
+            dispatcher = live.dispatcher
+            counts = self._seen[dispatcher] = tuple((c.hung, c.replaced) for c in dispatcher.conduct)
+            known = before.get(dispatcher, ((0, 0),) * len(counts))
+            for conduct, (hung, replaced), (hung_before, replaced_before) in zip(
+                dispatcher.conduct, counts, known, strict=True
+            ):
+                place = served.name, str(served.version), conduct.device
+                self.hung[place] += hung - hung_before
+                self.replaced[place] += replaced - replaced_before
+
+    def _plight(self, served: Served, live: Live) -> Plight:
+        key, conduct = (served.name, served.version), live.dispatcher.conduct
+        tries = self._rebuilding.get(key)
+        return Plight(
+            frozenset(c.device for c in conduct),
+            frozenset(c.device for c in conduct if c.lost),
+            tries is not None and tries.exhausted and key not in self._under_way,
+            served.shown is ModelState.READY,
+        )
 
     async def _try(self, health: Health, live: Live, seconds: float) -> None:
         ending = Ending.UNANSWERED
@@ -210,6 +275,8 @@ def _sight(dispatcher: Dispatcher) -> Sight:
         busy=bool(dispatcher.under_way or dispatcher.running),
         run=dispatcher.service_time / 1e9,
         gone="; ".join(f"{c.device}: {c.lost}" for c in conduct) if all(c.lost for c in conduct) else "",
+        hangs=any(c.wedged and c.wedged == c.lost for c in conduct),
+        stalled=dispatcher.stalled,
     )
 
 

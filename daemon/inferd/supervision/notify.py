@@ -87,6 +87,15 @@ def watchdog_seconds(environment: Mapping[str, str] = os.environ, pid: int | Non
     return int(usec) / 1e6
 
 
+def supervised(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
+    """Whether this process (``pid``, by default this one) is a service, and not what a service has started, such as
+    a terminal: only then may somebody start another in its place."""
+    if environment.get("NOTIFY_SOCKET"):
+        return True
+    started = environment.get("SYSTEMD_EXEC_PID", "")
+    return bool(environment.get("INVOCATION_ID")) and started == str(os.getpid() if pid is None else pid)
+
+
 def _status(text: str) -> str:
     return "STATUS=" + " ".join(text.split())
 

@@ -45,13 +45,14 @@ class Rebuilding:
         if not self._why:
             return ""
         times = "once" if self._tries == 1 else f"{self._tries} times"
-        ending = f"is tried every {self._rules.slowly:.0f} s from now on" if self._exhausted else "goes on"
+        ending = f"is tried every {self._rules.slowly:.0f} s from now on" if self.exhausted else "goes on"
         return f"loading it anew has failed {times} and {ending}: {self._why}"
 
     @property
-    def _exhausted(self) -> bool:
+    def exhausted(self) -> bool:
+        """Whether it is only tried slowly from now on."""
         return self._tries >= self._rules.tries
 
     def _delay(self) -> float:
         """Before the next try."""
-        return self._rules.slowly if self._exhausted else float(self._rules.first * 2 ** (self._tries - 1))
+        return self._rules.slowly if self.exhausted else float(self._rules.first * 2 ** (self._tries - 1))

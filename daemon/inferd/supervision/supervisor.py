@@ -24,6 +24,10 @@ _EXTENSION = 60.0
 _GIVEN_UP = 3.0
 
 
+# Whether it ails decides what is expected of it.
+_Key = tuple[Dispatcher, bool]
+
+
 class Supervisor:
     """Tells whoever started the daemon how it is, from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
@@ -37,10 +41,10 @@ class Supervisor:
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._rules = Rules.within(watchdog) if watchdog is not None else None
-        self._vitality: Vitality[Dispatcher] | None = Vitality(self._rules) if self._rules is not None else None
+        self._vitality: Vitality[_Key] | None = Vitality(self._rules) if self._rules is not None else None
         self._looking: asyncio.Task[None] | None = None
         self._canaries: set[asyncio.Task[None]] = set()
-        self._silent: frozenset[Dispatcher] = frozenset()
+        self._silent: frozenset[_Key] = frozenset()
         self._said = ""
 
     def start(self) -> None:
@@ -96,21 +100,28 @@ class Supervisor:
         if self._vitality is None:
             return {}
         present = {
-            live.dispatcher: live
+            (live.dispatcher, bool(served.ailing)): live
             for served, live in self._catalog.holding()
-            # One that is known to fail has been taken out of service; one that hangs beyond that needs a new process.
-            if served.state is ModelState.READY and (not served.ailing or _busy(live.dispatcher))
+            # One that is known to fail has been taken out of service, and a device that is lost is seen to elsewhere;
+            # one that hangs beyond that needs a new process.
+            if served.state is ModelState.READY
+            and (not served.ailing or (_busy(live.dispatcher) and not _lost(live.dispatcher)))
         }
-        verdict = self._vitality.look(time.monotonic(), {key: _sight(key) for key in present})
+        verdict = self._vitality.look(time.monotonic(), {key: _sight(*key) for key in present})
         for key in verdict.ask:
-            task = asyncio.create_task(self._try(self._vitality, present[key]))
+            _, ailing = key
+            if ailing:
+                # It is being tried as it is.
+                self._vitality.ended(key, Ending.UNANSWERED)
+                continue
+            task = asyncio.create_task(self._try(self._vitality, key, present[key]))
             self._canaries.add(task)
             task.add_done_callback(self._canaries.discard)
         silent = {_name(present[key]): seconds for key, seconds in verdict.silent.items()}
         self._report(verdict.silent, present)
         return silent
 
-    def _report(self, silent: Mapping[Dispatcher, float], present: Mapping[Dispatcher, Live]) -> None:
+    def _report(self, silent: Mapping[_Key, float], present: Mapping[_Key, Live]) -> None:
         for key in silent.keys() - self._silent:
             log.error("model is silent; the watchdog is not fed", model=_name(present[key]), seconds=round(silent[key]))
         for key in self._silent - silent.keys():
@@ -118,12 +129,12 @@ class Supervisor:
                 log.info("model answers again", model=_name(present[key]))
         self._silent = frozenset(silent)
 
-    async def _try(self, vitality: Vitality[Dispatcher], live: Live) -> None:
+    async def _try(self, vitality: Vitality[_Key], key: _Key, live: Live) -> None:
         ending = Ending.UNANSWERED
         try:
             ending = await canary.send(live, _GIVEN_UP * vitality.rules.limit)
         finally:
-            vitality.ended(live.dispatcher, ending)
+            vitality.ended(key, ending)
 
     def _status(self, silent: Mapping[str, float] | None = None) -> str:
         if silent:
@@ -131,8 +142,15 @@ class Supervisor:
         return str(Served.of(entry.state for entry in self._catalog.index() if entry.wanted))
 
 
-def _sight(dispatcher: Dispatcher) -> Sight:
-    return Sight(dispatcher.completed, _busy(dispatcher), dispatcher.service_time / 1e9)
+def _sight(dispatcher: Dispatcher, ailing: bool) -> Sight:
+    # Who is out of service because it fails, and still tried, is alive as long as its runs end at all.
+    failed = sum(conduct.failed for conduct in dispatcher.conduct) if ailing else 0
+    return Sight(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
+
+
+def _lost(dispatcher: Dispatcher) -> bool:
+    """Whether no device of it is left, and not because it hangs there."""
+    return all(conduct.lost and conduct.lost != conduct.wedged for conduct in dispatcher.conduct)
 
 
 def _busy(dispatcher: Dispatcher) -> bool:

@@ -22,22 +22,35 @@ _NEXT_TO_NOTHING = 1e-6
 _MOST_UNEQUAL = 0.01
 
 
-def difference(expected: Sequence[Tensor], seen: Sequence[Tensor], *, lowered: bool = False) -> str:
+def difference(
+    expected: Sequence[Tensor], seen: Sequence[Tensor], *, lowered: bool = False, tolerance: float | None = None
+) -> str:
     """What tells ``seen`` from ``expected``, both a tensor an output; "" where they agree.
 
-    ``lowered`` says that the device may compute in a lower precision than the outputs have.
+    ``lowered`` says that the device may compute in a lower precision than the outputs have. ``tolerance`` is
+    the difference to allow, in proportion to an output's largest element, where it is not to be told by the type.
     """
     for place, (one, other) in enumerate(zip(expected, seen, strict=True)):
         if (one.dtype, one.shape) != (other.dtype, other.shape):
             return f"output {place} is {other.dtype.wire} {list(other.shape)}, not {one.dtype.wire} {list(one.shape)}"
-        if problem := _unlike(one, other, lowered):
+        if problem := _unlike(one, other, lowered, tolerance):
             return f"output {place} {problem}"
     return ""
 
 
-def _unlike(one: Tensor, other: Tensor, lowered: bool) -> str:
+def newly_infinite(expected: Tensor, seen: Tensor) -> bool:
+    """Whether ``seen`` has infinities or NaNs where ``expected`` has numbers; of other shapes, any against none."""
+    if expected.dtype not in _TOLERANCE or seen.dtype not in _TOLERANCE:
+        return False
+    before, now = np.isfinite(_numbers(expected)), np.isfinite(_numbers(seen))
+    if expected.shape == seen.shape:
+        return bool((before & ~now).any())
+    return bool(before.all() and not now.all())
+
+
+def _unlike(one: Tensor, other: Tensor, lowered: bool, given: float | None) -> str:
     if one.dtype is DType.BYTES:
-        return "" if list(one.data) == list(other.data) else "has other strings"
+        return "" if list(one.data) == list(other.data) else "has other strings"  # type: ignore[arg-type]  # listed
     a, b = _numbers(one), _numbers(other)
     tolerance = _TOLERANCE.get(one.dtype)
     if tolerance is None:
@@ -50,7 +63,7 @@ def _unlike(one: Tensor, other: Tensor, lowered: bool) -> str:
         return ""
     with np.errstate(over="ignore"):
         apart, largest = float(np.abs(a[finite] - b[finite]).max()), float(np.abs(a[finite]).max())
-    allowed = max(tolerance, _LOWERED if lowered else 0.0)
+    allowed = max(tolerance, _LOWERED if lowered else 0.0) if given is None else given
     if apart <= allowed * max(largest, _NEXT_TO_NOTHING):
         return ""
     return f"is off by {apart:.3g} where its largest element is {largest:.3g}"

@@ -61,7 +61,8 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
     streams = (min(execution.streams, most_streams),) if execution.streams else _ladder(least_streams, most_streams)
     multiples = () if execution.infer_requests else _MULTIPLES
     requests = (min(execution.infer_requests, most),) if execution.infer_requests else _requests(streams, most)
-    paths: tuple[Path, ...] = ("async", "sync") if execution.path == "auto" else (execution.path,)
+    # Inline leaves nothing to tune, see tuning/plan.
+    paths: tuple[Path, ...] = (execution.path,) if execution.path in ("async", "sync") else ("async", "sync")
     return Space(
         streams=streams,
         threads=threads,

@@ -28,6 +28,8 @@ def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
     """The resolved device ``source`` can be tuned on and "", or "" and why there is none. Raises DeviceAbsent."""
     if len(source.config.devices) > 1:
         return "", "it is served on several devices, whose settings are one"
+    if source.config.execution.path == "inline":
+        return "", "its runs are computed where they are started"
     device = devices.resolve(source.config.devices[0], engine.available_devices)
     if devices.family(device) not in ("CPU", "GPU", "NPU"):
         return "", f"{devices.family(device)} decides by itself"

@@ -16,7 +16,7 @@ from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
 from inferd.engine.warmup import joins_requests, made_up, rows_joined
 from inferd.errors import Draining, InferdError
-from inferd.scheduling.scheduler import Limits
+from inferd.scheduling.rules import Limits
 from inferd.tensors import Tensor
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.configure import configured

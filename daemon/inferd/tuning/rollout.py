@@ -7,64 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from inferd.catalog import Beside, Live
-from inferd.dispatcher import Dispatcher
+from inferd.catalog.shadow import answer
 from inferd.engine.warmup import made_up
-from inferd.errors import Cancelled, InferdError
-from inferd.requests import Observation, Request, Stages
-from inferd.tensors import Signature, Tensor
+from inferd.errors import InferdError
+from inferd.requests import Observation
+from inferd.tensors import Tensor
 from inferd.tuning.comparison import difference
 from inferd.tuning.trial import Decision, Side, Trial
 
 # How often the sides are judged while they share the traffic, in seconds.
 _LOOK = 0.05
-# A comparison that the incumbent is too busy for is put off; one that hangs is given up.
-_ANSWER_SECONDS = 60.0
 # Outcomes that are the server's doing; what a client did or what came too much says nothing of a configuration.
 _OURS = "internal"
-
-
-class Shadow:
-    """The reply slot of a request of our own: ``outputs`` are copies."""
-
-    def __init__(self) -> None:
-        self.outputs: asyncio.Future[list[Tensor]] = asyncio.get_running_loop().create_future()
-
-    def answer(self, outputs: Sequence[Tensor]) -> None:
-        if not self.outputs.done():
-            self.outputs.set_result(
-                [
-                    Tensor(t.dtype, t.shape, t.data.tobytes() if isinstance(t.data, memoryview) else t.data)
-                    for t in outputs
-                ]
-            )
-
-    def fail(self, error: InferdError) -> None:
-        if not self.outputs.done():
-            self.outputs.set_exception(error)
-
-
-async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What ``dispatcher`` answers to ``inputs``, in a request that is counted nowhere. Raises its error."""
-    reply = Shadow()
-    request = Request(
-        "",
-        0,
-        tuple(inputs),
-        tuple(range(len(signature.outputs))),
-        reply,
-        nbytes=sum(len(t.data) for t in inputs),
-        batch=signature.rows_of(inputs),
-        client="inferd itself",
-        shadow=True,
-        stages=Stages(received=time.monotonic_ns()),
-    )
-    dispatcher.submit(request)
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            return await reply.outputs
-    except TimeoutError:
-        dispatcher.cancel(request)
-        raise Cancelled("") from None
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ class Trial:
 
     def _fails(self) -> bool:
         """More of the candidate's inferences fail than the incumbent's, and not by chance."""
-        return _exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
+        return exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
 
     def _worse(self) -> bool:
         """More of its answers are late than may be, and than of the incumbent's before, and not by chance."""
@@ -136,10 +136,10 @@ class Trial:
         latency = self._latency if self._latency is not None else _SLOW * other.median
         late, answers = self.candidate.late(latency), len(self.candidate.latencies)
         low, _ = share_bounds(late / answers, answers, _Z)
-        return low > self._allowed and _exceeds(late, answers, other.late(latency), len(other.latencies))
+        return low > self._allowed and exceeds(late, answers, other.late(latency), len(other.latencies))
 
 
-def _exceeds(bad: int, of: int, other_bad: int, of_other: int) -> bool:
+def exceeds(bad: int, of: int, other_bad: int, of_other: int) -> bool:
     """Whether ``bad`` of ``of`` is a larger part than ``other_bad`` of ``of_other``, beyond what chance explains."""
     if not of or not bad:
         return False

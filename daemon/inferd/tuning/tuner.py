@@ -75,11 +75,14 @@ class Tuner:
         engine: Engine,
         profiles: Profiles,
         read_conditions: Callable[[], conditions.Conditions] = conditions.read,
+        stored: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """``stored`` is told of each model that has a new profile."""
         self._rules = rules
         self._engine = engine
         self._profiles = profiles
         self._conditions = read_conditions
+        self._told = stored
         self._before = read_conditions()
         # Versions are loaded on worker threads, several at a time.
         self._lock = Lock()
@@ -167,7 +170,9 @@ class Tuner:
         if record.phase is not Phase.SETTLED or now < record.not_before:
             return
         if record.profile is None:
-            if not record.decisions:
+            if any(entry.pool.inline for entry in live.loaded.pools):
+                record.said = "its runs take less time than handing them to another thread would"
+            elif not record.decisions:
                 record.move(Phase.WANTED, "it has no profile")
             return
         if self._rules.mode != "online" or record.profile.pinned or not record.verified:
@@ -346,6 +351,7 @@ class Tuner:
     def _store(self, record: Record, profile: Profile) -> None:
         record.profile = profile
         self._profiles.store(profile)
+        self._told(record.source.name)
 
     def _served(self, catalog: Catalog, record: Record) -> Served | None:
         key = record.source.name, record.source.version

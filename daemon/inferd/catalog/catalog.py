@@ -12,176 +12,37 @@ from typing import NoReturn
 
 import structlog
 
-from inferd.config.model import ModelConfig
-from inferd.dispatcher import Dispatcher, Observer, Station
-from inferd.engine.cpu_budget import split
-from inferd.engine.device import family
-from inferd.engine.model import Engine, LoadedModel
+from inferd.catalog.canary import Canary, rules_under
+from inferd.catalog.judgement import Verdict
+from inferd.catalog.lives import CatalogLimits, Lives, announce
+from inferd.catalog.outputs import misfit, objection
+from inferd.catalog.rules import cpu_parts, source_of
+from inferd.catalog.served import Beside, IndexEntry, Live, Served
+from inferd.config.model import ModelConfig, Rollout
+from inferd.dispatcher import Observer
+from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.engine.state import most_sequences
-from inferd.engine.warmup import joins_requests, rows_joined
-from inferd.errors import Draining, InferdError, LoadFailed, ModelUnavailable, UnknownModel, UnknownVersion
-from inferd.lifecycle import ModelState, may_move
+from inferd.errors import InferdError, LoadFailed, ModelUnavailable, NotAdopted, UnknownModel, UnknownVersion
+from inferd.lifecycle import ModelState
 from inferd.repository import ModelEntry, Repository, VersionFile
-from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.hangs import HangRule
-from inferd.scheduling.objective import Objective
-from inferd.scheduling.scheduler import Limits, Rules
-from inferd.scheduling.sequences import SequenceLimits
-from inferd.tensors import Signature
 
 log = structlog.get_logger("inferd.catalog")
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """What a version has while it answers."""
+class _Trial:
+    """A version of ``entry`` that shares the requests with the one before it, until ``stop`` is set. ``served`` is a
+    new number, None where it is a changed version of the same."""
 
-    source: ModelSource
-    loaded: LoadedModel
-    dispatcher: Dispatcher
-
-    @property
-    def config(self) -> ModelConfig:
-        return self.source.config
-
-    @property
-    def signature(self) -> Signature:
-        return self.loaded.signature
-
-    @property
-    def joins(self) -> bool:
-        """Whether requests may run together."""
-        return joins_requests(self.config, self.loaded.signature)
-
-    @property
-    def max_joined(self) -> int:
-        """How many rows of requests run together at most."""
-        return rows_joined(self.config, self.loaded.signature)
-
-
-class Served:
-    """One model version and its state; ``live`` is there while it is READY or UNLOADING, ``beside`` while
-    another configuration is tried. ``ailing`` is why it does not answer although it is loaded, "" while it does."""
-
-    def __init__(self, name: str, version: int) -> None:
-        self.name = name
-        self.version = version
-        self.state = ModelState.LOADING
-        self.reason = ""
-        self.wanted = True
-        # What it was loaded from.
-        self.origin: tuple[VersionFile, ModelConfig] | None = None
-        self.live: Live | None = None
-        self.beside: Beside | None = None
-        self.ailing = ""
-
-    @property
-    def shown(self) -> ModelState:
-        """The state that others see: whoever does not answer is not ready."""
-        return ModelState.UNAVAILABLE if self.ailing and self.state is ModelState.READY else self.state
-
-    def move(self, to: ModelState, reason: str = "") -> None:
-        """Enter ``to``; a transition outside the table is a bug."""
-        if not may_move(self.state, to):
-            raise RuntimeError(f"model '{self.name}' can't go from {self.state.value} to {to.value}")
-        self.state, self.reason = to, reason
-
-
-class Beside:
-    """Another configuration of a version that is served: ``candidate`` beside ``incumbent``.
-
-    Both are the same to clients. :meth:`share` says which part of the requests the candidate gets.
-    """
-
-    def __init__(self, incumbent: Live, candidate: Live) -> None:
-        self.incumbent = incumbent
-        self.candidate = candidate
-        self._share = 0.0
-        self._owed = 0.0
-
-    def share(self, part: float) -> None:
-        """Give the candidate ``part`` of the requests from now on, 0..1, evenly spread."""
-        self._share = part
-
-    def pick(self) -> Live:
-        """Who answers the next request."""
-        self._owed += self._share
-        if self._owed < 1:
-            return self.incumbent
-        self._owed -= 1
-        return self.candidate
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """A line of the repository index; ``version`` is empty for a model that could not be read at all.
-    ``wanted`` unless it was unloaded on purpose."""
-
-    name: str
-    version: str
-    state: ModelState
-    reason: str
-    wanted: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogLimits:
-    """Daemon-wide defaults that a model's own configuration may override."""
-
-    queue: Limits
-    load_parallelism: int
-    drain_seconds: float
-    # CPU threads to divide between the models, by weight; 0 where each may have all.
-    split_threads: int = 0
-
-
-def source_of(entry: ModelEntry, version: VersionFile, cpu_threads: int = 0) -> ModelSource:
-    """What the engine needs to load ``version`` of ``entry``, with its part of the CPU budget, 0 for all of it."""
-    return ModelSource(entry.name, version.version, version.path, version.files, entry.config, cpu_threads)
-
-
-def cpu_parts(models: Iterable[ModelEntry], threads: int) -> dict[str, int]:
-    """``threads`` divided between those ``models`` that may run on the CPU, by their weights."""
-    weights = {
-        m.name: m.config.share.weight for m in models if any(family(d) not in ("GPU", "NPU") for d in m.config.devices)
-    }
-    return split(threads, weights) if threads and weights else {}
-
-
-def rules_of(config: ModelConfig, signature: Signature, defaults: Limits) -> Rules:
-    """How a model of ``signature`` is scheduled under ``config``."""
-    queue, batching, objective = config.queue, config.batching, config.objective
-    return Rules(
-        Limits(queue.max_length or defaults.max_length, queue.max_bytes or defaults.max_bytes, defaults.per_client),
-        BatchRule(
-            rows_joined(config, signature),
-            _nanoseconds(batching.max_delay),
-            tuple(sorted(batching.preferred_sizes)),
-        ),
-        Objective(_nanoseconds(objective.latency_slo), objective.percentile) if objective.latency_slo else None,
-        SequenceLimits(most_sequences(config, signature), _nanoseconds(config.sequences.idle_timeout))
-        if signature.in_sequences
-        else None,
-        signature.stateful,
-        hangs_of(config.execution.hang_timeout),
-    )
-
-
-def hangs_of(timeout: float | None) -> HangRule | None:
-    """When runs count as hung under a model's hang_timeout; None for never."""
-    if timeout is None:
-        return HangRule()
-    return HangRule(_nanoseconds(timeout)) if timeout else None
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
+    entry: ModelEntry
+    stop: asyncio.Event
+    beside: Beside
+    served: Served | None
 
 
 class Catalog:
-    """Models by name and version; ``loads`` counts attempts to load by model and result. ``changed`` is awaited after
+    """Models by name and version; ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that
+    were tried on a part of the requests and taken back, by model, version and why. ``changed`` is awaited after
     each change of a state; ``tuned`` may replace settings that a model leaves open before it is loaded, and runs on a
     worker thread."""
 
@@ -195,9 +56,7 @@ class Catalog:
         tuned: Callable[[ModelSource], ModelSource] = lambda source: source,
     ) -> None:
         self._repository = repository
-        self._engine = engine
         self._limits = limits
-        self._observe = observe
         self._changed = changed
         self._tuned = tuned
         self._models: dict[str, dict[int, Served]] = {}
@@ -208,24 +67,36 @@ class Catalog:
         self._index: tuple[IndexEntry, ...] = ()
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[None]] = set()
-        self._compiling = asyncio.Semaphore(limits.load_parallelism)
-        self._devices: dict[str, SharedDevice] = {}
-        self._stuck: list[tuple[str, LoadedModel]] = []
+        self._lives = Lives(engine, limits, observe)
         self.loads: Counter[tuple[str, str]] = Counter()
+        self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
+        self._trials: dict[str, _Trial] = {}
+        # Versions that were rolled back, and why: not tried again before they change or are asked for.
+        self._turned_away: dict[tuple[str, int], tuple[tuple[VersionFile, ModelConfig], NotAdopted]] = {}
+        self._ending = False
 
     # -- routing ------------------------------------------------------------------
 
     def resolve(self, name: str, version: str) -> tuple[Served, Live]:
-        """The version that answers; an empty ``version`` means the newest that is ready.
+        """Who answers the next request; an empty ``version`` means the newest that is ready. While another is tried
+        beside it that one gets its share.
 
         Raises UnknownModel, UnknownVersion or ModelUnavailable.
         """
+        route = self.find(name, version)
+        if (beside := route[0].beside) is not None:
+            return route[0], beside.pick()
+        if not version and self._trials and (trial := self._trials.get(name)) is not None and trial.served is not None:
+            live = trial.beside.pick()
+            return (trial.served, live) if live is trial.beside.candidate else route
+        return route
+
+    def find(self, name: str, version: str) -> tuple[Served, Live]:
+        """The version that ``version`` stands for, whatever is tried beside it. Raises as :meth:`resolve`."""
         route = self._routes.get((name, version))
         if route is None:
             self._explain(name, version)
-        if (beside := route[0].beside) is not None:
-            return route[0], beside.pick()
         return route
 
     def versions(self, name: str) -> list[int]:
@@ -237,7 +108,7 @@ class Catalog:
     def ready(self, name: str, version: str) -> bool:
         """Whether that version answers; raises UnknownModel or UnknownVersion."""
         try:
-            self.resolve(name, version)
+            self.find(name, version)
         except ModelUnavailable:
             return False
         return True
@@ -261,7 +132,9 @@ class Catalog:
             for number in sorted(versions):
                 served = versions[number]
                 if served.shown is ModelState.READY and served.live is not None:
-                    routes[name, str(number)] = routes[name, ""] = (served, served.live)
+                    routes[name, str(number)] = (served, served.live)
+                    if not served.on_trial:
+                        routes[name, ""] = (served, served.live)
         self._routes = routes
 
     # -- what is there ------------------------------------------------------------
@@ -273,7 +146,7 @@ class Catalog:
     async def _publish(self) -> None:
         """Let others see a change of state."""
         entries = [
-            IndexEntry(name, str(number), served.shown, served.ailing or served.reason, served.wanted)
+            IndexEntry(name, str(number), served.shown, served.said, served.wanted)
             for name, versions in self._models.items()
             for number, served in sorted(versions.items())
         ]
@@ -307,9 +180,9 @@ class Catalog:
     async def load(self, name: str) -> None:
         """Read ``name`` anew and serve what its folder holds now.
 
-        New versions are loaded beside the old; what fails leaves the old one serving.
-        Raises UnknownModel, or the error that kept it from loading. Goes on to its end
-        when the caller stops waiting.
+        New versions are loaded beside the old; what fails leaves the old one serving. Returns once a version that is
+        tried on a part of the requests has them all. Raises UnknownModel, the error that kept it from loading, or
+        NotAdopted where it was rolled back. Goes on to its end when the caller stops waiting.
         """
         await self._to_the_end(self._load(name))
 
@@ -332,8 +205,9 @@ class Catalog:
         """Serve what the repository holds now, and go on with what it held already.
 
         What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
-        unloaded. What a client unloaded stays so until its files change. What fails is logged, and leaves what was
-        served serving. Raises RepositoryError where the repository can't be read; then nothing changes.
+        unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
+        logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
+        Raises RepositoryError where the repository can't be read; then nothing changes.
         """
         await self._to_the_end(self._reload())
 
@@ -347,12 +221,25 @@ class Catalog:
         changed = [entry for entry in listing.models if self._differs(entry)]
         await self._publish()
         await asyncio.gather(
-            *(self._load_entry(entry, quietly=True, anew=False) for entry in changed),
+            *(self._load_or_try(entry) for entry in changed),
             *(self._vanish(name) for name in gone),
         )
 
+    async def _load_or_try(self, entry: ModelEntry) -> None:
+        """Return once ``entry`` is loaded, or a version of it has begun to share the requests."""
+        begun = asyncio.Event()
+        loading = self._change(self._load_entry(entry, quietly=True, anew=False, begun=begun))
+        sharing = asyncio.create_task(begun.wait())
+        await asyncio.wait({loading, sharing}, return_when=asyncio.FIRST_COMPLETED)
+        sharing.cancel()
+        if loading.done():
+            loading.result()
+
     def _differs(self, entry: ModelEntry) -> bool:
         """Whether there is something to load: other files or settings than before, or a version that failed."""
+        trial = self._trials.get(entry.name)
+        if trial is not None and trial.entry == entry:
+            return False
         served = self._models.get(entry.name, {}).values()
         failed = any(s.wanted and s.shown is ModelState.UNAVAILABLE for s in served)
         return failed or entry.name in self._broken or self._entries.get(entry.name) != entry
@@ -374,6 +261,7 @@ class Catalog:
         await self._to_the_end(self._unload(name))
 
     async def _unload(self, name: str) -> None:
+        self._stop_trials(name)
         async with self._lock(name):
             ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
             await self._retire(ready, "unloaded")
@@ -389,10 +277,7 @@ class Catalog:
             incumbent = served.live
             if served.state is not ModelState.READY or incumbent is None:
                 raise ModelUnavailable(served.name, served.state.value.lower())
-            source = replace(incumbent.source, config=config)
-            async with self._compiling:
-                loaded = await asyncio.to_thread(self._engine.load, source)
-            candidate = Live(source, loaded, self._dispatcher(source, loaded))
+            candidate = await self._lives.load(replace(incumbent.source, config=config))
             served.beside = Beside(incumbent, candidate)
             promoted = False
             try:
@@ -400,37 +285,41 @@ class Catalog:
             finally:
                 served.beside = None
                 if promoted:
-                    served.live, served.ailing = candidate, ""
+                    served.live, served.ailing, served.impaired = candidate, "", ""
                     self._reroute()
                 # Whoever gives up meanwhile must not leave a configuration behind that nobody frees.
                 await asyncio.shield(self._exchanged(incumbent if promoted else candidate))
             if promoted:
-                _announce(served)
+                announce(served)
             await self._publish()
             return promoted
 
     async def _exchanged(self, gone: Live) -> None:
         await self._publish()
-        await self._finish(gone)
+        await self._lives.finish(gone)
 
-    async def ail(self, served: Served, live: Live, why: str) -> None:
-        """Take no requests for ``served`` because of ``why``, or take them again if that is empty.
+    async def ail(self, served: Served, live: Live, why: str, impaired: str = "") -> None:
+        """Take no requests for ``served`` because of ``why``, or take them again if that is empty; say what it is
+        ``impaired`` by.
 
         Changes nothing where ``live`` is not what it is served by any more.
         """
-        if served.live is live and served.ailing != why:
-            served.ailing = why
+        if served.live is live and (served.ailing, served.impaired) != (why, impaired):
+            served.ailing, served.impaired = why, impaired
             self._reroute()
             await self._publish()
 
     def stuck(self, name: str | None = None) -> int:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
-        self._stuck = [(of, loaded) for of, loaded in self._stuck if not loaded.freed]
-        return sum(name in (None, of) for of, _ in self._stuck)
+        return self._lives.stuck(name)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
-        waits = [asyncio.ensure_future(live.dispatcher.drained()) for _, live in self.holding()]
+        self._ending = True
+        self._stop_trials(*self._trials)
+        busy = {live.dispatcher for _, live in self.holding()}
+        busy |= {trial.beside.candidate.dispatcher for trial in self._trials.values()}
+        waits = [asyncio.ensure_future(dispatcher.drained()) for dispatcher in busy]
         if not waits:
             return True
         _, pending = await asyncio.wait(waits, timeout=seconds)
@@ -440,17 +329,22 @@ class Catalog:
 
     async def close(self) -> None:
         """Answer what is left and free every infer request. Harmless when called again."""
+        self._ending = True
+        self._stop_trials(*self._trials)
         if self._changes:
             await asyncio.wait(self._changes)
         held, self._routes = list(self.holding()), {}
-        await asyncio.gather(*(self._free(live) for _, live in held))
+        await asyncio.gather(*(self._lives.free(live) for _, live in held))
 
     async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
         """A client that hangs up must not leave a version half unloaded."""
+        await asyncio.shield(self._change(change))
+
+    def _change(self, change: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._change_ended)
-        await asyncio.shield(task)
+        return task
 
     def _change_ended(self, task: asyncio.Task[None]) -> None:
         self._changes.discard(task)
@@ -465,13 +359,28 @@ class Catalog:
         self.loads[name, "failed"] += 1
         log.error("model can't be served", model=name, problem=str(error))
 
-    async def _load_entry(self, entry: ModelEntry, *, quietly: bool, anew: bool = True) -> None:
-        """Load the versions of ``entry``; also those that are as they were, if ``anew``."""
+    def _stop_trials(self, *names: str) -> None:
+        """What is to change may not have to wait for what was tried before."""
+        for name in names:
+            if (trial := self._trials.get(name)) is not None:
+                trial.stop.set()
+
+    async def _load_entry(
+        self, entry: ModelEntry, *, quietly: bool, anew: bool = True, begun: asyncio.Event | None = None
+    ) -> None:
+        """Load the versions of ``entry``; also those that are as they were, if ``anew``. ``begun`` is set once one
+        shares the requests with the one before it."""
+        if (trial := self._trials.get(entry.name)) is not None:
+            if trial.entry == entry:
+                # Asked for again: what comes of it is the answer to both.
+                anew = False
+            else:
+                trial.stop.set()
         async with self._lock(entry.name):
             self._broken.pop(entry.name, None)
             self._entries[entry.name] = entry
-            failures = [f for v in entry.versions if (f := await self._load_version(entry, v, anew=anew)) is not None]
-            if failures:
+            failures = [f for v in entry.versions if (f := await self._load_version(entry, v, anew, begun)) is not None]
+            if not all(isinstance(failure, NotAdopted) for failure in failures):
                 self._entries.pop(entry.name, None)
             picked = {v.version for v in entry.versions}
             # Where one failed, what it was to follow stays: better an old version than none.
@@ -486,40 +395,156 @@ class Catalog:
         if failures and not quietly:
             raise failures[0]
 
-    async def _load_version(self, entry: ModelEntry, version: VersionFile, *, anew: bool) -> InferdError | None:
+    async def _load_version(
+        self, entry: ModelEntry, version: VersionFile, anew: bool, begun: asyncio.Event | None
+    ) -> InferdError | None:
         """Load beside what serves now, then switch over. Returns what went wrong."""
         versions = self._models.setdefault(entry.name, {})
-        old = versions.get(version.version)
-        served = Served(entry.name, version.version)
-        served.origin = (version, entry.config)
-        if not anew and old is not None and old.shown is ModelState.READY and old.origin == served.origin:
-            return None
+        key, old = (entry.name, version.version), versions.get(version.version)
+        served = Served(*key)
+        # How it is brought into service is nothing that it has to be loaded anew for.
+        served.origin = origin = (version, entry.config.model_copy(update={"rollout": Rollout()}))
+        before = self._before(served, old)
+        if not anew and before is not None:
+            if before is old and old.origin == origin:
+                return None
+            if (turned_away := self._turned_away.get(key)) is not None and turned_away[0] == (version, entry.config):
+                return turned_away[1]
+        self._turned_away.pop(key, None)
         if old is None or old.state is not ModelState.READY:
             versions[version.version] = served
             await self._publish()
+        candidate: Live | None = None
         try:
-            async with self._compiling:
-                source = source_of(entry, version, self._cpu_parts.get(entry.name, 0))
-                source = await asyncio.to_thread(self._tuned, source)
-                loaded = await asyncio.to_thread(self._engine.load, source)
+            source = source_of(entry, version, self._cpu_parts.get(entry.name, 0))
+            candidate = await self._lives.load(source, self._tuned)
+            if before is not None:
+                await self._check(before, served, candidate)
         except InferdError as error:
-            return await self._failed(served, old, error)
+            return await self._failed(served, old, error, candidate)
         except Exception:
             # A fault of ours or of a plugin's: this version is lost, the others must not be.
             log.exception("model could not be loaded", model=entry.name, version=version.version)
-            return await self._failed(served, old, LoadFailed(entry.name, version.version, "internal error"))
+            return await self._failed(served, old, LoadFailed(*key, "internal error"), candidate)
         self.loads[entry.name, "ok"] += 1
-        served.live = Live(source, loaded, self._dispatcher(source, loaded))
-        served.move(ModelState.READY)
+        if before is not None and before.origin != origin and self._shares(before, candidate):
+            refusal = await self._try(entry, before, served, candidate, begun)
+            if refusal is not None:
+                return refusal
+        last = before.live if before is not None else None
+        if last is not None and last.signature.inputs == candidate.signature.inputs:
+            # The next one is asked them too, however soon it comes.
+            candidate.dispatcher.samples.extend(last.dispatcher.samples)
+        served.live, served.reason = candidate, ""
+        if served.state is ModelState.LOADING:
+            served.move(ModelState.READY)
         versions[version.version] = served
         self._reroute()
-        _announce(served)
+        announce(served)
         await self._publish()
         if old is not None and old.state is ModelState.READY:
             await self._retire([old], "replaced")
         return None
 
-    async def _failed(self, served: Served, old: Served | None, error: InferdError) -> InferdError:
+    def _before(self, served: Served, old: Served | None) -> Served | None:
+        """Whose requests ``served`` is about to get, None where nobody answers them."""
+        if old is not None and old.shown is ModelState.READY:
+            return old
+        route = self._routes.get((served.name, ""))
+        return route[0] if route is not None and route[0].version < served.version else None
+
+    async def _check(self, before: Served, served: Served, candidate: Live) -> None:
+        """Raises LoadFailed where ``candidate`` can't take the place of ``before``."""
+        incumbent, rollout = before.live, candidate.config.rollout
+        if incumbent is None:
+            return
+        if rollout.check == "outputs" and (why := await objection(incumbent, candidate, rollout.tolerance)):
+            raise LoadFailed(served.name, served.version, f"it is not fit to take over: {why}")
+        if rollout.canary_share and (incumbent.signature.in_sequences or candidate.signature.in_sequences):
+            log.warning("no canary: live sequences can't be shared; it takes over at once", **_labels(served))
+        if self._shares(before, candidate) and (why := misfit(incumbent.signature, candidate.signature)):
+            raise LoadFailed(
+                served.name,
+                served.version,
+                f"it can't share requests with version {before.version}: {why}; with rollout.canary_share = 0 it takes "
+                "over at once",
+            )
+
+    def _shares(self, before: Served, candidate: Live) -> bool:
+        """Whether ``candidate`` is to be tried on a part of the requests first."""
+        if before.live is None or not candidate.config.rollout.canary_share:
+            return False
+        if before.live.signature.in_sequences or candidate.signature.in_sequences:
+            return False
+        return before.shown is ModelState.READY
+
+    async def _try(
+        self, entry: ModelEntry, before: Served, served: Served, candidate: Live, begun: asyncio.Event | None
+    ) -> InferdError | None:
+        """Share the requests between ``before`` and ``served``. Returns why it was rolled back, None where it is to
+        have them all."""
+        incumbent, rules, same = before.live, rules_under(candidate.config), before.version == served.version
+        if incumbent is None:
+            return None
+        trial = _Trial(entry, asyncio.Event(), Beside(incumbent, candidate), None if same else served)
+        said = f"gets {rules.share:.3g} of the requests for {rules.seconds:g} s or longer, then takes over"
+        self._trials[served.name] = trial
+        if self._ending:
+            trial.stop.set()
+        if same:
+            before.beside, before.reason = trial.beside, f"canary: what is on disk now {said}"
+        else:
+            served.live, served.on_trial = candidate, True
+            served.move(ModelState.READY, f"canary: {said} from version {before.version}")
+            self._reroute()
+        log.info("canary begins", **_labels(served), beside=before.version, share=rules.share)
+        await self._publish()
+        if begun is not None:
+            begun.set()
+        verdict, why = Verdict.FAILED, "internal error"
+        try:
+            verdict, why = await Canary(rules, trial.beside, trial.stop, lambda: (served.ailing, before.ailing)).run()
+        except Exception:
+            log.exception("canary could not be judged", **_labels(served))
+        finally:
+            del self._trials[served.name]
+            before.beside, served.on_trial = None, False
+        if verdict is Verdict.PROMOTED:
+            log.info("canary promoted", **_labels(served), why=why)
+            return None
+        error = NotAdopted(served.name, verdict.value, why)
+        if served.origin is not None and verdict is not Verdict.STOPPED:
+            self._turned_away[served.name, served.version] = (served.origin[0], entry.config), error
+        await self._roll_back(before, served, candidate, error)
+        return error
+
+    async def _roll_back(self, before: Served, served: Served, candidate: Live, error: NotAdopted) -> None:
+        """Go on with ``before`` alone, and free ``candidate`` once it has answered what it took."""
+        stopped = error.decision == Verdict.STOPPED.value
+        self.rollbacks[served.name, str(served.version), error.decision] += 1
+        tell = log.info if stopped else log.warning
+        tell(
+            "canary rolled back",
+            **_labels(served),
+            beside=before.version,
+            reason=error.decision,
+            why=error.why,
+        )
+        if before.version == served.version:
+            before.reason = f"what is on disk now is not served: {error}"
+            await self._publish()
+            await self._lives.finish(candidate)
+        else:
+            await self._retire([served], f"rolled back: {error.why}")
+            # It is missed, unlike one that somebody unloaded.
+            served.wanted = not stopped
+            await self._publish()
+
+    async def _failed(
+        self, served: Served, old: Served | None, error: InferdError, candidate: Live | None
+    ) -> InferdError:
+        if candidate is not None:
+            await self._lives.free(candidate)
         self.loads[served.name, "failed"] += 1
         served.move(ModelState.UNAVAILABLE, str(error))
         if old is not None and old.state is ModelState.READY:
@@ -527,24 +552,6 @@ class Catalog:
         log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
         await self._publish()
         return error
-
-    def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
-        config = source.config
-        return Dispatcher(
-            source.name,
-            source.version,
-            rules_of(config, loaded.signature, self._limits.queue),
-            [
-                Station(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
-                for p in loaded.pools
-            ],
-            self._observe,
-            asyncio.get_running_loop(),
-            loaded.signature.states,
-        )
-
-    def _device(self, name: str) -> SharedDevice:
-        return self._devices.setdefault(name, SharedDevice())
 
     async def _retire(self, gone: Iterable[Served], reason: str) -> None:
         """Take versions out of the routes, answer what they accepted, free their memory."""
@@ -554,42 +561,12 @@ class Catalog:
             self._reroute()
             await self._publish()
             if live is not None:
-                await self._finish(live)
-            served.live, served.ailing, served.wanted = None, "", False
+                await self._lives.finish(live)
+            served.live, served.ailing, served.impaired, served.wanted = None, "", "", False
             served.move(ModelState.UNAVAILABLE, reason)
             await self._publish()
             log.info("model unloaded", model=served.name, version=served.version, reason=reason)
 
-    async def _finish(self, live: Live) -> None:
-        try:
-            await asyncio.wait_for(live.dispatcher.drained(), self._limits.drain_seconds)
-        except TimeoutError:
-            log.warning("drain timed out; what is left is answered UNAVAILABLE")
-        await self._free(live)
 
-    async def _free(self, live: Live) -> None:
-        """Answer what is left, then end what runs."""
-        live.dispatcher.abort(Draining())
-        live.dispatcher.close()
-        await asyncio.to_thread(live.loaded.close)
-        if not live.loaded.freed:
-            log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
-            self._stuck.append((live.source.name, live.loaded))
-
-
-def _announce(served: Served) -> None:
-    if served.live is None:
-        return
-    for entry in served.live.loaded.pools:
-        effective = entry.effective
-        log.info(
-            "model ready",
-            model=served.name,
-            version=served.version,
-            device=entry.pool.device,
-            precision=effective.precision,
-            streams=effective.streams,
-            threads=effective.threads,
-            infer_requests=entry.pool.size,
-            from_cache=entry.from_cache,
-        )
+def _labels(served: Served) -> dict[str, object]:
+    return {"model": served.name, "version": served.version}

@@ -1,0 +1,96 @@
+"""A new version that gets a part of the requests, until it is known whether it may have them all."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from inferd.catalog.judgement import CanaryRules, Judgement, Tally, Verdict
+from inferd.catalog.served import Beside, Live
+from inferd.config.model import ModelConfig
+from inferd.dispatcher import Dispatcher
+from inferd.errors import QuotaExceeded
+from inferd.requests import Observation
+
+# How often the versions are judged while they share the requests, in seconds.
+_LOOK = 0.05
+
+
+def rules_under(config: ModelConfig) -> CanaryRules:
+    """How a version with the settings ``config`` is tried."""
+    rollout, objective = config.rollout, config.objective
+    return CanaryRules(
+        rollout.canary_share,
+        rollout.canary_duration,
+        rollout.canary_requests,
+        objective.latency_slo,
+        objective.percentile,
+    )
+
+
+class Canary:
+    """Shares the requests between the two of ``beside``; ``stop`` may be set to have it end soon.
+
+    ``ailing`` says why the candidate or the incumbent does not answer any more, as far as others know, "" for well.
+    """
+
+    def __init__(
+        self, rules: CanaryRules, beside: Beside, stop: asyncio.Event, ailing: Callable[[], tuple[str, str]]
+    ) -> None:
+        self._beside = beside
+        self._stop = stop
+        self._ailing = ailing
+        self._judgement = Judgement(rules)
+
+    async def run(self) -> tuple[Verdict, str]:
+        """How it ended, and in words why."""
+        judgement, rules = self._judgement, self._judgement.rules
+        incumbent, candidate = self._beside.incumbent.dispatcher, self._beside.candidate.dispatcher
+        incumbent.watch = partial(_count, judgement.incumbent, rules.latency)
+        candidate.watch = partial(_count, judgement.candidate, rules.latency)
+        self._beside.share(rules.share)
+        try:
+            while (ended := self._look(candidate)) is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._stop.wait()
+            return ended
+        finally:
+            self._beside.share(0.0)
+            incumbent.watch = candidate.watch = None
+
+    def _look(self, candidate: Dispatcher) -> tuple[Verdict, str] | None:
+        if self._stop.is_set():
+            return Verdict.STOPPED, "another change came before it was decided"
+        why, other = self._ailing()
+        if why := why or _broken(self._beside.candidate):
+            return Verdict.FAILED, why
+        judgement, waiting = self._judgement, candidate.under_way
+        # Nobody is to wait for a version that may be better while the one before does not answer at all.
+        verdict = judgement.conclude(waiting) if other else judgement.step(time.monotonic(), waiting)
+        return None if verdict is None else (verdict, judgement.said())
+
+
+def _broken(live: Live) -> str:
+    """What nobody needs to count: a device that is lost, a run that hangs."""
+    for conduct in live.dispatcher.conduct:
+        if conduct.lost:
+            return f"{conduct.device}: {conduct.lost}"
+        if conduct.hung:
+            return f"a run hangs on {conduct.device}"
+    return ""
+
+
+def _count(tally: Tally, latency: float | None, seen: Observation) -> None:
+    """What clients did wrong or gave up says nothing of a version."""
+    match seen.outcome:
+        case "ok":
+            tally.ended += 1
+            tally.late += latency is not None and seen.stages.total() > latency * 1e9
+        case "internal" | "unavailable":
+            tally.ended += 1
+            tally.failed += 1
+        case "overloaded" | "deadline" if not isinstance(seen.error, QuotaExceeded):
+            tally.ended += 1
+            tally.late += 1

@@ -1,0 +1,110 @@
+"""Brings up what answers for a model version, and ends it: the engine's part of the catalog."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from inferd.catalog.rules import rules_of
+from inferd.catalog.served import Live, Served
+from inferd.dispatcher import Dispatcher, Observer, Station
+from inferd.engine.model import Engine, LoadedModel
+from inferd.engine.source import ModelSource
+from inferd.errors import Draining
+from inferd.scheduling.fairness import SharedDevice
+from inferd.scheduling.rules import Limits
+
+log = structlog.get_logger("inferd.catalog")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogLimits:
+    """Daemon-wide defaults that a model's own configuration may override."""
+
+    queue: Limits
+    load_parallelism: int
+    drain_seconds: float
+    # CPU threads to divide between the models, by weight; 0 where each may have all.
+    split_threads: int = 0
+
+
+class Lives:
+    """Loads up to ``load_parallelism`` versions at a time. One that was let go of may be stuck: a run that does not
+    end holds its memory."""
+
+    def __init__(self, engine: Engine, limits: CatalogLimits, observe: Observer) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._observe = observe
+        self._compiling = asyncio.Semaphore(limits.load_parallelism)
+        self._devices: dict[str, SharedDevice] = {}
+        self._stuck: list[tuple[str, LoadedModel]] = []
+
+    async def load(
+        self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource] = lambda source: source
+    ) -> Live:
+        """Load ``source`` as ``tuned`` makes it, on a worker thread. Raises what the engine raises."""
+        async with self._compiling:
+            source = await asyncio.to_thread(tuned, source)
+            loaded = await asyncio.to_thread(self._engine.load, source)
+        return Live(source, loaded, self._dispatcher(source, loaded))
+
+    def stuck(self, name: str | None = None) -> int:
+        """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
+        self._stuck = [(of, loaded) for of, loaded in self._stuck if not loaded.freed]
+        return sum(name in (None, of) for of, _ in self._stuck)
+
+    def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
+        config = source.config
+        return Dispatcher(
+            source.name,
+            source.version,
+            rules_of(config, loaded.signature, self._limits.queue),
+            [
+                Station(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
+                for p in loaded.pools
+            ],
+            self._observe,
+            asyncio.get_running_loop(),
+            loaded.signature.states,
+        )
+
+    def _device(self, name: str) -> SharedDevice:
+        return self._devices.setdefault(name, SharedDevice())
+
+    async def finish(self, live: Live) -> None:
+        """Let it answer what it has taken, as long as a drain may take, then free it."""
+        try:
+            await asyncio.wait_for(live.dispatcher.drained(), self._limits.drain_seconds)
+        except TimeoutError:
+            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+        await self.free(live)
+
+    async def free(self, live: Live) -> None:
+        """Answer what is left, then end what runs."""
+        live.dispatcher.abort(Draining())
+        live.dispatcher.close()
+        await asyncio.to_thread(live.loaded.close)
+        if not live.loaded.freed:
+            log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
+            self._stuck.append((live.source.name, live.loaded))
+
+
+def announce(served: Served) -> None:
+    """Log how ``served`` runs on each of its devices."""
+    if served.live is None:
+        return
+    for entry in served.live.loaded.pools:
+        effective = entry.effective
+        log.info(
+            "model ready",
+            model=served.name,
+            version=served.version,
+            device=entry.pool.device,
+            precision=effective.precision,
+            streams=effective.streams,
+            threads=effective.threads,
+            infer_requests=entry.pool.size,
+            from_cache=entry.from_cache,
+        )

@@ -1,0 +1,78 @@
+"""A Slot whose run is over when ``start`` returns: the thread that starts it computes it.
+
+No hand-over to another thread and none back, of either of which the GIL makes a wait: worth it where a run takes less
+time than those do (docs/decisions/0016). What it costs is that whoever starts a run does nothing else meanwhile, and
+that a run can't be cancelled: only for models whose time is known and short.
+"""
+
+from collections.abc import Callable, Sequence
+
+from inferd.engine.ports import Ports
+from inferd.engine.runtime import ov
+from inferd.engine.slot import RunFailed, sentence
+from inferd.tensors import DType, Placed, Signature, Tensor
+
+MOST_NS = 100_000
+"""A model runs inline where it is left open if a run takes no longer than that: about what handing it to another thread
+and taking the answer back costs."""
+
+# How often these go round is in their data.
+_LOOPS = frozenset({"Loop", "TensorIterator", "If"})
+
+
+def may_run_inline(device: str, model: "ov.Model", signature: Signature) -> bool:
+    """Whether one run of ``model`` takes as long as another: on the CPU, with all shapes fixed and nothing in it that
+    its data could make longer. ``device`` is resolved."""
+    fixed = all(spec.static_shape is not None for spec in (*signature.inputs, *signature.outputs))
+    return (
+        device == "CPU"
+        and fixed
+        and not signature.in_sequences
+        and all(node.get_type_name() not in _LOOPS for node in model.get_ops())
+    )
+
+
+class InlineSlot:
+    """A Slot on an OpenVINO infer request that runs on the calling thread."""
+
+    def __init__(self, request: "ov.InferRequest", signature: Signature, on_done: Callable[[], None]) -> None:
+        self._request = request
+        self._ports = Ports(request, signature)
+        self._on_done = on_done
+        # See SyncSlot.
+        self._views = all(spec.dtype is not DType.BYTES for spec in signature.outputs)
+
+    def write(self, members: Sequence[Sequence[Tensor]]) -> None:
+        self._ports.write(members)
+
+    def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
+        self._ports.write_shared(inputs, into)
+
+    def give_back(self) -> None:
+        self._ports.give_back()
+
+    def reset(self) -> None:
+        self._request.reset_state()
+
+    def start(self) -> None:
+        """A run that fails can't begin, as far as others can tell."""
+        try:
+            self._request.infer(share_outputs=self._views)
+        except RuntimeError as error:
+            raise RunFailed(sentence(error)) from None
+        self._on_done()
+
+    def poll(self) -> bool:
+        return True
+
+    def wait(self, seconds: float | None = None) -> bool:  # noqa: ARG002 - it is over
+        return True
+
+    def cancel(self) -> None:
+        """There is nothing to cancel."""
+
+    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+        return self._ports.read(outputs, rows)
+
+    def close(self) -> None:
+        del self._ports, self._request, self._on_done

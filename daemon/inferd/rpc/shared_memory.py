@@ -1,0 +1,94 @@
+"""The RPCs that register shared memory, and who may use what is registered."""
+
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import Message
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.errors import NotAllowed, NotSupported
+from inferd.rpc.interceptors import CALLER
+from inferd.rpc.placement import Place
+from inferd.shared_memory.store import Store
+from inferd.tensors import Placed
+
+
+class SharedMemory:
+    """System shared memory where there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
+    ask for the status and unregister whatever there is: both must succeed."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store
+
+    async def system_status(
+        self, asked: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
+    ) -> Message:
+        response = pb.SystemSharedMemoryStatusResponse()
+        if self._store is not None:
+            for region in self._store.regions(_local_owner(context), asked.name):
+                shown = response.regions[region.name]
+                shown.name, shown.key = region.name, region.key
+                shown.offset, shown.byte_size = region.offset, region.nbytes
+        return response
+
+    async def system_register(
+        self, asked: pb.SystemSharedMemoryRegisterRequest, context: grpc.aio.ServicerContext
+    ) -> Message:
+        if self._store is None:
+            raise NotSupported("system shared memory (the setting shared_memory is off)")
+        self._store.register(_local_owner(context), asked.name, asked.key, asked.offset, asked.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def system_unregister(
+        self, asked: pb.SystemSharedMemoryUnregisterRequest, context: grpc.aio.ServicerContext
+    ) -> Message:
+        if self._store is not None:
+            self._store.unregister(_local_owner(context), asked.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def cuda_status(self, *_: Any) -> Message:
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def cuda_register(self, *_: Any) -> Message:
+        raise NotSupported("CUDA shared memory")
+
+    async def cuda_unregister(self, *_: Any) -> Message:
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+
+def placing(store: Store, context: grpc.aio.ServicerContext) -> Place:
+    """Finds memory for the requests that come with the call of ``context``, among the regions of who makes it."""
+    owner = CALLER.get()
+
+    def place(region: str, offset: int, nbytes: int) -> Placed:
+        _check_local(context)
+        return store.place(owner, region, offset, nbytes)
+
+    return place
+
+
+def is_local(peer: str) -> bool:
+    """Whether ``peer``, as gRPC names the other end of a connection, is on this machine."""
+    kind, _, address = peer.partition(":")
+    if kind == "unix":
+        return True
+    try:
+        host = ip_address(unquote(address).rpartition(":")[0].strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(host, IPv6Address) and host.ipv4_mapped is not None:
+        host = host.ipv4_mapped
+    return host.is_loopback
+
+
+def _local_owner(context: grpc.aio.ServicerContext) -> str:
+    _check_local(context)
+    return CALLER.get()
+
+
+def _check_local(context: grpc.aio.ServicerContext) -> None:
+    """Who is elsewhere can't have made an object here, and would be using another's."""
+    if not is_local(context.peer()):
+        raise NotAllowed("shared memory", "connect from this machine, over its loopback interface")

@@ -1,0 +1,126 @@
+"""A call that changes a server changes all of its workers, although it reaches one of them."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum
+
+import grpc
+import structlog
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc.interceptors import CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
+from inferd.workers.place import Place
+
+log = structlog.get_logger("inferd.rpc")
+
+
+class Reach(Enum):
+    """Which workers a call is for: every one, or the first alone, which does what is done once."""
+
+    EVERY = "every"
+    FIRST = "first"
+
+
+REACH: dict[str, Reach] = {
+    f"/{SERVICE}/RepositoryModelLoad": Reach.EVERY,
+    f"/{SERVICE}/RepositoryModelUnload": Reach.EVERY,
+    f"/{SERVICE}/SystemSharedMemoryRegister": Reach.EVERY,
+    f"/{SERVICE}/SystemSharedMemoryUnregister": Reach.EVERY,
+    # The first tunes for all; what it stores the others load.
+    **{f"/{TUNER_SERVICE}/{name}": Reach.FIRST for name in ("Status", "Explain", "Export", "Pin", "Rollback", "Tune")},
+}
+
+_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+
+Answer = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+
+class Spread:
+    """Passes calls on between the workers of one server, over sockets in their folder.
+
+    A worker that does not listen is passed over: one that starts takes up what the others have, see :meth:`unloaded`.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.address = f"unix:{place.socket('grpc')}"
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def over(self, method: str, answer: Answer) -> Answer:
+        """``answer``, for all the workers that ``method`` is for."""
+        reach = REACH.get(method)
+        if reach is None or (reach is Reach.FIRST and self._place.first):
+            return answer
+
+        async def spread(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            if is_sibling(context.invocation_metadata(), self._place.secret):
+                return await answer(raw, context)
+            try:
+                if reach is Reach.FIRST:
+                    return await self._ask(0, method, raw, context.time_remaining())
+                # What it refuses itself reaches no other.
+                own = await answer(raw, context)
+                await self._tell(method, raw, context.time_remaining())
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details() or "")
+            return own
+
+        return spread
+
+    async def unloaded(self) -> set[str]:
+        """The models that the others were told to unload, as far as any of them answers."""
+        for index in self._place.others:
+            if not self._listens(index):
+                continue
+            with suppress(grpc.aio.AioRpcError):
+                answer = await self._ask(index, f"/{SERVICE}/RepositoryIndex", b"", None)
+                models = pb.RepositoryIndexResponse.FromString(answer).models
+                kept = {model.name for model in models if model.reason != "unloaded"}
+                return {model.name for model in models} - kept
+        return set()
+
+    def load(self, model: str) -> None:
+        """Have the others load ``model`` anew, soon: it has a new profile."""
+        raw = pb.RepositoryModelLoadRequest(model_name=model).SerializeToString()
+        task = asyncio.ensure_future(self._load(model, raw))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _load(self, model: str, raw: bytes) -> None:
+        try:
+            await self._tell(f"/{SERVICE}/RepositoryModelLoad", raw, None)
+        except grpc.aio.AioRpcError as error:
+            log.warning("not all workers serve by the new profile", model=model, problem=error.details())
+
+    async def _tell(self, method: str, raw: bytes, seconds: float | None) -> None:
+        """Have all others answer it too; raises the first AioRpcError, once all have."""
+        listening = [index for index in self._place.others if self._listens(index)]
+        answers = await asyncio.gather(
+            *(self._ask(index, method, raw, seconds) for index in listening), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _ask(self, index: int, method: str, raw: bytes, seconds: float | None) -> bytes:
+        metadata = ((SECRET_KEY, self._place.secret), (CALLER_KEY, CALLER.get()))
+        # A channel of its own each time: one that is kept would not notice at once that a worker was replaced.
+        address = f"unix:{self._place.socket('grpc', index)}"
+        async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+            try:
+                answer: bytes = await channel.unary_unary(method)(raw, timeout=seconds, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                raise grpc.aio.AioRpcError(
+                    error.code(),
+                    error.initial_metadata(),
+                    error.trailing_metadata(),
+                    details=f"worker {index}: {error.details() if self._listens(index) else 'it does not serve now'}",
+                ) from None
+        return answer
+
+    def _listens(self, index: int) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(str(self._place.socket("grpc", index))) == 0

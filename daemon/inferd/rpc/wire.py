@@ -1,0 +1,124 @@
+"""Inference messages as bytes: requests taken apart without parsing them, answers joined from parts made before.
+
+A client sends the same message again and again, but for its tensors and its id: what was found out about the rest
+holds as long as its bytes are the same. And protobuf copies a tensor at each step, into its message and out of it; here
+it stays where gRPC has put it until it is copied to the device, and an answer's is copied once.
+docs/decisions/0016 has the figures.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from inferd._pb import open_inference_pb2 as pb
+
+Part = bytes | memoryview
+
+# Tags of the length-delimited fields 1 to 7 of ModelInferRequest, which is all that it has.
+_FIRST_TAG, _ID, _CONTENTS = 0x0A, 0x1A, 0x3A
+_TAGS = frozenset((number << 3) | 2 for number in range(1, 8))
+# raw_output_contents of ModelInferResponse, infer_response of ModelStreamInferResponse.
+_OUTPUT_CONTENTS, _IN_STREAM = b"\x32", b"\x12"
+
+_MOST_HEAD = 4096
+"""Longer heads are no clients' everyday request, and are kept by nobody."""
+
+
+class Apart(NamedTuple):
+    """A ModelInferRequest: ``contents`` are its raw_input_contents, views of the bytes it came in; ``head`` is all the
+    rest but the id, and is a message itself."""
+
+    head: bytes
+    id: str
+    contents: list[memoryview]
+
+
+def take_apart(raw: bytes) -> Apart | None:
+    """The parts of ``raw``; None unless its fields are those of a ModelInferRequest, in order as libraries write them.
+
+    The head is not looked into: whether it is a message is for a parser to say, once for each head.
+    """
+    end, at, last = len(raw), 0, _FIRST_TAG
+    id_from = id_at = id_to = 0
+    contents: list[memoryview] = []
+    view: memoryview | None = None
+    head_to = end
+    try:
+        while at < end:
+            tag = raw[at]
+            if tag < last or tag not in _TAGS:
+                return None
+            last = tag
+            length, start = raw[at + 1], at + 2
+            if length >= 0x80:
+                length, start = _varint(raw, at + 1)
+            stop = start + length
+            if stop > end:
+                return None
+            if tag == _CONTENTS:
+                if view is None:
+                    view, head_to = memoryview(raw), at
+                contents.append(view[start:stop])
+            elif tag == _ID:
+                if id_to:
+                    return None
+                id_from, id_at, id_to = at, start, stop
+            at = stop
+        if head_to > _MOST_HEAD:
+            return None
+        if not id_to:
+            return Apart(raw[:head_to], "", contents)
+        return Apart(raw[:id_from] + raw[id_to:head_to], raw[id_at:id_to].decode(), contents)
+    except (IndexError, ValueError):
+        return None
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """The number at ``at``, of five bytes at most, and where it ends. Raises IndexError or ValueError."""
+    number = shift = 0
+    while True:
+        byte = raw[at]
+        number |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return number, at
+        shift += 7
+        if shift > 28:
+            raise ValueError("too long a number")
+
+
+def _length(number: int) -> bytes:
+    parts = bytearray()
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def contents_head(nbytes: int) -> bytes:
+    """What comes before the ``nbytes`` of an output in an answer."""
+    return _OUTPUT_CONTENTS + _length(nbytes)
+
+
+def id_field(request_id: str) -> bytes:
+    """The answer's field of that id; nothing for an empty one."""
+    if not request_id:
+        return b""
+    encoded = request_id.encode()
+    return b"\x1a" + _length(len(encoded)) + encoded
+
+
+def alone(parts: Iterable[Part], _: int) -> bytes:
+    """An answer of ``parts`` as the message of a unary call."""
+    return b"".join(parts)
+
+
+def in_stream(parts: Iterable[Part], nbytes: int) -> bytes:
+    """An answer of ``parts``, together ``nbytes``, as the message of a stream."""
+    return b"".join((_IN_STREAM, _length(nbytes), *parts))
+
+
+FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+"""The part that tells a client that asked for it that no other answer follows."""

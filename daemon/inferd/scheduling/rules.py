@@ -1,0 +1,41 @@
+"""How one model version is scheduled: what its settings and its pools come to."""
+
+from dataclasses import dataclass, field
+
+from inferd.scheduling.batching import BatchRule
+from inferd.scheduling.fairness import Share
+from inferd.scheduling.hangs import HangRule
+from inferd.scheduling.objective import Objective
+from inferd.scheduling.sequences import SequenceLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the waiting line, and how many requests one client may have under way (None: any)."""
+
+    max_length: int
+    max_bytes: int
+    per_client: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one model version is scheduled."""
+
+    limits: Limits
+    batch: BatchRule = field(default=BatchRule())
+    objective: Objective | None = None
+    sequences: SequenceLimits | None = None
+    # The model itself keeps a sequence's state, in the slot.
+    pinned: bool = False
+    # None: runs may take for ever.
+    hangs: HangRule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One pool as the scheduler needs it: its slots, how many may run at a time (None: all), its part of the device."""
+
+    slots: int
+    width: int | None = None
+    share: Share | None = None

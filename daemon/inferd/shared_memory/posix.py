@@ -1,0 +1,111 @@
+"""POSIX shared memory objects that others have made: opened, never made, and read in ways that survive what their
+makers do.
+
+An object can be truncated at any time. To look at a page of a mapping that is gone then ends the process (SIGBUS), and
+no look beforehand closes the gap. So memory is read and written by system calls on the descriptor, which come short
+instead, and is mapped only where clients are trusted not to do that.
+"""
+
+import mmap
+import os
+import stat
+import weakref
+from collections.abc import Callable
+
+from inferd.errors import InferdError
+from inferd.shared_memory.regions import lent
+from inferd.tensors import Buffer
+
+# Where the C library's shm_open() keeps them.
+_FOLDER = "/dev/shm"  # noqa: S108 - nothing is made there
+# What OpenVINO aligns its own tensors to.
+_ALIGNMENT = 64
+# Below this, copying costs less than putting other memory in the place of a tensor and back.
+_WORTH_MAPPING = 64 << 10
+
+
+class Opened:
+    """An object that is open until it is closed or taken over: its descriptor, its size, what tells it from others."""
+
+    def __init__(self, name: str) -> None:
+        """Raises OSError where there is no such object that is ours to use; the text is not for clients."""
+        path = f"{_FOLDER}/{name}"
+        # Looked at first: opening a pipe or a device may already do something.
+        _check(os.lstat(path))
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        self.descriptor = os.open(path, flags)
+        try:
+            found = os.fstat(self.descriptor)
+            _check(found)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self.size = found.st_size
+        self.identity = (found.st_dev, found.st_ino)
+
+    def close(self) -> None:
+        """It was not taken over."""
+        os.close(self.descriptor)
+
+
+def _check(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("not a regular file")
+    if not lent(found.st_mode, found.st_uid, found.st_gid, os.geteuid(), {os.getegid(), *os.getgroups()}):
+        raise OSError("not ours to read and write")
+
+
+class PosixMemory:
+    """``nbytes`` from ``offset`` on of an opened object, which it takes over. Open as long as anybody refers to it, and
+    mapped as long as anybody refers to a view.
+
+    ``shrunk`` makes the error to raise where the object has become too small.
+    """
+
+    def __init__(
+        self, opened: Opened, offset: int, nbytes: int, shrunk: Callable[[], InferdError], *, mapped: bool
+    ) -> None:
+        """Raises OSError or ValueError where it can't be mapped."""
+        self._descriptor = opened.descriptor
+        self._offset = offset
+        self._end = offset + nbytes
+        self._shrunk = shrunk
+        self._mapping: mmap.mmap | None = None
+        # A mapping begins where a page does.
+        self._before = offset % mmap.ALLOCATIONGRANULARITY
+        if mapped:
+            self._mapping = mmap.mmap(opened.descriptor, nbytes + self._before, offset=offset - self._before)
+        weakref.finalize(self, os.close, opened.descriptor)
+
+    def read(self, at: int, target: memoryview) -> None:
+        """As :meth:`inferd.tensors.Memory.read`."""
+        at += self._offset
+        while target.nbytes:
+            if not (got := os.preadv(self._descriptor, [target], at)):
+                raise self._shrunk()
+            target, at = target[got:], at + got
+
+    def write(self, at: int, data: Buffer) -> None:
+        """As :meth:`inferd.tensors.Memory.write`."""
+        # What is truncated in between grows again by this, within the region; that harms nobody.
+        self._check_size()
+        rest, at = memoryview(data).cast("B"), at + self._offset
+        while rest.nbytes:
+            try:
+                wrote = os.pwrite(self._descriptor, rest, at)
+            except OSError:
+                # A hole in it that there is no memory for.
+                raise self._shrunk() from None
+            rest, at = rest[wrote:], at + wrote
+
+    def view(self, at: int, nbytes: int) -> memoryview | None:
+        """As :meth:`inferd.tensors.Memory.view`; None for what is small or aligned to less than OpenVINO's own, too."""
+        begin = self._before + at
+        if self._mapping is None or nbytes < _WORTH_MAPPING or begin % _ALIGNMENT:
+            return None
+        self._check_size()
+        return memoryview(self._mapping)[begin : begin + nbytes]
+
+    def _check_size(self) -> None:
+        if os.fstat(self._descriptor).st_size < self._end:
+            raise self._shrunk()

@@ -1,0 +1,168 @@
+"""Decides which regions of shared memory there may be, whose they are, and what lies inside them. Opens nothing.
+
+Names, keys and numbers are a client's. Whatever is wrong with an object is told in one and the same sentence, so that
+nobody learns from it what else there is on this machine (CVE-2025-23319, CVE-2025-23320).
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from inferd.errors import InvalidRequest, RegionExists, RegionLimit, UnknownRegion, one_line
+from inferd.tensors import Memory
+
+# Objects that the daemon itself may make one day; a client must never come to hold one (CVE-2025-23334).
+OWN_PREFIX = "inferd"
+# What the C library calls semaphores, which are objects as well.
+_SEMAPHORE_PREFIX = "sem."
+
+MAX_NAME = 128
+# As long as a file's name may be.
+MAX_KEY = 255
+
+_NAME = re.compile(rf"[!-~]{{1,{MAX_NAME}}}")
+_KEY = re.compile(rf"[!-.0-~]{{1,{MAX_KEY}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionLimits:
+    """How many regions there may be and how many bytes they may have, all clients' together."""
+
+    regions: int = 256
+    nbytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """``nbytes`` from ``offset`` on of the object ``key``, which ``owner`` calls ``name``. ``object`` tells that
+    object from any other, whatever it is called."""
+
+    owner: str
+    name: str
+    key: str
+    offset: int
+    nbytes: int
+    object: tuple[int, int]
+    memory: Memory
+
+
+class Regions:
+    """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's.
+
+    What was removed counts until it is :meth:`released`: requests may still be using it.
+    """
+
+    def __init__(self, limits: RegionLimits) -> None:
+        self._limits = limits
+        self._regions: dict[tuple[str, str], Region] = {}
+        self._held = 0
+        self._held_bytes = 0
+
+    def check_room(self, owner: str, name: str, nbytes: int) -> None:
+        """Raises RegionExists or RegionLimit unless ``owner`` may add a region of that name and size."""
+        if (owner, name) in self._regions:
+            raise RegionExists(name)
+        if self._held >= self._limits.regions:
+            raise RegionLimit(f"{self._limits.regions} regions")
+        if self._held_bytes + nbytes > self._limits.nbytes:
+            raise RegionLimit(f"{self._limits.nbytes} bytes in all regions")
+
+    def check_unclaimed(self, owner: str, key: str, identity: tuple[int, int]) -> None:
+        """Raises InvalidRequest where a region of another owner lies in that object."""
+        if any(r.object == identity and r.owner != owner for r in self._regions.values()):
+            raise unusable(key)
+
+    def add(self, region: Region) -> None:
+        """It was checked before."""
+        self._regions[region.owner, region.name] = region
+        self._held += 1
+        self._held_bytes += region.nbytes
+
+    def remove(self, owner: str, name: str) -> None:
+        """Harmless where there is none."""
+        self._regions.pop((owner, name), None)
+
+    def remove_all(self, owner: str) -> None:
+        """All that are ``owner``'s."""
+        for region in self.of(owner):
+            self.remove(owner, region.name)
+
+    def released(self, nbytes: int) -> None:
+        """The memory of a region of that size is no longer held."""
+        self._held -= 1
+        self._held_bytes -= nbytes
+
+    def find(self, owner: str, name: str) -> Region:
+        """Raises UnknownRegion, also for another's."""
+        if (found := self._regions.get((owner, name))) is None:
+            raise UnknownRegion(name)
+        return found
+
+    def of(self, owner: str) -> list[Region]:
+        """All that are ``owner``'s."""
+        return [region for region in self._regions.values() if region.owner == owner]
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidRequest unless a region may go by ``name``."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            "", f"a region's name is 1 to {MAX_NAME} printable ASCII characters without spaces, got '{_shown(name)}'"
+        )
+
+
+def object_name(key: str) -> str:
+    """The name of the POSIX shared memory object ``key``, without the slash that it may begin with.
+
+    Raises InvalidRequest where it can be none, or none of a client's.
+    """
+    name = key.removeprefix("/")
+    if not _KEY.fullmatch(name) or name in (".", "..") or name.startswith(_SEMAPHORE_PREFIX):
+        raise InvalidRequest(
+            "",
+            f"a key is the name of a POSIX shared memory object: up to {MAX_KEY} printable ASCII characters, no space, "
+            f"no '/' but the first, got '{_shown(key)}'",
+        )
+    if name.lower().startswith(OWN_PREFIX):
+        raise InvalidRequest("", f"keys that begin with '{OWN_PREFIX}' are the server's own, got '{_shown(key)}'")
+    return name
+
+
+def check_span(what: str, offset: int, nbytes: int, size: int) -> None:
+    """Raises InvalidRequest unless ``nbytes`` from ``offset`` on lie within ``size`` bytes."""
+    if offset < 0 or nbytes < 0 or offset > size or nbytes > size - offset:
+        raise InvalidRequest(
+            "", f"{what}: {_number(nbytes)} bytes from offset {_number(offset)} on reach past its {size} bytes"
+        )
+
+
+def lent(mode: int, uid: int, gid: int, our_uid: int, our_gids: Collection[int]) -> bool:
+    """Whether an object of such a mode, user and group is ours to read and write by its mode alone.
+
+    A daemon that runs as root could open anybody's, and must not for whoever asks.
+    """
+    if uid == our_uid:
+        wanted = 0o600
+    elif gid in our_gids:
+        wanted = 0o060
+    else:
+        wanted = 0o006
+    return mode & wanted == wanted
+
+
+def unusable(key: str) -> InvalidRequest:
+    """What is said of an object that is not there, is not ours to use, or is another's."""
+    return InvalidRequest("", f"there is no shared memory object '{_shown(key)}' that this server may read and write")
+
+
+def shrunk(name: str) -> InvalidRequest:
+    """What is said where an object has become smaller than its region."""
+    return InvalidRequest("", f"region '{_shown(name)}' is larger than its shared memory object has become")
+
+
+def _shown(text: str) -> str:
+    return one_line(text, 80)
+
+
+def _number(number: int) -> str:
+    return str(number) if abs(number) < 2**64 else "2**64 or more"

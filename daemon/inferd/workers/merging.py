@@ -1,0 +1,201 @@
+"""One exposition of several: OpenMetrics text as inferd writes it, series added up by rules declared beside them.
+
+Lines are compared by their head, all up to the number: workers write the labels of a series in one order, so that
+nothing needs to be taken apart that is only added. What one worker does not have counts as nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Rule = Literal["sum", "max", "min", "worker", "own"]
+"""How the values of one series of several workers become one: ``worker`` keeps each, with a label that says whose it
+is, and ``own`` drops them, as whoever merges says that itself."""
+
+# A label's value has its quotes and backslashes escaped.
+_LABELS = r'\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*",?)*\}'
+_LINE = re.compile(rf"([a-zA-Z_:][a-zA-Z0-9_:]*(?:{_LABELS})?) (\S+)(?: \S+)?(?: # (\{{.*))?")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?')
+
+
+@dataclass(slots=True)
+class Family:
+    """One metric family. ``values`` has, by head such as ``name_total{model="a"}``, the number and the exemplar's
+    text, "" for none."""
+
+    name: str
+    kind: str = "unknown"
+    help: str = ""
+    unit: str = ""
+    values: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+
+Families = dict[str, Family]
+
+# What every model has that is to be served, and what stays of one that was unloaded.
+_NAMING = frozenset({"inferd_model_ready", "inferd_requests"})
+
+
+def parsed(text: str) -> Families:
+    """The families of one worker's ``text``, by name. Raises ValueError for a line that is none."""
+    families: Families = {}
+    for line in text.split("\n"):
+        if line == "# EOF":
+            break
+        if line.startswith("# "):
+            _, what, name, *rest = line.split(" ", 3)
+            family = families.setdefault(name, Family(name))
+            said = rest[0] if rest else ""
+            if what == "HELP":
+                family.help = unescaped(said)
+            elif what == "TYPE":
+                family.kind = said
+            else:
+                family.unit = said
+        elif (found := _LINE.fullmatch(line)) is not None:
+            family.values[found[1]] = float(found[2]), found[3] or ""
+        elif line:
+            raise ValueError(f"no line of an exposition: {line[:80]}")
+    return families
+
+
+def labels_of(head: str) -> dict[str, str]:
+    """The labels in ``head``, by name."""
+    return {name: unescaped(value) for name, value in _LABEL.findall(head.partition("{")[2])}
+
+
+def merged(parts: Mapping[str, Families], departed: Families | None, rule: Callable[[str], Rule]) -> Iterator[Family]:
+    """The families of all ``parts``, by whose they are, and of those that are gone, each once.
+
+    ``rule`` gives each family's by name; histograms are summed and facts deduplicated whatever it says.
+    """
+    models = {
+        model for part in parts.values() for f in part.values() for head in f.values for model in _models_of(f, head)
+    }
+    gone = {name: _of_present(family, models) for name, family in (departed or {}).items()}
+    for name in dict.fromkeys(name for part in (*parts.values(), gone) for name in part):
+        whose = {key: part[name] for key, part in parts.items() if name in part}
+        left = [gone[name]] if name in gone else []
+        one = next(iter((*whose.values(), *left)))
+        family = Family(name, one.kind, one.help, one.unit)
+        how: Rule = {"histogram": "sum", "info": "max"}.get(one.kind) or rule(name)  # type: ignore[assignment]
+        if how == "own":
+            continue
+        if how == "worker":
+            for key, part in whose.items():
+                family.values |= {_with(head, "worker", key): value for head, value in part.values.items()}
+        elif one.kind == "histogram":
+            family.values = _histograms([f.values for f in whose.values()], [f.values for f in left])
+        else:
+            family.values = _added([f.values for f in (*whose.values(), *left)], _HOW[how])
+        yield family
+
+
+def left_behind(before: Families | None, last: Families, rule: Callable[[str], Rule]) -> Families:
+    """What a worker that is gone has counted, beside what those ``before`` it have: whatever only ever rises."""
+    lasting = {
+        name: family
+        for name, family in last.items()
+        if family.kind not in ("gauge", "info") and rule(name) not in ("worker", "own")
+    }
+    if before is None:
+        return lasting
+    return {family.name: family for family in merged({"before": before, "last": lasting}, None, rule)}
+
+
+def unescaped(text: str) -> str:
+    r"""``text`` without the backslashes of the format: ``\\``, ``\n`` and ``\"``."""
+    return re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], text) if "\\" in text else text
+
+
+Values = Mapping[str, tuple[float, str]]
+
+_HOW: Mapping[Rule, Callable[[float, float], float]] = {"sum": lambda a, b: a + b, "max": max, "min": min}
+
+
+def _added(parts: Iterable[Values], add: Callable[[float, float], float]) -> dict[str, tuple[float, str]]:
+    total: dict[str, tuple[float, str]] = {}
+    for part in parts:
+        for head, (value, exemplar) in part.items():
+            if (known := total.get(head)) is None:
+                total[head] = value, exemplar
+            else:
+                total[head] = add(known[0], value), _newer(known[1], exemplar)
+    return total
+
+
+def _histograms(parts: Sequence[Values], left: Sequence[Values]) -> dict[str, tuple[float, str]]:
+    """Buckets that all have are added. A bound that only some have, as where an objective has just changed, counts in
+    the others what is sure to lie below it: the values at or below their next lower bound."""
+    if all(part.keys() == parts[0].keys() for part in (*parts[1:], *left)) and parts:
+        return _added((*parts, *left), _HOW["sum"])
+    each = [_by_series(values) for values in (*parts, *left)]
+    result: dict[str, tuple[float, str]] = {}
+    for series in dict.fromkeys(series for one in each for series in one):
+        having = [one[series] for one in each if series in one]
+        # Bounds that only those have had who are gone are not shown any more.
+        showing = [one[series] for one in each[: len(parts)] if series in one] or having
+        bounds = sorted({bound for one in showing for bound in one.buckets})
+        for bound in bounds:
+            head = next(one.buckets[bound][0] for one in showing if bound in one.buckets)
+            exemplars = (one.buckets[bound][2] for one in having if bound in one.buckets)
+            exemplar = ""
+            for other in exemplars:
+                exemplar = _newer(exemplar, other)
+            result[head] = sum(one.below(bound) for one in having), exemplar
+        result |= _added([one.rest for one in having], _HOW["sum"])
+    return result
+
+
+@dataclass(slots=True)
+class _Histogram:
+    """``buckets`` has head, cumulative count and exemplar by bound, rising; ``rest`` its count and its sum."""
+
+    buckets: dict[float, tuple[str, float, str]] = field(default_factory=dict)
+    rest: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def below(self, limit: float) -> float:
+        return max((count for bound, (_, count, _) in self.buckets.items() if bound <= limit), default=0.0)
+
+
+def _by_series(values: Values) -> dict[tuple[tuple[str, str], ...], _Histogram]:
+    """By labels without ``le``."""
+    found: dict[tuple[tuple[str, str], ...], _Histogram] = {}
+    for head, (value, exemplar) in values.items():
+        labels = labels_of(head)
+        bound = labels.pop("le", None)
+        one = found.setdefault(tuple(sorted(labels.items())), _Histogram())
+        if bound is None:
+            one.rest[head] = value, exemplar
+        else:
+            one.buckets[float(bound)] = head, value, exemplar
+    return found
+
+
+def _newer(one: str, other: str) -> str:
+    """The exemplar that came later; its text ends with when it came."""
+    if not (one and other):
+        return one or other
+    return max(one, other, key=lambda text: float(text.rpartition(" ")[2]))
+
+
+def _with(head: str, label: str, value: str) -> str:
+    name, _, labels = head.partition("{")
+    inner = labels.removesuffix("}")
+    return f'{name}{{{inner}{"," if inner else ""}{label}="{value}"}}'
+
+
+def _models_of(family: Family, head: str) -> Iterator[str]:
+    if family.name in _NAMING and (model := labels_of(head).get("model")):
+        yield model
+
+
+def _of_present(family: Family, models: set[str]) -> Family:
+    """Without the series of models that are not there any more; labels such as ``_OTHER`` name none."""
+    kept = {}
+    for head, value in family.values.items():
+        model = labels_of(head).get("model") if 'model="' in head else None
+        if not model or model in models or model.startswith("_"):
+            kept[head] = value
+    return Family(family.name, family.kind, family.help, family.unit, kept)

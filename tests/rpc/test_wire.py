@@ -1,0 +1,223 @@
+"""Taking requests apart and joining answers is what protobuf would make of them, byte for byte."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc import codec, wire
+from inferd.rpc.heads import Heads, Known
+from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
+
+texts = st.text(max_size=20)
+names = st.text("abcxyz_:0", max_size=8)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=draw(texts), model_version=draw(names), id=draw(texts))
+    for key in draw(st.lists(names, max_size=2)):
+        message.parameters[key].int64_param = draw(st.integers(-(2**63), 2**63 - 1))
+    for name in draw(st.lists(names, max_size=3)):
+        message.inputs.add(name=name, datatype="FP32", shape=draw(st.lists(st.integers(0, 300), max_size=3)))
+    for name in draw(st.lists(names, max_size=2)):
+        message.outputs.add(name=name)
+    message.raw_input_contents.extend(draw(st.lists(st.binary(max_size=300), max_size=3)))
+    return message
+
+
+def whole(apart: wire.Apart) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest.FromString(apart.head)
+    message.id = apart.id
+    message.raw_input_contents.extend(map(bytes, apart.contents))
+    return message
+
+
+@given(messages())
+def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.ModelInferRequest) -> None:
+    apart = wire.take_apart(message.SerializeToString())
+    assert apart is not None
+    assert whole(apart) == message
+    head = pb.ModelInferRequest.FromString(apart.head)
+    assert not head.id
+    assert not head.raw_input_contents
+
+
+@given(st.one_of(st.binary(max_size=200), messages().map(lambda m: m.SerializeToString())), st.data())
+def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data: st.DataObject) -> None:
+    if raw and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + data.draw(st.integers(0, 2)) :]
+    apart = wire.take_apart(raw)
+    if apart is None:
+        return
+    try:
+        expected = pb.ModelInferRequest.FromString(raw)
+    except Exception:  # what protobuf can't read is in the head, which it is asked to read once
+        with pytest.raises(Exception, match="parsing"):
+            pb.ModelInferRequest.FromString(apart.head)
+        return
+    assert whole(apart) == expected
+
+
+def test_contents_are_views_of_what_came() -> None:
+    message = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"first", b"", b"x" * 70_000])
+    raw = message.SerializeToString()
+    apart = wire.take_apart(raw)
+    assert apart is not None
+    assert [bytes(c) for c in apart.contents] == [b"first", b"", b"x" * 70_000]
+    assert all(c.obj is raw for c in apart.contents)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x0a",  # a tag and no length
+        b"\x0a\x05ab",  # longer than the message
+        b"\x0a\x80\x80\x80\x80\x80\x01",  # a length of six bytes
+        b"\x1a\x01a\x0a\x01m",  # out of order
+        b"\x1a\x01a\x1a\x01b",  # two ids
+        b"\x1a\x01\xff",  # an id that is no text
+        b"\x08\x01",  # a number where bytes belong
+        b"\x42\x01a",  # a field that there is not
+        b"\x0a\x8a\x27" + bytes(5002),  # a head longer than any client's
+    ],
+)
+def test_what_is_not_as_libraries_write_it_is_left_to_the_parser(raw: bytes) -> None:
+    assert wire.take_apart(raw) is None
+
+
+# -- answers ----------------------------------------------------------------------
+
+
+def specs(dtypes: Sequence[DType]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"y{i}", dtype, (Dim(0, None), Dim(0, None))) for i, dtype in enumerate(dtypes))
+
+
+fixed = st.sampled_from([t for t in DType if t is not DType.BYTES])
+shapes = st.tuples(st.integers(0, 5), st.integers(0, 40))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
+    described = specs(draw(st.lists(fixed, min_size=1, max_size=3)))
+    tensors = []
+    for spec in described:
+        shape = draw(shapes)
+        values = np.frombuffer(draw(st.randoms()).randbytes(shape[0] * shape[1] * spec.dtype.itemsize), np.uint8)
+        array = values.reshape(*shape, spec.dtype.itemsize)
+        # As the engine gives them: views of some memory, and of rows that lie apart where the batch is not the first.
+        data = array.data if draw(st.booleans()) else np.asfortranarray(array).data
+        tensors.append(Tensor(spec.dtype, shape, data))
+    return described, tensors
+
+
+@given(answers(), texts, st.booleans())
+def test_an_answer_is_joined_to_what_protobuf_writes(
+    answer: tuple[tuple[TensorSpec, ...], list[Tensor]], request_id: str, final: bool
+) -> None:
+    described, tensors = answer
+    parameters = codec.Parameters(final_response=final)
+    known = Known(
+        pb.ModelInferRequest(),
+        Signature((), described),
+        [],
+        tuple(range(len(described))),
+        parameters,
+        1,
+        None,
+        ("m", "3"),
+    )
+    for outputs in (tensors, tensors):
+        expected = codec.encode("m", "3", request_id, described, outputs)
+        if final:
+            expected.parameters["triton_final_response"].bool_param = True
+        parts, nbytes = known.answer(request_id, outputs)
+        assert wire.alone(parts, nbytes) == expected.SerializeToString()
+        assert nbytes == expected.ByteSize()
+        streamed = pb.ModelStreamInferResponse(infer_response=expected)
+        assert wire.in_stream(parts, nbytes) == streamed.SerializeToString()
+    other = [Tensor(t.dtype, (1, 2), bytes(2 * t.dtype.itemsize)) for t in tensors]
+    parts, nbytes = known.answer(request_id, other)
+    expected = codec.encode("m", "3", request_id, described, other)
+    if final:
+        expected.parameters["triton_final_response"].bool_param = True
+    assert wire.alone(parts, nbytes) == expected.SerializeToString()
+
+
+# -- heads ------------------------------------------------------------------------
+
+SIGNATURE = Signature(
+    (TensorSpec("left", DType.FP32, (Dim(2, 2),)), TensorSpec("right", DType.INT8, (Dim(1, 1),), frozenset({"r"}))),
+    (TensorSpec("sum", DType.FP32, (Dim(2, 2),)),),
+)
+
+
+def asked(model: str = "m", request_id: str = "7") -> pb.ModelInferRequest:
+    """In another order than the ports', and by another name."""
+    message = pb.ModelInferRequest(model_name=model, id=request_id)
+    message.inputs.add(name="r", datatype="INT8", shape=[1])
+    message.inputs.add(name="left", datatype="FP32", shape=[2])
+    message.raw_input_contents.extend([b"\x05", bytes(8)])
+    return message
+
+
+def keep(heads: Heads, message: pb.ModelInferRequest, signature: Signature = SIGNATURE) -> wire.Apart:
+    apart = wire.take_apart(message.SerializeToString())
+    assert apart is not None
+    inputs = codec.decode_inputs(message, signature)
+    outputs = codec.decode_outputs(message, signature)
+    heads.keep(apart, message, signature, inputs, outputs, codec.NO_PARAMETERS, 1, None, ("m", "1"))
+    return apart
+
+
+def test_a_request_like_one_before_gives_the_tensors_that_decoding_it_gives() -> None:
+    heads = Heads()
+    keep(heads, asked())
+    message = asked(request_id="8")
+    message.raw_input_contents[0], message.raw_input_contents[1] = b"\x09", b"12345678"
+    apart = wire.take_apart(message.SerializeToString())
+    assert apart is not None
+    known = heads.get(apart.head)
+    assert known is not None
+    given = known.tensors(apart.contents)
+    assert given is not None
+    decoded = codec.decode_inputs(message, SIGNATURE)
+    assert [(t.dtype, t.shape, bytes(t.data)) for t in given] == [(t.dtype, t.shape, t.data) for t in decoded]  # type: ignore[arg-type]
+    assert (known.outputs, known.rows) == ((0,), 1)
+
+
+@pytest.mark.parametrize("contents", [[b"\x05"], [b"\x05", bytes(7)], [b"", bytes(8)], [b"\x05", bytes(8), b""], []])
+def test_contents_of_other_lengths_are_left_to_the_decoder(contents: list[bytes]) -> None:
+    heads = Heads()
+    apart = keep(heads, asked())
+    known = heads.get(apart.head)
+    assert known is not None
+    assert known.tensors(list(map(memoryview, contents))) is None
+
+
+def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
+    heads = Heads()
+    for dtype, raw in ((DType.BOOL, b"\1"), (DType.BYTES, b"\1\0\0\0a")):
+        signature = Signature((TensorSpec("x", dtype, (Dim(1, 1),)),), ())
+        message = pb.ModelInferRequest(model_name="m", raw_input_contents=[raw])
+        message.inputs.add(name="x", datatype=dtype.wire, shape=[1])
+        assert heads.get(keep(heads, message, signature).head) is None
+    typed = asked()
+    del typed.raw_input_contents[:]
+    typed.inputs[0].contents.int_contents.append(5)
+    typed.inputs[1].contents.fp32_contents.extend([0, 0])
+    assert heads.get(keep(heads, typed).head) is None
+
+
+def test_no_more_heads_are_remembered_than_some_hundred() -> None:
+    heads = Heads()
+    first = keep(heads, asked("m0"))
+    for n in range(1, 1000):
+        last = keep(heads, asked(f"m{n}"))
+    assert heads.get(first.head) is None
+    assert heads.get(last.head) is not None
+    assert len(heads._known) <= 256

@@ -1,0 +1,266 @@
+"""Real objects: what may be registered, that it is read and written, and what survives the things their makers do."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from inferd.errors import InferdError, InvalidRequest, RegionExists, RegionLimit, UnknownRegion
+from inferd.shared_memory.regions import RegionLimits
+from inferd.shared_memory.store import Store
+from tests.shared_memory.objects import FOLDER, SharedObject, shared_object
+
+PAGE = os.sysconf("SC_PAGESIZE")
+LARGE = 64 * PAGE
+
+
+@pytest.fixture(params=[False, True], ids=["copied", "mapped"])
+def store(request: pytest.FixtureRequest) -> Store:
+    return Store(RegionLimits(8, 1 << 30), mapped=request.param)
+
+
+@pytest.fixture
+def made() -> Iterator[SharedObject]:
+    with shared_object(LARGE) as one:
+        yield one
+
+
+def open_files() -> int:
+    """Descriptors and mappings of shared memory objects that this process has."""
+    descriptors = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+    mappings = Path("/proc/self/maps").read_text().count("/dev/shm/test-")
+    return sum(name.startswith("/dev/shm/test-") for name in descriptors) + mappings
+
+
+def _is_open(descriptor: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InferdError) as refused:
+        call()
+    assert str(FOLDER) not in str(refused.value)
+    assert refused.value.__cause__ is None
+    return str(refused.value)
+
+
+NONE = "there is no shared memory object '{}' that this server may read and write"
+
+
+def test_what_is_placed_is_read_and_written_where_it_is(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 100, 1000)
+    made.write(b"before-it", 91)
+    made.write(b"0123456789", 100 + 50)
+    placed = store.place("me", "x", 50, 10)
+
+    assert (placed.region, len(placed)) == ("x", 10)
+    assert placed.copied() == b"0123456789"
+    target = bytearray(10)
+    placed.read_into(memoryview(target))
+    assert target == b"0123456789"
+    placed.write(b"ab")
+    placed.write(memoryview(b"AB").cast("B"))
+    assert made.read(10, 150) == b"AB23456789"
+    assert made.read(9, 91) == b"before-it"
+
+
+def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_aligned(made: SharedObject) -> None:
+    copied, mapped = (Store(RegionLimits(), mapped=m) for m in (False, True))
+    for one in (copied, mapped):
+        one.register("", "x", made.key, 64, LARGE - 64)
+    large = LARGE // 2
+
+    assert copied.place("", "x", 0, large).view() is None
+    assert mapped.place("", "x", 1, large).view() is None
+    assert mapped.place("", "x", 32, large).view() is None
+    assert mapped.place("", "x", 0, 64).view() is None
+    view = mapped.place("", "x", PAGE, large).view()
+    assert view is not None
+    made.write(b"seen", 64 + PAGE)
+    assert bytes(view[:4]) == b"seen"
+    view[:4] = b"back"
+    assert made.read(4, 64 + PAGE) == b"back"
+    assert len(view) == large
+
+
+def test_a_region_may_be_registered_again_once_it_is_given_up(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, 10)
+    with pytest.raises(RegionExists):
+        store.register("me", "x", made.key, 0, 10)
+    store.unregister("me", "x")
+    store.register("me", "x", made.key, 5, 20)
+    assert [(r.name, r.key, r.offset, r.nbytes) for r in store.regions("me")] == [("x", made.key, 5, 20)]
+    with pytest.raises(UnknownRegion):
+        store.regions("me", "y")
+
+
+def test_nothing_stays_open_of_what_is_refused_or_given_up(store: Store, made: SharedObject) -> None:
+    before = open_files()
+    refusal(lambda: store.register("me", "x", made.key, 0, LARGE + 1))
+    refusal(lambda: store.register("me", "x", "/test-absent", 0, 1))
+    assert open_files() == before
+    for name in "xyz":
+        store.register("me", name, made.key, 3 * PAGE, 10)
+    assert open_files() > before
+    store.unregister("me")
+    assert open_files() == before
+
+
+def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject) -> None:
+    before = open_files()
+    store.register("me", "x", made.key, 0, LARGE)
+    placed = store.place("me", "x", 0, LARGE)
+    view = placed.view()
+    store.unregister("me", "x")
+    made.write(b"still here")
+    made.path.unlink()
+
+    with pytest.raises(UnknownRegion):
+        store.place("me", "x", 0, 1)
+    assert placed.copied()[:10] == b"still here"
+    if view is not None:
+        del placed
+        assert bytes(view[:10]) == b"still here"
+    else:
+        del placed
+    del view
+    assert open_files() == before
+
+
+def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject) -> None:
+    store = Store(RegionLimits(1, LARGE), mapped=False)
+    store.register("me", "x", made.key, 0, LARGE)
+    placed = store.place("me", "x", 0, 1)
+    store.unregister("me", "x")
+    with pytest.raises(RegionLimit, match="at most 1 regions"):
+        store.register("you", "y", made.key, 0, 1)
+    del placed
+    store.register("you", "y", made.key, 0, LARGE)
+
+
+# -- what may be registered -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes"),
+    [(0, LARGE + 1), (LARGE, 1), (1, LARGE), (2**64 - 1, 1), (2**64 - 1, 2), (2**63, 1), (LARGE + 1, 1)],
+)
+def test_a_region_lies_within_its_object(store: Store, made: SharedObject, offset: int, nbytes: int) -> None:
+    said = refusal(lambda: store.register("me", "x", made.key, offset, nbytes))
+    assert re.search(rf"region 'x': .* reach past its {LARGE} bytes", said)
+    assert store.regions("me") == []
+
+
+@pytest.mark.parametrize("nbytes", [2**64 - 1, 2**63, (1 << 30) + 1])
+def test_a_size_beyond_all_limits_is_refused_before_anything_is_opened(store: Store, nbytes: int) -> None:
+    with pytest.raises(RegionLimit):
+        store.register("me", "x", "/test-absent", 0, nbytes)
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(0, 101), (100, 1), (101, 0), (2**63 - 1, 2**63 - 1), (-1, 1), (0, -1)])
+def test_a_tensor_lies_within_its_region(store: Store, made: SharedObject, offset: int, nbytes: int) -> None:
+    store.register("me", "x", made.key, 0, 100)
+    with pytest.raises(InvalidRequest, match=r"region 'x': .* reach past its 100 bytes"):
+        store.place("me", "x", offset, nbytes)
+
+
+def test_an_empty_region_is_refused(store: Store, made: SharedObject) -> None:
+    with pytest.raises(InvalidRequest, match="region 'x' would have no bytes"):
+        store.register("me", "x", made.key, 0, 0)
+
+
+def test_an_object_that_does_not_exist_is_not_made(store: Store) -> None:
+    assert refusal(lambda: store.register("me", "x", "/test-absent", 0, 1)) == NONE.format("/test-absent")
+    assert not (FOLDER / "test-absent").exists()
+
+
+def test_links_folders_and_pipes_are_no_objects(store: Store, made: SharedObject, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    others = [FOLDER / f"{made.name}-{kind}" for kind in ("link", "folder", "pipe", "to-it")]
+    link, folder, pipe, to_it = others
+    try:
+        link.symlink_to(secret)
+        to_it.symlink_to(made.path)
+        folder.mkdir()
+        os.mkfifo(pipe)
+        for other in others:
+            assert refusal(lambda key=other.name: store.register("me", "x", key, 0, 1)) == NONE.format(other.name)  # type: ignore[misc]
+    finally:
+        folder.rmdir()
+        for other in (link, pipe, to_it):
+            other.unlink()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o200, 0o400, 0o066])
+def test_an_object_that_is_not_open_to_us_is_not_used_though_we_could(store: Store, mode: int) -> None:
+    # Who runs as root can open anything.
+    with shared_object(10) as closed:
+        os.fchmod(closed.descriptor, mode)
+        assert refusal(lambda: store.register("me", "x", closed.key, 0, 1)) == NONE.format(closed.key)
+
+
+def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, 10)
+    absent = refusal(lambda: store.register("you", "x", "/test-absent", 0, LARGE + 1))
+    same = refusal(lambda: store.register("you", "x", made.key, 0, LARGE + 1))
+    assert same == absent.replace("/test-absent", made.key)
+    assert store.regions("you") == []
+
+
+def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, 10)
+    with pytest.raises(UnknownRegion):
+        store.place("you", "x", 0, 1)
+    with pytest.raises(UnknownRegion):
+        store.regions("you", "x")
+    assert store.regions("you") == []
+    store.unregister("you", "x")
+    store.unregister("you")
+    store.unregister("")
+    assert len(store.regions("me")) == 1
+
+
+# -- what its maker does ----------------------------------------------------------
+
+
+def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, LARGE)
+    placed = store.place("me", "x", PAGE, LARGE - PAGE)
+    made.truncate(2 * PAGE)
+    for use in (placed.copied, lambda: placed.write(b"x")):
+        assert refusal(use) == "region 'x' is larger than its shared memory object has become"
+    made.truncate(0)
+    assert "larger than" in refusal(placed.copied)
+    made.truncate(LARGE)
+    assert placed.copied() == bytes(LARGE - PAGE)
+
+
+def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> None:
+    store = Store(RegionLimits(), mapped=True)
+    store.register("me", "x", made.key, 0, LARGE)
+    placed = store.place("me", "x", 0, LARGE)
+    assert placed.view() is not None
+    made.truncate(LARGE - 1)
+    assert refusal(placed.view) == "region 'x' is larger than its shared memory object has become"
+
+
+def test_what_is_written_never_makes_an_object_larger(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, LARGE)
+    made.truncate(LARGE - 1)
+    refusal(lambda: store.place("me", "x", 0, 2).write(b"xy"))
+    assert os.fstat(made.descriptor).st_size == LARGE - 1
+    assert made.read(2) == b"\0\0"
+
+
+def test_an_object_that_its_maker_has_unlinked_goes_on_being_used(store: Store, made: SharedObject) -> None:
+    store.register("me", "x", made.key, 0, 10)
+    made.path.unlink()
+    made.write(b"unlinked")
+    assert store.place("me", "x", 0, 8).copied() == b"unlinked"
+    with shared_object(4) as other:
+        os.rename(other.path, made.path)
+        other.write(b"new!")
+        assert store.place("me", "x", 0, 8).copied() == b"unlinked"

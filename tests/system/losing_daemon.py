@@ -1,0 +1,48 @@
+"""Runs a daemon that has lost its device once a file exists, whatever it does; a process begun without it has not.
+
+``python losing_daemon.py FILE PYTHON -m inferd ARGUMENT...``. Faults are put in at the engine's seam, and loading anew
+is given up sooner than it would be. No GPU or NPU was at hand to lose.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inferd import app
+from inferd.cli.main import main
+from inferd.engine.model import Engine, LoadedModel
+from inferd.engine.pool import Pool
+from inferd.engine.slot import RunFailed
+from inferd.engine.source import ModelSource
+from inferd.errors import LoadFailed
+from inferd.supervision import monitor
+from inferd.supervision.rebuilding import RebuildRules
+from inferd.supervision.renewal import RenewalRules
+
+LOST = "Exception from ocl_stream.cpp: clFlush, error code: -5 CL_OUT_OF_RESOURCES"
+
+
+def losing(lost: Path) -> None:
+    """Have this process lose its device once there is ``lost``."""
+    start, load = Pool.start, Engine.load
+
+    def start_or_fail(pool: Pool, *arguments: Any, **more: Any) -> int:
+        if lost.exists():
+            raise RunFailed(LOST)
+        return start(pool, *arguments, **more)
+
+    def load_or_fail(engine: Engine, source: ModelSource) -> LoadedModel:
+        if lost.exists():
+            raise LoadFailed(source.name, source.version, LOST)
+        return load(engine, source)
+
+    Pool.start, Engine.load = start_or_fail, load_or_fail  # type: ignore[method-assign]
+    monitor.RebuildRules = partial(RebuildRules, first=0.01, tries=3, slowly=3600.0)  # type: ignore[misc,assignment]
+    app.RenewalRules = partial(RenewalRules, settled=0.0)  # type: ignore[misc,assignment]
+
+
+if __name__ == "__main__":
+    _, file, _, _, _, *arguments = sys.argv
+    losing(Path(file))
+    sys.exit(main(arguments))

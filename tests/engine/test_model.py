@@ -252,7 +252,8 @@ def test_nothing_is_left_of_a_load_that_failed(toml: str, tmp_path: Path, monkey
     refusal(models.identity(), tmp_path, toml)
     gc.collect()
 
-    assert [pool() for pool in made] == [None] * (2 if toml else 1)
+    assert [pool() for pool in made] == [None] * len(made)
+    assert len(made) >= (2 if toml else 1)
 
 
 # -- devices, precision --------------------------------------------------------------
@@ -380,12 +381,13 @@ def test_one_blob_serves_every_way_to_place_threads(execution: str, taken: tuple
         folder = tmp_path / f"{bool(first)}"
         file = models.save(models.identity(), folder / "model")
         engine = models.engine(cache=folder / "cache")
-        loads = [engine.load(models.source(file, f"[execution]\n{e}")).pools[0] for e in (first, second)]
+        settings = [f'[execution]\npath = "async"\n{each}' for each in (first, second)]
+        loads = [engine.load(models.source(file, each)).pools[0] for each in settings]
         assert [entry.from_cache for entry in loads] == [False, True]
         asked = loads[1] if second else loads[0]
         assert getattr(asked.effective, taken[0]) == taken[1]
         left_open = loads[0] if second else loads[1]
-        plain = models.engine().load(models.source(file)).pools[0]
+        plain = models.engine().load(models.source(file, '[execution]\npath = "async"')).pools[0]
         assert left_open.effective == plain.effective
 
 

@@ -29,7 +29,7 @@ def source(folder: Path, toml: str = "", network: "ov.Model | None" = None) -> M
 def test_a_hint_chooses_what_a_load_under_it_would_have(hint: Hint, tmp_path: Path) -> None:
     engine = models.engine()
     chosen = engine.hinted(source(tmp_path), "CPU", hint)
-    loaded = engine.load(source(tmp_path, f'[objective]\ngoal = "{hint}"'))
+    loaded = engine.load(source(tmp_path, f'[objective]\ngoal = "{hint}"\n[execution]\npath = "async"'))
     assert chosen == loaded.pools[0].effective
     assert chosen.performance_hint == hint
     loaded.close()

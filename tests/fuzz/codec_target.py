@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.errors import InferdError, InvalidRequest
-from inferd.rpc import codec
+from inferd.rpc import codec, wire
+from inferd.rpc.heads import Heads
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 
 ROWS = Dim(1, 8)
@@ -76,10 +77,37 @@ def exercise(raw: bytes, which: int) -> str:
             raise Wrong(f"{type(error).__name__} is no answer to a request's own mistake") from error
         return _told(error)
     _check(signature, inputs, rows, outputs)
+    _remember(raw, message, signature, inputs, outputs, parameters, rows)
     answer = codec.encode("m", "1", message.id, signature.inputs, inputs)
     if len(answer.raw_output_contents) != len(inputs):
         raise Wrong("not every tensor was encoded")
     return f"taken by {which % len(SIGNATURES)}"
+
+
+def _remember(
+    raw: bytes,
+    message: pb.ModelInferRequest,
+    signature: Signature,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[int, ...],
+    parameters: codec.Parameters,
+    rows: int,
+) -> None:
+    """Once more as a request like one before, which is not parsed: it has to come to the same."""
+    apart = wire.take_apart(raw)
+    if apart is None:
+        return
+    heads = Heads()
+    heads.keep(apart, message, signature, inputs, outputs, parameters, rows, None, ("m", "1"))
+    known = heads.get(apart.head)
+    if known is None:
+        return
+    given = known.tensors(apart.contents)
+    if apart.id != message.id or given is None or len(given) != len(inputs):
+        raise Wrong("a request is not like itself")
+    for one, other in zip(given, inputs, strict=True):
+        if (one.dtype, one.shape, bytes(one.data)) != (other.dtype, other.shape, other.data):  # type: ignore[arg-type]
+            raise Wrong("a request that is not parsed means something else")
 
 
 def parse_any(raw: bytes, which: int) -> None:

@@ -193,8 +193,8 @@ class Execution(_Table):
         "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; inline "
         "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
         "interrupts. auto is inline for models on the CPU that were seen to take at most 0.1 ms at warm-up and can "
-        "take no longer, all shapes being fixed, unless several streams or a number of infer requests are asked for; "
-        "else it is what was measured to be best, or async where nothing was.",
+        "take no longer, all shapes being fixed, unless several streams, or a number of threads or infer requests, "
+        "are asked for; else it is what was measured to be best, or async where nothing was.",
     )
     hang_timeout: float | None = Field(
         None,

@@ -230,18 +230,20 @@ class Engine:
         if execution.path == "inline":
             return self._made(replace(source, config=_inline(source.config)), model, signature, target, undo)
         made = self._made(source, model, signature, target, undo)
-        if execution.path != "auto" or execution.infer_requests or execution.streams > 1:
-            return made
-        if not may_run_inline(target, model, signature):
+        if execution.path != "auto" or _asks_for_more(source.config) or not may_run_inline(target, model, signature):
             return made
         if not made.times or min(ns for _, ns in made.times) > _INLINE_TRIED * MOST_NS:
             return made
         inline = self._made(replace(source, config=_inline(source.config)), model, signature, target, undo)
         # The quickest of some: at start-up others are loading.
         quick = min(warm_up(source, signature, inline.pool).times[0][1] for _ in range(_LOOKS)) <= MOST_NS
-        better, other = (inline, made) if quick else (made, inline)
-        other.pool.close()
-        return better
+        (made if quick else inline).pool.close()
+        if not quick:
+            return made
+        # Made in two steps, of which the second finds in the cache what the first has left there.
+        took = (made.took, inline.took)
+        both = Took(sum(t.compiling for t in took), sum(t.warm_up for t in took), made.took.first_run)
+        return replace(inline, from_cache=made.from_cache, took=both)
 
     def _made(
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
@@ -298,6 +300,12 @@ def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:
             "execution": config.execution.model_copy(update={"streams": 0, "threads": 0}),
         }
     )
+
+
+def _asks_for_more(config: ModelConfig) -> bool:
+    """Whether it says how runs are to go on side by side, which is not inline."""
+    execution = config.execution
+    return execution.streams > 1 or execution.infer_requests > 0 or execution.threads > 0
 
 
 def _inline(config: ModelConfig) -> ModelConfig:

@@ -65,6 +65,8 @@ class Reading:
         names = {entry.name for entry in wanted}
         known = {(entry.name, entry.version) for entry in wanted}
         tunings = self._tunings()
+        # Zero for those that answer until the monitor comes to them: a count that begins at one is none to Prometheus.
+        none = {(*_key(s), one.device): 0 for s, live in self._catalog.live() for one in live.dispatcher.conduct}
         return ServerState(
             ready=self._lifecycle.accepts,
             open_calls=self._open_calls(),
@@ -75,8 +77,8 @@ class Reading:
             reloads=dict(self._reloads),
             versions=tuple(_version(s, live, tunings.get(_key(s))) for s, live in self._catalog.live()),
             ailments={key: why for key, why in self._health.ailments.items() if key in known},
-            hung={place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
-            replaced={place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
+            hung=none | {place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
+            replaced=none | {place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
         )
 
     def figures(self) -> ServerFigures:

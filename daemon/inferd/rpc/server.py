@@ -42,6 +42,10 @@ log = structlog.get_logger("inferd.rpc")
 # A connection on which TLS and HTTP/2 have not begun by then is closed: gRPC's own two minutes are long.
 _HANDSHAKE_MS = 20_000
 
+# Calls that have come and that nobody has looked at yet. gRPC cancels what is more, by chance from a thousand on, and
+# counts it nowhere; whom to turn away, and with which words, is ours to say.
+_PENDING = 100_000
+
 _CHANNELZ = "grpc.channelz.v1.Channelz"
 _INFERENCE = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
@@ -102,6 +106,8 @@ class Server:
                 # Clients that ping to keep idle connections open are common; don't hang up on them.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.server.max_pending_requests", _PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING),
                 *_connection_options(connections),
             ],
         )

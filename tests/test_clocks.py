@@ -16,7 +16,7 @@ MAY_ASK = {
     "metrics.cells": "exemplars carry a time stamp",
     "metrics.exporter": "until when a token holds is a date",
     "metrics.recorder": "exemplars carry a time stamp",
-    "rpc.interceptors": "until when a token holds is a date",
+    "rpc.gate": "until when a token holds is a date",
     "spans": "spans carry time stamps",
     "tuning.offline": "a profile says when it was made",
     "tuning.tuner": "a profile says when it was made",

@@ -1,6 +1,7 @@
 """A model that runs inline: answered before submit returns, and otherwise as any other."""
 
 import asyncio
+import pickle
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from inferd.engine.runtime import ov
 from inferd.errors import DeadlinePassed, InferenceFailed, InternalFault
 from inferd.scheduling.fairness import SharedDevice
-from inferd.tensors import DType
+from inferd.tensors import DType, Tensor
 from tests.dispatchers import RealBench, load
 from tests.engine import models
 from tests.engine.models import tensor
@@ -115,4 +116,14 @@ async def test_draining_waits_for_nothing_where_nothing_is_under_way(tmp_path: P
     async with asyncio.timeout(60):
         await house.dispatcher.drained()
     assert len(house.seen) == 10
+    house.loaded.close()
+
+
+@on_loop
+async def test_what_is_kept_to_compare_answers_by_is_no_view_of_a_message(tmp_path: Path) -> None:
+    house = bench(tmp_path)
+    request, _ = ask(Tensor(DType.FP32, (4,), memoryview(bytes(1 << 20))[: 4 * 4]))
+    house.dispatcher.submit(request)
+    (kept,) = house.dispatcher.samples
+    assert pickle.loads(pickle.dumps(kept)) == (Tensor(DType.FP32, (4,), bytes(16)),)
     house.loaded.close()

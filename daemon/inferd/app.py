@@ -40,8 +40,8 @@ from inferd.repository import repository_of
 from inferd.requests import Observation
 from inferd.rpc.codec import TensorLimits
 from inferd.rpc.control import RepositoryControl
+from inferd.rpc.gate import Access
 from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import ConnectionLimits, Server
 from inferd.rpc.spread import Spread

@@ -531,7 +531,8 @@ class Dispatcher:
         if self._until_sample < 0 and request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
             self._until_sample = _SAMPLE_EVERY
             if not request.shared:
-                self.samples.append(request.inputs)
+                # A view would keep the whole message, and can't be sent to the process that tunes.
+                self.samples.append(tuple(map(_copied, request.inputs)))
 
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages

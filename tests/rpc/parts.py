@@ -12,8 +12,8 @@ from inferd.metrics.recorder import Recorder
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.rpc.control import RepositoryControl
+from inferd.rpc.gate import Access
 from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import Access
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
 from inferd.rpc.tuning import TunerControl

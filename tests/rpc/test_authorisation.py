@@ -21,7 +21,7 @@ from inferd.config.tokens import SCOPES
 from inferd.errors import NotAuthenticated
 from inferd.metrics.exporter import Exporter
 from inferd.metrics.status import Status
-from inferd.rpc.interceptors import ACCESS, SERVICE, Access
+from inferd.rpc.gate import ACCESS, SERVICE, Access
 from inferd.rpc.transport import server_credentials
 from inferd.security.certificates import CertificateFiles
 from inferd.security.credentials import Credentials

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import ConfigurationError
 from inferd.lifecycle import Phase
-from inferd.rpc.interceptors import SERVICE
+from inferd.rpc.gate import SERVICE
 from tests.rpc.parts import Parts
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.interceptors import SERVICE
+from inferd.rpc.gate import SERVICE
 from inferd.rpc.shared_memory import is_local
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import RegionLimits

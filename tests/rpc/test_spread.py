@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.interceptors import ACCESS, CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, Access, Gate
+from inferd.rpc.gate import ACCESS, CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.services import Services
 from inferd.rpc.spread import REACH, Reach, Spread
 from inferd.workers.place import Place

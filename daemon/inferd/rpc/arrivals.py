@@ -29,7 +29,7 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """As :class:`Service` has it."""
         handler = self._inner.service(details)
-        # One of another kind refuses the call and counts that itself, see rpc/interceptors.
+        # One of another kind refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
         behaviour, arrival = handler.unary_unary, _Arrival(self._unread)

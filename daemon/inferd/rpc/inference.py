@@ -17,8 +17,8 @@ from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, placement, status, wire
+from inferd.rpc.gate import CALLER
 from inferd.rpc.heads import Heads, Known
-from inferd.rpc.interceptors import CALLER
 from inferd.rpc.shared_memory import placing
 from inferd.rpc.stream import Stream, Window
 from inferd.shared_memory.store import Store

@@ -25,9 +25,9 @@ from inferd.rpc import codec, status
 from inferd.rpc.arrivals import Arrivals
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.cutoff import Cutoff
+from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
-from inferd.rpc.interceptors import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.services import Services
 from inferd.rpc.shared_memory import SharedMemory

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
-from inferd.rpc.interceptors import CALLER
+from inferd.rpc.gate import CALLER
 from inferd.rpc.placement import Place
 from inferd.shared_memory.store import Store
 from inferd.tensors import Placed

@@ -10,7 +10,7 @@ import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.interceptors import CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
+from inferd.rpc.gate import CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
 from inferd.workers.place import Place
 
 log = structlog.get_logger("inferd.rpc")

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.config.tokens import SCOPES
-from inferd.rpc.interceptors import ACCESS, SERVICE, Access, Gate
+from inferd.rpc.gate import ACCESS, SERVICE, Access, Gate
 from inferd.rpc.services import Services
 
 SERVED = (

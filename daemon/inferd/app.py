@@ -360,15 +360,16 @@ class App:
         self._inference.end_streams()
         self._engine.close()
         self._fresh_process.close()
-        await self._tuner.stop()
-        await self._health.stop()
+        ending = asyncio.gather(self._tuner.stop(), self._health.stop())
         # 3. What was accepted is answered.
         if not await self._catalog.drain(self._settings.drain_timeout):
             log.warning("drain timed out; what is left is answered UNAVAILABLE")
         # 4. Clients are told to go elsewhere and answers reach the wire, then the port closes. In a roll-over every
-        # call that still comes here before is one that fails, so freeing memory is not waited for.
+        # call that still comes here before is one that fails, so nothing is waited for that takes time: not tuning to
+        # end, nor memory to be freed.
         closing = asyncio.create_task(self._server.stop(max(1.0, self._settings.drain_timeout)))
         # 5. Infer requests end before the interpreter does.
+        await ending
         await self._catalog.close()
         await closing
         # 6. Last, so that the drain could be watched.

@@ -255,7 +255,8 @@ class Engine:
             effective = devices.read_back(compiled)
             path = source.config.execution.path
             if path in ("sync", "inline") and (effective.streams, effective.threads) == (1, 1):
-                log.warning("runs are handed over: by the calling thread alone, they would fail unnoticed", path=path)
+                why = "by the calling thread alone, they would fail unnoticed"
+                log.warning("runs are handed over", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 38
             # One thread starts them all.
             asked = 1 if path == "inline" else source.config.execution.infer_requests

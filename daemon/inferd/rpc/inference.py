@@ -269,6 +269,8 @@ class Inference:
         known = self._heads.get(apart.head) if apart is not None and self._lifecycle.accepts else None
         route = None
         if apart is not None and known is not None:
+            # Before anything is refused: it is counted and answered by these.
+            call.message, call.id, call.final_response = known.message, apart.id, known.parameters.final_response
             # Once for each request: which of two versions answers is a matter of turns.
             route = self._catalog.resolve(known.message.model_name, known.message.model_version)
             if self._again(call, known, apart, route, len(raw), deadline, stages, caller, trace):
@@ -340,7 +342,7 @@ class Inference:
         if (inputs := known.tensors(apart.contents)) is None:
             return False
         parameters = known.parameters
-        call.message, call.id, call.known = known.message, apart.id, known
+        call.known = known
         call.bind(served, live)
         request = Request(
             served.name,

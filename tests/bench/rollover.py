@@ -41,9 +41,11 @@ SERVICE_CONFIG = {
             "name": [{"service": "inference.GRPCInferenceService"}],
             "retryPolicy": {
                 "maxAttempts": 5,
-                "initialBackoff": "0.05s",
+                # A connection that the old daemon cut while it was made is tried again after a second: retries must
+                # go on for longer than that.
+                "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
-                "backoffMultiplier": 2,
+                "backoffMultiplier": 3,
                 # A call that meets a server which is closing is answered CANCELLED, by gRPC itself.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },

@@ -231,7 +231,7 @@ KEEP_ASKING = """
 import collections, json, sys, threading
 import grpc
 from inferd._pb import open_inference_pb2 as pb
-policy = {"maxAttempts": 5, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+policy = {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 3,
           "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}
 config = {"methodConfig": [{"name": [{"service": "inference.GRPCInferenceService"}], "retryPolicy": policy}]}
 channel = grpc.insecure_channel("127.0.0.1:8001", [("grpc.service_config", json.dumps(config))])

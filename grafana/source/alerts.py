@@ -1,6 +1,6 @@
 """What is wrong whatever the objectives are: grafana/prometheus/alerts.rules.yml."""
 
-from grafana.source.rulefile import Alert, Group
+from grafana.source.rulefile import Alert, Group, live
 
 _MINUTE = 60
 _DAY = 86400
@@ -31,6 +31,16 @@ _FAILED = f'{_RUN_BY} (increase(inferd_requests_total{{device!="", outcome="inte
 # The part that failed of the model that does best on the device: a broken model leaves the others well.
 _LEAST_FAILED = f"min by (job, instance, device) (({_FAILED} or 0 * {_RAN}) / ({_RAN} > 0))"
 
+
+def _now(series: str) -> str:
+    """What ``series`` of the same instance says when the alert is sent."""
+    return live(f"{series}{{job=%q, instance=%q}}", "job", "instance")
+
+
+# Not while the whole daemon starts or drains. One that dies over and over is there again for a moment each time.
+_MISSING = "inferd_workers_ready < inferd_workers unless on (job, instance) inferd_ready == 0"
+_DYING = "increase(inferd_workers_replaced_total[30m]) >= 3"
+
 _SERVERS = (
     Alert(
         "InferdDown",
@@ -58,6 +68,16 @@ _SERVERS = (
         hold=10 * _MINUTE,
         summary=f"inferd at {_AT} runs and takes no requests",
         description=f"inferd at {_AT} (job {_JOB}) has been starting or draining for ten minutes.",
+    ),
+    Alert(
+        "InferdWorkersFailing",
+        "ticket",
+        f"({_MISSING}) or {_DYING}",
+        hold=10 * _MINUTE,
+        summary=f"Worker processes of inferd at {_AT} fail",
+        description=f"{_now('inferd_workers_ready')} of {_now('inferd_workers')} worker processes of inferd at {_AT} "
+        f"(job {_JOB}) serve, and {_now('inferd_workers_replaced_total')} have died and been replaced since it was "
+        "started: for ten minutes some have been missing, or they die again and again.",
     ),
     Alert(
         "InferdDeviceLost",

@@ -58,6 +58,9 @@ EXCUSES = {
     "host: Resident memory B": Excuse("needs a memory limit", "inferd_memory_limit_bytes"),
     "host: Device memory A": Excuse("needs a GPU or an NPU", "inferd_device_memory_used_bytes"),
     "host: Device memory B": Excuse("needs a GPU or an NPU", "inferd_device_memory_bytes"),
+    "host: Workers A": Excuse("needs several workers", "inferd_workers"),
+    "host: Workers B": Excuse("needs several workers", "inferd_workers"),
+    "host: Workers replaced A": Excuse("needs several workers", "inferd_workers"),
     "fleet: annotation Tuning": Excuse("nothing is tuned", "inferd_tuning_decisions_total > 0"),
     "model: annotation Tuning": Excuse("nothing is tuned", "inferd_tuning_decisions_total > 0"),
 }

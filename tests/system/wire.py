@@ -25,8 +25,10 @@ _WIRE_NAMES = {t.numpy: t.wire for t in DType if t not in (DType.BF16, DType.BYT
 Counts = dict[tuple[str, str], int]
 
 
-def connect(target: str) -> grpc.aio.Channel:
-    """A channel of its own connection to ``target``."""
+def connect(target: str, tls: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """A channel of its own connection to ``target``; in the clear without ``tls``."""
+    if tls is not None:
+        return grpc.aio.secure_channel(target, tls, options=_OPTIONS)
     return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 

@@ -1,14 +1,14 @@
 """What may be tried, and what lies beside what."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from inferd.tuning.candidates import Candidate, Space
+from inferd.tuning.candidates import AXES, Candidate, Space
 from tests.tuning.surfaces import SPACES
 
 ONE = Candidate(streams=2, threads=4, requests=4, batch=8, pinning=True, core_type="performance", path="sync")
@@ -79,7 +79,28 @@ def test_a_space_has_what_it_contains_and_each_of_it_once(space: Space) -> None:
     for member in members:
         assert space.contains(member)
         assert member.streams <= min(member.threads, member.requests)
+        assert member.path in space.path
         assert not space.multiples or member.requests / member.streams in space.multiples
+
+
+@given(anything)
+def test_one_stream_of_one_thread_is_never_sync(candidate: Candidate) -> None:
+    """Whatever is given, also where another candidate is changed: OpenVINO fact 38."""
+    alone = replace(candidate, streams=1, threads=1)
+    assert alone.path == replace(alone, path="sync").path == "async"
+    assert replace(alone, threads=2, path="sync").path == "sync"
+
+
+@given(spaces())
+def test_a_space_lacks_nothing_but_what_could_not_run_as_it_says(space: Space) -> None:
+    everything = product(*(getattr(space, axis) for axis in AXES))
+    assert set(space.all()) == {
+        Candidate(streams, threads, requests, *rest)
+        for streams, threads, requests, *rest in everything
+        if streams <= min(threads, requests)
+        and (not space.multiples or requests / streams in space.multiples)
+        and (streams, threads, rest[-1]) != (1, 1, "sync")
+    }
 
 
 @given(spaces(), anything)
@@ -162,6 +183,7 @@ def test_a_spread_has_every_choice_and_the_ends_of_every_quantity() -> None:
         ({"path": ("sync", "sync")}, "path needs"),
         ({"threads": (1,), "streams": (2,)}, "no candidate"),
         ({"requests": (3,), "multiples": (2,)}, "no candidate"),
+        ({"path": ("sync",)}, "no candidate"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(changes: dict[str, Any], problem: str) -> None:

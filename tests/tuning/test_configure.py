@@ -66,7 +66,16 @@ def test_on_a_device_that_takes_no_number_of_threads_streams_are_still_tried() -
 
 
 def test_where_there_is_nothing_one_candidate_is_left() -> None:
-    assert list(space(Execution(path="sync", infer_requests=1), Tunables()).all()) == [Candidate(1, 1, 1, path="sync")]
+    assert list(space(Execution(infer_requests=1), Tunables()).all()) == [Candidate(1, 1, 1)]
+
+
+def test_a_path_that_one_thread_can_not_have_is_not_tried_though_the_settings_say_so() -> None:
+    one = Tunables((1, 1), 1, pinning=True)
+    assert {c.path for c in space(Execution(path="sync"), one).all()} == {"async"}
+    assert {c.path for c in space(Execution(path="sync", threads=1)).all()} == {"async"}
+    # With more threads there is a way to heed them.
+    heeded = {(c.streams, c.threads, c.path) for c in space(Execution(path="sync", streams=1)).all()}
+    assert heeded == {(1, threads, "sync") for threads in space().threads if threads > 1}
 
 
 def test_many_streams_and_threads_are_tried_in_steps() -> None:
@@ -262,7 +271,10 @@ def test_whatever_may_be_tried_are_settings_that_model_toml_could_have_and_those
         again = space_of(after, signature(batching.max_size, stateful=stateful), tunables)
         assert list(again.all())[-1] == candidate
         for name in ("pinning", "hyper_threading", "core_type", "path"):
-            assert getattr(execution, name) in ("auto", getattr(after.execution, name))
+            said = getattr(execution, name)
+            if name == "path" and tried.threads == (1,):
+                said = "async"
+            assert said in ("auto", getattr(after.execution, name))
         for name in ("streams", "infer_requests", *(["threads"] if tunables.pinning else [])):
             assert getattr(execution, name) == 0 or getattr(after.execution, name) <= getattr(execution, name)
 

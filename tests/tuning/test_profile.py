@@ -111,6 +111,18 @@ def test_no_field_is_left_at_its_default_by_the_profile_of_these_tests(tmp_path:
     assert found(tmp_path) == (PROFILE, [])
 
 
+def test_one_that_asks_for_what_could_not_run_is_read_as_it_would_run(tmp_path: Path) -> None:
+    """As those before may: one stream of one thread that is "sync", where OpenVINO loses failures."""
+    alone = Candidate(1, 1, 2)
+    told = replace(PROFILE, winner=alone, previous=alone, points=(replace(POINT, candidate=alone),))
+    file = stored_in(tmp_path, told)
+    text = file.read_text()
+    assert text.count('"path": "async"') == 3
+    file.write_text(text.replace('"path": "async"', '"path": "sync"'))
+    assert found(tmp_path) == (told, [])
+    assert told.chosen is not None
+
+
 def test_the_file_is_json_that_people_and_other_programs_read(tmp_path: Path) -> None:
     text = stored_in(tmp_path).read_text()
     assert text == as_json(PROFILE)

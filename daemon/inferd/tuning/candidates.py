@@ -16,6 +16,9 @@ CHOICES = ("pinning", "hyper_threading", "core_type", "path")
 AXES = QUANTITIES + CHOICES
 # One base for each axis: numbers without a common divisor spread points evenly.
 _BASES = (2, 3, 5, 7, 11, 13, 17, 19)
+# Streams and threads whose runs are computed by the thread that waits for them, where failures are lost (OpenVINO
+# fact 38): the engine runs these "async" whatever it is asked for.
+_ALONE = (1, 1)
 
 
 class Compiled(NamedTuple):
@@ -34,7 +37,8 @@ class Candidate:
     """A configuration of one pool on one device; None leaves a setting to the device.
 
     ``threads`` are those of all streams together. ``requests`` are in flight at a time, each a run
-    of ``batch`` rows; on the path "sync" each has a thread of its own that waits for it.
+    of ``batch`` rows; on the path "sync" each has a thread of its own that waits for it. One stream
+    of one thread is "async" whatever is given, such as by an old profile: it would not run otherwise.
     """
 
     streams: int
@@ -45,6 +49,10 @@ class Candidate:
     hyper_threading: bool | None = None
     core_type: str | None = None
     path: Path = "async"
+
+    def __post_init__(self) -> None:
+        if (self.streams, self.threads) == _ALONE:
+            object.__setattr__(self, "path", "async")
 
     @property
     def compiled(self) -> Compiled:
@@ -83,7 +91,8 @@ class Space:
     """The values each axis may have, ascending for quantities; an axis with one value is fixed.
 
     Each stream needs a thread and a request, and where ``multiples`` are given, the requests are
-    one of them times the streams. Raises ValueError where that leaves nothing.
+    one of them times the streams. One stream of one thread is there on the path "async" alone.
+    Raises ValueError where that leaves nothing.
     """
 
     streams: tuple[int, ...]
@@ -106,13 +115,15 @@ class Space:
             if values[0] < 1 or list(values) != sorted(values):
                 raise ValueError(f"{axis} must be positive and ascending, not {values}")
         if not self.size:
-            raise ValueError("no candidate has a thread and a request for each of its streams")
+            raise ValueError("no candidate has a thread and a request for each of its streams, and a path")
 
     @property
     def size(self) -> int:
         """How many candidates there are."""
-        count = sum(len(self._threads_for(s)) * len(self._requests_for(s)) for s in self.streams)
-        for axis in ("batch", *CHOICES):
+        count = sum(
+            len(self._paths_for(s, t)) * len(self._requests_for(s)) for s in self.streams for t in self._threads_for(s)
+        )
+        for axis in ("batch", "pinning", "hyper_threading", "core_type"):
             count *= len(self._values(axis))
         return count
 
@@ -121,13 +132,13 @@ class Space:
         c = candidate
         return (
             c.batch in self.batch
-            and c.path in self.path
             and c.pinning in self.pinning
             and c.hyper_threading in self.hyper_threading
             and c.core_type in self.core_type
             and c.streams in self.streams
             and c.threads in self._threads_for(c.streams)
             and c.requests in self._requests_for(c.streams)
+            and c.path in self._paths_for(c.streams, c.threads)
         )
 
     def all(self) -> Iterator[Candidate]:
@@ -135,7 +146,8 @@ class Space:
         for streams in self.streams:
             compiled = product(self._threads_for(streams), self.pinning, self.hyper_threading, self.core_type)
             for threads, pinning, hyper_threading, core_type in compiled:
-                for requests, batch, path in product(self._requests_for(streams), self.batch, self.path):
+                paths = self._paths_for(streams, threads)
+                for requests, batch, path in product(self._requests_for(streams), self.batch, paths):
                     yield Candidate(streams, threads, requests, batch, pinning, hyper_threading, core_type, path)
 
     def clip(self, candidate: Candidate) -> Candidate:
@@ -209,7 +221,8 @@ class Space:
         return values
 
     def _threads_for(self, streams: int) -> tuple[int, ...]:
-        return self.threads[bisect_left(self.threads, streams) :]
+        enough = self.threads[bisect_left(self.threads, streams) :]
+        return tuple(t for t in enough if self._paths_for(streams, t))
 
     def _requests_for(self, streams: int) -> tuple[int, ...]:
         enough = self.requests[bisect_left(self.requests, streams) :]
@@ -218,12 +231,17 @@ class Space:
         allowed = {k * streams for k in self.multiples}
         return tuple(r for r in enough if r in allowed)
 
+    def _paths_for(self, streams: int, threads: int) -> tuple[Path, ...]:
+        return tuple(p for p in self.path if p == "async" or (streams, threads) != _ALONE)
+
     def _fitted(self, candidate: Candidate) -> Iterator[Candidate]:
         """``candidate`` with threads and requests as near as its streams allow; nothing where they allow none."""
         threads, requests = self._threads_for(candidate.streams), self._requests_for(candidate.streams)
         if threads and requests:
-            threads_near = _nearest(threads, candidate.threads)
-            yield replace(candidate, threads=threads_near, requests=_nearest(requests, candidate.requests))
+            near = _nearest(threads, candidate.threads)
+            paths = self._paths_for(candidate.streams, near)
+            path = candidate.path if candidate.path in paths else paths[0]
+            yield replace(candidate, threads=near, requests=_nearest(requests, candidate.requests), path=path)
 
     def _steps(self, candidate: Candidate, axis: str, steps: int) -> Iterator[Candidate]:
         """``steps`` values on and back on ``axis``, as far as there are any; more than one at least double or halve."""

@@ -61,8 +61,6 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
     streams = (min(execution.streams, most_streams),) if execution.streams else _ladder(least_streams, most_streams)
     multiples = () if execution.infer_requests else _MULTIPLES
     requests = (min(execution.infer_requests, most),) if execution.infer_requests else _requests(streams, most)
-    # Inline leaves nothing to tune, see tuning/plan.
-    paths: tuple[Path, ...] = (execution.path,) if execution.path in ("async", "sync") else ("async", "sync")
     return Space(
         streams=streams,
         threads=threads,
@@ -71,7 +69,7 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
         pinning=_switch(execution.pinning, tunables.pinning),
         hyper_threading=_switch(execution.hyper_threading, tunables.hyper_threading),
         core_type=_core_types(execution.core_type, tunables.core_types),
-        path=paths,
+        path=_paths(execution.path, threads),
         multiples=multiples,
     )
 
@@ -118,6 +116,14 @@ def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
         # The device takes no number of threads; in a space, each stream needs one.
         return (tunables.streams[1],)
     return (min(fixed, tunables.threads),) if fixed else _ladder(1, tunables.threads)
+
+
+def _paths(setting: str, threads: tuple[int, ...]) -> tuple[Path, ...]:
+    if threads == (1,):
+        # One stream of one thread is handed over also where the settings say otherwise.
+        return ("async",)
+    # Inline leaves nothing to tune, see tuning/plan.
+    return ("sync",) if setting == "sync" else ("async",) if setting == "async" else ("async", "sync")
 
 
 def _requests(streams: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from grafana.source.dashboards.layout import Board, Panel, arranged
 from grafana.source.dashboards.panels import bars, counts, figure, graph, limit, line, right, stacked
 
 _VERSION = "job, instance, model, version"
+# Of the 24 columns.
+_HALF = 12
 
 
 def board() -> Board:
@@ -25,6 +27,7 @@ def board() -> Board:
             ("Devices", _devices()),
             ("Memory and files", _memory()),
             ("Housekeeping", _housekeeping()),
+            ("Workers", _workers()),
         ],
     )
 
@@ -279,3 +282,20 @@ def _housekeeping() -> Sequence[Panel]:
             )
         ),
     ]
+
+
+def _workers() -> Sequence[Panel]:
+    processes = counts(
+        "Workers",
+        "Worker processes that serve, and how many are wanted; nothing where inferd is one process.",
+        line(f"inferd_workers_ready{{{INSTANCE}}}", "{{instance}}"),
+        line(f"inferd_workers{{{INSTANCE}}}", "{{instance}} wanted"),
+    )
+    replaced = graph(
+        "Workers replaced",
+        "Worker processes that were started in place of one that had died; its requests failed as unavailable.",
+        "none",
+        line(f"increase(inferd_workers_replaced_total{{{INSTANCE}}}[$__rate_interval])", "{{instance}}"),
+        reach=2,
+    )
+    return [limit(processes, ".* wanted").span(_HALF), bars(replaced).span(_HALF)]

@@ -196,7 +196,7 @@ class Dispatcher:
         Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded; and
         ModelUnavailable where no device is left.
         """
-        if (unavailable := self._unavailable()) is not None:
+        if self.conduct[0].lost and (unavailable := self._unavailable()) is not None:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
@@ -307,33 +307,26 @@ class Dispatcher:
 
     def _run_at_once(self, request: Request, now: int) -> None:
         """All of it here, where nothing waits and nothing runs, and a run has ended once it has begun."""
-        pool, stages, conduct = self._pools[0], request.stages, self.conduct[0]
+        pool, stages = self._pools[0], request.stages
         request.device, stages.started = pool.device, now
         self._sample(request)
-        error: InferdError | None = None
         try:
-            into = request.into if request.shared or request.into else None
-            stages.submitted = pool.start(0, (request.inputs,), into=into)
+            stages.submitted, ended = pool.run(request.inputs)
         except RunFailed as failure:
-            error = self._failed(0, str(failure))
-            conduct.failed += 1
-        except InferdError as gone:
-            error = _bare(gone)
+            self.conduct[0].failed += 1
+            self._fail(request, self._failed(0, str(failure)))
+            return
         except Exception:
             log.exception("run could not be started", model=self._model, version=self._version)
-            error = InternalFault()
-        if error is not None:
-            pool.give_back(0)
-            self._fail(request, error)
+            self._fail(request, InternalFault())
             return
-        (completion,) = pool.drain()
-        conduct.well += 1
-        self._worked += completion.at - now
-        self._scheduler.ran(request, now, completion.at)
-        error = self._answer(Entry(request, 0, now), 0, completion, None)
-        if pool.lent:
-            pool.give_back(0)
-        self._note([(request, error)])
+        stages.computed = stages.taken = ended
+        self.conduct[0].well += 1
+        self._worked += ended - now
+        self._scheduler.ran(request, now, ended)
+        error = self._reply(request, pool, 0)
+        self._wake_others()
+        self._record(request, error, request.batch)
 
     def _woken(self) -> None:
         self._loop.call_soon(self._look_again)
@@ -477,34 +470,44 @@ class Dispatcher:
 
     def _note(self, ended: _Over) -> None:
         """Let others have the device, and record."""
-        now = time.monotonic_ns()
-        for share in self._shares:
-            share.wake_others(now)
+        self._wake_others()
         rows = sum(request.batch for request, _ in ended)
         for place, (request, error) in enumerate(ended):
             self._record(request, error, rows, leader=not place)
 
+    def _wake_others(self) -> None:
+        for share in self._shares:
+            if share.contended:
+                share.wake_others(time.monotonic_ns())
+
     def _answer(
         self, entry: Entry, index: int, completion: Completion, failed: InferdError | None
     ) -> InferdError | None:
-        request, pool = entry.request, self._pools[index]
+        request = entry.request
         stages = request.stages
         stages.computed, stages.taken = completion.at, time.monotonic_ns()
-        error = failed
-        if error is None:
-            try:
-                self._carry(entry, pool, completion.slot)
-                request.reply.answer(pool.read(completion.slot, request.outputs, entry.rows))
-                stages.answered = time.monotonic_ns()
-                stages.copied = stages.copied or stages.answered
-                return None
-            except InferdError as unfit:
-                # An answer that does not go where the client wants it.
-                error = _bare(unfit)
-            except Exception:
-                # Whatever encoding trips over must not take the slot with it.
-                log.exception("answer could not be encoded", model=self._model, version=self._version)
-                error = InternalFault()
+        if failed is None:
+            return self._reply(request, self._pools[index], completion.slot, entry)
+        request.reply.fail(failed)
+        return failed
+
+    def _reply(self, request: Request, pool: Pool, slot: int, entry: Entry | None = None) -> InferdError | None:
+        """Answer with what came out, and keep what is carried on where the request is an ``entry``'s."""
+        try:
+            if entry is not None:
+                self._carry(entry, pool, slot)
+            request.reply.answer(pool.read(slot, request.outputs, None if entry is None else entry.rows))
+            stages = request.stages
+            stages.answered = time.monotonic_ns()
+            stages.copied = stages.copied or stages.answered
+            return None
+        except InferdError as unfit:
+            # An answer that does not go where the client wants it.
+            error = _bare(unfit)
+        except Exception:
+            # Whatever encoding trips over must not take the slot with it.
+            log.exception("answer could not be encoded", model=self._model, version=self._version)
+            error = InternalFault()
         request.reply.fail(error)
         return error
 

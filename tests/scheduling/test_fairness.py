@@ -1,6 +1,8 @@
 """Models that share a device get their parts of it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferd.scheduling.fairness import LEAD, Share, SharedDevice
 
@@ -82,3 +84,25 @@ def test_a_model_that_goes_with_a_run_that_does_not_end_leaves_the_device_to_the
     gone.leave()
     assert greedy.may_start(100 * MS)
     assert gone.runs == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50 * MS), st.integers(0, 50 * MS)), max_size=20), st.booleans()
+)
+def test_a_run_told_of_afterwards_counts_as_one_told_of_when_it_began_and_ended(
+    runs: list[tuple[int, int, int]], beside: bool
+) -> None:
+    at_once, step_by_step = SharedDevice(), SharedDevice()
+    ones = [at_once.join(weight, 0.5) for weight in (1, 2, 3)]
+    others = [step_by_step.join(weight, 0.5) for weight in (1, 2, 3)]
+    if beside:
+        ones[0].started(0)
+        others[0].started(0)
+    now = 0
+    for index, idle, took in runs:
+        began, now = now + idle, now + idle + took
+        ones[index].ran(began, now)
+        others[index].started(began)
+        others[index].ended(now)
+    assert [one.used for one in ones] == pytest.approx([other.used for other in others])
+    assert at_once.clock == pytest.approx(step_by_step.clock)

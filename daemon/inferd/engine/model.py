@@ -311,9 +311,10 @@ def _asks_for_more(config: ModelConfig) -> bool:
 
 def _inline(config: ModelConfig) -> ModelConfig:
     """``config`` for runs on the thread that starts them. With one stream they are; with one thread their failures
-    would be lost (OpenVINO fact 38)."""
+    would be lost (OpenVINO fact 38). Pinned, that thread would have to go to one CPU for each run and come back."""
     execution = config.execution
-    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2}
+    pinning = "off" if execution.pinning == "auto" else execution.pinning
+    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2, "pinning": pinning}
     return config.model_copy(update={"execution": execution.model_copy(update=update)})
 
 

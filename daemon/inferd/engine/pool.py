@@ -150,13 +150,30 @@ class Pool:
                 self.lent.add(slot)
                 self._seats[slot].slot.write_shared(members[0], into)
         except (RuntimeError, ValueError) as error:
-            lost = f": {sentence(error)}" if means_lost(str(error)) else ""
-            raise RunFailed(f"inputs could not be copied ({type(error).__name__}){lost}") from error
+            raise _not_copied(error) from error
         copied = time.monotonic_ns()
-        self._seats[slot].run += 1
-        self._seats[slot].slot.start()
+        seat = self._seats[slot]
+        seat.run += 1
+        seat.slot.start()
         self._in_flight.add(slot)
+        if self.inline:
+            self._handed_over.append((seat, seat.run, time.monotonic_ns()))
         return copied
+
+    def run(self, inputs: Sequence[Tensor]) -> tuple[int, int]:
+        """Where slots run inline: all of a run on the first, which nothing else may be in flight on.
+
+        Returns the times when the copy was done and when the run had ended; :meth:`read` has what came out. Raises
+        RunFailed.
+        """
+        slot = self._seats[0].slot
+        try:
+            slot.write((inputs,))
+        except (RuntimeError, ValueError) as error:
+            raise _not_copied(error) from error
+        copied = time.monotonic_ns()
+        slot.start()
+        return copied, time.monotonic_ns()
 
     def give_back(self, slot: int) -> None:
         """Let go of the memory that the run on ``slot``, which has ended and was read, used in place."""
@@ -343,11 +360,16 @@ class Pool:
         return completed
 
     def _signal(self) -> None:
-        if not self._signalled and not self.inline:
+        if not self._signalled:
             self._signalled = True
             # The loop may have closed under us; an exception here would end the process.
             with suppress(RuntimeError):
                 self._notify()
+
+
+def _not_copied(error: Exception) -> RunFailed:
+    lost = f": {sentence(error)}" if means_lost(str(error)) else ""
+    return RunFailed(f"inputs could not be copied ({type(error).__name__}){lost}")
 
 
 def _cancel(seat: _Seat) -> None:

@@ -32,8 +32,17 @@ class Ports:
             for i, spec in enumerate(signature.inputs)
         ]
 
+    @property
+    def lends(self) -> bool:
+        """Whether an output is computed into a client's memory at present."""
+        return bool(self._in_place)
+
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         """As :meth:`inferd.engine.slot.Slot.write`."""
+        if len(members) == 1:
+            for writer, tensor in zip(self._writers, members[0], strict=True):
+                writer.write_one(tensor)
+            return
         for writer, parts in zip(self._writers, zip(*members, strict=True), strict=True):
             writer.write(parts)
 
@@ -48,7 +57,7 @@ class Ports:
             ):
                 self._lend(writer, memory, tensor.shape)
             else:
-                writer.write((tensor,))
+                writer.write_one(tensor)
         for index, placed in into:
             if (lender := self._lenders.get(index)) is not None and (memory := lender.fitting(placed)) is not None:
                 self._lend(lender, memory, lender.shape)
@@ -101,20 +110,21 @@ class _NumericInput:
         self._axis = spec.batch_axis
         self._shape: Shape | None = spec.static_shape
         self._bytes = _byte_view(self.own) if self._shape is not None else _NO_BYTES
+        self._view = self._bytes.data
+
+    def write_one(self, tensor: Tensor) -> None:
+        if tensor.shape != self._shape:
+            self._reshape(tensor.shape)
+        data = tensor.data
+        if isinstance(data, Placed):
+            data.read_into(self._view)
+        else:
+            self._view[:] = data  # type: ignore[assignment]  # numeric data is a buffer
 
     def write(self, parts: Sequence[Tensor]) -> None:
         shape = joined_shape([p.shape for p in parts], self._axis)
         if shape != self._shape:
-            self.own.shape = shape
-            self._shape = shape
-            self._bytes = _byte_view(self.own)
-        if len(parts) == 1:
-            data = parts[0].data
-            if isinstance(data, Placed):
-                data.read_into(self._bytes.data)
-            else:
-                self._bytes.data[:] = data  # type: ignore[assignment]  # numeric data is a buffer
-            return
+            self._reshape(shape)
         # All that comes before the batch axis as lines, all from it on as the bytes of a line.
         lines = prod(shape[: self._axis])
         target, at = self._bytes.reshape(lines, -1), 0
@@ -123,6 +133,12 @@ class _NumericInput:
             source = np.frombuffer(data, np.uint8).reshape(lines, -1)  # type: ignore[arg-type]  # likewise
             target[:, at : at + source.shape[1]] = source
             at += source.shape[1]
+
+    def _reshape(self, shape: Shape) -> None:
+        self.own.shape = shape
+        self._shape = shape
+        self._bytes = _byte_view(self.own)
+        self._view = self._bytes.data
 
     def set(self, tensor: "ov.Tensor") -> None:
         """Have the infer request take its input from ``tensor``."""
@@ -135,6 +151,9 @@ class _StringInput:
     def __init__(self, request: "ov.InferRequest", index: int) -> None:
         self._request = request
         self._index = index
+
+    def write_one(self, tensor: Tensor) -> None:
+        self.write((tensor,))
 
     def write(self, parts: Sequence[Tensor]) -> None:
         shape = joined_shape([p.shape for p in parts], 0)

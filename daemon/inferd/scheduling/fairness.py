@@ -57,6 +57,20 @@ class SharedDevice:
         share.runs += runs
         self._load += runs * share.width
 
+    def ran(self, share: "Share", began: int, now: int) -> float:
+        """A run of ``share`` began and has ended, and nothing changed meanwhile: what it used of the device."""
+        self._advance(began)
+        before = self.clock
+        self._load += share.width
+        self._advance(now)
+        self._load -= share.width
+        return (self.clock - before) * share.width
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is more than one model."""
+        return len(self._members) > 1
+
     def least_used(self, but: "Share", now: int) -> float:
         """What the least served of the others that are busy has used; of no meaning where none is."""
         self._advance(now)
@@ -106,6 +120,15 @@ class Share:
     def ended(self, now: int) -> None:
         """A run ended."""
         self._device.changed(self, -1, now)
+
+    def ran(self, began: int, now: int) -> None:
+        """A run began and has ended, and nothing changed meanwhile: :meth:`started` and :meth:`ended` as one."""
+        self._used += self._device.ran(self, began, now) / self._weight
+
+    @property
+    def contended(self) -> bool:
+        """Whether others are there that could be held back."""
+        return self._device.crowded
 
     def wake_others(self, now: int) -> None:
         """Have those look again that were held back and may start by now."""

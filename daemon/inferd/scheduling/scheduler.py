@@ -123,9 +123,7 @@ class Scheduler:
 
     def ran(self, request: Request, began: int, now: int) -> None:
         """``request`` has run well in between, on the only pool, with nobody beside or behind it."""
-        share = self._shares[0]
-        share.started(began)
-        share.ended(now)
+        self._shares[0].ran(began, now)
         if not request.shadow:
             self._pools[0].times.learn(request.batch, now - began)
             if self._budget is not None:

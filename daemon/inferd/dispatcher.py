@@ -309,7 +309,10 @@ class Dispatcher:
         """All of it here, where nothing waits and nothing runs, and a run has ended once it has begun."""
         pool, stages = self._pools[0], request.stages
         request.device, stages.started = pool.device, now
-        self._sample(request)
+        if self._until_sample > 0:
+            self._until_sample -= 1
+        else:
+            self._sample(request)
         try:
             stages.submitted, ended = pool.run(request.inputs)
         except RunFailed as failure:
@@ -325,7 +328,9 @@ class Dispatcher:
         self._worked += ended - now
         self._scheduler.ran(request, now, ended)
         error = self._reply(request, pool, 0)
-        self._wake_others()
+        for share in self._shares:
+            if share.contended:
+                share.wake_others(ended)
         self._record(request, error, request.batch)
 
     def _woken(self) -> None:
@@ -470,15 +475,13 @@ class Dispatcher:
 
     def _note(self, ended: _Over) -> None:
         """Let others have the device, and record."""
-        self._wake_others()
+        now = time.monotonic_ns()
+        for share in self._shares:
+            if share.contended:
+                share.wake_others(now)
         rows = sum(request.batch for request, _ in ended)
         for place, (request, error) in enumerate(ended):
             self._record(request, error, rows, leader=not place)
-
-    def _wake_others(self) -> None:
-        for share in self._shares:
-            if share.contended:
-                share.wake_others(time.monotonic_ns())
 
     def _answer(
         self, entry: Entry, index: int, completion: Completion, failed: InferdError | None

@@ -84,7 +84,7 @@ class InlineSlot:
         """There is nothing to cancel."""
 
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
-        if self._shapes is None or rows is not None or self._ports.lends:
+        if self._shapes is None or rows is not None or self._ports.in_place:
             return self._ports.read(outputs, rows)
         dtypes, shapes, arrays = self._dtypes, self._shapes, self._arrays
         return [Tensor(dtypes[i], shapes[i], arrays[i].data) for i in outputs]  # type: ignore[arg-type]  # none is None

@@ -24,18 +24,13 @@ class Ports:
         self._lends = _on_cpu(request)
         self._lenders = _lenders(request, signature) if self._lends else {}
         # What has its own tensor to get back, and the tensor in its place, which nothing else keeps (OpenVINO fact 37);
-        # and the outputs that are computed into a client's memory.
+        # and the outputs that are computed into a client's memory at present, by port index.
         self._lent: list[tuple[_NumericInput | _LentOutput, ov.Tensor]] = []
-        self._in_place: dict[int, Tensor] = {}
+        self.in_place: dict[int, Tensor] = {}
         self._writers = [
             _StringInput(request, i) if spec.dtype is DType.BYTES else _NumericInput(request, i, spec)
             for i, spec in enumerate(signature.inputs)
         ]
-
-    @property
-    def lends(self) -> bool:
-        """Whether an output is computed into a client's memory at present."""
-        return bool(self._in_place)
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         """As :meth:`inferd.engine.slot.Slot.write`."""
@@ -61,11 +56,11 @@ class Ports:
         for index, placed in into:
             if (lender := self._lenders.get(index)) is not None and (memory := lender.fitting(placed)) is not None:
                 self._lend(lender, memory, lender.shape)
-                self._in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
+                self.in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
 
     def give_back(self) -> None:
         """As :meth:`inferd.engine.slot.Slot.give_back`."""
-        self._in_place.clear()
+        self.in_place.clear()
         while self._lent:
             port, _ = self._lent[-1]
             port.set(port.own)
@@ -73,8 +68,8 @@ class Ports:
 
     def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
         """As :meth:`inferd.engine.slot.Slot.read`."""
-        if self._in_place:
-            return [self._in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
+        if self.in_place:
+            return [self.in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
         return [self._read(i, self._outputs[i], rows) for i in outputs]
 
     def _lend(self, port: "_NumericInput | _LentOutput", memory: memoryview, shape: Shape) -> None:

@@ -7,7 +7,7 @@ ends: one that was never called had no request.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 
@@ -32,15 +32,7 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         # One of another kind refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
-        behaviour, arrival = handler.unary_unary, _Arrival(self._unread)
-
-        # gRPC only takes functions for coroutines.
-        async def infer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            arrival.read = True
-            answer: bytes = await behaviour(raw, context)
-            return answer
-
-        return grpc.unary_unary_rpc_method_handler(infer)
+        return grpc.unary_unary_rpc_method_handler(_Arrival(handler.unary_unary, self._unread).infer)
 
     def _unread(self, arrived: int) -> None:
         stages = Stages(received=arrived, answered=time.monotonic_ns())
@@ -48,17 +40,27 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
 
 
 class _Arrival:
-    """One call, from its first bytes to its end."""
+    """One call of ``behaviour``, from its first bytes to its end."""
 
-    __slots__ = ("_at", "_loop", "_unread", "read")
+    __slots__ = ("_at", "_behaviour", "_loop", "_read", "_unread")
 
-    def __init__(self, unread: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        behaviour: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
+        unread: Callable[[int], None],
+    ) -> None:
+        self._behaviour = behaviour
         self._unread = unread
         self._loop = asyncio.get_running_loop()
         self._at = time.monotonic_ns()
-        self.read = False
+        self._read = False
+
+    async def infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """The handler; gRPC takes only functions and methods for coroutines."""
+        self._read = True
+        return await self._behaviour(raw, context)
 
     def __del__(self) -> None:
         # The garbage collector may come by on any thread, and counting is the loop's.
-        if not self.read and not self._loop.is_closed():
+        if not self._read and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._unread, self._at)

@@ -28,6 +28,8 @@ class Cutoff(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no typ
         self._inner = inner
         self._lasting = lasting
         self._cut = asyncio.Event()
+        # What was answered by method: as many as there are.
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
 
     def cut(self) -> None:
         """Now. Harmless when called again."""
@@ -35,11 +37,17 @@ class Cutoff(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no typ
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """As :class:`Service` has it."""
+        method = details.method
+        if (known := self._handlers.get(method)) is not None:
+            return known
         handler = self._inner.service(details)
-        if handler is None or details.method in self._lasting:
-            return handler
-        kind = next(k for k in KINDS if getattr(handler, k))
-        return handler._replace(**{kind: self._until_cut(getattr(handler, kind))})
+        if handler is None:
+            return None
+        if method not in self._lasting:
+            kind = next(k for k in KINDS if getattr(handler, k))
+            handler = handler._replace(**{kind: self._until_cut(getattr(handler, kind))})
+        self._handlers[method] = handler
+        return handler
 
     def _until_cut(self, behaviour: Callable[[Any, grpc.aio.ServicerContext], Any]) -> Callable[..., Awaitable[Any]]:
         async def run(request: Any, context: grpc.aio.ServicerContext) -> Any:

@@ -160,8 +160,8 @@ class Inference:
 
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
-        self._enter(context)
         call = self.begin(raw, _deadline(context), wire.alone, self._caller(context))
+        self._enter()
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -172,13 +172,15 @@ class Inference:
         finally:
             # They refer to each other: left so, what was sent would stay until the garbage collector comes by.
             call.request = None
+            self._leave()
 
     async def model_stream_infer(self, _: object, context: grpc.aio.ServicerContext) -> None:
         """Requests side by side, each answered on its own; see :class:`Stream`.
 
         Reads from ``context`` rather than from the iterator gRPC offers: reading must be stoppable.
         """
-        self._enter(context)
+        self._enter()
+        context.add_done_callback(lambda _: self._leave())
         if self._lifecycle.phase is Phase.DRAINING:
             await status.abort(context, Draining())
         window = Window(self._max_pending, self._max_pending_bytes)
@@ -205,15 +207,14 @@ class Inference:
             stream.stop_reading()
 
     async def finished(self) -> None:
-        """Return once no call is open: each has ended and its answer is on the wire."""
+        """Return once no call is open: each has ended, though the answer of the last may be on its way yet."""
         await self._finished.wait()
 
-    def _enter(self, context: grpc.aio.ServicerContext) -> None:
+    def _enter(self) -> None:
         self._open += 1
         self._finished.clear()
-        context.add_done_callback(self._leave)
 
-    def _leave(self, _: grpc.aio.ServicerContext) -> None:
+    def _leave(self) -> None:
         self._open -= 1
         if not self._open:
             self._finished.set()
@@ -320,7 +321,8 @@ class Inference:
         )
         if places is not None:
             places.note(request)
-        _give(call, request, live)
+        call.request = request
+        live.dispatcher.submit(request)
 
     def _again(
         self,
@@ -360,11 +362,14 @@ class Inference:
             stages=stages,
             trace=trace,
         )
-        _give(call, request, live)
+        # Before it is handed over: what runs inline is answered by then.
+        call.request = request
+        live.dispatcher.submit(request)
         return True
 
     def _refuse(self, call: Call, error: InferdError, stages: Stages, nbytes: int, trace: TraceContext | None) -> None:
         """A request that never entered a queue still counts, under a model only if that is one of ours."""
+        call.request = None
         stages.answered = time.monotonic_ns()
         model, version = OTHER, ""
         try:
@@ -390,16 +395,6 @@ class Inference:
         call.fail(error)
 
 
-def _give(call: Call, request: Request, live: Live) -> None:
-    """Hand over ``request``; the call has it before, as what runs inline is answered by then."""
-    call.request = request
-    try:
-        live.dispatcher.submit(request)
-    except BaseException:
-        call.request = None
-        raise
-
-
 def _shown(request_id: str) -> str:
     return one_line(request_id, 80)
 
@@ -412,8 +407,9 @@ def _deadline(context: grpc.aio.ServicerContext) -> int | None:
 
 def _earliest(received: int, deadline: int | None, timeout: int | None, default: float | None) -> int | None:
     """The RPC's deadline or the request's own ``timeout`` (ns), whichever is first; ``default`` (s) if neither."""
-    own = received + timeout if timeout is not None else None
-    given = [d for d in (deadline, own) if d is not None]
-    if given:
-        return min(given)
-    return None if default is None else received + int(default * 1e9)
+    if timeout is not None:
+        own = received + timeout
+        return own if deadline is None or own < deadline else deadline
+    if deadline is not None or default is None:
+        return deadline
+    return received + int(default * 1e9)

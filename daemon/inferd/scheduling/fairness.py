@@ -17,6 +17,8 @@ class SharedDevice:
 
     def __init__(self) -> None:
         self._members: list[Share] = []
+        # Whether there is more than one.
+        self.crowded = False
         self._load = 0.0
         self._now = 0
         # Device time a unit of width has got so far: each share's own use is read off it when needed.
@@ -26,16 +28,18 @@ class SharedDevice:
         """A model whose runs each take up ``width`` of the device (1: all of it)."""
         share = Share(self, weight, width)
         self._members.append(share)
+        self.crowded = len(self._members) > 1
         return share
 
     def leave(self, share: "Share") -> None:
         """The model is gone; runs of it that have not ended are nobody's any more."""
         self._members.remove(share)
+        self.crowded = len(self._members) > 1
         self.changed(share, -share.runs, self._now)
 
     def may_start(self, share: "Share", now: int) -> bool:
         """Whether ``share`` may start one more run at ``now``."""
-        if len(self._members) < 2 or self._load + share.width <= 1:
+        if not self.crowded or self._load + share.width <= 1:
             return True
         self._advance(now)
         rivals = [m.used for m in self._members if m.wants and m is not share]
@@ -65,11 +69,6 @@ class SharedDevice:
         self._advance(now)
         self._load -= share.width
         return (self.clock - before) * share.width
-
-    @property
-    def crowded(self) -> bool:
-        """Whether there is more than one model."""
-        return len(self._members) > 1
 
     def least_used(self, but: "Share", now: int) -> float:
         """What the least served of the others that are busy has used; of no meaning where none is."""
@@ -122,12 +121,13 @@ class Share:
         self._device.changed(self, -1, now)
 
     def ran(self, began: int, now: int) -> None:
-        """A run began and has ended, and nothing changed meanwhile: :meth:`started` and :meth:`ended` as one."""
+        """A run began and has ended, and nothing changed meanwhile: :meth:`started` and :meth:`ended` as one, for where
+        the device is :attr:`contended`. Where it is not, nobody compares."""
         self._used += self._device.ran(self, began, now) / self._weight
 
     @property
     def contended(self) -> bool:
-        """Whether others are there that could be held back."""
+        """Whether other models are on the device."""
         return self._device.crowded
 
     def wake_others(self, now: int) -> None:

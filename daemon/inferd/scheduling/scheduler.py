@@ -119,11 +119,14 @@ class Scheduler:
         deadline = request.deadline
         if deadline is not None and now + self._pools[0].times.quickest(request.batch) > deadline:
             return False
-        return self._shares[0].may_start(now)
+        share = self._shares[0]
+        return not share.contended or share.may_start(now)
 
     def ran(self, request: Request, began: int, now: int) -> None:
         """``request`` has run well in between, on the only pool, with nobody beside or behind it."""
-        self._shares[0].ran(began, now)
+        share = self._shares[0]
+        if share.contended:
+            share.ran(began, now)
         if not request.shadow:
             self._pools[0].times.learn(request.batch, now - began)
             if self._budget is not None:

@@ -28,7 +28,7 @@ import numpy as np
 import uvloop
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.engine.runtime import keep_no_large_blocks
+from inferd.engine.runtime import keep_small_blocks
 from inferd.rpc import codec, wire
 from inferd.rpc.heads import Heads
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
@@ -122,7 +122,7 @@ Costs = dict[str, dict[str, list[float]]]
 def main() -> int:
     """Measure, print, write; the exit status."""
     options = _options()
-    keep_no_large_blocks()
+    keep_small_blocks()
     ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, _KEPT)
     ways = list(dict.fromkeys(way for group in COMPARED for way in group))
     looks: Looks = {way.name: {many: [] for many in IN_FLIGHT} for way in ways}

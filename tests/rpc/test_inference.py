@@ -26,7 +26,7 @@ async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_g
 
     def ask(request_id: str) -> tuple[str, bool]:
         message.id = request_id
-        call = parts.inference.begin(message.SerializeToString(), None, wire.alone, Caller())
+        call = parts.inference.begin(message.SerializeToString(), None, wire.alone, Caller(), None)
         asked.append(call)
         return call.id, call.final_response
 

@@ -17,7 +17,7 @@ from inferd.engine.device_status import DeviceStatus
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, may_run_inline
 from inferd.engine.pool import Pool
 from inferd.engine.preflight import Preflight
-from inferd.engine.runtime import give_memory_back, keep_no_large_blocks, ov
+from inferd.engine.runtime import give_memory_back, keep_small_blocks, ov
 from inferd.engine.slot import InferSlot, Slot, sentence
 from inferd.engine.source import ModelSource
 from inferd.engine.sync_slot import SyncSlot
@@ -102,7 +102,7 @@ class Engine:
 
     def __init__(self, cpu_threads: int, cache: BlobCache, preflight: Preflight | None = None) -> None:
         """With ``preflight``, a child process tries what is to be loaded first."""
-        keep_no_large_blocks()
+        keep_small_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
         self._preflight = preflight

@@ -16,11 +16,12 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # typeshed
 import numpy as np  # noqa: E402  # likewise
 import openvino as ov  # type: ignore[import-untyped]  # noqa: E402  # ships no types; must follow the line above
 
-__all__ = ["give_memory_back", "keep_no_large_blocks", "ov", "version"]
+__all__ = ["give_memory_back", "keep_small_blocks", "ov", "version"]
 
 # Of malloc.h. What is larger gets a mapping of its own; requests are seldom that large, models are.
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK = 4 << 20
+_KEPT = 32 << 20
 
 # The first look at a tensor fills a table, under a C++ lock that gives the GIL up meanwhile: two threads
 # that are both the first wait for each other for ever (fact 26). Here nobody else is about yet.
@@ -36,13 +37,17 @@ def _of_glibc(name: str) -> Callable[..., int]:
     return getattr(ctypes.CDLL(None), name, lambda *_: 0)
 
 
-def keep_no_large_blocks() -> None:
-    """Have freed blocks of a model's size go back to the system at once, where the allocator is glibc's.
+def keep_small_blocks() -> None:
+    """Have freed blocks of a model's size go back to the system at once, and those of a message's be kept, where the
+    allocator is glibc's.
 
-    It learns from the first such block to keep them, up to 32 MB, for the thread that had it, and models are
-    loaded on several: each would keep one more model's worth of memory.
+    It learns from the first large block to keep such, up to 32 MB, for the thread that had it, and models are
+    loaded on several: each would keep one more model's worth of memory. But as soon as 128 KiB are free at the end
+    of its heap it gives those back, and a message of 600 KB is taken from the system, page by page, each time:
+    that costs a quarter of all the CPU such a request does (docs/decisions/0016).
     """
     _of_glibc("mallopt")(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    _of_glibc("mallopt")(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def give_memory_back() -> None:

@@ -104,12 +104,11 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Caller:
     """What an RPC's metadata says of its requests: the client as a quota counts it, and the trace; empty
-    where it says nothing. ``place`` finds what the client shares, None where shared memory is off."""
+    where it says nothing."""
 
     client: str = ""
     traceparent: str = ""
     tracestate: str = ""
-    place: placement.Place | None = None
 
 
 class Connection:
@@ -160,7 +159,7 @@ class Inference:
 
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
-        call = self.begin(raw, _deadline(context), wire.alone, self._caller(context))
+        call = self.begin(raw, _deadline(context), wire.alone, self._caller(context), context)
         self._enter()
         try:
             return await call.future
@@ -185,7 +184,7 @@ class Inference:
             await status.abort(context, Draining())
         window = Window(self._max_pending, self._max_pending_bytes)
         connection = Connection()
-        begin = partial(self.begin, caller=self._caller(context), connection=connection)
+        begin = partial(self.begin, caller=self._caller(context), context=context, connection=connection)
         stream = Stream(begin, self._catalog, context, _deadline(context), window)
         self._streams.add(stream)
         try:
@@ -227,10 +226,9 @@ class Inference:
                 said[key] = f"{said[key]},{value}" if key in said else value
         # Who they have proved to be goes before who they say they are.
         client = CALLER.get() or said.get(self._client_key, "")
-        place = None if self._shared_memory is None else placing(self._shared_memory, context)
-        if not said and not client and place is None:
+        if not said and not client:
             return _UNNAMED
-        return Caller(client, said.get("traceparent", ""), said.get("tracestate", ""), place)
+        return Caller(client, said.get("traceparent", ""), said.get("tracestate", ""))
 
     def begin(
         self,
@@ -238,17 +236,19 @@ class Inference:
         deadline: int | None,
         wrap: Wrap,
         caller: Caller,
+        context: grpc.aio.ServicerContext,
         connection: Connection | None = None,
     ) -> Call:
         """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once.
 
-        Sequences end with their ``connection``, where there is one.
+        ``context`` is that of the RPC, for memory that its client shares. Sequences end with their ``connection``,
+        where there is one.
         """
         stages = Stages(received=time.monotonic_ns())
         call = Call(asyncio.get_running_loop().create_future(), wrap)
         trace = self._traced(caller.traceparent, caller.tracestate)
         try:
-            self._submit(call, raw, deadline, stages, caller, trace, connection)
+            self._submit(call, raw, deadline, stages, caller, trace, context, connection)
         except InferdError as error:
             self._refuse(call, error, stages, len(raw), trace)
         except Exception:
@@ -264,6 +264,7 @@ class Inference:
         stages: Stages,
         caller: Caller,
         trace: TraceContext | None,
+        context: grpc.aio.ServicerContext,
         connection: Connection | None,
     ) -> None:
         apart = wire.take_apart(raw)
@@ -285,7 +286,8 @@ class Inference:
         served, live = route or self._catalog.resolve(message.model_name, message.model_version)
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, live.signature)
-        places = None if caller.place is None else placement.Places(caller.place)
+        shared = self._shared_memory
+        places = None if shared is None else placement.Places(placing(shared, context))
         inputs = codec.decode_inputs(
             message, live.signature, in_sequence=sequence is not None, limits=self._tensor_limits, places=places
         )

@@ -93,7 +93,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
         ExitStack() as stack,
     ):
-        made = workloads.make(options.models, Path(scratch) / "models", model_settings(options.threads))
+        made = workloads.make(
+            options.models, Path(scratch) / "models", lambda name: model_settings(name, options.threads)
+        )
         rounds = Rounds(loop, budget, made, say)
         kinds = [kind for kind in KINDS if kind.name in options.only]
         rounds.start(kinds, stack)

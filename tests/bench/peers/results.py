@@ -202,9 +202,11 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
                 found.append(Bar(text, 1.35 if subject == unary else 1.10, False, cost(model, subject)))
         if model in small:
             found += _small(results, model, unary, stream, echo, reference)
-        later = difference(results.alone(model, unary), results.alone(model, reference))
-        more = Spread.of(1000 * seconds for seconds in later.values())
-        found.append(Bar(f"{model}: ms above benchmark_app's latency, one in flight", 0.35, False, more))
+        for way, subject in (("", unary), (" over a stream", stream)):
+            later = difference(results.alone(model, subject), results.alone(model, reference))
+            more = Spread.of(1000 * seconds for seconds in later.values())
+            text = f"{model}: ms above benchmark_app's latency, one in flight{way}"
+            found.append(Bar(text, 0.35, False, more))
         if peer := results.best_peer(model, results.goodput):
             times = ratio(results.goodput(model, unary), results.goodput(model, peer))
             text = f"{model}: throughput within the objective of the best peer's ({peer.server})"

@@ -61,12 +61,12 @@ PACE = {"resnet50": 2.0}
 """How much longer than the others a model is measured, where few of its answers fit the time."""
 
 
-def make(names: list[str], repository: Path, settings: str) -> list[Workload]:
-    """Write the models into ``repository`` as inferd wants them, ``settings`` as each one's model.toml.
+def make(names: list[str], repository: Path, settings: Callable[[str], str]) -> list[Workload]:
+    """Write the models into ``repository`` as inferd wants them, ``settings`` gives each one's model.toml.
 
     Shapes become static, one row: what is compared is serving, not the joining of requests.
     """
-    return [_make(name, repository, settings) for name in names]
+    return [_make(name, repository, settings(name)) for name in names]
 
 
 def _make(name: str, repository: Path, settings: str) -> Workload:

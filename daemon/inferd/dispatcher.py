@@ -329,8 +329,7 @@ class Dispatcher:
         self._scheduler.ran(request, now, ended)
         error = self._reply(request, pool, 0)
         for share in self._shares:
-            if share.contended:
-                share.wake_others(ended)
+            share.wake_others(ended)
         self._record(request, error, request.batch)
 
     def _woken(self) -> None:
@@ -477,8 +476,7 @@ class Dispatcher:
         """Let others have the device, and record."""
         now = time.monotonic_ns()
         for share in self._shares:
-            if share.contended:
-                share.wake_others(now)
+            share.wake_others(now)
         rows = sum(request.batch for request, _ in ended)
         for place, (request, error) in enumerate(ended):
             self._record(request, error, rows, leader=not place)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -164,9 +164,8 @@ class Placed:
         return self.memory.view(self.offset, self.nbytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A concrete tensor on its way in or out.
+class Tensor(NamedTuple):
+    """A concrete tensor on its way in or out. A tuple, because some are made for every request.
 
     ``data`` holds the elements row-major and little-endian for every type but BYTES,
     where it is a sequence of byte strings, one an element. Where it is Placed, the elements are in a client's memory:

@@ -25,6 +25,7 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         self._inner = inner
         self._method = method
         self._observe = observe
+        self._loop = asyncio.get_running_loop()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """As :class:`Service` has it."""
@@ -32,7 +33,9 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         # One of another kind refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(_Arrival(handler.unary_unary, self._unread).infer)
+        arrival = _Arrival(handler.unary_unary, self._unread, self._loop)
+        # What gRPC's own function for that makes, which imports a module for each call.
+        return type(handler)(False, False, None, None, arrival.infer, None, None, None)
 
     def _unread(self, arrived: int) -> None:
         stages = Stages(received=arrived, answered=time.monotonic_ns())
@@ -48,10 +51,11 @@ class _Arrival:
         self,
         behaviour: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
         unread: Callable[[int], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._behaviour = behaviour
         self._unread = unread
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._at = time.monotonic_ns()
         self._read = False
 

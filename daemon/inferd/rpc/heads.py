@@ -24,6 +24,7 @@ class Known:
 
     __slots__ = (
         "_contents_heads",
+        "_fixed",
         "_nbytes",
         "_outputs_part",
         "_shapes",
@@ -62,6 +63,10 @@ class Known:
         self._outputs_part = b""
         self._contents_heads: list[bytes] = []
         self._nbytes = 0
+        shapes_known = [signature.outputs[index].static_shape for index in outputs]
+        self._fixed = all(shape is not None for shape in shapes_known)
+        if self._fixed:
+            self._lay_out([shape for shape in shapes_known if shape is not None])
 
     def tensors(self, contents: Sequence[memoryview]) -> tuple[Tensor, ...] | None:
         """The inputs in port order, views of ``contents``; None where those are not as long as they have to be."""
@@ -77,9 +82,10 @@ class Known:
 
     def answer(self, request_id: str, outputs: Sequence[Tensor]) -> tuple[list[wire.Part], int]:
         """The answer's parts, views of ``outputs`` among them, and how many bytes they are."""
-        shapes = [tensor.shape for tensor in outputs]
-        if shapes != self._shapes:
-            self._lay_out(shapes)
+        if not self._fixed:
+            shapes = [tensor.shape for tensor in outputs]
+            if shapes != self._shapes:
+                self._lay_out(shapes)
         request_id_part = wire.id_field(request_id)
         parts: list[wire.Part] = [self._start, request_id_part, self._outputs_part]
         for head, tensor in zip(self._contents_heads, outputs, strict=True):

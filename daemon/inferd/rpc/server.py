@@ -29,6 +29,7 @@ from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
 from inferd.rpc.metadata import Metadata
+from inferd.rpc.poller import let_the_loop_go_on
 from inferd.rpc.services import Services
 from inferd.rpc.shared_memory import SharedMemory
 from inferd.rpc.spread import Spread
@@ -111,6 +112,7 @@ class Server:
                 *_connection_options(connections),
             ],
         )
+        let_the_loop_go_on()
         # The only one that gRPC knows of; it only counts: what the gate refuses it leaves alone.
         self._server.add_generic_rpc_handlers((Arrivals(gate, f"/{SERVICE}/ModelInfer", observe),))
         of_the_protocol = _handlers(inference, metadata, control, SharedMemory(shared_memory), spread)

@@ -132,8 +132,9 @@ class Share:
 
     def wake_others(self, now: int) -> None:
         """Have those look again that were held back and may start by now."""
-        for share in self._device.woken(self, now):
-            share.wake()
+        if self._device.crowded:
+            for share in self._device.woken(self, now):
+                share.wake()
 
     def leave(self) -> None:
         """The model is gone."""

@@ -256,7 +256,7 @@ class Tuner:
         if served is None or served.live is None:
             return []
         return [
-            tuple(replace(t, data=bytes(t.data)) if isinstance(t.data, memoryview) else t for t in inputs)
+            tuple(t._replace(data=bytes(t.data)) if isinstance(t.data, memoryview) else t for t in inputs)
             for inputs in served.live.dispatcher.samples
         ]
 

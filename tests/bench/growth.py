@@ -3,12 +3,13 @@
     python -m tests.bench.growth --out build/bench
 
 A daemon serves models that compute nothing, so that what grows is serving. A closed loop in this process asks it, over
-1 to 1,000 connections that all take part, of 1 to 50 models in turn, and with 1 to 10,000 requests in flight. Each step
-tells answers a second, latency, CPU seconds of the daemon an answer, and its resident memory. Bars:
+1 to 1,000 connections that all take part, of 1 to 50 models in turn, with 1 to 10,000 requests in flight, and of 1 to 4
+worker processes, which only show what they cost where there are fewer CPUs. Each step tells answers a second, latency,
+CPU seconds of the daemon an answer, and its resident memory, all its processes together. Bars:
 
 - from 32 requests in flight on, no step answers less than 0.7 times what the step before it does, and none costs more
   than 1.5 times its CPU an answer: no cliff;
-- memory: at most 64 KiB a request in flight, 256 KiB a connection, 4 MiB a model.
+- memory: at most 64 KiB a request in flight, 256 KiB a connection, 4 MiB a model, 256 MiB a worker.
 
 Writes growth.json and growth.png to ``--out``, the picture to ``--picture`` too, and exits with 1 when a bar is missed.
 """
@@ -35,15 +36,17 @@ from tests.bench import plot_growth
 from tests.bench.open_loop import CHANNEL_OPTIONS, METHOD, quantile
 from tests.bench.peers.clients import Lane, closed_loop
 from tests.bench.peers.processes import cpu_seconds
+from tests.bench.workers import processes_of
 from tests.system.daemon import Daemon
 from tests.system.wire import request
 
 CONNECTIONS, MODELS, IN_FLIGHT = (1, 10, 100, 1000), (1, 10, 50), (1, 8, 32, 100, 1000, 10_000)
+WORKERS = (1, 2, 4)
 BUSY = 32
 """Requests in flight where it is not they that grow; fewer do not keep a server busy."""
 CLIFF_BAR, COST_BAR = 0.7, 1.5
 KIB = 1024
-MEMORY_BARS = {"in flight": 64 * KIB, "connections": 256 * KIB, "models": 4096 * KIB}
+MEMORY_BARS = {"in flight": 64 * KIB, "connections": 256 * KIB, "models": 4096 * KIB, "workers": 256 << 20}
 _OPEN_FILES = 8192
 _PATIENCE = 60.0
 
@@ -89,6 +92,10 @@ def main() -> int:
             with _daemon(count) as daemon:
                 steps.append(loop.run(_step(daemon, "models", count, 4, count, BUSY, 1.0, options.seconds, steps)))
                 _print(steps[-1])
+        for count in options.workers:
+            with _daemon(1, "--workers", str(count)) as daemon:
+                steps.append(loop.run(_step(daemon, "workers", count, BUSY, 1, BUSY, 1.0, options.seconds, steps)))
+                _print(steps[-1])
     missed = _misses(steps)
     options.out.mkdir(parents=True, exist_ok=True)
     report = {"seconds": options.seconds, "steps": [asdict(step) for step in steps], "missed": missed}
@@ -106,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each step")
     parser.add_argument("--connections", type=int, nargs="*", default=CONNECTIONS)
     parser.add_argument("--models", type=int, nargs="*", default=MODELS)
+    parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
     parser.add_argument("--in-flight", type=int, nargs="*", default=IN_FLIGHT)
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of what is written")
     parser.add_argument("--picture", type=Path, help="another file for the picture")
@@ -113,15 +121,15 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _daemon(count: int) -> Iterator[Daemon]:
-    """A daemon of so many models, whose line is long enough for all that is sent."""
+def _daemon(count: int, *more: str) -> Iterator[Daemon]:
+    """A daemon of so many models, whose line is long enough for all that is sent; with ``more`` flags."""
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = Path(scratch) / "models"
         for number in range(count):
             execution = "[execution]\nstreams = 2\nthreads = 2\ninfer_requests = 2\n"
             models.save(models.identity(DType.FP32, [1, 4]), repository, _name(number), settings=execution)
         flags = ("--cache-dir", f"{scratch}/cache", "--canary-interval", "0", "--queue-max-length", "20000")
-        with Daemon(repository, *flags, "--max-concurrent-streams", "20000") as daemon:
+        with Daemon(repository, *flags, "--max-concurrent-streams", "20000", *more) as daemon:
             yield daemon
 
 
@@ -140,10 +148,10 @@ async def _step(
     seconds: float,
     before: Sequence[Step],
 ) -> Step:
-    pid, edges = daemon.process.pid, []
+    pids, edges = processes_of(daemon), []
 
     def at_edge() -> None:
-        edges.append((cpu_seconds([pid]), _resident(pid)))
+        edges.append((cpu_seconds(pids), sum(map(_resident, pids))))
 
     async with _lanes(daemon.grpc, connections, asked, in_flight) as lanes:
         heard = await closed_loop(lanes, settle, seconds, at_edge)

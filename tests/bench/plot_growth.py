@@ -15,6 +15,7 @@ _NAMES = {
     "in flight": "requests in flight",
     "connections": "connections, 32 in flight",
     "models": "models, 32 in flight",
+    "workers": "workers, 32 in flight",
 }
 _ROWS = (
     ("answers a second", (("throughput", 1.0, "-", _BLUE),)),
@@ -27,7 +28,7 @@ _ROWS = (
 def draw(report: dict[str, Any], file: Path) -> None:
     """Write the picture of ``report``, the content of growth.json, to ``file``."""
     series = list(dict.fromkeys(step["series"] for step in report["steps"]))
-    figure = Figure(figsize=(9, 8.5), dpi=160, layout="constrained")
+    figure = Figure(figsize=(11, 8.5), dpi=160, layout="constrained")
     panels = figure.subplots(len(_ROWS), len(series), squeeze=False, sharex="col")
     for column, name in enumerate(series):
         steps = [step for step in report["steps"] if step["series"] == name]

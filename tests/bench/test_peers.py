@@ -103,6 +103,15 @@ def test_without_peers_the_objective_is_by_inferd() -> None:
     assert Results([result(OWN, concurrency=8)]).objective("noop") is None
 
 
+def test_what_the_client_took_of_the_cpus_is_given_back() -> None:
+    looks = (
+        result(OWN, 0, concurrency=8, throughput=30.0, server_cpu=0.02, client_cpu=0.01),
+        result(OWN, 0, concurrency=32, throughput=40.0, server_cpu=0.02, client_cpu=0.0),
+        result(OWN, 1, concurrency=8, throughput=20.0, server_cpu=None, client_cpu=0.01),
+    )
+    assert Results(looks).served("noop", OWN) == {0: pytest.approx(45.0), 1: 20.0}
+
+
 def test_goodput_is_the_most_throughput_whose_p99_keeps_the_objective() -> None:
     results = Results(
         [
@@ -174,8 +183,11 @@ def test_a_bar_is_judged_by_its_median(limit: float, floor: bool, met: bool) -> 
 def test_a_bar_that_was_not_measured_is_neither_met_nor_missed() -> None:
     found = {bar.text: bar.met for bar in bars(Results([result(OWN, model="resnet50")]))}
 
-    assert found["resnet50: throughput of benchmark_app's, TCP"] is None
-    assert found["resnet50: throughput of benchmark_app's, shared memory that is mapped"] is None
+    assert found["resnet50: throughput of benchmark_app's, the client's CPU given back, TCP"] is None
+    assert (
+        found["resnet50: throughput of benchmark_app's, the client's CPU given back, shared memory that is mapped"]
+        is None
+    )
 
 
 def test_the_tables_have_a_row_for_everyone_and_say_who_is_missing() -> None:

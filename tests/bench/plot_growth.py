@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 _BLUE, _PALE, _GRID = "#1f5fa8", "#9dbbe0", "#e4e4e4"
 _NAMES = {
@@ -41,6 +42,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
             axes.set_xscale("log")
             if label.startswith("latency"):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.legend(frameon=False, fontsize=8)
             else:

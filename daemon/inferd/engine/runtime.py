@@ -44,7 +44,7 @@ def keep_small_blocks() -> None:
     It learns from the first large block to keep such, up to 32 MB, for the thread that had it, and models are
     loaded on several: each would keep one more model's worth of memory. But as soon as 128 KiB are free at the end
     of its heap it gives those back, and a message of 600 KB is taken from the system, page by page, each time:
-    that costs a quarter of all the CPU such a request does (docs/decisions/0016).
+    that costs a fifth of all the CPU such a request does (docs/decisions/0016).
     """
     _of_glibc("mallopt")(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
     _of_glibc("mallopt")(_M_TRIM_THRESHOLD, _KEPT)

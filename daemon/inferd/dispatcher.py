@@ -7,7 +7,8 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,11 +26,12 @@ from inferd.errors import (
     ModelUnavailable,
 )
 from inferd.requests import Observation, Request
-from inferd.scheduling.entry import Entry, Run
+from inferd.scheduling.entry import Entry, Run, Sequence
 from inferd.scheduling.fairness import Share
 from inferd.scheduling.hangs import Held
+from inferd.scheduling.plan import Plan
 from inferd.scheduling.rules import Lane, Rules
-from inferd.scheduling.scheduler import Plan, Scheduler
+from inferd.scheduling.scheduler import Scheduler
 from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
@@ -60,7 +62,7 @@ class Station:
     run, nanoseconds), and its part of the device, None where it has the device to itself."""
 
     pool: Pool
-    times: Sequence[tuple[int, float]] = ()
+    times: Several[tuple[int, float]] = ()
     share: Share | None = None
 
 
@@ -94,10 +96,10 @@ class Dispatcher:
         model: str,
         version: int,
         rules: Rules,
-        stations: Sequence[Station],
+        stations: Several[Station],
         observe: Observer,
         loop: asyncio.AbstractEventLoop,
-        states: Sequence[StateLink] = (),
+        states: Several[StateLink] = (),
     ) -> None:
         self._model = model
         self._version = str(version)
@@ -206,7 +208,9 @@ class Dispatcher:
         try:
             self._scheduler.submit(request, now)
             self._idle.clear()
-            self._sample(request)
+            self._until_sample -= 1
+            if self._until_sample < 0:
+                self._sample(request)
         except InferdError as error:
             if self.watch is not None and not request.shadow:
                 self.watch(Observation(self._model, self._version, error.outcome, request.stages, error=error))
@@ -288,10 +292,12 @@ class Dispatcher:
             for pool, slot in plan.replaced:
                 if not self._pools[pool].replace(slot):
                     self._wedged(pool, slot)
-            began = [self._start(run) for run in plan.starts]
+            began = True
+            for run in plan.starts:
+                began = self._start(run) and began
             if self._inline and plan.starts:
                 over += [self._end(index, one) for index in self._inline for one in self._pools[index].drain()]
-            elif all(began):
+            elif began:
                 break
             if self._scheduler.still:
                 break
@@ -309,9 +315,8 @@ class Dispatcher:
         """All of it here, where nothing waits and nothing runs, and a run has ended once it has begun."""
         pool, stages = self._pools[0], request.stages
         request.device, stages.started = pool.device, now
-        if self._until_sample > 0:
-            self._until_sample -= 1
-        else:
+        self._until_sample -= 1
+        if self._until_sample < 0:
             self._sample(request)
         try:
             stages.submitted, ended = pool.run(request.inputs)
@@ -341,9 +346,11 @@ class Dispatcher:
 
     def _start(self, run: Run) -> bool:
         pool, now = self._pools[run.pool], time.monotonic_ns()
+        inputs = []
         for entry in run.members:
-            entry.request.device = pool.device
-            entry.request.stages.started = now
+            request = entry.request
+            request.device, request.stages.started = pool.device, now
+            inputs.append(request.inputs if entry.sequence is None else self._inputs(request, entry.sequence))
         first = run.members[0].request
         step = first.step
         into = None
@@ -351,7 +358,6 @@ class Dispatcher:
             # What is carried through a sequence must not lie where a client can change it.
             into = first.into if step is None else ()
         try:
-            inputs = [self._inputs(entry) for entry in run.members]
             copied = pool.start(run.slot, inputs, fresh=self._pinned and step is not None and step.start, into=into)
             for entry in run.members:
                 entry.request.stages.submitted = copied
@@ -361,7 +367,7 @@ class Dispatcher:
             self.conduct[run.pool].failed += 1
         except InferdError as gone:
             # What a client shared is not there any more.
-            error = _bare(gone)
+            error = gone.bare()
         except Exception:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
@@ -434,10 +440,9 @@ class Dispatcher:
             return None
         return ModelUnavailable(self._model, "failed", f"{self.conduct[0].device}: {self.conduct[0].lost}")
 
-    def _inputs(self, entry: Entry) -> Sequence[Tensor]:
+    def _inputs(self, request: Request, sequence: Sequence) -> Several[Tensor]:
         """The request's inputs, with the state its sequence has come to."""
-        request, sequence = entry.request, entry.sequence
-        if sequence is None or sequence.carried is None or (request.step is not None and request.step.start):
+        if sequence.carried is None or (request.step is not None and request.step.start):
             return request.inputs
         inputs = list(request.inputs)
         for link, tensor in zip(self._states, sequence.carried, strict=True):
@@ -462,40 +467,41 @@ class Dispatcher:
         if self._held:
             self._back(index, completion)
         conduct, ok = self.conduct[index], failed is None
-        ended = self._scheduler.finished(index, completion.slot, completion.at, ok=ok, lost=bool(conduct.lost))
+        slot, at, pool = completion.slot, completion.at, self._pools[index]
+        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost))
         conduct.well += ok
         conduct.failed += not ok and bool(ended)
         if ended:
-            self._worked += completion.at - ended[0].request.stages.started
-        over = [(entry.request, self._answer(entry, index, completion, failed)) for entry in ended]
-        if self._pools[index].lent:
-            self._pools[index].give_back(completion.slot)
+            self._worked += at - ended[0].request.stages.started
+        over: _Over = []
+        for entry in ended:
+            request, error = entry.request, failed
+            request.stages.computed, request.stages.taken = at, time.monotonic_ns()
+            if failed is None:
+                error = self._reply(request, pool, slot, entry)
+            else:
+                request.reply.fail(failed)
+            over.append((request, error))
+        if pool.lent:
+            pool.give_back(slot)
         return over
 
     def _note(self, ended: _Over) -> None:
         """Let others have the device, and record."""
-        now = time.monotonic_ns()
         for share in self._shares:
-            share.wake_others(now)
+            if share.contended:
+                share.wake_others(time.monotonic_ns())
+        if len(ended) == 1:
+            self._record(*ended[0])
+            return
         rows = sum(request.batch for request, _ in ended)
         for place, (request, error) in enumerate(ended):
             self._record(request, error, rows, leader=not place)
 
-    def _answer(
-        self, entry: Entry, index: int, completion: Completion, failed: InferdError | None
-    ) -> InferdError | None:
-        request = entry.request
-        stages = request.stages
-        stages.computed, stages.taken = completion.at, time.monotonic_ns()
-        if failed is None:
-            return self._reply(request, self._pools[index], completion.slot, entry)
-        request.reply.fail(failed)
-        return failed
-
     def _reply(self, request: Request, pool: Pool, slot: int, entry: Entry | None = None) -> InferdError | None:
         """Answer with what came out, and keep what is carried on where the request is an ``entry``'s."""
         try:
-            if entry is not None:
+            if entry is not None and self._states:
                 self._carry(entry, pool, slot)
             request.reply.answer(pool.read(slot, request.outputs, None if entry is None else entry.rows))
             stages = request.stages
@@ -504,7 +510,7 @@ class Dispatcher:
             return None
         except InferdError as unfit:
             # An answer that does not go where the client wants it.
-            error = _bare(unfit)
+            error = unfit.bare()
         except Exception:
             # Whatever encoding trips over must not take the slot with it.
             log.exception("answer could not be encoded", model=self._model, version=self._version)
@@ -515,11 +521,11 @@ class Dispatcher:
     def _carry(self, entry: Entry, pool: Pool, slot: int) -> None:
         """Keep the state for the sequence's next request."""
         sequence = entry.sequence
-        if not self._states or sequence is None or not sequence.live:
+        if sequence is None or not sequence.live:
             return
         try:
             state = pool.read(slot, [link.output for link in self._states], entry.rows)
-            sequence.carried = tuple(map(_copied, state))
+            sequence.carried = tuple([tensor.copied() for tensor in state])
         except BaseException:
             self._scheduler.doubt(entry, time.monotonic_ns())
             raise
@@ -529,14 +535,13 @@ class Dispatcher:
         self._record(request, error)
 
     def _sample(self, request: Request) -> None:
-        """Keep the inputs of one request in so many; what is part of a sequence says nothing by itself, and what a
+        """It is the one in so many whose inputs to keep; what is part of a sequence says nothing by itself, and what a
         client shares may be gone."""
-        self._until_sample -= 1
-        if self._until_sample < 0 and request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
+        if request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
             self._until_sample = _SAMPLE_EVERY
             if not request.shared:
                 # A view would keep the whole message, and can't be sent to the process that tunes.
-                self.samples.append(tuple(map(_copied, request.inputs)))
+                self.samples.append(tuple([tensor.copied() for tensor in request.inputs]))
 
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
@@ -586,15 +591,3 @@ class Dispatcher:
             for completion in pool.sweep():
                 self._settle(index, completion)
         self._advance(time.monotonic_ns())
-
-
-def _bare(error: InferdError) -> InferdError:
-    """``error`` without the frames that it came through: they hold the infer request, and whoever keeps the error
-    would keep its pool from being freed."""
-    return error.with_traceback(None)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """``tensor`` in memory of its own: what a slot gives is overwritten by its next run."""
-    data = tensor.data
-    return Tensor(tensor.dtype, tensor.shape, data.tobytes() if isinstance(data, memoryview) else data)

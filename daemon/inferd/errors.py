@@ -8,7 +8,7 @@ console (:class:`ConfigurationError`, :class:`RepositoryError`).
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -37,6 +37,11 @@ class InferdError(Exception):
     outcome: ClassVar[str] = "internal"
     # Why, where an outcome has several causes: a label too, so from a short list.
     reason: str = ""
+
+    def bare(self) -> Self:
+        """The error without the frames that it came through: they may hold an infer request, and whoever keeps the
+        error would keep its pool from being freed."""
+        return self.with_traceback(None)
 
 
 # -- what an operator reads -------------------------------------------------------

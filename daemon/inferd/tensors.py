@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -133,14 +133,18 @@ class Memory(Protocol):
         looks at it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
-    """``nbytes`` of a client's memory, at ``offset`` of the region that goes by the name ``region``."""
+    """``nbytes`` of a client's memory, at ``offset`` of the region that goes by the name ``region``.
+
+    ``kept`` is for whoever uses it in place: what that takes to make, and lives no longer than this.
+    """
 
     region: str
     offset: int
     nbytes: int
     memory: Memory
+    kept: Any = field(default=None, init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return self.nbytes
@@ -175,6 +179,11 @@ class Tensor(NamedTuple):
     dtype: DType
     shape: Shape
     data: Buffer | Placed | Sequence[bytes]
+
+    def copied(self) -> "Tensor":
+        """In memory of its own where it is a view: what a slot gives is overwritten by its next run."""
+        data = self.data
+        return Tensor(self.dtype, self.shape, data.tobytes() if isinstance(data, memoryview) else data)
 
 
 @dataclass(frozen=True, slots=True)

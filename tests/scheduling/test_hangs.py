@@ -75,7 +75,7 @@ def test_without_a_number_many_rows_may_take_as_many_times_longer() -> None:
 
 
 def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
-    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, ())
+    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 1000)
     seen = []
     for _ in range(5):
@@ -91,7 +91,7 @@ def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
 
 
 def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
-    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, ())
+    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 0)
     # The process was stopped for a while, and what computes in it with it.
     assert hangs.look(5000).given_up == ()
@@ -101,7 +101,7 @@ def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
 
 def test_without_a_rule_nobody_is_given_up() -> None:
     hangs = Hangs(None)
-    hangs.begun(Run(0, 0, ()), times(), 0)
+    hangs.begun(Run(0, 0, (), 0), times(), 0)
     assert hangs.due is None
     assert hangs.look(1 << 60).given_up == ()
 
@@ -132,7 +132,7 @@ def test_the_slot_of_a_run_that_ends_once_it_was_cancelled_is_used_again_and_not
     assert stage.scheduler.finished(0, 0, 105, ok=False) == []
     plan = stage.poll(105)
     assert [run.members[0].request for run in plan.starts] == [waiting]
-    assert stage.poll(112).replaced == []
+    assert not stage.poll(112).replaced
 
 
 def test_a_slot_whose_run_does_not_heed_that_is_replaced_and_the_next_request_runs_there() -> None:

@@ -441,7 +441,7 @@ class Walk(RuleBasedStateMachine):
         assert not (inside._line._lines)
         assert not (inside._line._rows)
         assert not (inside._line._kinds)
-        assert not inside._quota._under_way
+        assert inside._quota is None or not inside._quota._under_way
         assert [sorted(pool.free) for pool in inside._pools] == [list(range(n)) for n, _, _ in self.pools]
         assert [share.runs for share in inside._shares] == [0] * len(self.pools)
         assert abs(self.device._load) < 1e-9

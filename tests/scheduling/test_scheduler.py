@@ -149,7 +149,7 @@ def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled(
     assert plan.cancels == [(0, 0)]
     # Its slot is not free before the run has really ended.
     submit(one, 1)
-    assert one.poll(8).starts == []
+    assert not one.poll(8).starts
     assert one.finished(0, 0, 9) == []
     assert len(one.poll(9).starts) == 1
 
@@ -165,9 +165,9 @@ def test_a_request_that_expires_in_line_never_starts() -> None:
     assert [(r, str(e)) for r, e in plan.refused] == [
         (late, "model 'm': deadline passed while the request was waiting in the queue")
     ]
-    assert plan.cancels == []
+    assert not plan.cancels
     one.finished(0, 0, 10)
-    assert one.poll(10).starts == []
+    assert not one.poll(10).starts
 
 
 def test_cancelling_twice_says_that_it_had_ended() -> None:

@@ -10,8 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from threading import Lock, Thread
+from typing import NamedTuple
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.slot import RunFailed, Slot, SlotFactory, sentence
@@ -23,10 +23,9 @@ _CLOSING_SECONDS = 10.0
 _MAKING_NS = 5_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
-    another infer request has taken the place of the one it is on."""
+    another infer request has taken the place of the one it is on. A tuple, because one is made for every run."""
 
     slot: int
     at: int
@@ -141,18 +140,18 @@ class Pool:
         With ``into``, a single member's memory may be used in place, also for those outputs, until :meth:`give_back`.
         Returns the time the copy was done; raises RunFailed, and what placed inputs raise.
         """
+        seat = self._seats[slot]
         try:
             if fresh:
-                self._seats[slot].slot.reset()
+                seat.slot.reset()
             if into is None:
-                self._seats[slot].slot.write(members)
+                seat.slot.write(members)
             else:
                 self.lent.add(slot)
-                self._seats[slot].slot.write_shared(members[0], into)
+                seat.slot.write_shared(members[0], into)
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
         copied = time.monotonic_ns()
-        seat = self._seats[slot]
         seat.run += 1
         seat.slot.start()
         self._in_flight.add(slot)
@@ -363,8 +362,10 @@ class Pool:
         if not self._signalled:
             self._signalled = True
             # The loop may have closed under us; an exception here would end the process.
-            with suppress(RuntimeError):
+            try:  # noqa: SIM105 - at the end of every run: suppress() is three calls more
                 self._notify()
+            except RuntimeError:
+                pass
 
 
 def _not_copied(error: Exception) -> RunFailed:

@@ -8,7 +8,7 @@ import re
 import weakref
 from collections.abc import Callable, Sequence
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.ports import Ports
@@ -91,6 +91,10 @@ class InferSlot:
         self._request = request
         self._ports = Ports(request, signature)
 
+        # As OpenVINO's own method ends, without what looks for inputs among its arguments first.
+        plain: Any = super(ov.InferRequest, request)
+        self._start_async = plain.start_async
+
         def done(_: object) -> None:
             on_done()
 
@@ -113,7 +117,7 @@ class InferSlot:
 
     def start(self) -> None:
         try:
-            self._request.start_async()
+            self._start_async({}, None)
         except RuntimeError as error:
             raise RunFailed(sentence(error)) from None
 
@@ -144,5 +148,5 @@ class InferSlot:
         It then drops it, and with it the callback, for which it needs the GIL; freeing the
         compiled model meanwhile joins that thread with the GIL held, and both wait for ever.
         """
-        del self._ports, self._request
+        del self._ports, self._start_async, self._request
         self._released.wait()

@@ -31,7 +31,8 @@ class BatchSize:
 
     def usual(self, times: ServiceTimes) -> int:
         """The size that runs have while more than enough waits: the base of every forecast."""
-        return self._most_throughput(times, self.rule.max_rows, None)
+        most = self.rule.max_rows
+        return most if most == 1 else self._most_throughput(times, most, None)
 
     def choose(self, times: ServiceTimes, waiting: int, free_slots: int, room: float | None) -> int:
         """Rows to run now, of ``waiting`` that may be joined, before ``free_slots`` that could share them.

@@ -21,6 +21,9 @@ class EntryState(Enum):
     ABANDONED = "abandoned"
     ENDED = "ended"
 
+    # An Enum's own is a call of a function, for each look into the table.
+    __hash__ = object.__hash__
+
 
 # A run that fails with several members goes back to WAITING, for each to be tried alone.
 TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
@@ -36,7 +39,8 @@ TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
 class Entry:
     """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
     the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
-    with nobody else. ``held`` is when it began to wait for company, 0 if it never did."""
+    with nobody else. ``held`` is when it began to wait for company, 0 if it never did. ``level`` is the priority as an
+    order: lower goes first."""
 
     request: Request
     arrival: int
@@ -47,11 +51,10 @@ class Entry:
     alone: bool = False
     held: int = 0
     run: "Run | None" = None
+    level: int = field(init=False)
 
-    @property
-    def level(self) -> int:
-        """The priority as an order: lower goes first."""
-        return self.request.priority or UNSET_PRIORITY
+    def __post_init__(self) -> None:
+        self.level = self.request.priority or UNSET_PRIORITY
 
     def joins(self, other: "Entry") -> bool:
         """Whether the two may run together."""
@@ -67,26 +70,17 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """What is on a slot: one entry or several that were joined, in the order of their rows."""
+    """What is on a slot: one entry or several that were joined, in the order of their ``rows``, which are so many."""
 
     pool: int
     slot: int
     members: tuple[Entry, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(m.request.batch for m in self.members)
+    rows: int
 
     @property
     def deserted(self) -> bool:
         """Nobody waits for it any more."""
         return all(m.state is EntryState.ABANDONED for m in self.members)
-
-    @property
-    def telling(self) -> bool:
-        """Whether its duration tells how long clients' requests take: cancelled work ends early, and what is our own
-        may be made up."""
-        return not self.deserted and not all(m.request.shadow for m in self.members)
 
 
 @dataclass(slots=True, eq=False)

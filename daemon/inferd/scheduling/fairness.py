@@ -57,8 +57,7 @@ class SharedDevice:
     def changed(self, share: "Share", runs: int, now: int) -> None:
         """``share`` has started so many runs, or ended them."""
         self._advance(now)
-        share.settle(self.clock)
-        share.runs += runs
+        share.settle(self.clock, runs)
         self._load += runs * share.width
 
     def ran(self, share: "Share", began: int, now: int) -> float:
@@ -96,9 +95,12 @@ class Share:
         """Device time had so far, divided by the weight."""
         return self._used + self.runs * self.width * (self._device.clock - self._seen) / self._weight
 
-    def settle(self, clock: float) -> None:
-        """Write down what has been used up to the device's ``clock``."""
-        self._used, self._seen = self.used, clock
+    def settle(self, clock: float, runs: int) -> None:
+        """Write down what has been used up to the device's ``clock``; so many runs more go on from then."""
+        if self.runs:
+            self._used += self.runs * self.width * (clock - self._seen) / self._weight
+        self._seen = clock
+        self.runs += runs
 
     def want(self, wants: bool, now: int) -> None:
         """Requests wait that could start, or none do any more."""

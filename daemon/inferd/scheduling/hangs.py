@@ -78,7 +78,8 @@ class Hangs:
         allowed = self._rule.allowed(times, run.rows)
         due = now + allowed - int(allowed * _ONCE_MORE)
         self._patience[run] = _Patience(now, allowed, due)
-        self.due = due if self.due is None else min(self.due, due)
+        if self.due is None or due < self.due:
+            self.due = due
 
     def ended(self, run: Run) -> None:
         """Harmless when it was not begun."""

@@ -1,6 +1,6 @@
 """The waiting line: by priority, first come first served within one."""
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from itertools import chain, islice
@@ -56,6 +56,8 @@ class WaitingLine:
         """The entry at ``position`` of the order, which is by level but for the one whose patience has ended."""
         if not position and self._passed_over >= PATIENCE and len(self._levels) > 1:
             return min((next(iter(line)) for line in self._lines.values()), key=lambda e: e.arrival)
+        if not position:
+            return next(iter(self._lines[self._levels[0]]))
         return next(islice(self, position, None))
 
     def started(self, entry: Entry) -> None:
@@ -74,7 +76,12 @@ class WaitingLine:
 
     def rows_ahead(self, level: int) -> int:
         """Rows that wait and would start before a newcomer at ``level``."""
-        return sum(self._rows[other] for other in self._levels[: bisect_right(self._levels, level)])
+        ahead = 0
+        for other in self._levels:
+            if other > level:
+                break
+            ahead += self._rows[other]
+        return ahead
 
     @property
     def oldest(self) -> int:

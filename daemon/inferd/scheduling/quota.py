@@ -4,22 +4,20 @@ from collections import Counter
 
 
 class ClientQuota:
-    """Counts by client; ``most`` is None where there is no quota."""
+    """Counts by client, of whom each may have ``most``."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int) -> None:
         self.most = most
         self._under_way: Counter[str] = Counter()
 
     def exhausted(self, client: str) -> bool:
         """Whether ``client`` has all it may have."""
-        return self.most is not None and self._under_way[client] >= self.most
+        return self._under_way[client] >= self.most
 
     def enter(self, client: str) -> None:
-        if self.most is not None:
-            self._under_way[client] += 1
+        self._under_way[client] += 1
 
     def leave(self, client: str) -> None:
-        if self.most is not None:
-            self._under_way[client] -= 1
-            if not self._under_way[client]:
-                del self._under_way[client]
+        self._under_way[client] -= 1
+        if not self._under_way[client]:
+            del self._under_way[client]

@@ -8,7 +8,6 @@ are integer nanoseconds of one clock that only the caller knows.
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from inferd.errors import (
@@ -26,8 +25,10 @@ from inferd.requests import Request
 from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
 from inferd.scheduling.fairness import LEAD, SharedDevice
+from inferd.scheduling.forecast import Forecast
 from inferd.scheduling.hangs import Hangs
 from inferd.scheduling.objective import LatencyBudget
+from inferd.scheduling.plan import Plan
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
 from inferd.scheduling.quota import ClientQuota
@@ -40,23 +41,6 @@ _LOOK_AHEAD = 256
 _HOPE = 0.5
 
 
-@dataclass(slots=True)
-class Plan:
-    """What to do now, in this order: answer those turned away, cancel the deserted runs, replace the slots whose
-    runs do not end even so, start the rest. ``given_up`` are the runs that count as hung from now on."""
-
-    refused: list[tuple[Request, InferdError]] = field(default_factory=list)
-    given_up: tuple[Run, ...] = ()
-    cancels: list[tuple[int, int]] = field(default_factory=list)
-    replaced: list[tuple[int, int]] = field(default_factory=list)
-    starts: list[Run] = field(default_factory=list)
-    wake_at: int | None = None
-
-    def wake(self, at: int) -> None:
-        """Look again at ``at`` or earlier."""
-        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
-
-
 class Scheduler:
     """Who runs next, with whom, and where; see the module's text."""
 
@@ -64,12 +48,15 @@ class Scheduler:
         self._model = model
         self._rules = rules
         self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
+        # Those that are not shut, and their places.
         self._open = list(self._pools)
+        self._places = list(range(len(self._pools)))
         self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
         self._line = WaitingLine()
         self._size = BatchSize(rules.batch)
+        self._forecast = Forecast(self._open, self._line, self._size)
         self._budget = LatencyBudget(rules.objective) if rules.objective else None
-        self._quota = ClientQuota(rules.limits.per_client)
+        self._quota = ClientQuota(rules.limits.per_client) if rules.limits.per_client is not None else None
         self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
         self._hangs = Hangs(rules.hangs)
         self._entries: dict[Request, Entry] = {}
@@ -98,7 +85,8 @@ class Scheduler:
         self._admit(entry, now)
         self._arrivals += 1
         self._entries[request] = entry
-        self._quota.enter(request.client)
+        if self._quota is not None:
+            self._quota.enter(request.client)
         self._waiting += 1
         self._waiting_bytes += request.nbytes
         if self._sequences is None or request.step is None or self._sequences.take(entry, request.step, now):
@@ -114,7 +102,7 @@ class Scheduler:
             return False
         if request.kind is not None or request.into or request.shared:
             return False
-        if len(self._pools) > 1 or self._pools[0].shut or self._rules.limits.per_client is not None:
+        if len(self._pools) > 1 or self._pools[0].shut or self._quota is not None:
             return False
         deadline = request.deadline
         if deadline is not None and now + self._pools[0].times.quickest(request.batch) > deadline:
@@ -149,11 +137,13 @@ class Scheduler:
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
-        learn = ok and run.telling
         again = not ok and (len(run.members) > 1 or (lost and bool(self._open)))
         answered, retried, kept = [], [], False
+        # Its duration tells how long clients' requests take, unless it was cancelled or is all our own.
+        awaited = clients = False
         for entry in run.members:
             abandoned = entry.state is EntryState.ABANDONED
+            awaited, clients = awaited or not abandoned, clients or not entry.request.shadow
             if again and not abandoned:
                 retried.append(entry)
                 continue
@@ -166,7 +156,7 @@ class Scheduler:
                     self._budget.answered(now - entry.since)
             if entry.sequence is not None:
                 kept = self._after_run(entry, ok, now)
-        self._pools[pool].release(slot, run.rows, now, learn=learn, keep=kept)
+        self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
         self._shares[pool].ended(now)
         for entry in reversed(retried):
             self._retry(entry)
@@ -191,7 +181,8 @@ class Scheduler:
     def shut(self, pool: int, now: int) -> None:
         """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
         self._pools[pool].shut = True
-        self._open = [p for p in self._pools if not p.shut]
+        self._open[:] = [p for p in self._pools if not p.shut]
+        self._places = [i for i, p in enumerate(self._pools) if not p.shut]
         self._shares[pool].want(False, now)
         for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
             self._lose(sequence, "its device was lost", now)
@@ -204,13 +195,19 @@ class Scheduler:
         A slot that is to be replaced is named at each poll until its run has :meth:`finished`.
         """
         plan = Plan()
-        self._expire(now)
-        self._give_up(now, plan)
+        if self._deadlines or self._sequences is not None:
+            self._expire(now)
+        if self._hangs.due is not None and now >= self._hangs.due:
+            self._give_up(now, plan)
         self._fill(now, plan)
-        plan.refused, self._refused = self._refused, []
-        plan.cancels, self._cancels = self._cancels, []
+        if self._refused:
+            plan.refused, self._refused = self._refused, []
+        if self._cancels:
+            plan.cancels, self._cancels = self._cancels, []
         if self._deadlines:
             plan.wake(self._deadlines[0][0])
+        if self._hangs.due is not None:
+            plan.wake(self._hangs.due)
         if self._sequences is not None and (due := self._sequences.next_expiry) is not None:
             plan.wake(due)
         return plan
@@ -241,8 +238,6 @@ class Scheduler:
             for entry in run.members:
                 if entry.state is EntryState.RUNNING:
                     self._refuse(entry, InferenceFailed(self._model, why), now, "a request of it hung")
-        if self._hangs.due is not None:
-            plan.wake(self._hangs.due)
 
     def _fill(self, now: int, plan: Plan) -> None:
         """Give each free slot the first requests that would finish there soonest.
@@ -251,13 +246,15 @@ class Scheduler:
         to faster pools as far as those will be done with them before this pool would be,
         so a slow device only gets what the fast one could not finish first.
         """
-        alive = (i for i, pool in enumerate(self._pools) if not pool.shut)
-        order = sorted(alive, key=lambda i: self._pools[i].times.expected(1))
+        order = self._places
+        if len(order) > 1:
+            order = sorted(order, key=lambda i: self._pools[i].times.expected(1))
         for rank, index in enumerate(order):
             pool, share = self._pools[index], self._shares[index]
-            share.held_back, patient = False, False
-            while pool.room > 0 and self._line.length:
-                ahead = sum(self._pools[i].completions_within(pool.times.expected(1), now) for i in order[:rank])
+            share.held_back, patient, ahead = False, False, 0
+            while self._line.length and pool.room > 0:
+                if rank:
+                    ahead = sum(self._pools[i].completions_within(pool.times.expected(1), now) for i in order[:rank])
                 if ahead >= self._line.length:
                     plan.wake(now + max(1, int(pool.times.expected(1))))
                     break
@@ -268,14 +265,17 @@ class Scheduler:
                 if not members:
                     patient = True
                     break
-                share.want(True, now)
-                if not share.may_start(now):
+                if not share.wants:
+                    share.want(True, now)
+                if share.contended and not share.may_start(now):
                     # Whoever is ahead of us says when its run ends; should it hang, time says so.
                     plan.wake(now + LEAD)
                     break
-                plan.starts.append(self._start(index, members, now))
+                plan.starts += (self._start(index, members, now),)
                 share.started(now)
-            share.want(self._line.length > 0 and not patient, now)
+            wants = self._line.length > 0 and not patient
+            if wants != share.wants:
+                share.want(wants, now)
 
     def _hopeless(self, entry: Entry, pool: PoolState, now: int) -> bool:
         """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
@@ -337,8 +337,8 @@ class Scheduler:
             slot = pool.occupy(now)
             if self._rules.pinned and sequence is not None:
                 sequence.place = (index, slot)
-        run = Run(index, slot, tuple(members))
-        at, held = 0, members[0].held
+        run = Run(index, slot, tuple(members), 0)
+        held = members[0].held
         for entry in members:
             if held:
                 # Whoever came while the first one waited for company has waited for nothing else.
@@ -348,8 +348,8 @@ class Scheduler:
             self._waiting_bytes -= entry.request.nbytes
             entry.move(EntryState.RUNNING)
             entry.run = run
-            entry.rows = range(at, at + entry.request.batch) if len(members) > 1 else None
-            at += entry.request.batch
+            before, run.rows = run.rows, run.rows + entry.request.batch
+            entry.rows = range(before, run.rows) if len(members) > 1 else None
         self._runs[index, slot] = run
         self._hangs.begun(run, pool.times, now)
         return run
@@ -363,23 +363,23 @@ class Scheduler:
             raise DeadlinePassed(self._model, "being received", "arrival")
         if self._sequences is not None and request.step is not None:
             self._sequences.check(request.step, now)
-        if self._quota.exhausted(request.client):
-            raise QuotaExceeded(self._model, request.client, limits.per_client or 0, self._turnaround() / 1e9)
-        self._forecast(entry, now)
+        if self._quota is not None and self._quota.exhausted(request.client):
+            raise QuotaExceeded(self._model, request.client, self._quota.most, self._forecast.turnaround() / 1e9)
+        self._check_in_time(entry, now)
         # What could start at once left the line at the last poll, so the limits only bind a real wait.
         while self._waiting >= limits.max_length:
             self._make_room(entry, f"{limits.max_length} requests waiting", now)
         while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
             self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
 
-    def _forecast(self, entry: Entry, now: int) -> None:
+    def _check_in_time(self, entry: Entry, now: int) -> None:
         """Raise when the answer is known to come too late."""
         request = entry.request
         live = request.step is not None and not request.step.start
         if request.deadline is None and (self._budget is None or live):
             return
-        wait = self._expected_wait(entry.level, now)
-        quickest = min((p.times.quickest(request.batch) for p in self._open), default=0.0)
+        wait = self._forecast.wait(entry.level, now)
+        quickest = min([p.times.quickest(request.batch) for p in self._open], default=0.0)
         if request.deadline is not None and now + wait * _HOPE + quickest > request.deadline:
             raise DeadlinePassed(
                 self._model,
@@ -389,7 +389,7 @@ class Scheduler:
             )
         if self._budget is None or live or not wait:
             return
-        service_time = self._turnaround()
+        service_time = self._forecast.turnaround()
         forecast = now - entry.since + wait + service_time
         if not self._budget.admits(forecast, service_time):
             objective = self._budget.objective.latency
@@ -402,32 +402,11 @@ class Scheduler:
             raise QueueFull(self._model, limit, self.backlog_seconds())
         self._refuse(last, Displaced(self._model, self.backlog_seconds()), now)
 
-    def _expected_wait(self, level: int, now: int) -> float:
-        """Nanoseconds until a newcomer at ``level`` would start, as far as is known."""
-        ahead = self._line.rows_ahead(level)
-        if not ahead and any(p.room > 0 for p in self._open):
-            return 0.0
-        rate = self._rate()
-        if not rate:
-            return 0.0
-        return ahead / rate + min(p.next_completion(now) for p in self._open)
-
-    def _rate(self) -> float:
-        """Rows a nanosecond that the pools get done while all are busy; 0 when not known."""
-        return sum(p.width * self._size.usual(p.times) / t for p in self._open if (t := self._usual_time(p)))
-
-    def _usual_time(self, pool: PoolState) -> float:
-        return pool.times.expected(self._size.usual(pool.times))
-
-    def _turnaround(self) -> float:
-        """How long a run usually takes on the fastest pool."""
-        return min((self._usual_time(p) for p in self._open), default=0.0)
-
     def _until_room(self, forecast: float) -> float:
         """Seconds until what waits has become so little that a request would be taken, should no other come first."""
         if self._budget is None:
             return 0.0
-        return max(forecast - self._budget.nanoseconds, self._turnaround()) / 1e9
+        return max(forecast - self._budget.nanoseconds, self._forecast.turnaround()) / 1e9
 
     # -- endings ----------------------------------------------------------------------
 
@@ -439,9 +418,12 @@ class Scheduler:
 
     def _forget(self, entry: Entry) -> None:
         """The request counts as ended; its run may go on."""
-        del self._entries[entry.request]
-        self._timed.pop(entry.arrival, None)
-        self._quota.leave(entry.request.client)
+        request = entry.request
+        del self._entries[request]
+        if request.deadline is not None:
+            self._timed.pop(entry.arrival, None)
+        if self._quota is not None:
+            self._quota.leave(request.client)
 
     def _withdraw(self, entry: Entry, why: str, now: int) -> None:
         """Take ``entry`` out of wherever it is; ``why`` is what its sequence is lost of if it was running."""
@@ -576,10 +558,10 @@ class Scheduler:
     def limit(self) -> int:
         """How many requests may be under way at present: the learnt limit, else what slots and line can hold."""
         slots = sum(p.width for p in self._open)
-        rate = self._rate()
+        rate = self._forecast.rate()
         if self._budget is None or not rate:
             return slots + self._rules.limits.max_length
-        room = max(0.0, self._budget.nanoseconds - self._turnaround())
+        room = max(0.0, self._budget.nanoseconds - self._forecast.turnaround())
         return slots + min(self._rules.limits.max_length, int(room * rate))
 
     @property
@@ -594,5 +576,5 @@ class Scheduler:
 
     def backlog_seconds(self) -> float:
         """Expected time until everything now in line has started, in seconds."""
-        rate = self._rate()
+        rate = self._forecast.rate()
         return self._waiting / rate / 1e9 if rate else 0.0

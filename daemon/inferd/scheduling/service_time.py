@@ -47,17 +47,18 @@ class ServiceTimes:
 
     def expected(self, rows: int) -> float:
         """What a run of ``rows`` takes on average."""
-        return self._between(self._mean, rows)
+        known = self._mean.get(rows)
+        return known if known is not None else self._between(self._mean, rows)
 
     def quickest(self, rows: int) -> float:
         """What a run of ``rows`` takes when all goes well: below it, hope is in vain."""
-        return self._between(self._quickest, rows)
+        known = self._quickest.get(rows)
+        return known if known is not None else self._between(self._quickest, rows)
 
     def _between(self, times: dict[int, float], rows: int) -> float:
-        """Known sizes as they are, those between in proportion; beyond the largest each row costs the same."""
-        known = times.get(rows)
-        if known is not None or not self._sizes:
-            return known or 0.0
+        """What is not known: between known sizes in proportion; beyond the largest each row costs the same."""
+        if not self._sizes:
+            return 0.0
         place = bisect_left(self._sizes, rows)
         if place == len(self._sizes):
             largest = self._sizes[-1]

@@ -1,0 +1,36 @@
+"""How long a newcomer would wait, as far as learnt service times tell; 0 stands for not known."""
+
+from inferd.scheduling.batching import BatchSize
+from inferd.scheduling.pool_state import PoolState
+from inferd.scheduling.queue import WaitingLine
+
+
+class Forecast:
+    """Of one line in front of ``pools``, those that are not shut, whose runs are of ``size``."""
+
+    def __init__(self, pools: list[PoolState], line: WaitingLine, size: BatchSize) -> None:
+        self._pools = pools
+        self._line = line
+        self._size = size
+
+    def wait(self, level: int, now: int) -> float:
+        """Nanoseconds until a newcomer at ``level`` would start."""
+        ahead = self._line.rows_ahead(level)
+        soonest = min([pool.next_completion(now) for pool in self._pools], default=0.0)
+        if not ahead and not soonest:
+            return 0.0
+        rate = self.rate()
+        return ahead / rate + soonest if rate else 0.0
+
+    def rate(self) -> float:
+        """Rows a nanosecond that the pools get done while all are busy."""
+        rate = 0.0
+        for pool in self._pools:
+            rows = self._size.usual(pool.times)
+            if took := pool.times.expected(rows):
+                rate += pool.width * rows / took
+        return rate
+
+    def turnaround(self) -> float:
+        """Nanoseconds that a run usually takes on the fastest pool."""
+        return min([pool.times.expected(self._size.usual(pool.times)) for pool in self._pools], default=0.0)

@@ -1,0 +1,66 @@
+"""What a newcomer is told of its wait, from learnt service times."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferd.scheduling.batching import BatchRule, BatchSize
+from inferd.scheduling.entry import Entry
+from inferd.scheduling.forecast import Forecast
+from inferd.scheduling.pool_state import PoolState
+from inferd.scheduling.queue import WaitingLine
+from tests.scheduling.work import work
+
+# Nanoseconds that a run of one row takes, by pool; and the pools' widths.
+pools = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 4)), min_size=1, max_size=3)
+
+
+def stage(times_and_widths: list[tuple[int, int]], waiting: int) -> tuple[Forecast, list[PoolState]]:
+    """Pools of one-row runs, all slots busy since time 0, and so many in line."""
+    states = [PoolState(width, width) for _, width in times_and_widths]
+    for state, (took, _) in zip(states, times_and_widths, strict=True):
+        state.times.seed(1, took)
+        while state.room:
+            state.occupy(0)
+    line = WaitingLine()
+    for number in range(waiting):
+        line.append(Entry(work(), number, 0))
+    return Forecast(states, line, BatchSize(BatchRule())), states
+
+
+@given(pools, st.integers(0, 20), st.integers(0, 10**9))
+def test_a_newcomer_waits_for_the_line_and_for_the_first_slot(
+    given: list[tuple[int, int]], ahead: int, now: int
+) -> None:
+    forecast, _ = stage(given, ahead)
+    rate = sum(width / took for took, width in given)
+    soonest = min(max(0, took - now) for took, _ in given)
+    assert abs(forecast.rate() - rate) <= 1e-9 * rate
+    expected = ahead / rate + soonest
+    assert abs(forecast.wait(1 << 64, now) - expected) <= 1e-9 * max(expected, 1)
+
+
+@given(pools)
+def test_where_a_slot_is_free_and_nobody_waits_there_is_no_wait(given: list[tuple[int, int]]) -> None:
+    forecast, states = stage(given, 0)
+    states[-1].release(0, 1, 1, learn=False)
+    assert forecast.wait(1, 0) == 0
+
+
+@given(pools, st.integers(1, 20))
+def test_who_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
+    forecast, _ = stage(given, waiting)
+    assert forecast.wait(1, 0) < forecast.wait(1 << 64, 0)
+
+
+@given(pools)
+def test_the_turnaround_is_the_fastest_pools(given: list[tuple[int, int]]) -> None:
+    forecast, _ = stage(given, 0)
+    assert forecast.turnaround() == min(took for took, _ in given)
+
+
+def test_nothing_is_known_of_pools_that_nobody_measured_nor_of_none() -> None:
+    line = WaitingLine()
+    line.append(Entry(work(), 0, 0))
+    for states in ([PoolState(1, 1)], []):
+        forecast = Forecast(states, line, BatchSize(BatchRule()))
+        assert (forecast.wait(1 << 64, 0), forecast.rate(), forecast.turnaround()) == (0, 0, 0)

@@ -2,14 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from inferd.cli import connection
-from inferd.demo import magika, models
-from inferd.errors import InferdError, one_line
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.demo import models
+from inferd.errors import InferdError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,44 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
             models.fetch(arguments.to, lambda step: print(step, flush=True))
             print(f"the demo models are in {arguments.to}")
             return 0
-        return _classify(arguments)
+        from inferd.cli.classify import classify
+
+        return classify(arguments)
     except InferdError as error:
-        return _failed(str(error))
-
-
-def _failed(problem: str) -> int:
-    print(f"inferd: {problem}", file=sys.stderr)
-    return 1
-
-
-def _classify(arguments: argparse.Namespace) -> int:
-    rules = magika.Rules.read(arguments.models / magika.MODEL)
-    width = max(len(one_line(name)) for name in arguments.files)
-    status = 0
-    with Client(arguments.server, shown=connection.shown_by(arguments)) as client:
-        try:
-            client.server_ready()
-        except CallFailed as error:
-            return _failed(
-                f"no daemon answers at {arguments.server} ({error.code}); start one with `make serve`, or with"
-                f" `inferd serve --model-repository {arguments.models} --grpc-bind {arguments.server}`"
-            )
-        for name, verdict in _verdicts(client, rules, arguments.files):
-            if isinstance(verdict, OSError):
-                status = _failed(f"{one_line(name)}: {verdict.strerror}")
-            else:
-                print(f"{one_line(name):{width}}  {verdict.label:12}  {verdict.score * 100:5.1f} %", flush=True)
-    return status
-
-
-def _verdicts(client: Client, rules: magika.Rules, names: list[str]) -> Iterator[tuple[str, magika.Verdict | OSError]]:
-    for name in names:
-        try:
-            seen = rules.examine(Path(name))
-        except OSError as error:
-            yield name, error
-            continue
-        if not isinstance(seen, magika.Verdict):
-            scores = client.infer(magika.MODEL, {magika.INPUT: seen[None]}, [magika.OUTPUT])[magika.OUTPUT]
-            seen = rules.verdict(scores[0])
-        yield name, seen
+        print(f"inferd: {error}", file=sys.stderr)
+        return 1

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from inferd import logs
 from inferd.cli import connection
 from inferd.cli.connection import shown_by
 from inferd.config import daemon
@@ -100,6 +99,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
 
 
 def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
+    from inferd import logs
     from inferd.app import cpu_threads, engine_of
     from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot

@@ -30,7 +30,7 @@ import uvloop
 from inferd._pb import open_inference_pb2 as pb
 from inferd.engine.runtime import keep_small_blocks
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Heads
+from inferd.rpc.heads import Asked, Heads
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 from tests.bench.choices_server import NBYTES, SYNC
 from tests.bench.open_loop import CHANNEL_OPTIONS, METHOD, quantile
@@ -214,7 +214,7 @@ def _messages() -> dict[str, dict[str, Callable[[], object]]]:
         assert apart is not None
         message = pb.ModelInferRequest.FromString(raw)
         inputs = codec.decode_inputs(message, signature)
-        heads.keep(apart, message, signature, inputs, (0,), codec.NO_PARAMETERS, 1, None, ("model", "1"))
+        heads.keep(apart, message, signature, inputs, Asked((0,), codec.NO_PARAMETERS, 1, None), ("model", "1"))
         ways[f"request of {size}"] = {
             "protobuf": _read_by_protobuf(raw, target),
             "inferd, parsed": _parsed(raw, target, signature),

@@ -233,6 +233,44 @@ def test_a_client_that_writes_after_its_answer_changes_no_other(kind: Kind) -> N
     assert (memory.array == 255).all()
 
 
+def test_the_same_memory_serves_models_and_shapes_in_turns(kind: Kind) -> None:
+    """What was made to use it in place fits one type and shape alone."""
+    memory = Shared(1 << 20, in_place=True)
+    place, into = memory.place(0, 64), memory.place(4096, 128)
+    with slots(models.scaled(2.0, [-1, 8]), kind) as [wide], slots(models.scaled(3.0, [-1, 4]), kind) as [narrow]:
+        for seed in range(6):
+            x = values(seed, (16,))
+            memory.write(0, x.tobytes())
+            slot, factor, shape = ((wide, 2, (2, 8)), (narrow, 3, (4, 4)))[seed // 2 % 2]
+            slot.write_shared([Tensor(DType.FP32, shape, place)], [(0, into)])
+            (answer,) = finish(slot)
+            assert answer.shape == shape
+            assert np.array_equal(numbers(answer).reshape(-1), factor * x)
+            slot.give_back()
+    x = values(7)
+    place, into = memory.place(0, x.nbytes), memory.place(1 << 17, x.nbytes + 64)
+    with slots(two_outputs(), kind, 2) as made:
+        for slot, index in zip(2 * made, (0, 1, 1, 0), strict=True):
+            memory.write(0, x.tobytes())
+            slot.write_shared([Tensor(DType.FP32, SHAPE, place)], [(index, into)])
+            finish(slot, [index])
+            got = memory.array[1 << 17 : (1 << 17) + x.nbytes].view(np.float32).reshape(SHAPE)
+            assert np.array_equal(got, np.maximum((-1) ** index * x, 0))
+            slot.give_back()
+
+
+def test_memory_is_let_go_of_with_what_says_where_it_is(kind: Kind) -> None:
+    memory = Shared(1 << 20, in_place=True)
+    given = memory.put(0, values(1))
+    with slots(two_outputs(), kind) as [slot]:
+        for _ in range(2):
+            slot.write_shared([given], ())
+            finish(slot)
+            slot.give_back()
+        del given
+        memory.array.resize(1, refcheck=True)
+
+
 def test_memory_is_let_go_of_when_it_is_given_back(kind: Kind) -> None:
     memory = Shared(1 << 20, in_place=True)
     with slots(two_outputs(), kind) as [slot]:

@@ -7,7 +7,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.errors import InferdError, InvalidRequest
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Heads
+from inferd.rpc.heads import Asked, Heads
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 
 ROWS = Dim(1, 8)
@@ -77,7 +77,7 @@ def exercise(raw: bytes, which: int) -> str:
             raise Wrong(f"{type(error).__name__} is no answer to a request's own mistake") from error
         return _told(error)
     _check(signature, inputs, rows, outputs)
-    _remember(raw, message, signature, inputs, outputs, parameters, rows)
+    _remember(raw, message, signature, inputs, Asked(outputs, parameters, rows, None))
     answer = codec.encode("m", "1", message.id, signature.inputs, inputs)
     if len(answer.raw_output_contents) != len(inputs):
         raise Wrong("not every tensor was encoded")
@@ -89,16 +89,14 @@ def _remember(
     message: pb.ModelInferRequest,
     signature: Signature,
     inputs: tuple[Tensor, ...],
-    outputs: tuple[int, ...],
-    parameters: codec.Parameters,
-    rows: int,
+    asked: Asked,
 ) -> None:
     """Once more as a request like one before, which is not parsed: it has to come to the same."""
     apart = wire.take_apart(raw)
     if apart is None:
         return
     heads = Heads()
-    heads.keep(apart, message, signature, inputs, outputs, parameters, rows, None, ("m", "1"))
+    heads.keep(apart, message, signature, inputs, asked, ("m", "1"))
     known = heads.get(apart.head)
     if known is None:
         return

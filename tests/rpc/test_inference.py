@@ -8,7 +8,7 @@ import pytest
 from inferd.errors import ModelUnavailable
 from inferd.lifecycle import Phase
 from inferd.rpc import wire
-from inferd.rpc.inference import Caller
+from inferd.rpc.call import Caller
 from inferd.tensors import DType
 from tests import models
 from tests.event_loop import on_loop
@@ -26,7 +26,7 @@ async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_g
 
     def ask(request_id: str) -> tuple[str, bool]:
         message.id = request_id
-        call = parts.inference.begin(message.SerializeToString(), None, wire.alone, Caller(), None)
+        call = parts.inference.begin(message.SerializeToString(), wire.alone, Caller(None))
         asked.append(call)
         return call.id, call.final_response
 

@@ -12,7 +12,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InferdError, InvalidRequest, UnknownRegion
 from inferd.requests import Request
 from inferd.rpc import codec, placement
-from inferd.shared_memory.regions import check_span
+from inferd.shared_memory.regions import Span, check_span
 from inferd.tensors import Dim, DType, Placed, Signature, Tensor, TensorSpec
 from tests.replies import Answer
 
@@ -48,11 +48,11 @@ class Client:
         self.region = Region(200)
         self.places = placement.Places(self._place)
 
-    def _place(self, name: str, offset: int, nbytes: int) -> Placed:
-        if name != "r":
-            raise UnknownRegion(name)
-        check_span("region 'r'", offset, nbytes, len(self.region.data))
-        return Placed(name, offset, nbytes, self.region)
+    def _place(self, span: Span) -> Placed:
+        if span.region != "r":
+            raise UnknownRegion(span.region)
+        check_span("region 'r'", span.offset, span.nbytes, len(self.region.data))
+        return Placed(*span, self.region)
 
     def inputs(self, message: pb.ModelInferRequest) -> tuple[Tensor, ...]:
         return codec.decode_inputs(message, SIGNATURE, places=self.places)
@@ -61,9 +61,7 @@ class Client:
         return codec.decode_outputs(message, SIGNATURE, places=self.places)
 
     def noted(self, *outputs: int) -> Request:
-        request = Request("m", 1, (), outputs, Answer(), id="7", nbytes=10)
-        self.places.note(request)
-        return request
+        return Request("m", 1, (), outputs, Answer(), id="7", into=self.places.into)
 
 
 def at(parameters: Any, offset: int | None, nbytes: int, region: str = "r") -> None:
@@ -120,10 +118,8 @@ def test_each_input_comes_along_or_is_in_shared_memory(fixed: int | None, flags:
         assert first.data == Placed("r", fixed, 24, client.region)
     assert second.data == (b"\0\1\0" if flags is None else b"\1\1\0")
     assert third.data == ([b"abc", b""] if words is None else [b"xy", b"z"])
-    request = client.noted()
-    assert request.shared == (fixed is not None or flags is not None or words is not None)
-    # What was taken out is held as what came along is.
-    assert request.nbytes == 10 + (0 if flags is None else 3) + (0 if words is None else 11)
+    assert client.places.shared == (fixed is not None or flags is not None or words is not None)
+    assert client.places.taken_out == (0 if flags is None else 3) + (0 if words is None else 11)
 
 
 def test_an_input_that_is_all_a_request_has_needs_no_raw_contents() -> None:

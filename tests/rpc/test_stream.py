@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from inferd.errors import InferdError
-from inferd.requests import Request
-from inferd.rpc.stream import Window, answer_bytes
-from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
+from inferd.rpc.codec import answer_bytes
+from inferd.rpc.stream import Window
+from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 SIZES = st.integers(0, 60)
 MODELS = st.sampled_from(["one", "another"])
@@ -145,9 +144,4 @@ SCALAR = TensorSpec("scalar", DType.FP64, ())
 def test_the_size_of_an_answer_is_known_where_the_signature_fixes_it(
     outputs: Sequence[TensorSpec], asked: Sequence[int], max_batch: int, expected: int | None
 ) -> None:
-    class Unanswered:
-        def answer(self, outputs: Sequence[Tensor]) -> None: ...
-        def fail(self, error: InferdError) -> None: ...
-
-    request = Request("m", 1, (), tuple(asked), Unanswered(), batch=3)
-    assert answer_bytes(Signature((), tuple(outputs), max_batch), request) == expected
+    assert answer_bytes(Signature((), tuple(outputs), max_batch), asked, 3) == expected

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Heads, Known
+from inferd.rpc.heads import Asked, Heads, Known
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 
 texts = st.text(max_size=20)
@@ -125,10 +125,7 @@ def test_an_answer_is_joined_to_what_protobuf_writes(
         pb.ModelInferRequest(),
         Signature((), described),
         [],
-        tuple(range(len(described))),
-        parameters,
-        1,
-        None,
+        Asked(tuple(range(len(described))), parameters, 1, None),
         ("m", "3"),
     )
     for outputs in (tensors, tensors):
@@ -170,7 +167,7 @@ def keep(heads: Heads, message: pb.ModelInferRequest, signature: Signature = SIG
     assert apart is not None
     inputs = codec.decode_inputs(message, signature)
     outputs = codec.decode_outputs(message, signature)
-    heads.keep(apart, message, signature, inputs, outputs, codec.NO_PARAMETERS, 1, None, ("m", "1"))
+    heads.keep(apart, message, signature, inputs, Asked(outputs, codec.NO_PARAMETERS, 1, None), ("m", "1"))
     return apart
 
 
@@ -187,7 +184,7 @@ def test_a_request_like_one_before_gives_the_tensors_that_decoding_it_gives() ->
     assert given is not None
     decoded = codec.decode_inputs(message, SIGNATURE)
     assert [(t.dtype, t.shape, bytes(t.data)) for t in given] == [(t.dtype, t.shape, t.data) for t in decoded]  # type: ignore[arg-type]
-    assert (known.outputs, known.rows) == ((0,), 1)
+    assert known.asked == ((0,), codec.NO_PARAMETERS, 1, None)
 
 
 @pytest.mark.parametrize("contents", [[b"\x05"], [b"\x05", bytes(7)], [b"", bytes(8)], [b"\x05", bytes(8), b""], []])

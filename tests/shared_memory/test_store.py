@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inferd.errors import InferdError, InvalidRequest, RegionExists, RegionLimit, UnknownRegion
-from inferd.shared_memory.regions import RegionLimits
+from inferd.shared_memory.regions import RegionLimits, Span
 from inferd.shared_memory.store import Store
 from tests.shared_memory.objects import FOLDER, SharedObject, shared_object
 
@@ -53,7 +54,7 @@ def test_what_is_placed_is_read_and_written_where_it_is(store: Store, made: Shar
     store.register("me", "x", made.key, 100, 1000)
     made.write(b"before-it", 91)
     made.write(b"0123456789", 100 + 50)
-    placed = store.place("me", "x", 50, 10)
+    placed = store.place("me", Span("x", 50, 10))
 
     assert (placed.region, len(placed)) == ("x", 10)
     assert placed.copied() == b"0123456789"
@@ -62,6 +63,8 @@ def test_what_is_placed_is_read_and_written_where_it_is(store: Store, made: Shar
     assert target == b"0123456789"
     placed.write(b"ab")
     placed.write(memoryview(b"AB").cast("B"))
+    for nothing in (b"", memoryview(np.empty((0, 4), np.float32)), memoryview(np.empty((2, 0)))):
+        placed.write(nothing)
     assert made.read(10, 150) == b"AB23456789"
     assert made.read(9, 91) == b"before-it"
 
@@ -72,11 +75,11 @@ def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_alig
         one.register("", "x", made.key, 64, LARGE - 64)
     large = LARGE // 2
 
-    assert copied.place("", "x", 0, large).view() is None
-    assert mapped.place("", "x", 1, large).view() is None
-    assert mapped.place("", "x", 32, large).view() is None
-    assert mapped.place("", "x", 0, 64).view() is None
-    view = mapped.place("", "x", PAGE, large).view()
+    assert copied.place("", Span("x", 0, large)).view() is None
+    assert mapped.place("", Span("x", 1, large)).view() is None
+    assert mapped.place("", Span("x", 32, large)).view() is None
+    assert mapped.place("", Span("x", 0, 64)).view() is None
+    view = mapped.place("", Span("x", PAGE, large)).view()
     assert view is not None
     made.write(b"seen", 64 + PAGE)
     assert bytes(view[:4]) == b"seen"
@@ -111,14 +114,14 @@ def test_nothing_stays_open_of_what_is_refused_or_given_up(store: Store, made: S
 def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject) -> None:
     before = open_files()
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", "x", 0, LARGE)
+    placed = store.place("me", Span("x", 0, LARGE))
     view = placed.view()
     store.unregister("me", "x")
     made.write(b"still here")
     made.path.unlink()
 
     with pytest.raises(UnknownRegion):
-        store.place("me", "x", 0, 1)
+        store.place("me", Span("x", 0, 1))
     assert placed.copied()[:10] == b"still here"
     if view is not None:
         del placed
@@ -132,12 +135,50 @@ def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject
 def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject) -> None:
     store = Store(RegionLimits(1, LARGE), mapped=False)
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", "x", 0, 1)
+    placed = store.place("me", Span("x", 0, 1))
     store.unregister("me", "x")
     with pytest.raises(RegionLimit, match="at most 1 regions"):
         store.register("you", "y", made.key, 0, 1)
     del placed
     store.register("you", "y", made.key, 0, LARGE)
+
+
+def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: Store, made: SharedObject) -> None:
+    before = open_files()
+    spans = (Span("x", 0, 8), Span("y", 2, 4))
+    store.register("me", "x", made.key, 0, 10)
+    with pytest.raises(UnknownRegion):
+        store.places("me", spans)
+    store.register("me", "y", made.key, 20, 10)
+    first = store.places("me", spans)
+    assert first == tuple(store.place("me", span) for span in spans)
+    assert all(one is other for one, other in zip(first, store.places("me", spans), strict=True))
+    with pytest.raises(UnknownRegion):
+        store.places("you", spans)
+
+    store.unregister("me", "y")
+    with pytest.raises(UnknownRegion):
+        store.places("me", spans)
+    store.register("me", "y", made.key, 40, 6)
+    made.write(b"anew", 42)
+    assert store.places("me", spans)[1].copied() == b"anew"
+    store.unregister("me", "y")
+    store.register("me", "y", made.key, 40, 5)
+    with pytest.raises(InvalidRequest, match=r"region 'y': 4 bytes from offset 2 on reach past its 5 bytes"):
+        store.places("me", spans)
+    del first
+    store.unregister("me")
+    assert open_files() == before
+
+
+def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: Store, made: SharedObject) -> None:
+    before = open_files()
+    store.register("me", "x", made.key, 0, LARGE)
+    for offset in range(5000):
+        assert store.places("me", (Span("x", offset, 1),))[0].offset == offset
+    assert len(store._found) <= 1024
+    store.unregister("me", "x")
+    assert open_files() == before
 
 
 # -- what may be registered -------------------------------------------------------
@@ -163,7 +204,7 @@ def test_a_size_beyond_all_limits_is_refused_before_anything_is_opened(store: St
 def test_a_tensor_lies_within_its_region(store: Store, made: SharedObject, offset: int, nbytes: int) -> None:
     store.register("me", "x", made.key, 0, 100)
     with pytest.raises(InvalidRequest, match=r"region 'x': .* reach past its 100 bytes"):
-        store.place("me", "x", offset, nbytes)
+        store.place("me", Span("x", offset, nbytes))
 
 
 def test_an_empty_region_is_refused(store: Store, made: SharedObject) -> None:
@@ -213,7 +254,7 @@ def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: Store, 
 def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(UnknownRegion):
-        store.place("you", "x", 0, 1)
+        store.place("you", Span("x", 0, 1))
     with pytest.raises(UnknownRegion):
         store.regions("you", "x")
     assert store.regions("you") == []
@@ -228,7 +269,7 @@ def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedO
 
 def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: Store, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", "x", PAGE, LARGE - PAGE)
+    placed = store.place("me", Span("x", PAGE, LARGE - PAGE))
     made.truncate(2 * PAGE)
     for use in (placed.copied, lambda: placed.write(b"x")):
         assert refusal(use) == "region 'x' is larger than its shared memory object has become"
@@ -241,7 +282,7 @@ def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: Store, mad
 def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> None:
     store = Store(RegionLimits(), mapped=True)
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", "x", 0, LARGE)
+    placed = store.place("me", Span("x", 0, LARGE))
     assert placed.view() is not None
     made.truncate(LARGE - 1)
     assert refusal(placed.view) == "region 'x' is larger than its shared memory object has become"
@@ -250,7 +291,7 @@ def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> N
 def test_what_is_written_never_makes_an_object_larger(store: Store, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
     made.truncate(LARGE - 1)
-    refusal(lambda: store.place("me", "x", 0, 2).write(b"xy"))
+    refusal(lambda: store.place("me", Span("x", 0, 2)).write(b"xy"))
     assert os.fstat(made.descriptor).st_size == LARGE - 1
     assert made.read(2) == b"\0\0"
 
@@ -259,8 +300,8 @@ def test_an_object_that_its_maker_has_unlinked_goes_on_being_used(store: Store, 
     store.register("me", "x", made.key, 0, 10)
     made.path.unlink()
     made.write(b"unlinked")
-    assert store.place("me", "x", 0, 8).copied() == b"unlinked"
+    assert store.place("me", Span("x", 0, 8)).copied() == b"unlinked"
     with shared_object(4) as other:
         os.rename(other.path, made.path)
         other.write(b"new!")
-        assert store.place("me", "x", 0, 8).copied() == b"unlinked"
+        assert store.place("me", Span("x", 0, 8)).copied() == b"unlinked"

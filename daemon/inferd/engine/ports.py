@@ -1,13 +1,24 @@
 """What goes into an infer request and what comes out of it, whichever way it is run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from inferd.engine.runtime import ov
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
+
+_Set = Callable[["ov.Tensor"], None]
+
+
+class _Kept(NamedTuple):
+    """A client's memory as a tensor, which keeps the mapping that it is in."""
+
+    dtype: DType
+    shape: Shape
+    tensor: "ov.Tensor"
 
 
 class Ports:
@@ -23,7 +34,7 @@ class Ports:
         self._outputs = signature.outputs
         self._lends = _on_cpu(request)
         self._lenders = _lenders(request, signature) if self._lends else {}
-        # What has its own tensor to get back, and the tensor in its place, which nothing else keeps (OpenVINO fact 37);
+        # What has its own tensor to get back, and the tensor in its place, which has to be kept (OpenVINO fact 37);
         # and the outputs that are computed into a client's memory at present, by port index.
         self._lent: list[tuple[_NumericInput | _LentOutput, ov.Tensor]] = []
         self.in_place: dict[int, Tensor] = {}
@@ -44,23 +55,27 @@ class Ports:
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         """As :meth:`inferd.engine.slot.Slot.write_shared`."""
         for writer, tensor in zip(self._writers, inputs, strict=True):
+            placed = tensor.data
+            # BYTES are never placed.
             if (
                 self._lends
+                and isinstance(placed, Placed)
                 and isinstance(writer, _NumericInput)
-                and isinstance(tensor.data, Placed)
-                and (memory := tensor.data.view()) is not None
+                and (memory := placed.view()) is not None
             ):
-                self._lend(writer, memory, tensor.shape)
+                self._lend(writer, placed, memory, tensor.shape)
             else:
                 writer.write_one(tensor)
         for index, placed in into:
-            if (lender := self._lenders.get(index)) is not None and (memory := lender.fitting(placed)) is not None:
-                self._lend(lender, memory, lender.shape)
+            lender = self._lenders.get(index)
+            if lender is not None and lender.nbytes <= placed.nbytes and (memory := placed.view()) is not None:
+                self._lend(lender, placed, memory[: lender.nbytes], lender.shape)
                 self.in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
 
     def give_back(self) -> None:
         """As :meth:`inferd.engine.slot.Slot.give_back`."""
-        self.in_place.clear()
+        if self.in_place:
+            self.in_place.clear()
         while self._lent:
             port, _ = self._lent[-1]
             port.set(port.own)
@@ -72,11 +87,15 @@ class Ports:
             return [self.in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
         return [self._read(i, self._outputs[i], rows) for i in outputs]
 
-    def _lend(self, port: "_NumericInput | _LentOutput", memory: memoryview, shape: Shape) -> None:
-        tensor = ov.Tensor(np.frombuffer(memory, np.uint8), ov.Shape(shape), port.own.element_type)
+    def _lend(self, port: "_NumericInput | _LentOutput", placed: Placed, memory: memoryview, shape: Shape) -> None:
+        """Put ``memory``, which is that of ``placed``, in the place of the port's own tensor."""
+        kept: _Kept | None = placed.kept
+        if kept is None or kept.dtype is not port.dtype or kept.shape != shape:
+            tensor = ov.Tensor(np.frombuffer(memory, np.uint8), ov.Shape(shape), port.own.element_type)
+            placed.kept = kept = _Kept(port.dtype, shape, tensor)
         # Kept first: whatever goes wrong then, the infer request gets its own back.
-        self._lent.append((port, tensor))
-        port.set(tensor)
+        self._lent.append((port, kept.tensor))
+        port.set(kept.tensor)
 
     def _read(self, index: int, spec: TensorSpec, rows: range | None) -> Tensor:
         tensor = self._request.get_output_tensor(index)
@@ -96,12 +115,13 @@ def joined_shape(shapes: Sequence[Shape], axis: int) -> Shape:
 
 
 class _NumericInput:
-    """Copies raw elements into one input tensor, reshaping it only when the shape changes."""
+    """Copies raw elements into one input tensor, reshaping it only when the shape changes; or, once another is ``set``,
+    takes them from there."""
 
     def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
-        self._request = request
-        self._index = index
+        self.set: _Set = partial(request.set_input_tensor, index)
         self.own = request.get_input_tensor(index)
+        self.dtype = spec.dtype
         self._axis = spec.batch_axis
         self._shape: Shape | None = spec.static_shape
         self._bytes = _byte_view(self.own) if self._shape is not None else _NO_BYTES
@@ -135,10 +155,6 @@ class _NumericInput:
         self._bytes = _byte_view(self.own)
         self._view = self._bytes.data
 
-    def set(self, tensor: "ov.Tensor") -> None:
-        """Have the infer request take its input from ``tensor``."""
-        self._request.set_input_tensor(self._index, tensor)
-
 
 class _StringInput:
     """Strings have no memory to copy into: a fresh tensor takes their place each time."""
@@ -159,20 +175,12 @@ class _StringInput:
 class _LentOutput:
     """One output of a fixed shape, which may be computed right into other memory."""
 
-    def __init__(self, request: "ov.InferRequest", index: int, shape: Shape) -> None:
-        self._request = request
-        self._index = index
-        self.shape = shape
+    def __init__(self, request: "ov.InferRequest", index: int, dtype: DType, shape: Shape) -> None:
+        self.set: _Set = partial(request.set_output_tensor, index)
         self.own = request.get_output_tensor(index)
-
-    def fitting(self, placed: Placed) -> memoryview | None:
-        """The memory to use, None where it is to be copied there."""
-        nbytes = int(self.own.byte_size)
-        return None if placed.nbytes < nbytes or (memory := placed.view()) is None else memory[:nbytes]
-
-    def set(self, tensor: "ov.Tensor") -> None:
-        """Have the infer request put its output into ``tensor``."""
-        self._request.set_output_tensor(self._index, tensor)
+        self.dtype = dtype
+        self.shape = shape
+        self.nbytes = int(self.own.byte_size)
 
 
 def _lenders(request: "ov.InferRequest", signature: Signature) -> dict[int, _LentOutput]:
@@ -182,7 +190,7 @@ def _lenders(request: "ov.InferRequest", signature: Signature) -> dict[int, _Len
     """
     taken = set().union(*(port.names for port in request.model_inputs))
     return {
-        i: _LentOutput(request, i, spec.static_shape)
+        i: _LentOutput(request, i, spec.dtype, spec.static_shape)
         for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=True))
         if spec.static_shape is not None and spec.dtype is not DType.BYTES and not taken & port.names
     }

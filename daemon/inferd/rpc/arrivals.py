@@ -2,7 +2,7 @@
 
 gRPC ends these itself and calls no handler, so that neither peer's metrics know of them. What
 every call does have is a handler object of its own, made here as it arrives and let go of as it
-ends: one that was never called had no request.
+ends: one that was never asked what to call had no request.
 """
 
 import asyncio
@@ -27,15 +27,13 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         self._observe = observe
         self._loop = asyncio.get_running_loop()
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler | _Arrival | None":
         """As :class:`Service` has it."""
         handler = self._inner.service(details)
         # One of another kind refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
-        arrival = _Arrival(handler.unary_unary, self._unread, self._loop)
-        # What gRPC's own function for that makes, which imports a module for each call.
-        return type(handler)(False, False, None, None, arrival.infer, None, None, None)
+        return _Arrival(handler.unary_unary, self._unread, self._loop)
 
     def _unread(self, arrived: int) -> None:
         stages = Stages(received=arrived, answered=time.monotonic_ns())
@@ -43,9 +41,13 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
 
 
 class _Arrival:
-    """One call of ``behaviour``, from its first bytes to its end."""
+    """The handler of one call of ``behaviour``, which takes bytes, from the call's first bytes to its end."""
 
     __slots__ = ("_at", "_behaviour", "_loop", "_read", "_unread")
+
+    # As grpc.RpcMethodHandler has them.
+    request_streaming = response_streaming = False
+    request_deserializer = response_serializer = unary_stream = stream_unary = stream_stream = None
 
     def __init__(
         self,
@@ -59,10 +61,11 @@ class _Arrival:
         self._at = time.monotonic_ns()
         self._read = False
 
-    async def infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        """The handler; gRPC takes only functions and methods for coroutines."""
+    @property
+    def unary_unary(self) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
+        """What to call; gRPC asks for it once the request is there."""
         self._read = True
-        return await self._behaviour(raw, context)
+        return self._behaviour
 
     def __del__(self) -> None:
         # The garbage collector may come by on any thread, and counting is the loop's.

@@ -409,6 +409,22 @@ def decode_outputs(
     return tuple(wanted)
 
 
+def answer_bytes(signature: Signature, outputs: Sequence[int], rows: int) -> int | None:
+    """Bytes of the tensors at those port indexes in the answer to so many rows; None where the signature leaves that
+    open."""
+    total = 0
+    for spec in (signature.outputs[index] for index in outputs):
+        if spec.dims is None or spec.dtype is DType.BYTES:
+            return None
+        shape = spec.wire_shape
+        if signature.max_batch:
+            shape[spec.batch_axis] = rows
+        if -1 in shape:
+            return None
+        total += elements(shape) * spec.dtype.itemsize
+    return total
+
+
 def encode(
     model: str, version: str, request_id: str, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]
 ) -> pb.ModelInferResponse:

@@ -3,10 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from math import prod
+from typing import NamedTuple
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc import wire
-from inferd.rpc.codec import Parameters
+from inferd.rpc.codec import Parameters, answer_bytes
+from inferd.rpc.placement import Into, check_fits, tell
+from inferd.shared_memory.regions import Span
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor
 
 # Bounds the memory that clients with ever new heads can take.
@@ -16,46 +19,74 @@ _KEPT = 256
 _LOOKED_AT = (DType.BOOL, DType.BYTES)
 
 
+class Asked(NamedTuple):
+    """What a request asks for, its tensors apart: ``outputs`` are port indexes, in the order to answer them; ``rows``
+    is how many it carries, and its ``kind`` says whom it may run with."""
+
+    outputs: tuple[int, ...]
+    parameters: Parameters
+    rows: int
+    kind: Hashable | None
+
+
+class Input(NamedTuple):
+    """Where one input is: at ``place`` among the contents if it has ``nbytes``, else among the spans."""
+
+    place: int
+    dtype: DType
+    shape: Shape
+    nbytes: int | None
+
+
 class Known:
     """A request that was good, of ``signature``: all of it that is the same in each with its head.
 
-    ``message`` has neither id nor contents, ``inputs`` are the tensors' places in the message, in port order.
+    ``message`` has neither id nor contents, ``inputs`` are in port order. ``spans`` say what of it is in a client's
+    memory, inputs before the outputs ``into`` it, each in the message's order. What is there belongs to somebody and
+    may be given up, so it is not kept here but to be found for each request. ``answer_bytes`` are those of an answer's
+    tensors on the wire, None where that is open.
     """
 
     __slots__ = (
         "_contents_heads",
         "_fixed",
+        "_into",
         "_nbytes",
         "_outputs_part",
+        "_sent",
         "_shapes",
         "_start",
+        "_targets",
+        "answer_bytes",
+        "asked",
         "inputs",
-        "kind",
         "message",
-        "outputs",
-        "parameters",
-        "rows",
+        "shared",
         "signature",
+        "spans",
     )
 
     def __init__(
         self,
         message: pb.ModelInferRequest,
         signature: Signature,
-        inputs: Sequence[tuple[int, DType, Shape, int]],
-        outputs: tuple[int, ...],
-        parameters: Parameters,
-        rows: int,
-        kind: Hashable | None,
+        inputs: Sequence[Input],
+        asked: Asked,
         answered_by: tuple[str, str],
+        spans: tuple[Span, ...] = (),
+        into: Sequence[int] = (),
     ) -> None:
         self.message = message
         self.signature = signature
         self.inputs = inputs
-        self.outputs = outputs
-        self.parameters = parameters
-        self.rows = rows
-        self.kind = kind
+        self.asked = asked
+        self.spans = spans
+        self._into = into
+        self._sent = sum(one.nbytes is not None for one in inputs)
+        self.shared = self._sent < len(inputs)
+        # For each output its place among those, None where it goes over the wire.
+        self._targets = [into.index(index) if index in into else None for index in asked.outputs]
+        self.answer_bytes = answer_bytes(signature, [index for index in asked.outputs if index not in into], asked.rows)
         name, version = answered_by
         start = pb.ModelInferResponse(model_name=name, model_version=version)
         self._start = start.SerializeToString()
@@ -63,48 +94,74 @@ class Known:
         self._outputs_part = b""
         self._contents_heads: list[bytes] = []
         self._nbytes = 0
-        shapes_known = [signature.outputs[index].static_shape for index in outputs]
+        shapes_known = [signature.outputs[index].static_shape for index in asked.outputs]
         self._fixed = all(shape is not None for shape in shapes_known)
         if self._fixed:
             self._lay_out([shape for shape in shapes_known if shape is not None])
 
-    def tensors(self, contents: Sequence[memoryview]) -> tuple[Tensor, ...] | None:
-        """The inputs in port order, views of ``contents``; None where those are not as long as they have to be."""
-        if len(contents) != len(self.inputs):
+    def tensors(self, contents: Sequence[memoryview], found: Sequence[Placed] = ()) -> tuple[Tensor, ...] | None:
+        """The inputs in port order, views of ``contents`` or in what was ``found`` of the spans; None where contents
+        are not as many and as long as they have to be."""
+        if len(contents) != self._sent:
             return None
         given = []
         for place, dtype, shape, nbytes in self.inputs:
+            if nbytes is None:
+                given.append(Tensor(dtype, shape, found[place]))
+                continue
             data = contents[place]
             if len(data) != nbytes:
                 return None
             given.append(Tensor(dtype, shape, data))
         return tuple(given)
 
-    def answer(self, request_id: str, outputs: Sequence[Tensor]) -> tuple[list[wire.Part], int]:
-        """The answer's parts, views of ``outputs`` among them, and how many bytes they are."""
+    def into(self, found: Sequence[Placed]) -> Into:
+        """The outputs that go into what was ``found`` of the spans."""
+        return tuple(zip(self._into, found[len(found) - len(self._into) :], strict=True))
+
+    def answer(self, request_id: str, outputs: Sequence[Tensor], into: Into = ()) -> tuple[list[wire.Part], int]:
+        """The answer's parts, views of ``outputs`` among them, and how many bytes they are; what goes ``into`` shared
+        memory is written there.
+
+        Raises InvalidRequest where that does not fit, and what writing raises.
+        """
         if not self._fixed:
             shapes = [tensor.shape for tensor in outputs]
             if shapes != self._shapes:
                 self._lay_out(shapes)
-        request_id_part = wire.id_field(request_id)
+        request_id_part = wire.id_field(request_id) if request_id else b""
         parts: list[wire.Part] = [self._start, request_id_part, self._outputs_part]
-        for head, tensor in zip(self._contents_heads, outputs, strict=True):
+        for head, tensor, target in zip(self._contents_heads, outputs, self._targets, strict=True):
             parts.append(head)
             data = tensor.data
             # Rows out of the middle of a run may lie apart.
-            parts.append(data if isinstance(data, bytes) or data.c_contiguous else data.tobytes())  # type: ignore[union-attr, arg-type]  # none is Placed or BYTES
+            if type(data) is memoryview and not data.c_contiguous:
+                data = data.tobytes()
+            if target is None:
+                parts.append(data)  # type: ignore[arg-type]  # not Placed without a target, and none is BYTES
+            elif type(data) is not Placed:
+                # Else it was computed there.
+                into[target][1].write(data)  # type: ignore[arg-type]  # none is BYTES
         return parts, self._nbytes + len(request_id_part)
 
     def _lay_out(self, shapes: list[Shape]) -> None:
-        specs = [self.signature.outputs[index] for index in self.outputs]
+        model, places = self.message.model_name, self.spans[len(self.spans) - len(self._into) :]
         described = pb.ModelInferResponse()
-        for spec, shape in zip(specs, shapes, strict=True):
-            described.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=shape)
-        final = wire.FINAL if self.parameters.final_response else b""
-        sizes = [prod(shape) * spec.dtype.itemsize for spec, shape in zip(specs, shapes, strict=True)]
+        heads, sent = [], 0
+        for index, shape, target in zip(self.asked.outputs, shapes, self._targets, strict=True):
+            spec = self.signature.outputs[index]
+            nbytes = prod(shape) * spec.dtype.itemsize
+            item = described.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=shape)
+            if target is not None:
+                check_fits(model, spec, places[target].nbytes, nbytes)
+                tell(item, places[target], nbytes)
+                nbytes = 0
+            heads.append(wire.contents_head(nbytes))
+            sent += nbytes
+        final = wire.FINAL if self.asked.parameters.final_response else b""
         self._outputs_part = final + described.SerializeToString()
-        self._contents_heads = [wire.contents_head(nbytes) for nbytes in sizes]
-        self._nbytes = len(self._start) + len(self._outputs_part) + sum(map(len, self._contents_heads)) + sum(sizes)
+        self._contents_heads = heads
+        self._nbytes = len(self._start) + len(self._outputs_part) + sum(map(len, heads)) + sent
         self._shapes = shapes
 
 
@@ -124,36 +181,40 @@ class Heads:
         message: pb.ModelInferRequest,
         signature: Signature,
         inputs: Sequence[Tensor],
-        outputs: tuple[int, ...],
-        parameters: Parameters,
-        rows: int,
-        kind: Hashable | None,
+        asked: Asked,
         answered_by: tuple[str, str],
+        into: Into = (),
     ) -> None:
         """Remember that ``message``, which ``apart`` was taken from, is good, if others like it can be known by their
-        heads. ``inputs`` are its tensors in port order, ``answered_by`` the names of model and version."""
-        if signature.in_sequences or not len(apart.contents) == len(message.inputs) == len(inputs):
+        heads. ``inputs`` are its tensors in port order, ``answered_by`` the names of model and version, ``into`` the
+        outputs that go into shared memory, in the message's order."""
+        if signature.in_sequences or len(message.inputs) != len(inputs):
             return
-        if any(item.parameters for item in message.inputs) or any(item.parameters for item in message.outputs):
+        if any(t.dtype in _LOOKED_AT for t in inputs):
             return
-        if any(isinstance(t.data, Placed) or t.dtype in _LOOKED_AT for t in inputs):
-            return
-        if any(signature.outputs[index].dtype is DType.BYTES for index in outputs):
+        if any(signature.outputs[index].dtype is DType.BYTES for index in asked.outputs):
             return
         names = [{spec.name, *spec.aliases} for spec in signature.inputs]
         places = [next(at for at, item in enumerate(message.inputs) if item.name in known) for known in names]
+        placed = {at: t.data for at, t in zip(places, inputs, strict=True) if isinstance(t.data, Placed)}
+        there, sent = sorted(placed), [at for at in range(len(places)) if at not in placed]
+        if len(apart.contents) != len(sent):
+            return
         laid_out = [
-            (place, t.dtype, t.shape, len(apart.contents[place])) for place, t in zip(places, inputs, strict=True)
+            Input(there.index(at), t.dtype, t.shape, None)
+            if at in placed
+            else Input(sent.index(at), t.dtype, t.shape, len(apart.contents[sent.index(at)]))
+            for at, t in zip(places, inputs, strict=True)
         ]
+        spans = [Span(p.region, p.offset, p.nbytes) for p in (*(placed[at] for at in there), *(p for _, p in into))]
         self._known[apart.head] = Known(
             pb.ModelInferRequest.FromString(apart.head),
             signature,
             laid_out,
-            outputs,
-            parameters,
-            rows,
-            kind,
+            asked,
             answered_by,
+            tuple(spans),
+            tuple(index for index, _ in into),
         )
         self._known.move_to_end(apart.head)
         while len(self._known) > _KEPT:

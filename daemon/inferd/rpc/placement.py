@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest, listed, one_line
 from inferd.requests import Request
+from inferd.shared_memory.regions import Span
 from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 
 REGION, NBYTES, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
@@ -17,17 +18,21 @@ _ALLOWED = (REGION, NBYTES, OFFSET)
 # Looks at every byte of these before anything waits, so they are taken out at once.
 _TAKEN_OUT = (DType.BOOL, DType.BYTES)
 
-Place = Callable[[str, int, int], Placed]
+Into = tuple[tuple[int, Placed], ...]
+"""The outputs that go into shared memory, by port index, as :class:`inferd.requests.Request` has them."""
+
+Place = Callable[[Span], Placed]
 
 
 class Places:
-    """What one request has in shared memory. ``place`` finds part of a region: by name, offset and bytes."""
+    """What one request has in shared memory: ``shared`` says that an input is there, ``taken_out`` are the bytes that
+    were copied from there, which count as those do that came over the wire. ``place`` finds the memory."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._into: list[tuple[int, Placed]] = []
-        self._shared = False
-        self._taken_out = 0
+        self.into: Into = ()
+        self.shared = False
+        self.taken_out = 0
 
     def input(
         self, model: str, spec: TensorSpec, shape: Shape, item: pb.ModelInferRequest.InferInputTensor, most: int
@@ -49,12 +54,12 @@ class Places:
                     f"{what} of shape {list(shape)} {spec.dtype.wire} must be {expected} bytes, got {placed.nbytes} "
                     f"as {NBYTES}",
                 )
-        self._shared = True
+        self.shared = True
         if spec.dtype not in _TAKEN_OUT:
             return placed
         if placed.nbytes > most:
             raise InvalidRequest(model, f"{what} would be {placed.nbytes} bytes; at most {most} are allowed")
-        self._taken_out += placed.nbytes
+        self.taken_out += placed.nbytes
         return placed.copied()
 
     def output(
@@ -65,14 +70,8 @@ class Places:
         if (placed := self._placed(model, what, item.parameters)) is None:
             return
         if spec.static_shape is not None and spec.dtype is not DType.BYTES:
-            _check_fits(model, what, placed, elements(spec.static_shape) * spec.dtype.itemsize)
-        self._into.append((index, placed))
-
-    def note(self, request: Request) -> None:
-        """Tell ``request`` of them; what was taken out counts as what came over the wire does."""
-        request.into = tuple(self._into)
-        request.shared = self._shared
-        request.nbytes += self._taken_out
+            check_fits(model, spec, placed.nbytes, elements(spec.static_shape) * spec.dtype.itemsize)
+        self.into += ((index, placed),)
 
     def _placed(self, model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> Placed | None:
         region, numbers = None, {}
@@ -91,7 +90,7 @@ class Places:
             return None
         if region is None or NBYTES not in numbers:
             raise InvalidRequest(model, f"{what}: {REGION} and {NBYTES} go together")
-        return self._place(region, numbers.get(OFFSET, 0), numbers[NBYTES])
+        return self._place(Span(region, numbers.get(OFFSET, 0), numbers[NBYTES]))
 
 
 def refuse(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
@@ -130,11 +129,16 @@ def answer(
             continue
         # Clients count the entries: one an output.
         response.raw_output_contents.append(b"")
-        item.parameters[REGION].string_param = placed.region
-        item.parameters[NBYTES].int64_param = _put(model, spec, tensor, placed, raw)
-        if placed.offset:
-            item.parameters[OFFSET].int64_param = placed.offset
+        tell(item, placed, _put(model, spec, tensor, placed, raw))
     return response
+
+
+def tell(item: pb.ModelInferResponse.InferOutputTensor, where: Placed | Span, nbytes: int) -> None:
+    """Say in ``item`` of an answer that ``nbytes`` of it are there."""
+    item.parameters[REGION].string_param = where.region
+    item.parameters[NBYTES].int64_param = nbytes
+    if where.offset:
+        item.parameters[OFFSET].int64_param = where.offset
 
 
 def _put(model: str, spec: TensorSpec, tensor: Tensor, placed: Placed, raw: Callable[[Tensor], bytes]) -> int:
@@ -142,16 +146,17 @@ def _put(model: str, spec: TensorSpec, tensor: Tensor, placed: Placed, raw: Call
     data = tensor.data
     if isinstance(data, Placed):
         return elements(tensor.shape) * spec.dtype.itemsize
-    if not (isinstance(data, memoryview) and data.contiguous):
+    if not (isinstance(data, memoryview) and data.c_contiguous):
         data = raw(tensor)
-    _check_fits(model, f"output '{spec.name}'", placed, memoryview(data).nbytes)
+    check_fits(model, spec, placed.nbytes, memoryview(data).nbytes)
     placed.write(data)
     return memoryview(data).nbytes
 
 
-def _check_fits(model: str, what: str, placed: Placed, nbytes: int) -> None:
-    if nbytes > placed.nbytes:
-        raise InvalidRequest(model, f"{what} is {nbytes} bytes; its {NBYTES} is {placed.nbytes}")
+def check_fits(model: str, spec: TensorSpec, room: int, nbytes: int) -> None:
+    """Raises InvalidRequest where an output is larger than the ``room`` in bytes that there is for it."""
+    if nbytes > room:
+        raise InvalidRequest(model, f"output '{spec.name}' is {nbytes} bytes; its {NBYTES} is {room}")
 
 
 def _number(model: str, what: str, key: str, value: pb.InferParameter) -> int:

@@ -1,5 +1,6 @@
 """The RPCs that register shared memory, and who may use what is registered."""
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -11,6 +12,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
 from inferd.rpc.gate import CALLER
 from inferd.rpc.placement import Place
+from inferd.shared_memory.regions import Span
 from inferd.shared_memory.store import Store
 from inferd.tensors import Placed
 
@@ -60,17 +62,18 @@ class SharedMemory:
 
 def placing(store: Store, context: grpc.aio.ServicerContext) -> Place:
     """Finds memory for the requests that come with the call of ``context``, among the regions of who makes it."""
-    owner = CALLER.get()
-
-    def place(region: str, offset: int, nbytes: int) -> Placed:
-        _check_local(context)
-        return store.place(owner, region, offset, nbytes)
-
-    return place
+    return lambda span: store.place(_local_owner(context), span)
 
 
+def found(store: Store, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
+    """Likewise all ``spans`` of a request at once."""
+    return store.places(_local_owner(context), spans)
+
+
+@lru_cache(1024)
 def is_local(peer: str) -> bool:
-    """Whether ``peer``, as gRPC names the other end of a connection, is on this machine."""
+    """Whether ``peer``, as gRPC names the other end of a connection, is on this machine; remembered for those that have
+    called of late, as it is asked for each request."""
     kind, _, address = peer.partition(":")
     if kind == "unix":
         return True
@@ -84,11 +87,7 @@ def is_local(peer: str) -> bool:
 
 
 def _local_owner(context: grpc.aio.ServicerContext) -> str:
-    _check_local(context)
-    return CALLER.get()
-
-
-def _check_local(context: grpc.aio.ServicerContext) -> None:
-    """Who is elsewhere can't have made an object here, and would be using another's."""
+    """Who is elsewhere can't have made an object here, and would be using another's: raises NotAllowed."""
     if not is_local(context.peer()):
         raise NotAllowed("shared memory", "connect from this machine, over its loopback interface")
+    return CALLER.get()

@@ -8,11 +8,9 @@ from typing import Protocol
 import grpc
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog
 from inferd.errors import InferdError, one_line
 from inferd.requests import Request
 from inferd.rpc import codec, status, wire
-from inferd.tensors import DType, Signature, elements
 
 # Characters of a model's name or version in an answer that says there is none: names have no more.
 _MOST_ECHOED = 128
@@ -79,11 +77,15 @@ class Call(Protocol):
     request: Request | None
     final_response: bool
 
+    @property
+    def answer_bytes(self) -> int | None:
+        """Bytes of tensors that it is answered with, None where that is open."""
+
     def abandon(self) -> None:
         """The client is gone."""
 
 
-Begin = Callable[[bytes, int | None, Callable[[Iterable[wire.Part], int], bytes]], Call]
+Begin = Callable[[bytes, Callable[[Iterable[wire.Part], int], bytes]], Call]
 
 
 class Stream:
@@ -100,22 +102,12 @@ class Stream:
     stream, which it widens to some 15 MiB for a fast client.
     """
 
-    def __init__(
-        self,
-        begin: Begin,
-        catalog: Catalog,
-        context: grpc.aio.ServicerContext,
-        deadline: int | None,
-        window: Window,
-    ) -> None:
+    def __init__(self, begin: Begin, context: grpc.aio.ServicerContext, window: Window) -> None:
         self._begin = begin
-        self._catalog = catalog
         self._context = context
-        self._deadline = deadline
         self._window = window
         self._unordered = dict(context.invocation_metadata() or ()).get("inferd-unordered") == "true"
         self._room = asyncio.Event()
-        self._room.set()
         # In the order to send them: an answer gets its place when its request is taken, in
         # unordered streams when it is there. None once nothing more will be taken.
         self._answers: asyncio.Queue[asyncio.Future[bytes] | bytes | None] = asyncio.Queue()
@@ -150,23 +142,23 @@ class Stream:
 
     async def _next(self) -> bytes:
         while not self._window.open:
+            self._room.clear()
             await self._room.wait()
         return await self._context.read()  # type: ignore[no-any-return]
 
     def _take(self, raw: bytes) -> bool:
         if raw is grpc.aio.EOF:
             return False
-        call = self._begin(raw, self._deadline, wire.in_stream)
+        call = self._begin(raw, wire.in_stream)
         if call.future.done():
             self._answered_at_once(call)
             return True
-        counted = self._window.take(call.message.model_name, len(raw), self._answer_bytes(call))
+        counted = self._window.take(call.message.model_name, len(raw), call.answer_bytes)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if not self._unordered:
             self._answers.put_nowait(answer)
         self._unanswered.add(call)
         call.future.add_done_callback(partial(self._answered, call, counted, answer))
-        self._show_room()
         return True
 
     def _answered_at_once(self, call: Call) -> None:
@@ -174,7 +166,6 @@ class Stream:
         answer, _ = _taken(call)
         self._window.take_answered(len(answer))
         self._answers.put_nowait(answer)
-        self._show_room()
 
     def _answered(
         self, call: Call, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
@@ -205,14 +196,6 @@ class Stream:
     def _show_room(self) -> None:
         if self._window.open:
             self._room.set()
-        else:
-            self._room.clear()
-
-    def _answer_bytes(self, call: Call) -> int | None:
-        if call.request is None:
-            return 0  # refused: it is answered in a moment
-        _, live = self._catalog.find(call.message.model_name, call.message.model_version)
-        return answer_bytes(live.signature, call.request)
 
 
 def _taken(call: Call) -> tuple[bytes, bool]:
@@ -222,21 +205,6 @@ def _taken(call: Call) -> tuple[bytes, bool]:
     if isinstance(error := call.future.exception(), InferdError):
         return _error_in_stream(call, error), False
     return call.future.result(), True
-
-
-def answer_bytes(signature: Signature, request: Request) -> int | None:
-    """Bytes of tensors that ``request`` is answered with on the wire; None where the signature leaves that open."""
-    total, elsewhere = 0, dict(request.into)
-    for spec in (signature.outputs[index] for index in request.outputs if index not in elsewhere):
-        if spec.dims is None or spec.dtype is DType.BYTES:
-            return None
-        shape = spec.wire_shape
-        if signature.max_batch:
-            shape[spec.batch_axis] = request.batch
-        if -1 in shape:
-            return None
-        total += elements(shape) * spec.dtype.itemsize
-    return total
 
 
 def _error_in_stream(call: Call, error: InferdError) -> bytes:

@@ -88,24 +88,24 @@ class PosixMemory:
     def write(self, at: int, data: Buffer) -> None:
         """As :meth:`inferd.tensors.Memory.write`."""
         # What is truncated in between grows again by this, within the region; that harms nobody.
-        self._check_size()
-        rest, at = memoryview(data).cast("B"), at + self._offset
+        if os.fstat(self._descriptor).st_size < self._end:
+            raise self._shrunk()
+        rest, at = memoryview(data), at + self._offset
         while rest.nbytes:
             try:
                 wrote = os.pwrite(self._descriptor, rest, at)
             except OSError:
                 # A hole in it that there is no memory for.
                 raise self._shrunk() from None
-            rest, at = rest[wrote:], at + wrote
+            if wrote == rest.nbytes:
+                return
+            rest, at = rest.cast("B")[wrote:], at + wrote
 
     def view(self, at: int, nbytes: int) -> memoryview | None:
         """As :meth:`inferd.tensors.Memory.view`; None for what is small or aligned to less than OpenVINO's own, too."""
         begin = self._before + at
         if self._mapping is None or nbytes < _WORTH_MAPPING or begin % _ALIGNMENT:
             return None
-        self._check_size()
-        return memoryview(self._mapping)[begin : begin + nbytes]
-
-    def _check_size(self) -> None:
         if os.fstat(self._descriptor).st_size < self._end:
             raise self._shrunk()
+        return memoryview(self._mapping)[begin : begin + nbytes]

@@ -7,6 +7,7 @@ nobody learns from it what else there is on this machine (CVE-2025-23319, CVE-20
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from inferd.errors import InvalidRequest, RegionExists, RegionLimit, UnknownRegion, one_line
 from inferd.tensors import Memory
@@ -44,6 +45,14 @@ class Region:
     nbytes: int
     object: tuple[int, int]
     memory: Memory
+
+
+class Span(NamedTuple):
+    """``nbytes`` from ``offset`` on of whatever goes by the name ``region``."""
+
+    region: str
+    offset: int
+    nbytes: int
 
 
 class Regions:

@@ -10,6 +10,7 @@ from inferd.shared_memory.regions import (
     Region,
     RegionLimits,
     Regions,
+    Span,
     check_name,
     check_span,
     object_name,
@@ -17,6 +18,9 @@ from inferd.shared_memory.regions import (
     unusable,
 )
 from inferd.tensors import Placed
+
+# Bounds the memory that clients with ever new offsets can take.
+_REMEMBERED = 1024
 
 
 class Store:
@@ -31,6 +35,8 @@ class Store:
         self._mapped = mapped
         # The last reference to a region's memory may go on any thread.
         self._released: deque[int] = deque()
+        # What was found of late, by owner and spans; it has to go when any region does, whose memory it would keep.
+        self._found: dict[tuple[str, tuple[Span, ...]], tuple[Placed, ...]] = {}
 
     def register(self, owner: str, name: str, key: str, offset: int, nbytes: int) -> None:
         """Raises InvalidRequest, RegionExists or RegionLimit, and then nothing is held."""
@@ -61,6 +67,7 @@ class Store:
 
     def unregister(self, owner: str, name: str = "") -> None:
         """Forget that region of ``owner``'s, or all of them. Requests that use it keep it until they end."""
+        self._found.clear()
         if name:
             self._regions.remove(owner, name)
         else:
@@ -70,8 +77,18 @@ class Store:
         """That region of ``owner``'s, or all of them. Raises UnknownRegion."""
         return [self._regions.find(owner, name)] if name else self._regions.of(owner)
 
-    def place(self, owner: str, name: str, offset: int, nbytes: int) -> Placed:
+    def place(self, owner: str, span: Span) -> Placed:
         """That part of a region of ``owner``'s. Raises UnknownRegion or InvalidRequest."""
-        region = self._regions.find(owner, name)
-        check_span(f"region '{name}'", offset, nbytes, region.nbytes)
-        return Placed(name, offset, nbytes, region.memory)
+        region = self._regions.find(owner, span.region)
+        check_span(f"region '{span.region}'", span.offset, span.nbytes, region.nbytes)
+        return Placed(span.region, span.offset, span.nbytes, region.memory)
+
+    def places(self, owner: str, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
+        """All of those parts, where clients ask for the same ones again and again: they may be the same objects as
+        before, and are never those of a region that was given up. Raises likewise, for the first that is not there."""
+        if (found := self._found.get((owner, spans))) is None:
+            found = tuple(self.place(owner, span) for span in spans)
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[owner, spans] = found
+        return found

@@ -1,0 +1,138 @@
+"""One inference on the wire: who asks for what, and the slot that its answer is put into."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.catalog import Live, Served
+from inferd.dispatcher import Dispatcher
+from inferd.errors import InferdError
+from inferd.requests import Request, Stages
+from inferd.rpc import codec, placement, wire
+from inferd.rpc.heads import Known
+from inferd.tensors import Tensor
+from inferd.trace_context import TraceContext
+
+Wrap = Callable[[Iterable[wire.Part], int], bytes]
+
+_NOTHING = pb.ModelInferRequest()
+
+
+class Connection:
+    """A stream that sequences came over, and the dispatchers that hold some which end with it."""
+
+    def __init__(self) -> None:
+        self.dispatchers: set[Dispatcher] = set()
+
+    def close(self) -> None:
+        """It is gone."""
+        for dispatcher in self.dispatchers:
+            dispatcher.disconnected(self)
+
+
+@dataclass(slots=True)
+class Caller:
+    """An RPC as its requests see it.
+
+    ``context`` is gRPC's, for memory that its client shares. Its metadata say ``client``, as a quota counts it, and the
+    trace; they are empty where it says nothing. ``deadline`` is on the monotonic clock, in nanoseconds. Sequences end
+    with their ``connection``, where there is one.
+    """
+
+    context: grpc.aio.ServicerContext
+    client: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+    deadline: int | None = None
+    connection: Connection | None = None
+
+
+class Call:
+    """One inference on the wire and its reply slot: the future holds the encoded answer.
+
+    ``wrap`` joins the parts of the answer, which are so many bytes together, to the bytes to send. ``nbytes`` is the
+    size of the request. ``message`` is what was asked, but for the ``id``; its contents may be left out. ``route`` is
+    the model version that answers, None while it is given to none.
+    """
+
+    __slots__ = (
+        "final_response",
+        "future",
+        "id",
+        "known",
+        "message",
+        "nbytes",
+        "request",
+        "route",
+        "stages",
+        "trace",
+        "wrap",
+    )
+
+    def __init__(
+        self, future: "asyncio.Future[bytes]", wrap: Wrap, nbytes: int, stages: Stages, trace: TraceContext | None
+    ) -> None:
+        self.future = future
+        self.wrap = wrap
+        self.nbytes = nbytes
+        self.stages = stages
+        self.trace = trace
+        self.message = _NOTHING
+        self.id = ""
+        self.known: Known | None = None
+        self.request: Request | None = None
+        self.final_response = False
+        self.route: tuple[Served, Live] | None = None
+
+    @property
+    def answer_bytes(self) -> int | None:
+        """Bytes of tensors that it is answered with on the wire, None where that is open."""
+        if self.request is None or self.route is None:
+            return 0  # refused, or answered already
+        if self.known is not None:
+            return self.known.answer_bytes
+        elsewhere = dict(self.request.into)
+        sent = [index for index in self.request.outputs if index not in elsewhere]
+        return codec.answer_bytes(self.route[1].loaded.signature, sent, self.request.batch)
+
+    def answer(self, outputs: Sequence[Tensor]) -> None:
+        """Encode now: the outputs are views that the slot's next run overwrites."""
+        request = self.request
+        if request is None or self.route is None or self.future.done():
+            return
+        if self.known is not None:
+            parts, nbytes = self.known.answer(request.id, outputs, request.into)
+        else:
+            whole = self._encoded(request, *self.route, outputs)
+            parts, nbytes = [whole], len(whole)
+        encoded = self.wrap(parts, nbytes)
+        request.stages.copied = time.monotonic_ns()
+        request.answer_nbytes = len(encoded)
+        self.future.set_result(encoded)
+
+    def _encoded(self, request: Request, served: Served, live: Live, outputs: Sequence[Tensor]) -> bytes:
+        specs = [live.signature.outputs[i] for i in request.outputs]
+        name, version = served.name, str(served.version)
+        if request.into:
+            response = placement.answer(name, version, request, specs, outputs, codec.raw_bytes)
+        else:
+            response = codec.encode(name, version, request.id, specs, outputs)
+        if self.final_response:
+            response.parameters["triton_final_response"].bool_param = True
+        return response.SerializeToString()
+
+    def fail(self, error: InferdError) -> None:
+        """End the call with ``error``."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """The client is gone: take back what is still in the dispatcher."""
+        if not self.future.cancel() and not self.future.cancelled():
+            self.future.exception()  # seen: asyncio would log an error that nobody waits for any more
+        if self.request is not None and self.route is not None:
+            self.route[1].dispatcher.cancel(self.request)

@@ -1,20 +1,29 @@
 import asyncio
+import os
+import subprocess
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.bench.peers import clients
+from tests.bench.peers.processes import serving_cpu_seconds, thread_cpu_seconds
 from tests.bench.peers.report import BEGIN, END, between_marks, markdown, spread
 from tests.bench.peers.results import (
     BENCHMARK_APP,
+    COMPUTING_ECHO,
     ECHO,
     INFERD,
     INFERD_MAPPED,
     SHARED_MEMORY,
     STREAM,
+    STREAMED_SHARED_MEMORY,
     UNARY,
     Bar,
     Result,
@@ -24,6 +33,7 @@ from tests.bench.peers.results import (
     bars,
     difference,
     ratio,
+    shares,
 )
 from tests.bench.peers.workloads import Workload
 from tests.event_loop import on_loop
@@ -173,6 +183,82 @@ def test_serving_a_model_costs_what_its_inference_does_not() -> None:
     assert streamed.met is True
 
 
+def told_apart(subject: Subject, model: str = "magika", serving: float = 0.001, **figures: object) -> list[Result]:
+    """One request alone, and under load, where serving threads took ``serving`` seconds of 10 ms."""
+    loaded = result(subject, model=model, server_cpu=0.010, serving_cpu=serving, **figures)
+    return [result(subject, model=model, concurrency=1, p50=0.009), loaded]
+
+
+def test_the_serving_of_a_model_is_compared_by_its_threads() -> None:
+    results = Results(
+        [
+            *told_apart(OWN, serving=0.003),
+            *told_apart(Subject(INFERD, STREAM), serving=0.0015),
+            *told_apart(Subject(COMPUTING_ECHO, UNARY), serving=0.0015),
+        ]
+    )
+
+    found = {bar.text: bar for bar in bars(results)}
+
+    of_echo = found["magika: CPU of serving threads an RPC, of an echo's that computes"]
+    streamed = found["magika: CPU of serving threads an RPC, streamed of unary"]
+    assert (of_echo.figure, of_echo.met) == (Spread(2.0, 2.0, 2.0), False)
+    assert (streamed.figure, streamed.met) == (Spread(0.5, 0.5, 0.5), True)
+    assert not any("serving threads" in bar.text for bar in bars(Results([result(OWN, serving_cpu=0.001)])))
+
+
+def test_the_latency_over_a_stream_in_shared_memory_is_the_mapped_ones() -> None:
+    mapped = Subject(INFERD_MAPPED, STREAMED_SHARED_MEMORY)
+    alone = [result(mapped, model="resnet50", concurrency=1, p50=0.0205), result(APP, concurrency=1, model="resnet50")]
+
+    found = {bar.text: bar.figure for bar in bars(Results(alone))}
+
+    later = found["resnet50: ms above benchmark_app's latency, one in flight over a stream, shared memory"]
+    assert later is not None
+    assert later.middle == pytest.approx(19.5)
+
+
+def test_shares_say_where_cpu_and_latency_go() -> None:
+    mapped = Subject(INFERD_MAPPED, STREAMED_SHARED_MEMORY)
+    results = Results(
+        [
+            *told_apart(OWN, serving=0.002),
+            *told_apart(mapped, serving=0.001),
+            *told_apart(Subject(COMPUTING_ECHO, UNARY), serving=0.001),
+            *told_apart(Subject(COMPUTING_ECHO, STREAM), serving=0.0005),
+            result(APP, model="magika", concurrency=1, p50=0.007),
+            result(APP, model="magika", concurrency=2, server_cpu=0.004),
+        ]
+    )
+
+    found = {share.subject: share for share in shares(results)}
+
+    assert list(found) == [OWN, mapped, Subject(COMPUTING_ECHO, UNARY), Subject(COMPUTING_ECHO, STREAM)]
+    own = found[OWN]
+    assert own.computing is not None
+    assert own.computing.middle == pytest.approx(2.0)
+    assert own.serving == Spread(0.002, 0.002, 0.002)
+    assert own.of_echo == Spread(2.0, 2.0, 2.0)
+    assert own.later is not None
+    assert own.later.middle == pytest.approx(0.002)
+    # What is asked over a stream is compared with the echo that is.
+    assert found[mapped].of_echo == Spread(2.0, 2.0, 2.0)
+
+
+def test_shares_are_of_models_that_compute_and_of_threads_that_were_told_apart() -> None:
+    results = Results(
+        [
+            result(OWN, serving_cpu=0.001),
+            result(PEER, model="magika"),
+            *told_apart(Subject(ECHO, UNARY)),
+            *told_apart(OWN, model="resnet50"),
+        ]
+    )
+
+    assert [(share.model, share.subject) for share in shares(results)] == [("resnet50", OWN)]
+    assert shares(results)[0].computing is None
+
+
 @pytest.mark.parametrize(
     ("limit", "floor", "met"), [(0.9, True, True), (0.96, True, False), (0.96, False, True), (0.9, False, False)]
 )
@@ -213,6 +299,15 @@ def test_the_tables_have_a_row_for_everyone_and_say_who_is_missing() -> None:
     assert len(widths) == 1
 
 
+def test_where_it_goes_follows_what_is_promised() -> None:
+    text = markdown(Results(told_apart(OWN, model="resnet50", serving=0.00025)), RUN)
+
+    promised, where, model = (text.index(f"### {title}") for title in ("What is promised", "Where it goes", "resnet50"))
+    assert promised < where < model
+    assert "| resnet50 | inferd, unary | – | 250 (250–250) | – | – |" in text[where:model].splitlines()
+    assert "### Where it goes" not in markdown(Results([result(OWN)]), RUN)
+
+
 def test_figures_are_written_with_three_digits() -> None:
     assert spread(Spread(1234.5, 12.345, 0.1234)) == "1,234 (12.3–0.12)"
     assert spread(Spread(0.0, 0.0, 0.0)) == "0 (0–0)"
@@ -228,6 +323,57 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
     assert between_marks(once, "new") == once
     with pytest.raises(ValueError, match="lacks"):
         between_marks("no marks", "new")
+
+
+# -- threads ----------------------------------------------------------------------
+
+
+def test_the_busiest_threads_compute_but_no_main_one() -> None:
+    before = {(7, 7): 1.0, (7, 8): 5.0, (7, 9): 2.0, (7, 10): 0.5, (7, 11): 3.0}
+    # 11 has ended, 12 has come.
+    after = {(7, 7): 9.0, (7, 8): 5.25, (7, 9): 4.0, (7, 10): 2.0, (7, 12): 0.125}
+
+    assert serving_cpu_seconds(before, after, 2) == 8.0 + 0.25 + 0.125
+    assert serving_cpu_seconds(before, after, 0) == 8.0 + 0.25 + 2.0 + 1.5 + 0.125
+
+
+@given(st.dictionaries(st.tuples(st.integers(1, 3), st.integers(1, 9)), st.integers(0, 1000)), st.integers(0, 9))
+def test_what_computes_is_never_less_than_any_that_serves(took: dict[tuple[int, int], int], computing: int) -> None:
+    serving = serving_cpu_seconds({}, took, computing)
+
+    main = sum(seconds for (pid, thread), seconds in took.items() if pid == thread)
+    rest = sorted(seconds for (pid, thread), seconds in took.items() if pid != thread)
+    assert serving == main + sum(rest[: max(0, len(rest) - computing)])
+
+
+def test_every_thread_of_a_process_is_seen_until_it_ends() -> None:
+    seen, asked = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        begun = time.thread_time()
+        while time.thread_time() - begun < 0.05:
+            pass
+        seen.set()
+        asked.wait()
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    seen.wait()
+    alive = thread_cpu_seconds([os.getpid()])
+    asked.set()
+    thread.join()
+
+    assert alive[os.getpid(), os.getpid()] > 0
+    # The kernel counts what is running now only from time to time, and perhaps in steps of ticks.
+    assert alive[os.getpid(), thread.native_id or 0] > 0
+    assert thread_cpu_seconds([_ended()]) == {}
+
+
+def _ended() -> int:
+    """The id of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
 
 
 # -- the HTTP client, which is our own ---------------------------------------------

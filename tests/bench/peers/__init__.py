@@ -1,4 +1,4 @@
-"""inferd beside the servers that people would pick instead, beside OpenVINO's own benchmark, and beside a bare echo.
+"""inferd beside the servers that people would pick instead, beside OpenVINO's own benchmark, and beside two echoes.
 
     python -m tests.bench.peers --rounds 5 --write
 

@@ -52,7 +52,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.peers", description="inferd beside other servers, benchmark_app and a bare echo"
+        prog="python -m tests.bench.peers", description="inferd beside other servers, benchmark_app and two echoes"
     )
     names = [kind.name for kind in KINDS] + [BENCHMARK_APP]
     parser.add_argument("--rounds", type=int, default=5)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 from multiprocessing.shared_memory import SharedMemory
 from typing import cast
@@ -28,6 +29,8 @@ CHANNELS = 4
 """Connections at most, and streams; a closed loop of fewer lanes has one for each."""
 _OPTIONS = [*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _PATIENCE, _CONNECT_PATIENCE = 30.0, 10.0
+_ERROR = b"\x0a"
+"""How a ModelStreamInferResponse begins that has an error's message, and no other."""
 
 Lane = Callable[[], Awaitable[bytes]]
 Lanes = Callable[[str, Workload, int], AbstractAsyncContextManager[list[Lane]]]
@@ -151,29 +154,33 @@ async def stream(target: str, workload: Workload, count: int) -> AsyncIterator[l
     async with AsyncExitStack() as stack:
         streams = []
         for channel in await _channels(stack, target, count):
-            streams.append(_Stream(channel.stream_stream(STREAM)(), workload.request))
+            streams.append(_Stream(channel.stream_stream(STREAM)()))
             stack.push_async_callback(streams[-1].close)
-        yield [one.ask for one in islice(cycle(streams), count)]
+        yield [partial(one.ask, workload.request) for one in islice(cycle(streams), count)]
 
 
 class _Stream:
-    def __init__(self, call: grpc.aio.StreamStreamCall, request: bytes) -> None:
-        self._call, self._request = call, request
+    def __init__(self, call: grpc.aio.StreamStreamCall) -> None:
+        self._call = call
         self._waiting: deque[asyncio.Future[bytes]] = deque()
         self._writing = asyncio.Lock()
         self._reading = asyncio.create_task(self._read())
 
-    async def ask(self) -> bytes:
+    async def ask(self, request: bytes) -> bytes:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         async with self._writing:  # gRPC takes one message after the other
             self._waiting.append(answer)
-            await self._call.write(self._request)
+            await self._call.write(request)
         return await answer
 
     async def _read(self) -> None:
         try:
             while (answer := await self._call.read()) is not grpc.aio.EOF:
-                self._waiting.popleft().set_result(answer)
+                if answer.startswith(_ERROR):
+                    said = pb.ModelStreamInferResponse.FromString(answer).error_message
+                    self._waiting.popleft().set_exception(Refused(said))
+                else:
+                    self._waiting.popleft().set_result(answer)
             problem: Exception = Refused("the stream ended")
         except grpc.RpcError as error:
             problem = error
@@ -192,36 +199,73 @@ async def shared_memory(target: str, workload: Workload, count: int) -> AsyncIte
 
     Raises grpc.aio.AioRpcError where the server takes no regions.
     """
+    async with AsyncExitStack() as stack:
+        channels = await _channels(stack, target, count)
+        calls = [channel.unary_unary(METHOD) for channel in channels]
+
+        def lane(call: grpc.aio.UnaryUnaryMultiCallable, place: _Place) -> Lane:
+            async def ask() -> bytes:
+                await call(place.message, timeout=2 * _PATIENCE)
+                return place.answer()
+
+            return ask
+
+        places = await stack.enter_async_context(_shared(channels[0], workload, count))
+        yield list(map(lane, cycle(calls), places))
+
+
+@asynccontextmanager
+async def streamed_shared_memory(target: str, workload: Workload, count: int) -> AsyncIterator[list[Lane]]:
+    """The same by ModelStreamInfer, a stream a connection. Raises likewise."""
+    async with AsyncExitStack() as stack:
+        channels = await _channels(stack, target, count)
+        places = await stack.enter_async_context(_shared(channels[0], workload, count))
+        streams = [_Stream(channel.stream_stream(STREAM)()) for channel in channels]
+        for one in streams:
+            stack.push_async_callback(one.close)
+
+        def lane(one: _Stream, place: _Place) -> Lane:
+            async def ask() -> bytes:
+                await one.ask(place.message)
+                return place.answer()
+
+            return ask
+
+        yield list(map(lane, cycle(streams), places))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The request of one lane, and what reads its answer's tensor."""
+
+    message: bytes
+    answer: Callable[[], bytes]
+
+
+@asynccontextmanager
+async def _shared(channel: grpc.aio.Channel, workload: Workload, count: int) -> AsyncIterator[list[_Place]]:
+    """Memory of ``count`` lanes, known to the server as a region."""
     region = "bench"
     size = len(workload.body) + count * workload.answer.nbytes
     memory = SharedMemory(create=True, size=size)
     try:
         memory.buf[: len(workload.body)] = workload.body
-        async with AsyncExitStack() as stack:
-            channels = await _channels(stack, target, count)
 
-            async def manage(method: str, message: Message) -> None:
-                path = f"{METHOD.rpartition('/')[0]}/{method}"
-                await channels[0].unary_unary(path)(message.SerializeToString(), timeout=_PATIENCE)
+        async def manage(method: str, message: Message) -> None:
+            path = f"{METHOD.rpartition('/')[0]}/{method}"
+            await channel.unary_unary(path)(message.SerializeToString(), timeout=_PATIENCE)
 
-            register = pb.SystemSharedMemoryRegisterRequest(name=region, key=f"/{memory.name}", byte_size=size)
-            await manage("SystemSharedMemoryRegister", register)
-            stack.push_async_callback(
-                manage, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name=region)
-            )
+        register = pb.SystemSharedMemoryRegisterRequest(name=region, key=f"/{memory.name}", byte_size=size)
+        await manage("SystemSharedMemoryRegister", register)
 
-            def lane(channel: grpc.aio.Channel, number: int) -> Lane:
-                call = channel.unary_unary(METHOD)
-                start = len(workload.body) + number * workload.answer.nbytes
-                message = _message(workload, region, start)
+        def place(start: int) -> _Place:
+            end = start + workload.answer.nbytes
+            return _Place(_message(workload, region, start), lambda: bytes(memory.buf[start:end]))
 
-                async def ask() -> bytes:
-                    await call(message, timeout=2 * _PATIENCE)
-                    return bytes(memory.buf[start : start + workload.answer.nbytes])
-
-                return ask
-
-            yield [lane(channel, number) for number, channel in enumerate(islice(cycle(channels), count))]
+        try:
+            yield [place(len(workload.body) + number * workload.answer.nbytes) for number in range(count)]
+        finally:
+            await manage("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest(name=region))
     finally:
         memory.close()
         memory.unlink()

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,52 @@ def cpu_seconds(pids: list[int]) -> float:
         # The name, in brackets, may hold anything; these four are the 14th to the 17th field.
         ticks += sum(map(int, text.rpartition(")")[2].split()[11:15]))
     return ticks / _TICK
+
+
+Threads = Mapping[tuple[int, int], float]
+"""Seconds of CPU by the ids of process and thread."""
+
+
+def thread_cpu_seconds(pids: Iterable[int]) -> Threads:
+    """CPU time that each thread of ``pids`` took until now.
+
+    In nanoseconds' steps where the kernel counts so, else in those of :func:`cpu_seconds`. Those that have ended are
+    left out.
+    """
+    found = {}
+    for pid in pids:
+        try:
+            threads = list(Path(f"/proc/{pid}/task").iterdir())
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                found[pid, int(thread.name)] = _cpu_of_thread(thread)
+            except OSError:
+                continue
+    return found
+
+
+def _cpu_of_thread(folder: Path) -> float:
+    try:
+        nanoseconds = int((folder / "schedstat").read_text().split()[0])
+    except FileNotFoundError:
+        nanoseconds = 0
+    # A kernel that does not count so has no such file, or always 0 in it.
+    if nanoseconds:
+        return nanoseconds / 1e9
+    return sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:13])) / _TICK
+
+
+def serving_cpu_seconds(before: Threads, after: Threads, computing: int) -> float:
+    """CPU time that all threads but the ``computing`` ones took between two looks of :func:`thread_cpu_seconds`.
+
+    For those that compute are taken the busiest but each process's main thread, on which its event loop runs.
+    Threads that came in between count from their start; of those that ended in between nothing is known.
+    """
+    took = {thread: after[thread] - before.get(thread, 0.0) for thread in after}
+    others = sorted((seconds for (pid, thread), seconds in took.items() if thread != pid), reverse=True)
+    return sum(took.values()) - sum(others[:computing])
 
 
 def machine_cpu_seconds() -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.bench.peers.results import (
     BENCHMARK_APP,
+    COMPUTING_ECHO,
     ECHO,
     INFERD,
     INFERD_MAPPED,
@@ -12,10 +13,12 @@ from tests.bench.peers.results import (
     UNARY,
     Bar,
     Results,
+    Share,
     Spread,
     Subject,
     bars,
     ratio,
+    shares,
 )
 
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
@@ -23,6 +26,7 @@ NAMES = {
     INFERD: "inferd",
     INFERD_MAPPED: "inferd, mapped",
     ECHO: "bare echo",
+    COMPUTING_ECHO: "echo that computes",
     BENCHMARK_APP: "`benchmark_app`",
     "mlserver": "MLServer",
     "kserve": "KServe SDK",
@@ -53,6 +57,8 @@ def markdown(results: Results, run: Mapping[str, Any]) -> str:
         "### What is promised",
         _promises(bars(results)),
     ]
+    if found := shares(results):
+        parts += ["### Where it goes", _WHERE, _shares(found)]
     for model in results.models():
         parts += [f"### {model}", _about(results, model, run), _model(results, model)]
     parts += ["### Versions", _table(("what", "version"), run["versions"].items())]
@@ -75,6 +81,36 @@ def _promises(found: Iterable[Bar]) -> str:
     return _table(("figure", "bar", "measured", ""), rows)
 
 
+_WHERE = f"""CPU at {LOAD} in flight, of threads that compute and of all others, and the latency of one in flight."""
+
+
+def _shares(found: Iterable[Share]) -> str:
+    heads = (
+        "model",
+        "server, way",
+        "computing CPU of `benchmark_app`'s",
+        "serving CPU, us",
+        "of the echo's that computes",
+        "p50 of one above `benchmark_app`'s, ms",
+    )
+    rows = [
+        (
+            s.model,
+            _called(s.subject),
+            spread(s.computing),
+            spread(s.serving, 1e6),
+            spread(s.of_echo),
+            spread(s.later, 1000),
+        )
+        for s in found
+    ]
+    return _table(heads, rows)
+
+
+def _called(subject: Subject) -> str:
+    return f"{NAMES[subject.server]}, {subject.way}"
+
+
 def _about(results: Results, model: str, run: Mapping[str, Any]) -> str:
     sizes, objective = run["sizes"][model], results.objective(model)
     text = f"{sizes['request']:,} bytes in a request, {sizes['answer']:,} in an answer"
@@ -90,7 +126,7 @@ def _model(results: Results, model: str) -> str:
         goodput, errors = results.goodput(model, subject), results.errors(model, subject)
         rows.append(
             (
-                f"{NAMES[subject.server]}, {subject.way}",
+                _called(subject),
                 spread(Spread.of(results.alone(model, subject).values()), 1000),
                 spread(Spread.of(results.best(model, subject).values())),
                 spread(ratio(results.best(model, own), results.best(model, subject))),

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-INFERD, INFERD_MAPPED, ECHO, BENCHMARK_APP = "inferd", "inferd-mapped", "echo", "benchmark_app"
-NO_PEERS = frozenset({INFERD, INFERD_MAPPED, ECHO, BENCHMARK_APP})
-UNARY, STREAM, SHARED_MEMORY = "unary", "stream", "shared memory"
+INFERD, INFERD_MAPPED, BENCHMARK_APP = "inferd", "inferd-mapped", "benchmark_app"
+ECHO, COMPUTING_ECHO = "echo", "echo-computes"
+NO_PEERS = frozenset({INFERD, INFERD_MAPPED, BENCHMARK_APP, ECHO, COMPUTING_ECHO})
+UNARY, STREAM, SHARED_MEMORY, STREAMED_SHARED_MEMORY = "unary", "stream", "shared memory", "stream, shared memory"
 LOAD = 8
 """Requests in flight at which costs are compared: all cores are busy, and no line is long."""
 OBJECTIVE_FACTOR = 3.0
@@ -19,6 +20,13 @@ class Result:
     ``throughput`` is answers a second; times are seconds, and None where nothing was answered or it is not known.
     ``server_cpu`` and ``client_cpu`` are CPU seconds an answer. ``foreign`` is how many CPUs neither of them used.
     ``errors`` counts what was not answered as wanted, ``error`` says what the first was.
+
+    ``serving_cpu`` is the part of ``server_cpu`` that did not compute: what all threads took but the busiest, of which
+    as many as the server computes with, its main one not among them, are left out; none where nothing computes.
+    OpenVINO's threads have no names, so that how busy they are is what tells them. It does where each computes for
+    longer than any other thread serves. What they do besides computing counts as computing, and what a thread did that
+    ended meanwhile is not known. None of benchmark_app, of peers, who may serve on any thread, of several processes
+    that compute, and with fewer requests in flight than threads, as some would then be idle.
     """
 
     round: int
@@ -34,6 +42,7 @@ class Result:
     foreign: float
     errors: int = 0
     error: str = ""
+    serving_cpu: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,11 @@ class Subject:
     way: str
 
 
+def computes(model: str) -> bool:
+    """Whether ``model`` takes time on threads of its own: what computes next to nothing inferd runs where it serves."""
+    return model != "noop"
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """What is promised: ``limit`` of ``figure``, a floor or a ceiling; None as the figure where it was not measured."""
@@ -75,7 +89,28 @@ class Bar:
         return self.figure.middle >= self.limit if self.floor else self.figure.middle <= self.limit
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Where the CPU and the latency of ``subject`` go, beyond what benchmark_app needs for ``model``.
+
+    ``computing`` is CPU of computing threads an inference in proportion to all that benchmark_app takes, ``serving``
+    that of all others in seconds, ``of_echo`` the same in proportion to the echo's that computes, asked over a stream
+    or not as this one. ``later`` is how many seconds later than benchmark_app's a request alone is answered. None where
+    it was not measured.
+    """
+
+    model: str
+    subject: Subject
+    computing: Spread | None
+    serving: Spread | None
+    of_echo: Spread | None
+    later: Spread | None
+
+
 ByRound = dict[int, float]
+
+
+_REFERENCE = Subject(BENCHMARK_APP, "async")
 
 
 class Results:
@@ -135,6 +170,14 @@ class Results:
         level = LOAD if LOAD in levels else levels[-1]
         return self.at(model, subject, level, lambda r: r.server_cpu)
 
+    def serving(self, model: str, subject: Subject) -> ByRound:
+        """The part of :meth:`cost` that serving threads took, where it is known."""
+        return self.at(model, subject, LOAD, lambda r: r.serving_cpu)
+
+    def later(self, model: str, subject: Subject) -> ByRound:
+        """Seconds by which a request that is alone is answered later than by benchmark_app."""
+        return difference(self.alone(model, subject), self.alone(model, _REFERENCE))
+
     def alone(self, model: str, subject: Subject) -> ByRound:
         """The median latency of a request that is alone."""
         return self.at(model, subject, 1, lambda r: r.p50)
@@ -149,7 +192,7 @@ class Results:
     def goodput(self, model: str, subject: Subject) -> ByRound:
         """The most throughput at a concurrency whose p99 keeps the objective, without an error; 0 where none does.
 
-        Nothing for benchmark_app and the echo, which serve no model.
+        Nothing for benchmark_app and the bare echo, which serve no model.
         """
         objective = self.objective(model)
         found: ByRound = {}
@@ -187,7 +230,8 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
     """Every promise about the models that were measured."""
     found: list[Bar] = []
     unary, stream = Subject(INFERD, UNARY), Subject(INFERD, STREAM)
-    reference, echo = Subject(BENCHMARK_APP, "async"), Subject(ECHO, UNARY)
+    mapped_stream = Subject(INFERD_MAPPED, STREAMED_SHARED_MEMORY)
+    reference, echo = _REFERENCE, Subject(ECHO, UNARY)
     over = {
         "TCP": unary,
         "shared memory that is copied": Subject(INFERD, SHARED_MEMORY),
@@ -212,9 +256,9 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
                 found.append(Bar(text, 1.35 if subject == unary else 1.10, False, cost(model, subject)))
         if model in small:
             found += _small(results, model, unary, stream, echo, reference)
-        for way, subject in (("", unary), (" over a stream", stream)):
-            later = difference(results.alone(model, subject), results.alone(model, reference))
-            more = Spread.of(1000 * seconds for seconds in later.values())
+        latencies = {"": unary, " over a stream": stream, " over a stream, shared memory": mapped_stream}
+        for way, subject in latencies.items():
+            more = Spread.of(1000 * seconds for seconds in results.later(model, subject).values())
             text = f"{model}: ms above benchmark_app's latency, one in flight{way}"
             found.append(Bar(text, 0.35, False, more))
         if peer := results.best_peer(model, results.goodput):
@@ -229,12 +273,47 @@ def _small(
 ) -> list[Bar]:
     costs, streamed = results.cost(model, unary), results.cost(model, stream)
     what = "server CPU an RPC"
-    if model != "noop":
+    if computes(model):
         # What remains is serving; the inference itself costs what it costs benchmark_app.
         computing = results.cost(model, reference)
         costs, streamed = difference(costs, computing), difference(streamed, computing)
         what += " less benchmark_app's an inference,"
-    return [
+    found = [
         Bar(f"{model}: {what} of a bare echo's", 1.5, False, ratio(costs, results.cost(model, echo))),
         Bar(f"{model}: {what} streamed of unary", 0.6, False, ratio(streamed, costs)),
     ]
+    if computes(model):
+        # The same without a difference of two large numbers.
+        serving, what = results.serving(model, unary), "CPU of serving threads an RPC"
+        of_echo = ratio(serving, results.serving(model, Subject(COMPUTING_ECHO, UNARY)))
+        of_unary = ratio(results.serving(model, stream), serving)
+        found.append(Bar(f"{model}: {what}, of an echo's that computes", 1.5, False, of_echo))
+        found.append(Bar(f"{model}: {what}, streamed of unary", 0.6, False, of_unary))
+    return found
+
+
+# -- where it goes ----------------------------------------------------------------
+
+
+def shares(results: Results) -> list[Share]:
+    """For each model that computes, those whose threads were told apart under load, in the order of the first round."""
+    return [
+        _share(results, model, subject)
+        for model in filter(computes, results.models())
+        for subject in results.subjects(model)
+        if subject.server != ECHO and results.serving(model, subject)
+    ]
+
+
+def _share(results: Results, model: str, subject: Subject) -> Share:
+    serving = results.serving(model, subject)
+    computing = difference(results.at(model, subject, LOAD, lambda r: r.server_cpu), serving)
+    echo = Subject(COMPUTING_ECHO, STREAM if subject.way in {STREAM, STREAMED_SHARED_MEMORY} else UNARY)
+    return Share(
+        model,
+        subject,
+        ratio(computing, results.cost(model, _REFERENCE)),
+        Spread.of(serving.values()),
+        ratio(serving, results.serving(model, echo)),
+        Spread.of(results.later(model, subject).values()),
+    )

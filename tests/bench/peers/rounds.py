@@ -13,15 +13,32 @@ import numpy as np
 from tests.bench.open_loop import quantile
 from tests.bench.peers import benchmark_app, clients
 from tests.bench.peers.environments import NotInstalled
-from tests.bench.peers.processes import cpu_seconds, machine_cpu_seconds
-from tests.bench.peers.results import BENCHMARK_APP, INFERD, Result
+from tests.bench.peers.processes import (
+    Threads,
+    cpu_seconds,
+    machine_cpu_seconds,
+    serving_cpu_seconds,
+    thread_cpu_seconds,
+)
+from tests.bench.peers.results import (
+    BENCHMARK_APP,
+    COMPUTING_ECHO,
+    ECHO,
+    INFERD,
+    LOAD,
+    STREAMED_SHARED_MEMORY,
+    Result,
+    computes,
+)
 from tests.bench.peers.servers import Budget, Kind, NotStarted, Running, Way
 from tests.bench.peers.workloads import Workload
 
 LADDER = (1, 4, 8, 16, 32)
 """Requests in flight where a server is compared; at the first way of each server."""
 FEW = (1, 8, 32)
-"""At its other ways, and at the echo."""
+"""At its other ways, and at the bare echo."""
+LEAST = (1, LOAD)
+"""At what only has to say where CPU and latency go."""
 
 _READY_PATIENCE, _BETWEEN = 60.0, 0.5
 _T = TypeVar("_T")
@@ -80,7 +97,7 @@ class Rounds:
                 for running in _turned(visits, number):
                     if running is None:
                         found += self._benchmark_app(number, workload, plan)
-                    else:
+                    elif workload.name in running.targets:
                         found += self._visit(number, running, workload, plan)
         return found
 
@@ -98,8 +115,7 @@ class Rounds:
             for way in running.kind.ways:
                 if (running.kind.title + ", " + way.name) in self.missing:
                     continue
-                compared = way is running.kind.ways[0] and (running.kind.peer or running.kind.name == INFERD)
-                for concurrency in LADDER if compared else FEW:
+                for concurrency in _levels(running.kind, way):
                     looking = self._look(number, running, way, workload, concurrency, pids, plan)
                     found.append(self._loop.run(looking))
                     self._say(plan, found[-1])
@@ -118,9 +134,13 @@ class Rounds:
         plan: Plan,
     ) -> Result:
         edges: list[tuple[float, float, float]] = []
+        threads: list[Threads] = []
+        computing = self._computing(running.kind, workload, concurrency, pids)
 
         def at_edge() -> None:
             edges.append((cpu_seconds(pids), time.process_time(), machine_cpu_seconds()))
+            if computing is not None:
+                threads.append(thread_cpu_seconds(pids))
 
         heard = clients.Heard(seconds=plan.seconds)
         problem = ""
@@ -132,6 +152,10 @@ class Rounds:
         server, client, machine = (
             (after - before for before, after in zip(*edges, strict=True)) if len(edges) == 2 else (0.0, 0.0, 0.0)
         )
+        serving = None
+        if computing is not None and len(threads) == 2:
+            before, after = threads
+            serving = serving_cpu_seconds(before, after, computing)
         return Result(
             round=number,
             model=workload.name,
@@ -146,7 +170,16 @@ class Rounds:
             foreign=max(0.0, (machine - server - client) / heard.seconds),
             errors=len(heard.errors) + bool(problem),
             error=(heard.errors or [problem])[0],
+            serving_cpu=serving / heard.seconds / heard.rate if serving is not None and heard.rate else None,
         )
+
+    def _computing(self, kind: Kind, workload: Workload, concurrency: int, pids: Sequence[int]) -> int | None:
+        """How many of the server's threads compute, None where they can't be told from the others."""
+        if kind.peer:
+            return None
+        if kind.name == ECHO or not computes(workload.name):
+            return 0
+        return self._budget.threads if len(pids) == 1 and concurrency >= self._budget.threads else None
 
     def _benchmark_app(self, number: int, workload: Workload, plan: Plan) -> list[Result]:
         found = []
@@ -170,7 +203,8 @@ class Rounds:
         for way in running.kind.ways:
             try:
                 for workload in self._workloads:
-                    self._loop.run(self._once_it_answers(running, way, workload))
+                    if workload.name in running.targets:
+                        self._loop.run(self._once_it_answers(running, way, workload))
             except grpc.aio.AioRpcError as error:
                 if way is running.kind.ways[0]:
                     raise NotStarted(f"{clients.in_words(error)}\n{running.log()}") from None
@@ -198,7 +232,7 @@ class Rounds:
             await asyncio.sleep(_BETWEEN)
 
     def _compare(self, running: Running, way: Way, workload: Workload, data: bytes) -> None:
-        if running.kind.name == "echo":
+        if running.kind.name == ECHO:
             return
         got = way.read(data)
         wanted = workload.answer.ravel()
@@ -208,12 +242,19 @@ class Rounds:
     def _say(self, plan: Plan, result: Result) -> None:
         r = result
         cost = f"{r.server_cpu * 1e6:8.0f} us" if r.server_cpu is not None else "        -"
+        cost += f" ({r.serving_cpu * 1e6:.0f} serving)" if r.serving_cpu is not None else ""
         p50, p99 = (f"{value * 1e3:.2f}" if value is not None else "-" for value in (r.p50, r.p99))
         self._report(
-            f"round {r.round + 1}/{plan.rounds}  {r.model:10} {r.server:13} {r.way:13} {r.concurrency:3} in flight "
+            f"round {r.round + 1}/{plan.rounds}  {r.model:10} {r.server:13} {r.way:21} {r.concurrency:3} in flight "
             f"{r.throughput:8.1f}/s  p50 {p50:>7} ms  p99 {p99:>7} ms  server {cost}  other CPU {r.foreign:.2f}"
             + (f"  {r.errors} errors: {r.error}" if r.errors else "")
         )
+
+
+def _levels(kind: Kind, way: Way) -> tuple[int, ...]:
+    if way is kind.ways[0] and (kind.peer or kind.name == INFERD):
+        return LADDER
+    return LEAST if kind.name == COMPUTING_ECHO or way.name == STREAMED_SHARED_MEMORY else FEW
 
 
 def _turned(items: Sequence[_T], by: int) -> list[_T]:

@@ -20,7 +20,17 @@ from inferd import __version__
 from tests.bench.peers import clients
 from tests.bench.peers.environments import HERE, python_of, version_of
 from tests.bench.peers.processes import MARK, Family
-from tests.bench.peers.results import ECHO, INFERD, INFERD_MAPPED, SHARED_MEMORY, STREAM, UNARY
+from tests.bench.peers.results import (
+    COMPUTING_ECHO,
+    ECHO,
+    INFERD,
+    INFERD_MAPPED,
+    SHARED_MEMORY,
+    STREAM,
+    STREAMED_SHARED_MEMORY,
+    UNARY,
+    computes,
+)
 from tests.bench.peers.workloads import Workload
 from tests.conftest import ROOT
 from tests.system.daemon import Daemon
@@ -40,6 +50,7 @@ class Way:
 _UNARY = Way(UNARY, clients.unary, clients.tensor_of_response)
 _STREAM = Way(STREAM, clients.stream, clients.tensor_of_stream)
 _SHARED_MEMORY = Way(SHARED_MEMORY, clients.shared_memory, clients.tensor)
+_STREAMED_SHARED_MEMORY = Way(STREAMED_SHARED_MEMORY, clients.streamed_shared_memory, clients.tensor)
 _HTTP = Way("HTTP", clients.http, clients.tensor)
 
 
@@ -67,7 +78,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers: HOST:PORT by workload, and its processes."""
+    """A server that answers: HOST:PORT by workload, of those that it serves, and its processes."""
 
     kind: Kind
     targets: Mapping[str, str]
@@ -81,7 +92,7 @@ class NotStarted(Exception):
 
 def model_settings(model: str, threads: int) -> str:
     """inferd's model.toml of each workload. What computes next to nothing is left to inferd, which runs it inline."""
-    return "" if model == "noop" else f"[execution]\nstreams = {threads}\nthreads = {threads}\n"
+    return f"[execution]\nstreams = {threads}\nthreads = {threads}\n" if computes(model) else ""
 
 
 # -- inferd -----------------------------------------------------------------------
@@ -165,7 +176,7 @@ def _await_port(process: "subprocess.Popen[bytes]", port: int, log: IO[str]) -> 
     raise NotStarted(f"was not ready within {_START_PATIENCE:.0f} s\n{_tail(log)}")
 
 
-# -- the bare echo ----------------------------------------------------------------
+# -- the echoes -------------------------------------------------------------------
 
 
 def _start_echo(kind: Kind, _: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
@@ -173,14 +184,37 @@ def _start_echo(kind: Kind, _: Budget, workloads: Sequence[Workload], stack: Exi
     family = _family(kind)
     targets = {}
     for workload in workloads:
-        command = [sys.executable, "-m", "tests.bench.bare_echo", str(workload.answer.nbytes + _FRAME)]
-        environment = os.environ | {MARK: family.mark}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        stack.callback(process.wait)
-        assert process.stdout is not None
-        targets[workload.name] = f"127.0.0.1:{int(process.stdout.readline())}"
-    stack.callback(family.end)
+        targets[workload.name] = _echoing(["bare_echo", str(workload.answer.nbytes + _FRAME)], family, stack)
     return Running(kind, targets, family, str)
+
+
+def _start_computing_echo(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
+    """One process for all workloads that compute."""
+    family = _family(kind)
+    served = [w for w in workloads if computes(w.name)]
+    files = [f"{w.name}={w.file}" for w in served]
+    target = _echoing(["computing_echo", str(budget.threads), *files], family, stack)
+    return Running(kind, {w.name: target for w in served}, family, str)
+
+
+def _echoing(command: Sequence[str], family: Family, stack: ExitStack) -> str:
+    """HOST:PORT of an echo, a module of tests.bench and its arguments; ended by ``stack``."""
+    module, *arguments = command
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tests.bench.{module}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {MARK: family.mark},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    stack.callback(process.wait)
+    stack.callback(family.end)
+    assert process.stdout is not None
+    with process.stdout as said:
+        if not (port := said.readline()):
+            raise NotStarted(f"{module} ended with status {process.wait()}")
+    return f"127.0.0.1:{int(port)}"
 
 
 _FRAME = 40
@@ -209,8 +243,16 @@ def _tail(log: IO[str]) -> str:
 KINDS = (
     Kind(INFERD, "inferd", __version__, (_UNARY, _STREAM, _SHARED_MEMORY), _start_inferd, peer=False),
     # A daemon maps shared memory or copies it: to compare both takes two.
-    Kind(INFERD_MAPPED, "inferd, mapped", __version__, (_SHARED_MEMORY,), _start_inferd, peer=False),
+    Kind(
+        INFERD_MAPPED,
+        "inferd, mapped",
+        __version__,
+        (_SHARED_MEMORY, _STREAMED_SHARED_MEMORY),
+        _start_inferd,
+        peer=False,
+    ),
     Kind(ECHO, "bare grpc.aio echo", "", (_UNARY, _STREAM), _start_echo, peer=False),
+    Kind(COMPUTING_ECHO, "grpc.aio echo that computes", "", (_UNARY, _STREAM), _start_computing_echo, peer=False),
     Kind("mlserver", "MLServer", version_of("mlserver"), (_UNARY,), _start_peer),
     Kind("kserve", "KServe SDK", version_of("kserve"), (_UNARY,), _start_peer),
     Kind("ray", "Ray Serve", version_of("ray"), (_UNARY,), _start_peer),

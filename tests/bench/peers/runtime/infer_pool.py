@@ -34,17 +34,21 @@ class Settings:
         return cls(**json.loads(os.environ["PEER_SETTINGS"]))
 
 
+def properties(streams: int) -> dict[str, Any]:
+    """What a model is compiled with: FP32, on ``streams`` streams of one thread each."""
+    return {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams,
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
 class InferPool:
     """The model in ``file``, compiled to FP32 with ``streams`` streams of one thread each."""
 
     def __init__(self, file: str, streams: int) -> None:
-        properties = {
-            "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": streams,
-            "EXECUTION_MODE_HINT": "ACCURACY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        compiled = ov.Core().compile_model(file, "CPU", properties)
+        compiled = ov.Core().compile_model(file, "CPU", properties(streams))
         self.input, self.output = compiled.inputs[0].any_name, compiled.outputs[0].any_name
         self.shape = tuple(compiled.inputs[0].shape)
         self.dtype: np.dtype[Any] = np.dtype(compiled.inputs[0].element_type.to_dtype())

@@ -6,7 +6,8 @@ Each round sends the same requests to a bare `grpc.aio` echo of the same message
 and to inferd, one after the other, over one connection with so many in flight; what each server's process took of the
 CPU meanwhile is read from the kernel. inferd is there twice, with OpenVINO's own threads and with inferd's
 (`path = "sync"`), and both are asked unary and over a stream. Bars, on medians of the rounds' ratios: unary at most 1.5
-times the echo, streams at most 0.6 times unary. Writes hot_path.json and exits with 1 when a bar is missed.
+times the echo, streams at most 0.6 times unary; what the echo's own streams take is shown beside them.
+Writes hot_path.json and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -74,6 +75,10 @@ def main() -> int:
                     print(f"{number + 1}  {name}, {how}: {look.cpu:.0f} us, {look.rate:.0f}/s", flush=True)
     ratios = _ratios(looks)
     missed = [f"{name}: {ratio[0]:.2f} (bar {ratio[-1]})" for name, ratio in ratios.items() if ratio[0] > ratio[-1]]
+    streamed = [a.cpu / b.cpu for a, b in zip(looks["echo, stream"], looks["echo, unary"], strict=True)]
+    print(
+        f"the echo's own stream to unary: {statistics.median(streamed):.2f} [{min(streamed):.2f}, {max(streamed):.2f}]"
+    )
     for name, (median, least, most, bar) in ratios.items():
         print(f"{name}: {median:.2f} [{least:.2f}, {most:.2f}], bar {bar}")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -236,6 +236,7 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
         "TCP": unary,
         "shared memory that is copied": Subject(INFERD, SHARED_MEMORY),
         "shared memory that is mapped": Subject(INFERD_MAPPED, SHARED_MEMORY),
+        "shared memory that is mapped, over a stream": mapped_stream,
     }
 
     def cost(model: str, subject: Subject) -> Spread | None:

@@ -5,17 +5,19 @@ import pickle
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inferd.engine.runtime import ov
-from inferd.errors import DeadlinePassed, InferenceFailed, InternalFault
+from inferd.errors import DeadlinePassed, InferenceFailed, InternalFault, InvalidRequest
 from inferd.scheduling.fairness import SharedDevice
-from inferd.tensors import DType, Tensor
+from inferd.tensors import DType, Placed, Tensor
 from tests.dispatchers import RealBench, load
 from tests.engine import models
 from tests.engine.models import tensor
 from tests.event_loop import on_loop
 from tests.replies import ask
+from tests.test_dispatcher_shared import Region, shared
 
 INLINE = '[execution]\npath = "inline"\n'
 UNTRIED = INLINE + "[warmup]\nruns = 0\n"
@@ -126,4 +128,41 @@ async def test_what_is_kept_to_compare_answers_by_is_no_view_of_a_message(tmp_pa
     house.dispatcher.submit(request)
     (kept,) = house.dispatcher.samples
     assert pickle.loads(pickle.dumps(kept)) == (Tensor(DType.FP32, (4,), bytes(16)),)
+    house.loaded.close()
+
+
+@on_loop
+async def test_memory_that_a_client_shares_is_used_for_its_run_alone(tmp_path: Path) -> None:
+    house = bench(tmp_path)
+    given, region = shared(tensor([1, 2, 3, 4]))
+    target = Region(bytes(16))
+    request, answer = ask(given)
+    request.shared, request.into = True, ((0, Placed("t", 0, 16, target)),)
+    house.dispatcher.submit(request)
+    assert answer.times == 1
+    assert np.frombuffer(target.data, np.float32).tolist() == [2, 4, 6, 8]
+    after, other = ask([5, 5, 5, 5])
+    house.dispatcher.submit(after)
+    assert other.outputs[0].tolist() == [10, 10, 10, 10]
+    assert np.frombuffer(target.data, np.float32).tolist() == [2, 4, 6, 8]
+    assert np.frombuffer(region.data, np.float32).tolist() == [1, 2, 3, 4]
+    house.loaded.close()
+
+
+@pytest.mark.parametrize("which", ["input", "output"])
+@on_loop
+async def test_what_a_client_shared_and_took_away_fails_that_request_alone(which: str, tmp_path: Path) -> None:
+    house = bench(tmp_path)
+    given, region = shared(tensor([1, 2, 3, 4]))
+    target = Region(bytes(16))
+    request, answer = ask(given)
+    request.shared, request.into = True, ((0, Placed("t", 0, 16, target)),)
+    (region if which == "input" else target).gone = True
+    house.dispatcher.submit(request)
+    assert isinstance(answer.error, InvalidRequest)
+    after, other = ask([5, 5, 5, 5])
+    house.dispatcher.submit(after)
+    assert other.outputs[0].tolist() == [10, 10, 10, 10]
+    assert [seen.outcome for seen in house.seen] == ["invalid", "ok"]
+    assert house.dispatcher.conduct[0].failed == 0
     house.loaded.close()

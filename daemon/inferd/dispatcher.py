@@ -318,21 +318,28 @@ class Dispatcher:
         self._until_sample -= 1
         if self._until_sample < 0:
             self._sample(request)
+        failed, into = None, request.into if request.shared or request.into else None
         try:
-            stages.submitted, ended = pool.run(request.inputs)
+            stages.submitted, ended = pool.run(request.inputs, into)
         except RunFailed as failure:
             self.conduct[0].failed += 1
-            self._fail(request, self._failed(0, str(failure)))
-            return
+            failed = self._failed(0, str(failure))
+        except InferdError as gone:
+            failed = gone.bare()
         except Exception:
             log.exception("run could not be started", model=self._model, version=self._version)
-            self._fail(request, InternalFault())
+            failed = InternalFault()
+        if failed is not None:
+            pool.give_back(0)
+            self._fail(request, failed)
             return
         stages.computed = stages.taken = ended
         self.conduct[0].well += 1
         self._worked += ended - now
         self._scheduler.ran(request, now, ended)
         error = self._reply(request, pool, 0)
+        if into is not None:
+            pool.give_back(0)
         for share in self._shares:
             share.wake_others(ended)
         self._record(request, error, request.batch)

@@ -11,7 +11,7 @@ from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
-from inferd.tensors import DType, Tensor
+from inferd.tensors import DType, Placed, Tensor
 
 op = ov.opset13
 
@@ -109,4 +109,5 @@ def tensor(values: Any, dtype: DType = DType.FP32) -> Tensor:
 
 def numbers(answer: Tensor) -> "np.ndarray[Any, Any]":
     """The elements of an answer, copied: the memory below is the slot's."""
-    return np.frombuffer(bytes(answer.data), answer.dtype.numpy).reshape(answer.shape)  # type: ignore[arg-type]
+    data = answer.data.copied() if isinstance(answer.data, Placed) else answer.data
+    return np.frombuffer(bytes(data), answer.dtype.numpy).reshape(answer.shape)  # type: ignore[arg-type]

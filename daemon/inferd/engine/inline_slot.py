@@ -62,6 +62,8 @@ class InlineSlot:
         self._ports.write_shared(inputs, into)
 
     def give_back(self) -> None:
+        # They may be views of it.
+        self._arrays = ()
         self._ports.give_back()
 
     def reset(self) -> None:

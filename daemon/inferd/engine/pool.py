@@ -159,15 +159,20 @@ class Pool:
             self._handed_over.append((seat, seat.run, time.monotonic_ns()))
         return copied
 
-    def run(self, inputs: Sequence[Tensor]) -> tuple[int, int]:
-        """Where slots run inline: all of a run on the first, which nothing else may be in flight on.
+    def run(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]] | None = None) -> tuple[int, int]:
+        """Where slots run inline: all of a run on the first, which nothing else may be in flight on; ``into`` as
+        :meth:`start` has it.
 
         Returns the times when the copy was done and when the run had ended; :meth:`read` has what came out. Raises
-        RunFailed.
+        RunFailed, and what placed inputs raise.
         """
         slot = self._seats[0].slot
         try:
-            slot.write((inputs,))
+            if into is None:
+                slot.write((inputs,))
+            else:
+                self.lent.add(0)
+                slot.write_shared(inputs, into)
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
         copied = time.monotonic_ns()

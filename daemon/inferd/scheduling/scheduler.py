@@ -100,7 +100,7 @@ class Scheduler:
         :meth:`ran`."""
         if self._entries or self._runs or self._sequences is not None:
             return False
-        if request.kind is not None or request.into or request.shared:
+        if request.kind is not None:
             return False
         if len(self._pools) > 1 or self._pools[0].shut or self._quota is not None:
             return False

@@ -245,6 +245,16 @@ def test_shares_say_where_cpu_and_latency_go() -> None:
     assert found[mapped].of_echo == Spread(2.0, 2.0, 2.0)
 
 
+def test_what_serving_costs_an_inference_is_also_told_by_the_servers_own_computing_threads() -> None:
+    results = Results([*told_apart(OWN, model="squeezenet", serving=0.002), result(APP, model="squeezenet")])
+
+    found = {bar.text: bar.figure for bar in bars(results)}
+
+    own = found["squeezenet: server CPU an inference of its own computing threads', TCP"]
+    assert own is not None
+    assert own.middle == pytest.approx(1.25)
+
+
 def test_shares_are_of_models_that_compute_and_of_threads_that_were_told_apart() -> None:
     results = Results(
         [

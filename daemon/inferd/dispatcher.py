@@ -495,9 +495,9 @@ class Dispatcher:
 
     def _note(self, ended: _Over) -> None:
         """Let others have the device, and record."""
+        now = time.monotonic_ns()
         for share in self._shares:
-            if share.contended:
-                share.wake_others(time.monotonic_ns())
+            share.wake_others(now)
         if len(ended) == 1:
             self._record(*ended[0])
             return

@@ -142,7 +142,7 @@ class Inference:
             self._submit(call, raw, caller)
         except InferdError as error:
             # Without the frames that it came through, which hold the message and a client's memory.
-            self._refuse(call, error.with_traceback(None))
+            self._refuse(call, error.bare())
         except Exception:
             log.exception("request could not be handled")
             self._refuse(call, InternalFault())
@@ -158,7 +158,7 @@ class Inference:
             # Once for each request: which of two versions answers is a matter of turns.
             route = self._catalog.resolve(known.message.model_name, known.message.model_version)
             # Asked for as itself: another version's may be equal.
-            if known.signature is route[1].loaded.signature and len(apart.id) <= codec.MAX_REQUEST_ID:
+            if known.signature is route[1].signature and len(apart.id) <= codec.MAX_REQUEST_ID:
                 there: Sequence[Placed] = ()
                 into: Into = ()
                 if known.spans and self._shared_memory is not None:
@@ -225,7 +225,7 @@ class Inference:
         """Submit what ``call`` asks of ``route``: ``shared`` says that an input is in a client's memory."""
         served, live = route
         stages, parameters = call.stages, asked.parameters
-        default = live.source.config.queue.default_timeout
+        default = live.config.queue.default_timeout
         # Before it is handed over: what runs inline is answered by then.
         call.request = request = Request(
             served.name,

@@ -39,7 +39,7 @@ class SharedDevice:
 
     def may_start(self, share: "Share", now: int) -> bool:
         """Whether ``share`` may start one more run at ``now``."""
-        if not self.crowded or self._load + share.width <= 1:
+        if self._load + share.width <= 1:
             return True
         self._advance(now)
         rivals = [m.used for m in self._members if m.wants and m is not share]
@@ -111,7 +111,7 @@ class Share:
 
     def may_start(self, now: int) -> bool:
         """Whether one more run may start at ``now``."""
-        self.held_back = not self._device.may_start(self, now)
+        self.held_back = self._device.crowded and not self._device.may_start(self, now)
         return not self.held_back
 
     def started(self, now: int) -> None:

@@ -107,8 +107,7 @@ class Scheduler:
         deadline = request.deadline
         if deadline is not None and now + self._pools[0].times.quickest(request.batch) > deadline:
             return False
-        share = self._shares[0]
-        return not share.contended or share.may_start(now)
+        return self._shares[0].may_start(now)
 
     def ran(self, request: Request, began: int, now: int) -> None:
         """``request`` has run well in between, on the only pool, with nobody beside or behind it."""
@@ -267,7 +266,7 @@ class Scheduler:
                     break
                 if not share.wants:
                     share.want(True, now)
-                if share.contended and not share.may_start(now):
+                if not share.may_start(now):
                     # Whoever is ahead of us says when its run ends; should it hang, time says so.
                     plan.wake(now + LEAD)
                     break

@@ -88,8 +88,7 @@ class PosixMemory:
     def write(self, at: int, data: Buffer) -> None:
         """As :meth:`inferd.tensors.Memory.write`."""
         # What is truncated in between grows again by this, within the region; that harms nobody.
-        if os.fstat(self._descriptor).st_size < self._end:
-            raise self._shrunk()
+        self._check_size()
         rest, at = memoryview(data), at + self._offset
         while rest.nbytes:
             try:
@@ -106,6 +105,9 @@ class PosixMemory:
         begin = self._before + at
         if self._mapping is None or nbytes < _WORTH_MAPPING or begin % _ALIGNMENT:
             return None
+        self._check_size()
+        return memoryview(self._mapping)[begin : begin + nbytes]
+
+    def _check_size(self) -> None:
         if os.fstat(self._descriptor).st_size < self._end:
             raise self._shrunk()
-        return memoryview(self._mapping)[begin : begin + nbytes]

@@ -8,6 +8,7 @@ Listens on a free port of the loopback interface, prints it, and serves ModelInf
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 
 import grpc
 import uvloop
@@ -28,6 +29,14 @@ async def serve(nbytes: int) -> None:
         while await context.read() is not grpc.aio.EOF:
             await context.write(answer)
 
+    await listen(unary, stream)
+
+
+async def listen(
+    unary: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
+    stream: Callable[[object, grpc.aio.ServicerContext], Awaitable[None]],
+) -> None:
+    """Serve the two RPCs on a free port of the loopback interface, which is printed, until the process is ended."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
     handlers = {
         _UNARY: grpc.unary_unary_rpc_method_handler(unary),

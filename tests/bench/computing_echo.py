@@ -20,10 +20,8 @@ import uvloop
 from inferd._pb import open_inference_pb2 as pb
 from inferd.engine.runtime import keep_small_blocks, ov
 from inferd.tensors import DType
-from tests.bench.open_loop import METHOD
+from tests.bench.bare_echo import listen
 from tests.bench.peers.runtime.infer_pool import properties
-
-_SERVICE, _, _UNARY = METHOD[1:].partition("/")
 
 
 class _Run:
@@ -121,16 +119,7 @@ async def serve(files: dict[str, str], threads: int) -> None:
                 answers.put_nowait(model.ask(message, model.stream_head))
             answers.put_nowait(None)
 
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
-    handlers = {
-        _UNARY: grpc.unary_unary_rpc_method_handler(unary),
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(stream),
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)
-    await server.wait_for_termination()
+    await listen(unary, stream)
 
 
 if __name__ == "__main__":

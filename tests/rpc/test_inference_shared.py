@@ -3,7 +3,6 @@
 import gc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from inferd.errors import NotAllowed
 from inferd.lifecycle import Phase
 from inferd.rpc import codec, wire
 from inferd.rpc.call import Caller
-from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
 from tests import models
 from tests.event_loop import on_loop
 from tests.rpc.parts import Parts
 from tests.rpc.test_placement import at
-from tests.rpc.test_shared_memory import SECRETS
+from tests.rpc.test_shared_memory import SECRETS, credentials
 from tests.rpc.test_shared_memory import Caller as Client
 from tests.shared_memory.objects import SharedObject, shared_object
 from tests.shared_memory.test_store import open_files
@@ -45,17 +43,9 @@ async def serving(
     """The models negative, of a fixed shape, and sums, of any number of rows."""
     models.save(models.negative(SHAPE), root, "negative")
     models.save(models.sum_and_difference([-1, 2]), root, "sums")
-    held = Credentials()
-    if tokens:
-        file = root / "tokens.toml"
-        file.write_text(
-            "".join(
-                f'[[token]]\nname = "{name}"\nsha256 = "{sha256(secret.encode()).hexdigest()}"\nscopes = ["infer"]\n'
-                for name, secret in SECRETS.items()
-            )
-        )
-        held = Credentials(None, file)
-    parts = Parts(root, {}, credentials=held, shared_memory=Store(RegionLimits(), mapped=mapped))
+    parts = Parts(
+        root, {}, credentials=credentials(root) if tokens else None, shared_memory=Store(RegionLimits(), mapped=mapped)
+    )
     await parts.catalog.load_all()
     parts.lifecycle.move(Phase.READY)
     port = parts.server.bind("127.0.0.1:0")

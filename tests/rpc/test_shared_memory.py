@@ -55,19 +55,21 @@ class Caller:
         return set((await self.status()).regions)
 
 
+def credentials(root: Path) -> Credentials:
+    """Whose callers have the tokens in SECRETS, by name."""
+    file = root / "tokens.toml"
+    file.write_text(
+        "".join(
+            f'[[token]]\nname = "{name}"\nsha256 = "{sha256(secret.encode()).hexdigest()}"\nscopes = ["infer"]\n'
+            for name, secret in SECRETS.items()
+        )
+    )
+    return Credentials(None, file)
+
+
 @asynccontextmanager
 async def serving(root: Path, store: Store | None, *, tokens: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    held = Credentials()
-    if tokens:
-        file = root / "tokens.toml"
-        file.write_text(
-            "".join(
-                f'[[token]]\nname = "{name}"\nsha256 = "{sha256(secret.encode()).hexdigest()}"\nscopes = ["infer"]\n'
-                for name, secret in SECRETS.items()
-            )
-        )
-        held = Credentials(None, file)
-    parts = Parts(root, {}, credentials=held, shared_memory=store)
+    parts = Parts(root, {}, credentials=credentials(root) if tokens else None, shared_memory=store)
     port = parts.server.bind("127.0.0.1:0")
     await parts.server.start()
     try:

@@ -176,7 +176,7 @@ class Results:
 
     def computing(self, model: str, subject: Subject) -> ByRound:
         """The rest of it."""
-        return difference(self.at(model, subject, LOAD, lambda r: r.server_cpu), self.serving(model, subject))
+        return difference(self.cost(model, subject), self.serving(model, subject))
 
     def later(self, model: str, subject: Subject) -> ByRound:
         """Seconds by which a request that is alone is answered later than by benchmark_app."""
@@ -260,8 +260,7 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
                 text, limit = f"{model}: server CPU an inference of", 1.35 if subject == unary else 1.10
                 found.append(Bar(f"{text} benchmark_app's, {name}", limit, False, cost(model, subject)))
                 # The same within one loop: what else the machine does between two changes it by more than serving does.
-                whole = results.at(model, subject, LOAD, lambda r: r.server_cpu)
-                own = ratio(whole, results.computing(model, subject))
+                own = ratio(results.cost(model, subject), results.computing(model, subject))
                 found.append(Bar(f"{text} its own computing threads', {name}", limit, False, own))
         if model in small:
             found += _small(results, model, unary, stream, echo, reference)

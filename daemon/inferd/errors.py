@@ -190,6 +190,24 @@ class Shed(Overloaded):
     reason = "late"
 
 
+class Crowded(Refused):
+    """Taken now, the request would make the queue longer than lasting overload leaves any use for.
+
+    ``expected`` is when it would be answered, ``most`` what requests are held to meanwhile; both in seconds.
+    """
+
+    reason = "overload"
+
+    def __init__(self, model: str, expected: float, most: float, retry_after: float) -> None:
+        self.expected, self.most = expected, most
+        super().__init__(
+            model,
+            f"overloaded: an answer would take {expected * 1000:.0f} ms; while more is asked for than can be "
+            f"computed, the queue is held to {most * 1000:.0f} ms",
+            retry_after,
+        )
+
+
 class QuotaExceeded(Refused):
     """The client has as many requests under way as one client may."""
 

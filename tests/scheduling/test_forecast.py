@@ -10,6 +10,10 @@ from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
 from tests.scheduling.work import work
 
+# One that comes after all that waits, and one that goes before.
+LAST = Entry(work(), 10**6, 10**9)
+FIRST = Entry(work(priority=1), 10**6, 10**9)
+
 # Nanoseconds that a run of one row takes, by pool; and the pools' widths.
 pools = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 4)), min_size=1, max_size=3)
 
@@ -36,20 +40,20 @@ def test_a_newcomer_waits_for_the_line_and_for_the_first_slot(
     soonest = min(max(0, took - now) for took, _ in given)
     assert abs(forecast.rate() - rate) <= 1e-9 * rate
     expected = ahead / rate + soonest
-    assert abs(forecast.wait(1 << 64, now) - expected) <= 1e-9 * max(expected, 1)
+    assert abs(forecast.wait(LAST, now) - expected) <= 1e-9 * max(expected, 1)
 
 
 @given(pools)
 def test_where_a_slot_is_free_and_nobody_waits_there_is_no_wait(given: list[tuple[int, int]]) -> None:
     forecast, states = stage(given, 0)
     states[-1].release(0, 1, 1, learn=False)
-    assert forecast.wait(1, 0) == 0
+    assert forecast.wait(FIRST, 0) == 0
 
 
 @given(pools, st.integers(1, 20))
 def test_who_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
     forecast, _ = stage(given, waiting)
-    assert forecast.wait(1, 0) < forecast.wait(1 << 64, 0)
+    assert forecast.wait(FIRST, 0) < forecast.wait(LAST, 0)
 
 
 @given(pools)
@@ -63,4 +67,4 @@ def test_nothing_is_known_of_pools_that_nobody_measured_nor_of_none() -> None:
     line.append(Entry(work(), 0, 0))
     for states in ([PoolState(1, 1)], []):
         forecast = Forecast(states, line, BatchSize(BatchRule()))
-        assert (forecast.wait(1 << 64, 0), forecast.rate(), forecast.turnaround()) == (0, 0, 0)
+        assert (forecast.wait(LAST, 0), forecast.rate(), forecast.turnaround()) == (0, 0, 0)

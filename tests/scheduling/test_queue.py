@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,18 +15,24 @@ ARRIVAL = st.tuples(st.just("append"), st.sampled_from([0, 1, 2, 7, 2**64 - 1]),
 DEPARTURE = st.tuples(st.sampled_from(["take", "drop"]), st.integers(0, 20), st.just(0))
 
 
-def order(entry: Entry) -> tuple[int, int]:
-    return entry.level, entry.arrival
+def order(entry: Entry) -> tuple[int, int, int]:
+    return entry.level, entry.due, entry.arrival
 
 
-@given(st.lists(st.one_of(ARRIVAL, ARRIVAL, DEPARTURE), max_size=80))
-def test_the_line_is_by_priority_and_first_come_first_served_within_one(
-    steps: list[tuple[str, int, int]],
+def entry_of(arrival: int, priority: int = 0, rows: int = 1, kind: int | None = None, due: int = 0) -> Entry:
+    entry = Entry(work(priority=priority, rows=rows, kind=kind), arrival, 100 + arrival)
+    entry.due = due
+    return entry
+
+
+@given(st.lists(st.one_of(ARRIVAL, ARRIVAL, DEPARTURE), max_size=80), st.sampled_from([1, 3, 1000]))
+def test_the_line_is_by_priority_and_by_when_answers_are_due_within_one(
+    steps: list[tuple[str, int, int]], dues: int
 ) -> None:
     line, expected = WaitingLine(), list[Entry]()
     for arrival, (step, number, rows) in enumerate(steps):
         if step == "append":
-            entry = Entry(work(priority=number, rows=rows, kind=rows % 2), arrival, 100 + arrival)
+            entry = entry_of(arrival, number, rows, rows % 2, due=arrival * 7919 % dues)
             line.append(entry)
             expected.append(entry)
             expected.sort(key=order)
@@ -40,10 +47,25 @@ def test_the_line_is_by_priority_and_first_come_first_served_within_one(
         for kind in (0, 1):
             assert line.rows(kind) == sum(e.request.batch for e in expected if e.request.kind == kind)
         for level in {e.level for e in expected} | {3}:
-            assert line.rows_ahead(level) == sum(e.request.batch for e in expected if e.level <= level)
+            assert line.rows_ahead(level, 1000) == sum(e.request.batch for e in expected if e.level <= level)
+            better = sum(e.request.batch for e in expected if e.level < level)
+            assert line.rows_ahead(level, -1) == better
+            within = line.rows_ahead(level, dues // 2) - better
+            own = [e for e in expected if e.level == level]
+            ahead = [e for e in own if e.due <= dues // 2]
+            mean = sum(e.request.batch for e in own) / max(1, len(own))
+            assert within == pytest.approx(len(ahead) * mean)
         assert line.oldest == min((e.since for e in expected), default=0)
         if expected:
             assert line.last() is expected[-1]
+
+
+def test_equally_due_requests_keep_the_order_they_came_in() -> None:
+    line = WaitingLine()
+    entries = [entry_of(n, due=5) for n in (3, 1, 2)]
+    for entry in entries:
+        line.append(entry)
+    assert [entry.arrival for entry in line] == [1, 2, 3]
 
 
 def test_levels_that_clients_made_up_do_not_stay() -> None:
@@ -81,11 +103,11 @@ def test_whoever_waited_through_many_better_ones_goes_next() -> None:
     assert [entry is patient for entry in taken] == [False] * PATIENCE + [True]
 
 
-def test_who_is_put_back_is_at_the_front_of_its_level() -> None:
+def test_a_request_that_is_put_back_has_the_place_it_had() -> None:
     line = WaitingLine()
     first, second = (Entry(work(), n, 0) for n in range(2))
     line.append(first)
     line.append(second)
     line.started(first)
-    line.restore(first)
+    line.append(first)
     assert list(line) == [first, second]

@@ -82,6 +82,7 @@ class Walk(RuleBasedStateMachine):
         self.hopeless: list[Place] = []
         self.shut: set[int] = set()
         self.alone: set[Request] = set()
+        self.due: dict[Request, int] = {}
 
     # -- what clients and devices do ------------------------------------------------
 
@@ -146,6 +147,13 @@ class Walk(RuleBasedStateMachine):
             assert limits.per_client is None or under_way < limits.per_client
             self.submitted.append(request)
             self.waiting.append(request)
+            self.due[request] = self.scheduler._entries[request].due
+            objective = self.rules_of.objective
+            if deadline is None and objective is None:
+                assert self.due[request] > self.now
+            else:
+                ends = [deadline] if deadline is not None else []
+                assert self.due[request] <= min([*ends, *([self.now + objective.latency] if objective else [])])
         # As the shell does it: others may have been turned away to make room.
         self.look()
 
@@ -379,8 +387,9 @@ class Walk(RuleBasedStateMachine):
         self.runs[place] = run
         if len(self.pools) == 1 and self.rules_of.sequences is None:
             for member in members:
+                due = self.due[member]
                 assert all(
-                    self.order(r) > self.order(member)
+                    self.due[r] > due or (self.due[r] == due and self.order(r) > self.order(member))
                     for r in self.waiting
                     if (r.kind, r.priority or UNSET_PRIORITY) == (member.kind, member.priority or UNSET_PRIORITY)
                     and (r in self.alone) == (member in self.alone)

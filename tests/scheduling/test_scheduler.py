@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from inferd.errors import DeadlinePassed, QueueFull
+from inferd.errors import Crowded, DeadlinePassed, QueueFull
 from inferd.requests import Request
 from inferd.scheduling.entry import Entry, Run
 from inferd.scheduling.rules import Lane, Limits, Rules
@@ -291,3 +291,102 @@ def test_the_next_look_is_for_the_first_of_the_idle_pools_that_may_be_needed() -
     three = scheduler((1, 10), (1, 100), (1, 1000))
     submit(three, 2)
     assert three.poll(0).wake_at == 100
+
+
+# -- deadlines -------------------------------------------------------------------------
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+
+
+def test_a_deadline_nearer_than_the_quickest_run_is_refused_until_that_is_doubted() -> None:
+    one = scheduler((1, 100 * MS))
+    submit(one, 1, SECOND)
+    (run,) = one.poll(SECOND).starts
+    at = SECOND + 100 * MS
+    one.finished(run.pool, run.slot, at)
+    with pytest.raises(DeadlinePassed, match=r"50\.0 ms are left, an answer takes 100\.0 ms"):
+        one.submit(work(deadline=at + 50 * MS), at)
+    # Nothing has run for long: the model may have become faster.
+    at += 2 * SECOND
+    request = work(deadline=at + 50 * MS)
+    one.submit(request, at)
+    (run,) = one.poll(at).starts
+    assert answered(one.finished(run.pool, run.slot, at + 10 * MS)) == [request]
+    one.submit(work(deadline=at + 60 * MS), at + 11 * MS)
+
+
+def test_while_something_runs_nothing_is_doubted() -> None:
+    one = scheduler((2, 100 * MS))
+    submit(one, 1, SECOND)
+    one.poll(SECOND)
+    with pytest.raises(DeadlinePassed):
+        one.submit(work(deadline=9 * SECOND + 50 * MS), 9 * SECOND)
+
+
+def test_a_run_that_outlasts_its_client_teaches_that_runs_take_at_least_as_long() -> None:
+    one = scheduler((1, 10 * MS))
+    for number in range(50):
+        at = number * SECOND
+        one.submit(work(deadline=at + 80 * MS), at)
+        (run,) = one.poll(at).starts
+        one.poll(at + 80 * MS)
+        one.finished(run.pool, run.slot, at + 300 * MS)
+    assert one.service_time == pytest.approx(80 * MS, rel=0.05)
+
+
+def test_a_client_that_leaves_early_teaches_nothing() -> None:
+    one = scheduler((1, 10 * MS))
+    (request,) = submit(one, 1)
+    one.poll(0)
+    one.cancel(request, 5 * MS)
+    assert one.service_time == 10 * MS
+
+
+def test_the_sooner_deadline_goes_first_and_a_priority_goes_before_it() -> None:
+    one = scheduler((1, MS))
+    asked = [work(deadline=d * SECOND, priority=p) for d, p in ((9, 0), (3, 0), (8, 1), (5, 0))]
+    for request in asked:
+        one.submit(request, 0)
+    order = []
+    for at in range(4):
+        (run,) = one.poll(at * MS).starts
+        order += answered(one.finished(run.pool, run.slot, (at + 1) * MS))
+    assert order == [asked[2], asked[1], asked[3], asked[0]]
+
+
+def test_what_would_wait_too_long_for_its_deadline_is_refused_before_it_waits() -> None:
+    one = scheduler((1, 10 * MS))
+    submit(one, 1)
+    one.poll(0)
+    for _ in range(7):
+        one.submit(work(deadline=100 * MS), 0)
+    with pytest.raises(DeadlinePassed, match=r"refused: 100\.0 ms are left"):
+        one.submit(work(deadline=100 * MS), 0)
+    one.submit(work(deadline=200 * MS), 0)
+
+
+def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
+    one = scheduler((1, 10 * MS))
+    told: set[tuple[str, bool]] = set()
+    begun = now = SECOND
+    for number in range(2000):
+        now += 3 * MS
+        patient = number % 2 == 0
+        try:
+            one.submit(work(deadline=now + (800 * MS if patient else 50 * MS)), now)
+        except (Crowded, DeadlinePassed) as refusal:
+            told.add((refusal.reason, patient))
+        if one.running and now - begun >= 10 * MS:
+            one.finished(0, 0, now)
+        if one.poll(now).starts:
+            begun = now
+    assert ("overload", True) in told
+    assert told <= {("overload", True), ("forecast", True), ("forecast", False)}
+
+
+def test_a_request_refused_for_overload_is_told_when_to_come_back() -> None:
+    crowded = Crowded("m", 0.2, 0.05, 0.15)
+    assert crowded.retry_after == 0.15
+    assert "an answer would take 200 ms; while more is asked for than can be computed" in str(crowded)
+    assert "held to 50 ms" in str(crowded)

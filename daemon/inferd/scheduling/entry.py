@@ -40,7 +40,8 @@ class Entry:
     """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
     the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
     with nobody else. ``held`` is when it began to wait for company, 0 if it never did. ``level`` is the priority as an
-    order: lower goes first."""
+    order: lower goes first. ``limit`` is how many ns after ``since`` its answer has to be there, 0 for any,
+    ``held_to`` what its forecast is held to, and ``due`` when it is to start before others of its level."""
 
     request: Request
     arrival: int
@@ -52,6 +53,9 @@ class Entry:
     held: int = 0
     run: "Run | None" = None
     level: int = field(init=False)
+    limit: int = 0
+    held_to: int = 0
+    due: int = 0
 
     def __post_init__(self) -> None:
         self.level = self.request.priority or UNSET_PRIORITY

@@ -1,6 +1,7 @@
 """How long a newcomer would wait, as far as learnt service times tell; 0 stands for not known."""
 
 from inferd.scheduling.batching import BatchSize
+from inferd.scheduling.entry import Entry
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
 
@@ -13,9 +14,9 @@ class Forecast:
         self._line = line
         self._size = size
 
-    def wait(self, level: int, now: int) -> float:
-        """Nanoseconds until a newcomer at ``level`` would start."""
-        ahead = self._line.rows_ahead(level)
+    def wait(self, newcomer: Entry, now: int) -> float:
+        """Nanoseconds until ``newcomer``, which is not in line yet, would start."""
+        ahead = self._line.rows_ahead(newcomer.level, newcomer.due)
         soonest = min([pool.next_completion(now) for pool in self._pools], default=0.0)
         if not ahead and not soonest:
             return 0.0

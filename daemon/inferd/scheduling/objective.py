@@ -1,11 +1,14 @@
-"""How late an answer may be promised, so that those given keep the model's latency objective."""
+"""How late an answer may be promised, so that the answers given keep objectives and deadlines."""
 
 from dataclasses import dataclass
 
 _STEP = 0.03
 _CEILING = 0.85
-# What lies beyond the scheduler's sight, encoding, event loop and wire, gets the rest of the objective.
+_FLOOR = 0.1
+# What lies beyond the scheduler's sight, encoding, event loop and wire, gets the rest of the time.
 _IN_SIGHT = 0.88
+# Per cent of the answers that are to be in time where only deadlines say when that is.
+_PERCENTILE = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,36 +20,47 @@ class Objective:
 
 
 class LatencyBudget:
-    """The forecast up to which requests are taken: below the objective by as much as forecasts prove wrong.
+    """The ``share`` of a request's time that its forecast may take: smaller by as much as forecasts prove wrong.
 
-    Forecasts come from learnt service times. What they leave out (noise, other processes,
-    the event loop) is learnt here by stochastic approximation: an answer that came too late
-    takes a step off the budget, one in time gives a little back, in such proportion that
-    both cancel out while half as many are late as the percentile allows.
+    A request's time, its ``limit``, is what the objective allows or, where that is less, what its deadline left on
+    arrival. Forecasts come from learnt service times. What they leave out (noise, other processes, the event loop) is
+    learnt here by stochastic approximation: an answer that came too late takes a step off the share, one in time
+    gives a little back, in such proportion that both cancel out while half as many are late as the percentile allows.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective | None = None) -> None:
         self.objective = objective
-        self.nanoseconds = _CEILING * objective.latency
-        allowed = (1 - objective.percentile / 100) / 2
+        self.share = _CEILING
+        allowed = (1 - (objective.percentile if objective is not None else _PERCENTILE) / 100) / 2
         self._gain = _STEP * allowed / (1 - allowed)
 
-    def answered(self, latency: float) -> None:
-        """A run that answers a request ended ``latency`` nanoseconds after its arrival."""
-        objective = self.objective.latency
-        if latency > _IN_SIGHT * objective:
-            self.nanoseconds = max(objective / 10, self.nanoseconds * (1 - _STEP))
+    def limit(self, since: int, deadline: int | None) -> int:
+        """Nanoseconds that the answer to a request may take that came at ``since``; 0 where nothing says."""
+        limit = self.objective.latency if self.objective is not None else 0
+        if deadline is None:
+            return limit
+        left = max(1, deadline - since)
+        return min(limit, left) if limit else left
+
+    def answered(self, latency: float, limit: int) -> None:
+        """A run that answers a request ended ``latency`` ns after the arrival; it had ``limit`` ns."""
+        if latency > _IN_SIGHT * limit:
+            self.share = max(_FLOOR, self.share * (1 - _STEP))
         else:
-            self.nanoseconds = min(_CEILING * objective, self.nanoseconds * (1 + self._gain))
+            self.share = min(_CEILING, self.share * (1 + self._gain))
 
-    def admits(self, forecast: float, service_time: float) -> bool:
-        """Whether to take a request that is forecast to be answered after ``forecast`` ns.
+    def abandoned(self, latency: float, limit: int) -> None:
+        """A run lost its client ``latency`` ns after the arrival: it counts if that was for want of time."""
+        if latency > _IN_SIGHT * limit:
+            self.answered(latency, limit)
 
-        Where a run alone takes longer than the budget, waiting is what can be kept short.
+    def admits(self, forecast: float, service_time: float, limit: int) -> bool:
+        """Whether to take a request that has to wait and is forecast to be answered after ``forecast`` ns.
+
+        Where a run alone takes longer than the share, waiting is what can be kept short.
         """
-        return forecast <= max(self.nanoseconds, service_time + self.nanoseconds / 10)
+        return forecast <= max(self.share * limit, service_time + self.share * limit / 10)
 
-    def tolerates(self, forecast: float, service_time: float) -> bool:
+    def tolerates(self, forecast: float, service_time: float, limit: int) -> bool:
         """Whether one that was taken, and has waited, is still worth running."""
-        objective = self.objective.latency
-        return forecast <= max((self.nanoseconds + _IN_SIGHT * objective) / 2, service_time + objective / 10)
+        return forecast <= max((self.share + _IN_SIGHT) / 2 * limit, service_time + limit / 10)

@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 from inferd.scheduling.service_time import ServiceTimes
 
+# What was measured is doubted where nothing has run for so long, or for so many times what a run takes: a deadline that
+# seemed too short is tried then, or a model that was slow for a while would be refused for ever.
+_DOUBT_NS = 1_000_000_000
+_DOUBT_RUNS = 3
+
 
 @dataclass(slots=True)
 class PoolState:
@@ -11,7 +16,7 @@ class PoolState:
 
     ``width`` is how many runs may go on at a time: all slots, but where sequences own
     slots for as long as they live. A pool nobody has measured yet counts as the fastest,
-    so it is tried first. One that is ``shut`` starts nothing more.
+    so it is tried first. One that is ``shut`` starts nothing more. ``begun`` is when the last run began.
     """
 
     slots: int
@@ -20,6 +25,7 @@ class PoolState:
     free: list[int] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
     shut: bool = False
+    begun: int = 0
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots - 1, -1, -1))
@@ -32,12 +38,12 @@ class PoolState:
     def occupy(self, now: int) -> int:
         """Take the most recently used free slot: its tensors are the warmest."""
         slot = self.free.pop()
-        self.running[slot] = now
+        self.running[slot] = self.begun = now
         return slot
 
     def resume(self, slot: int, now: int) -> None:
         """Run on a slot that was kept for its sequence."""
-        self.running[slot] = now
+        self.running[slot] = self.begun = now
 
     def release(self, slot: int, rows: int, now: int, *, learn: bool, keep: bool = False) -> None:
         """The run on ``slot`` ended; ``learn`` says whether its duration tells anything about the
@@ -47,6 +53,13 @@ class PoolState:
             self.free.append(slot)
         if learn:
             self.times.learn(rows, duration)
+
+    def quickest(self, rows: int, now: int) -> float:
+        """What a run of ``rows`` takes when all goes well, in ns; 0 where that is not known, or not any more."""
+        quickest = self.times.quickest(rows)
+        if self.running or now - self.begun <= max(_DOUBT_NS, _DOUBT_RUNS * quickest):
+            return quickest
+        return 0.0
 
     def completions_within(self, horizon: float, now: int) -> int:
         """How many more runs of one row the busy slots are expected to finish within ``horizon`` ns.

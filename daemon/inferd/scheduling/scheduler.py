@@ -15,19 +15,17 @@ from inferd.errors import (
     Displaced,
     InferdError,
     InferenceFailed,
-    Overloaded,
     QueueFull,
     QuotaExceeded,
     SequenceLost,
-    Shed,
 )
 from inferd.requests import Request
+from inferd.scheduling.admission import Admission
 from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
 from inferd.scheduling.fairness import LEAD, SharedDevice
 from inferd.scheduling.forecast import Forecast
 from inferd.scheduling.hangs import Hangs
-from inferd.scheduling.objective import LatencyBudget
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import WaitingLine
@@ -37,8 +35,6 @@ from inferd.scheduling.sequences import Sequences
 
 # How far into the line company is looked for: requests of other kinds stand between.
 _LOOK_AHEAD = 256
-# Forecasts are averages: a deadline is only given up before half the forecast wait could save it.
-_HOPE = 0.5
 
 
 class Scheduler:
@@ -55,7 +51,7 @@ class Scheduler:
         self._line = WaitingLine()
         self._size = BatchSize(rules.batch)
         self._forecast = Forecast(self._open, self._line, self._size)
-        self._budget = LatencyBudget(rules.objective) if rules.objective else None
+        self._admission = Admission(model, rules.objective, self._forecast, self._open)
         self._quota = ClientQuota(rules.limits.per_client) if rules.limits.per_client is not None else None
         self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
         self._hangs = Hangs(rules.hangs)
@@ -82,6 +78,7 @@ class Scheduler:
         """Put ``request`` in line. Raises DeadlinePassed, a Refused or a SequenceGone or -Lost, and then holds
         nothing of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
+        self._admission.arrived(entry, now)
         self._admit(entry, now)
         self._arrivals += 1
         self._entries[request] = entry
@@ -105,7 +102,7 @@ class Scheduler:
         if len(self._pools) > 1 or self._pools[0].shut or self._quota is not None:
             return False
         deadline = request.deadline
-        if deadline is not None and now + self._pools[0].times.quickest(request.batch) > deadline:
+        if deadline is not None and now + self._pools[0].quickest(request.batch, now) > deadline:
             return False
         return self._shares[0].may_start(now)
 
@@ -114,10 +111,14 @@ class Scheduler:
         share = self._shares[0]
         if share.contended:
             share.ran(began, now)
+        pool = self._pools[0]
+        pool.begun = began
         if not request.shadow:
-            self._pools[0].times.learn(request.batch, now - began)
-            if self._budget is not None:
-                self._budget.answered(now - (request.stages.received or began))
+            pool.times.learn(request.batch, now - began)
+            if self._rules.objective is not None or request.deadline is not None:
+                since = request.stages.received or began
+                limit = self._admission.budget.limit(since, request.deadline)
+                self._admission.answered(limit, now - since, request.batch)
 
     def cancel(self, request: Request, now: int) -> bool:
         """The client is gone. False when the request has already ended; else it counts as ended now."""
@@ -151,8 +152,8 @@ class Scheduler:
             if not abandoned:
                 self._forget(entry)
                 answered.append(entry)
-                if ok and self._budget is not None and not entry.request.shadow:
-                    self._budget.answered(now - entry.since)
+                if ok and entry.limit and not entry.request.shadow:
+                    self._admission.answered(entry.limit, now - entry.since, entry.request.batch)
             if entry.sequence is not None:
                 kept = self._after_run(entry, ok, now)
         self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
@@ -278,21 +279,10 @@ class Scheduler:
 
     def _hopeless(self, entry: Entry, pool: PoolState, now: int) -> bool:
         """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
-        deadline, rows = entry.request.deadline, entry.request.batch
-        if deadline is not None and now + pool.times.quickest(rows) > deadline:
-            stage = "waiting in the queue, with too little time left to run"
-            self._refuse(entry, DeadlinePassed(self._model, stage, "queue"), now)
-            return True
-        # Sequences were taken as a whole: a gap would hurt them more than a late answer.
-        if self._budget is None or entry.sequence is not None:
-            return False
-        service_time = pool.times.expected(rows)
-        forecast = now - entry.since + service_time
-        if self._budget.tolerates(forecast, service_time):
-            return False
-        objective = self._budget.objective.latency
-        self._refuse(entry, Shed(self._model, forecast / 1e9, objective / 1e9, self._until_room(forecast)), now)
-        return True
+        objection = self._admission.objection(entry, pool, now)
+        if objection is not None:
+            self._refuse(entry, objection, now)
+        return objection is not None
 
     def _company(self, entry: Entry, pool: PoolState, now: int, plan: Plan) -> list[Entry]:
         """``entry`` and those that run with it; none while waiting for more is worth it."""
@@ -322,8 +312,8 @@ class Scheduler:
     def _room(self, entry: Entry, pool: PoolState, now: int) -> float | None:
         """How long a run with ``entry`` may take; None where nothing says, or where it is too late to matter."""
         ends = [entry.request.deadline] if entry.request.deadline is not None else []
-        if self._budget is not None:
-            ends.append(entry.since + self._budget.objective.latency)
+        if self._rules.objective is not None:
+            ends.append(entry.since + self._rules.objective.latency)
         room = min(ends, default=0) - now
         return room if ends and room > pool.times.expected(entry.request.batch) else None
 
@@ -364,35 +354,13 @@ class Scheduler:
             self._sequences.check(request.step, now)
         if self._quota is not None and self._quota.exhausted(request.client):
             raise QuotaExceeded(self._model, request.client, self._quota.most, self._forecast.turnaround() / 1e9)
-        self._check_in_time(entry, now)
+        if (refusal := self._admission.refusal(entry, now)) is not None:
+            raise refusal
         # What could start at once left the line at the last poll, so the limits only bind a real wait.
         while self._waiting >= limits.max_length:
             self._make_room(entry, f"{limits.max_length} requests waiting", now)
         while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
             self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
-
-    def _check_in_time(self, entry: Entry, now: int) -> None:
-        """Raise when the answer is known to come too late."""
-        request = entry.request
-        live = request.step is not None and not request.step.start
-        if request.deadline is None and (self._budget is None or live):
-            return
-        wait = self._forecast.wait(entry.level, now)
-        quickest = min([p.times.quickest(request.batch) for p in self._open], default=0.0)
-        if request.deadline is not None and now + wait * _HOPE + quickest > request.deadline:
-            raise DeadlinePassed(
-                self._model,
-                f"refused: {(request.deadline - now) / 1e6:.1f} ms are left, an answer takes "
-                f"{(wait + quickest) / 1e6:.1f} ms",
-                "forecast",
-            )
-        if self._budget is None or live or not wait:
-            return
-        service_time = self._forecast.turnaround()
-        forecast = now - entry.since + wait + service_time
-        if not self._budget.admits(forecast, service_time):
-            objective = self._budget.objective.latency
-            raise Overloaded(self._model, forecast / 1e9, objective / 1e9, self._until_room(forecast))
 
     def _make_room(self, entry: Entry, limit: str, now: int) -> None:
         """Turn away who is less important than ``entry``; raises QueueFull where nobody is."""
@@ -400,12 +368,6 @@ class Scheduler:
         if last is None or last.level <= entry.level or last.sequence is not None:
             raise QueueFull(self._model, limit, self.backlog_seconds())
         self._refuse(last, Displaced(self._model, self.backlog_seconds()), now)
-
-    def _until_room(self, forecast: float) -> float:
-        """Seconds until what waits has become so little that a request would be taken, should no other come first."""
-        if self._budget is None:
-            return 0.0
-        return max(forecast - self._budget.nanoseconds, self._forecast.turnaround()) / 1e9
 
     # -- endings ----------------------------------------------------------------------
 
@@ -428,6 +390,8 @@ class Scheduler:
         """Take ``entry`` out of wherever it is; ``why`` is what its sequence is lost of if it was running."""
         if entry.state is EntryState.RUNNING:
             entry.move(EntryState.ABANDONED)
+            if not entry.request.shadow:
+                self._learn_from_abandoned(entry, now)
             if entry.run is not None and entry.run.deserted:
                 self._cancels.append((entry.run.pool, entry.run.slot))
             if entry.sequence is not None:
@@ -447,7 +411,17 @@ class Scheduler:
         entry.move(EntryState.WAITING)
         self._waiting += 1
         self._waiting_bytes += entry.request.nbytes
-        self._line.restore(entry)
+        self._line.append(entry)
+
+    def _learn_from_abandoned(self, entry: Entry, now: int) -> None:
+        """Its run takes at least as long as it has: were only runs learnt that end in time, a model that has become
+        slow would be believed fast for ever."""
+        if entry.limit:
+            self._admission.abandoned(entry, now)
+        if (run := entry.run) is not None and run.deserted:
+            pool = self._pools[run.pool]
+            if (took := now - pool.running[run.slot]) > pool.times.expected(run.rows):
+                pool.times.learn(run.rows, took)
 
     # -- sequences --------------------------------------------------------------------
 
@@ -490,6 +464,7 @@ class Scheduler:
         follower = self._sequences.proceed(entry, now) if self._sequences is not None else None
         if follower is not None:
             follower.move(EntryState.WAITING)
+            self._admission.ready(follower, now)
             self._line.append(follower)
 
     def _lose(self, sequence: Sequence, why: str, now: int) -> None:
@@ -556,12 +531,7 @@ class Scheduler:
     @property
     def limit(self) -> int:
         """How many requests may be under way at present: the learnt limit, else what slots and line can hold."""
-        slots = sum(p.width for p in self._open)
-        rate = self._forecast.rate()
-        if self._budget is None or not rate:
-            return slots + self._rules.limits.max_length
-        room = max(0.0, self._budget.nanoseconds - self._forecast.turnaround())
-        return slots + min(self._rules.limits.max_length, int(room * rate))
+        return self._admission.in_flight(sum(p.width for p in self._open), self._rules.limits.max_length)
 
     @property
     def idle(self) -> bool:

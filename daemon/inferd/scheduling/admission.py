@@ -1,0 +1,137 @@
+"""Which requests are worth taking, and then worth starting: those that will be answered in time.
+
+An objective and a client's deadline are one thing here, a limit on the time from a request's arrival to its answer.
+They differ in what is said to those turned away, and in that nothing is ever taken that even the quickest run would
+be too late for, by its deadline.
+"""
+
+from inferd.errors import Crowded, DeadlinePassed, InferdError, Overloaded, Shed
+from inferd.scheduling.entry import Entry
+from inferd.scheduling.forecast import Forecast
+from inferd.scheduling.objective import LatencyBudget, Objective
+from inferd.scheduling.offered_load import OfferedLoad
+from inferd.scheduling.pool_state import PoolState
+
+# Requests run in the order in which they are due. Those without a limit are as if they had so much time, and none is
+# overtaken for longer than the longest.
+_UNLIMITED_NS = 1_000_000_000
+_LONGEST_NS = 10_000_000_000
+# A deadline of less than so many runs is too short for the wait to be what made its answer late.
+_RUNS = 2
+
+
+class Admission:
+    """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their line."""
+
+    def __init__(self, model: str, objective: Objective | None, forecast: Forecast, pools: list[PoolState]) -> None:
+        self._model = model
+        self._objective = objective
+        self._forecast = forecast
+        self._pools = pools
+        self._load = OfferedLoad()
+        self.budget = LatencyBudget(objective)
+
+    def arrived(self, entry: Entry, now: int) -> None:
+        """Note the entry's limit, and when it is due."""
+        request = entry.request
+        entry.limit = limit = self.budget.limit(entry.since, request.deadline)
+        entry.held_to = limit or _UNLIMITED_NS
+        service_time = self._forecast.turnaround()
+        if limit:
+            self._load.came(request.batch, limit, self._forecast.rate(), service_time, now)
+        else:
+            self._load.came_without_limit(request.batch)
+        if self._load.overloaded:
+            entry.held_to = self._load.held_to(entry.held_to, service_time, now)
+        entry.due = entry.since + min(entry.held_to, _LONGEST_NS)
+
+    def ready(self, entry: Entry, now: int) -> None:
+        """What came before ``entry`` in its sequence is over: it is due as if it had come now."""
+        entry.due = now + min(entry.held_to, _LONGEST_NS)
+        if entry.request.deadline is not None:
+            entry.due = min(entry.due, entry.request.deadline)
+
+    def refusal(self, entry: Entry, now: int) -> InferdError | None:
+        """Why a newcomer is not to be taken, None to take it.
+
+        A sequence is taken or refused as a whole: a request in the middle is held only to what its deadline rules out.
+        """
+        request, deadline = entry.request, entry.request.deadline
+        within = request.step is not None and not request.step.start
+        if not entry.limit or (deadline is None and within):
+            return None
+        wait = self._forecast.wait(entry, now)
+        quickest = min([p.quickest(request.batch, now) for p in self._pools], default=0.0)
+        if deadline is not None and now + quickest > deadline:
+            return self._too_late(deadline, wait + quickest, now)
+        # What could start at once is never refused: where a run takes longer than the limit, serving still beats not.
+        if within or not wait:
+            return None
+        service_time = self._forecast.turnaround()
+        forecast = now - entry.since + wait + service_time
+        if self.budget.admits(forecast, service_time, entry.held_to):
+            return None
+        if entry.held_to < entry.limit:
+            held_to = self.budget.share * entry.held_to
+            return Crowded(self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9)
+        if deadline is not None and self._by_deadline(entry):
+            return self._too_late(deadline, wait + service_time, now)
+        return Overloaded(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+
+    def objection(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
+        """Why one that was taken and has waited is not to be started on ``pool``, None to start it."""
+        deadline, rows = entry.request.deadline, entry.request.batch
+        if deadline is not None and now + pool.quickest(rows, now) > deadline:
+            return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
+        # Sequences were taken as a whole: a gap would hurt them more than a late answer.
+        if not entry.limit or entry.sequence is not None:
+            return None
+        service_time = pool.times.expected(rows)
+        forecast = now - entry.since + service_time
+        if self.budget.tolerates(forecast, service_time, entry.limit):
+            return None
+        if self._by_deadline(entry):
+            return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
+        return Shed(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+
+    def answered(self, limit: int, latency: int, rows: int) -> None:
+        """A client's request that had ``limit`` ns was answered ``latency`` ns after it came."""
+        if self._teaches(limit, rows):
+            self.budget.answered(latency, limit)
+
+    def abandoned(self, entry: Entry, now: int) -> None:
+        """The client of ``entry`` waits no more for the run that it is part of."""
+        if self._teaches(entry.limit, entry.request.batch):
+            self.budget.abandoned(now - entry.since, entry.limit)
+
+    def until_room(self, forecast: float) -> float:
+        """Seconds until what waits has become so little that a request would be taken, should no other come first."""
+        if self._objective is None:
+            return 0.0
+        allowed = self.budget.share * self._objective.latency
+        return max(forecast - allowed, self._forecast.turnaround()) / 1e9
+
+    def in_flight(self, slots: int, most_waiting: int) -> int:
+        """How many requests may be in flight at present: the learnt limit, else what slots and line can hold."""
+        rate = self._forecast.rate()
+        if self._objective is None or not rate:
+            return slots + most_waiting
+        room = max(0.0, self.budget.share * self._objective.latency - self._forecast.turnaround())
+        return slots + min(most_waiting, int(room * rate))
+
+    def _teaches(self, limit: int, rows: int) -> bool:
+        if self._objective is not None and limit == self._objective.latency:
+            return True
+        return limit >= _RUNS * min([p.times.expected(rows) for p in self._pools], default=0.0) and limit > 0
+
+    def _by_deadline(self, entry: Entry) -> bool:
+        """Whether it is the deadline, and not the objective, that leaves so little time."""
+        return self._objective is None or entry.limit < self._objective.latency
+
+    def _allowed(self, entry: Entry) -> float:
+        return entry.limit / 1e9
+
+    def _too_late(self, deadline: int, takes: float, now: int) -> DeadlinePassed:
+        left = (deadline - now) / 1e6
+        what = f"refused: {left:.1f} ms are left, an answer takes {takes / 1e6:.1f} ms"
+        return DeadlinePassed(self._model, what, "forecast")

@@ -57,8 +57,8 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A ``model`` at ``load`` times its capacity; ``within`` ms an answer is in time. ``bar`` is for each of the clients,
-    as a part of what they can get at most."""
+    """A ``model`` at ``load`` times its capacity; ``within`` ms an answer is in time. ``bar`` is for each of the
+    clients, as a part of what they can get at most."""
 
     name: str
     model: str
@@ -146,7 +146,7 @@ def _options() -> argparse.Namespace:
 
 
 def work(width: int = 640, depth: int = 40) -> "ov.Model":
-    """``x`` -> ``y``, FP32 [8, ``width``], by ``depth`` products with one matrix: some milliseconds, a small message."""
+    """``x`` -> ``y``, FP32 [8, ``width``], by ``depth`` products with one matrix: some milliseconds, 20 KB."""
     x = _op.parameter([8, width], ov.Type.f32)
     x.output(0).set_names({"x"})
     value, mean = x, _op.constant((np.eye(width) * 0.99).astype(np.float32))

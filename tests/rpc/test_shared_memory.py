@@ -13,7 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc.gate import SERVICE
-from inferd.rpc.shared_memory import is_local
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
@@ -195,27 +194,3 @@ async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: Sto
         assert given_up == pb.CudaSharedMemoryUnregisterResponse()
         code, _ = await call("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="x"))
         assert code is Code.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize(
-    ("peer", "local"),
-    [
-        ("ipv4:127.0.0.1:50000", True),
-        ("ipv4:127.8.9.1:1", True),
-        ("ipv6:%5B::1%5D:50000", True),
-        ("ipv6:[::1]:50000", True),
-        ("ipv6:%5B::ffff:127.0.0.1%5D:50000", True),
-        ("unix:", True),
-        ("unix:/run/x.sock", True),
-        ("ipv4:10.0.0.7:50000", False),
-        ("ipv4:172.17.0.1:127", False),
-        ("ipv6:%5B2001:db8::1%5D:50000", False),
-        ("ipv6:%5Bfe80::1%25eth0%5D:50000", False),
-        ("ipv6:%5B::ffff:10.0.0.7%5D:50000", False),
-        ("vsock:2:1", False),
-        ("", False),
-        ("127.0.0.1:1", False),
-    ],
-)
-def test_only_who_is_on_this_machine_is_local(peer: str, local: bool) -> None:
-    assert is_local(peer) == local

@@ -259,7 +259,8 @@ class Settings(BaseSettings):
     )
     client_metadata_key: MetadataKey = Field(
         "inferd-client",
-        description="gRPC metadata key that names the client for client_max_requests; calls without it count as one.",
+        description="gRPC metadata key that names the client where it has to prove no name: client_max_requests counts "
+        "by it, calls without it as one, and sequences are apart by it.",
     )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted, in bytes."

@@ -1,9 +1,6 @@
 """The RPCs that register shared memory, and who may use what is registered."""
 
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -11,6 +8,7 @@ from google.protobuf.message import Message
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
 from inferd.rpc.gate import CALLER
+from inferd.rpc.peer import is_local
 from inferd.rpc.placement import Place
 from inferd.shared_memory.regions import Span
 from inferd.shared_memory.store import Store
@@ -68,22 +66,6 @@ def placing(store: Store, context: grpc.aio.ServicerContext) -> Place:
 def found(store: Store, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
     """Likewise all ``spans`` of a request at once."""
     return store.places(_local_owner(context), spans)
-
-
-@lru_cache(1024)
-def is_local(peer: str) -> bool:
-    """Whether ``peer``, as gRPC names the other end of a connection, is on this machine; remembered for those that have
-    called of late, as it is asked for each request."""
-    kind, _, address = peer.partition(":")
-    if kind == "unix":
-        return True
-    try:
-        host = ip_address(unquote(address).rpartition(":")[0].strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(host, IPv6Address) and host.ipv4_mapped is not None:
-        host = host.ipv4_mapped
-    return host.is_loopback
 
 
 def _local_owner(context: grpc.aio.ServicerContext) -> str:

@@ -144,7 +144,7 @@ async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Pat
 
 @on_loop
 async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store) -> None:
-    with shared_object(1000) as made, shared_object(1000) as other:
+    with shared_object(1000, owner="one") as made, shared_object(1000, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
             assert await one.register("x", made.key) == OK
@@ -152,16 +152,48 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store
             assert await two.status("x") == (Code.NOT_FOUND, "no shared memory region 'x' is registered")
             assert await two.unregister("x") == GIVEN_UP
             assert await two.unregister() == GIVEN_UP
-            # The object is one's own as the name is.
-            code, said = await two.register("y", made.key)
-            assert (code, said) == (
-                Code.INVALID_ARGUMENT,
-                f"there is no shared memory object '{made.key}' that this server may read and write",
-            )
             assert await two.register("x", other.key) == OK
             assert await one.names() == {"x"}
             assert (await one.status("x")).regions["x"].key == made.key
             assert (await two.status("x")).regions["x"].key == other.key
+
+
+@on_loop
+async def test_an_object_is_its_clients_by_its_key_whoever_asks_first(tmp_path: Path, store: Store) -> None:
+    with shared_object(1000, owner="one") as made:
+        async with serving(tmp_path, store, tokens=True) as channel:
+            one, two = Caller(channel, "one"), Caller(channel, "two")
+            refused = (
+                Code.PERMISSION_DENIED,
+                f"the key '{made.name}' is not allowed; keys of the client 'two' begin with two+",
+            )
+            before = await two.register("y", made.key)
+            assert await one.register("x", made.key) == OK
+            during = await two.register("y", made.key)
+            await one.unregister()
+            after = await two.register("y", made.key, 0, 2000)
+            assert (before, during, after) == (refused, refused, refused)
+            # Whether there is such an object is not told either.
+            code, said = await two.register("y", "/one+absent")
+            assert (code, said) == (refused[0], refused[1].replace(made.name, "one+absent"))
+            assert await two.names() == set()
+
+
+@on_loop
+async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: Store) -> None:
+    with shared_object(1000, owner="one") as made, shared_object(4096, owner="two") as other:
+        async with serving(tmp_path, store, tokens=True) as channel:
+            one, two = Caller(channel, "one"), Caller(channel, "two")
+            assert [await one.register(f"{n}", made.key) for n in range(3)] == [OK] * 3
+            assert await one.register("3", made.key) == (
+                Code.RESOURCE_EXHAUSTED,
+                "no more shared memory can be registered: at most 3 regions of one client may be",
+            )
+            assert await two.register("0", other.key, 0, 2848) == (
+                Code.RESOURCE_EXHAUSTED,
+                "no more shared memory can be registered: at most 2847 bytes in all regions of one client may be",
+            )
+            assert await two.register("0", other.key, 0, 2847) == OK
 
 
 @on_loop

@@ -10,6 +10,7 @@ from inferd.errors import NotAllowed, NotSupported
 from inferd.rpc.gate import CALLER
 from inferd.rpc.peer import is_local
 from inferd.rpc.placement import Place
+from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import Span
 from inferd.shared_memory.store import Store
 from inferd.tensors import Placed
@@ -17,10 +18,14 @@ from inferd.tensors import Placed
 
 class SharedMemory:
     """System shared memory where there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
-    ask for the status and unregister whatever there is: both must succeed."""
+    ask for the status and unregister whatever there is: both must succeed.
 
-    def __init__(self, store: Store | None = None) -> None:
+    ``credentials`` know which keys are whose.
+    """
+
+    def __init__(self, store: Store | None = None, credentials: Credentials | None = None) -> None:
         self._store = store
+        self._credentials = credentials if credentials is not None else Credentials()
 
     async def system_status(
         self, asked: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
@@ -38,7 +43,9 @@ class SharedMemory:
     ) -> Message:
         if self._store is None:
             raise NotSupported("system shared memory (the setting shared_memory is off)")
-        self._store.register(_local_owner(context), asked.name, asked.key, asked.offset, asked.byte_size)
+        owner, authority = _local_owner(context), self._credentials.authority
+        beginnings = ("",) if authority is None else authority.keys_of(owner)
+        self._store.register(owner, asked.name, asked.key, asked.offset, asked.byte_size, beginnings)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def system_unregister(

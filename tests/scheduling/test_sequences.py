@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from inferd.errors import InferdError, SequenceGone, SequenceLost, TooManySequences
 from inferd.requests import Request, SequenceStep
 from inferd.scheduling import sequences
+from inferd.scheduling.entry import Run
 from inferd.scheduling.rules import Lane, Limits, Rules
 from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sequences import SequenceLimits
@@ -159,33 +160,77 @@ def test_a_client_makes_the_server_forget_its_own_sequences_and_no_other_clients
     assert remembered == list(range(41, 50))
 
 
+class Server:
+    """A scheduler with a slot for everything, and what each client has seen of it."""
+
+    def __init__(self, *, pinned: bool) -> None:
+        self.scheduler = scheduler(pinned=pinned, slots=40, width=40, most=40)
+        self.runs: dict[str, list[Run]] = {"a": [], "b": []}
+        self.asked: dict[str, list[Request]] = {"a": [], "b": []}
+        self.seen: dict[str, list[str]] = {"a": [], "b": []}
+
+    def act(self, client: str, action: str, name: int | str, start: bool, end: bool, now: int) -> None:
+        if action == "ask":
+            # Over the client's own stream, or over none.
+            owner = client if isinstance(name, str) else None
+            request = work(step=SequenceStep(name, start, end, owner, client))
+            try:
+                self.scheduler.submit(request, now)
+                self.asked[client].append(request)
+            except InferdError as error:
+                self.seen[client].append(f"{type(error).__name__}: {error}")
+        elif action == "disconnect":
+            self.scheduler.disconnected(client, now)
+        elif action == "cancel" and self.asked[client]:
+            self.seen[client].append(f"cancelled {self.scheduler.cancel(self.asked[client][-1], now)}")
+        elif action in ("end well", "fail") and self.runs[client]:
+            run = self.runs[client].pop(0)
+            for entry in self.scheduler.finished(run.pool, run.slot, now, ok=action == "end well"):
+                self.seen[client].append(f"{action}: {self.asked[client].index(entry.request)}")
+        self.look(now)
+
+    def look(self, now: int) -> None:
+        plan = self.scheduler.poll(now)
+        for request, error in plan.refused:
+            client = request.step.client if request.step is not None else ""
+            self.seen[client].append(f"{self.asked[client].index(request)}: {error}")
+        for run in plan.starts:
+            step = run.members[0].request.step
+            assert step is not None
+            self.runs[step.client].append(run)
+            self.seen[step.client].append(f"run {self.asked[step.client].index(run.members[0].request)}")
+
+
+ACTIONS = ["ask"] * 4 + ["end well"] * 3 + ["fail", "cancel", "disconnect"]
+
+
 @given(
     st.lists(
         st.tuples(
             st.sampled_from("ab"),
+            st.sampled_from(ACTIONS),
             st.sampled_from([1, 2, "1"]),
             st.booleans(),
-            st.booleans(),
-            st.sampled_from([True, True, True, False]),
+            st.sampled_from([False, False, True]),
             st.sampled_from([0, 1, 60]),
         ),
-        max_size=60,
+        max_size=80,
     ),
     st.booleans(),
 )
 def test_clients_with_the_same_ids_see_what_they_would_see_on_servers_of_their_own(
-    steps: list[tuple[str, int | str, bool, bool, bool, int]], pinned: bool
+    steps: list[tuple[str, str, int | str, bool, bool, int]], pinned: bool
 ) -> None:
-    shared = scheduler(pinned=pinned, slots=20, width=20, most=20)
-    own = {client: scheduler(pinned=pinned, slots=20, width=20, most=20) for client in "ab"}
+    shared, own = Server(pinned=pinned), {client: Server(pinned=pinned) for client in "ab"}
     now = 0
-    for client, name, start, end, ok, later in steps:
+    for client, action, name, start, end, later in steps:
         now += later
-        seen = said(shared, name, start=start, end=end, ok=ok, now=now, client=client)
-        assert seen == said(own[client], name, start=start, end=end, ok=ok, now=now, client=client)
-        for other in own.values():
-            other.poll(now)
-        assert shared.sequences == sum(one.sequences for one in own.values())
+        for server in (shared, *own.values()):
+            server.look(now)
+        for server in (shared, own[client]):
+            server.act(client, action, name, start, end, now)
+        assert {client: shared.seen[client] for client in "ab"} == {client: own[client].seen[client] for client in "ab"}
+        assert shared.scheduler.sequences == sum(server.scheduler.sequences for server in own.values())
 
 
 # -- a client's part of the places -------------------------------------------------

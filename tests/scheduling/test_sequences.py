@@ -209,11 +209,12 @@ ACTIONS = ["ask"] * 4 + ["end well"] * 3 + ["fail", "cancel", "disconnect"]
         st.tuples(
             st.sampled_from("ab"),
             st.sampled_from(ACTIONS),
-            st.sampled_from([1, 2, "1"]),
+            st.sampled_from([1, "1"]),
             st.booleans(),
             st.sampled_from([False, False, True]),
             st.sampled_from([0, 1, 60]),
         ),
+        min_size=20,
         max_size=80,
     ),
     st.booleans(),

@@ -282,7 +282,10 @@ def test_a_sequence_whose_last_run_goes_on_keeps_its_place() -> None:
     step(one, 2, start=True, now=2, client="a")
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20), st.booleans()), max_size=80), st.integers(2, 12))
+@given(
+    st.lists(st.tuples(st.sampled_from("aaaab"), st.integers(0, 9), st.sampled_from([True, True, False])), min_size=15),
+    st.integers(2, 6),
+)
 def test_whatever_one_client_does_a_newcomer_finds_a_place(steps: list[tuple[str, int, bool]], most: int) -> None:
     """Until others that take all they may have come before it: each leaves a quarter of what it finds."""
     one = scheduler(most=most, slots=most)

@@ -202,7 +202,7 @@ class QuotaExceeded(Refused):
 
 
 class TooManySequences(Refused):
-    """As many sequences are live as the model may have; or the client has ``held``, which is its part of those."""
+    """As many sequences are live as the model may have; or the client has ``held``, which is its part."""
 
     reason = "sequences"
 

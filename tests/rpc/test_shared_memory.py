@@ -159,7 +159,7 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store
 
 
 @on_loop
-async def test_an_object_is_its_clients_by_its_key_whoever_asks_first(tmp_path: Path, store: Store) -> None:
+async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: Store) -> None:
     with shared_object(1000, owner="one") as made:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")

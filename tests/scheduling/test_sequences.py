@@ -248,7 +248,7 @@ def test_a_client_alone_has_most_places_and_leaves_some(most: int, begun: int) -
             "are for other clients; retry in "
         )
         assert said(one, 1, start=True, end=True, client="b") == ""
-    # What is live goes on, may begin anew, and makes room for itself.
+    # What is live goes on, may begin again, and makes room for itself.
     assert [said(one, number, client="a") for number in range(1, begun + 1)] == [""] * begun
     assert said(one, 1, start=True, end=True, client="a") == ""
     assert said(one, 2000, start=True, client="a") == ""
@@ -286,7 +286,9 @@ def test_a_sequence_whose_last_run_goes_on_keeps_its_place() -> None:
     st.lists(st.tuples(st.sampled_from("aaaab"), st.integers(0, 9), st.sampled_from([True, True, False])), min_size=15),
     st.integers(2, 6),
 )
-def test_whatever_one_client_does_a_newcomer_finds_a_place(steps: list[tuple[str, int, bool]], most: int) -> None:
+def test_a_client_may_do_what_it_likes_and_a_newcomer_finds_a_place(
+    steps: list[tuple[str, int, bool]], most: int
+) -> None:
     """Until others that take all they may have come before it: each leaves a quarter of what it finds."""
     one = scheduler(most=most, slots=most)
     live: Counter[str] = Counter()

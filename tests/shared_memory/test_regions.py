@@ -238,7 +238,7 @@ def test_one_client_leaves_regions_and_bytes_to_others() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60), st.booleans()), max_size=60))
-def test_whatever_one_client_registers_another_finds_room(steps: list[tuple[str, int, bool]]) -> None:
+def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[tuple[str, int, bool]]) -> None:
     regions, held = Regions(RegionLimits(8, 100)), dict[str, list[int]]()
     for turn, (owner, nbytes, give_up) in enumerate(steps):
         if give_up and held.get(owner):

@@ -26,7 +26,7 @@ def tenant(peer: str, said: str) -> str:
     or nothing.
 
     That is the name it has proved, from wherever it calls. Where no client has to prove one it is the host that it
-    calls from, whatever the port (a client may have several connections, and connects again), and on that host the
+    calls from, without the port (a client may have several connections, and connects again), and on that host the
     name it says, which is worth no more than its word. "" is a client on this machine that says nothing. Raises
     InvalidRequest where the name is too long to keep.
     """

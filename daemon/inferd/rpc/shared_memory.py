@@ -18,7 +18,7 @@ from inferd.tensors import Placed
 
 class SharedMemory:
     """System shared memory where there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
-    ask for the status and unregister whatever there is: both must succeed.
+    ask for the status and unregister all there is: both must succeed.
 
     ``credentials`` know which keys are whose.
     """

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 # A module belongs to the longest entry that names it or a package above it.
 ROWS = {
     "errors": 0,
+    "portion": 0,
     "tensors": 1,
     "trace_context": 1,
     "config": 2,
@@ -115,7 +116,7 @@ HOMES = {
 }
 # Packages whose deciding part stands on row 3.
 DECIDING = {"bench", "metrics", "shared_memory", "supervision", "tuning", "workers"}
-PURE = ("errors", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
+PURE = ("errors", "portion", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
 IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
 

@@ -183,10 +183,8 @@ class App:
             self._observe,
             settings.stream_max_pending,
             settings.stream_max_pending_bytes,
-            # Who has to prove who they are is counted by that.
-            settings.client_metadata_key
-            if settings.client_max_requests and self._credentials.authority is None
-            else "",
+            # Who has to prove who they are is known by that alone.
+            settings.client_metadata_key if self._credentials.authority is None else "",
             self._tracer.begin,
             TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
             shared_memory,

@@ -220,13 +220,16 @@ class QuotaExceeded(Refused):
 
 
 class TooManySequences(Refused):
-    """As many sequences are live as the model may have."""
+    """As many sequences are live as the model may have; or the client has ``held``, which is its part."""
 
     reason = "sequences"
 
-    def __init__(self, model: str, limit: int, retry_after: float) -> None:
-        self.limit = limit
-        super().__init__(model, f"{limit} sequences are live, which is the limit", retry_after)
+    def __init__(self, model: str, limit: int, retry_after: float, held: int | None = None) -> None:
+        self.limit, self.held = limit, held
+        why = f"{limit} sequences are live, which is the limit"
+        if held is not None:
+            why = f"this client has {held} live sequences of {limit} at most; the other places are for other clients"
+        super().__init__(model, why, retry_after)
 
 
 class SequenceGone(InferdError):

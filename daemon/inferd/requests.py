@@ -108,13 +108,15 @@ class Reply(Protocol):
 class SequenceStep:
     """A request's place in a sequence of requests that share a state.
 
-    The sequence lives no longer than ``owner``, where there is one: the connection it came over.
+    The sequence lives no longer than ``owner``, where there is one: the connection it came over. It is ``client``'s, as
+    far as clients are told apart: an ``id`` of another client is another sequence.
     """
 
     id: int | str
     start: bool = False
     end: bool = False
     owner: object | None = None
+    client: str = ""
 
 
 @dataclass(slots=True, eq=False)

@@ -97,6 +97,56 @@ def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
     assert problem(text) == f"f: {said}"
 
 
+# -- whose keys of shared memory --------------------------------------------------
+
+
+def client(name: str, *keys: str, scope: str = "infer") -> str:
+    said = f"shared_memory_keys = {list(keys)}\n" if keys else ""
+    return f'[[client]]\nname = "{name}"\nscopes = ["{scope}"]\n{said}'
+
+
+def test_keys_begin_with_the_name_unless_the_file_says_otherwise() -> None:
+    uri = "spiffe://example/batch one"
+    found = read(TOKEN + client("b", "/b-", "perf") + client(uri) + client("c", scope="read"))
+    assert found.keys() == {"a": ("a+",), "b": ("b-", "perf"), uri: ("spiffe:%2F%2Fexample%2Fbatch%20one+",)}
+
+
+def test_a_token_and_a_certificate_of_one_name_have_the_same_keys() -> None:
+    assert read(TOKEN + client("a", "x-")).keys() == {"a": ("x-",)}
+    assert read(client("a", "x-", "x-y")).keys() == {"a": ("x-", "x-y")}
+
+
+def test_who_is_alone_may_have_every_key() -> None:
+    assert read(client("a", "") + client("b", scope="read")).keys() == {"a": ("",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (client("a", "x") + client("b", "x"), "'x' of 'a' and 'x' of 'b'"),
+        (client("a", "x-y") + client("b", "x-"), "'x-' of 'b' and 'x-y' of 'a'"),
+        (client("a", "x", "x-y") + client("b", "x-yz"), "'x' of 'a' and 'x-yz' of 'b'"),
+        (client("a", "") + client("b"), "'' of 'a' and 'b+' of 'b'"),
+        (client("a", "b") + client("b"), "'b' of 'a' and 'b+' of 'b'"),
+        (client("a", "b+x") + client("b"), "'b+' of 'b' and 'b+x' of 'a'"),
+    ],
+)
+def test_no_key_is_two_clients(text: str, said: str) -> None:
+    assert problem(text) == f"f: shared_memory_keys {said} overlap; a key is one client's"
+
+
+@pytest.mark.parametrize("key", ["a/b", "a b", "é", "x" * 256])
+def test_what_can_not_begin_a_key_is_refused(key: str) -> None:
+    assert problem(client("a", key)).startswith("f: client[0].shared_memory_keys[0]: got '")
+
+
+@given(st.lists(st.text(min_size=1, max_size=8).filter(str.isprintable), min_size=2, max_size=6, unique=True))
+def test_no_two_names_have_a_key_in_common(names: list[str]) -> None:
+    own = [key for name in names for key in tokens.default_keys(name)]
+    assert not any(one.startswith(other) for one in own for other in own if one is not other)
+    assert all("/" not in key and " " not in key and key.isascii() for key in own)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -140,7 +190,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats() | st.datetimes() | st.dates() | st.times(),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["name", "sha256", "scopes", "expires", "x"]), inner)
+        | st.dictionaries(st.sampled_from(["name", "sha256", "scopes", "expires", "shared_memory_keys", "x"]), inner)
     ),
     max_leaves=12,
 )

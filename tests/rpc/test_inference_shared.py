@@ -189,7 +189,7 @@ async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
 @on_loop
 async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
-    with shared_object(2 * NBYTES) as first, shared_object(2 * NBYTES) as second:
+    with shared_object(2 * NBYTES, owner="one") as first, shared_object(2 * NBYTES, owner="two") as second:
         async with serving(tmp_path, tokens=True) as (_, channel):
             owners: list[tuple[str, SharedObject]] = [("one", first), ("two", second)]
             infer = method(channel, "ModelInfer")

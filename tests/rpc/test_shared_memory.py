@@ -13,7 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc.gate import SERVICE
-from inferd.rpc.shared_memory import is_local
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
@@ -145,7 +144,7 @@ async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Pat
 
 @on_loop
 async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store) -> None:
-    with shared_object(1000) as made, shared_object(1000) as other:
+    with shared_object(1000, owner="one") as made, shared_object(1000, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
             assert await one.register("x", made.key) == OK
@@ -153,16 +152,48 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store
             assert await two.status("x") == (Code.NOT_FOUND, "no shared memory region 'x' is registered")
             assert await two.unregister("x") == GIVEN_UP
             assert await two.unregister() == GIVEN_UP
-            # The object is one's own as the name is.
-            code, said = await two.register("y", made.key)
-            assert (code, said) == (
-                Code.INVALID_ARGUMENT,
-                f"there is no shared memory object '{made.key}' that this server may read and write",
-            )
             assert await two.register("x", other.key) == OK
             assert await one.names() == {"x"}
             assert (await one.status("x")).regions["x"].key == made.key
             assert (await two.status("x")).regions["x"].key == other.key
+
+
+@on_loop
+async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: Store) -> None:
+    with shared_object(1000, owner="one") as made:
+        async with serving(tmp_path, store, tokens=True) as channel:
+            one, two = Caller(channel, "one"), Caller(channel, "two")
+            refused = (
+                Code.PERMISSION_DENIED,
+                f"the key '{made.name}' is not allowed; keys of the client 'two' begin with two+",
+            )
+            before = await two.register("y", made.key)
+            assert await one.register("x", made.key) == OK
+            during = await two.register("y", made.key)
+            await one.unregister()
+            after = await two.register("y", made.key, 0, 2000)
+            assert (before, during, after) == (refused, refused, refused)
+            # Whether there is such an object is not told either.
+            code, said = await two.register("y", "/one+absent")
+            assert (code, said) == (refused[0], refused[1].replace(made.name, "one+absent"))
+            assert await two.names() == set()
+
+
+@on_loop
+async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: Store) -> None:
+    with shared_object(1000, owner="one") as made, shared_object(4096, owner="two") as other:
+        async with serving(tmp_path, store, tokens=True) as channel:
+            one, two = Caller(channel, "one"), Caller(channel, "two")
+            assert [await one.register(f"{n}", made.key) for n in range(3)] == [OK] * 3
+            assert await one.register("3", made.key) == (
+                Code.RESOURCE_EXHAUSTED,
+                "no more shared memory can be registered: at most 3 regions of one client may be",
+            )
+            assert await two.register("0", other.key, 0, 2848) == (
+                Code.RESOURCE_EXHAUSTED,
+                "no more shared memory can be registered: at most 2847 bytes in all regions of one client may be",
+            )
+            assert await two.register("0", other.key, 0, 2847) == OK
 
 
 @on_loop
@@ -195,27 +226,3 @@ async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: Sto
         assert given_up == pb.CudaSharedMemoryUnregisterResponse()
         code, _ = await call("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="x"))
         assert code is Code.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize(
-    ("peer", "local"),
-    [
-        ("ipv4:127.0.0.1:50000", True),
-        ("ipv4:127.8.9.1:1", True),
-        ("ipv6:%5B::1%5D:50000", True),
-        ("ipv6:[::1]:50000", True),
-        ("ipv6:%5B::ffff:127.0.0.1%5D:50000", True),
-        ("unix:", True),
-        ("unix:/run/x.sock", True),
-        ("ipv4:10.0.0.7:50000", False),
-        ("ipv4:172.17.0.1:127", False),
-        ("ipv6:%5B2001:db8::1%5D:50000", False),
-        ("ipv6:%5Bfe80::1%25eth0%5D:50000", False),
-        ("ipv6:%5B::ffff:10.0.0.7%5D:50000", False),
-        ("vsock:2:1", False),
-        ("", False),
-        ("127.0.0.1:1", False),
-    ],
-)
-def test_only_who_is_on_this_machine_is_local(peer: str, local: bool) -> None:
-    assert is_local(peer) == local

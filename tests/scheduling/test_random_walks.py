@@ -28,6 +28,7 @@ from inferd.errors import (
     SequenceLost,
     TooManySequences,
 )
+from inferd.portion import portion
 from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import UNSET_PRIORITY, Run
@@ -112,7 +113,7 @@ class Walk(RuleBasedStateMachine):
         self.count("submit")
         step = None
         if self.rules_of.sequences and (sequence or self.rules_of.pinned):
-            step, rows = SequenceStep(sequence, start, end, owner=sequence % 2), 1
+            step, rows = SequenceStep(sequence, start, end, owner=sequence % 2, client=client), 1
         kind = None if self.rules_of.pinned else kind
         deadline = None if patience is None else self.now + patience
         request = work(deadline, priority, nbytes, rows, kind, client, step)
@@ -413,7 +414,12 @@ class Walk(RuleBasedStateMachine):
         if limits.per_client is not None and not inside._refused:
             assert max(Counter(r.client for r in self.alive()).values(), default=0) <= limits.per_client
         if self.rules_of.sequences is not None:
-            assert inside.sequences <= self.rules_of.sequences.most
+            most = self.rules_of.sequences.most
+            assert inside.sequences <= most
+            held = Counter(s.client for s in self.places())
+            assert held == inside._sequences._held
+            # Nothing is taken away where others came later.
+            assert held["x"] <= portion(most, 0)
         for index, pool in enumerate(inside._pools):
             kept = [s.place[1] for s in self.places() if s.place is not None and s.place[0] == index]
             assert len(set(kept)) == len(kept), "a slot is kept for two sequences"
@@ -458,6 +464,7 @@ class Walk(RuleBasedStateMachine):
         if inside._sequences is not None:
             assert inside.sequences == 0
             assert not inside._sequences._resting
+            assert not inside._sequences._held
 
 
 class SeveralPools(Walk):

@@ -1,22 +1,30 @@
-"""Sequences: one request at a time, in order, on a state that is sound or gone."""
+"""Sequences: one request at a time, in order, on a state that is sound or gone, and its client's own."""
+
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from inferd.errors import SequenceGone, SequenceLost, TooManySequences
+from inferd.errors import InferdError, SequenceGone, SequenceLost, TooManySequences
 from inferd.requests import Request, SequenceStep
+from inferd.scheduling import sequences
+from inferd.scheduling.entry import Run
 from inferd.scheduling.rules import Lane, Limits, Rules
 from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
 
 
-def scheduler(*, pinned: bool = False, slots: int = 4, width: int = 4) -> Scheduler:
-    rules = Rules(Limits(100, 1000), sequences=SequenceLimits(2, 100), pinned=pinned)
+def scheduler(*, pinned: bool = False, slots: int = 4, width: int = 4, most: int = 2) -> Scheduler:
+    rules = Rules(Limits(100, 1000), sequences=SequenceLimits(most, 100), pinned=pinned)
     return Scheduler("m", rules, [Lane(slots, width)])
 
 
-def step(to: Scheduler, name: str, *, start: bool = False, end: bool = False, now: int = 0) -> Request:
-    request = work(step=SequenceStep(name, start, end))
+def step(
+    to: Scheduler, name: int | str, *, start: bool = False, end: bool = False, now: int = 0, client: str = ""
+) -> Request:
+    request = work(step=SequenceStep(name, start, end, client=client))
     to.submit(request, now)
     return request
 
@@ -86,3 +94,212 @@ def test_a_pinned_sequence_keeps_its_slot_while_others_run() -> None:
         slots.append(slot)
     assert slots[0] != slots[1]
     assert slots[2:] == slots[:2]
+
+
+# -- clients ----------------------------------------------------------------------
+
+
+def said(one: Scheduler, name: int | str, *, ok: bool = True, now: int = 0, client: str = "", **flags: bool) -> str:
+    """How a request ends that runs at once: "" where well, or the error's sentence."""
+    one.poll(now)
+    try:
+        step(one, name, now=now, client=client, **flags)
+    except InferdError as error:
+        return f"{type(error).__name__}: {error}"
+    for run in one.poll(now).starts:
+        one.finished(run.pool, run.slot, now, ok=ok)
+    return ""
+
+
+UNKNOWN = "SequenceGone: model 'm': sequence '{}' is not known; begin with sequence_start"
+
+
+def test_what_a_client_has_begun_is_not_there_for_another() -> None:
+    one = scheduler(most=100)
+    assert said(one, 42, start=True, client="a") == ""
+    for flags in ({}, {"end": True}):
+        assert said(one, 42, client="b", **flags) == UNKNOWN.format(42)
+    assert said(one, 42, client="a") == ""
+
+
+def test_another_client_that_begins_the_same_id_replaces_and_ends_nothing() -> None:
+    one = scheduler(most=100)
+    said(one, 42, start=True, client="a")
+    assert said(one, 42, start=True, client="b") == ""
+    assert one.sequences == 2
+    assert said(one, 42, end=True, client="b") == ""
+    assert said(one, 42, client="a") == ""
+    assert one.sequences == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "ok", "now", "own"),
+    [
+        (True, True, 1, "has ended"),
+        (False, False, 1, "is lost: a request of it failed"),
+        (False, True, 100, "timed out after"),
+    ],
+)
+def test_how_a_sequence_ended_is_told_to_its_own_client_alone(end: bool, ok: bool, now: int, own: str) -> None:
+    one = scheduler(most=100)
+    said(one, 42, start=True, end=end, ok=ok, client="a")
+    assert said(one, 42, client="b", now=now) == UNKNOWN.format(42)
+    assert own in said(one, 42, client="a", now=now)
+
+
+def test_a_client_makes_the_server_forget_its_own_sequences_and_no_other_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sequences, "_REMEMBERED", 10)
+    one = scheduler(most=100)
+    said(one, 0, start=True, end=True, client="a")
+    for number in range(50):
+        said(one, number, start=True, end=True, client="b")
+    assert "has ended" in said(one, 0, client="a")
+    remembered = [number for number in range(50) if "has ended" in said(one, number, client="b")]
+    assert remembered == list(range(41, 50))
+
+
+class Server:
+    """A scheduler with a slot for everything, and what each client has seen of it."""
+
+    def __init__(self, *, pinned: bool) -> None:
+        self.scheduler = scheduler(pinned=pinned, slots=40, width=40, most=40)
+        self.runs: dict[str, list[Run]] = {"a": [], "b": []}
+        self.asked: dict[str, list[Request]] = {"a": [], "b": []}
+        self.seen: dict[str, list[str]] = {"a": [], "b": []}
+
+    def act(self, client: str, action: str, name: int | str, start: bool, end: bool, now: int) -> None:
+        if action == "ask":
+            # Over the client's own stream, or over none.
+            owner = client if isinstance(name, str) else None
+            request = work(step=SequenceStep(name, start, end, owner, client))
+            try:
+                self.scheduler.submit(request, now)
+                self.asked[client].append(request)
+            except InferdError as error:
+                self.seen[client].append(f"{type(error).__name__}: {error}")
+        elif action == "disconnect":
+            self.scheduler.disconnected(client, now)
+        elif action == "cancel" and self.asked[client]:
+            self.seen[client].append(f"cancelled {self.scheduler.cancel(self.asked[client][-1], now)}")
+        elif action in ("end well", "fail") and self.runs[client]:
+            run = self.runs[client].pop(0)
+            for entry in self.scheduler.finished(run.pool, run.slot, now, ok=action == "end well"):
+                self.seen[client].append(f"{action}: {self.asked[client].index(entry.request)}")
+        self.look(now)
+
+    def look(self, now: int) -> None:
+        plan = self.scheduler.poll(now)
+        for request, error in plan.refused:
+            client = request.step.client if request.step is not None else ""
+            self.seen[client].append(f"{self.asked[client].index(request)}: {error}")
+        for run in plan.starts:
+            step = run.members[0].request.step
+            assert step is not None
+            self.runs[step.client].append(run)
+            self.seen[step.client].append(f"run {self.asked[step.client].index(run.members[0].request)}")
+
+
+ACTIONS = ["ask"] * 4 + ["end well"] * 3 + ["fail", "cancel", "disconnect"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.sampled_from(ACTIONS),
+            st.sampled_from([1, "1"]),
+            st.booleans(),
+            st.sampled_from([False, False, True]),
+            st.sampled_from([0, 1, 60]),
+        ),
+        min_size=20,
+        max_size=80,
+    ),
+    st.booleans(),
+)
+def test_clients_with_the_same_ids_see_what_they_would_see_on_servers_of_their_own(
+    steps: list[tuple[str, str, int | str, bool, bool, int]], pinned: bool
+) -> None:
+    shared, own = Server(pinned=pinned), {client: Server(pinned=pinned) for client in "ab"}
+    now = 0
+    for client, action, name, start, end, later in steps:
+        now += later
+        for server in (shared, *own.values()):
+            server.look(now)
+        for server in (shared, own[client]):
+            server.act(client, action, name, start, end, now)
+        assert {client: shared.seen[client] for client in "ab"} == {client: own[client].seen[client] for client in "ab"}
+        assert shared.scheduler.sequences == sum(server.scheduler.sequences for server in own.values())
+
+
+# -- a client's part of the places -------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "begun"), [(1024, 768), (16, 12), (8, 6), (4, 3), (3, 2), (2, 1), (1, 1)])
+def test_a_client_alone_has_most_places_and_leaves_some(most: int, begun: int) -> None:
+    one = scheduler(most=most, slots=1024)
+    answers = [said(one, number, start=True, client="a") for number in range(1, most + 2)]
+    assert answers.count("") == begun
+    if begun < most:
+        assert answers[begun].startswith(
+            f"TooManySequences: model 'm': this client has {begun} live sequences of {most} at most; the other places "
+            "are for other clients; retry in "
+        )
+        assert said(one, 1, start=True, end=True, client="b") == ""
+    # What is live goes on, may begin again, and makes room for itself.
+    assert [said(one, number, client="a") for number in range(1, begun + 1)] == [""] * begun
+    assert said(one, 1, start=True, end=True, client="a") == ""
+    assert said(one, 2000, start=True, client="a") == ""
+
+
+def test_clients_that_are_not_told_apart_have_all_places() -> None:
+    one = scheduler(most=16, slots=16)
+    assert [said(one, number, start=True) for number in range(1, 17)] == [""] * 16
+    assert "16 sequences are live, which is the limit" in said(one, 17, start=True)
+
+
+def test_a_client_at_its_part_is_told_when_one_of_its_own_sequences_times_out() -> None:
+    one = scheduler(most=4)
+    said(one, 1, start=True, client="b")
+    for number in range(2):
+        said(one, number, start=True, now=50 + number, client="a")
+    with pytest.raises(TooManySequences) as refused:
+        step(one, 3, start=True, now=60, client="a")
+    assert refused.value.retry_after == 90 / 1e9
+
+
+def test_a_sequence_whose_last_run_goes_on_keeps_its_place() -> None:
+    one = scheduler(pinned=True, most=2)
+    running = step(one, 1, start=True, client="a")
+    ((_, slot),) = started(one, 0)
+    one.cancel(running, 1)
+    one.poll(1)
+    with pytest.raises(TooManySequences):
+        step(one, 2, start=True, now=1, client="a")
+    one.finished(0, slot, 2, ok=False)
+    step(one, 2, start=True, now=2, client="a")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("aaaab"), st.integers(0, 9), st.sampled_from([True, True, False])), min_size=15),
+    st.integers(2, 6),
+)
+def test_a_client_may_do_what_it_likes_and_a_newcomer_finds_a_place(
+    steps: list[tuple[str, int, bool]], most: int
+) -> None:
+    """Until others that take all they may have come before it: each leaves a quarter of what it finds."""
+    one = scheduler(most=most, slots=most)
+    live: Counter[str] = Counter()
+    for client, name, start in steps:
+        free, before = most - one.sequences, one.sequences
+        answer = said(one, name, start=start, end=not start, client=client)
+        live[client] += one.sequences - before
+        assert sum(live.values()) == one.sequences
+        if start and free and not live[client]:
+            raise AssertionError(f"a place was free, and a client with none was told {answer}")
+        if len(+live) == 1:
+            assert one.sequences < most
+    newcomer = said(one, 1, start=True, client="d")
+    assert (newcomer == "") == (sum(live.values()) < most)

@@ -73,6 +73,18 @@ def test_a_secret_of_the_shortest_and_of_the_greatest_length_is_taken(length: in
     assert authority(secret).identify(f"Bearer {secret}", (), 0).name == "0"
 
 
+def test_a_client_has_the_keys_of_its_name_unless_the_file_says_otherwise() -> None:
+    tables = [
+        {"name": "a", "scopes": ["infer"], "shared_memory_keys": ["x-", "y"]},
+        {"name": "b", "scopes": ["infer"]},
+        {"name": "c", "scopes": ["read"], "shared_memory_keys": ["z"]},
+    ]
+    known = Authority(tokens.of({"client": tables}, "f"))
+    assert [known.keys_of(name) for name in "abc"] == [("x-", "y"), ("b+",), ("c+",)]
+    # Who is known by a certificate alone.
+    assert Authority(None).keys_of("spiffe://example/a") == ("spiffe:%2F%2Fexample%2Fa+",)
+
+
 def test_every_hash_is_compared_wherever_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = [f"{n:x>40}" for n in range(7)]
     known = authority(*secrets)

@@ -36,9 +36,9 @@ class SharedObject:
 
 
 @contextmanager
-def shared_object(size: int, mode: int = 0o600) -> Iterator[SharedObject]:
-    """One of ``size`` bytes, all zero."""
-    name = f"test-{secrets.token_hex(8)}"
+def shared_object(size: int, mode: int = 0o600, owner: str = "") -> Iterator[SharedObject]:
+    """One of ``size`` bytes, all zero, by its name the client ``owner``'s where there is one."""
+    name = f"{owner}+" * bool(owner) + f"test-{secrets.token_hex(8)}"
     descriptor = os.open(FOLDER / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:
         os.ftruncate(descriptor, size)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.errors import InferdError, InvalidRequest, RegionExists, RegionLimit, UnknownRegion
+from inferd.errors import InferdError, InvalidRequest, NotAllowed, RegionExists, RegionLimit, UnknownRegion
 from inferd.shared_memory.regions import (
     MAX_KEY,
     MAX_NAME,
@@ -15,6 +15,7 @@ from inferd.shared_memory.regions import (
     RegionLimits,
     Regions,
     check_name,
+    check_own,
     check_span,
     lent,
     object_name,
@@ -134,6 +135,18 @@ def test_whatever_the_key_the_object_is_right_in_the_folder(key: str) -> None:
 # -- whose an object is -----------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["one+x", "one+", "shared-x"])
+def test_a_client_has_the_keys_that_begin_as_its_own(name: str) -> None:
+    check_own("one", name, ("one+", "shared-"))
+
+
+@pytest.mark.parametrize("name", ["two+x", "one", "one-x", "ONE+x", "x-one+", "oneself+x", "share"])
+def test_a_client_has_no_other_keys(name: str) -> None:
+    error = raised(lambda: check_own("one", name, ("one+", "shared-")))
+    assert isinstance(error, NotAllowed)
+    assert str(error) == f"the key '{name}' is not allowed; keys of the client 'one' begin with one+, shared-"
+
+
 @given(st.integers(0, 0o777), st.booleans(), st.booleans())
 def test_the_first_that_fits_of_user_group_and_others_decides(mode: int, same_user: bool, same_group: bool) -> None:
     bits = mode >> 6 if same_user else mode >> 3 if same_group else mode
@@ -189,15 +202,57 @@ def test_an_object_is_one_owners() -> None:
 
 def test_there_is_room_for_so_many_regions_and_bytes() -> None:
     regions = Regions(RegionLimits(2, 100))
-    regions.check_room("a", "x", 100)
-    with pytest.raises(RegionLimit, match="at most 100 bytes"):
-        regions.check_room("a", "x", 101)
-    regions.add(region("a", "x", 60))
-    with pytest.raises(RegionLimit, match="at most 100 bytes"):
-        regions.check_room("b", "y", 2**64 - 1)
-    regions.add(region("b", "y", 40))
-    with pytest.raises(RegionLimit, match="at most 2 regions"):
-        regions.check_room("c", "z", 0)
+    regions.check_room("", "x", 100)
+    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+        regions.check_room("", "x", 101)
+    regions.add(region("", "x", 60))
+    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+        regions.check_room("", "y", 2**64 - 1)
+    regions.add(region("", "y", 40))
+    with pytest.raises(RegionLimit, match="at most 2 regions may"):
+        regions.check_room("", "z", 0)
+
+
+def test_one_client_leaves_regions_and_bytes_to_others() -> None:
+    regions = Regions(RegionLimits(8, 100))
+    with pytest.raises(RegionLimit, match="at most 75 bytes in all regions of one client may"):
+        regions.check_room("a", "x", 76)
+    regions.add(region("a", "x", 75))
+    with pytest.raises(RegionLimit, match="at most 18 bytes in all regions of one client may"):
+        regions.check_room("b", "x", 19)
+    regions.check_room("b", "x", 18)
+    for number in range(5):
+        regions.add(region("a", f"{number}", 0))
+    with pytest.raises(RegionLimit, match="at most 6 regions of one client may"):
+        regions.check_room("a", "y", 0)
+    regions.add(region("b", "x", 18))
+    with pytest.raises(RegionLimit, match="at most 1 regions of one client may"):
+        regions.check_room("b", "y", 0)
+    regions.check_room("c", "x", 0)
+    # What a client gives up is its own to take, or another's.
+    for name, nbytes in (("x", 75), ("0", 0), ("1", 0)):
+        regions.remove("a", name)
+        regions.released("a", nbytes)
+    regions.check_room("a", "z", 61)
+    regions.check_room("b", "y", 57)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60), st.booleans()), max_size=60))
+def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[tuple[str, int, bool]]) -> None:
+    regions, held = Regions(RegionLimits(8, 100)), dict[str, list[int]]()
+    for turn, (owner, nbytes, give_up) in enumerate(steps):
+        if give_up and held.get(owner):
+            regions.released(owner, held[owner].pop())
+        elif not give_up and raised(lambda o=owner, t=turn, n=nbytes: regions.check_room(o, f"{t}", n)) is None:  # type: ignore[misc]
+            regions.add(region(owner, f"{turn}", nbytes))
+            held.setdefault(owner, []).append(nbytes)
+        count, total = sum(map(len, held.values())), sum(map(sum, held.values()))
+        assert count <= 8
+        assert total <= 100
+        if sum(map(bool, held.values())) == 1:
+            assert count <= 6
+            assert total <= 75
+            assert raised(lambda: regions.check_room("d", "x", 18)) is None
 
 
 def test_what_was_removed_counts_until_nobody_uses_it_any_more() -> None:
@@ -206,5 +261,5 @@ def test_what_was_removed_counts_until_nobody_uses_it_any_more() -> None:
     regions.remove("a", "x")
     with pytest.raises(RegionLimit):
         regions.check_room("a", "x", 60)
-    regions.released(60)
-    regions.check_room("a", "x", 100)
+    regions.released("a", 60)
+    regions.check_room("a", "x", 75)

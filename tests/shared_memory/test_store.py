@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.errors import InferdError, InvalidRequest, RegionExists, RegionLimit, UnknownRegion
+from inferd.errors import InferdError, InvalidRequest, NotAllowed, RegionExists, RegionLimit, UnknownRegion
 from inferd.shared_memory.regions import RegionLimits, Span
 from inferd.shared_memory.store import Store
 from tests.shared_memory.objects import FOLDER, SharedObject, shared_object
@@ -134,13 +134,13 @@ def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject
 
 def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject) -> None:
     store = Store(RegionLimits(1, LARGE), mapped=False)
-    store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", Span("x", 0, 1))
-    store.unregister("me", "x")
+    store.register("", "x", made.key, 0, LARGE)
+    placed = store.place("", Span("x", 0, 1))
+    store.unregister("", "x")
     with pytest.raises(RegionLimit, match="at most 1 regions"):
         store.register("you", "y", made.key, 0, 1)
     del placed
-    store.register("you", "y", made.key, 0, LARGE)
+    store.register("", "y", made.key, 0, LARGE)
 
 
 def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: Store, made: SharedObject) -> None:
@@ -249,6 +249,27 @@ def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: Store, 
     same = refusal(lambda: store.register("you", "x", made.key, 0, LARGE + 1))
     assert same == absent.replace("/test-absent", made.key)
     assert store.regions("you") == []
+
+
+def test_what_is_anothers_by_its_key_is_not_even_looked_for(store: Store, made: SharedObject) -> None:
+    for key in (made.key, "/test-absent"):
+        with pytest.raises(
+            NotAllowed, match=f"the key '{key[1:]}' is not allowed; keys of the client 'you' begin with"
+        ):
+            store.register("you", "x", key, 0, LARGE + 1, ("you+",))
+    with shared_object(10, owner="you") as own:
+        store.register("you", "x", own.key, 0, 10, ("you+",))
+
+
+def test_an_object_with_another_name_is_not_used(store: Store, made: SharedObject) -> None:
+    link = FOLDER / f"you+{made.name}"
+    link.hardlink_to(made.path)
+    try:
+        for key in (link.name, made.key):
+            assert refusal(lambda key=key: store.register("you", "x", key, 0, 10)) == NONE.format(key)  # type: ignore[misc]
+    finally:
+        link.unlink()
+    store.register("me", "x", made.key, 0, 10)
 
 
 def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedObject) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, ParamSpec
 
 import grpc
@@ -352,7 +353,7 @@ def knowing(little: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFact
 
 @alone
 async def test_a_caller_uses_no_region_of_another(knowing: Daemon) -> None:
-    with shared_object(2 * NBYTES) as made:
+    with shared_object(2 * NBYTES, owner="one") as made:
         made.write(values(3).tobytes())
         async with wire.connect(knowing.grpc) as channel:
             one, two, nobody = (Client(channel, secret(name) if name else "") for name in ("one", "two", ""))
@@ -366,13 +367,100 @@ async def test_a_caller_uses_no_region_of_another(knowing: Daemon) -> None:
                 assert await two.infer(writing) == unknown
                 # To the byte what was refused, and good: that makes it nobody else's.
                 assert isinstance(await one.infer(reading), pb.ModelInferResponse)
-            assert (await two.register("mine", made.key, NBYTES))[0] is Code.INVALID_ARGUMENT
+            assert (await two.register("mine", made.key, NBYTES))[0] is Code.PERMISSION_DENIED
             assert (await nobody.infer(reading))[0] is Code.UNAUTHENTICATED
             assert (await nobody.register("r", made.key, NBYTES))[0] is Code.UNAUTHENTICATED
             await two.unregister()
             answer = await one.infer(reading)
             assert np.array_equal(floats(answer.raw_output_contents[0]), -values(3))
             assert not any(made.read(NBYTES, NBYTES))
+
+
+@pytest.mark.parametrize("when", ["before it is registered", "while it is registered", "after it was unregistered"])
+@alone
+async def test_a_caller_gets_at_no_object_of_another_by_its_key(knowing: Daemon, when: str) -> None:
+    """Whose mode would let it, as everything here runs as one user."""
+    with shared_object(2 * NBYTES, owner="one") as made, shared_object(2 * NBYTES, owner="two") as own:
+        secret_values = values(5)
+        made.write(secret_values.tobytes())
+        link = FOLDER / f"two+{made.name}"
+        async with wire.connect(knowing.grpc) as channel:
+            one, two = Client(channel, secret("one")), Client(channel, secret("two"))
+            if when != "before it is registered":
+                assert await one.register("r", made.key, 2 * NBYTES) == pb.SystemSharedMemoryRegisterResponse()
+            if when == "after it was unregistered":
+                await one.unregister()
+            refused = [await two.register("stolen", key, 2 * NBYTES) for key in (made.key, made.name)]
+            link.symlink_to(made.path)
+            refused.append(await two.register("stolen", f"/{link.name}", 2 * NBYTES))
+            link.unlink()
+            assert [code for code, _ in refused] == [Code.PERMISSION_DENIED] * 2 + [Code.INVALID_ARGUMENT]
+            # Nothing that was refused is there to be read, or to be written.
+            for message in (negative("async", "stolen"), negative("async", "stolen", 0, NBYTES)):
+                unknown = (Code.NOT_FOUND, "no shared memory region 'stolen' is registered")
+                assert await two.infer(message) == unknown
+            await one.unregister()
+            assert await one.register("r", made.key, 2 * NBYTES) == pb.SystemSharedMemoryRegisterResponse()
+            assert await two.register("r", own.key, 2 * NBYTES) == pb.SystemSharedMemoryRegisterResponse()
+            answer = await one.infer(negative("async", "r"))
+            assert np.array_equal(floats(answer.raw_output_contents[0]), -secret_values)
+            answer = await two.infer(negative("async", "r", 0, NBYTES))
+            assert isinstance(answer, pb.ModelInferResponse)
+            assert not any(made.read(NBYTES, NBYTES))
+            await one.unregister()
+            await two.unregister()
+
+
+@alone
+async def test_a_caller_that_registers_all_it_may_leaves_regions_to_another(knowing: Daemon) -> None:
+    with shared_object(NBYTES, owner="one") as made, shared_object(NBYTES, owner="two") as own:
+        async with wire.connect(knowing.grpc) as channel:
+            one, two = Client(channel, secret("one")), Client(channel, secret("two"))
+            refused = [
+                answer
+                for number in range(260)
+                if isinstance(answer := await one.register(f"r{number}", made.key, NBYTES), tuple)
+            ]
+            said = "no more shared memory can be registered: at most 192 regions of one client may be"
+            assert refused == [(Code.RESOURCE_EXHAUSTED, said)] * 68
+            assert await two.register("r", own.key, NBYTES) == pb.SystemSharedMemoryRegisterResponse()
+            await one.unregister()
+            await two.unregister()
+
+
+def test_tritonclient_needs_nothing_but_a_key_that_is_its_own(knowing: Daemon) -> None:
+    script = """
+import json, sys
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.utils.shared_memory as shm
+address, secret, *keys = sys.argv[1:]
+headers, said, nbytes = {"authorization": "Bearer " + secret}, [], 49152
+client = triton.InferenceServerClient(address)
+for key in keys:
+    region = shm.create_shared_memory_region("pixels", key, nbytes)
+    try:
+        client.register_system_shared_memory("pixels", key, nbytes, headers=headers)
+        shm.set_shared_memory_region(region, [np.full((1, 3, 64, 64), 3, np.float32)])
+        image = triton.InferInput("x", [1, 3, 64, 64], "FP32")
+        image.set_shared_memory("pixels", nbytes)
+        said.append(float(client.infer("negative-async", [image], headers=headers).as_numpy("y").mean()))
+        client.unregister_system_shared_memory("pixels", headers=headers)
+    except triton.InferenceServerException as error:
+        said.append([error.status(), error.message()])
+    finally:
+        shm.destroy_shared_memory_region(region)
+print(json.dumps(said))
+"""
+    keys = [f"/{whose}{token_hex(8)}" for whose in ("one+", "test-", "two+")]
+    refusals = [
+        [
+            "StatusCode.PERMISSION_DENIED",
+            f"the key '{key[1:]}' is not allowed; keys of the client 'one' begin with one+",
+        ]
+        for key in keys[1:]
+    ]
+    assert clients.run(script, knowing.grpc, secret("one"), *keys) == [-3.0, *refusals]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from grpc import StatusCode
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc.gate import CALLER_KEY, SECRET_KEY
 from tests.certificates import Pair
+from tests.shared_memory.objects import shared_object
 from tests.system.daemon import Daemon
 from tests.system.prometheus import until
 from tests.system.test_security import Operator, new_token
@@ -41,6 +42,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
 @pytest.fixture(scope="module")
 def daemon(operator: Operator, cache_dir: Path) -> Iterator[Daemon]:
     flags = ("--workers", str(WORKERS), "--cache-dir", str(cache_dir), "--repository-control", "--preflight", "off")
+    flags = (*flags, "--shared-memory", "copy")
     with Daemon(operator.repository, *flags, *operator.flags) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
@@ -160,6 +162,17 @@ def test_load_and_unload_are_for_who_may_and_reach_every_worker(caller: Caller) 
     assert served() == {(StatusCode.UNAVAILABLE,)}
     assert told("repository", "Load") is OK
     assert served() == {(OK,)}
+
+
+def test_shared_memory_is_registered_with_every_worker_for_who_has_the_key(caller: Caller) -> None:
+    def registered(key: str) -> StatusCode:
+        asked = pb.SystemSharedMemoryRegisterRequest(name=key, key=key, byte_size=8)
+        return asyncio.run(caller.call("infer", "SystemSharedMemoryRegister", asked))
+
+    with shared_object(8, owner="infer") as own, shared_object(8, owner="read") as other:
+        assert [registered(made.name) for made in (own, other)] == [OK, NOT_ALLOWED]
+        asked = pb.SystemSharedMemoryUnregisterRequest(name=own.name)
+        assert asyncio.run(caller.call("infer", "SystemSharedMemoryUnregister", asked)) is OK
 
 
 def test_the_metrics_port_is_guarded_and_merges(daemon: Daemon, operator: Operator) -> None:

@@ -259,7 +259,8 @@ class Settings(BaseSettings):
     )
     client_metadata_key: MetadataKey = Field(
         "inferd-client",
-        description="gRPC metadata key that names the client for client_max_requests; calls without it count as one.",
+        description="gRPC metadata key that names the client where it has to prove no name: client_max_requests counts "
+        "by it, calls without it as one, and sequences are apart by it.",
     )
     max_message_bytes: int = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted, in bytes."
@@ -283,10 +284,16 @@ class Settings(BaseSettings):
         "truncates its memory ends the daemon: for clients that are all trusted. See docs/shared-memory.md.",
     )
     shared_memory_max_regions: int = Field(
-        256, ge=1, le=65536, description="Regions of shared memory that may be registered, all clients' together."
+        256,
+        ge=1,
+        le=65536,
+        description="Regions of shared memory that may be registered, all clients' together; one client that has "
+        "proved its name may have three quarters of what other clients leave.",
     )
     shared_memory_max_bytes: int = Field(
-        1 << 30, ge=1, description="Bytes of shared memory that may be registered, all clients' together."
+        1 << 30,
+        ge=1,
+        description="Bytes of shared memory that may be registered, all clients' together, and of one client likewise.",
     )
     max_metadata_bytes: int = Field(
         16 << 10, ge=1024, le=1 << 20, description="Bytes of the headers (gRPC metadata) of one call."

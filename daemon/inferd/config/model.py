@@ -275,8 +275,9 @@ class Sequences(_Table):
         None,
         ge=1,
         le=1_000_000,
-        description="Sequences that may be live. Unset: 1024 where the state is declared here, 16 where the model "
-        "keeps it itself, as each of those needs an infer request of its own.",
+        description="Sequences that may be live, all clients' together; one client may have three quarters of what "
+        "other clients leave. Unset: 1024 where the state is declared here, 16 where the model keeps it itself, "
+        "as each of those needs an infer request of its own.",
     )
     idle_timeout: float = Field(
         60.0, gt=0, le=86400, description="Seconds without a request after which a sequence is over."

@@ -9,6 +9,7 @@
     [[client]]              # a name in a certificate that tls_client_ca verified
     name = "batch.example"
     scopes = ["infer", "read"]
+    shared_memory_keys = ["batch-"]  # how its keys begin; left out: with its name and a plus sign
 
 No message here repeats a value that could be a secret put into the wrong place.
 """
@@ -17,6 +18,7 @@ import re
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic import model_validator as validates_all
@@ -51,6 +53,22 @@ def _client_name(text: str) -> str:
     if not (0 < len(text) <= _CLIENT_NAME_LENGTH and text.isprintable()):
         raise ValueError
     return text
+
+
+def _key_beginning(text: str) -> str:
+    text = text.removeprefix("/")
+    if not re.fullmatch(r"[!-.0-~]{0,255}", text):
+        raise ValueError
+    return text
+
+
+def default_keys(name: str) -> tuple[str, ...]:
+    """How the shared memory keys of the client ``name`` begin unless the file says otherwise.
+
+    No name has a plus sign here, nor a slash: what may not be part of a key is escaped as in a URL. So no key is two
+    clients'.
+    """
+    return (quote(name, safe="@:") + "+",)
 
 
 def _digest(value: Any) -> str:
@@ -96,6 +114,21 @@ _Scopes = Annotated[
 ]
 
 
+_Keys = Annotated[
+    tuple[
+        Annotated[
+            str,
+            AfterValidator(_key_beginning),
+            Allowed(
+                "the beginning of a key, up to 255 printable ASCII characters without a space or a '/' but the first"
+            ),
+        ],
+        ...,
+    ],
+    Strict(False),
+]
+
+
 class Token(_Table):
     """A secret that opens something; ``expires`` is in seconds since 1970. Several tokens may share a name, as an old
     and a new one do for a while."""
@@ -106,6 +139,7 @@ class Token(_Table):
     expires: Annotated[
         float | None, BeforeValidator(_moment), Allowed("a date, or a date and time with its offset from UTC")
     ] = None
+    shared_memory_keys: _Keys = ()
 
 
 class Client(_Table):
@@ -114,6 +148,7 @@ class Client(_Table):
 
     name: Annotated[str, AfterValidator(_client_name), Allowed(f"1 to {_CLIENT_NAME_LENGTH} printable characters")]
     scopes: _Scopes = Field(min_length=1)
+    shared_memory_keys: _Keys = ()
 
 
 class Tokens(_Table):
@@ -134,7 +169,30 @@ class Tokens(_Table):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"client '{name}' is there {names.count(name)} times")
+        self._check_keys()
         return self
+
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """How the shared memory keys of each client begin that may infer, by its name. A token and a certificate of one
+        name are one client."""
+        found: dict[str, tuple[str, ...]] = {}
+        callers: tuple[Token | Client, ...] = (*self.token, *self.client)
+        for one in callers:
+            if "infer" in one.scopes:
+                found[one.name] = found.get(one.name, ()) + one.shared_memory_keys
+        return {name: keys or default_keys(name) for name, keys in found.items()}
+
+    def _check_keys(self) -> None:
+        """A key must not be two clients'."""
+        widest, whose = None, ""
+        # What begins with another comes right behind it.
+        for key, name in sorted((key, name) for name, keys in self.keys().items() for key in keys):
+            if widest is None or not key.startswith(widest):
+                widest, whose = key, name
+            elif name != whose:
+                raise ValueError(
+                    f"shared_memory_keys '{widest}' of '{whose}' and '{key}' of '{name}' overlap; a key is one client's"
+                )
 
 
 def read(file: Path) -> Tokens:

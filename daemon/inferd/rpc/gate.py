@@ -217,4 +217,4 @@ def _authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | 
 def _names(context: grpc.aio.ServicerContext) -> list[str]:
     """Whom the client's certificate, which the handshake has verified, was made out to: its subject alternative
     names, or without any its common name."""
-    return [name.decode(errors="replace") for name in context.peer_identities() or ()]
+    return [name.decode(errors="replace") for name in context.peer_identities() or () if name]

@@ -19,6 +19,7 @@ from inferd.rpc import codec, placement, status, wire
 from inferd.rpc.call import Call, Caller, Connection, Wrap
 from inferd.rpc.gate import CALLER
 from inferd.rpc.heads import Asked, Heads
+from inferd.rpc.peer import tenant
 from inferd.rpc.placement import Into
 from inferd.rpc.shared_memory import found, placing
 from inferd.rpc.stream import Stream, Window
@@ -196,7 +197,8 @@ class Inference:
         call.final_response, call.route = parameters.final_response, route
         step = None
         if sequence is not None:
-            step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection)
+            client = tenant(caller.context.peer(), caller.client)
+            step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection, client)
             if connection is not None:
                 connection.dispatchers.add(live.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, places=places)

@@ -115,7 +115,9 @@ class Server:
         let_the_loop_go_on()
         # The only one that gRPC knows of; it only counts: what the gate refuses it leaves alone.
         self._server.add_generic_rpc_handlers((Arrivals(gate, f"/{SERVICE}/ModelInfer", observe),))
-        of_the_protocol = _handlers(inference, metadata, control, SharedMemory(shared_memory), spread)
+        of_the_protocol = _handlers(
+            inference, metadata, control, SharedMemory(shared_memory, self._credentials), spread
+        )
         services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, spread)))
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)

@@ -1,9 +1,6 @@
 """The RPCs that register shared memory, and who may use what is registered."""
 
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -11,7 +8,9 @@ from google.protobuf.message import Message
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
 from inferd.rpc.gate import CALLER
+from inferd.rpc.peer import is_local
 from inferd.rpc.placement import Place
+from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import Span
 from inferd.shared_memory.store import Store
 from inferd.tensors import Placed
@@ -19,10 +18,14 @@ from inferd.tensors import Placed
 
 class SharedMemory:
     """System shared memory where there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
-    ask for the status and unregister whatever there is: both must succeed."""
+    ask for the status and unregister all there is: both must succeed.
 
-    def __init__(self, store: Store | None = None) -> None:
+    ``credentials`` know which keys are whose.
+    """
+
+    def __init__(self, store: Store | None = None, credentials: Credentials | None = None) -> None:
         self._store = store
+        self._credentials = credentials if credentials is not None else Credentials()
 
     async def system_status(
         self, asked: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
@@ -40,7 +43,9 @@ class SharedMemory:
     ) -> Message:
         if self._store is None:
             raise NotSupported("system shared memory (the setting shared_memory is off)")
-        self._store.register(_local_owner(context), asked.name, asked.key, asked.offset, asked.byte_size)
+        owner, authority = _local_owner(context), self._credentials.authority
+        beginnings = ("",) if authority is None else authority.keys_of(owner)
+        self._store.register(owner, asked.name, asked.key, asked.offset, asked.byte_size, beginnings)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def system_unregister(
@@ -68,22 +73,6 @@ def placing(store: Store, context: grpc.aio.ServicerContext) -> Place:
 def found(store: Store, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
     """Likewise all ``spans`` of a request at once."""
     return store.places(_local_owner(context), spans)
-
-
-@lru_cache(1024)
-def is_local(peer: str) -> bool:
-    """Whether ``peer``, as gRPC names the other end of a connection, is on this machine; remembered for those that have
-    called of late, as it is asked for each request."""
-    kind, _, address = peer.partition(":")
-    if kind == "unix":
-        return True
-    try:
-        host = ip_address(unquote(address).rpartition(":")[0].strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(host, IPv6Address) and host.ipv4_mapped is not None:
-        host = host.ipv4_mapped
-    return host.is_loopback
 
 
 def _local_owner(context: grpc.aio.ServicerContext) -> str:

@@ -89,13 +89,14 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Requests that share a state and run one after the other: ``current`` in line or running, the
+    """Requests of one ``client`` that share a state and run one after the other: ``current`` in line or running, the
     others held behind it. ``ending`` once the last request taken ends it, ``live`` until it is over.
 
     ``place`` is the slot kept for it where the model itself holds the state; ``carried`` are the
     state tensors after its last run, None before the first, where the server does.
     """
 
+    client: str
     id: int | str
     owner: object | None
     used: int

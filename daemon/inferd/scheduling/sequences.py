@@ -3,17 +3,24 @@
 A request that was refused, or that ended before it ran, has left the state as it was, and the
 sequence goes on without it. One that was running and is not answered leaves the state in
 doubt: the sequence is lost, and so is one whose first request never ran.
+
+A sequence is a client's own: another client that names the same id means another sequence, and learns nothing of this
+one. No client can hold all places.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from inferd.errors import SequenceGone, SequenceLost, TooManySequences
+from inferd.portion import portion
 from inferd.requests import SequenceStep
 from inferd.scheduling.entry import Entry, EntryState, Sequence
 
 # How many ids of sequences that are over are remembered, to tell "ended" from "never heard of".
 _REMEMBERED = 4096
+
+# Whose it is, and what that client calls it.
+_Key = tuple[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +37,60 @@ class _Past:
     lost: bool
 
 
+_UNKNOWN = _Past("is not known", lost=False)
+
+
+class _Memory:
+    """What became of sequences that are over, the last ``most`` of them; the client with the most forgets first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._by_client: dict[str, OrderedDict[int | str, _Past]] = {}
+
+    def of(self, key: _Key) -> _Past:
+        client, name = key
+        theirs = self._by_client.get(client)
+        return _UNKNOWN if theirs is None else theirs.get(name, _UNKNOWN)
+
+    def keep(self, key: _Key, past: _Past) -> None:
+        """It is over, and was not remembered before."""
+        client, name = key
+        self._by_client.setdefault(client, OrderedDict())[name] = past
+        self._count += 1
+        if self._count > self._most:
+            client = max(self._by_client, key=lambda c: len(self._by_client[c]))
+            self.forget((client, next(iter(self._by_client[client]))))
+
+    def forget(self, key: _Key) -> None:
+        """Harmless where it is not remembered."""
+        client, name = key
+        theirs = self._by_client.get(client)
+        if theirs is None or theirs.pop(name, None) is None:
+            return
+        self._count -= 1
+        if not theirs:
+            del self._by_client[client]
+
+
 class Sequences:
-    """The live sequences of one model version."""
+    """The live sequences of one model version, each known by its client and the id that client gave it.
+
+    A client that is told from others leaves them places: see :func:`inferd.portion.portion`. The client "" is all that
+    are not told apart.
+    """
 
     def __init__(self, model: str, limits: SequenceLimits) -> None:
         self._model = model
         self._limits = limits
-        self._live: dict[int | str, Sequence] = {}
+        self._live: dict[_Key, Sequence] = {}
         # Those at rest, the one resting longest first.
         self._resting: OrderedDict[Sequence, None] = OrderedDict()
         # Over, but a request of theirs still runs and keeps their slot.
         self._parting: set[Sequence] = set()
-        self._past: OrderedDict[int | str, _Past] = OrderedDict()
+        # How many of both each client has.
+        self._held: Counter[str] = Counter()
+        self._past = _Memory(_REMEMBERED)
 
     @property
     def count(self) -> int:
@@ -50,24 +99,34 @@ class Sequences:
 
     def check(self, step: SequenceStep, now: int) -> None:
         """Whether a request may be taken; raises SequenceGone, SequenceLost or TooManySequences."""
-        sequence = self._live.get(step.id)
+        sequence = self._live.get((step.client, step.id))
         if sequence is not None:
             if sequence.ending and not step.start:
                 raise SequenceGone(self._model, step.id, "has ended")
         elif not step.start:
-            past = self._past.get(step.id, _Past("is not known", lost=False))
+            past = self._past.of((step.client, step.id))
             raise (SequenceLost if past.lost else SequenceGone)(self._model, step.id, past.why)
-        elif self.count >= self._limits.most:
-            due = self.next_expiry
-            wait = self._limits.idle if due is None else max(0, due - now)
-            raise TooManySequences(self._model, self._limits.most, wait / 1e9)
+        else:
+            self._check_room(step.client, now)
+
+    def _check_room(self, client: str, now: int) -> None:
+        held, most = self._held[client], self._limits.most
+        full = self.count >= most
+        if not full and (not client or held < portion(most, self.count - held)):
+            return
+        # What would make room: for a client that holds its part only the end of one of its own.
+        resting = (s for s in self._resting if full or s.client == client)
+        due = next((s.used + self._limits.idle for s in resting), now + self._limits.idle)
+        raise TooManySequences(self._model, most, max(0, due - now) / 1e9, None if full else held)
 
     def take(self, entry: Entry, step: SequenceStep, now: int) -> bool:
         """Add a request that was checked; True when nothing of its sequence is before it."""
-        sequence = self._live.get(step.id)
+        key = step.client, step.id
+        sequence = self._live.get(key)
         if sequence is None:
-            sequence = self._live[step.id] = Sequence(step.id, step.owner, now)
-            self._past.pop(step.id, None)
+            sequence = self._live[key] = Sequence(step.client, step.id, step.owner, now)
+            self._held[step.client] += 1
+            self._past.forget(key)
         sequence.owner, sequence.ending = step.owner, step.end
         entry.sequence = sequence
         self._resting.pop(sequence, None)
@@ -106,7 +165,9 @@ class Sequences:
 
     def part(self, sequence: Sequence) -> None:
         """The last run of a sequence that was over has ended."""
-        self._parting.discard(sequence)
+        if sequence in self._parting:
+            self._parting.remove(sequence)
+            self._let_go(sequence.client)
         sequence.current = None
 
     def owned(self, owner: object) -> list[Sequence]:
@@ -138,10 +199,16 @@ class Sequences:
     def _close(self, sequence: Sequence, past: _Past) -> None:
         sequence.live = False
         sequence.carried = None
-        del self._live[sequence.id]
+        key = sequence.client, sequence.id
+        del self._live[key]
         self._resting.pop(sequence, None)
         if sequence.current is not None and sequence.current.run is not None:
             self._parting.add(sequence)
-        self._past[sequence.id] = past
-        if len(self._past) > _REMEMBERED:
-            self._past.popitem(last=False)
+        else:
+            self._let_go(sequence.client)
+        self._past.keep(key, past)
+
+    def _let_go(self, client: str) -> None:
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]

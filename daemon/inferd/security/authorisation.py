@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from inferd.config.tokens import SCOPES, Scope, Tokens
+from inferd.config.tokens import SCOPES, Scope, Tokens, default_keys
 from inferd.errors import NotAuthenticated, OutOfScope
 
 # What is shorter is refused whatever its hash: 32 characters of 64 kinds are 192 bits if they are random.
@@ -48,6 +48,7 @@ class Authority:
             for t in (tokens.token if tokens is not None else ())
         )
         self._clients = {c.name: frozenset(c.scopes) for c in (tokens.client if tokens is not None else ())}
+        self._keys = tokens.keys() if tokens is not None else {}
         self._otherwise: frozenset[Scope] = frozenset() if tokens is not None else frozenset(SCOPES)
 
     def identify(self, authorization: str | None, names: Sequence[str], now: float) -> Identity:
@@ -64,6 +65,10 @@ class Authority:
             raise NotAuthenticated("missing")
         name = next((n for n in names if n in self._clients), names[0])
         return Identity(name, self._clients.get(name, self._otherwise))
+
+    def keys_of(self, name: str) -> tuple[str, ...]:
+        """How the keys of the shared memory begin that is ``name``'s to register; no two names share a key."""
+        return self._keys.get(name) or default_keys(name)
 
     def holder(self, secret: str, now: float) -> Identity:
         """Whose secret that is. Raises NotAuthenticated."""

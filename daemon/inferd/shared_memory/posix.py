@@ -51,6 +51,9 @@ class Opened:
 def _check(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError("not a regular file")
+    if found.st_nlink > 1:
+        # Another's, it may be, under a name that is ours to use.
+        raise OSError("has another name")
     if not lent(found.st_mode, found.st_uid, found.st_gid, os.geteuid(), {os.getegid(), *os.getgroups()}):
         raise OSError("not ours to read and write")
 

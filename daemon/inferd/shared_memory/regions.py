@@ -2,14 +2,19 @@
 
 Names, keys and numbers are a client's. Whatever is wrong with an object is told in one and the same sentence, so that
 nobody learns from it what else there is on this machine (CVE-2025-23319, CVE-2025-23320).
+
+Nothing proves that a client has made the object that it names by its key. So where clients prove who they are, each key
+is one client's by how it begins, whichever of them asks first.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from inferd.errors import InvalidRequest, RegionExists, RegionLimit, UnknownRegion, one_line
+from inferd.errors import InvalidRequest, NotAllowed, RegionExists, RegionLimit, UnknownRegion, listed, one_line
+from inferd.portion import portion
 from inferd.tensors import Memory
 
 # Objects that the daemon itself may make one day; a client must never come to hold one (CVE-2025-23334).
@@ -56,7 +61,8 @@ class Span(NamedTuple):
 
 
 class Regions:
-    """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's.
+    """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's, nor can it take
+    all the room there is: see :func:`inferd.portion.portion`. The owner "" is all clients that are not told apart.
 
     What was removed counts until it is :meth:`released`: requests may still be using it.
     """
@@ -64,17 +70,16 @@ class Regions:
     def __init__(self, limits: RegionLimits) -> None:
         self._limits = limits
         self._regions: dict[tuple[str, str], Region] = {}
-        self._held = 0
-        self._held_bytes = 0
+        # By owner.
+        self._held: Counter[str] = Counter()
+        self._held_bytes: Counter[str] = Counter()
 
     def check_room(self, owner: str, name: str, nbytes: int) -> None:
         """Raises RegionExists or RegionLimit unless ``owner`` may add a region of that name and size."""
         if (owner, name) in self._regions:
             raise RegionExists(name)
-        if self._held >= self._limits.regions:
-            raise RegionLimit(f"{self._limits.regions} regions")
-        if self._held_bytes + nbytes > self._limits.nbytes:
-            raise RegionLimit(f"{self._limits.nbytes} bytes in all regions")
+        _check_room(self._held, owner, 1, self._limits.regions, "regions")
+        _check_room(self._held_bytes, owner, nbytes, self._limits.nbytes, "bytes in all regions")
 
     def check_unclaimed(self, owner: str, key: str, identity: tuple[int, int]) -> None:
         """Raises InvalidRequest where a region of another owner lies in that object."""
@@ -84,8 +89,8 @@ class Regions:
     def add(self, region: Region) -> None:
         """It was checked before."""
         self._regions[region.owner, region.name] = region
-        self._held += 1
-        self._held_bytes += region.nbytes
+        self._held[region.owner] += 1
+        self._held_bytes[region.owner] += region.nbytes
 
     def remove(self, owner: str, name: str) -> None:
         """Harmless where there is none."""
@@ -96,10 +101,12 @@ class Regions:
         for region in self.of(owner):
             self.remove(owner, region.name)
 
-    def released(self, nbytes: int) -> None:
-        """The memory of a region of that size is no longer held."""
-        self._held -= 1
-        self._held_bytes -= nbytes
+    def released(self, owner: str, nbytes: int) -> None:
+        """The memory of a region of ``owner``'s of that size is no longer held."""
+        self._held_bytes[owner] -= nbytes
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner], self._held_bytes[owner]
 
     def find(self, owner: str, name: str) -> Region:
         """Raises UnknownRegion, also for another's."""
@@ -110,6 +117,14 @@ class Regions:
     def of(self, owner: str) -> list[Region]:
         """All that are ``owner``'s."""
         return [region for region in self._regions.values() if region.owner == owner]
+
+
+def _check_room(held: Counter[str], owner: str, more: int, most: int, what: str) -> None:
+    if held.total() + more > most:
+        raise RegionLimit(f"{most} {what}")
+    others = held.total() - held[owner]
+    if owner and held[owner] + more > (part := portion(most, others)):
+        raise RegionLimit(f"{part} {what} of one client")
 
 
 def check_name(name: str) -> None:
@@ -135,6 +150,14 @@ def object_name(key: str) -> str:
     if name.lower().startswith(OWN_PREFIX):
         raise InvalidRequest("", f"keys that begin with '{OWN_PREFIX}' are the server's own, got '{_shown(key)}'")
     return name
+
+
+def check_own(owner: str, name: str, beginnings: Collection[str]) -> None:
+    """Raises NotAllowed unless the object ``name`` is ``owner``'s: it begins with one of its own ``beginnings``."""
+    if not name.startswith(tuple(beginnings)):
+        raise NotAllowed(
+            f"the key '{_shown(name)}'", f"keys of the client '{_shown(owner)}' begin with {listed(beginnings)}"
+        )
 
 
 def check_span(what: str, offset: int, nbytes: int, size: int) -> None:

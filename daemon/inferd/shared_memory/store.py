@@ -2,6 +2,7 @@
 
 import weakref
 from collections import deque
+from collections.abc import Collection
 from functools import partial
 
 from inferd.errors import InvalidRequest
@@ -12,6 +13,7 @@ from inferd.shared_memory.regions import (
     Regions,
     Span,
     check_name,
+    check_own,
     check_span,
     object_name,
     shrunk,
@@ -34,18 +36,23 @@ class Store:
         self._regions = Regions(limits)
         self._mapped = mapped
         # The last reference to a region's memory may go on any thread.
-        self._released: deque[int] = deque()
+        self._released: deque[tuple[str, int]] = deque()
         # What was found of late, by owner and spans; it has to go when any region does, whose memory it would keep.
         self._found: dict[tuple[str, tuple[Span, ...]], tuple[Placed, ...]] = {}
 
-    def register(self, owner: str, name: str, key: str, offset: int, nbytes: int) -> None:
-        """Raises InvalidRequest, RegionExists or RegionLimit, and then nothing is held."""
+    def register(
+        self, owner: str, name: str, key: str, offset: int, nbytes: int, beginnings: Collection[str] = ("",)
+    ) -> None:
+        """``beginnings`` are those of the keys that are ``owner``'s. Raises InvalidRequest, NotAllowed, RegionExists or
+        RegionLimit, and then nothing is held."""
         check_name(name)
         wanted = object_name(key)
+        # Before anything is looked at: whether there is such an object is none of another's business.
+        check_own(owner, wanted, beginnings)
         if not nbytes:
             raise InvalidRequest("", f"region '{name}' would have no bytes")
         while self._released:
-            self._regions.released(self._released.popleft())
+            self._regions.released(*self._released.popleft())
         self._regions.check_room(owner, name, nbytes)
         try:
             opened = Opened(wanted)
@@ -62,7 +69,7 @@ class Store:
         except BaseException:
             opened.close()
             raise
-        weakref.finalize(memory, self._released.append, nbytes)
+        weakref.finalize(memory, self._released.append, (owner, nbytes))
         self._regions.add(Region(owner, name, key, offset, nbytes, opened.identity, memory))
 
     def unregister(self, owner: str, name: str = "") -> None:

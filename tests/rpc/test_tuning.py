@@ -46,7 +46,7 @@ async def test_explain_and_export_tell_everything_the_profile_knows(tmp_path: Pa
             await tuner.export(version, CONTEXT)
         found = shop.record.profile = profile(shop)
         told: Any = await tuner.explain(version, CONTEXT)
-        assert (told.reason, told.objective, told.percentile, told.derived) == ("made up", 0.01, 99.0, True)
+        assert (told.reason, told.objective, told.percentile) == ("made up", 0.01, 99.0)
         [point] = told.points
         assert (point.candidate, point.goodput, point.chosen, point.eligible) == (OTHER.describe(), 1000.0, True, True)
         exported: Any = await tuner.export(version, CONTEXT)

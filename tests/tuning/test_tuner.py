@@ -103,7 +103,7 @@ def profile(shop: Workshop, winner: Candidate = OTHER, **more: Any) -> Profile:
     """As a search would have found it, for the model as it is now."""
     point = Point(winner, 4, 400, 1000.0, 950.0, 1050.0, 1000.0, 0.001, 0.002, True)
     found = Profile(
-        "m", 1, "CPU", shop.record.key, winner, "made up", 0.01, 99.0, True, False, 1.0,
+        "m", 1, "CPU", shop.record.key, winner, "made up", 0.01, 99.0, False, 1.0,
         "2026-01-01T00:00:00+00:00", {"the THROUGHPUT hint's answer": 1.25}, (point,),
     )  # fmt: skip
     return replace(found, **more)

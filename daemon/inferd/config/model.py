@@ -145,7 +145,9 @@ class Objective(_Table):
     """What to optimise for."""
 
     goal: Literal["throughput", "latency"] = Field(
-        "throughput", description="OpenVINO performance hint the model is compiled with."
+        "throughput",
+        description="OpenVINO performance hint the model is compiled with, and what the tuner makes the most of: "
+        "answers a second, or a low median latency; either within latency_slo where that is set.",
     )
     latency_slo: float | None = Field(
         None,

@@ -44,7 +44,7 @@ class TunerControl:
         if (profile := record.profile) is not None:
             answer.reason = profile.reason
             answer.objective, answer.percentile = profile.objective or 0.0, profile.percentile
-            answer.derived, answer.out_of_reach = profile.derived, profile.out_of_reach
+            answer.out_of_reach = profile.out_of_reach
             answer.points.extend(_points(profile))
             answer.left_out.extend(profile.left_out)
             answer.gains.update(profile.gains)

@@ -75,7 +75,6 @@ class Profile:
     reason: str
     objective: float | None
     percentile: float
-    derived: bool
     out_of_reach: bool
     seconds: float
     tuned_at: str
@@ -124,9 +123,8 @@ def profile_of(
         key,
         outcome.winner.candidate,
         outcome.reason,
-        outcome.target.latency,
-        outcome.target.percentile,
-        outcome.target.derived,
+        outcome.goal.latency,
+        outcome.goal.percentile,
         outcome.out_of_reach,
         round(seconds, 1),
         tuned_at,

@@ -425,7 +425,7 @@ class Tuner:
             raise NotAdopted(name, decision.value, why)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
-            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, False, 0.0, now, {}, ()
+            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, 0.0, now, {}, ()
         )
         reason = "set by an operator"
         self._store(record, replace(profile, winner=wanted, previous=before, pinned=True, reason=reason, gains={}))

@@ -50,11 +50,12 @@ class Workshop:
         conditions: Callable[[], Conditions] = lambda: CALM,
         instead: Path | None = None,
         threads: int = 2,
+        budget: float = 2.0,
     ) -> None:
         cache = BlobCache(folder / "cache", 1 << 30)
         engine = Substituting(threads, cache, instead, three) if instead else Engine(threads, cache)
         self.profiles = Profiles(folder / "profiles")
-        rules = TunerRules(mode, 2.0, threads, folder / "cache", 1 << 30, STAGES)
+        rules = TunerRules(mode, budget, threads, folder / "cache", 1 << 30, STAGES)
         self.tuner = Tuner(rules, engine, self.profiles, conditions)
         self.seen: list[Observation] = []
         limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
@@ -192,6 +193,8 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
         assert await shop.answer() == [2, 4, 6, 8]
         now = CALM
         shop.tuner.want(shop.record)
+        await until(lambda: shop.record.phase is Phase.SEARCHING)
+        assert shop.record.said == "an operator asked for it"
         await until(lambda: bool(shop.record.decisions))
 
 
@@ -337,6 +340,66 @@ async def test_a_model_in_sequences_takes_it_up_at_its_next_load(tmp_path: Path)
 
 
 # -- what people ask for ----------------------------------------------------------------
+
+
+def three_models(folder: Path) -> Path:
+    for name in ("a", "b", "c"):
+        models.save(small.scaled(2, [-1]), folder / "repository", name)
+    return folder
+
+
+@on_loop
+async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited_for(tmp_path: Path) -> None:
+    async with workshop(three_models(tmp_path)) as shop:
+        tuner = shop.tuner
+        a, b, c = (tuner.record(name, "") for name in "abc")
+        assert tuner._next(shop.catalog) is a
+        assert tuner.want(c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner.want(b) == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        assert tuner.want(c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner._next(shop.catalog) is c
+        c.put_off("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next(shop.catalog) is b
+        b.put_off("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next(shop.catalog) is None
+        for record in (c, b):
+            record.move(Phase.SETTLED)
+            record.asked, record.verified, record.not_before = 0, True, time.monotonic() + 600
+        assert tuner._next(shop.catalog) is a
+
+
+@on_loop
+async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(tmp_path: Path) -> None:
+    now = CALM
+    async with workshop(three_models(tmp_path), conditions=lambda: now, budget=600.0) as shop:
+        a, b, c = (shop.tuner.record(name, "") for name in "abc")
+        with capture_logs() as logged:
+            shop.tuner.start(shop.catalog)
+            await until(lambda: a.progress is not None)
+            # Of the search that makes way, so it speaks against nothing.
+            now = Conditions(95.0, 0.9)
+            shop.tuner.want(b)
+            await until(lambda: b.phase is Phase.SEARCHING)
+        assert (a.phase, a.asked, a.decisions) == (Phase.WANTED, 0, {})
+        [line] = [line for line in logged if line["event"] == "tuning put off"]
+        assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
+        # What was asked for is not put aside itself.
+        assert shop.tuner.want(c) == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        assert shop.tuner.want(b) == "it is being tuned"
+        await until(lambda: b.progress is not None and b.progress.looks > 1)
+        assert [r.phase for r in (a, b, c)] == [Phase.WANTED, Phase.SEARCHING, Phase.WANTED]
+
+
+@on_loop
+async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survives_a_load(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path)) as shop:
+        shop.record.move(Phase.TRYING)
+        shop.tuner.want(shop.record)
+        assert (shop.tuner._next(shop.catalog), shop.record.phase) == (None, Phase.TRYING)
+        shop.tuner._settle(shop.record, Decision.KEPT, "as before")
+        assert shop.tuner._next(shop.catalog) is shop.record
+        await shop.catalog.load("m")
+        assert (shop.tuner._next(shop.catalog), shop.record.said) == (shop.record, "an operator asked for it")
 
 
 @on_loop

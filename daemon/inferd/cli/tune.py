@@ -22,7 +22,7 @@ _STEERING = {
     "pin": "keep a model's choice, or settings of yours, whatever is measured",
     "unpin": "let a pinned model be tuned again",
     "rollback": "serve as before the last promotion, and pin that",
-    "start": "have a running daemon tune a model as soon as there is a good moment",
+    "start": "have a running daemon tune a model before others, as soon as there is a good moment",
 }
 
 

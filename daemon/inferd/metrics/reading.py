@@ -161,9 +161,10 @@ class Reading:
 
 
 def _said(record: TuningRecord) -> str:
-    if record.phase is Phase.SETTLED and not record.said:
+    standing = record.standing
+    if standing.phase is Phase.SETTLED and not standing.said:
         return ""
-    return f"{record.phase.value}: {record.said}" if record.said else record.phase.value
+    return f"{standing.phase.value}: {standing.said}" if standing.said else standing.phase.value
 
 
 def _key(served: Served) -> tuple[str, str]:

@@ -15,7 +15,7 @@ EVENTS: dict[str, Callable[[Record], None]] = {
     "resume": lambda r: r.resume(),
     "ask": lambda r: r.ask(1),
     "tell": lambda r: r.tell("pinned"),
-    "fail": lambda r: r.fail("internal error"),
+    "drop": lambda r: r.drop("internal error"),
     **{f"move to {phase.value}": lambda r, to=phase: r.move(to) for phase in Phase},  # type: ignore[misc]  # bound now
     **{f"move to {phase.value}, why": lambda r, to=phase: r.move(to, "it has no profile") for phase in Phase},  # type: ignore[misc]
 }

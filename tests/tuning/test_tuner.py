@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.catalog import Catalog, CatalogLimits
+from inferd.catalog import Beside, Catalog, CatalogLimits
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
@@ -24,7 +24,7 @@ from inferd.tuning.candidates import Candidate
 from inferd.tuning.conditions import Conditions
 from inferd.tuning.drift import Drift, Sight
 from inferd.tuning.profile import Point, Profile, Profiles
-from inferd.tuning.record import Decision, Phase, Record
+from inferd.tuning.record import Decision, Phase, Record, Standing
 from inferd.tuning.trial import Stage
 from inferd.tuning.tuner import Tuner, TunerRules
 from tests import models
@@ -192,7 +192,7 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
         assert shop.record.phase is Phase.WANTED
         assert await shop.answer() == [2, 4, 6, 8]
         now = CALM
-        shop.tuner.want(shop.record)
+        shop.tuner.want(shop.catalog, shop.record)
         await until(lambda: shop.record.phase is Phase.SEARCHING)
         assert shop.record.said == "an operator asked for it"
         await until(lambda: bool(shop.record.decisions))
@@ -354,9 +354,12 @@ async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited
         tuner = shop.tuner
         a, b, c = (tuner.record(name, "") for name in "abc")
         assert tuner._next(shop.catalog) is a
-        assert tuner.want(c) == "it is tuned next, as soon as there is a good moment"
-        assert tuner.want(b) == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
-        assert tuner.want(c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        assert (
+            tuner.want(shop.catalog, b)
+            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        )
+        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
         assert tuner._next(shop.catalog) is c
         c.put_off("CPU pressure is 90 %", time.monotonic() + 30)
         assert tuner._next(shop.catalog) is b
@@ -378,15 +381,18 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
             await until(lambda: a.progress is not None)
             # Of the search that makes way, so it speaks against nothing.
             now = Conditions(95.0, 0.9)
-            shop.tuner.want(b)
+            shop.tuner.want(shop.catalog, b)
             await until(lambda: b.phase is Phase.SEARCHING)
         assert (a.phase, a.asked, a.decisions) == (Phase.WANTED, 0, {})
         [line] = [line for line in logged if line["event"] == "tuning put off"]
         assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
         # What was asked for is not put aside itself.
-        assert shop.tuner.want(c) == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
-        assert shop.tuner.want(b) == "it is being tuned"
-        await until(lambda: b.progress is not None and b.progress.looks > 1)
+        assert (
+            shop.tuner.want(shop.catalog, c)
+            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        )
+        assert shop.tuner.want(shop.catalog, b) == "it is being tuned"
+        assert shop.tuner._reason_to_stop() == ""
         assert [r.phase for r in (a, b, c)] == [Phase.WANTED, Phase.SEARCHING, Phase.WANTED]
 
 
@@ -394,12 +400,53 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
 async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survives_a_load(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
         shop.record.move(Phase.TRYING)
-        shop.tuner.want(shop.record)
+        shop.tuner.want(shop.catalog, shop.record)
         assert (shop.tuner._next(shop.catalog), shop.record.phase) == (None, Phase.TRYING)
         shop.tuner._settle(shop.record, Decision.KEPT, "as before")
         assert shop.tuner._next(shop.catalog) is shop.record
         await shop.catalog.load("m")
         assert (shop.tuner._next(shop.catalog), shop.record.said) == (shop.record, "an operator asked for it")
+
+
+async def at_once(_: Beside) -> bool:
+    return True
+
+
+@on_loop
+async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_alone(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path, small.scaled(2), "[warmup]\nruns = 0\n")) as shop:
+        shop.profiles.store(profile(shop))
+    async with workshop(tmp_path) as again:
+        tuner, record = again.tuner, again.record
+        assert record.profile is not None
+        [(served, live)] = again.catalog.live()
+        own = live.config.model_copy(update={"execution": record.source.config.execution})
+        assert await again.catalog.roll_out(served, own, at_once, inline=True)
+        tuner.runs_changed(served, inline=True)
+        assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
+        assert (record.phase, "less time than handing them" in record.said) == (Phase.SETTLED, True)
+        assert tuner._next(again.catalog) is None
+        with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
+            tuner.want(again.catalog, record)
+        assert await again.catalog.roll_out(served, own, at_once, inline=False)
+        tuner.runs_changed(served, inline=False)
+        assert (record.phase, record.said) == (Phase.WANTED, "its runs are handed over again")
+        assert tuner._next(again.catalog) is record
+
+
+@on_loop
+async def test_where_runs_are_computed_is_not_changed_while_they_are_tuned_or_pinned(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path)) as shop:
+        [(served, _)] = shop.catalog.live()
+        record = shop.record
+        assert shop.tuner.leaves_open(served)
+        for phase in Phase:
+            record.standing = Standing(phase)
+            assert shop.tuner.leaves_open(served) is not record.standing.busy
+        record.drop("")
+        for pinned in (True, False):
+            record.profile = profile(shop, pinned=pinned)
+            assert shop.tuner.leaves_open(served) is not pinned
 
 
 @on_loop
@@ -436,7 +483,7 @@ async def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
             "it is served on several devices, whose settings are one",
         )
         with pytest.raises(InvalidRequest, match="tuning is off"):
-            shop.tuner.want(shop.record)
+            shop.tuner.want(shop.catalog, shop.record)
         with pytest.raises(InvalidRequest, match="nothing to pin"):
             shop.tuner.pin(shop.record, True)
         with pytest.raises(InvalidRequest, match="nothing to roll back"):

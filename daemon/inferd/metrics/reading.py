@@ -208,6 +208,7 @@ def _device(live: Live, pool: DevicePool) -> DeviceState:
         threads_asked=execution.threads,
         infer_requests=pool.pool.width,
         max_joined=live.max_joined,
+        inline=pool.pool.inline,
         compile_seconds=pool.took.compiling,
         warm_up_seconds=pool.took.warm_up,
         first_run_seconds=pool.took.first_run,

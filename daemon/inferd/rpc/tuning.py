@@ -75,7 +75,7 @@ class TunerControl:
 
     async def tune(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
-        return pb.TunerAnswer(said=self._tuner.want(record))
+        return pb.TunerAnswer(said=self._tuner.want(self._catalog, record))
 
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:

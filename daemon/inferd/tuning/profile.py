@@ -201,6 +201,14 @@ class Profiles:
             return False
         return True
 
+    def remove(self, model: str, version: int, device: str) -> None:
+        """Keep nothing of it any more. Where that fails a warning says so."""
+        file = self._file(model, version, device)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("profile can't be removed", file=str(file), reason=error.strerror)
+
     def _file(self, model: str, version: int, device: str) -> Path:
         # Model names are plain by the repository's rule; devices may have colons and commas.
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in device)

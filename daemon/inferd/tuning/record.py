@@ -129,6 +129,6 @@ class Record:
         if not self.standing.busy:
             self.standing = Standing(self.phase, why)
 
-    def fail(self, why: str) -> None:
-        """Whatever went on has failed in a way that nobody foresaw."""
+    def drop(self, why: str) -> None:
+        """Want nothing for it any more, whatever goes on or was asked for."""
         self.standing, self.asked = Standing(Phase.SETTLED, why), 0

@@ -148,7 +148,7 @@ class Tuner:
                 except Exception:
                     # Tuning is a service to serving and must never be what ends it.
                     log.exception("tuning failed", model=record.source.name)
-                    record.fail("internal error; the log has it")
+                    record.drop("internal error; the log has it")
                     record.not_before = time.monotonic() + _COOL_DOWN
                     record.decisions[Decision.FAILED] += 1
                 continue
@@ -164,6 +164,10 @@ class Tuner:
             record = self._records.get((served.name, served.version))
             if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
                 continue
+            if live.inline:
+                # Nothing is left to tune.
+                record.drop(_INLINE)
+                continue
             if record.asked and record.phase is Phase.SETTLED:
                 record.ask(record.asked)
             self._consider(record, live, now)
@@ -177,9 +181,7 @@ class Tuner:
         if record.phase is not Phase.SETTLED or now < record.not_before:
             return
         if record.profile is None:
-            if any(entry.pool.inline for entry in live.loaded.pools):
-                record.tell("its runs take less time than handing them to another thread would")
-            elif not record.decisions:
+            if not record.decisions:
                 record.move(Phase.WANTED, "it has no profile")
             return
         if self._rules.mode != "online" or record.profile.pinned or not record.verified:
@@ -317,6 +319,8 @@ class Tuner:
         found = replace(found, previous=before)
         if served is None or served.live is None:
             self._settle(record, Decision.STORED, "the model is not served any more", found)
+        elif served.live.inline:
+            self._settle(record, Decision.STOPPED, _INLINE)
         elif found.winner == (kept := before or _serving(served.live, found.winner)):
             self._settle(record, Decision.KEPT, found.reason, found)
         elif served.live.signature.in_sequences:
@@ -396,7 +400,28 @@ class Tuner:
             model, f"version '{version}' was not loaded; loaded: {listed(r.source.version for r in found)}"
         )
 
-    def want(self, record: Record) -> str:
+    def leaves_open(self, served: Served) -> bool:
+        """Whether it may be changed now where the runs of ``served`` are computed: not while they are tuned, and not
+        where somebody has pinned how they are."""
+        record = self._records.get((served.name, served.version))
+        return record is None or not (record.standing.busy or (record.profile is not None and record.profile.pinned))
+
+    def runs_changed(self, served: Served, inline: bool) -> None:
+        """Where the runs of ``served`` are computed has changed: ``inline``, its profile holds no more; else it is to
+        be tuned."""
+        record = self._records.get((served.name, served.version))
+        if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
+            return
+        if inline:
+            record.drop(_INLINE)
+            if record.profile is not None:
+                record.profile, record.gain = None, 0.0
+                self._profiles.remove(served.name, served.version, record.device)
+        elif self._rules.mode != "off" and record.phase is Phase.SETTLED:
+            record.move(Phase.WANTED, "its runs are handed over again")
+            self._called.set()
+
+    def want(self, catalog: Catalog, record: Record) -> str:
         """Tune it before all that no operator asked for, as soon as there is a good moment; returns when that is, in
         words. A search by the tuner's own wish makes way after its present look. Raises InvalidRequest where it is not
         to be."""
@@ -404,6 +429,9 @@ class Tuner:
             raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
         if record.phase is Phase.UNTUNABLE:
             raise InvalidRequest(record.source.name, record.said)
+        served = self._served(catalog, record)
+        if served is not None and served.live is not None and served.live.inline:
+            raise InvalidRequest(record.source.name, f"{_INLINE}; set execution.path in model.toml to have it tuned")
         record.ask(next(self._asks))
         self._called.set()
         if record.phase is Phase.SEARCHING:
@@ -500,6 +528,7 @@ class Tuner:
         return winner.describe()
 
 
+_INLINE = "its runs take less time than handing them to another thread would"
 _ROLLED_BACK = (Decision.WRONG_OUTPUT, Decision.FAILED, Decision.WORSE)
 
 

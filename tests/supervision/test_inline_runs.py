@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 from inferd.catalog import Beside, Live, Served
 from inferd.engine.runtime import ov
 from inferd.lifecycle import ModelState
+from inferd.requests import Stages
 from inferd.supervision import inline_runs
-from inferd.supervision.inline_choice import BETWEEN, FIRST_TRY, LONGEST, LOOKS
+from inferd.supervision.inline_choice import BETWEEN, FIRST, LONGEST, LOOKS
 from inferd.supervision.inline_runs import InlineRuns
 from tests.catalog.house import House
 from tests.engine import models
@@ -37,7 +38,7 @@ class Choosing:
         return self.house.catalog.resolve("m", "")[1]
 
     async def look(self, later: float = BETWEEN, times: int = 1) -> int:
-        """So many looks, each ``later`` than the one before and after a request; how many changes were tried."""
+        """So many looks, each ``later`` than the one before and after a request; how often runs were measured."""
         tried = 0
         for _ in range(times):
             self.now += later
@@ -74,15 +75,17 @@ async def made_inline(choice: Choosing) -> None:
     served, live = choice.house.catalog.resolve("m", "")
     assert await choice.house.catalog.roll_out(served, live.config, at_once, inline=True)
     assert choice.live.inline
+    # Not before something is known to be worth measuring.
+    choice.now += FIRST
 
 
 @on_loop
 async def test_runs_that_prove_quick_after_the_load_become_inline(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
         assert not choice.live.inline
-        assert await choice.look(FIRST_TRY / 2) == 0
+        assert await choice.look(FIRST / 2) == 0
         with capture_logs() as logged:
-            assert await choice.look(FIRST_TRY) == 1
+            assert await choice.look(FIRST) == 1
         assert choice.live.inline
         assert choice.told == [True]
         [line] = [line for line in logged if line["event"] == "runs are inline now"]
@@ -99,13 +102,16 @@ async def test_runs_that_prove_quick_after_the_load_become_inline(tmp_path: Path
 def test_runs_that_prove_slow_stay_handed_over_and_are_tried_ever_more_rarely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inline_runs, "quickest", lambda *_: 2 * AMPLE)
+    async def slow(*_: object) -> Stages:
+        return Stages(started=1, computed=1 + int(2 * AMPLE))
+
+    monkeypatch.setattr(inline_runs, "timed", slow)
 
     @on_loop
     async def check() -> None:
         async with choosing(tmp_path, AMPLE) as choice:
             before = choice.live
-            assert [await choice.look(FIRST_TRY) for _ in range(3)] == [1, 0, 1]
+            assert [await choice.look(FIRST) for _ in range(3)] == [1, 0, 1]
             assert (choice.live is before, choice.told) == (True, [])
 
     check()
@@ -123,7 +129,24 @@ async def test_inline_runs_that_take_long_are_handed_over(tmp_path: Path) -> Non
         assert [line["model"] for line in logged if line["event"] == "runs are handed over now"] == ["m"]
         assert await choice.house.times("m") == 2
         assert {seen.outcome for seen in choice.house.seen} == {"ok"}
-        assert await choice.look(FIRST_TRY, times=3) == 0
+        assert await choice.look(FIRST, times=3) == 0
+
+
+def test_inline_runs_that_only_look_slow_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def quick(*_: object) -> Stages:
+        return Stages(started=1, computed=2)
+
+    monkeypatch.setattr(inline_runs, "timed", quick)
+
+    @on_loop
+    async def check() -> None:
+        async with choosing(tmp_path, NONE) as choice:
+            await made_inline(choice)
+            before = choice.live
+            assert await choice.look(times=3 * LOOKS) == 1
+            assert (choice.live is before, choice.told) == (True, [])
+
+    check()
 
 
 @pytest.mark.parametrize(
@@ -161,10 +184,10 @@ async def test_a_changed_model_begins_anew_and_one_that_can_not_be_loaded_stays(
     async with choosing(tmp_path, AMPLE) as choice:
         before = choice.live
         (tmp_path / "models" / "m" / "1" / "model.xml").write_text("no model")
-        assert await choice.look(FIRST_TRY) == 1
+        assert await choice.look(FIRST) == 1
         assert (choice.live is before, choice.told) == (True, [])
         choice.house.put("m", models.scaled(2), UNMEASURED)
         await choice.house.catalog.load("m")
         assert await choice.look(0.0) == 0
-        assert await choice.look(FIRST_TRY) == 1
+        assert await choice.look(FIRST) == 1
         assert choice.live.inline

@@ -1,6 +1,5 @@
 """Made-up inferences before a model is ready: they prove that it runs, and tell how long it takes."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,17 +70,6 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> WarmUp:
             raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {error}") from error
         log.warning("warm-up skipped", model=source.name, device=pool.device, problem=str(error))
     return WarmUp(tuple(times), first)
-
-
-def quickest(pool: Pool, inputs: Sequence[Tensor], runs: int) -> float:
-    """Nanoseconds that the quickest of so many ``runs`` of ``inputs`` took, copying them included, where slots run
-    inline and nothing else does. Raises RunFailed."""
-
-    def once() -> float:
-        begun = time.monotonic_ns()
-        return float(pool.run(inputs)[1] - begun)
-
-    return min(once() for _ in range(runs))
 
 
 def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:

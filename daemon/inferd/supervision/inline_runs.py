@@ -8,25 +8,25 @@ from math import inf
 import structlog
 
 from inferd.catalog import Beside, Catalog, Live, Served
+from inferd.catalog.shadow import timed
 from inferd.config.model import ModelConfig
 from inferd.engine.inline_slot import MOST_NS, left_open
-from inferd.engine.slot import RunFailed
-from inferd.engine.warmup import made_up, quickest
+from inferd.engine.warmup import made_up
 from inferd.errors import InferdError
-from inferd.supervision.inline_choice import InlineChoice, Wish
+from inferd.supervision.inline_choice import InlineChoice
 
 log = structlog.get_logger("inferd.supervision")
 
-# Runs of each input that are measured before runs are inline.
-_MEASURED = 20
+# Of so many runs the quickest counts.
+_RUNS = 20
 
 
 class InlineRuns:
     """Decides again and again whether the runs of each model are computed on the event loop's thread.
 
-    Only for models that may be inline by their settings and by what they compute, one at a time each. ``free`` says
-    whether a version is left to this choice at present; ``told`` hears of each change, with whether runs are inline
-    now. ``most`` is the nanoseconds that an inline run may take, ``clock`` gives seconds.
+    Only for models that may be inline by their settings and by what they compute. ``free`` says whether a version is
+    left to this choice at present; ``told`` hears of each change, with whether runs are inline now. ``most`` is the
+    nanoseconds that a run may take to become inline, ``clock`` gives seconds.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class InlineRuns:
         self._most = most
         self._clock = clock
         self._choices: dict[Served, InlineChoice] = {}
-        self._changing: set[Served] = set()
+        self._measuring: set[Served] = set()
 
     def look(self, held: Iterable[tuple[Served, Live]]) -> list[Coroutine[None, None, None]]:
         """What is to be done now for those that are ``held``."""
@@ -52,44 +52,45 @@ class InlineRuns:
         self._choices = {served: self._choices.get(served) or InlineChoice(self._most, now) for served in eligible}
         work = []
         for served, live in eligible.items():
-            if served in self._changing or served.beside is not None or served.on_trial or served.ailing:
+            if served in self._measuring or served.beside is not None or served.on_trial or served.ailing:
                 continue
-            dispatcher = live.dispatcher
-            wish = self._choices[served].look(
-                now, dispatcher.completed, dispatcher.service_time, inline=live.loaded.pools[0].pool.inline
-            )
-            if wish is not None and self._free(served):
-                self._changing.add(served)
-                work.append(self._change(served, live, wish))
+            choice, dispatcher = self._choices[served], live.dispatcher
+            if choice.look(now, dispatcher.completed, dispatcher.service_time, inline=live.inline) and self._free(
+                served
+            ):
+                self._measuring.add(served)
+                work.append(self._measure(served, live, choice))
         return work
 
-    async def _change(self, served: Served, live: Live, wish: Wish) -> None:
-        inline = wish is Wish.TRY_INLINE
-        labels = {"model": served.name, "version": served.version}
-        seen, done, why = live.dispatcher.service_time, False, ""
-        took = 0.0
-
-        async def steer(beside: Beside) -> bool:
-            nonlocal took
-            took = await _quickest(beside) if inline else seen
-            return not inline or took <= self._most
-
+    async def _measure(self, served: Served, live: Live, choice: InlineChoice) -> None:
+        """Have runs computed where the quickest of some inline ones says."""
+        before, labels = live.inline, {"model": served.name, "version": served.version}
+        inline, took, most = before, inf, choice.most(inline=before)
         try:
-            done = await self._catalog.roll_out(served, _own(served, live), steer, inline=inline)
-        except (InferdError, RunFailed) as error:
-            why = str(error)
+            if before:
+                took = await _longest(live, live, most)
+                if took > most:
+                    inline = not await self._catalog.roll_out(served, _own(served, live), _at_once, inline=False)
+            else:
+
+                async def quick(beside: Beside) -> bool:
+                    nonlocal took
+                    if beside.candidate.inline:
+                        took = await _longest(beside.candidate, live, most)
+                    return took <= most
+
+                inline = await self._catalog.roll_out(served, _own(served, live), quick, inline=True)
+        except InferdError as error:
+            log.debug("inline runs could not be measured", **labels, problem=str(error))
         except Exception:
-            log.exception("where runs are computed could not be changed", **labels)
+            log.exception("inline runs could not be measured", **labels)
         finally:
-            self._changing.discard(served)
-            if (choice := self._choices.get(served)) is not None:
-                choice.tried(self._clock(), wish, inline=done if inline else not done)
-        microseconds = {"took_us": round(took / 1000, 1), "most_us": round(self._most / 1000, 1)}
-        if done:
-            log.info("runs are inline now" if inline else "runs are handed over now", **labels, **microseconds)
+            self._measuring.discard(served)
+            choice.measured(self._clock(), before=before, inline=inline)
+        if inline != before:
+            event = "runs are inline now" if inline else "runs are handed over now"
+            log.info(event, **labels, took_us=round(took / 1000, 1), most_us=round(most / 1000, 1))
             self._told(served, inline)
-        else:
-            log.debug("runs stay as they are", **labels, **microseconds, wish=wish.value, problem=why)
 
 
 def _may_change(served: Served, live: Live) -> bool:
@@ -106,12 +107,25 @@ def _own(served: Served, live: Live) -> ModelConfig:
     return live.config.model_copy(update={"execution": own.execution, "batching": own.batching})
 
 
-async def _quickest(beside: Beside) -> float:
-    """Nanoseconds that the candidate's runs take where nothing disturbs them: of what clients sent lately, the input
-    that takes longest."""
-    candidate = beside.candidate
-    if not candidate.loaded.pools[0].pool.inline:
-        return inf
-    inputs = list(beside.incumbent.dispatcher.samples) or [made_up(candidate.source, candidate.signature)]
-    pool = candidate.loaded.pools[0].pool
-    return max([await asyncio.to_thread(quickest, pool, one, _MEASURED) for one in inputs])
+async def _at_once(_: Beside) -> bool:
+    return True
+
+
+async def _longest(live: Live, asked: Live, enough: float) -> float:
+    """Nanoseconds that a run of ``live`` takes where nothing disturbs it: of what clients lately ``asked``, the input
+    that takes longest. No more is measured than shows whether that is ``enough``. Raises what keeps it from running."""
+    inputs = list(asked.dispatcher.samples) or [await asyncio.to_thread(made_up, live.source, live.signature)]
+    longest = 0.0
+    for one in inputs:
+        quickest = inf
+        for _ in range(_RUNS):
+            stages = await timed(live.dispatcher, live.signature, one)
+            quickest = min(quickest, stages.computed - stages.started)
+            if quickest <= enough:
+                break
+            # Others have waited.
+            await asyncio.sleep(0)
+        longest = max(longest, quickest)
+        if longest > enough:
+            break
+    return longest

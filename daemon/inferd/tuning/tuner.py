@@ -417,8 +417,10 @@ class Tuner:
             if record.profile is not None:
                 record.profile, record.gain = None, 0.0
                 self._profiles.remove(served.name, served.version, record.device)
-        elif self._rules.mode != "off" and record.phase is Phase.SETTLED:
-            record.move(Phase.WANTED, "its runs are handed over again")
+            return
+        record.tell("its runs are handed over again")
+        if self._rules.mode != "off" and record.phase is Phase.SETTLED:
+            record.move(Phase.WANTED)
             self._called.set()
 
     def want(self, catalog: Catalog, record: Record) -> str:

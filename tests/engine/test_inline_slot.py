@@ -65,7 +65,7 @@ def test_only_what_always_takes_as_long_may_run_inline_unasked() -> None:
 
 
 def picking() -> "ov.Model":
-    """Takes the sum of the elements that are not 0: as long as there are such, whatever the shapes."""
+    """Takes the sum of the elements that are not 0: the more there are, the longer that takes."""
     op = ov.opset13
     x = op.parameter([8], ov.Type.f32)
     places = op.squeeze(op.non_zero(x), op.constant(np.array([0])))

@@ -57,7 +57,7 @@ def most_hand_overs(seconds: float) -> int:
 
 
 @given(SPELLS, st.sampled_from([QUICK, BORDERLINE, LONG]), st.booleans())
-def test_whatever_other_work_there_was_changes_are_few_and_the_right_choice_holds_when_it_ends(
+def test_on_a_busy_machine_changes_are_few_and_the_right_choice_holds_when_it_is_calm(
     spells: list[tuple[int, float, float, int]], true: float, inline: bool
 ) -> None:
     world = World(true, inline)

@@ -1,4 +1,4 @@
-"""Where runs are computed is changed beside serving, on real models: nothing is lost by it."""
+"""Where runs are computed changes while they are served, on real models, and no request is lost."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -180,7 +180,7 @@ async def test_what_somebody_else_decides_on_is_left_to_them(tmp_path: Path) -> 
 
 
 @on_loop
-async def test_a_changed_model_begins_anew_and_one_that_can_not_be_loaded_stays(tmp_path: Path) -> None:
+async def test_a_changed_model_starts_over_and_one_that_can_not_be_loaded_stays(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
         before = choice.live
         (tmp_path / "models" / "m" / "1" / "model.xml").write_text("no model")

@@ -1,4 +1,4 @@
-"""One state with one reason, whatever happens to a model's tuning."""
+"""A model's tuning is in one state for one reason."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +30,7 @@ def record(phase: Phase = Phase.SETTLED) -> Record:
 def test_nothing_that_goes_on_is_put_off(happened: list[str]) -> None:
     told = record()
     for event in happened:
-        # What the table of phases forbids is a bug of whoever does it, and changes nothing.
+        # What the table of phases forbids is a bug of the caller, and changes nothing.
         with suppress(AssertionError):
             EVENTS[event](told)
         assert not (told.phase in WORKING and "not now" in told.said), happened

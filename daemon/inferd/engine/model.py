@@ -58,7 +58,7 @@ _TYPES = {
 class DevicePool:
     """A pool with what its device really does, and the service times seen at warm-up as (rows of the
     run, nanoseconds). ``width`` is the part of the device that one run takes up; ``took`` says what
-    making it took. It ``may_be_inline`` where what the model computes and the device allow that, whatever it is."""
+    making it took. It ``may_be_inline`` where the model and the device allow that, also while it is not."""
 
     pool: Pool
     effective: devices.Effective

@@ -130,5 +130,5 @@ class Record:
             self.standing = Standing(self.phase, why)
 
     def drop(self, why: str) -> None:
-        """Want nothing for it any more, whatever goes on or was asked for."""
+        """Want nothing for it any more, even if something goes on or was asked for."""
         self.standing, self.asked = Standing(Phase.SETTLED, why), 0

@@ -52,6 +52,7 @@ ROWS = {
     "supervision": 7,
     "reload": 8,
     "supervision.health": 3,
+    "supervision.inline_choice": 3,
     "supervision.rebuilding": 3,
     "supervision.renewal": 3,
     "supervision.vitality": 3,

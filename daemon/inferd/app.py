@@ -52,6 +52,7 @@ from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
 from inferd.supervision.health import HealthRules
+from inferd.supervision.inline_runs import InlineRuns
 from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
 from inferd.supervision.notify import Notifier, supervised, watchdog_seconds
@@ -226,6 +227,7 @@ class App:
             making_way=MakingWay(Renewal(rules, time.monotonic()), self._fresh_process.unusable, self._make_way)
             if renewing
             else None,
+            inline_runs=InlineRuns(self._catalog, self._tuner.leaves_open, self._tuner.runs_changed),
         )
         self._lag = LagMonitor()
         reading = Reading(

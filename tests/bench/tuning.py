@@ -4,7 +4,7 @@
 
 For each model every candidate of the search space is measured, ``--windows`` windows each: the
 sweep. What it knows about latencies is then read under three objectives: tight and medium
-multiples of the latency of a request alone, and none (the tuner derives one). The tuner gets a
+multiples of the latency of a request alone, and none, where every answer counts. The tuner gets a
 fifth of the sweep's time for each. Its choice, the sweep's best and what OpenVINO's two hints
 would choose are then measured in turn, so that other work meets all alike. Bars:
 
@@ -38,7 +38,7 @@ from inferd.repository import Repository
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Evidence
 from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal, Target
+from inferd.tuning.objective import Goal
 from inferd.tuning.plan import Plan, key_of, plan, tunable_device
 from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
 from inferd.tuning.search import Search
@@ -61,7 +61,7 @@ class Row:
 
     model: str
     objective: str
-    latency: float
+    latency: float | None
     candidates: int
     choice: str
     best: str
@@ -201,22 +201,20 @@ def _objective(
         budget = TIME_BAR * sweep_seconds - 2.0
         outcome = tune(Search(work.space, goal, work.seeds, budget), measure, budget)
         search_seconds = time.monotonic() - begun
-        if outcome.winner is None or outcome.target.latency is None:
+        if outcome.winner is None:
             raise SystemExit(f"{work.source.name}: {outcome.reason}")
-        # Both are held against one objective: what the tuner derived where nobody gave any.
         evidence = Evidence(goal)
-        evidence.aim(Target(outcome.target.latency, PERCENTILE, outcome.target.derived))
         for candidate, windows in seen.items():
             evidence.add(candidate, windows)
         ranking = evidence.ranking()
         best, reachable = ranking[0].candidate, ranking[0].eligible
         choice = outcome.winner.candidate
         pair = {"choice": choice, "best": best, LATENCY_HINT: work.seeds[0], THROUGHPUT_HINT: work.seeds[-1]}
-        goodput = _paired(probe, pair, outcome.target.latency, options.rounds)
+        goodput = _paired(probe, pair, goal.latency, options.rounds)
     row = Row(
         work.source.name,
         name,
-        outcome.target.latency,
+        goal.latency,
         work.space.size,
         choice.describe(),
         best.describe(),
@@ -236,7 +234,7 @@ def _objective(
     return row
 
 
-def _paired(probe: ProbeProcess, sides: dict[str, Candidate], latency: float, rounds: int) -> dict[str, float]:
+def _paired(probe: ProbeProcess, sides: dict[str, Candidate], latency: float | None, rounds: int) -> dict[str, float]:
     """The goodput of each side: of ``rounds`` in which each is measured once, in turn, the median.
 
     Sides that are the same candidate are measured once.
@@ -277,13 +275,17 @@ def _print(rows: Sequence[Row]) -> None:
     for r in rows:
         reach = "" if r.reachable else "  (out of reach)"
         print(
-            f"{r.model:12} {r.objective:9} {r.latency * 1000:9.2f} {r.candidates:7} {r.sweep_seconds:8.0f} "
+            f"{r.model:12} {r.objective:9} {_milliseconds(r.latency):>9} {r.candidates:7} {r.sweep_seconds:8.0f} "
             f"{r.search_seconds:9.1f} {r.looks:6} {r.choice_goodput:10.1f} {r.best_goodput:10.1f} "
             f"{r.latency_hint_goodput:10.1f} {r.throughput_hint_goodput:11.1f} {r.of_best:8.3f} {r.of_hint:8.3f} "
             f"{r.of_time:8.0%}{reach}"
         )
     for r in rows:
         print(f"{r.model}, {r.objective}: chose {r.choice}; best was {r.best}")
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.2f}"
 
 
 def _ratio(one: float, other: float) -> float:

@@ -18,7 +18,7 @@ from inferd.errors import ConfigurationError
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Estimate
 from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Target, Verdict
+from inferd.tuning.objective import Goal, Verdict
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.profile import Profile, Sustained, profile_of
 from inferd.tuning.search import Look
@@ -51,7 +51,7 @@ def outcome(
     *points: Estimate, latency: float | None = 0.025, winner: Estimate | None = None, reason: str = "it is the best"
 ) -> Outcome:
     winner = winner or (points[0] if points else None)
-    return Outcome(winner, reason, Target(latency, 99.0), False, points, {}, ())
+    return Outcome(winner, reason, Goal("throughput", latency), False, points, {}, ())
 
 
 def profile(found: Outcome, sustained: Sustained | None = None) -> Profile:
@@ -237,6 +237,10 @@ def test_each_axis_of_a_candidate_has_a_column() -> None:
     assert "it is the best" in lines
 
 
+def test_without_an_objective_nothing_keeps_it_or_misses_it() -> None:
+    assert row(result(outcome(estimate(BEST), latency=None)), "*")[-1] == "-"
+
+
 def test_hyper_threading_and_core_types_have_columns_only_where_they_were_tried() -> None:
     with_one = " ".join(result(outcome(estimate(replace(BEST, hyper_threading=False)), estimate(ONE))))
     assert "hyper-" in with_one
@@ -347,10 +351,10 @@ def test_an_svg_says_what_it_shows(tmp_path: Path) -> None:
     } <= set(said)
 
 
-def test_a_derived_objective_is_called_so_and_none_is_not_drawn(tmp_path: Path) -> None:
-    assert "derived objective: 25 ms" in plotted(replace(drawn(), derived=True), tmp_path)
+def test_without_an_objective_none_is_drawn(tmp_path: Path) -> None:
     without = plotted(replace(drawn(), objective=None), tmp_path)
-    assert not any("objective:" in text for text in without)
+    assert {"answers a second", "measured"} <= set(without)
+    assert not any("objective" in text or "in time" in text for text in without)
 
 
 @pytest.mark.parametrize(

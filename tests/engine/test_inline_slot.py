@@ -1,6 +1,7 @@
 """What the third kind of slot does otherwise than the others, and which models may run on it."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,16 @@ def test_only_what_always_takes_as_long_may_run_inline_unasked() -> None:
     assert not may(models.scaled(2), "AUTO:CPU")
     assert not may(models.identity([-1]))
     assert not may(echo_models.steps())
+    assert not may(picking())
+
+
+def picking() -> "ov.Model":
+    """Takes the sum of the elements that are not 0: the more there are, the longer that takes."""
+    op = ov.opset13
+    x = op.parameter([8], ov.Type.f32)
+    places = op.squeeze(op.non_zero(x), op.constant(np.array([0])))
+    picked = op.gather(x, places, op.constant(np.array(0)))
+    return ov.Model([op.result(op.reduce_sum(picked, op.constant(np.array([0])), True))], [x], "picking")
 
 
 def loaded_path(tmp_path: Path, network: "ov.Model", settings: str = "") -> bool:
@@ -75,6 +86,24 @@ def test_a_model_runs_inline_where_that_is_asked_for_and_not_where_something_els
     assert loaded_path(tmp_path, models.scaled(2), '[execution]\npath = "inline"\ninfer_requests = 4\n')
     assert not loaded_path(tmp_path, models.scaled(2), '[execution]\npath = "async"\n')
     assert not loaded_path(tmp_path, models.scaled(2), '[execution]\npath = "sync"\n')
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_was_seen_live_is_believed_where_the_settings_leave_it_open(wanted: bool, tmp_path: Path) -> None:
+    ov.save_model(models.scaled(2), tmp_path / "model.xml")
+    ov.save_model(models.identity([-1]), tmp_path / "open.xml")
+
+    def load(file: str, settings: str = "") -> tuple[bool, bool]:
+        source = replace(models.source(tmp_path / file, settings), inline=wanted)
+        loaded = models.engine().load(source)
+        [entry] = loaded.pools
+        loaded.close()
+        return entry.pool.inline, entry.may_be_inline
+
+    assert load("model.xml") == (wanted, True)
+    assert load("model.xml", '[execution]\npath = "async"\n') == (False, True)
+    assert load("model.xml", '[execution]\npath = "inline"\n') == (True, True)
+    assert load("open.xml") == (False, False)
 
 
 def test_what_takes_long_does_not_run_inline_unasked(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from inferd.lifecycle import ModelState
 from inferd.metrics.state import DeviceState, ServerState, StateCollector, TuningState, VersionState
 from tests.metrics.scraped import Scrape, named, scraped
 
-CPU = DeviceState("CPU", "CPU", "f32", True, 2, 0, 4, 3, 8, 16, 0.5, 0.25, 0.125)
-GPU = DeviceState("AUTO:GPU,CPU", "GPU.1", "f16", False, 1, 1, 0, 0, 2, 1, 2.0, 1.0, 0.0)
+CPU = DeviceState("CPU", "CPU", "f32", True, 2, 0, 4, 3, 8, 16, True, 0.5, 0.25, 0.125)
+GPU = DeviceState("AUTO:GPU,CPU", "GPU.1", "f16", False, 1, 1, 0, 0, 2, 1, False, 2.0, 1.0, 0.0)
 TUNING = TuningState(True, {"promoted": 2, "kept": 1}, seconds=61.5, gain=1.25, said="searching")
 PLAIN = VersionState(
     "m", "1", 3, 4096, 0.5, 5, 100, 2, 12.5, 0, None, 1.5, None, 0.99, 0.999, devices=(CPU,), tuning=None
@@ -107,6 +107,7 @@ def test_what_a_version_does_not_have_is_left_out() -> None:
         ("threads_asked", 3, 0),
         ("infer_requests", 8, 2),
         ("max_joined_rows", 16, 1),
+        ("inline", 1, 0),
         ("model_compile_seconds", 0.5, 2),
         ("model_warm_up_seconds", 0.25, 1),
         ("model_first_inference_seconds", 0.125, 0),

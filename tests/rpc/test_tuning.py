@@ -12,7 +12,7 @@ from inferd._pb import tuner_pb2 as pb
 from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, NotAdopted, UnknownModel
 from inferd.rpc.tuning import TunerControl
 from inferd.tuning.profile import as_json
-from inferd.tuning.record import Decision, Phase
+from inferd.tuning.record import Decision, Phase, Standing
 from tests.event_loop import on_loop
 from tests.tuning.test_tuner import OTHER, Workshop, profile, repository, workshop
 
@@ -46,7 +46,7 @@ async def test_explain_and_export_tell_everything_the_profile_knows(tmp_path: Pa
             await tuner.export(version, CONTEXT)
         found = shop.record.profile = profile(shop)
         told: Any = await tuner.explain(version, CONTEXT)
-        assert (told.reason, told.objective, told.percentile, told.derived) == ("made up", 0.01, 99.0, True)
+        assert (told.reason, told.objective, told.percentile) == ("made up", 0.01, 99.0)
         [point] = told.points
         assert (point.candidate, point.goodput, point.chosen, point.eligible) == (OTHER.describe(), 1000.0, True, True)
         exported: Any = await tuner.export(version, CONTEXT)
@@ -125,7 +125,7 @@ async def test_what_is_not_there_or_busy_is_refused(tmp_path: Path) -> None:
         for call, asked, error in calls:
             with pytest.raises(error):
                 await call(asked, CONTEXT)
-        shop.record.phase = Phase.SEARCHING
+        shop.record.standing = Standing(Phase.SEARCHING)
         shop.record.profile = profile(shop)
         with pytest.raises(ModelUnavailable, match="being tuned"):
             await tuner.roll_back(pb.ModelVersion(model="m"), CONTEXT)

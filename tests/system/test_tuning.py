@@ -48,6 +48,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository(folder)
     done = offline(folder, "--plot", str(folder / "plots"))
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "said").write_text(done.stdout)
     return folder
 
 
@@ -61,6 +62,15 @@ def test_offline_tuning_stores_a_readable_profile_and_draws_it(tuned: Path) -> N
     assert {"model", "openvino", "device", "driver", "CPU threads", "precision", "shapes"} <= set(found["key"])
     assert found["winner"] in [point["candidate"] for point in found["points"]]
     assert "<svg" in (tuned / "plots" / "m-1.svg").read_text()
+
+
+def test_without_an_objective_throughput_is_chosen_by_and_nothing_is_said_of_keeping_one(tuned: Path) -> None:
+    found, said = profile(tuned), (tuned / "said").read_text()
+    assert found["reason"].startswith("no objective: chosen by throughput, however long an answer takes; ")
+    assert (found["objective"], found["out_of_reach"]) == (None, False)
+    assert found["reason"] in said
+    assert "keeps the objective" not in said
+    assert "in time" not in said
 
 
 def test_a_model_that_is_not_there_is_named(tuned: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Evidence
 from inferd.tuning.measurement import Window
-from inferd.tuning.objective import Goal, Target, Verdict
+from inferd.tuning.objective import Goal, Verdict
 
 ONE, TWO, THREE = Candidate(1, 1, 1), Candidate(1, 2, 1), Candidate(2, 2, 2)
 FAST, SLOW = Goal("throughput", 0.1), Goal("latency")
@@ -133,11 +133,11 @@ def test_one_that_never_answers_is_the_worst() -> None:
     assert evidence[ONE].ahead(evidence[ONE]) == 0
 
 
-def test_another_target_judges_all_anew() -> None:
-    evidence = evidence_of(Goal("throughput"), {ONE: [window(1000, 0.05)]})
-    assert evidence[ONE].verdict is Verdict.KEEPS
-    evidence.aim(Target(0.02, 99.0, derived=True))
-    assert evidence[ONE].verdict is Verdict.MISSES
+def test_without_an_objective_every_answer_counts_however_late() -> None:
+    evidence = evidence_of(Goal("throughput"), {ONE: [window(1000)], TWO: [window(900, late=200)]})
+    assert ranked(evidence) == [TWO, ONE]
+    assert [e.verdict for e in evidence.ranking()] == [Verdict.KEEPS] * 2
+    assert evidence[TWO].goodput == evidence[TWO].throughput == 1100
 
 
 def test_a_candidate_that_failed_is_forgotten() -> None:

@@ -5,21 +5,19 @@ import math
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Evidence
 from inferd.tuning.measurement import Window
-from inferd.tuning.objective import Goal, Target
+from inferd.tuning.objective import Goal
 from inferd.tuning.outcome import Outcome, conclude
 
 A, B, C = (Candidate(1, 4, requests) for requests in (1, 2, 4))
 IN_TIME = Goal("throughput", 0.02)
 
 
-def conclusion(goal: Goal, seen: dict[Candidate, tuple[int, float]], target: Target | None = None) -> Outcome:
+def conclusion(goal: Goal, seen: dict[Candidate, tuple[int, float]]) -> Outcome:
     """From a rate and a latency of each; A and B are the hints' answers."""
     evidence = Evidence(goal)
-    if target is not None:
-        evidence.aim(target)
     for candidate, (rate, latency) in seen.items():
         evidence.add(candidate, [Window(1.0, (latency,) * rate)] * 4)
-    return conclude(goal, evidence.target, evidence.ranking(), evidence.ranking(), [A, B], {})
+    return conclude(goal, evidence.ranking(), evidence.ranking(), [A, B], {})
 
 
 def test_the_winner_is_explained_beside_the_seeds() -> None:
@@ -36,10 +34,23 @@ def test_the_winner_is_explained_beside_the_seeds() -> None:
     assert [(g.seed, g.ratio, g.eligible) for g in outcome.gains] == [(A, 1.5, True), (B, math.inf, False)]
 
 
-def test_that_an_objective_was_derived_is_said() -> None:
-    outcome = conclusion(Goal("throughput"), {A: (500, 0.01)}, Target(0.02, 99.0, derived=True))
-    assert "the objective is 2 times the latency of a request alone" in outcome.reason
-    assert outcome.reason.endswith("it is the LATENCY hint's answer")
+def test_without_an_objective_throughput_decides_and_that_is_said() -> None:
+    outcome = conclusion(Goal("throughput"), {A: (500, 0.01), B: (0, 0.0), C: (750, 0.5)})
+    assert outcome.winner is not None
+    assert outcome.winner.candidate == C
+    assert not outcome.out_of_reach
+    assert outcome.reason == (
+        "no objective: chosen by throughput, however long an answer takes; "
+        "1 stream, 4 threads, 4 requests, batch 1, async gives 750 answers/s "
+        f"({outcome.winner.low:.4g} to {outcome.winner.high:.4g}); 1.50 times as good as the LATENCY hint's answer; "
+        "the THROUGHPUT hint's answer answered nothing"
+    )
+
+
+def test_without_an_objective_nothing_is_out_of_reach() -> None:
+    outcome = conclusion(Goal("throughput"), {A: (0, 0.0), B: (0, 0.0)})
+    assert not outcome.out_of_reach
+    assert outcome.reason.startswith("no objective: chosen by throughput, however long an answer takes; nothing answer")
 
 
 def test_an_objective_out_of_reach_is_said_and_what_comes_nearest() -> None:
@@ -58,13 +69,14 @@ def test_too_few_answers_to_be_sure_are_said() -> None:
 def test_gains_in_latency_are_of_medians() -> None:
     outcome = conclusion(Goal("latency"), {A: (100, 0.01), B: (900, 0.05)})
     assert outcome.reason.startswith(
-        "1 stream, 4 threads, 1 request, batch 1, async has the lowest median latency, 10 ms"
+        "no objective: chosen by median latency; "
+        "1 stream, 4 threads, 1 request, batch 1, async has the lowest median latency, 10 ms; it is"
     )
     assert [g.ratio for g in outcome.gains] == [1.0, 5.0]
 
 
 def test_that_nothing_ran_is_said_with_a_reason() -> None:
-    outcome = conclude(IN_TIME, Target(0.02, 99.0), [], [], [A], {A: "no such instruction"})
+    outcome = conclude(IN_TIME, [], [], [A], {A: "no such instruction"})
     assert outcome.winner is None
     assert outcome.reason == "nothing ran; 1 stream, 4 threads, 1 request, batch 1, async: no such instruction"
     assert outcome.gains == ()

@@ -74,6 +74,8 @@ def test_the_same_model_in_the_same_circumstances_has_the_same_key(engine: Engin
     one, other = key(engine, models.source(file)), key(engine, models.source(moved))
     assert one == other
     assert all(isinstance(part, str) for part in one.values())
+    # Not as it was called while an objective was assumed: what was chosen by that is chosen again.
+    assert one["objective"] == "throughput alone"
     # Another name or version of it is kept in another file, and is the same model.
     assert key(engine, replace(models.source(file, name="other"), version=9)) == one
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Estimate
-from inferd.tuning.objective import Target, Verdict
+from inferd.tuning.objective import Goal, Verdict
 from inferd.tuning.outcome import Gain, Outcome
 from inferd.tuning.profile import FORMAT, Point, Profile, Profiles, Sustained, as_json, profile_of
 
@@ -33,7 +33,6 @@ PROFILE = Profile(
     reason="2 streams give 400 answers/s",
     objective=0.025,
     percentile=99.0,
-    derived=True,
     out_of_reach=True,
     seconds=12.5,
     tuned_at="2026-01-02T03:04:05+00:00",
@@ -66,7 +65,6 @@ PROFILES = st.builds(
     reason=st.text(),
     objective=st.none() | FINITE,
     percentile=FINITE,
-    derived=st.booleans(),
     out_of_reach=st.booleans(),
     seconds=FINITE,
     tuned_at=st.text(),
@@ -185,7 +183,7 @@ def estimate(candidate: Candidate) -> Estimate:
 
 def outcome(*gains: Gain, winner: Estimate | None = None) -> Outcome:
     points = (estimate(WINNER), estimate(OTHER))
-    return Outcome(winner, "why", Target(0.025, 95.0, True), False, points, {Candidate(9, 9, 9): "no"}, gains)
+    return Outcome(winner, "why", Goal("throughput", 0.025, 95.0), False, points, {Candidate(9, 9, 9): "no"}, gains)
 
 
 def test_an_outcome_becomes_a_profile() -> None:
@@ -201,7 +199,6 @@ def test_an_outcome_becomes_a_profile() -> None:
         "why",
         0.025,
         95.0,
-        True,
         False,
         12.3,
         "now",

@@ -23,6 +23,7 @@ from tests.tuning.surfaces import (
     WINDOW,
     Bench,
     Surface,
+    detector,
     goal_of,
     judge,
     seeds_of,
@@ -77,8 +78,8 @@ def finishes() -> list[Finish]:
 
 def near_the_best(found: Finish) -> bool:
     """Within 5 % of the best there is, and keeps the objective."""
-    worth, in_time = judge(found.surface, found.goal, found.outcome.target, found.winner)
-    return worth >= 0.95 and in_time >= found.outcome.target.percentile / 100 - SLACK
+    worth, in_time = judge(found.surface, found.goal, found.winner)
+    return worth >= 0.95 and in_time >= found.goal.percentile / 100 - SLACK
 
 
 def test_winners_are_within_5_per_cent_of_the_best(finishes: list[Finish], figure: Callable[[str], None]) -> None:
@@ -248,17 +249,26 @@ def test_the_seeds_come_first_even_where_there_is_no_time_at_all() -> None:
     assert isinstance(search.step(120.0), Outcome)
 
 
-def test_an_objective_nobody_gave_is_twice_the_latency_of_a_request_alone() -> None:
+def test_without_an_objective_the_most_answers_win() -> None:
     search = Search(TWO, Goal("throughput"), [LATENCY, THROUGHPUT], budget=0)
-    for seed, latency in ((LATENCY, 0.01), (THROUGHPUT, 0.5)):
+    for seed, latency, answers in ((LATENCY, 0.01, 200), (THROUGHPUT, 0.5, 266)):
         search.step(0.0)
-        search.learn(Measurement(seed, seed, steady(latency), 10.0))
+        search.learn(Measurement(seed, seed, steady(latency, answers), 10.0))
     outcome = search.step(20.0)
     assert isinstance(outcome, Outcome)
-    assert outcome.target.latency == pytest.approx(0.02)
-    assert outcome.target.derived
     assert outcome.winner is not None
-    assert outcome.winner.candidate == LATENCY
+    assert outcome.winner.candidate == THROUGHPUT
+    assert outcome.reason.startswith("no objective: chosen by throughput")
+
+
+def test_a_detector_without_an_objective_keeps_its_throughput() -> None:
+    for seed in range(40):
+        chance = Random(f"detector {seed}")
+        surface = detector(chance)
+        outcome = Bench(surface, chance).run(Search(surface.space, Goal("throughput"), seeds_of(surface.space), 120.0))
+        assert outcome.winner is not None
+        assert outcome.winner.candidate.streams == 2
+        assert judge(surface, Goal("throughput"), outcome.winner.candidate)[0] >= 0.95
 
 
 def test_a_seed_outside_of_the_space_is_replaced_by_one_inside() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.catalog import Catalog, CatalogLimits
+from inferd.catalog import Beside, Catalog, CatalogLimits
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
@@ -24,7 +24,7 @@ from inferd.tuning.candidates import Candidate
 from inferd.tuning.conditions import Conditions
 from inferd.tuning.drift import Drift, Sight
 from inferd.tuning.profile import Point, Profile, Profiles
-from inferd.tuning.record import Decision, Phase, Record
+from inferd.tuning.record import Decision, Phase, Record, Standing
 from inferd.tuning.trial import Stage
 from inferd.tuning.tuner import Tuner, TunerRules
 from tests import models
@@ -50,11 +50,12 @@ class Workshop:
         conditions: Callable[[], Conditions] = lambda: CALM,
         instead: Path | None = None,
         threads: int = 2,
+        budget: float = 2.0,
     ) -> None:
         cache = BlobCache(folder / "cache", 1 << 30)
         engine = Substituting(threads, cache, instead, three) if instead else Engine(threads, cache)
         self.profiles = Profiles(folder / "profiles")
-        rules = TunerRules(mode, 2.0, threads, folder / "cache", 1 << 30, STAGES)
+        rules = TunerRules(mode, budget, threads, folder / "cache", 1 << 30, STAGES)
         self.tuner = Tuner(rules, engine, self.profiles, conditions)
         self.seen: list[Observation] = []
         limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
@@ -103,7 +104,7 @@ def profile(shop: Workshop, winner: Candidate = OTHER, **more: Any) -> Profile:
     """As a search would have found it, for the model as it is now."""
     point = Point(winner, 4, 400, 1000.0, 950.0, 1050.0, 1000.0, 0.001, 0.002, True)
     found = Profile(
-        "m", 1, "CPU", shop.record.key, winner, "made up", 0.01, 99.0, True, False, 1.0,
+        "m", 1, "CPU", shop.record.key, winner, "made up", 0.01, 99.0, False, 1.0,
         "2026-01-01T00:00:00+00:00", {"the THROUGHPUT hint's answer": 1.25}, (point,),
     )  # fmt: skip
     return replace(found, **more)
@@ -191,7 +192,9 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
         assert shop.record.phase is Phase.WANTED
         assert await shop.answer() == [2, 4, 6, 8]
         now = CALM
-        shop.tuner.want(shop.record)
+        shop.tuner.want(shop.catalog, shop.record)
+        await until(lambda: shop.record.phase is Phase.SEARCHING)
+        assert shop.record.said == "an operator asked for it"
         await until(lambda: bool(shop.record.decisions))
 
 
@@ -339,6 +342,113 @@ async def test_a_model_in_sequences_takes_it_up_at_its_next_load(tmp_path: Path)
 # -- what people ask for ----------------------------------------------------------------
 
 
+def three_models(folder: Path) -> Path:
+    for name in ("a", "b", "c"):
+        models.save(small.scaled(2, [-1]), folder / "repository", name)
+    return folder
+
+
+@on_loop
+async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited_for(tmp_path: Path) -> None:
+    async with workshop(three_models(tmp_path)) as shop:
+        tuner = shop.tuner
+        a, b, c = (tuner.record(name, "") for name in "abc")
+        assert tuner._next(shop.catalog) is a
+        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        assert (
+            tuner.want(shop.catalog, b)
+            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        )
+        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner._next(shop.catalog) is c
+        c.put_off("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next(shop.catalog) is b
+        b.put_off("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next(shop.catalog) is None
+        for record in (c, b):
+            record.move(Phase.SETTLED)
+            record.asked, record.verified, record.not_before = 0, True, time.monotonic() + 600
+        assert tuner._next(shop.catalog) is a
+
+
+@on_loop
+async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(tmp_path: Path) -> None:
+    now = CALM
+    async with workshop(three_models(tmp_path), conditions=lambda: now, budget=600.0) as shop:
+        a, b, c = (shop.tuner.record(name, "") for name in "abc")
+        with capture_logs() as logged:
+            shop.tuner.start(shop.catalog)
+            await until(lambda: a.progress is not None)
+            # Of the search that makes way, so it speaks against nothing.
+            now = Conditions(95.0, 0.9)
+            shop.tuner.want(shop.catalog, b)
+            await until(lambda: b.phase is Phase.SEARCHING)
+        assert (a.phase, a.asked, a.decisions) == (Phase.WANTED, 0, {})
+        [line] = [line for line in logged if line["event"] == "tuning put off"]
+        assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
+        # What was asked for is not put aside itself.
+        assert (
+            shop.tuner.want(shop.catalog, c)
+            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
+        )
+        assert shop.tuner.want(shop.catalog, b) == "it is being tuned"
+        assert shop.tuner._reason_to_stop() == ""
+        assert [r.phase for r in (a, b, c)] == [Phase.WANTED, Phase.SEARCHING, Phase.WANTED]
+
+
+@on_loop
+async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survives_a_load(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path)) as shop:
+        shop.record.move(Phase.TRYING)
+        shop.tuner.want(shop.catalog, shop.record)
+        assert (shop.tuner._next(shop.catalog), shop.record.phase) == (None, Phase.TRYING)
+        shop.tuner._settle(shop.record, Decision.KEPT, "as before")
+        assert shop.tuner._next(shop.catalog) is shop.record
+        await shop.catalog.load("m")
+        assert (shop.tuner._next(shop.catalog), shop.record.said) == (shop.record, "an operator asked for it")
+
+
+async def at_once(_: Beside) -> bool:
+    return True
+
+
+@on_loop
+async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_alone(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path, small.scaled(2), "[warmup]\nruns = 0\n")) as shop:
+        shop.profiles.store(profile(shop))
+    async with workshop(tmp_path) as again:
+        tuner, record = again.tuner, again.record
+        assert record.profile is not None
+        [(served, live)] = again.catalog.live()
+        own = live.config.model_copy(update={"execution": record.source.config.execution})
+        assert await again.catalog.roll_out(served, own, at_once, inline=True)
+        tuner.runs_changed(served, inline=True)
+        assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
+        assert (record.phase, "less time than handing them" in record.said) == (Phase.SETTLED, True)
+        assert tuner._next(again.catalog) is None
+        with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
+            tuner.want(again.catalog, record)
+        assert await again.catalog.roll_out(served, own, at_once, inline=False)
+        tuner.runs_changed(served, inline=False)
+        assert (record.phase, record.said) == (Phase.WANTED, "its runs are handed over again")
+        assert tuner._next(again.catalog) is record
+
+
+@on_loop
+async def test_where_runs_are_computed_is_not_changed_while_they_are_tuned_or_pinned(tmp_path: Path) -> None:
+    async with workshop(repository(tmp_path)) as shop:
+        [(served, _)] = shop.catalog.live()
+        record = shop.record
+        assert shop.tuner.leaves_open(served)
+        for phase in Phase:
+            record.standing = Standing(phase)
+            assert shop.tuner.leaves_open(served) is not record.standing.busy
+        record.drop("")
+        for pinned in (True, False):
+            record.profile = profile(shop, pinned=pinned)
+            assert shop.tuner.leaves_open(served) is not pinned
+
+
 @on_loop
 async def test_a_promotion_can_be_taken_back_and_stays_so(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
@@ -373,7 +483,7 @@ async def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
             "it is served on several devices, whose settings are one",
         )
         with pytest.raises(InvalidRequest, match="tuning is off"):
-            shop.tuner.want(shop.record)
+            shop.tuner.want(shop.catalog, shop.record)
         with pytest.raises(InvalidRequest, match="nothing to pin"):
             shop.tuner.pin(shop.record, True)
         with pytest.raises(InvalidRequest, match="nothing to roll back"):

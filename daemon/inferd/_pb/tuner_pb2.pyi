@@ -66,7 +66,7 @@ class Tuning(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[str] = ..., phase: _Optional[str] = ..., serving: _Optional[str] = ..., pinned: _Optional[bool] = ..., tuned_at: _Optional[str] = ..., said: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[float] = ..., gain: _Optional[float] = ..., looks: _Optional[int] = ..., spent: _Optional[float] = ..., budget: _Optional[float] = ..., best: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("tuning", "reason", "objective", "percentile", "derived", "out_of_reach", "points", "left_out", "gains")
+    __slots__ = ("tuning", "reason", "objective", "percentile", "out_of_reach", "points", "left_out", "gains")
     class GainsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -78,7 +78,6 @@ class ExplainResponse(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     PERCENTILE_FIELD_NUMBER: _ClassVar[int]
-    DERIVED_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_REACH_FIELD_NUMBER: _ClassVar[int]
     POINTS_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
@@ -87,12 +86,11 @@ class ExplainResponse(_message.Message):
     reason: str
     objective: float
     percentile: float
-    derived: bool
     out_of_reach: bool
     points: _containers.RepeatedCompositeFieldContainer[Point]
     left_out: _containers.RepeatedScalarFieldContainer[str]
     gains: _containers.ScalarMap[str, float]
-    def __init__(self, tuning: _Optional[_Union[Tuning, _Mapping]] = ..., reason: _Optional[str] = ..., objective: _Optional[float] = ..., percentile: _Optional[float] = ..., derived: _Optional[bool] = ..., out_of_reach: _Optional[bool] = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ..., gains: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, tuning: _Optional[_Union[Tuning, _Mapping]] = ..., reason: _Optional[str] = ..., objective: _Optional[float] = ..., percentile: _Optional[float] = ..., out_of_reach: _Optional[bool] = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ..., gains: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("candidate", "goodput", "low", "high", "throughput", "median", "tail", "eligible", "chosen", "windows")

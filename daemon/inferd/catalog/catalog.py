@@ -266,8 +266,16 @@ class Catalog:
             ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
             await self._retire(ready, "unloaded")
 
-    async def roll_out(self, served: Served, config: ModelConfig, steer: Callable[[Beside], Awaitable[bool]]) -> bool:
-        """Load ``served`` as ``config`` has it beside what answers now, and have ``steer`` try it.
+    async def roll_out(
+        self,
+        served: Served,
+        config: ModelConfig,
+        steer: Callable[[Beside], Awaitable[bool]],
+        *,
+        inline: bool | None = None,
+    ) -> bool:
+        """Load ``served`` as ``config`` has it beside what answers now, and have ``steer`` try it; ``inline`` is as
+        :class:`ModelSource` has it.
 
         What ``steer`` returns says which of the two goes on; the other answers what it has
         taken and is freed. Also when ``steer`` raises or is cancelled: then the old one stays.
@@ -277,7 +285,7 @@ class Catalog:
             incumbent = served.live
             if served.state is not ModelState.READY or incumbent is None:
                 raise ModelUnavailable(served.name, served.state.value.lower())
-            candidate = await self._lives.load(replace(incumbent.source, config=config))
+            candidate = await self._lives.load(replace(incumbent.source, config=config, inline=inline))
             served.beside = Beside(incumbent, candidate)
             promoted = False
             try:

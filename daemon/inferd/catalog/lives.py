@@ -106,5 +106,6 @@ def announce(served: Served) -> None:
             streams=effective.streams,
             threads=effective.threads,
             infer_requests=entry.pool.size,
+            inline=entry.pool.inline,
             from_cache=entry.from_cache,
         )

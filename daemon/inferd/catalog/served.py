@@ -29,6 +29,11 @@ class Live:
         return self.loaded.signature
 
     @property
+    def inline(self) -> bool:
+        """Whether runs are computed where they start, on one device at least."""
+        return any(entry.pool.inline for entry in self.loaded.pools)
+
+    @property
     def joins(self) -> bool:
         """Whether requests may run together."""
         return joins_requests(self.config, self.loaded.signature)

@@ -39,6 +39,16 @@ async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[
     """What ``dispatcher`` answers to ``inputs``, in a request that is counted nowhere. Raises its error, and
     Cancelled where it gives no answer for a minute."""
     reply = Shadow()
+    await _ask(dispatcher, signature, inputs, reply)
+    return reply.outputs.result()
+
+
+async def timed(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> Stages:
+    """When the stages of such a request were. Raises as :func:`answer`."""
+    return await _ask(dispatcher, signature, inputs, Shadow())
+
+
+async def _ask(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor], reply: Shadow) -> Stages:
     request = Request(
         "",
         0,
@@ -55,7 +65,8 @@ async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[
     dispatcher.submit(request)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return await reply.outputs
+            await reply.outputs
+            return request.stages
     except TimeoutError:
         dispatcher.cancel(request)
         raise Cancelled("") from None

@@ -22,7 +22,7 @@ _STEERING = {
     "pin": "keep a model's choice, or settings of yours, whatever is measured",
     "unpin": "let a pinned model be tuned again",
     "rollback": "serve as before the last promotion, and pin that",
-    "start": "have a running daemon tune a model as soon as there is a good moment",
+    "start": "have a running daemon tune a model before others, as soon as there is a good moment",
 }
 
 
@@ -213,9 +213,8 @@ def _explain(answer: Any) -> None:
     print(answer.reason or tuning.said or "It was not tuned yet.")
     if not answer.points:
         return
-    whence = ", derived from the latency of a request alone" if answer.derived else ""
     if answer.objective:
-        print(f"objective: {answer.percentile:g} % within {answer.objective * 1000:.3g} ms{whence}")
+        print(f"objective: {answer.percentile:g} % within {answer.objective * 1000:.3g} ms")
     if answer.out_of_reach:
         print("nothing measured keeps the objective")
     for name, ratio in sorted(answer.gains.items()):
@@ -230,7 +229,7 @@ def _explain(answer: Any) -> None:
             f"{p.throughput:.4g}",
             f"{p.median * 1000:.3g}",
             f"{p.tail * 1000:.3g}",
-            "yes" if p.eligible else "no",
+            "-" if not answer.objective else "yes" if p.eligible else "no",
         )
     Console().print(table)
     for line in answer.left_out:

@@ -75,7 +75,7 @@ class Display:
 
     def check(self, probe: ProbeProcess, outcome: Outcome) -> Sustained | None:
         """The winner under random arrivals: the highest of a few rates at which it keeps the objective."""
-        winner, latency = outcome.winner, outcome.target.latency
+        winner, latency = outcome.winner, outcome.goal.latency
         if winner is None or latency is None or winner.goodput <= 0:
             return None
         for part in _CHECKED:
@@ -87,7 +87,7 @@ class Display:
                 return None
             self._checked = True
             share = window.within(latency) / max(1, len(window.latencies))
-            if 100 * share >= outcome.target.percentile:
+            if 100 * share >= outcome.goal.percentile:
                 return Sustained(rate, part, share)
         return None
 
@@ -101,7 +101,7 @@ class Display:
         shown = [p for place, p in enumerate(outcome.points) if place < _SHOWN or p.candidate == chosen]
         columns = _columns([p.candidate for p in shown])
         table = Table("", title=self._title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-        figures = ("goodput\n/s", "95 %", "p50\nms", f"p{outcome.target.percentile:g}\nms")
+        figures = ("goodput\n/s", "95 %", "p50\nms", f"p{outcome.goal.percentile:g}\nms")
         for heading in (*columns, *figures):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("keeps", no_wrap=True)
@@ -114,7 +114,7 @@ class Display:
                 f"±{100 * (point.high / point.goodput - 1):.1f} %" if point.goodput else "",
                 _plain(point.median * 1000, 3),
                 _plain(point.tail * 1000, 3),
-                "yes" if point.eligible else "no",
+                "-" if outcome.goal.latency is None else "yes" if point.eligible else "no",
             )
         self._console.print(table)
         if left := len(outcome.points) - len(shown):

@@ -27,8 +27,8 @@ def draw(profile: Profile, file: Path) -> None:
     kept = [p for p in profile.points if p.eligible]
     missed = [p for p in profile.points if not p.eligible]
     for points, colour, marker, label in (
-        (kept, "tab:blue", "o", "keeps the objective"),
-        (missed, "tab:grey", "x", "misses it"),
+        (kept, "tab:blue", "o", "measured" if profile.objective is None else "keeps the objective"),
+        (missed, "tab:grey", "x", "answers nothing" if profile.objective is None else "misses it"),
     ):
         if points:
             axes.errorbar(
@@ -52,12 +52,11 @@ def draw(profile: Profile, file: Path) -> None:
             zorder=3,
         )
     if profile.objective is not None:
-        name = "derived objective" if profile.derived else "objective"
         axes.axvline(
             profile.objective * 1000,
             color="tab:red",
             linestyle="--",
-            label=f"{name}: {profile.objective * 1000:.3g} ms",
+            label=f"objective: {profile.objective * 1000:.3g} ms",
         )
     axes.set_xscale("log")
     # Numbers as people write them, at 1, 2 and 5 of each decade; left to itself it says 2x10^1.
@@ -65,7 +64,7 @@ def draw(profile: Profile, file: Path) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
     axes.set_xlabel(f"latency at {profile.percentile:g} %, ms")
-    axes.set_ylabel("answers in time a second")
+    axes.set_ylabel("answers a second" if profile.objective is None else "answers in time a second")
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
     axes.set_title(f"{profile.model} {profile.version} on {profile.device}: {len(profile.points)} candidates measured")

@@ -145,7 +145,9 @@ class Objective(_Table):
     """What to optimise for."""
 
     goal: Literal["throughput", "latency"] = Field(
-        "throughput", description="OpenVINO performance hint the model is compiled with."
+        "throughput",
+        description="OpenVINO performance hint the model is compiled with, and what the tuner makes the most of: "
+        "answers a second, or a low median latency; either within latency_slo where that is set.",
     )
     latency_slo: float | None = Field(
         None,
@@ -192,9 +194,10 @@ class Execution(_Table):
         description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
         "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; inline "
         "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
-        "interrupts. auto is inline for models on the CPU that were seen to take at most 0.1 ms at warm-up and can "
-        "take no longer, all shapes being fixed, unless several streams, or a number of threads or infer requests, "
-        "are asked for; else it is what was measured to be best, or async where nothing was.",
+        "interrupts. auto is inline for models on the CPU whose runs prove to take at most 0.1 ms, at warm-up or while "
+        "they are served, and whose shapes are all fixed, unless several streams, or a number of threads or infer "
+        "requests, are asked for; inline runs that come to take long are handed over again. Else auto is what was "
+        "measured to be best, or async where nothing was.",
     )
     hang_timeout: float | None = Field(
         None,

@@ -8,14 +8,15 @@ that a run can't be cancelled: only for models whose time is known and short.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from inferd.config.model import ModelConfig
 from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, sentence
 from inferd.tensors import DType, Placed, Signature, Tensor
 
 MOST_NS = 100_000
-"""A model runs inline where it is left open if a run takes no longer than that: about what handing it to another thread
-and taking the answer back costs."""
+"""A model comes to run inline, where that is left open, if a run takes no longer than that: about what handing it to
+another thread and taking the answer back costs."""
 
 # BF16 has no numpy type, and strings have no memory to look at.
 _NO_ARRAYS = (DType.BF16, DType.BYTES)
@@ -24,14 +25,23 @@ _NO_ARRAYS = (DType.BF16, DType.BYTES)
 _LOOPS = frozenset({"Loop", "TensorIterator", "If"})
 
 
+def left_open(config: ModelConfig) -> bool:
+    """Whether the settings leave it open where runs are computed: they ask neither for a path nor for how runs are to
+    go on side by side, which is not inline."""
+    execution = config.execution
+    asks_for_more = execution.streams > 1 or execution.infer_requests > 0 or execution.threads > 0
+    return execution.path == "auto" and not asks_for_more
+
+
 def may_run_inline(device: str, model: "ov.Model", signature: Signature) -> bool:
-    """Whether one run of ``model`` takes as long as another: on the CPU, with all shapes fixed and nothing in it that
-    its data could make longer. ``device`` is resolved."""
+    """Whether one run of ``model`` takes as long as another: on the CPU, with all shapes fixed, also of what lies
+    between inputs and outputs, and nothing in it that its data could make longer. ``device`` is resolved."""
     fixed = all(spec.static_shape is not None for spec in (*signature.inputs, *signature.outputs))
     return (
         device == "CPU"
         and fixed
         and not signature.in_sequences
+        and not model.is_dynamic()
         and all(node.get_type_name() not in _LOOPS for node in model.get_ops())
     )
 

@@ -14,7 +14,7 @@ from inferd.engine import preprocessing, state
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
 from inferd.engine.device_status import DeviceStatus
-from inferd.engine.inline_slot import MOST_NS, InlineSlot, may_run_inline
+from inferd.engine.inline_slot import MOST_NS, InlineSlot, left_open, may_run_inline
 from inferd.engine.pool import Pool
 from inferd.engine.preflight import Preflight
 from inferd.engine.runtime import give_memory_back, keep_small_blocks, ov
@@ -58,7 +58,7 @@ _TYPES = {
 class DevicePool:
     """A pool with what its device really does, and the service times seen at warm-up as (rows of the
     run, nanoseconds). ``width`` is the part of the device that one run takes up; ``took`` says what
-    making it took."""
+    making it took. It ``may_be_inline`` where the model and the device allow that, also while it is not."""
 
     pool: Pool
     effective: devices.Effective
@@ -66,6 +66,7 @@ class DevicePool:
     width: float
     from_cache: bool
     took: "Took"
+    may_be_inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +227,18 @@ class Engine:
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
     ) -> DevicePool:
         """``source`` on ``target``: inline where that is left open, may be, and turns out to be worth it."""
-        execution = source.config.execution
-        if execution.path == "inline":
-            return self._made(replace(source, config=_inline(source.config)), model, signature, target, undo)
-        made = self._made(source, model, signature, target, undo)
-        if execution.path != "auto" or _asks_for_more(source.config) or not may_run_inline(target, model, signature):
+        # Of one thread alone, runs are handed over (OpenVINO fact 38).
+        may = self.threads_for(source) > 1 and may_run_inline(target, model, signature)
+        open_ = may and left_open(source.config)
+        computed_here = replace(source, config=_inline(source.config))
+        if source.config.execution.path == "inline" or (open_ and source.inline):
+            return replace(self._made(computed_here, model, signature, target, undo), may_be_inline=may)
+        made = replace(self._made(source, model, signature, target, undo), may_be_inline=may)
+        if not open_ or source.inline is False:
             return made
         if not made.times or min(ns for _, ns in made.times) > _INLINE_TRIED * MOST_NS:
             return made
-        inline = self._made(replace(source, config=_inline(source.config)), model, signature, target, undo)
+        inline = self._made(computed_here, model, signature, target, undo)
         # The quickest of some: at start-up others are loading.
         quick = min(warm_up(source, signature, inline.pool).times[0][1] for _ in range(_LOOKS)) <= MOST_NS
         (made if quick else inline).pool.close()
@@ -243,7 +247,7 @@ class Engine:
         # Made in two steps, of which the second finds in the cache what the first has left there.
         took = (made.took, inline.took)
         both = Took(sum(t.compiling for t in took), sum(t.warm_up for t in took), made.took.first_run)
-        return replace(inline, from_cache=made.from_cache, took=both)
+        return replace(inline, from_cache=made.from_cache, took=both, may_be_inline=True)
 
     def _made(
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
@@ -301,12 +305,6 @@ def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:
             "execution": config.execution.model_copy(update={"streams": 0, "threads": 0}),
         }
     )
-
-
-def _asks_for_more(config: ModelConfig) -> bool:
-    """Whether it says how runs are to go on side by side, which is not inline."""
-    execution = config.execution
-    return execution.streams > 1 or execution.infer_requests > 0 or execution.threads > 0
 
 
 def _inline(config: ModelConfig) -> ModelConfig:

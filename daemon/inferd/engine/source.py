@@ -14,7 +14,8 @@ from inferd.errors import ConfigurationError
 class ModelSource:
     """What to load: the version's main file, all files its content depends on, its settings.
 
-    ``cpu_threads`` is its part of the CPU budget, 0 where it may have all.
+    ``cpu_threads`` is its part of the CPU budget, 0 where it may have all. ``inline`` says whether runs are to be
+    computed where they start, for those that may be and whose settings leave it open; None leaves it to warm-up.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ModelSource:
     files: tuple[Path, ...]
     config: ModelConfig
     cpu_threads: int = 0
+    inline: bool | None = None
 
     def misconfigured(self, key: str, problem: str, allowed: str = "") -> ConfigurationError:
         """The error for a key of ``model.toml`` that does not fit the model."""

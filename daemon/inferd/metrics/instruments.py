@@ -255,6 +255,13 @@ INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go 
 MAX_JOINED = Instrument(
     "inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE, merged="max"
 )
+INLINE = Instrument(
+    "inferd_inline",
+    "gauge",
+    "1 while runs are computed on the event loop's thread, 0 while they are handed over; of several workers, how many "
+    "compute them so.",
+    _DEVICE,
+)
 TUNING_DECISIONS = Instrument(
     "inferd_tuning_decisions",
     "counter",

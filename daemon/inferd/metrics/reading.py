@@ -161,9 +161,10 @@ class Reading:
 
 
 def _said(record: TuningRecord) -> str:
-    if record.phase is Phase.SETTLED and not record.said:
+    standing = record.standing
+    if standing.phase is Phase.SETTLED and not standing.said:
         return ""
-    return f"{record.phase.value}: {record.said}" if record.said else record.phase.value
+    return f"{standing.phase.value}: {standing.said}" if standing.said else standing.phase.value
 
 
 def _key(served: Served) -> tuple[str, str]:
@@ -207,6 +208,7 @@ def _device(live: Live, pool: DevicePool) -> DeviceState:
         threads_asked=execution.threads,
         infer_requests=pool.pool.width,
         max_joined=live.max_joined,
+        inline=pool.pool.inline,
         compile_seconds=pool.took.compiling,
         warm_up_seconds=pool.took.warm_up,
         first_run_seconds=pool.took.first_run,

@@ -27,6 +27,7 @@ class DeviceState:
     threads_asked: int
     infer_requests: int
     max_joined: int
+    inline: bool
     compile_seconds: float
     warm_up_seconds: float
     first_run_seconds: float
@@ -111,6 +112,7 @@ _OF_DEVICES: tuple[tuple[Instrument, Callable[[DeviceState], float]], ...] = (
     (instruments.THREADS_ASKED, lambda d: d.threads_asked),
     (instruments.INFER_REQUESTS, lambda d: d.infer_requests),
     (instruments.MAX_JOINED, lambda d: d.max_joined),
+    (instruments.INLINE, lambda d: d.inline),
     (instruments.COMPILE_SECONDS, lambda d: d.compile_seconds),
     (instruments.WARM_UP_SECONDS, lambda d: d.warm_up_seconds),
     (instruments.FIRST_INFERENCE_SECONDS, lambda d: d.first_run_seconds),

@@ -44,7 +44,7 @@ class TunerControl:
         if (profile := record.profile) is not None:
             answer.reason = profile.reason
             answer.objective, answer.percentile = profile.objective or 0.0, profile.percentile
-            answer.derived, answer.out_of_reach = profile.derived, profile.out_of_reach
+            answer.out_of_reach = profile.out_of_reach
             answer.points.extend(_points(profile))
             answer.left_out.extend(profile.left_out)
             answer.gains.update(profile.gains)
@@ -66,7 +66,7 @@ class TunerControl:
             )
             return pb.TunerAnswer(said=f"serving with {serving}, and pinned")
         self._tuner.pin(record, asked.pinned)
-        return pb.TunerAnswer(said=record.said)
+        return pb.TunerAnswer(said="pinned" if asked.pinned else "no longer pinned")
 
     async def roll_back(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
@@ -75,8 +75,7 @@ class TunerControl:
 
     async def tune(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
-        self._tuner.want(record)
-        return pb.TunerAnswer(said="it is tuned as soon as there is a good moment")
+        return pb.TunerAnswer(said=self._tuner.want(self._catalog, record))
 
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
@@ -97,13 +96,14 @@ def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
 
 
 def _tuning(record: Record) -> pb.Tuning:
+    standing = record.standing
     answer = pb.Tuning(
         model=record.source.name,
         version=str(record.source.version),
         device=record.device,
-        phase=record.phase.value,
+        phase=standing.phase.value,
         serving=record.candidate.describe() if record.candidate is not None else "",
-        said=record.said,
+        said=standing.said,
         decisions={decision.value: count for decision, count in record.decisions.items()},
         seconds=record.seconds,
         gain=record.gain,

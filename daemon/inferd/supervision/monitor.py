@@ -14,6 +14,7 @@ from inferd.errors import InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.supervision import canary
 from inferd.supervision.health import Health, HealthRules, Sight, Standing
+from inferd.supervision.inline_runs import InlineRuns
 from inferd.supervision.making_way import MakingWay
 from inferd.supervision.rebuilding import Rebuilding, RebuildRules
 from inferd.supervision.renewal import Plight
@@ -35,7 +36,8 @@ class HealthMonitor:
 
     A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
     repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
-    for a driver. ``making_way`` is told how the versions are, to judge whether a fresh process would do better.
+    for a driver. ``making_way`` is told how the versions are, to judge whether a fresh process would do better, and
+    ``inline_runs`` to judge where their runs are best computed.
 
     ``hung`` counts the runs that were given up because they hang, ``replaced`` the infer requests that others took the
     place of for that, since the start and over all that a version was loaded as.
@@ -49,6 +51,7 @@ class HealthMonitor:
         rebuilds: RebuildRules | None = None,
         look: float = _LOOK,
         making_way: MakingWay | None = None,
+        inline_runs: InlineRuns | None = None,
     ) -> None:
         self._catalog = catalog
         self._present = present
@@ -56,6 +59,7 @@ class HealthMonitor:
         self._rebuild_rules = rebuilds or RebuildRules()
         self._look_seconds = look
         self._making_way = making_way
+        self._inline_runs = inline_runs
         self.hung: Counter[Place] = Counter()
         self.replaced: Counter[Place] = Counter()
         # What has been counted already.
@@ -140,6 +144,8 @@ class HealthMonitor:
         self._ailments = {(s.name, str(s.version)): ailment.value for s, ailment in ailments if ailment is not None}
         for served, live in held:
             await self._show(served, live, self._health[live.dispatcher])
+        for work in self._inline_runs.look(held) if self._inline_runs is not None else ():
+            self._begin(work)
         if self._making_way is not None:
             self._making_way.look(now, [self._plight(served, live) for served, live in held])
 

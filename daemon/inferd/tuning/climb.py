@@ -65,9 +65,7 @@ class Climb:
             return candidate not in evidence and may(candidate) and not any(_behind(candidate, e) for e in late)
 
         def far_behind(candidate: Candidate) -> bool:
-            return any(
-                _far_behind(candidate, e) for e in late if e.tail > _VERY_LATE * (evidence.target.latency or inf)
-            )
+            return any(_far_behind(candidate, e) for e in late if e.tail > _VERY_LATE * (evidence.goal.latency or inf))
 
         def promising(candidates: Iterable[Candidate], base: Candidate = best) -> Candidate | None:
             # What gained before goes first, what lost last, and what needs no other model before what does.
@@ -111,7 +109,7 @@ class Climb:
         return round(sum(self._gains.get((part,), 0.0) for part in move) if known is None else known, 2)
 
     def _late(self, evidence: Evidence) -> list[Estimate]:
-        latency = evidence.target.latency
+        latency = evidence.goal.latency
         if latency is None:
             return []
         return [e for e in evidence.ranking() if not e.eligible and e.tail > _LATE * latency]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.measurement import Window, percentile, undisturbed
-from inferd.tuning.objective import Goal, Target, Verdict, judge
+from inferd.tuning.objective import Goal, Verdict, judge
 
 # Two-sided, 95 %.
 _Z = 1.96
@@ -104,19 +104,11 @@ class Evidence:
     """Every candidate measured so far; see the module's text."""
 
     def __init__(self, goal: Goal) -> None:
-        self._goal = goal
+        self.goal = goal
         self._points: dict[Candidate, _Point] = {}
         # Worked out anew when first asked for after a change.
         self._estimates: dict[Candidate, Estimate] = {}
         self._ranking: list[Estimate] = []
-        self.target = Target(goal.latency, goal.percentile)
-
-    def aim(self, target: Target) -> None:
-        """Judge by ``target`` from now on."""
-        self.target = target
-        for point in self._points.values():
-            point.reading = None
-        self._forget()
 
     def add(self, candidate: Candidate, windows: Iterable[Window]) -> None:
         """``candidate`` was measured, perhaps again."""
@@ -193,7 +185,7 @@ class Evidence:
             median=seen.median,
             tail=seen.tail,
             share=seen.share,
-            kept=seen.share >= self.target.percentile / 100,
+            kept=seen.share >= self.goal.percentile / 100,
             verdict=seen.verdict,
             score=1 / seen.tail if seen.kind == "tail" else fmean(seen.values[seen.kind]),
             doubt=_Z * noise[seen.kind] / sqrt(count),
@@ -209,7 +201,7 @@ class Evidence:
         fresh = point.windows[point.fresh :]
         counting = undisturbed(fresh) if len(fresh) >= _ENOUGH else sound
         latencies = sorted(chain.from_iterable(w.latencies for w in sound))
-        latency, percent = self.target.latency, self.target.percentile
+        latency, percent = self.goal.latency, self.goal.percentile
         in_time = sum(w.within(latency) for w in sound)
         if not latencies:
             verdict = Verdict.MISSES
@@ -217,7 +209,7 @@ class Evidence:
             verdict = Verdict.KEEPS
         else:
             verdict = judge(in_time, len(latencies), self._independent(candidate, sound), percent)
-        kind: Score = "goodput" if self._goal.kind == "throughput" else "speed"
+        kind: Score = "goodput" if self.goal.kind == "throughput" else "speed"
         values: dict[Score, list[float]] = {
             "goodput": [w.within(latency) / w.seconds for w in counting],
             "speed": [1 / percentile(w.latencies, 50) for w in counting],
@@ -245,7 +237,7 @@ class Evidence:
         runs = sum(len(w.latencies) for w in answered) / candidate.batch
         if len(answered) < _TO_COMPARE:
             return runs
-        shares = [w.within(self.target.latency) / len(w.latencies) for w in answered]
+        shares = [w.within(self.goal.latency) / len(w.latencies) for w in answered]
         mean = fmean(shares)
         seen = sum((share - mean) ** 2 for share in shares) / (len(shares) - 1)
         by_chance = mean * (1 - mean) * len(shares) / runs

@@ -7,15 +7,14 @@ from typing import Literal
 
 # One-sided: one in a hundred is judged wrongly, and about one in fifty where few answers are late.
 _CONFIDENCE = 2.33
-# Without an objective of its own, a pool may take this many times as long as one request alone.
-DERIVED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """``kind`` says what to make the most of; ``percentile`` % of answers are to come within ``latency`` seconds.
+    """``kind`` says what to make the most of: answers a second, or speed by the lowest median latency.
 
-    Where ``latency`` is None, "throughput" derives it from the first seed, and "latency" does without.
+    ``percentile`` % of answers are to come within ``latency`` seconds; None where there is no objective, and then
+    nothing but ``kind`` counts.
     """
 
     kind: Literal["throughput", "latency"]
@@ -27,15 +26,6 @@ class Goal:
             raise ValueError(f"a latency must be positive, not {self.latency}")
         if not 0 < self.percentile <= 100:
             raise ValueError(f"a percentile is above 0 and at most 100, not {self.percentile}")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The objective in use: ``latency`` in seconds, None where there is none; ``derived`` where nobody gave it."""
-
-    latency: float | None
-    percentile: float
-    derived: bool = False
 
 
 class Verdict(Enum):

@@ -6,9 +6,14 @@ from math import inf
 
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.evidence import Estimate
-from inferd.tuning.objective import DERIVED, Goal, Target, Verdict
+from inferd.tuning.objective import Goal, Verdict
 from inferd.tuning.race import choose
 
+# What is assumed of a model that has no objective.
+_ASSUMED = {
+    "throughput": "chosen by throughput, however long an answer takes",
+    "latency": "chosen by median latency",
+}
 # Seeds by their place.
 SEEDS = ("the LATENCY hint's answer", "the THROUGHPUT hint's answer", "the stored winner")
 
@@ -36,7 +41,7 @@ class Outcome:
 
     winner: Estimate | None
     reason: str
-    target: Target
+    goal: Goal
     out_of_reach: bool
     points: tuple[Estimate, ...]
     left_out: Mapping[Candidate, str]
@@ -45,7 +50,6 @@ class Outcome:
 
 def conclude(
     goal: Goal,
-    target: Target,
     points: Sequence[Estimate],
     contenders: Sequence[Estimate],
     seeds: Sequence[Candidate],
@@ -55,7 +59,7 @@ def conclude(
     left_out = dict(left_out)
     if not contenders:
         reason = "nothing ran" + "".join(f"; {c.describe()}: {why}" for c, why in list(left_out.items())[:1])
-        return Outcome(None, reason, target, target.latency is not None, tuple(points), left_out, ())
+        return Outcome(None, reason, goal, goal.latency is not None, tuple(points), left_out, ())
     winner = choose(contenders, seeds, by_latency=goal.kind == "latency")
     known = {e.candidate: e for e in points}
     gains = tuple(
@@ -63,8 +67,9 @@ def conclude(
         for seed, name in zip(seeds, SEEDS, strict=False)
         if seed in known
     )
-    reason = _reason(goal, target, winner, gains)
-    return Outcome(winner, reason, target, not winner.eligible, tuple(points), left_out, gains)
+    out_of_reach = goal.latency is not None and not winner.eligible
+    reason = _reason(goal, winner, gains)
+    return Outcome(winner, reason, goal, out_of_reach, tuple(points), left_out, gains)
 
 
 def _ratio(goal: Goal, winner: Estimate, seed: Estimate) -> float:
@@ -78,28 +83,30 @@ def _ratio(goal: Goal, winner: Estimate, seed: Estimate) -> float:
     return 1.0 if more == less else more / less if less else inf
 
 
-def _reason(goal: Goal, target: Target, winner: Estimate, gains: Sequence[Gain]) -> str:
-    share = f"{100 * winner.share:.4g} % of the answers within {_seconds(target.latency or 0.0)}"
+def _reason(goal: Goal, winner: Estimate, gains: Sequence[Gain]) -> str:
+    share = ""
+    if goal.latency is not None:
+        share = f", {100 * winner.share:.4g} % of the answers within {_seconds(goal.latency)}"
     if winner.verdict is Verdict.UNSURE:
         share += ", as far as so few answers tell" if winner.kept else ", which may be too few"
     if not winner.answers:
         text = f"nothing answered while it was measured; {winner.candidate.describe()} would take least"
     elif not winner.eligible:
-        text = f"nothing measured answers {target.percentile:g} % within {_seconds(target.latency or 0.0)}; "
+        text = f"nothing measured answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
         text += f"{winner.candidate.describe()} comes nearest, with {_seconds(winner.tail)}"
     elif goal.kind == "latency":
         text = f"{winner.candidate.describe()} has the lowest median latency, {_seconds(winner.median)}"
-        text += f", and {share}" if target.latency is not None else ""
+        text += share
     else:
         text = f"{winner.candidate.describe()} gives {winner.goodput:.4g} answers/s"
-        text += f" ({winner.low:.4g} to {winner.high:.4g}), {share}"
-    if target.derived:
-        text += f" (the objective is {DERIVED:g} times the latency of a request alone)"
+        text += f" ({winner.low:.4g} to {winner.high:.4g}){share}"
+    if goal.latency is None:
+        text = f"no objective: {_ASSUMED[goal.kind]}; {text}"
     for gain in gains:
         if gain.seed == winner.candidate:
             text += f"; it is {gain.name}"
         elif winner.eligible and not gain.eligible:
-            text += f"; {gain.name} misses the objective"
+            text += f"; {gain.name} {'answered nothing' if goal.latency is None else 'misses the objective'}"
         else:
             text += f"; {gain.ratio:.2f} times as good as {gain.name}"
     return text

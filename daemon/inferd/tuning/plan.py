@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inferd.config.model import Objective
 from inferd.engine import device as devices
 from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
@@ -52,11 +53,17 @@ def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
         "precision": f"{execution.mode} {execution.precision}",
         "shapes": repr(sorted(config.shapes.items())),
         "preprocessing": repr(sorted(config.preprocessing.items())),
-        "objective": f"{config.objective.goal} {config.objective.latency_slo} p{config.objective.percentile}",
+        "objective": _asked_for(config.objective),
         "execution": repr(execution),
         "batching": repr(config.batching),
         "properties": repr(sorted(config.properties.items())),
     }
+
+
+def _asked_for(objective: Objective) -> str:
+    if objective.latency_slo is None:
+        return f"{objective.goal} alone"
+    return f"{objective.goal} {objective.latency_slo} p{objective.percentile}"
 
 
 def hints_of(engine: Engine, source: ModelSource) -> Seeds:

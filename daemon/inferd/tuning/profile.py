@@ -75,7 +75,6 @@ class Profile:
     reason: str
     objective: float | None
     percentile: float
-    derived: bool
     out_of_reach: bool
     seconds: float
     tuned_at: str
@@ -124,9 +123,8 @@ def profile_of(
         key,
         outcome.winner.candidate,
         outcome.reason,
-        outcome.target.latency,
-        outcome.target.percentile,
-        outcome.target.derived,
+        outcome.goal.latency,
+        outcome.goal.percentile,
         outcome.out_of_reach,
         round(seconds, 1),
         tuned_at,
@@ -202,6 +200,14 @@ class Profiles:
             log.warning("profile can't be stored", file=str(file), reason=error.strerror)
             return False
         return True
+
+    def remove(self, model: str, version: int, device: str) -> None:
+        """Keep nothing of it any more. Where that fails a warning says so."""
+        file = self._file(model, version, device)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("profile can't be removed", file=str(file), reason=error.strerror)
 
     def _file(self, model: str, version: int, device: str) -> Path:
         # Model names are plain by the repository's rule; devices may have colons and commas.

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from inferd.engine.source import ModelSource
 from inferd.tuning.candidates import Candidate
@@ -45,24 +46,43 @@ class Decision(Enum):
     STOPPED = "stopped"
 
 
+class Standing(NamedTuple):
+    """A phase and its one reason: ``why``, or what it ``waits_for`` where it is put off. Read as one on any thread."""
+
+    phase: Phase
+    why: str = ""
+    waits_for: str = ""
+
+    @property
+    def said(self) -> str:
+        """The reason in words, "" for none."""
+        return f"not now: {self.waits_for}" if self.waits_for else self.why
+
+    @property
+    def busy(self) -> bool:
+        """Whether something goes on; then nothing is put off."""
+        return self.phase in (Phase.VERIFYING, Phase.SEARCHING, Phase.TRYING)
+
+
 @dataclass(slots=True, eq=False)
 class Record:
     """``source`` has the settings that ``model.toml`` gives; ``profile`` is in force where there is one,
-    ``verified`` once a probe has confirmed it. ``said`` is the last thing worth telling; ``seconds``
-    were spent on searches; ``gain`` is the winner's over what OpenVINO's THROUGHPUT hint gives, 0 where unknown."""
+    ``verified`` once a probe has confirmed it. ``asked`` is its place among those that operators asked for, ascending,
+    0 where none did. ``seconds`` were spent on searches; ``gain`` is the winner's over what OpenVINO's THROUGHPUT hint
+    gives, 0 where unknown."""
 
     source: ModelSource
     device: str
-    phase: Phase
+    standing: Standing
     profile: Profile | None = None
     key: dict[str, str] = field(default_factory=dict)
     verified: bool = False
-    said: str = ""
     progress: Progress | None = None
     decisions: Counter[Decision] = field(default_factory=Counter)
     seconds: float = 0.0
     gain: float = 0.0
     not_before: float = 0.0
+    asked: int = 0
     drift: Drift = field(default_factory=Drift)
     # When its infer requests were last looked at, and the nanoseconds they had been in use by then.
     seen: tuple[float, int] = (0.0, 0)
@@ -72,9 +92,43 @@ class Record:
         """What the profile says to serve with."""
         return self.profile.winner if self.profile is not None else None
 
-    def move(self, to: Phase, said: str = "") -> None:
-        """Enter ``to``; a transition outside the table is a bug."""
-        if to not in PHASES[self.phase]:
-            raise AssertionError(f"tuning can't go from {self.phase.value} to {to.value}")
-        self.phase = to
-        self.said = said or self.said
+    @property
+    def phase(self) -> Phase:
+        return self.standing.phase
+
+    @property
+    def said(self) -> str:
+        """The one thing worth telling now."""
+        return self.standing.said
+
+    def move(self, to: Phase, why: str = "") -> None:
+        """Enter ``to``, for the reason of before where none is given; a transition outside the table is a bug."""
+        phase, before, _ = self.standing
+        if to not in PHASES[phase]:
+            raise AssertionError(f"tuning can't go from {phase.value} to {to.value}")
+        self.standing = Standing(to, why or before)
+
+    def put_off(self, why: str, until: float) -> None:
+        """Have it wait for a better moment, and no less than ``until``; what went on for it has ended."""
+        if self.standing.busy:
+            self.move(Phase.WANTED)
+        self.standing, self.not_before = self.standing._replace(waits_for=why), until
+
+    def resume(self) -> None:
+        """What it was put off for is over."""
+        self.standing = self.standing._replace(waits_for="")
+
+    def ask(self, place: int) -> None:
+        """An operator wants it tuned: at once, or once what goes on has ended."""
+        self.asked = self.asked or place
+        if not self.standing.busy:
+            self.standing, self.not_before = Standing(Phase.WANTED, "an operator asked for it"), 0.0
+
+    def tell(self, why: str) -> None:
+        """Say something of how it is served; not while something goes on, which has a reason of its own."""
+        if not self.standing.busy:
+            self.standing = Standing(self.phase, why)
+
+    def drop(self, why: str) -> None:
+        """Want nothing for it any more, even if something goes on or was asked for."""
+        self.standing, self.asked = Standing(Phase.SETTLED, why), 0

@@ -8,7 +8,6 @@ which is. Every decision follows from the measurements alone, so that a search c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from inferd.tuning.candidates import Candidate, Compiled, Space
 from inferd.tuning.climb import CONFIRMED, FIRST, Climb
@@ -16,7 +15,7 @@ from inferd.tuning.costs import Costs
 from inferd.tuning.evidence import Estimate, Evidence
 from inferd.tuning.measurement import Measurement
 from inferd.tuning.moves import move_between
-from inferd.tuning.objective import DERIVED, Goal, Target, Verdict
+from inferd.tuning.objective import Goal, Verdict
 from inferd.tuning.outcome import SEEDS, Outcome, conclude
 from inferd.tuning.race import WINDOWS, Race, choose
 
@@ -98,9 +97,6 @@ class Search:
             self._left_out[asked] = f"the device made it {effective.describe()}"
             self._seeds = [effective if seed == asked else seed for seed in self._seeds]
         self._evidence.add(effective, measurement.windows)
-        seen = self._evidence[effective]
-        if self._evidence.target.latency is None and self._goal.kind == "throughput" and seen.median < inf:
-            self._evidence.aim(Target(DERIVED * seen.median, self._goal.percentile, derived=True))
         if (base := self._base) is not None and base in self._evidence:
             self._climb.learn(move_between(base, asked), self._evidence[base], self._evidence[effective])
 
@@ -124,8 +120,7 @@ class Search:
     def _seed(self) -> Look | None:
         for seed, name in zip(self._seeds, SEEDS, strict=False):
             if seed not in self._evidence and seed not in self._left_out:
-                # An objective that is derived rests on the first.
-                return Look(seed, FIRST if self._evidence.target.latency else CONFIRMED, name)
+                return Look(seed, FIRST, name)
         return None
 
     def _anything(self, spent: float) -> Look | None:
@@ -182,7 +177,7 @@ class Search:
         if not (contenders := self._contenders()):
             return None
         winner = choose(contenders, self._seeds, by_latency=self._goal.kind == "latency")
-        latency = self._evidence.target.latency or 0.0
+        latency = self._goal.latency or 0.0
         unsure = winner.verdict is Verdict.UNSURE and winner.windows < _PROVEN and winner.tail > _EDGE * latency
         if not unsure or not self._affordable(spent, [winner.candidate], _PROOF):
             return None
@@ -218,7 +213,7 @@ class Search:
 
     def _concluded(self) -> Outcome:
         points = self._evidence.ranking()
-        return conclude(self._goal, self._evidence.target, points, self._contenders(), self._seeds, self._left_out)
+        return conclude(self._goal, points, self._contenders(), self._seeds, self._left_out)
 
     def _contenders(self) -> list[Estimate]:
         """Whom to choose from, the best first: seeds, and those that ran beside them.

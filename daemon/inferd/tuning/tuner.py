@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -34,7 +35,7 @@ from inferd.tuning.plan import key_of, plan, tunable_device
 from inferd.tuning.probe import effective_of
 from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, profile_of
-from inferd.tuning.record import Decision, Phase, Record
+from inferd.tuning.record import Decision, Phase, Record, Standing
 from inferd.tuning.rollout import Rollout
 from inferd.tuning.search import Search
 from inferd.tuning.session import Progress, Stopped, tune
@@ -91,6 +92,10 @@ class Tuner:
         self._called = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probe: ProbeProcess | None = None
+        self._asks = count(1)
+        # What is searched, and why it is to make way for another.
+        self._searched: Record | None = None
+        self._makes_way = ""
 
     # -- loading ------------------------------------------------------------------
 
@@ -102,17 +107,18 @@ class Tuner:
         except (InferdError, OSError):
             # Loading it will say what is wrong.
             return source
-        record = Record(source, device, Phase.SETTLED if device else Phase.UNTUNABLE, key=key, said=why)
+        record = Record(source, device, Standing(Phase.SETTLED if device else Phase.UNTUNABLE, why), key=key)
         if device:
             record.profile = self._profiles.find(source.name, source.version, device, key)
         with self._lock:
             old = self._records.get((source.name, source.version))
             if old is not None:
                 record.decisions, record.seconds = old.decisions, old.seconds
+                record.asked = old.asked if device else 0
             self._records[source.name, source.version] = record
         if record.profile is None:
             return source
-        record.said = f"from the profile of {record.profile.tuned_at}: {record.profile.reason}"
+        record.tell(f"from the profile of {record.profile.tuned_at}: {record.profile.reason}")
         record.gain = _gain(record.profile)
         return _with(source, record.profile.winner)
 
@@ -142,7 +148,8 @@ class Tuner:
                 except Exception:
                     # Tuning is a service to serving and must never be what ends it.
                     log.exception("tuning failed", model=record.source.name)
-                    record.phase, record.not_before = Phase.SETTLED, time.monotonic() + _COOL_DOWN
+                    record.drop("internal error; the log has it")
+                    record.not_before = time.monotonic() + _COOL_DOWN
                     record.decisions[Decision.FAILED] += 1
                 continue
             self._called.clear()
@@ -151,28 +158,30 @@ class Tuner:
                     await self._called.wait()
 
     def _next(self, catalog: Catalog) -> Record | None:
-        """The record with work to do now, those that somebody wants first."""
-        now, ready = time.monotonic(), {(s.name, s.version): live for s, live in catalog.live()}
-        wanted: Record | None = None
-        for key, live in ready.items():
-            record = self._records.get(key)
-            if record is None or record.phase is Phase.UNTUNABLE:
+        """The record with work to do now. What operators asked for goes first, in their order, and is waited for."""
+        now, wanted = time.monotonic(), list[Record]()
+        for served, live in catalog.live():
+            record = self._records.get((served.name, served.version))
+            if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
                 continue
+            if live.inline:
+                # Nothing is left to tune.
+                record.drop(_INLINE)
+                continue
+            if record.asked and record.phase is Phase.SETTLED:
+                record.ask(record.asked)
             self._consider(record, live, now)
-            if record.not_before <= now and (
-                record.phase is Phase.WANTED or (record.profile is not None and not record.verified)
-            ):
-                wanted = wanted or record
-        return wanted
+            if record.phase is Phase.WANTED or (record.profile is not None and not record.verified):
+                wanted.append(record)
+        asked = sorted((r for r in wanted if r.asked), key=lambda r: r.asked)
+        return next((r for r in asked or wanted if r.not_before <= now), None)
 
     def _consider(self, record: Record, live: Live, now: float) -> None:
         """Whether ``record`` should be tuned by the tuner's own wish."""
         if record.phase is not Phase.SETTLED or now < record.not_before:
             return
         if record.profile is None:
-            if any(entry.pool.inline for entry in live.loaded.pools):
-                record.said = "its runs take less time than handing them to another thread would"
-            elif not record.decisions:
+            if not record.decisions:
                 record.move(Phase.WANTED, "it has no profile")
             return
         if self._rules.mode != "online" or record.profile.pinned or not record.verified:
@@ -187,8 +196,10 @@ class Tuner:
             record.move(Phase.WANTED, why)
 
     async def _work(self, catalog: Catalog, record: Record) -> None:
-        if why := self._objection():
-            record.not_before, record.said = time.monotonic() + _WAIT_AFTER_OBJECTION, f"not now: {why}"
+        # What pressed on the cores until now was the search that made way.
+        made_way, self._makes_way = self._makes_way, ""
+        if why := self._objection(measuring=bool(made_way)):
+            record.put_off(why, time.monotonic() + _WAIT_AFTER_OBJECTION)
             log.info("tuning put off", model=record.source.name, why=why)
         elif record.phase is Phase.SETTLED:
             await self._verify(record)
@@ -200,6 +211,10 @@ class Tuner:
         why = now.objection(self._before, measuring=measuring)
         self._before = now
         return "the daemon is stopping" if self._stopping.is_set() else why
+
+    def _reason_to_stop(self) -> str:
+        """Why not to take the next look of a search; on its thread."""
+        return self._makes_way or self._objection(measuring=True)
 
     async def _verify(self, record: Record) -> None:
         """A short look at whether the profile still tells the truth."""
@@ -225,21 +240,26 @@ class Tuner:
 
     async def _tune(self, catalog: Catalog, record: Record) -> None:
         record.move(Phase.SEARCHING)
+        for other in self.records():
+            # The moment is good, so what they were put off for is over.
+            other.resume()
         source, begun = record.source, time.monotonic()
         log.info("tuning", model=source.name, version=source.version, why=record.said, budget=self._rules.budget)
+        self._searched = record
         try:
             outcome = await asyncio.to_thread(self._search, record, self._samples(catalog, record))
         except Stopped as stopped:
             record.seconds += time.monotonic() - begun
-            record.not_before = time.monotonic() + _WAIT_AFTER_OBJECTION
-            record.move(Phase.WANTED, f"not now: {stopped.why}")
+            record.put_off(stopped.why, time.monotonic() + (0.0 if self._makes_way else _WAIT_AFTER_OBJECTION))
             log.info("tuning put off", model=source.name, why=stopped.why)
             return
         except InferdError as error:
+            record.asked = 0
             self._settle(record, Decision.FAILED, str(error))
             return
         finally:
-            record.progress = None
+            record.progress = self._searched = None
+        record.asked = 0
         record.seconds += time.monotonic() - begun
         now = datetime.now(UTC).isoformat(timespec="seconds")
         found = profile_of(
@@ -269,7 +289,7 @@ class Tuner:
             hints = probe.hints()
             work = plan(self._engine, record.source, record.device, record.key, hints, record.candidate)
             search = Search(work.space, work.goal, work.seeds, self._rules.budget)
-            outcome = tune(search, probe.measure, self._rules.budget, tell, lambda: self._objection(measuring=True))
+            outcome = tune(search, probe.measure, self._rules.budget, tell, self._reason_to_stop)
         if self._stopping.is_set():
             # The last look failed because we ended it.
             raise Stopped("the daemon is stopping")
@@ -299,6 +319,8 @@ class Tuner:
         found = replace(found, previous=before)
         if served is None or served.live is None:
             self._settle(record, Decision.STORED, "the model is not served any more", found)
+        elif served.live.inline:
+            self._settle(record, Decision.STOPPED, _INLINE)
         elif found.winner == (kept := before or _serving(served.live, found.winner)):
             self._settle(record, Decision.KEPT, found.reason, found)
         elif served.live.signature.in_sequences:
@@ -378,23 +400,56 @@ class Tuner:
             model, f"version '{version}' was not loaded; loaded: {listed(r.source.version for r in found)}"
         )
 
-    def want(self, record: Record) -> None:
-        """Tune it, as soon as there is a good moment. Raises InvalidRequest where that is not to be."""
+    def leaves_open(self, served: Served) -> bool:
+        """Whether it may be changed now where the runs of ``served`` are computed: not while they are tuned, and not
+        where somebody has pinned how they are."""
+        record = self._records.get((served.name, served.version))
+        return record is None or not (record.standing.busy or (record.profile is not None and record.profile.pinned))
+
+    def runs_changed(self, served: Served, inline: bool) -> None:
+        """Where the runs of ``served`` are computed has changed: ``inline``, its profile holds no more; else it is to
+        be tuned."""
+        record = self._records.get((served.name, served.version))
+        if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
+            return
+        if inline:
+            record.drop(_INLINE)
+            if record.profile is not None:
+                record.profile, record.gain = None, 0.0
+                self._profiles.remove(served.name, served.version, record.device)
+            return
+        record.tell("its runs are handed over again")
+        if self._rules.mode != "off" and record.phase is Phase.SETTLED:
+            record.move(Phase.WANTED)
+            self._called.set()
+
+    def want(self, catalog: Catalog, record: Record) -> str:
+        """Tune it before all that no operator asked for, as soon as there is a good moment; returns when that is, in
+        words. A search by the tuner's own wish makes way after its present look. Raises InvalidRequest where it is not
+        to be."""
         if self._rules.mode == "off":
             raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
         if record.phase is Phase.UNTUNABLE:
             raise InvalidRequest(record.source.name, record.said)
-        if record.phase is Phase.SETTLED:
-            record.move(Phase.WANTED, "it was asked for")
-        record.not_before = 0.0
+        served = self._served(catalog, record)
+        if served is not None and served.live is not None and served.live.inline:
+            raise InvalidRequest(record.source.name, f"{_INLINE}; set execution.path in model.toml to have it tuned")
+        record.ask(next(self._asks))
         self._called.set()
+        if record.phase is Phase.SEARCHING:
+            return "it is being tuned"
+        if self._searched is not None and not self._searched.asked:
+            self._makes_way = f"model '{record.source.name}' goes first, an operator asked for it"
+        before = sum(0 < other.asked < record.asked for other in self.records())
+        turn = f"after {before} that were asked for before" if before else "next"
+        return f"it is tuned {turn}, as soon as there is a good moment"
 
     def pin(self, record: Record, pinned: bool) -> None:
         """Keep what its profile says, whatever is measured, or no longer. Raises InvalidRequest without a profile."""
         if record.profile is None:
             raise InvalidRequest(record.source.name, "it has no profile yet, so there is nothing to pin")
         self._store(record, replace(record.profile, pinned=pinned))
-        record.said = "pinned" if pinned else "no longer pinned"
+        record.tell("pinned" if pinned else "no longer pinned")
 
     async def serve_with(self, catalog: Catalog, record: Record, change: Callable[[Candidate], Candidate]) -> str:
         """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
@@ -425,11 +480,11 @@ class Tuner:
             raise NotAdopted(name, decision.value, why)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
-            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, False, 0.0, now, {}, ()
+            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, 0.0, now, {}, ()
         )
         reason = "set by an operator"
         self._store(record, replace(profile, winner=wanted, previous=before, pinned=True, reason=reason, gains={}))
-        record.said = "set by an operator, and pinned"
+        record.tell("set by an operator, and pinned")
         return wanted.describe()
 
     def _idle(self, catalog: Catalog, record: Record) -> Served:
@@ -459,21 +514,23 @@ class Tuner:
             return True
 
         record.move(Phase.TRYING, "rolling back")
+        said = "not rolled back: it could not be loaded as before"
         try:
             if not served.live or not served.live.signature.in_sequences:
                 await catalog.roll_out(served, config, at_once)
+            said = "rolled back by an operator, and pinned"
         finally:
-            record.phase = Phase.SETTLED
+            record.move(Phase.SETTLED, said)
         live = served.live
         winner = back or (_serving(live, profile.winner) if live is not None else profile.winner)
         self._store(
             record,
             replace(profile, winner=winner, previous=profile.winner, pinned=True, reason="rolled back by an operator"),
         )
-        record.said = "rolled back by an operator, and pinned"
         return winner.describe()
 
 
+_INLINE = "its runs take less time than handing them to another thread would"
 _ROLLED_BACK = (Decision.WRONG_OUTPUT, Decision.FAILED, Decision.WORSE)
 
 

@@ -1,0 +1,66 @@
+"""Whether the runs of a model are computed where they start, as what is seen of them says; it knows no clock.
+
+What was measured at a load may have been measured on a busy machine, so it does not decide for ever. Traffic says
+when to measure again, and the quickest of many runs decides: other work only makes runs look slower.
+"""
+
+from collections import deque
+from statistics import median
+
+# Seconds between looks, and how many looks at inline runs must agree before they are measured.
+BETWEEN = 1.0
+LOOKS = 15
+# Inline runs that take this many times the most that they may take when they are chosen are handed over.
+SLOW = 3.0
+# Runs that take longer than this many times that, hand-overs included, won't be quick enough without.
+_WORTH_A_TRY = 20.0
+# Seconds until runs are measured: at first, doubled by each time that changed nothing, and at most.
+FIRST = 30.0
+LONGEST = 600.0
+# Each time that runs were inline and had to be handed over, inline runs are tried after so many times as long.
+_LESS_TRUST = 4.0
+# Neither grows beyond what a clock can tell.
+_STEPS = 10
+
+
+class InlineChoice:
+    """Of one model version, from second ``now`` on. Runs may come to be inline that take at most ``most`` nanoseconds.
+
+    However runs behave, they are handed over again at most once in the first :data:`LONGEST` seconds, twice in the
+    first five times that, three times in the first 21 times that, and so on.
+    """
+
+    def __init__(self, most: float, now: float) -> None:
+        self._most = most
+        self._took: deque[float] = deque(maxlen=LOOKS)
+        self._runs = 0
+        self._looked = now
+        self._in_vain = 0
+        self._left = 0
+        self._not_before = now + FIRST
+
+    def look(self, now: float, runs: int, took: float, *, inline: bool) -> bool:
+        """Whether to measure how long inline runs take. ``runs`` have ended so far, where they are computed now, and
+        the last few took about ``took`` nanoseconds each."""
+        if now - self._looked < BETWEEN or runs == self._runs:
+            return False
+        self._looked, self._runs = now, runs
+        if not inline:
+            return now >= self._not_before and took <= _WORTH_A_TRY * self._most
+        self._took.append(took)
+        return now >= self._not_before and len(self._took) == LOOKS and median(self._took) > self.most(inline=True)
+
+    def most(self, *, inline: bool) -> float:
+        """Nanoseconds that the quickest inline run may take, for runs to stay or to become inline."""
+        return SLOW * self._most if inline else self._most
+
+    def measured(self, now: float, *, before: bool, inline: bool) -> None:
+        """Runs were measured, or could not be: they are ``inline`` now, and were or were not ``before``."""
+        self._took.clear()
+        self._runs = 0
+        self._in_vain = self._in_vain + 1 if before == inline else 0
+        self._left += before and not inline
+        wait = min(LONGEST, FIRST * 2.0 ** min(self._in_vain, _STEPS)) if self._in_vain else 0.0
+        if self._left and not inline:
+            wait = max(wait, LONGEST * _LESS_TRUST ** min(self._left - 1, _STEPS))
+        self._not_before = now + wait

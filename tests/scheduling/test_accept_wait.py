@@ -37,8 +37,9 @@ def test_what_stands_in_line_is_what_is_beyond_an_idle_servers_wait(idle: int, s
     assert current == (stands if stands >= NOISE else 0)
 
 
-@given(st.lists(st.integers(0, NOISE), min_size=2), durations)
+@given(st.lists(st.integers(0, NOISE)), durations)
 def test_one_hiccup_changes_nothing(waits: list[int], hiccup: int) -> None:
+    """Nor does it where it is the first probe, of a server that has just started."""
     assert after(*waits, hiccup).current == 0
 
 
@@ -112,6 +113,16 @@ def test_probes_are_few_where_nothing_waits_and_as_many_as_may_be_where_somethin
     assert wait.wanted(301 * MS, busy=False), "the last has not arrived"
     wait = after(*3 * [50 * MS], every=100 * MS)
     assert wait.wanted(251 * MS, busy=False), "they wait"
+
+
+def test_it_is_asked_more_often_while_a_probe_is_under_way_or_calls_wait() -> None:
+    wait = AcceptWait()
+    assert wait.pause == 250 * MS
+    wait.sent(0)
+    assert wait.pause == 100 * MS
+    wait.arrived(0, QUICK)
+    assert wait.pause == 250 * MS
+    assert after(*3 * [50 * MS]).pause == 100 * MS
 
 
 def test_a_line_that_long_is_told_by_its_oldest_alone() -> None:

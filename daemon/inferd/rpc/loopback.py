@@ -25,8 +25,6 @@ from inferd.scheduling.accept_wait import AcceptWait
 
 log = structlog.get_logger("inferd.rpc")
 
-# Seconds between two looks, each of which may send a probe: where calls wait, each does.
-_EVERY = 0.1
 _NANO = 10**9
 
 # Types and flags of HTTP/2 frames, RFC 9113.
@@ -104,7 +102,7 @@ class Loopback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
             self.waits.add(waited)
 
     def _run(self) -> None:
-        while not self._stopped.wait(_EVERY):
+        while not self._stopped.wait(self._wait.pause / _NANO):
             try:
                 self._look()
             except OSError as error:
@@ -114,15 +112,15 @@ class Loopback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         self._hang_up()
 
     def _look(self) -> None:
+        with self._turn:
+            self._wait.look(now := time.monotonic_ns())
+            if not self._wait.wanted(now, busy=self._busy()):
+                return
         if self._connection is None:
             self._connection = Connection(self._path)
         self._connection.read()
         with self._turn:
-            now = time.monotonic_ns()
-            self._wait.look(now)
-            if not self._wait.wanted(now, busy=self._busy()):
-                return
-            self._wait.sent(now)
+            self._wait.sent(now := time.monotonic_ns())
         self._connection.call(self._headers, _STAMP.pack(now))
 
     def _hang_up(self) -> None:
@@ -134,18 +132,18 @@ class Loopback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
 
 
 class Connection:
-    """A client's side of a connection to the socket at ``path``: makes calls, and cares for no answer.
+    """A client's side of a connection to ``address``, of that ``family``: makes calls, and cares for no answer.
 
-    Never blocks. All raise OSError, also where the server wants no more calls on it.
+    Never blocks once it is connected. All raise OSError, also where the server wants no more calls on it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, address: str | tuple[str, int], family: int = socket.AF_UNIX) -> None:
         self._stream = 1
         self._unread = bytearray()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
+            self._socket.connect(address)
             self._socket.setblocking(False)
-            self._socket.connect(path)
             self._send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
         except OSError:
             self._socket.close()

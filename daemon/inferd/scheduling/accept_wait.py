@@ -12,9 +12,9 @@ _NOISE = 1_000_000
 _LATEST = 3
 # As many may be on their way; the oldest of them says enough of a line that long.
 _MOST = 64
-# Nanoseconds between two probes where nothing is seen to wait: a probe costs as much as a call. Without open calls no
-# line can build up.
-_BUSY, _QUIET = 250_000_000, 1_000_000_000
+# Nanoseconds between two probes: where calls wait, where none is seen to, and where none is open. A probe costs as much
+# as a call, and without open calls no line can build up.
+_WAITING, _BUSY, _QUIET = 100_000_000, 250_000_000, 1_000_000_000
 
 
 class AcceptWait:
@@ -31,11 +31,16 @@ class AcceptWait:
         self._least = _NOISE
         self._sent = -_QUIET
 
+    @property
+    def pause(self) -> int:
+        """Nanoseconds until it is to be asked again whether a probe is wanted."""
+        return _WAITING if self.current or self._under_way else _BUSY
+
     def wanted(self, now: int, *, busy: bool) -> bool:
-        """Whether to send a probe, asked as often as probes may be sent; ``busy`` where calls are open."""
+        """Whether to send a probe; ``busy`` where calls are open."""
         if len(self._under_way) >= _MOST:
             return False
-        if self.current > 0 or self._under_way:
+        if self.current or self._under_way:
             return True
         return now - self._sent >= (_BUSY if busy else _QUIET)
 
@@ -65,7 +70,7 @@ class AcceptWait:
 
     def look(self, now: int) -> None:
         """Bring ``current`` up to date: a probe that has not arrived has waited since it was sent, at least."""
-        wait = min(self._waits, default=0)
+        wait = min(self._waits) if len(self._waits) == _LATEST else 0
         if self._under_way:
             wait = max(wait, now - self._under_way[0])
         beyond = wait - self._least

@@ -172,7 +172,8 @@ class _Stamped:
 
     def __enter__(self) -> None:
         self._process.start()
-        self._ready.wait()
+        if not self._ready.wait(60.0):
+            raise TimeoutError("the calls that say when they were sent did not begin")
 
     def __exit__(self, *_: object) -> None:
         self._over.set()

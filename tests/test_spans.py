@@ -146,16 +146,31 @@ def test_a_request_that_waited_for_no_company_has_no_batch_stage() -> None:
     assert found["queue"] == (queued, alone.started)
 
 
+def test_a_call_that_waited_before_it_was_seen_has_a_stage_for_that() -> None:
+    late = stages()
+    received, late.received, late.waited = late.received, late.received - 70 * MS, 70 * MS
+    assert next(spent(late)) == ("accept", received - 70 * MS, received)
+    assert [name for name, _, _ in spent(late)] == ["accept", *STAGES]
+
+
 def test_what_a_run_does_after_the_answer_is_not_the_requests() -> None:
     expired = stages(5)
     expired.computed = expired.answered + 1
     assert [name for name, _, _ in spent(expired)] == STAGES[:5]
 
 
-@given(st.integers(1, 8), st.lists(st.integers(0, 10**12), min_size=10, max_size=10), st.booleans())
-def test_the_stages_of_every_request_add_up_to_all_of_it(reached: int, gaps: list[int], held: bool) -> None:
-    marks = [mark + 1 for mark in accumulate(gaps)]
-    seen = Stages(*marks[:reached])
+@given(
+    st.integers(1, 8),
+    st.lists(st.integers(0, 10**12), min_size=10, max_size=10),
+    st.booleans(),
+    st.integers(0, 10**12),
+)
+def test_the_stages_of_every_request_add_up_to_all_of_it(
+    reached: int, gaps: list[int], held: bool, waited: int
+) -> None:
+    marks = [waited + mark + 1 for mark in accumulate(gaps)]
+    seen = Stages(*marks[:reached], waited=waited)
+    seen.received -= waited
     seen.answered = marks[reached]
     if not held:
         seen.held = 0

@@ -26,7 +26,7 @@ from inferd.logs import RequestLog
 from inferd.metrics.devices import DeviceCollector
 from inferd.metrics.exporter import Exporter, registry_of
 from inferd.metrics.host import HostCollector
-from inferd.metrics.lag import LagMonitor
+from inferd.metrics.lag import AcceptWaitCollector, LagMonitor
 from inferd.metrics.merged import text_of
 from inferd.metrics.reading import Reading
 from inferd.metrics.recorder import Recorder
@@ -47,6 +47,7 @@ from inferd.rpc.server import ConnectionLimits, Server
 from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
+from inferd.scheduling.accept_wait import AcceptWait
 from inferd.scheduling.rules import Limits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
@@ -177,7 +178,7 @@ class App:
         )
         self._reloader = Reloader(settings, read or (lambda: settings), self._resettle, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []
-        shared_memory = store_of(settings)
+        shared_memory, accept_wait = store_of(settings), AcceptWait()
         self._inference = Inference(
             self._catalog,
             self._lifecycle,
@@ -189,6 +190,7 @@ class App:
             self._tracer.begin,
             TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
             shared_memory,
+            accept_wait,
         )
         self._server = Server(
             self._inference,
@@ -214,6 +216,7 @@ class App:
             shared_memory=shared_memory,
             spread=spread,
             secret=place.secret if place is not None else "",
+            accept_wait=accept_wait,
         )
         self._supervisor = Supervisor(Notifier(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
@@ -245,6 +248,7 @@ class App:
             StateCollector(reading.state, __version__, openvino_version()),
             HostCollector(cpu_threads(settings)),
             self._lag,
+            AcceptWaitCollector(self._server.accept_waits),
             DeviceCollector(reading.devices, devices.present, devices.memory),
             SecurityCollector(self._credentials),
             *([TritonCollector(reading.statistics)] if settings.triton_metrics else []),

@@ -21,6 +21,8 @@ class Stages:
     received -> queued -> held -> started -> submitted -> computed -> taken -> copied -> answered.
     ``held`` is when it began to wait for company while an infer request was free, 0 if it never
     did; ``computed`` is stamped on OpenVINO's own thread, ``taken`` when the event loop came to it.
+    ``received`` is when it came to the process, by an estimate: it had ``waited`` so long, in nanoseconds, before it
+    was seen.
     """
 
     received: int = 0
@@ -32,6 +34,7 @@ class Stages:
     taken: int = 0
     copied: int = 0
     answered: int = 0
+    waited: int = 0
 
     def total(self) -> int:
         """Nanoseconds from receiving the request to its answer."""
@@ -40,13 +43,13 @@ class Stages:
     def durations(self) -> tuple[int, int, int, int, int, int, int, int]:
         """Nanoseconds of each stage of a request that was answered well; they add up to :meth:`total`.
 
-        Parsing and checking; waiting for an infer request; waiting for company; copying in; computing;
+        Parsing and checking; waiting to be seen and for an infer request; waiting for company; copying in; computing;
         hand-over to the event loop; copying out; making the answer's bytes.
         """
-        held, started = self.held or self.started, self.started
+        held, started, waited = self.held or self.started, self.started, self.waited
         return (
-            self.queued - self.received,
-            held - self.queued,
+            self.queued - self.received - waited,
+            held - self.queued + waited,
             started - held,
             self.submitted - started,
             self.computed - self.submitted,
@@ -59,11 +62,11 @@ class Stages:
 
     def decode(self) -> int:
         """Nanoseconds spent parsing and checking."""
-        return _between(self.received, self.queued)
+        return _between(self.received + self.waited, self.queued)
 
     def queue(self) -> int:
-        """Nanoseconds spent waiting for an infer request."""
-        return _between(self.queued, self.held or self.started)
+        """Nanoseconds spent waiting to be seen, and for an infer request."""
+        return self.waited + _between(self.queued, self.held or self.started)
 
     def batch(self) -> int:
         """Nanoseconds spent waiting for company while an infer request was free."""

@@ -189,7 +189,8 @@ def spent(stages: Stages) -> Iterator[tuple[str, int, int]]:
     reached = [
         (name, at)
         for name, at in (
-            ("decode", stages.received),
+            ("accept", stages.received if stages.waited else 0),
+            ("decode", stages.received + stages.waited),
             ("queue", stages.queued),
             ("batch", stages.held),
             ("input", stages.started),

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from inferd.metrics.instruments import LAG_BUCKETS
-from inferd.metrics.lag import LagMonitor
+from inferd.metrics.cells import Histogram
+from inferd.metrics.instruments import ACCEPT_WAIT_BUCKETS, LAG_BUCKETS
+from inferd.metrics.lag import AcceptWaitCollector, LagMonitor
 from tests.event_loop import until
-from tests.metrics.scraped import scraped
+from tests.metrics.scraped import named, scraped
 
 LOOP = "inferd_event_loop_lag_seconds"
 THREAD = "inferd_thread_lag_seconds"
@@ -177,3 +178,15 @@ def test_a_real_thread_beats(loop: Loop) -> None:
     monitor.stop()
     # The first look comes at the start, and what the last one counted may not have been seen.
     assert sum(counts(monitor, THREAD)) >= 10
+
+
+def test_what_calls_waited_before_they_were_seen_is_a_series() -> None:
+    waits = Histogram(ACCEPT_WAIT_BUCKETS, 10**9)
+    for milliseconds in (0.4, 30, 20_000):
+        waits.add(round(milliseconds * 1_000_000))
+    samples = scraped(AcceptWaitCollector(waits))
+    assert samples["inferd_accept_wait_seconds_count",] == 3
+    assert samples["inferd_accept_wait_seconds_sum",] == pytest.approx(20.0304)
+    bounds = named(samples, "inferd_accept_wait_seconds_bucket")
+    assert [bounds[str(bound),] for bound in (0.001, 0.025, 0.05, 10.0)] == [1, 1, 2, 2]
+    assert bounds["+Inf",] == 3

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -88,6 +89,16 @@ def test_the_stages_of_a_request_add_up_to_its_duration() -> None:
     assert [round(stages["m", stage, "1"] * 1000) for stage in STAGES] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert sum(stages.values()) == pytest.approx(samples["inferd_request_duration_seconds_sum", "m", "1"])
     assert set(named(samples, "inferd_stage_duration_seconds_count").values()) == {1}
+
+
+def test_what_a_call_waited_before_it_was_seen_is_part_of_its_queue_time() -> None:
+    recorder = Recorder()
+    recorder.observe(seen(stages=replace(REACHED, received=REACHED.received - 70 * MS, waited=70 * MS)))
+    samples = scraped(recorder)
+    stages = named(samples, "inferd_stage_duration_seconds_sum")
+    assert [round(stages["m", stage, "1"] * 1000) for stage in STAGES] == [1, 72, 3, 4, 5, 6, 7, 8]
+    assert sum(stages.values()) == pytest.approx(samples["inferd_request_duration_seconds_sum", "m", "1"])
+    assert recorder.statistics("m", "1").queue.ns == (72 + 3) * MS
 
 
 def test_rows_runs_and_bytes_are_counted() -> None:

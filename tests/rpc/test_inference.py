@@ -1,19 +1,34 @@
-"""A request like one before is refused, counted and told of as any other."""
+"""How requests are taken in: those like one before are refused, counted and told of as any other, and what came with
+its call has waited as long as calls wait."""
 
+import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from inferd.errors import ModelUnavailable
 from inferd.lifecycle import Phase
 from inferd.rpc import wire
-from inferd.rpc.call import Caller
+from inferd.rpc.call import Call, Caller, Wrap
+from inferd.scheduling.accept_wait import AcceptWait
 from inferd.tensors import DType
 from tests import models
-from tests.event_loop import on_loop
+from tests.event_loop import on_loop, until
 from tests.rpc.parts import Parts
-from tests.system.wire import request
+from tests.system.wire import connect, method, request
+
+MS = 1_000_000
+WAITED = 70 * MS
+
+
+class Standing(AcceptWait):
+    """So many nanoseconds, whatever probes say."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__()
+        self.current = current
 
 
 @on_loop
@@ -40,3 +55,100 @@ async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_g
         await asked[-1].future
     assert parts.seen[-1][:3] == ("m", "", "unavailable")
     await parts.catalog.close()
+
+
+async def serving(tmp_path: Path) -> tuple[Parts, list[Call], str]:
+    """A server with a model ``m``, the inferences that it begins, and where it listens."""
+    models.save(models.identity(DType.FP32, [4]), tmp_path, "m")
+    parts, begun = Parts(tmp_path, {}), []
+    begin = parts.inference.begin
+
+    def noted(raw: bytes, wrap: Wrap, caller: Caller) -> Call:
+        begun.append(begin(raw, wrap, caller))
+        return begun[-1]
+
+    parts.inference.begin = noted
+    await parts.catalog.load_all()
+    port = parts.server.bind("127.0.0.1:0")
+    await parts.server.start()
+    parts.lifecycle.move(Phase.READY)
+    return parts, begun, f"127.0.0.1:{port}"
+
+
+async def stop(parts: Parts) -> None:
+    await parts.server.stop(0)
+    await parts.catalog.close()
+
+
+ZEROS = request("m", {"x": np.zeros(4, np.float32)})
+
+
+@on_loop
+async def test_a_call_has_waited_before_it_was_seen(tmp_path: Path) -> None:
+    parts, begun, address = await serving(tmp_path)
+    parts.inference._accept_wait = Standing(WAITED)
+    async with connect(address) as channel:
+        infer, before = method(channel, "ModelInfer"), time.monotonic_ns()
+        await infer(ZEROS)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await infer(request("none", {}))
+        for call in begun:
+            assert before - WAITED <= call.stages.received <= time.monotonic_ns() - WAITED
+            assert call.stages.waited == WAITED
+            assert call.stages.queue() >= WAITED
+            assert call.stages.total() >= WAITED
+        assert begun[0].stages.queued - begun[0].stages.received >= WAITED
+        assert begun[0].stages.decode() == begun[0].stages.queued - begun[0].stages.received - WAITED
+        assert sum(begun[0].stages.durations()) == begun[0].stages.total()
+        parts.inference._accept_wait = Standing(0)
+        before = time.monotonic_ns()
+        await infer(ZEROS)
+        assert begun[-1].stages.waited == 0
+        assert begun[-1].stages.received >= before
+    await stop(parts)
+
+
+@on_loop
+async def test_a_requests_own_timeout_has_run_while_its_call_waited(tmp_path: Path) -> None:
+    parts, _, address = await serving(tmp_path)
+    parts.inference._accept_wait = Standing(WAITED)
+    message = request("m", {"x": np.zeros(4, np.float32)}, parameters={"timeout": WAITED // 1000 - 1})
+    async with connect(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await method(channel, "ModelInfer")(message)
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert parts.seen == [("m", "1", "deadline", "arrival")]
+    await stop(parts)
+
+
+@on_loop
+async def test_of_a_stream_the_request_that_came_with_the_call_has_waited_alone(tmp_path: Path) -> None:
+    parts, begun, address = await serving(tmp_path)
+    # So long that the first is certainly there before.
+    parts.inference._accept_wait = Standing(3600 * 1000 * MS)
+    async with connect(address) as channel:
+        stream = method(channel, "ModelStreamInfer")()
+        for _ in range(3):
+            await stream.write(ZEROS)
+            await stream.read()
+        await stream.done_writing()
+        await stream.code()
+    assert [call.stages.waited for call in begun] == [3600 * 1000 * MS, 0, 0]
+    await stop(parts)
+
+
+@on_loop
+async def test_a_request_that_comes_later_than_its_stream_has_not_waited(tmp_path: Path) -> None:
+    parts, begun, address = await serving(tmp_path)
+    parts.inference._accept_wait = Standing(1)
+    async with connect(address) as channel:
+        stream = method(channel, "ModelStreamInfer")()
+        await until(lambda: len(parts.inference._streams) == 1)
+        (opened,) = parts.inference._streams
+        await until(lambda: opened._begin.keywords["caller"].waited == 0)
+        await stream.write(ZEROS)
+        await stream.read()
+        await stream.done_writing()
+        await stream.code()
+    assert [call.stages.waited for call in begun] == [0]
+    await stop(parts)

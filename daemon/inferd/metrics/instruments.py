@@ -16,6 +16,9 @@ STAGE_BUCKETS = (0.0001, 0.0004, 0.001, 0.004, 0.01, 0.04, 0.1, 0.4, 1.0, 4.0)
 # Waking late by less than a millisecond is what any busy machine does.
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
+# On an idle server less than a millisecond; what stands in line in front of a flooded one may take seconds.
+ACCEPT_WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 # In the order they happen; together they are the request's duration.
@@ -76,9 +79,10 @@ OBJECTIVE_MISSED = Instrument(
 STAGE_SECONDS = Instrument(
     "inferd_stage_duration_seconds",
     "histogram",
-    "Where the time of requests answered well went. decode: parsing and checking; queue: waiting for an infer "
-    "request; batch: waiting for company while one was free; input: copying in; compute: in OpenVINO; handover: from "
-    "OpenVINO's thread to the event loop; output: copying out; encode: making the answer's bytes.",
+    "Where the time of requests answered well went. decode: parsing and checking; queue: waiting in gRPC, "
+    "where calls do, and for an infer request; batch: waiting for company while one was free; input: copying in; "
+    "compute: in OpenVINO; handover: from OpenVINO's thread to the event loop; output: copying out; encode: making the "
+    "answer's bytes.",
     ("model", "version", "stage"),
 )
 INFERENCES = Instrument("inferd_inferences", "counter", "Rows of the batch dimension answered well.", _VERSION)
@@ -323,6 +327,13 @@ THREAD_LAG = Instrument(
     "inferd_thread_lag_seconds",
     "histogram",
     "How late a thread that only sleeps got to run, sampled ten times a second: the wait for a CPU and for the GIL.",
+)
+ACCEPT_WAIT = Instrument(
+    "inferd_accept_wait_seconds",
+    "histogram",
+    "How long calls that the server makes to itself waited in gRPC before inferd saw them: ten a second while they "
+    "wait, else four with calls open, or one. What they wait longer than on an idle server is in every request's queue "
+    "time.",
 )
 CPU_THREADS = Instrument("inferd_cpu_threads", "gauge", "Threads that CPU inference may use in all.")
 CPU_PERIODS = Instrument(

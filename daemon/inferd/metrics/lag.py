@@ -54,6 +54,16 @@ class _Beat:
         return self._next - now
 
 
+class AcceptWaitCollector(Collector):
+    """What calls waited in gRPC, before the event loop knew of them."""
+
+    def __init__(self, waits: Histogram) -> None:
+        self._waits = waits
+
+    def collect(self) -> Iterator[Metric]:
+        yield histogram(instruments.ACCEPT_WAIT, [((), self._waits)])
+
+
 class LagMonitor(Collector):
     """Looks every so many seconds from :meth:`start` to :meth:`stop`, both of which the loop's thread calls."""
 

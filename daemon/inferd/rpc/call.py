@@ -40,7 +40,8 @@ class Caller:
 
     ``context`` is gRPC's, for memory that its client shares. Its metadata say ``client``, as a quota counts it, and the
     trace; they are empty where it says nothing. ``deadline`` is on the monotonic clock, in nanoseconds. Sequences end
-    with their ``connection``, where there is one.
+    with their ``connection``, where there is one. ``waited`` is how long its next request has waited to be seen, in
+    nanoseconds: only the first can have come with the call.
     """
 
     context: grpc.aio.ServicerContext
@@ -49,6 +50,11 @@ class Caller:
     tracestate: str = ""
     deadline: int | None = None
     connection: Connection | None = None
+    waited: int = 0
+
+    def came_later(self) -> None:
+        """No request has come with the call; what comes now was sent later."""
+        self.waited = 0
 
 
 class Call:

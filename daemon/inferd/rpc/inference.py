@@ -23,6 +23,7 @@ from inferd.rpc.peer import tenant
 from inferd.rpc.placement import Into
 from inferd.rpc.shared_memory import found, placing
 from inferd.rpc.stream import Stream, Window
+from inferd.scheduling.accept_wait import AcceptWait
 from inferd.shared_memory.store import Store
 from inferd.tensors import Placed, Tensor
 from inferd.trace_context import TraceContext
@@ -32,7 +33,8 @@ log = structlog.get_logger("inferd.rpc")
 
 class Inference:
     """The two inference RPCs. ``client_key`` is the metadata key that names a client, empty where nobody asks;
-    ``traced`` makes a trace context of traceparent and tracestate, which are empty where the client sent none."""
+    ``traced`` makes a trace context of traceparent and tracestate, which are empty where the client sent none.
+    ``accept_wait`` says how long calls have waited when they come here."""
 
     def __init__(
         self,
@@ -45,8 +47,10 @@ class Inference:
         traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
         tensor_limits: codec.TensorLimits = codec.DEFAULT_LIMITS,
         shared_memory: Store | None = None,
+        accept_wait: AcceptWait | None = None,
     ) -> None:
         self._heads = Heads()
+        self._accept_wait = accept_wait if accept_wait is not None else AcceptWait()
         self._shared_memory = shared_memory
         self._tensor_limits = tensor_limits
         self._catalog = catalog
@@ -88,7 +92,10 @@ class Inference:
             await status.abort(context, Draining())
         window = Window(self._max_pending, self._max_pending_bytes)
         connection = Connection()
-        stream = Stream(partial(self.begin, caller=self._caller(context, connection)), context, window)
+        caller = self._caller(context, connection)
+        if caller.waited:
+            asyncio.get_running_loop().call_later(caller.waited / 1e9, caller.came_later)
+        stream = Stream(partial(self.begin, caller=caller), context, window)
         self._streams.add(stream)
         try:
             complete = await stream.run()
@@ -128,15 +135,17 @@ class Inference:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic_ns() + int(remaining * 1e9)
         # Who they have proved to be goes before who they say they are.
-        client = CALLER.get()
+        client, waited = CALLER.get(), self._accept_wait.current
         if not said:
-            return Caller(context, client, deadline=deadline, connection=connection)
+            return Caller(context, client, "", "", deadline, connection, waited)
         client = client or said.get(self._client_key, "")
-        return Caller(context, client, said.get("traceparent", ""), said.get("tracestate", ""), deadline, connection)
+        traceparent, tracestate = said.get("traceparent", ""), said.get("tracestate", "")
+        return Caller(context, client, traceparent, tracestate, deadline, connection, waited)
 
     def begin(self, raw: bytes, wrap: Wrap, caller: Caller) -> Call:
         """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once."""
-        stages = Stages(received=time.monotonic_ns())
+        waited, caller.waited = caller.waited, 0
+        stages = Stages(time.monotonic_ns() - waited, waited=waited)
         trace = self._traced(caller.traceparent, caller.tracestate)
         call = Call(asyncio.get_running_loop().create_future(), wrap, len(raw), stages, trace)
         try:

@@ -21,6 +21,7 @@ from inferd.catalog import Catalog
 from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
+from inferd.metrics.cells import Histogram
 from inferd.rpc import codec, status
 from inferd.rpc.arrivals import Arrivals
 from inferd.rpc.control import RepositoryControl
@@ -28,6 +29,7 @@ from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
 from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
+from inferd.rpc.loopback import Loopback
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.poller import let_the_loop_go_on
 from inferd.rpc.services import Services
@@ -35,6 +37,7 @@ from inferd.rpc.shared_memory import SharedMemory
 from inferd.rpc.spread import Spread
 from inferd.rpc.transport import server_credentials
 from inferd.rpc.tuning import TunerControl
+from inferd.scheduling.accept_wait import AcceptWait
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import Store
 
@@ -88,6 +91,7 @@ class Server:
         spread: Spread | None = None,
         secret: str = "",
         shared_memory: Store | None = None,
+        accept_wait: AcceptWait | None = None,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
@@ -113,8 +117,11 @@ class Server:
             ],
         )
         let_the_loop_go_on()
-        # The only one that gRPC knows of; it only counts: what the gate refuses it leaves alone.
-        self._server.add_generic_rpc_handlers((Arrivals(gate, f"/{SERVICE}/ModelInfer", observe),))
+        wait = accept_wait if accept_wait is not None else AcceptWait()
+        self._loopback = Loopback(wait, lambda: inference.open_calls > 0)
+        # The only ones that gRPC knows of. The first only counts: what the gate refuses it leaves alone.
+        arrivals = Arrivals(gate, f"/{SERVICE}/ModelInfer", observe)
+        self._server.add_generic_rpc_handlers((arrivals, self._loopback))
         of_the_protocol = _handlers(
             inference, metadata, control, SharedMemory(shared_memory, self._credentials), spread
         )
@@ -142,12 +149,19 @@ class Server:
         if self._spread is not None:
             # In a folder that is open to this user alone, and for calls that were let through elsewhere.
             self._server.add_insecure_port(self._spread.address)
+        self._loopback.bind(self._server)
         return int(port)
+
+    @property
+    def accept_waits(self) -> Histogram:
+        """How long calls waited before inferd saw them, of those that it makes to itself."""
+        return self._loopback.waits
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until :meth:`show_health` knows better."""
         await self._health.show({"": False})
         await self._server.start()
+        self._loopback.start()
 
     async def show_health(self, catalog: Catalog, lifecycle: Lifecycle) -> None:
         """Tell health watchers the server's state and each model's, as ``model`` and ``model/version``."""
@@ -170,6 +184,7 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, seconds: float) -> None:
+        self._loopback.stop()
         # One call only: of two at once the second can touch what the first has freed (see rpc/cutoff).
         stopping = asyncio.ensure_future(self._server.stop(seconds))
         finished = asyncio.ensure_future(self._inference.finished())

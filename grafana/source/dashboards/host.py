@@ -145,6 +145,7 @@ def _responsiveness() -> Sequence[Panel]:
             "s",
             line(quantile(0.5, histogram, INSTANCE, "instance"), "{{instance}} p50"),
             line(quantile(0.99, histogram, INSTANCE, "instance"), "{{instance}} p99"),
+            width=_HALF,
         )
 
     return [
@@ -158,11 +159,17 @@ def _responsiveness() -> Sequence[Panel]:
             "How late a thread that only sleeps got to run: the wait for a CPU and for the interpreter's lock.",
             "inferd_thread_lag_seconds",
         ),
+        lag(
+            "Accept wait",
+            "How long calls that the server makes to itself waited in gRPC before inferd saw them: every call waits as "
+            "long, whatever its model.",
+            "inferd_accept_wait_seconds",
+        ),
         counts(
             "Open inference calls",
             "Inference RPCs that are open; a stream is one.",
             line(f"inferd_open_calls{{{INSTANCE}}}", "{{instance}}"),
-        ),
+        ).span(_HALF),
     ]
 
 

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 # A module belongs to the longest entry that names it or a package above it.
 ROWS = {
     "errors": 0,
+    "ranges": 0,
     "tensors": 1,
     "trace_context": 1,
     "config": 2,

@@ -108,3 +108,5 @@ def announce(served: Served) -> None:
             infer_requests=entry.pool.size,
             from_cache=entry.from_cache,
         )
+    if remarks := served.live.signature.remarks:
+        log.info("model narrows numbers", model=served.name, version=served.version, remarks=list(remarks))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.ranges import Number, Range
@@ -32,9 +32,10 @@ def elements_of(held: Range) -> st.SearchStrategy[Number]:
 
 @pytest.mark.parametrize("name", RANGES)
 @given(data=st.data(), view=st.booleans())
+@settings(deadline=None)
 def test_numbers_are_held_or_the_first_that_is_not_is_found(name: str, data: st.DataObject, view: bool) -> None:
     held = RANGES[name]
-    numbers = data.draw(st.lists(elements_of(held), max_size=40))
+    numbers = data.draw(st.lists(elements_of(held), max_size=80))
     raw = np.array(numbers, held.dtype).tobytes()
     packed = memoryview(raw) if view else raw
     outside = [(at, n) for at, n in enumerate(numbers) if n < held.lo or n > held.hi]

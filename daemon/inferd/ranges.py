@@ -1,10 +1,15 @@
 """Which numbers of an element type a device holds, and whether a tensor's are among them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 Number = int | float
+
+# Up to so many bytes Python is quicker than numpy's start.
+_FEW = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +27,34 @@ class Range:
 
     def holds(self, data: bytes | memoryview) -> bool:
         """Whether all elements of ``data``, little-endian, are inside; there may be none."""
-        numbers = np.frombuffer(data, self.dtype)
-        if not numbers.size:
+        smallest: Any
+        largest: Any
+        if not data:
             return True
-        if self.dtype.kind == "f":
-            # These pass over NaN, which compares as neither.
-            return not (np.fmin.reduce(numbers) < self.lo or np.fmax.reduce(numbers) > self.hi)
-        return bool(np.maximum.reduce(numbers) <= self.hi and np.minimum.reduce(numbers) >= self.lo)
+        if len(data) <= _FEW:
+            few: Any = memoryview(data)
+            few = few.cast(self.dtype.char)
+            smallest, largest = min(few), max(few)
+        else:
+            numbers = self._numbers(data)
+            smallest, largest = np.minimum.reduce(numbers), np.maximum.reduce(numbers)
+        if self.lo <= smallest and largest <= self.hi:
+            return True
+        # NaN is neither, wherever it is; with a first one Python sees no other.
+        return self.dtype.kind == "f" and not self._outside(data).any()
 
     def first_outside(self, data: bytes | memoryview) -> tuple[int, Number]:
         """Where the first element outside is, counted row-major, and what it is; ``data`` has one."""
-        numbers = np.frombuffer(data, self.dtype)
-        at = int(np.argmax((numbers < self.lo) | (numbers > self.hi)))
-        return at, numbers[at].item()
+        at = int(np.argmax(self._outside(data)))
+        return at, self._numbers(data)[at].item()
+
+    def _numbers(self, data: bytes | memoryview) -> "npt.NDArray[Any]":
+        return np.frombuffer(data, self.dtype)
+
+    def _outside(self, data: bytes | memoryview) -> "npt.NDArray[np.bool_]":
+        numbers = self._numbers(data)
+        outside: npt.NDArray[np.bool_] = (numbers < self.lo) | (numbers > self.hi)
+        return outside
 
     def __str__(self) -> str:
         return f"{self.lo}..{self.hi}"

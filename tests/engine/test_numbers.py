@@ -178,12 +178,13 @@ def test_each_operation_that_is_said_to_be_exact_is_tried() -> None:
 
 
 @pytest.mark.parametrize("size", [N, -1], ids=["fixed", "open"])
-@pytest.mark.parametrize("element", ["i32", "i64", "u32", "u64"])
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    ("name", "element"),
+    # OpenVINO does not compile a Negative of what has no sign.
+    [(n, e) for n in EXACT for e in ("i32", "i64", "u32", "u64") if n != "Negative" or e[0] == "i"],
+)
 def test_an_exact_operation_keeps_all_32_bits(name: str, element: str, size: int) -> None:
     case = EXACT[name]
-    if (name, element[0]) == ("Negative", "u"):
-        pytest.skip("OpenVINO refuses to compile it")
     within = (-(2**31), 2**31 - 1) if element[0] == "i" else (0, 2**31 - 1)
     feeds = numbers_of(within)[: case.takes]
 

@@ -1,8 +1,8 @@
 """What a model's devices can't hold of its numbers: which inputs are to be looked at, and what is said of the rest.
 
-The CPU plugin computes INT64, UINT64 and UINT32 as INT32, and FP64 as FP32; many operations on integers go by float32,
-where not every one beyond 2**24 is another's neighbour (OpenVINO facts 25 and 39 to 41). GPU converts the same types by
-its source, and of NPU nothing better is known, so what is not the CPU alone is taken to be as narrow throughout.
+The CPU plugin computes INT64, UINT64 and UINT32 as INT32, and FP64 as FP32; many of its operations on integers go by
+float32, which holds all of them up to 2**24 only (OpenVINO fact 25). GPU converts the same types by its source, and of
+NPU nothing better is known, so what is not the CPU alone is taken to be as narrow throughout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from inferd.errors import listed
 from inferd.ranges import Number, Range
 from inferd.tensors import DType, Signature, TensorSpec
 
-_INTEGERS = {"i32": DType.INT32, "i64": DType.INT64, "u32": DType.UINT32, "u64": DType.UINT64}
-# As what the devices compute what they narrow.
+_WIDE = {ov.Type.i64: DType.INT64, ov.Type.u64: DType.UINT64, ov.Type.u32: DType.UINT32, ov.Type.f64: DType.FP64}
+# As what the devices compute those.
 _NARROWED = {DType.INT64: "INT32", DType.UINT64: "INT32", DType.UINT32: "INT32", DType.FP64: "FP32"}
-_WIDE = {"i64": DType.INT64, "u64": DType.UINT64, "u32": DType.UINT32, "f64": DType.FP64}
+_INTEGERS = (ov.Type.i32, ov.Type.i64, ov.Type.u32, ov.Type.u64)
 
 _INT32 = (-(2**31), 2**31 - 1)
 _IN_FLOAT32 = 2**24
@@ -36,8 +36,7 @@ _OPERATIONS = {
 _MOVES, _WRAPS, _KEEPS = (frozenset(names.split()) for names in _OPERATIONS.values())
 # A constant for these says "to the end", which it still does when it is clamped.
 _UP_TO = frozenset(("Slice", "StridedSlice", "Loop", "TensorIterator"))
-# What comes out of these is not computed from a request's numbers.
-_NOT_OF_INPUTS = frozenset(("Constant", "ShapeOf", "Result", "Assign"))
+_NOT_COMPUTED = _MOVES | {"Parameter", "ShapeOf", "ReadValue", "Assign"}
 _SHOWN = 3
 
 
@@ -56,7 +55,7 @@ def told(signature: Signature, model: "ov.Model", targets: Sequence[str], *, ref
 def _held(spec: TensorSpec, port: Any, device: str, *, on_cpu: bool, refused: bool) -> Range | None:
     """What is held of ``spec``, the input at ``port``; None where that is all of its type."""
     dtype, wire = spec.dtype, spec.dtype.wire
-    if dtype is not DType.FP64 and dtype not in _INTEGERS.values():
+    if dtype is not DType.INT32 and dtype not in _NARROWED:
         return None
     met = _met(port, on_cpu=on_cpu)
     if on_cpu and not met - {"Result"}:
@@ -83,14 +82,14 @@ def _met(port: Any, *, on_cpu: bool) -> set[str]:
         source = ahead.pop()
         for target in source.get_target_inputs():
             node = target.get_node()
-            if on_cpu and source is port and _to_float32(node) and port.element_type.get_type_name() in _INTEGERS:
+            if on_cpu and source is port and _to_float32(node) and port.element_type in _INTEGERS:
                 continue
             name = _name(node)
             met.add(name)
             # What ShapeOf gives is not what came in.
             for output in node.outputs() if name not in ("Result", "ShapeOf") else ():
                 key = (node.get_name(), output.get_index())
-                if output.element_type.get_type_name() in _INTEGERS and key not in seen:
+                if output.element_type in _INTEGERS and key not in seen:
                     seen.add(key)
                     ahead.append(output)
     return met
@@ -122,28 +121,43 @@ def _of_the_inside(model: "ov.Model", device: str) -> Iterator[str]:
     """What is computed of the inputs beyond what is held goes unseen; so do constants."""
     computed: set[DType] = set()
     clamped: list[str] = []
-    of_inputs: set[str] = set()
-    for node in model.get_ordered_ops():
+    apart: set[str] = set()
+    for node in model.get_ops():
+        types = {_WIDE.get(node.get_output_element_type(n)) for n in range(node.get_output_size())}
+        if types <= {None}:
+            continue
         kind = node.get_type_name()
         if kind == "Constant":
             if (beyond := _beyond(node)) is not None:
                 clamped.append(f"{beyond:g} in '{node.get_friendly_name()}'")
-        elif kind in ("Parameter", "ReadValue"):
-            of_inputs.add(node.get_name())
-        elif kind not in _NOT_OF_INPUTS and any(v.get_node().get_name() in of_inputs for v in node.input_values()):
-            of_inputs.add(node.get_name())
-            if kind not in _MOVES:
-                used = [o for o in node.outputs() if o.get_target_inputs()]
-                computed |= {_WIDE[t] for o in used if (t := o.element_type.get_type_name()) in _WIDE}
+        elif kind not in _NOT_COMPUTED and not types <= computed | {None} and _of_inputs_too(node, apart):
+            used = (o.element_type for o in node.outputs() if o.get_target_inputs())
+            computed |= {_WIDE[t] for t in used if t in _WIDE}
     for dtype in sorted(computed, key=lambda t: t.wire):
         yield f"{device} computes {dtype.wire} inside of the model as {_NARROWED[dtype]}; an overflow there goes unseen"
     if clamped:
         yield f"{device} clamps constants that are out of its range: {listed(clamped, _SHOWN)}"
 
 
+def _of_inputs_too(node: Any, apart: set[str]) -> bool:
+    """Whether a number of a request goes into what ``node`` computes, shapes left out. ``apart`` are the names of nodes
+    that none goes into, as far as they are known."""
+    ahead, seen = [node], set[str]()
+    while ahead:
+        node = ahead.pop()
+        kind, name = node.get_type_name(), node.get_name()
+        if kind in ("Parameter", "ReadValue"):
+            return True
+        if kind not in ("Constant", "ShapeOf") and name not in apart and name not in seen:
+            seen.add(name)
+            ahead += [source.get_node() for source in node.input_values()]
+    apart |= seen
+    return False
+
+
 def _beyond(constant: Any) -> Number | None:
     """A finite number of ``constant`` that the devices clamp, None where it has none or where that changes nothing."""
-    dtype = _WIDE.get(constant.output(0).element_type.get_type_name())
+    dtype = _WIDE.get(constant.get_output_element_type(0))
     if dtype is None:
         return None
     if all(target.get_node().get_type_name() in _UP_TO for target in constant.output(0).get_target_inputs()):

@@ -78,6 +78,17 @@ def _at(x: Any, place: int | list[int]) -> Any:
     return op.gather(x, constant(place), constant(0))
 
 
+def _like(x: Any, value: Any) -> Any:
+    """A constant of the type of ``x``."""
+    return constant(value, TYPES[x.get_output_element_type(0).get_type_name()])
+
+
+def _to_small(compare: Callable[..., Any], expected: Callable[..., Any]) -> Case:
+    """Comparing with constants that float32 holds and nothing is rounded to."""
+    known = np.resize([2**24 - 1, 0, 7], N)
+    return Case(1, lambda x: compare(x, _like(x, known)), lambda x: expected(x, known))
+
+
 HANDED_ON = {
     "Result": Case(1, lambda x: x, lambda x: x),
     "Identity": Case(1, ov.opset16.identity, lambda x: x),
@@ -130,6 +141,17 @@ KEEPING = {
     "Convert": Case(1, lambda x: op.convert(x, "i32"), lambda x: x),
     "ShapeOf": Case(1, op.shape_of, lambda x: np.array(x.shape)),
     "NonZero": Case(1, op.non_zero, lambda x: np.array(np.nonzero(x))),
+    "OneHot": Case(
+        1, lambda x: op.one_hot(constant([0, 1]), constant(2), _at(x, 3), _at(x, 4), -1), lambda x: x[[[3, 4], [4, 3]]]
+    ),
+    "Sign": Case(1, op.sign, np.sign),
+    "Clamp": Case(1, lambda x: op.clamp(x, -5.0, 2.0**30), lambda x: np.clip(x, -5, 2**30)),
+    "Equal:small": _to_small(op.equal, np.equal),
+    "NotEqual:small": _to_small(op.not_equal, np.not_equal),
+    "Less:small": _to_small(op.less, np.less),
+    "LessEqual:small": _to_small(op.less_equal, np.less_equal),
+    "Greater:small": _to_small(op.greater, np.greater),
+    "GreaterEqual:small": _to_small(op.greater_equal, np.greater_equal),
     "Maximum": Case(2, op.maximum, np.maximum),
     "Minimum": Case(2, op.minimum, np.minimum),
     "Abs": Case(1, op.absolute, np.abs),
@@ -139,7 +161,7 @@ KEEPING = {
     "CumSum": Case(1, lambda x: op.cum_sum(x, constant(0)), np.cumsum),
     "Range": Case(
         1,
-        lambda x: op.range(_at(x, 3), op.add(_at(x, 3), op.convert_like(constant(3), x)), constant(1), "i64"),
+        lambda x: op.range(_at(x, 3), op.add(_at(x, 3), _like(x, 3)), constant(1), "i64"),
         lambda x: x[3] + np.arange(3),
     ),
 }
@@ -152,10 +174,8 @@ IN_FLOAT = {
     "Mod": Case(2, op.mod, np.fmod),
     "FloorMod": Case(2, op.floor_mod, np.mod),
     "Relu": Case(1, op.relu, lambda x: np.maximum(x, 0)),
-    "Clamp": Case(1, lambda x: op.clamp(x, -5.0, 16777219.0), lambda x: np.clip(x, -5, 16777219)),
     "ReduceMax": Case(1, lambda x: op.reduce_max(_two_rows(x), constant(1), False), lambda x: x.reshape(2, -1).max(1)),
     "ReduceMin": Case(1, lambda x: op.reduce_min(_two_rows(x), constant(1), False), lambda x: x.reshape(2, -1).min(1)),
-    "Convert to FP64": Case(1, lambda x: op.convert(x, "f64"), lambda x: x.astype(np.float64)),
 }
 
 
@@ -264,6 +284,9 @@ def test_constants_are_clamped() -> None:
         ("u64", lambda x: x, None),
         ("f64", lambda x: x, None),
         ("i64", lambda x: op.convert(x, "f32"), None),
+        ("i64", lambda x: op.convert(x, "f64"), None),
+        ("i32", lambda x: op.equal(x, _like(x, [2**24 - 1] * N)), None),
+        ("i32", lambda x: op.less(_like(x, 0), x), None),
         ("u64", lambda x: op.relu(op.convert(x, "f32")), None),
         ("u32", lambda x: op.convert(x, "f32"), None),
         ("i32", lambda x: op.add(x, x), None),
@@ -280,6 +303,10 @@ def test_constants_are_clamped() -> None:
         ("u32", lambda x: op.convert(x, "i64"), UNSIGNED),
         ("u32", lambda x: op.maximum(x, x), UNSIGNED),
         ("u32", lambda x: op.equal(x, x), "0..16777216"),
+        ("i32", lambda x: op.equal(x, _like(x, 2**24)), IN_FLOAT32),
+        ("i64", lambda x: op.equal(x, _like(x, 7)), INT32),
+        ("u32", lambda x: op.equal(x, _like(x, 7)), UNSIGNED),
+        ("i64", lambda x: op.clamp(x, 0.0, 7.0), INT32),
         ("i64", lambda x: op.convert(x, "i32"), INT32),
         ("i64", lambda x: op.convert(x, "u8"), INT32),
         ("i64", lambda x: op.convert(x, "boolean"), INT32),
@@ -294,7 +321,7 @@ def test_constants_are_clamped() -> None:
         ("f64", lambda x: op.convert(x, "f32"), FLOAT32),
         ("f64", lambda x: op.convert(x, "i64"), FLOAT32),
         # Float32 comes later.
-        ("i32", lambda x: op.equal(op.unsqueeze(op.add(x, x), constant(0)), constant(0, np.int32)), IN_FLOAT32),
+        ("i32", lambda x: op.equal(op.unsqueeze(op.add(x, x), constant(0)), x), IN_FLOAT32),
         ("i64", lambda x: op.convert(op.mod(x, x), "f32"), IN_FLOAT32),
         ("i32", lambda x: op.mod(op.convert(x, "i64"), constant(7)), IN_FLOAT32),
         ("i32", lambda x: op.scatter_elements_update(x, constant(ORDER), x, constant(0), "max"), IN_FLOAT32),

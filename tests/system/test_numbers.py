@@ -67,6 +67,8 @@ CASES = {
     "indices": Case(DType.INT64, _table, [0, 7], [0, 7], {2**32 + 1: "4294967297"}, INT32.format("INT64")),
     "equal": Case(DType.INT64, lambda x: op.equal(x, op.constant(2**24)), [2**24, 2**24 - 1], [1, 0],
                   {2**24 + 1: "16777217"}, IN_FLOAT32.format("Equal", "INT64")),
+    "padding": Case(DType.INT64, lambda x: op.equal(x, op.constant(256)), [256, HI, LO], [1, 0, 0], BAD_64,
+                    INT32.format("INT64")),
     "remainder": Case(DType.INT32, lambda x: op.mod(x, op.constant(np.int32(7))), [2**24, -8], [1, -1],
                       {2**24 + 1: "16777217", LO: "-2147483648"}, IN_FLOAT32.format("Mod", "INT32")),
     "unsigned": Case(DType.UINT64, lambda x: op.add(x, _one(np.uint64)), [0, HI - 1], [1, HI], BAD_U64,

@@ -30,8 +30,9 @@ _OPERATIONS = {
     "StridedSlice Tile Broadcast Gather GatherElements GatherND ScatterUpdate ScatterElementsUpdate ScatterNDUpdate "
     "Select Roll",
     "give the same 32 bits, signed or not": "Add Subtract Multiply BitwiseAnd BitwiseOr BitwiseXor BitwiseNot",
-    "keep all 32 bits of signed integers": "Convert ShapeOf NonZero Maximum Minimum Abs Negative TopK Unique CumSum "
-    "Range",
+    "keep all 32 bits of signed integers": "Convert ShapeOf NonZero OneHot Maximum Minimum Abs Negative Sign TopK "
+    "Unique CumSum Range Clamp Equal:small NotEqual:small Less:small LessEqual:small Greater:small "
+    "GreaterEqual:small",
 }
 _MOVES, _WRAPS, _KEEPS = (frozenset(names.split()) for names in _OPERATIONS.values())
 # A constant for these says "to the end", which it still does when it is clamped.
@@ -59,7 +60,7 @@ def _held(spec: TensorSpec, port: Any, device: str, *, on_cpu: bool, refused: bo
         return None
     met = _met(port, on_cpu=on_cpu)
     if on_cpu and not met - {"Result"}:
-        # Handed on untouched, or turned into float32 right away.
+        # Handed on untouched, or turned into a float right away.
         return None
     if dtype is DType.FP64:
         return Range(dtype.numpy, -_FLOAT32, _FLOAT32, f"{device} computes {wire} as FP32", refused)
@@ -82,7 +83,7 @@ def _met(port: Any, *, on_cpu: bool) -> set[str]:
         source = ahead.pop()
         for target in source.get_target_inputs():
             node = target.get_node()
-            if on_cpu and source is port and _to_float32(node) and port.element_type in _INTEGERS:
+            if on_cpu and source is port and _to_float(node) and port.element_type in _INTEGERS:
                 continue
             name = _name(node)
             met.add(name)
@@ -95,19 +96,28 @@ def _met(port: Any, *, on_cpu: bool) -> set[str]:
     return met
 
 
-def _to_float32(node: Any) -> bool:
-    """Whether ``node`` makes float32 of integers: right behind an input that keeps all of their bits."""
-    return bool(node.get_type_name() == "Convert" and node.output(0).element_type == ov.Type.f32)
+def _to_float(node: Any) -> bool:
+    """Whether ``node`` makes floats of integers: right behind an input that sees all of their bits."""
+    return bool(node.get_type_name() == "Convert" and node.get_output_element_type(0) in (ov.Type.f32, ov.Type.f64))
 
 
 def _name(node: Any) -> str:
-    """The type of ``node``, with what of its attributes says how it computes."""
+    """The type of ``node``, with what decides how exactly it computes."""
     name = str(node.get_type_name())
-    if name == "Convert" and node.output(0).element_type == ov.Type.f64:
-        return "Convert to FP64"
+    if f"{name}:small" in _KEEPS and any(_is_small(source.get_node()) for source in node.input_values()):
+        # Rounding puts no number on the other side of one that float32 holds.
+        return f"{name}:small"
     if name.startswith("Scatter") and (how := node.get_attributes().get("reduction", "none")) != "none":
         return f"{name} ({how})"
     return name
+
+
+def _is_small(node: Any) -> bool:
+    """Whether ``node`` is a constant of integers that no other is rounded to."""
+    if node.get_type_name() != "Constant":
+        return False
+    numbers = np.asarray(node.data)
+    return bool(((numbers > -_IN_FLOAT32) & (numbers < _IN_FLOAT32)).all())
 
 
 def _of_inputs(inputs: Sequence[TensorSpec]) -> Iterator[str]:

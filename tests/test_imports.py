@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 ROWS = {
     "errors": 0,
     "portion": 0,
+    "ranges": 0,
     "tensors": 1,
     "trace_context": 1,
     "config": 2,

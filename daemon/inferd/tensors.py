@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from inferd.ranges import Range
+
 Buffer = bytes | memoryview
 Shape = tuple[int, ...]
 
@@ -75,7 +77,8 @@ class TensorSpec:
 
     ``dims`` is None when the rank itself is dynamic. ``aliases`` are the other names
     OpenVINO knows the port by; requests may use any of them, answers use ``name``.
-    ``batch_axis`` is the dimension that counts rows where the model has a batch.
+    ``batch_axis`` is the dimension that counts rows where the model has a batch. ``held`` are
+    the numbers that its devices hold of an input, None where that is all of its type.
     """
 
     name: str
@@ -83,12 +86,18 @@ class TensorSpec:
     dims: tuple[Dim, ...] | None
     aliases: frozenset[str] = field(default=frozenset())
     batch_axis: int = 0
+    held: Range | None = None
     static_shape: Shape | None = field(init=False, compare=False, repr=False)
     """The shape when every dimension is fixed, else None; kept, as each request is held against it."""
 
     def __post_init__(self) -> None:
         fixed = self.dims is not None and all(d.static for d in self.dims)
         object.__setattr__(self, "static_shape", tuple(d.lo for d in self.dims or ()) if fixed else None)
+
+    @property
+    def checked(self) -> Range | None:
+        """The numbers that a request is held to, None where all are taken."""
+        return self.held if self.held is not None and self.held.refused else None
 
     @property
     def wire_shape(self) -> list[int]:
@@ -206,6 +215,7 @@ class Signature:
     every tensor's batch axis, the first dimension unless its spec says another, runs
     from 1 to ``max_batch``. ``states`` are tensors the server carries from one request
     of a sequence to the next; ``stateful`` says that the model keeps a state of its own.
+    ``remarks`` are sentences on numbers that its devices can't hold.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -213,6 +223,7 @@ class Signature:
     max_batch: int = 0
     states: tuple[StateLink, ...] = ()
     stateful: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def in_sequences(self) -> bool:

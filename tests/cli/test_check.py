@@ -34,6 +34,7 @@ def classifier(entry: ModelEntry, version: VersionFile) -> Signature:
     return Signature(
         inputs=(TensorSpec("bytes", DType.INT32, (Dim(1, 8), Dim(2048, 2048))),),
         outputs=(TensorSpec("label", DType.FP32, (Dim(1, 8), Dim(0, None))), TensorSpec("raw", DType.BYTES, None)),
+        remarks=("input 'bytes' holds\n0..9; others are refused",),
     )
 
 
@@ -54,6 +55,7 @@ def test_inspected_models_show_inputs_and_outputs(repository):
             "        version 2 input: bytes INT32 [1..8,2048]",
             "        version 2 output: label FP32 [1..8,?]",
             "        version 2 output: raw BYTES [any rank]",
+            "        version 2 numbers: input 'bytes' holds 0..9; others are refused",
             "1 model, 0 broken",
         ],
     )
@@ -65,7 +67,7 @@ def test_a_broken_model_has_a_line_with_its_problem_and_the_exit_code_says_so(re
     assert code == 1
     assert lines == [
         "broken  magika: magika/model.toml: streams: unknown key; allowed: devices, versions, objective, execution, "
-        "batching, queue, sequences, share, shapes, preprocessing, warmup, rollout, properties",
+        "batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, rollout, properties",
         "ok      resnet: version 1 on CPU",
         "2 models, 1 broken",
     ]

@@ -109,3 +109,5 @@ def announce(served: Served) -> None:
             inline=entry.pool.inline,
             from_cache=entry.from_cache,
         )
+    if remarks := served.live.signature.remarks:
+        log.info("model narrows numbers", model=served.name, version=served.version, remarks=list(remarks))

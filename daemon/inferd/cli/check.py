@@ -13,7 +13,7 @@ Inspect = Callable[[ModelEntry, VersionFile], Signature]
 
 
 def check(settings: Settings, out: TextIO, inspect: Inspect | None = None) -> int:
-    """Print one line a model, and with ``inspect`` each version's inputs and outputs below it.
+    """Print one line a model, and with ``inspect`` below it each version's inputs, outputs and remarks.
 
     Returns 0 when every model is fine and 1 when any is broken; raises RepositoryError when
     the repository itself can't be read.
@@ -47,6 +47,8 @@ def _report(entry: ModelEntry, inspect: Inspect | None) -> Iterator[str]:
         signature = inspect(entry, version)
         yield from _tensors(f"version {version.version} input", signature.inputs)
         yield from _tensors(f"version {version.version} output", signature.outputs)
+        for remark in signature.remarks:
+            yield f"        version {version.version} numbers: {one_line(remark, 1000)}"
 
 
 def _tensors(role: str, specs: tuple[TensorSpec, ...]) -> Iterator[str]:

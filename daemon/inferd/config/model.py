@@ -296,6 +296,17 @@ class Share(_Table):
     )
 
 
+class Numbers(_Table):
+    """Numbers that the model's devices can't hold: they compute 64-bit integers in 32 bits, doubles in float32."""
+
+    out_of_range: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="refuse answers a request with such a number INVALID_ARGUMENT; accept computes with what the "
+        "device makes of it: integers lose their upper bits or are rounded, doubles become the largest float32. "
+        "docs/limits.md says which numbers those are.",
+    )
+
+
 class Rollout(_Table):
     """How a new version, or a changed one, takes the place of the one that answers."""
 
@@ -385,6 +396,7 @@ class ModelConfig(_Table):
         {}, description='Shape by input name; a dimension is a size, "?" (any), "LO..HI" or "LO..".'
     )
     preprocessing: dict[str, Preprocessing] = Field({}, description="Image preprocessing by input name.")
+    numbers: Numbers = Numbers()
     warmup: Warmup = Warmup()
     rollout: Rollout = Rollout()
     properties: dict[PropertyName, PropertyValue] = Field(

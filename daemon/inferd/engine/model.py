@@ -10,7 +10,7 @@ import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import preprocessing, state
+from inferd.engine import numbers, preprocessing, state
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
 from inferd.engine.device_status import DeviceStatus
@@ -215,7 +215,9 @@ class Engine:
             model = self._core.read_model(source.path)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
-            return model, state.link(source, _signature(model, source.config), stateful=_keeps_state(model, source))
+            refused = source.config.numbers.out_of_range == "refuse"
+            signature = numbers.told(_signature(model, source.config), model, self._targets(source), refused=refused)
+            return model, state.link(source, signature, stateful=_keeps_state(model, source))
         except InferdError:
             raise
         except RuntimeError as error:

@@ -47,7 +47,11 @@ def _linked(source: ModelSource, signature: Signature, name: str, declared: Stat
     if shape is None or shape != _one_row(fed_by, signature.max_batch):
         problem = f"input '{name}' is {spec.describe()} and output '{fed_by.name}' {fed_by.describe()}"
         raise source.misconfigured(key, problem, "one fixed shape; see [shapes]")
-    return StateLink(into, out_of, Tensor(spec.dtype, shape, _filled(source, key, spec.dtype, declared.initial, shape)))
+    filled = _filled(source, key, spec.dtype, declared.initial, shape)
+    if spec.checked is not None and not spec.checked.holds(filled):
+        problem = f"{declared.initial:g} is outside of what {spec.checked.why}"
+        raise source.misconfigured(f"{key}.initial", problem, str(spec.checked))
+    return StateLink(into, out_of, Tensor(spec.dtype, shape, filled))
 
 
 def _filled(source: ModelSource, key: str, dtype: DType, value: float, shape: Shape) -> bytes:

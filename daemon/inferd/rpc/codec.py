@@ -311,7 +311,20 @@ def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:
         )
     if spec.dtype is DType.BOOL and raw and int(np.frombuffer(raw, np.uint8).max()) > 1:
         raise InvalidRequest(model, f"input '{spec.name}': BOOL elements must be 0 or 1")
+    _check_numbers(model, spec, shape, raw)
     return Tensor(spec.dtype, shape, raw)
+
+
+def _check_numbers(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> None:
+    """Raises InvalidRequest naming the first number that the model's devices can't hold."""
+    checked = spec.checked
+    if checked is None or checked.holds(raw):
+        return
+    at, number = checked.first_outside(raw)
+    where = ",".join(str(int(n)) for n in np.unravel_index(at, shape))
+    raise InvalidRequest(
+        model, f"input '{spec.name}': element [{where}] is {number}, outside of {checked}: {checked.why}"
+    )
 
 
 def _split_strings(model: str, spec: TensorSpec, raw: bytes, count: int) -> list[bytes]:
@@ -370,7 +383,9 @@ def _from_contents(model: str, spec: TensorSpec, shape: Shape, contents: pb.Infe
             raise InvalidRequest(
                 model, f"input '{spec.name}': values must be {bounds.min}..{bounds.max} ({spec.dtype.wire})"
             )
-    return Tensor(spec.dtype, shape, array.astype(spec.dtype.numpy, copy=False).tobytes())
+    packed = array.astype(spec.dtype.numpy, copy=False).tobytes()
+    _check_numbers(model, spec, shape, packed)
+    return Tensor(spec.dtype, shape, packed)
 
 
 # -- outputs ----------------------------------------------------------------------

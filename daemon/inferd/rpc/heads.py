@@ -6,6 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.ranges import Range
 from inferd.rpc import wire
 from inferd.rpc.codec import Parameters, answer_bytes
 from inferd.rpc.placement import Into, check_fits, tell
@@ -30,12 +31,14 @@ class Asked(NamedTuple):
 
 
 class Input(NamedTuple):
-    """Where one input is: at ``place`` among the contents if it has ``nbytes``, else among the spans."""
+    """Where one input is: at ``place`` among the contents if it has ``nbytes``, else among the spans. ``checked`` are
+    the numbers that it is held to, if any."""
 
     place: int
     dtype: DType
     shape: Shape
     nbytes: int | None
+    checked: Range | None = None
 
 
 class Known:
@@ -101,16 +104,16 @@ class Known:
 
     def tensors(self, contents: Sequence[memoryview], found: Sequence[Placed] = ()) -> tuple[Tensor, ...] | None:
         """The inputs in port order, views of ``contents`` or in what was ``found`` of the spans; None where contents
-        are not as many and as long as they have to be."""
+        are not as many and as long as they have to be, or numbers are not those that they have to be."""
         if len(contents) != self._sent:
             return None
         given = []
-        for place, dtype, shape, nbytes in self.inputs:
+        for place, dtype, shape, nbytes, checked in self.inputs:
             if nbytes is None:
                 given.append(Tensor(dtype, shape, found[place]))
                 continue
             data = contents[place]
-            if len(data) != nbytes:
+            if len(data) != nbytes or (checked is not None and not checked.holds(data)):
                 return None
             given.append(Tensor(dtype, shape, data))
         return tuple(given)
@@ -203,8 +206,8 @@ class Heads:
         laid_out = [
             Input(there.index(at), t.dtype, t.shape, None)
             if at in placed
-            else Input(sent.index(at), t.dtype, t.shape, len(apart.contents[sent.index(at)]))
-            for at, t in zip(places, inputs, strict=True)
+            else Input(sent.index(at), t.dtype, t.shape, len(apart.contents[sent.index(at)]), spec.checked)
+            for at, t, spec in zip(places, inputs, signature.inputs, strict=True)
         ]
         spans = [Span(p.region, p.offset, p.nbytes) for p in (*(placed[at] for at in there), *(p for _, p in into))]
         self._known[apart.head] = Known(

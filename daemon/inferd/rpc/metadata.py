@@ -141,6 +141,8 @@ def _properties(live: Live) -> dict[str, str]:
         "execution_mode": config.execution.mode,
         "max_batch_size": str(live.signature.max_batch),
     }
+    if remarks := live.signature.remarks:
+        properties |= {"numbers": "; ".join(remarks), "numbers.out_of_range": config.numbers.out_of_range}
     for entry in live.loaded.pools:
         effective, device = entry.effective, entry.pool.device
         properties |= {

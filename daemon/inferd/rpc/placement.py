@@ -15,7 +15,8 @@ from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 REGION, NBYTES, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _ALLOWED = (REGION, NBYTES, OFFSET)
 
-# Looks at every byte of these before anything waits, so they are taken out at once.
+# Every byte of these is looked at before anything waits, so they are taken out at once; as are numbers that have to be
+# in a device's range, which a client must not change after the look.
 _TAKEN_OUT = (DType.BOOL, DType.BYTES)
 
 Into = tuple[tuple[int, Placed], ...]
@@ -55,7 +56,7 @@ class Places:
                     f"as {NBYTES}",
                 )
         self.shared = True
-        if spec.dtype not in _TAKEN_OUT:
+        if spec.dtype not in _TAKEN_OUT and spec.checked is None:
             return placed
         if placed.nbytes > most:
             raise InvalidRequest(model, f"{what} would be {placed.nbytes} bytes; at most {most} are allowed")

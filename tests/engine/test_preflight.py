@@ -314,7 +314,7 @@ print(json.dumps({{"verdict": "passed"}}))
     facts: dict[str, Any] = json.loads(seen.read_text())
     assert facts["limits"] == {
         "RLIMIT_DATA": [GIBIBYTE, GIBIBYTE],
-        "RLIMIT_CPU": [90, 90],
+        "RLIMIT_CPU": [90, 95],
         "RLIMIT_CORE": [0, 0],
         "RLIMIT_NOFILE": [256, 256],
     }

@@ -42,10 +42,13 @@ class Compiler:
     ) -> tuple["ov.CompiledModel", bool]:
         """``model``, read from ``source``, on the resolved device ``target``. True when it came from the cache.
 
-        Raises RuntimeError where OpenVINO does, and OSError when a file of ``source`` can't be read.
+        Raises RuntimeError where OpenVINO does, and ContentChanged where what was compiled may not be the content that
+        ``source`` was settled with.
         """
         if not self.caches(target):
-            return self._core.compile_model(model, target, dict(properties)), False
+            compiled = self._core.compile_model(model, target, dict(properties))
+            source.check()
+            return compiled, False
         key = self.key(source, target, properties)
         with self._cache.lock(key):
             result: Literal["hit", "miss", "refused"] = "miss"
@@ -59,12 +62,17 @@ class Compiler:
                     result = "refused"
             self._count(result)
             compiled = self._core.compile_model(model, target, dict(properties))
+            source.verify()
             self._cache.store(key, compiled.export_model().getbuffer())
             return compiled, False
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
-        """What stands for the content of ``source`` compiled like that. Raises OSError when a file can't be read."""
-        return blob_key(source.files, self._blob_facts(source, target, properties))
+        """What stands for the content of ``source``, which is settled, compiled like that."""
+        return blob_key(source.digest, self._blob_facts(source, target, properties))
+
+    def kept(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> bool:
+        """Whether ``source``, compiled like that, is in the cache."""
+        return self.caches(target) and self._cache.holds(self.key(source, target, properties))
 
     def _count(self, result: Literal["hit", "miss", "refused"]) -> None:
         with self._counting:

@@ -99,7 +99,7 @@ class Tuner:
         try:
             device, why = tunable_device(self._engine, source)
             key = key_of(self._engine, source, device) if device else {}
-        except (InferdError, OSError):
+        except InferdError:
             # Loading it will say what is wrong.
             return source
         record = Record(source, device, Phase.SETTLED if device else Phase.UNTUNABLE, key=key, said=why)

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from os.path import commonpath, exists, islink, join, realpath, relpath
+from os.path import commonpath, exists, isdir, islink, join, realpath, relpath
 from pathlib import Path
 
 from inferd.errors import RepositoryError, one_line
@@ -180,7 +180,7 @@ class Extent:
             if self.main.suffix == ".onnx" and commonpath((top, real)) != top:
                 # OpenVINO reads no external data from elsewhere.
                 continue
-            if islink(path) or exists(real):
+            if (islink(path) or exists(real)) and not isdir(real):
                 yield name, path if exists(path) else real
 
     def _found(self, name: str, top: str) -> File | str | None:
@@ -239,8 +239,10 @@ def _locations(path: str, stamp: Stamp) -> frozenset[str]:
             window = before + chunk
             for entry in _LOCATION.finditer(window):
                 low, *high = entry[1]
-                value = window[entry.end() : entry.end() + (low & 0x7F | (high[0] << 7 if high else 0))]
-                if b"\0" not in value:
+                size = low & 0x7F | (high[0] << 7 if high else 0)
+                value = window[entry.end() : entry.end() + size]
+                # What is cut here is whole in the next window.
+                if len(value) == size and b"\0" not in value:
                     found.add(os.fsdecode(value))
             before = window[-_LONGEST_ENTRY:]
     return frozenset(found)

@@ -226,7 +226,7 @@ def compiled(daemon: Daemon) -> list[str]:
     return [event["model"] for event in daemon.events("preflight passed")]
 
 
-def test_what_is_replaced_is_served_after_a_load_a_reload_and_a_watch_and_by_the_next_daemon(
+def test_what_is_replaced_is_served_however_that_comes_to_be_known(
     tmp_path: Path,
 ) -> None:
     root, cache = tmp_path / "models", tmp_path / "cache"

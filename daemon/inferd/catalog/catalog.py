@@ -222,15 +222,17 @@ class Catalog:
             self._break(broken.name, broken.error)
         present = {entry.name for entry in listing.models} | {broken.name for broken in listing.broken}
         gone = [name for name in {*self._models, *self._broken} if name not in present]
-        if thorough:
-            for entry in listing.models:
-                await self._find_rewritten(entry)
-        changed = [entry for entry in listing.models if self._differs(entry)]
         await self._publish()
         await asyncio.gather(
-            *(self._load_or_try(entry) for entry in changed),
+            *(self._load_if_changed(entry, thorough=thorough) for entry in listing.models),
             *(self._vanish(name) for name in gone),
         )
+
+    async def _load_if_changed(self, entry: ModelEntry, *, thorough: bool) -> None:
+        if thorough and not self._differs(entry):
+            await self._find_rewritten(entry)
+        if self._differs(entry):
+            await self._load_or_try(entry)
 
     async def _load_or_try(self, entry: ModelEntry) -> None:
         """Return once ``entry`` is loaded, or a version of it has begun to share the requests."""

@@ -71,8 +71,11 @@ class Lives:
 
     async def holds(self, live: Live | None, source: ModelSource) -> bool:
         """Whether the files of ``source``, all of which are read, have the content that ``live`` was loaded from."""
+        if live is None:
+            return False
         try:
-            return live is not None and (await asyncio.to_thread(source.settled)).digest == live.source.digest
+            async with self._compiling:
+                return (await asyncio.to_thread(source.settled)).digest == live.source.digest
         except InferdError:
             return False
 

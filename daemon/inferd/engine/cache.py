@@ -104,10 +104,6 @@ class BlobCache:
         except OSError as error:
             _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
 
-    def holds(self, key: str) -> bool:
-        """Whether a blob is stored under ``key``, sound or not."""
-        return self.enabled and self._file(key).exists()
-
     def marked(self, key: str) -> bool:
         """Whether :meth:`mark` was called for ``key``, by any process that shares the folder."""
         if not self.enabled:

@@ -116,7 +116,7 @@ class Engine:
         self._cpu_threads = cpu_threads
         self._preflight = preflight
         self._maps = maps
-        self._compiler = Compiler(self._core, cache)
+        self._compiler = Compiler(self._core, cache, maps=maps)
 
     @property
     def available_devices(self) -> tuple[str, ...]:
@@ -158,7 +158,9 @@ class Engine:
     def _load(self, source: ModelSource, targets: Sequence[str], begun: float) -> LoadedModel:
         if self._preflight is not None:
             self._try_first(self._preflight, source, targets)
-        model, signature = self._prepare(source, maps=self._maps or self._kept(source, targets))
+        # What is imported from a blob uses the weights in there.
+        maps = self._maps or all(self._compiler.caches(target) for target in targets)
+        model, signature = self._prepare(source, maps=maps)
         source.check()
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
@@ -209,14 +211,6 @@ class Engine:
             with _explained(source, target):
                 keys.append(self._compiler.key(source, target, self._properties(source, target)))
         preflight.check(source, keys)
-
-    def _kept(self, source: ModelSource, targets: Sequence[str]) -> bool:
-        """Whether nothing has to be compiled, so that the model that is read is only looked at."""
-        kept = []
-        for target in targets:
-            with _explained(source, target):
-                kept.append(self._compiler.kept(source, target, self._properties(source, target)))
-        return all(kept)
 
     def _targets(self, source: ModelSource) -> list[str]:
         return [devices.resolve(requested, self.available_devices) for requested in source.config.devices]

@@ -244,7 +244,7 @@ class HealthMonitor:
             await self._catalog.roll_out(served, live.config, _at_once)
         except ContentChanged:
             # What it was loaded from is there no more.
-            why = await self._loaded_as_it_is_now(served.name)
+            why = await self._loaded_as_it_is_now(served.name) if served.live is live else "it was unloaded"
         except InferdError as error:
             why = str(error)
         except Exception:

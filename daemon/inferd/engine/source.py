@@ -75,4 +75,5 @@ class ModelSource:
         # A file that went or changed between the look and the reading is no fault of the model's.
         if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
             return ContentChanged(self.name, self.version)
-        return LoadFailed(self.name, self.version, f"a file of it can't be read: {error.strerror}")
+        which = f"'{Path(error.filename).name}'" if isinstance(error.filename, str) else "a file of it"
+        return LoadFailed(self.name, self.version, f"{which} can't be read: {error.strerror}")

@@ -18,6 +18,7 @@ ROWS = {
     "trace_context": 1,
     "config": 2,
     "requests": 2,
+    "content": 3,
     "control_group": 3,
     "lifecycle": 3,
     "logs": 3,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inferd.config.model import ModelConfig
 from inferd.errors import ConfigurationError, InferdError, RepositoryError, UnknownModel
-from inferd.repository import FORMATS, ModelEntry, Repository
+from inferd.repository import FORMATS, Repository
 
 
 def plant(root: Path, *files: str, **texts: str) -> Path:
@@ -34,12 +34,6 @@ def problems(root: Path) -> dict[str, str]:
     return {b.name: str(b.error) for b in Repository(root).scan().broken}
 
 
-def files_of(entry: ModelEntry) -> list[str]:
-    (version,) = entry.versions
-    assert version.files[0] == version.path
-    return [f.name for f in version.files]
-
-
 # -- layouts ----------------------------------------------------------------------
 
 
@@ -48,7 +42,7 @@ def test_each_layout_is_found_for_each_format(tmp_path, extension):
     plant(tmp_path, f"versioned/7/model{extension}", f"unversioned/model{extension}", f"single{extension}")
     listing = Repository(tmp_path).scan()
     assert listing.broken == ()
-    assert [(m.name, v.version, v.path.relative_to(tmp_path)) for m in listing.models for v in m.versions] == [
+    assert [(m.name, v.version, v.extent.main.relative_to(tmp_path)) for m in listing.models for v in m.versions] == [
         ("single", 1, Path(f"single{extension}")),
         ("unversioned", 1, Path(f"unversioned/model{extension}")),
         ("versioned", 7, Path(f"versioned/7/model{extension}")),
@@ -67,12 +61,12 @@ def test_the_settings_of_a_model_come_from_its_file(tmp_path):
 
 def test_one_model_file_of_another_name_will_do(tmp_path):
     plant(tmp_path, "m/1/resnet.onnx", "m/1/labels.txt")
-    assert Repository(tmp_path).find("m").versions[0].path == tmp_path / "m/1/resnet.onnx"
+    assert Repository(tmp_path).find("m").versions[0].extent.main == tmp_path / "m/1/resnet.onnx"
 
 
 def test_a_file_called_model_goes_before_others(tmp_path):
     plant(tmp_path, "m/1/a.onnx", "m/1/model.xml", "m/1/z.pb")
-    assert Repository(tmp_path).find("m").versions[0].path == tmp_path / "m/1/model.xml"
+    assert Repository(tmp_path).find("m").versions[0].extent.main == tmp_path / "m/1/model.xml"
 
 
 def test_hidden_and_unrelated_entries_are_ignored(tmp_path):
@@ -97,30 +91,43 @@ def test_listings_are_sorted_by_name(tmp_path):
 # -- the files that make up a version ---------------------------------------------
 
 
-def test_an_ir_model_consists_of_xml_and_bin(tmp_path):
-    plant(tmp_path, "m/1/model.xml", "m/1/model.bin", "m/1/other.bin", "m/1/notes.txt")
-    assert files_of(Repository(tmp_path).find("m")) == ["model.xml", "model.bin"]
+@pytest.mark.parametrize(
+    ("files", "own"),
+    [
+        (["m/1/model.xml", "m/1/model.bin", "m/1/notes.txt", "m/2.txt"], ["model.bin", "model.xml", "notes.txt"]),
+        (["m/1/model.xml"], ["model.xml"]),
+        (["m/1/model.onnx", "m/1/.weights", "m/1/a/.b/w", "m/x/y"], [".weights", "a/.b/w", "model.onnx"]),
+        (["m/model.onnx", "m/model.toml", "m/a/model.toml", "n/1/model.onnx"], ["a/model.toml", "model.onnx"]),
+        (["m/1/model.pdmodel", "m/1/model.pdiparams"], ["model.pdiparams", "model.pdmodel"]),
+        (["m/1/saved_model.pb", "m/1/variables/v"], ["saved_model.pb", "variables/v"]),
+        (["m/1/model.saved_model/saved_model.pb"], ["model.saved_model/saved_model.pb"]),
+        (["m/1/model.onnx", "m/1/lost+found/x"], ["model.onnx"]),
+        # At the root, what the format keeps beside the file, and nothing else.
+        (["m.xml", "m.bin", "n.xml", "n.bin", "README.md"], ["m.bin", "m.xml"]),
+        (["m.pdmodel", "m.pdiparams", "m.txt"], ["m.pdiparams", "m.pdmodel"]),
+        (["m.onnx", "m.onnx.data"], ["m.onnx"]),
+        (["m.saved_model/saved_model.pb", "m.saved_model/variables/v"], ["saved_model.pb", "variables/v"]),
+    ],
+)
+def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
+    (version,) = Repository(plant(tmp_path, *files)).find("m").versions
+    assert sorted(f.name for f in version.content.files) == own
 
 
-def test_an_ir_model_without_weights_needs_no_bin(tmp_path):
-    plant(tmp_path, "m/1/model.xml")
-    assert files_of(Repository(tmp_path).find("m")) == ["model.xml"]
-
-
-def test_a_paddle_model_consists_of_pdmodel_and_pdiparams(tmp_path):
-    plant(tmp_path, "m/1/inference.pdmodel", "m/1/inference.pdiparams", "m/1/inference.pdiparams.info")
-    assert files_of(Repository(tmp_path).find("m")) == ["inference.pdmodel", "inference.pdiparams"]
-
-
-def test_an_onnx_model_may_keep_its_weights_in_any_file_beside_it(tmp_path):
-    plant(tmp_path, "m/model.onnx", "m/encoder.weight", "m/model.onnx.data", m="[execution]\nstreams = 1")
-    assert files_of(Repository(tmp_path).find("m")) == ["model.onnx", "encoder.weight", "model.onnx.data"]
-
-
-def test_an_onnx_model_at_the_root_owns_only_files_that_start_with_its_name(tmp_path):
-    plant(tmp_path, "m.onnx", "m.onnx.data", "m.onnx_data", "other.xml", "other.bin", "README.md")
-    assert files_of(Repository(tmp_path).find("m")) == ["m.onnx", "m.onnx.data", "m.onnx_data"]
-    assert files_of(Repository(tmp_path).find("other")) == ["other.xml", "other.bin"]
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        (["m/1/model.saved_model/saved_model.pb"], "m/1/model.saved_model"),
+        (["m/1/net.saved_model/saved_model.pb", "m/1/net.saved_model/fingerprint.pb"], "m/1/net.saved_model"),
+        (["m/1/saved_model.pb", "m/1/fingerprint.pb", "m/1/keras_metadata.pb", "m/1/variables/v"], "m/1"),
+        (["m/model.saved_model/saved_model.pb"], "m/model.saved_model"),
+        (["m/saved_model.pb"], "m"),
+        (["m.saved_model/saved_model.pb"], "m.saved_model"),
+    ],
+)
+def test_a_saved_model_is_found_wherever_a_file_would_be(tmp_path, files, read):
+    (version,) = Repository(plant(tmp_path, *files)).find("m").versions
+    assert version.extent.main == version.content.main == tmp_path / read
 
 
 # -- which versions are served ----------------------------------------------------
@@ -154,7 +161,7 @@ def test_a_version_that_is_not_served_may_be_in_any_state(tmp_path):
 
 # -- what can't be served, in words -----------------------------------------------
 
-EXTENSIONS = "xml, onnx, pb, tflite, pdmodel"
+EXTENSIONS = "xml, onnx, pb, tflite, pdmodel, saved_model"
 
 BROKEN = {
     "two model files of other names": (

@@ -1,5 +1,6 @@
 """A change of the repository is told once, and not before it is whole."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,9 @@ def test_what_still_changes_is_left_alone(tmp_path: Path, watch: Watch) -> None:
     assert [watch.changed() for _ in range(2)] == [True, False]
 
 
-@pytest.mark.parametrize("change", ["content", "replaced", "settings", "version", "gone", "broken"])
+@pytest.mark.parametrize(
+    "change", ["content", "replaced", "untouched", "below", "hidden", "linked", "settings", "version", "gone", "broken"]
+)
 def test_every_kind_of_change_is_seen(tmp_path: Path, watch: Watch, change: str) -> None:
     match change:
         case "content":
@@ -45,6 +48,20 @@ def test_every_kind_of_change_is_seen(tmp_path: Path, watch: Watch, change: str)
             # As deployments do it: same size, a new file moved over the old one.
             put(tmp_path, "m", "y", "1/.next")
             (tmp_path / "m/1/.next").rename(tmp_path / "m/1/model.onnx")
+        case "untouched":
+            # In as many bytes, and as if it had been left alone.
+            before = (file := tmp_path / "m/1/model.onnx").stat()
+            file.write_text("y")
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        case "below":
+            put(tmp_path, "m", "x", "1/a/b")
+        case "hidden":
+            put(tmp_path, "m", "x", "1/.b")
+        case "linked":
+            put(tmp_path, ".store", "x")
+            (tmp_path / "m/1/model.onnx").unlink()
+            (tmp_path / "m/1").rmdir()
+            (tmp_path / "m/1").symlink_to("../.store/1")
         case "settings":
             put(tmp_path, "m", "[batching]\nmax_size = 4\n", "model.toml")
         case "version":

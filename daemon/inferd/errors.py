@@ -84,6 +84,18 @@ class LoadFailed(InferdError):
         super().__init__(f"model '{model}' version {version} failed to load: {problem}")
 
 
+class LoadInterrupted(LoadFailed):
+    """It did not load for a reason that lies outside of it and may pass: worth another try by itself."""
+
+
+class ContentChanged(LoadInterrupted):
+    """The version's files are not what they were when its loading began."""
+
+    def __init__(self, model: str, version: int) -> None:
+        problem = "its files changed while they were read; move them into place whole (write elsewhere, then rename)"
+        super().__init__(model, version, problem)
+
+
 # -- what a client reads ----------------------------------------------------------
 
 

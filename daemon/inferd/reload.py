@@ -31,10 +31,12 @@ class Reloader:
         self._take = take
         self._catalog = catalog
         self._wanted = asyncio.Event()
+        self._thorough = False
         self.counts = {"ok": 0, "failed": 0}
 
-    def ask(self) -> None:
-        """Reload soon."""
+    def ask(self, *, thorough: bool = True) -> None:
+        """Reload soon; if ``thorough``, also what was changed without a trace."""
+        self._thorough = self._thorough or thorough
         self._wanted.set()
 
     async def run(self, begun: Callable[[], None], ended: Callable[[], None]) -> None:
@@ -42,10 +44,11 @@ class Reloader:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            thorough, self._thorough = self._thorough, False
             begun()
             well = self._resettle()
             try:
-                await self._catalog.reload()
+                await self._catalog.reload(thorough=thorough)
             except InferdError as error:
                 log.error("the model repository can't be read; what is served stays", problem=str(error))
                 well = False
@@ -61,7 +64,7 @@ class Reloader:
         while True:
             await asyncio.sleep(seconds)
             if await asyncio.to_thread(watch.changed):
-                self.ask()
+                self.ask(thorough=False)
 
     def _resettle(self) -> bool:
         """False where the settings can't be read: then all of them stay."""

@@ -7,11 +7,11 @@ Under the root, any mix of::
     <model>.<ext>                    version 1
 
 A folder may hold one model file of another name instead of ``model.<ext>``, and a model's
-folder a ``model.toml``. The files beside it that a format keeps weights in belong to the
-model: ``.bin``, ``.pdiparams``, and for ONNX what else is in its folder, or at the root what
-starts with its name, such as ``<model>.onnx.data``. Hidden entries are ignored. Nothing
-outside the root is served: a symbolic link may lead elsewhere within it and, unless that is allowed,
-no further.
+folder a ``model.toml``. Where a file can be, so can the folder of a TensorFlow SavedModel,
+``model.saved_model``; a version's folder may also be one itself, with its ``saved_model.pb``.
+Hidden entries are no models and no versions. All that is below a version's folder belongs to it
+(see :mod:`inferd.content`), hidden or not. Nothing outside the root is served: a symbolic link may
+lead elsewhere within it and, unless that is allowed, no further.
 
 A broken model is found to be so on its own and never keeps another from being served. Its
 error names files relative to the root, because clients get to read it.
@@ -24,35 +24,32 @@ from dataclasses import dataclass
 
 # Not Path's own questions about files: those raise on a link to where this process may not
 # look, and one such link would keep every other model from being found.
-from os.path import commonpath, exists, getsize, isdir, isfile, islink, lexists, realpath
+from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
 
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig, Versions, read
+from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, Extent
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
 
 FORMATS = (".xml", ".onnx", ".pb", ".tflite", ".pdmodel")
+# TensorFlow's SavedModel is a folder, told by the file in it.
+_SAVED_MODEL, _SAVED = ".saved_model", "saved_model.pb"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # 18 digits: a version has to fit the protocol's int64.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_CONFIG = "model.toml"
 _MOST_SETTINGS = 64 << 10
-# Every ext4 volume has this folder at its top, and a repository often is a volume of its own.
-_NOT_A_MODEL = "lost+found"
 
 
 @dataclass(frozen=True, slots=True)
 class VersionFile:
-    """One version on disk: the file to read and, that one first, all files its content depends on.
-
-    ``stamps`` has size, time of change (ns) and inode of each file: they differ when a file was written or replaced.
-    """
+    """One version on disk: which files it is, and how they were when it was found. Two that are equal have the same
+    files, none of which was written, replaced or moved in between."""
 
     version: int
-    path: Path
-    files: tuple[Path, ...]
-    stamps: tuple[tuple[int, int, int], ...] = ()
+    extent: Extent
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,7 @@ class Repository:
         for path in _visible(self.root):
             if _is_model_file(path):
                 claims[path.stem].append(path)
-            elif (isdir(path) and path.name != _NOT_A_MODEL) or _is_link_to_nothing(path):
+            elif (isdir(path) and path.name != LOST_FOUND) or _is_link_to_nothing(path):
                 claims[path.name].append(path)
         return claims
 
@@ -148,17 +145,16 @@ class Repository:
         path = paths[0]
         try:
             self._check_link(path)
-            if isdir(path):
-                return self._folder(name, path)
-            external = [p for p in _visible(self.root) if p.name.startswith(path.name) and isfile(p)]
-            return ModelEntry(name, ModelConfig(), (self._version(1, path, external),))
+            if _is_model_file(path):
+                return ModelEntry(name, ModelConfig(), (self._version(1, path, path if isdir(path) else None),))
+            return self._folder(name, path)
         except OSError as error:
             where = Path(error.filename or path)
             raise RepositoryError(self._shown(where), _reason(error)) from None
 
     def _folder(self, name: str, folder: Path) -> ModelEntry:
         config = ModelConfig()
-        if lexists(file := folder / _CONFIG):
+        if lexists(file := folder / SETTINGS):
             self._check_link(file)
             self._check_settings(file)
             config = read(file, self._shown(file))
@@ -182,46 +178,29 @@ class Repository:
         self._check_link(folder)
         entries = _visible(folder)
         models = [p for p in entries if _is_model_file(p)]
-        chosen = [p for p in models if p.stem == "model"] or models
+        # What TensorFlow writes beside a saved_model.pb ends in .pb, too.
+        chosen = [p for p in models if p.stem == "model"] or [p for p in models if p.name == _SAVED] or models
         if len(chosen) > 1:
             raise RepositoryError(self._shown(folder), f"holds several model files: {_names(chosen)}; keep one")
         if not chosen:
             expected = "<version>/model.<ext> or model.<ext>" if folder.parent == self.root else "model.<ext>"
-            extensions = listed(f.removeprefix(".") for f in FORMATS)
+            extensions = listed(f.removeprefix(".") for f in (*FORMATS, _SAVED_MODEL))
             problem = f"holds no model; expected: {expected}, where <ext> is one of {extensions}"
             raise RepositoryError(self._shown(folder), f"{problem}; found: {_names(entries)}")
-        external = [p for p in entries if isfile(p) and p.name != _CONFIG]
-        return self._version(version, chosen[0], external)
+        # One right in the version's folder is that.
+        return self._version(version, folder if chosen[0].name == _SAVED else chosen[0], folder)
 
-    def _version(self, version: int, path: Path, external: Sequence[Path]) -> VersionFile:
-        """``external``: the files that hold the weights if the model at ``path`` is ONNX and keeps them outside.
+    def _version(self, version: int, main: Path, folder: Path | None) -> VersionFile:
+        self._check_link(main)
+        extent = Extent(main, folder, self._bounds)
+        return VersionFile(version, extent, extent.look())
 
-        ONNX names them inside the model and any name will do. One too many costs a compile
-        when it changes, one too few would let an old cached blob pass for the new weights.
-        """
-        beside: Sequence[Path] = ()
-        match path.suffix:
-            case ".xml":
-                beside = (path.with_suffix(".bin"),)
-            case ".pdmodel":
-                beside = (path.with_suffix(".pdiparams"),)
-            case ".onnx":
-                beside = [p for p in external if p != path]
-        files = (path, *(p for p in beside if lexists(p)))
-        for file in files:
-            self._check_link(file)
-        stats = [file.stat() for file in files]
-        return VersionFile(version, path, files, tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats))
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.root, self.links_out)
 
     def _check_link(self, path: Path) -> None:
-        """Raises RepositoryError where ``path``, links followed, is not within the root or not there."""
-        # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
-        root, target = realpath(self.root), realpath(path)
-        if not self.links_out and commonpath((root, target)) != root:
-            raise RepositoryError(self._shown(path), "is a symbolic link that leads out of the model repository")
-        if not exists(target):
-            problem = "is a symbolic link to nothing that can be read" if islink(path) else "can't be read"
-            raise RepositoryError(self._shown(path), problem)
+        self._bounds.check_link(path)
 
     def _check_settings(self, file: Path) -> None:
         # Reading from a pipe would wait for whoever writes to it.
@@ -231,7 +210,7 @@ class Repository:
             raise RepositoryError(self._shown(file), f"is larger than {_MOST_SETTINGS} bytes")
 
     def _shown(self, path: Path) -> str:
-        return one_line(str(path.relative_to(self.root)))
+        return self._bounds.shown(path)
 
 
 def repository_of(settings: Settings) -> Repository:
@@ -248,7 +227,7 @@ def _picked(name: str, policy: Versions, present: Sequence[int]) -> Sequence[int
         case "listed":
             if absent := sorted(set(policy.listed) - set(present)):
                 problem = f"versions.listed names {listed(absent)}, which is absent; present: {listed(present)}"
-                raise RepositoryError(f"{name}/{_CONFIG}", problem)
+                raise RepositoryError(f"{name}/{SETTINGS}", problem)
             return sorted(set(policy.listed))
 
 
@@ -257,8 +236,10 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_model_file(path: Path) -> bool:
-    # A link to nothing counts, so that it gets an error of its own rather than being overlooked.
-    return path.suffix in FORMATS and (isfile(path) or _is_link_to_nothing(path))
+    # What is no file counts too, so that it gets an error of its own rather than being overlooked.
+    if path.suffix == _SAVED_MODEL:
+        return lexists(path / _SAVED)
+    return path.suffix in FORMATS and lexists(path) and not isdir(path)
 
 
 def _is_link_to_nothing(path: Path) -> bool:

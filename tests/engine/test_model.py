@@ -15,7 +15,6 @@ from inferd.engine.model import DevicePool, LoadedModel
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
-from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, DeviceAbsent, LoadFailed
 from inferd.repository import FORMATS
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
@@ -209,14 +208,6 @@ def test_a_file_that_has_gone_is_refused_likewise(extension: str, tmp_path: Path
     with pytest.raises(LoadFailed) as refused:
         models.engine().load(models.source(tmp_path / f"model{extension}"))
     assert str(tmp_path) not in str(refused.value)
-
-
-def test_a_file_that_went_while_its_model_was_loaded_is_refused_likewise(tmp_path: Path) -> None:
-    file = models.save(models.identity(), tmp_path)
-    engine = models.engine(cache=tmp_path / "cache")
-    gone = ModelSource("small", 1, file, (file, tmp_path / "model.onnx.data"), models.source(file).config)
-    with pytest.raises(LoadFailed, match=r"a file of it can't be read: No such file or directory$"):
-        engine.load(gone)
 
 
 def test_an_absent_device_is_named_with_what_is_present(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine, Hint
 from inferd.engine.runtime import ov
-from inferd.engine.source import ModelSource, fingerprint
+from inferd.engine.source import ModelSource
 from inferd.engine.topology import Tunables
 from inferd.errors import ConfigurationError, DeviceAbsent, LoadFailed
 from tests.engine import models
@@ -137,31 +137,26 @@ def test_devices_with_drivers_tell_their_versions() -> None:
     assert engine.tunable("BATCH:GPU.0(16)") == Tunables(streams=(1, 2))
 
 
-# -- fingerprints --------------------------------------------------------------------
+# -- digests -------------------------------------------------------------------------
 
 
-def test_a_fingerprint_follows_the_content_of_every_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_digest_follows_the_content_of_every_file_and_nothing_else(tmp_path: Path) -> None:
     one, other = (source(tmp_path / name) for name in ("one", "other"))
-    assert len(one.files) == 2
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     copy = models.source(tmp_path / "copy" / one.path.relative_to(tmp_path / "one"))
-    assert fingerprint(copy) == fingerprint(one)
-    for kept, changed in ((0, 1), (1, 0)):
-        other.files[kept].write_bytes(one.files[kept].read_bytes())
-        other.files[changed].write_bytes(one.files[changed].read_bytes() + b"\n")
-        assert fingerprint(other) != fingerprint(one)
-    assert fingerprint(models.source(one.path, "[execution]\nstreams = 2", name="another")) == fingerprint(one)
-    assert len(fingerprint(one)) == 64
+    digest = one.settled().digest
+    assert copy.settled().digest == digest
+    for kept, changed in ((".xml", ".bin"), (".bin", ".xml")):
+        ours, theirs = one.path, other.path
+        theirs.with_suffix(kept).write_bytes(ours.with_suffix(kept).read_bytes())
+        theirs.with_suffix(changed).write_bytes(ours.with_suffix(changed).read_bytes() + b"\n")
+        assert other.settled().digest != digest
+    assert models.source(one.path, "[execution]\nstreams = 2", name="another").settled().digest == digest
+    assert len(digest) == 64
 
 
-def test_files_in_another_order_are_another_model(tmp_path: Path) -> None:
+def test_a_file_that_has_gone_has_no_digest(tmp_path: Path) -> None:
     given = source(tmp_path)
-    turned = ModelSource(given.name, given.version, given.path, given.files[::-1], given.config)
-    assert fingerprint(turned) != fingerprint(given)
-
-
-def test_a_file_that_has_gone_has_no_fingerprint(tmp_path: Path) -> None:
-    given = source(tmp_path)
-    given.files[1].unlink()
-    with pytest.raises(FileNotFoundError):
-        fingerprint(given)
+    given.path.unlink()
+    with pytest.raises(LoadFailed, match=r"model\.xml: can't be read$"):
+        given.settled()

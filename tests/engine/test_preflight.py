@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
@@ -20,7 +21,7 @@ from inferd.engine.model import Engine
 from inferd.engine.preflight import COMMAND, Preflight, PreflightLimits, memory_allowed
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
-from inferd.errors import ConfigurationError, LoadFailed
+from inferd.errors import ConfigurationError, ContentChanged, LoadFailed, LoadInterrupted
 from tests.engine import hostile_models, models
 from tests.engine.models import numbers, tensor
 
@@ -219,23 +220,90 @@ def test_however_the_child_ends_the_sentence_says_so(text: str, problem: str, tm
     assert said.startswith(f"the process that tried it first {problem}")
 
 
-def test_a_child_that_is_killed_from_outside_is_a_failed_load_and_the_next_try_passes(
-    tmp_path: Path, cache: BlobCache
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        *((f"os.kill(os.getpid(), signal.{name})", True) for name in ("SIGKILL", "SIGTERM", "SIGHUP")),
+        *((f"os.kill(os.getpid(), signal.{name})", False) for name in ("SIGSEGV", "SIGBUS", "SIGXCPU")),
+        ("sys.exit(1)", False),
+    ],
+)
+def test_what_ends_a_child_from_outside_says_nothing_of_the_model(
+    text: str, passes: bool, tmp_path: Path, cache: BlobCache
 ) -> None:
-    source = models.source(models.save(models.slow(), tmp_path), "[warmup]\nruns = 1")
-    killed: list[int] = []
+    source = models.source(models.save(models.scaled(2), tmp_path))
+    with pytest.raises(LoadFailed) as refused:
+        engine(cache, preflight(cache, command=program(text))).load(source)
+    assert isinstance(refused.value, LoadInterrupted) == passes
 
-    def kill() -> None:
-        while not killed:
-            killed.extend(p for p in _children() if "preflight_process" in _command(p))
-        os.kill(killed[0], signal.SIGKILL)
 
-    with ThreadPoolExecutor() as threads:
-        killing = threads.submit(kill)
-        said = refusal(engine(cache), source)
-        killing.result()
-    assert "killed from outside (SIGKILL)" in said
+def test_a_child_that_computes_for_too_long_ends_by_its_own_limit() -> None:
+    """And not as if it had been killed from outside, which would be tried again and again."""
+    spin = "from inferd.engine import preflight_process as p\np._limit(p.resource.RLIMIT_CPU, 1, 6)\nwhile 1: 0"
+    assert subprocess.run([sys.executable, "-c", spin], check=False).returncode == -signal.SIGXCPU
+
+
+# -- files that change meanwhile ----------------------------------------------------
+
+# A child during one step of which "next" is in the place of the model's weights, and stays there or not.
+SWAPPING = """
+import os, sys
+from pathlib import Path
+from inferd.engine import model, preflight_process
+folder, step, back = Path(sys.argv[1]), sys.argv[2], len(sys.argv) > 3
+taken = getattr(model.ov.Core, step)
+def swapped(self, *given, **more):
+    os.rename(folder / "model.bin", folder / "kept")
+    os.rename(folder / "next", folder / "model.bin")
+    found = taken(self, *given, **more)
+    if back:
+        os.rename(folder / "model.bin", folder / "next")
+        os.rename(folder / "kept", folder / "model.bin")
+    return found
+setattr(model.ov.Core, step, swapped)
+preflight_process.main()
+"""
+
+
+def _scale(folder: Path, factor: float, name: str) -> Path:
+    """A model whose only number is among its weights, which are in the file ``name``."""
+    x = models.parameter((4,))
+    weights = models.op.constant(np.full(4, factor, np.float32))
+    file = models.save(models.model({"y": models.op.multiply(x, weights)}, [x]), folder)
+    file.with_suffix(".bin").rename(folder / name)
+    return file
+
+
+@pytest.mark.parametrize("step", ["read_model", "compile_model"])
+@pytest.mark.parametrize("back", [False, True], ids=["replaced", "replaced and put back"])
+def test_what_was_read_while_it_changed_is_kept_under_no_key(
+    step: str, back: bool, tmp_path: Path, cache: BlobCache
+) -> None:
+    folder = tmp_path / "model"
+    _scale(folder, 3, "next")
+    source = models.source(_scale(folder, 2, "model.bin"))
+    command = (sys.executable, "-c", SWAPPING, str(folder), step, *(["back"] if back else []))
+    with pytest.raises(ContentChanged):
+        engine(cache, preflight(cache, command=command)).load(source)
+    assert [*tmp_path.glob("cache/*.blob"), *tmp_path.glob("cache/*.passed")] == []
+    loaded = engine(cache).load(source)
+    [entry] = loaded.pools
+    entry.pool.start(0, [[tensor([1, 1, 1, 1])]])
+    while not entry.pool.sweep():
+        pass
+    assert numbers(entry.pool.read(0, (0,))[0]).tolist() == [2 if back else 3] * 4
+    loaded.close()
+
+
+def test_a_source_that_was_settled_is_loaded_as_it_was_or_not_at_all(tmp_path: Path, cache: BlobCache) -> None:
+    _scale(tmp_path, 2, "same")
+    _scale(tmp_path, 3, "next")
+    source = models.source(_scale(tmp_path, 2, "model.bin")).settled()
+    (tmp_path / "same").replace(tmp_path / "model.bin")
     engine(cache).load(source).close()
+    (tmp_path / "next").replace(tmp_path / "model.bin")
+    with pytest.raises(ContentChanged):
+        engine(cache).load(source)
 
 
 @pytest.mark.parametrize("text", ["time.sleep(600)", "os.close(1); os.close(2); time.sleep(600)"])
@@ -314,7 +382,7 @@ print(json.dumps({{"verdict": "passed"}}))
     facts: dict[str, Any] = json.loads(seen.read_text())
     assert facts["limits"] == {
         "RLIMIT_DATA": [GIBIBYTE, GIBIBYTE],
-        "RLIMIT_CPU": [90, 90],
+        "RLIMIT_CPU": [90, 95],
         "RLIMIT_CORE": [0, 0],
         "RLIMIT_NOFILE": [256, 256],
     }

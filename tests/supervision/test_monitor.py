@@ -197,6 +197,18 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 
 
 @on_loop
+async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
+    async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
+        before = house.live
+        (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
+        house.submit()
+        house.engine.running("GPU")[0].fail(GONE)
+        await until(lambda: house.ready and house.live is not before)
+        assert house.live.source.digest != before.source.digest
+        assert house.reason == ""
+
+
+@on_loop
 async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path: Path) -> None:
     rebuilds = RebuildRules(first=0.001, slowly=0.001)
     async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:

@@ -22,6 +22,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests import models
 from tests.engine import models as small
 from tests.system import echo_models, wall_clock
 from tests.system.daemon import Daemon
+from tests.system.prometheus import until
 from tests.system.wire import OK, by_outcome, connect, counts, echo, method, outcome, request, steps
 
 pytestmark = pytest.mark.system
@@ -235,6 +237,11 @@ def command_of(process: int) -> str:
         return ""
 
 
+def ready(daemon: Daemon) -> list[str]:
+    """Models that were brought into service, one after the other."""
+    return [event["model"] for event in daemon.events("model ready")]
+
+
 async def killed(daemon: Daemon, command: str) -> int:
     """Kill the first child of the daemon's whose command line has ``command`` in it, as soon as there is one."""
     while not (found := [child for child, line in children(daemon.process.pid).items() if command in line]):
@@ -244,31 +251,65 @@ async def killed(daemon: Daemon, command: str) -> int:
     return found[0]
 
 
-def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_the_next_one_works(
+def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followed_by_another(
     tmp_path: Path,
 ) -> None:
     repository = tmp_path / "models"
     models.save(models.identity(DType.INT64, [-1]), repository, "echo")
 
-    async def story() -> tuple[int, tuple[StatusCode, str], StatusCode]:
+    async def story() -> list[int]:
         async with connect(daemon.grpc) as channel:
-            load = method(channel, "RepositoryModelLoad")
-            first = load(pb.RepositoryModelLoadRequest(model_name="heavy"))
-            child = await killed(daemon, "preflight_process")
-            failed = await outcome(first)
+            first = method(channel, "RepositoryModelLoad")(pb.RepositoryModelLoadRequest(model_name="heavy"))
+            children = [await killed(daemon, "preflight_process")]
+            code, sentence = await outcome(first)
+            assert code is StatusCode.UNAVAILABLE
+            assert "the process that tried it first was killed from outside (SIGKILL)" in sentence
+            index = await method(channel, "RepositoryIndex")(pb.RepositoryIndexRequest())
+            (heavy,) = [entry for entry in index.models if entry.name == "heavy"]
+            assert heavy.state == "UNAVAILABLE"
+            assert heavy.reason.endswith("as the kernel does where memory runs out; it will be loaded again")
             assert await method(channel, "ModelInfer")(echo([1])).code() is OK
-            return child, failed, await load(pb.RepositoryModelLoadRequest(model_name="heavy")).code()
+            # Another by itself, and one more after that: as long as it takes, and nobody has to do anything.
+            children.append(await killed(daemon, "preflight_process"))
+            await asyncio.to_thread(until, lambda: "heavy" in ready(daemon), 60, daemon.log)
+            return children
 
     with Daemon(repository, "--cache-dir", str(tmp_path / "cache"), "--repository-control") as daemon:
         models.save(weighty(4), repository, "heavy")
-        child, (code, sentence), again = asyncio.run(story())
-        assert code is not OK
-        assert "the process that tried it first was killed from outside (SIGKILL)" in sentence
-        assert again is OK
-        assert child not in children(daemon.process.pid)
+        gone = asyncio.run(asyncio.wait_for(story(), 120))
+        assert [e["seconds"] for e in daemon.events("model will be loaded again")] == [1.0, 2.0]
+        assert children(daemon.process.pid).keys().isdisjoint(gone)
         assert answers(daemon)
         assert by_outcome(counts(daemon)) == {"ok": 2}
     assert daemon.stop() == 0, daemon.log()
+
+
+def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    models.save(weighty(4), repository, "heavy")
+    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
+    asyncio.run(killed(daemon, "preflight_process"))
+    with daemon:
+        assert daemon.wait_for("model will be loaded again")["model"] == "heavy"
+        assert daemon.wait_for("model ready")["model"] == "heavy"
+    assert daemon.stop() == 0, daemon.log()
+
+
+def test_a_daemon_that_waits_to_load_a_model_again_ends_without_doing_so(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    models.save(weighty(4), repository, "heavy")
+    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
+
+    def told(times: int) -> bool:
+        return len(daemon.events("model will be loaded again")) == times
+
+    for times in (1, 2, 3):
+        asyncio.run(killed(daemon, "preflight_process"))
+        until(partial(told, times), 60, daemon.log)
+    assert daemon.stop() == 0, daemon.log()
+    # Four seconds later it would have.
+    assert len(daemon.events("preflight failed")) == 3
+    assert daemon.events("model ready") == []
 
 
 # -- clocks ----------------------------------------------------------------------------

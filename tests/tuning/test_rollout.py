@@ -40,7 +40,7 @@ class Substituting(Engine):
 
     def load(self, source: ModelSource) -> LoadedModel:
         if self._when(source):
-            source = replace(source, path=self._instead, files=(self._instead,))
+            source = replace(source, extent=small.source(self._instead).extent, content=None)
         return super().load(source)
 
 

@@ -16,6 +16,7 @@ from inferd.catalog.canary import Canary, rules_under
 from inferd.catalog.judgement import Verdict
 from inferd.catalog.lives import CatalogLimits, Lives, announce
 from inferd.catalog.outputs import misfit, objection
+from inferd.catalog.retries import Retries, said
 from inferd.catalog.rules import cpu_parts, source_of
 from inferd.catalog.served import Beside, IndexEntry, Live, Served
 from inferd.config.model import ModelConfig, Rollout
@@ -68,6 +69,7 @@ class Catalog:
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._lives = Lives(engine, limits, observe)
+        self._retries = Retries(lambda name: self._change(self._load(name, anew=False)))
         self.loads: Counter[tuple[str, str]] = Counter()
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
@@ -186,7 +188,7 @@ class Catalog:
         """
         await self._to_the_end(self._load(name))
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, name: str, *, anew: bool = True) -> None:
         try:
             entry = await asyncio.to_thread(self._repository.find, name)
         except UnknownModel:
@@ -199,31 +201,38 @@ class Catalog:
             # Newcomers get their part; what the others have been compiled for stays until they are loaded anew.
             listing = await asyncio.to_thread(self._repository.scan)
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
-        await self._load_entry(entry, quietly=False)
+        await self._load_entry(entry, quietly=not anew, anew=anew)
 
-    async def reload(self) -> None:
+    async def reload(self, *, thorough: bool = True) -> None:
         """Serve what the repository holds now, and go on with what it held already.
+
+        If ``thorough``, all files of what is served are read, so that one that was changed without a trace is found.
 
         What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
         unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
         logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
         Raises RepositoryError where the repository can't be read; then nothing changes.
         """
-        await self._to_the_end(self._reload())
+        await self._to_the_end(self._reload(thorough=thorough))
 
-    async def _reload(self) -> None:
+    async def _reload(self, *, thorough: bool) -> None:
         listing = await asyncio.to_thread(self._repository.scan)
         self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         for broken in listing.broken:
             self._break(broken.name, broken.error)
         present = {entry.name for entry in listing.models} | {broken.name for broken in listing.broken}
         gone = [name for name in {*self._models, *self._broken} if name not in present]
-        changed = [entry for entry in listing.models if self._differs(entry)]
         await self._publish()
         await asyncio.gather(
-            *(self._load_or_try(entry) for entry in changed),
+            *(self._load_if_changed(entry, thorough=thorough) for entry in listing.models),
             *(self._vanish(name) for name in gone),
         )
+
+    async def _load_if_changed(self, entry: ModelEntry, *, thorough: bool) -> None:
+        if thorough and not self._differs(entry):
+            await self._find_rewritten(entry)
+        if self._differs(entry):
+            await self._load_or_try(entry)
 
     async def _load_or_try(self, entry: ModelEntry) -> None:
         """Return once ``entry`` is loaded, or a version of it has begun to share the requests."""
@@ -244,6 +253,16 @@ class Catalog:
         failed = any(s.wanted and s.shown is ModelState.UNAVAILABLE for s in served)
         return failed or entry.name in self._broken or self._entries.get(entry.name) != entry
 
+    async def _find_rewritten(self, entry: ModelEntry) -> None:
+        """Count what answers for ``entry`` as changed where its files look the same and hold something else."""
+        for version in entry.versions if entry.name not in self._trials else ():
+            served = self._models.get(entry.name, {}).get(version.version)
+            if served is None or served.live is None or served.origin is None or served.origin[0] != version:
+                continue  # not served, or about to be loaded anyhow
+            if not await self._lives.holds(served.live, source_of(entry, version)):
+                served.origin = None
+                self._entries.pop(entry.name, None)
+
     async def _vanish(self, name: str) -> None:
         """``name`` is in the repository no more."""
         await self._unload(name)
@@ -261,6 +280,7 @@ class Catalog:
         await self._to_the_end(self._unload(name))
 
     async def _unload(self, name: str) -> None:
+        self._retries.forget(name)
         self._stop_trials(name)
         async with self._lock(name):
             ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
@@ -324,6 +344,7 @@ class Catalog:
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
         self._ending = True
+        self._retries.close()
         self._stop_trials(*self._trials)
         busy = {live.dispatcher for _, live in self.holding()}
         busy |= {trial.beside.candidate.dispatcher for trial in self._trials.values()}
@@ -338,6 +359,7 @@ class Catalog:
     async def close(self) -> None:
         """Answer what is left and free every infer request. Harmless when called again."""
         self._ending = True
+        self._retries.close()
         self._stop_trials(*self._trials)
         if self._changes:
             await asyncio.wait(self._changes)
@@ -388,6 +410,7 @@ class Catalog:
             self._broken.pop(entry.name, None)
             self._entries[entry.name] = entry
             failures = [f for v in entry.versions if (f := await self._load_version(entry, v, anew, begun)) is not None]
+            self._retries.ended(entry.name, failures)
             if not all(isinstance(failure, NotAdopted) for failure in failures):
                 self._entries.pop(entry.name, None)
             picked = {v.version for v in entry.versions}
@@ -418,6 +441,11 @@ class Catalog:
                 return None
             if (turned_away := self._turned_away.get(key)) is not None and turned_away[0] == (version, entry.config):
                 return turned_away[1]
+            # Written or moved, it may hold the same as before.
+            resettled = before is old and old.origin is not None and old.origin[1] == origin[1]
+            if resettled and await self._lives.holds(before.live, source_of(entry, version)):
+                before.origin, before.reason = origin, ""
+                return None
         self._turned_away.pop(key, None)
         if old is None or old.state is not ModelState.READY:
             versions[version.version] = served
@@ -554,9 +582,9 @@ class Catalog:
         if candidate is not None:
             await self._lives.free(candidate)
         self.loads[served.name, "failed"] += 1
-        served.move(ModelState.UNAVAILABLE, str(error))
+        served.move(ModelState.UNAVAILABLE, said(error))
         if old is not None and old.state is ModelState.READY:
-            old.reason = f"what is on disk now is not served: {error}"
+            old.reason = f"what is on disk now is not served: {said(error)}"
         log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
         await self._publish()
         return error

@@ -11,9 +11,12 @@ from inferd.catalog.served import Live, Served
 from inferd.dispatcher import Dispatcher, Observer, Station
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
-from inferd.errors import Draining
+from inferd.errors import ContentChanged, Draining, InferdError
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.rules import Limits
+
+# How often to load what changes each time while it is read.
+_TRIES = 3
 
 log = structlog.get_logger("inferd.catalog")
 
@@ -44,11 +47,37 @@ class Lives:
     async def load(
         self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource] = lambda source: source
     ) -> Live:
-        """Load ``source`` as ``tuned`` makes it, on a worker thread. Raises what the engine raises."""
+        """Load ``source`` as ``tuned`` makes it, on a worker thread. Raises what the engine raises.
+
+        Where its files change meanwhile, it is loaded again, unless it was settled: then only what it was settled with
+        will do.
+        """
         async with self._compiling:
-            source = await asyncio.to_thread(tuned, source)
-            loaded = await asyncio.to_thread(self._engine.load, source)
+            source, loaded = await asyncio.to_thread(self._loaded, source, tuned)
         return Live(source, loaded, self._dispatcher(source, loaded))
+
+    def _loaded(
+        self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource]
+    ) -> tuple[ModelSource, LoadedModel]:
+        tries = _TRIES if source.content is None else 1
+        while True:
+            try:
+                chosen = tuned(source.settled())
+                return chosen, self._engine.load(chosen)
+            except ContentChanged:
+                tries -= 1
+                if not tries:
+                    raise
+
+    async def holds(self, live: Live | None, source: ModelSource) -> bool:
+        """Whether the files of ``source``, all of which are read, have the content that ``live`` was loaded from."""
+        if live is None:
+            return False
+        try:
+            async with self._compiling:
+                return (await asyncio.to_thread(source.settled)).digest == live.source.digest
+        except InferdError:
+            return False
 
     def stuck(self, name: str | None = None) -> int:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""

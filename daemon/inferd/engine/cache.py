@@ -13,14 +13,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
 from inferd import whole_file
-from inferd.engine.source import digests
 
 _log = structlog.get_logger()
 
@@ -34,15 +33,14 @@ _MARK = ".passed"
 _KEPT_SECONDS = {whole_file.UNFINISHED: 3600.0, ".lock": 3600.0, _MARK: 90 * 86400.0}
 
 
-def blob_key(files: Sequence[Path], facts: Mapping[str, str]) -> str:
-    """The name, in hex, of the blob compiled from the content of ``files`` (in order) under ``facts``.
+def blob_key(digest: str, facts: Mapping[str, str]) -> str:
+    """The name, in hex, of the blob compiled from the content that ``digest`` stands for under ``facts``.
 
-    Facts are whatever else decides the compiled code: OpenVINO's version, the device's full
+    Facts are all else that decides the compiled code: OpenVINO's version, the device's full
     name, shapes, preprocessing, precision. Streams, threads and hints are none of them: one
-    blob serves every setting, ``import_model`` honours new ones. Raises OSError when a file
-    can't be read.
+    blob serves every setting, ``import_model`` honours new ones.
     """
-    return hashlib.sha256(json.dumps([digests(files), sorted(facts.items())]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([digest, sorted(facts.items())]).encode()).hexdigest()
 
 
 class BlobCache:

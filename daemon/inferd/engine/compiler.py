@@ -29,11 +29,12 @@ _TUNABLE = {
 
 class Compiler:
     """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts looks into the cache, by
-    result."""
+    result. Unless it ``maps``, what it gives for a device whose models are cached uses no file of the model's."""
 
-    def __init__(self, core: "ov.Core", cache: BlobCache) -> None:
+    def __init__(self, core: "ov.Core", cache: BlobCache, *, maps: bool = False) -> None:
         self._core = core
         self._cache = cache
+        self._maps = maps
         self._counting = Lock()
         self.lookups: Counter[str] = Counter(hit=0, miss=0, refused=0)
 
@@ -42,10 +43,13 @@ class Compiler:
     ) -> tuple["ov.CompiledModel", bool]:
         """``model``, read from ``source``, on the resolved device ``target``. True when it came from the cache.
 
-        Raises RuntimeError where OpenVINO does, and OSError when a file of ``source`` can't be read.
+        Raises RuntimeError where OpenVINO does, and ContentChanged where what was compiled may not be the content that
+        ``source`` was settled with.
         """
         if not self.caches(target):
-            return self._core.compile_model(model, target, dict(properties)), False
+            compiled = self._core.compile_model(model, target, dict(properties))
+            source.check()
+            return compiled, False
         key = self.key(source, target, properties)
         with self._cache.lock(key):
             result: Literal["hit", "miss", "refused"] = "miss"
@@ -59,12 +63,17 @@ class Compiler:
                     result = "refused"
             self._count(result)
             compiled = self._core.compile_model(model, target, dict(properties))
-            self._cache.store(key, compiled.export_model().getbuffer())
+            source.verify()
+            blob = compiled.export_model().getvalue()
+            self._cache.store(key, blob)
+            if not self._maps:
+                # Its weights may be in the file still (OpenVINO fact 51).
+                compiled = self._core.import_model(blob, target, dict(properties))
             return compiled, False
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
-        """What stands for the content of ``source`` compiled like that. Raises OSError when a file can't be read."""
-        return blob_key(source.files, self._blob_facts(source, target, properties))
+        """What stands for the content of ``source``, which is settled, compiled like that."""
+        return blob_key(source.digest, self._blob_facts(source, target, properties))
 
     def _count(self, result: Literal["hit", "miss", "refused"]) -> None:
         with self._counting:

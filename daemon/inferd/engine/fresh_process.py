@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferd.config.model import ModelConfig
+from inferd.content import Bounds, Extent
 from inferd.engine.cache import BlobCache
 from inferd.engine.preflight import COMMAND, Preflight, PreflightLimits
 from inferd.engine.source import ModelSource
@@ -56,8 +57,9 @@ class FreshProcess:
             with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
                 network = Path(folder) / "model.xml"
                 network.write_text(_NETWORK)
+                extent = Extent(network, None, Bounds(Path(folder)))
                 config = ModelConfig.model_validate({"devices": [device]})
-                self._preflight.run(ModelSource(f"trial of {device}", 1, network, (network,), config))
+                self._preflight.run(ModelSource(f"trial of {device}", 1, extent, config))
         except LoadFailed as error:
             return error.problem
         except InferdError as error:

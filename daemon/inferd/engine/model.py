@@ -1,5 +1,6 @@
 """From a model file to pools that can run it: read, shape, compile or import, warm up."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +36,10 @@ _SLOTS: dict[str, _MakeSlot] = {"auto": InferSlot, "async": InferSlot, "sync": S
 # What is this many times too slow with the hand-overs won't be quick enough without.
 _INLINE_TRIED = 20
 _LOOKS = 5
+
+# What it says of external data that is outside of the folder of its ONNX file, links followed; and in our words.
+_OUTSIDE = re.compile(r"Path '(.*?)' resolves to .*")
+_NOT_READ = r"external data '\1' is outside of the model's folder, where OpenVINO does not read it"
 
 _TYPES = {
     "boolean": DType.BOOL,
@@ -101,13 +106,18 @@ class LoadedModel:
 class Engine:
     """Loads models. Safe to call from several threads; each call blocks until the model is warm."""
 
-    def __init__(self, cpu_threads: int, cache: BlobCache, preflight: Preflight | None = None) -> None:
-        """With ``preflight``, a child process tries what is to be loaded first."""
+    def __init__(
+        self, cpu_threads: int, cache: BlobCache, preflight: Preflight | None = None, *, maps: bool = False
+    ) -> None:
+        """With ``preflight``, a child process tries what is to be loaded first. ``maps`` has compiled models use
+        weights right from their files, which takes no memory: for a process that serves no client, as writing to such a
+        file changes what is computed, and cutting it ends the process (OpenVINO fact 51)."""
         keep_small_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
         self._preflight = preflight
-        self._compiler = Compiler(self._core, cache)
+        self._maps = maps
+        self._compiler = Compiler(self._core, cache, maps=maps)
 
     @property
     def available_devices(self) -> tuple[str, ...]:
@@ -132,14 +142,27 @@ class Engine:
     def load(self, source: ModelSource) -> LoadedModel:
         """``source`` on every device it asks for, warmed up.
 
-        Raises ConfigurationError, DeviceAbsent or LoadFailed with one sentence; then
-        nothing of it is left.
+        What is loaded is what the files held when ``source`` was settled, which it is here if it was not. Raises
+        ConfigurationError, DeviceAbsent or LoadFailed with one sentence, of the last ContentChanged where they hold
+        something else; then nothing of it is left.
         """
         begun = time.monotonic()
         targets = self._targets(source)
+        source = source.settled()
+        try:
+            return self._load(source, targets, begun)
+        except InferdError:
+            # Half of one content and half of another says nothing of either.
+            source.check()
+            raise
+
+    def _load(self, source: ModelSource, targets: Sequence[str], begun: float) -> LoadedModel:
         if self._preflight is not None:
             self._try_first(self._preflight, source, targets)
-        model, signature = self._prepare(source)
+        # What is imported from a blob uses the weights in there.
+        maps = self._maps or all(self._compiler.caches(target) for target in targets)
+        model, signature = self._prepare(source, maps=maps)
+        source.check()
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
             undo.pop_all()
@@ -152,7 +175,7 @@ class Engine:
         where the cache has no blob of it, and lets go of what it made. Raises as :meth:`load`.
         """
         target = devices.resolve(device, self.available_devices)
-        left_open = replace(source, config=_left_to(hint, source.config))
+        left_open = replace(source.settled(), config=_left_to(hint, source.config))
         model, _ = self._prepare(left_open)
         with _explained(source, target):
             return devices.read_back(self._compile(left_open, model, target)[0])
@@ -187,8 +210,7 @@ class Engine:
         keys = []
         for target in targets:
             with _explained(source, target):
-                properties = devices.compile_properties(target, source.config, self.threads_for(source))
-                keys.append(self._compiler.key(source, target, properties))
+                keys.append(self._compiler.key(source, target, self._properties(source, target)))
         preflight.check(source, keys)
 
     def _targets(self, source: ModelSource) -> list[str]:
@@ -210,9 +232,9 @@ class Engine:
                 said.append(str(self._core.get_property(name, property_of(name))))
         return ", ".join(said)
 
-    def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature]:
+    def _prepare(self, source: ModelSource, *, maps: bool = True) -> tuple["ov.Model", Signature]:
         try:
-            model = self._core.read_model(source.path)
+            model = self._core.read_model(source.path, config={"ENABLE_MMAP": maps})
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
             refused = source.config.numbers.out_of_range == "refuse"
@@ -222,7 +244,7 @@ class Engine:
             raise
         except RuntimeError as error:
             # Clients get to read this, and OpenVINO names the file with its whole path.
-            problem = sentence(error).replace(f"{source.path.parent}/", "")
+            problem = _OUTSIDE.sub(_NOT_READ, sentence(error).replace(f"{source.path.parent}/", ""))
             raise LoadFailed(source.name, source.version, problem) from error
 
     def _pool(
@@ -283,20 +305,19 @@ class Engine:
         return DevicePool(pool, effective, warm.times, part / width, from_cache, took)
 
     def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> tuple["ov.CompiledModel", bool]:
-        properties = devices.compile_properties(target, source.config, self.threads_for(source))
-        return self._compiler.compile(source, model, target, properties)
+        return self._compiler.compile(source, model, target, self._properties(source, target))
+
+    def _properties(self, source: ModelSource, target: str) -> dict[str, Any]:
+        return devices.compile_properties(target, source.config, self.threads_for(source))
 
 
 @contextmanager
 def _explained(source: ModelSource, target: str) -> Iterator[None]:
-    """What OpenVINO and the disk raise comes out as LoadFailed."""
+    """What OpenVINO raises comes out as LoadFailed."""
     try:
         yield
     except RuntimeError as error:
         raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
-    except OSError as error:
-        problem = f"a file of it can't be read: {error.strerror}"
-        raise LoadFailed(source.name, source.version, problem) from error
 
 
 def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:

@@ -7,6 +7,7 @@ What this keeps off is the accident and the hostile file that breaks its reader;
 a file that took the child over could still write to the cache.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ import structlog
 from inferd.control_group import memory_limit
 from inferd.engine.cache import BlobCache
 from inferd.engine.source import ModelSource
-from inferd.errors import ConfigurationError, InferdError, LoadFailed, one_line
+from inferd.errors import ConfigurationError, InferdError, LoadFailed, LoadInterrupted, one_line
 
 log = structlog.get_logger("inferd.engine")
 
@@ -37,6 +38,11 @@ COMMAND = (sys.executable, "-P", "-m", "inferd.engine.preflight_process")
 # Of what the child says, which may be under the file's control: its answer is a few hundred bytes.
 _MOST_SAID = 64 << 10
 _MOST_SHOWN = 2000
+
+# What ends a child from outside and says nothing of the model; of its limits none sends these.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+# Why no child can be started for now.
+_SHORT_OF = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 # Not for a process that reads what nobody vouches for: settings, and what systemd hands to its service.
 _WITHHELD_PREFIXES = ("INFERD_", "LISTEN_", "OTEL_")
@@ -88,7 +94,8 @@ class Preflight:
 
     def check(self, source: ModelSource, keys: Sequence[str]) -> None:
         """Try ``source``, unless one with the same ``keys``, which stand for its content and settings on each of its
-        devices, has passed. Raises LoadFailed or ConfigurationError with what is wrong with it.
+        devices, has passed. Raises LoadFailed or ConfigurationError with what is wrong with it, and
+        LoadInterrupted where that is not known.
 
         The cached blob says nothing: the child that left it may have crashed at the first run.
         """
@@ -150,7 +157,8 @@ class Preflight:
                 )
             except OSError as error:
                 problem = f"the process that tries it first can't be started: {error.strerror}"
-                raise LoadFailed(source.name, source.version, problem) from error
+                kind = LoadInterrupted if error.errno in _SHORT_OF else LoadFailed
+                raise kind(source.name, source.version, problem) from error
             self._running.add(child)
             return child
 
@@ -173,6 +181,8 @@ class Preflight:
                 problem = f"it needs more memory than the {self._limits.memory_bytes} bytes of preflight_memory_bytes"
             case _:
                 problem = f"the process that tried it first {_ending(child.returncode)}"
+                if -child.returncode in _FROM_OUTSIDE:
+                    return LoadInterrupted(source.name, source.version, problem)
         return LoadFailed(source.name, source.version, problem)
 
 

@@ -66,7 +66,9 @@ def confine(job: Job) -> None:
     # the C library reserves for each thread are no memory yet (fact 34).
     _limit(resource.RLIMIT_DATA, limits.memory_bytes)
     # The parent's clock comes first; this is for when the parent can't act.
-    _limit(resource.RLIMIT_CPU, math.ceil(limits.seconds * (limits.cpu_threads + 1)))
+    seconds = math.ceil(limits.seconds * (limits.cpu_threads + 1))
+    # Of its own, that ends it with SIGXCPU; where both are one, with SIGKILL, which says nothing.
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 5)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _MOST_FILES)
     _limit(resource.RLIMIT_FSIZE, job.cache_bytes)
@@ -74,7 +76,7 @@ def confine(job: Job) -> None:
 
 def verdict(job: Job) -> dict[str, str]:
     """What loading it, as the daemon would, came to."""
-    engine = Engine(job.limits.cpu_threads, BlobCache(job.cache, job.cache_bytes))
+    engine = Engine(job.limits.cpu_threads, BlobCache(job.cache, job.cache_bytes), maps=True)
     try:
         engine.load(_tried(job.source)).close()
     except MemoryError:
@@ -95,12 +97,13 @@ def _tried(source: ModelSource) -> ModelSource:
     return replace(source, config=source.config.model_copy(update={"warmup": shorter}))
 
 
-def _limit(which: int, most: int) -> None:
-    """Lower a limit, the hard one with it so that it stays; one that is lower already stays as it is."""
+def _limit(which: int, most: int, hardest: int | None = None) -> None:
+    """Lower a limit, and the hard one with it so that it stays; one that is lower already stays as it is."""
     _, hard = resource.getrlimit(which)
+    hardest = hardest or most
     if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
-    resource.setrlimit(which, (most, most))
+        most, hardest = min(most, hard), min(hardest, hard)
+    resource.setrlimit(which, (most, hardest))
 
 
 if __name__ == "__main__":

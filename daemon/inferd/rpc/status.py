@@ -25,6 +25,8 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.LoadFailed: grpc.StatusCode.UNAVAILABLE,
+    errors.LoadInterrupted: grpc.StatusCode.UNAVAILABLE,
+    errors.ContentChanged: grpc.StatusCode.UNAVAILABLE,
     errors.DeviceAbsent: grpc.StatusCode.UNAVAILABLE,
     errors.ConfigurationError: grpc.StatusCode.UNAVAILABLE,
     errors.RepositoryError: grpc.StatusCode.UNAVAILABLE,

@@ -10,7 +10,7 @@ import structlog
 from inferd.catalog import Beside, Catalog, Live, Served
 from inferd.dispatcher import Dispatcher
 from inferd.engine.device import family
-from inferd.errors import InferdError, ModelUnavailable
+from inferd.errors import ContentChanged, InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.supervision import canary
 from inferd.supervision.health import Health, HealthRules, Sight, Standing
@@ -248,6 +248,9 @@ class HealthMonitor:
                 return
             log.info("loading the model anew", **_labels(served))
             await self._catalog.roll_out(served, live.config, _at_once)
+        except ContentChanged:
+            # What it was loaded from is there no more.
+            why = await self._loaded_as_it_is_now(served.name) if served.live is live else "it was unloaded"
         except InferdError as error:
             why = str(error)
         except Exception:
@@ -260,6 +263,14 @@ class HealthMonitor:
             self._news.set()
             if why:
                 log.error("model was not loaded anew", **_labels(served), problem=why)
+
+    async def _loaded_as_it_is_now(self, name: str) -> str:
+        """Why it could not be, "" where it could."""
+        try:
+            await self._catalog.load(name)
+        except InferdError as error:
+            return str(error)
+        return ""
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -29,7 +29,7 @@ class Rebuilding:
         if self._next is None:
             if self._worked is not None and now - self._worked >= self._rules.lasting:
                 self._tries = 0
-            self._next = now + (self._delay() if self._tries else 0.0)
+            self._next = now + (self.delay if self._tries else 0.0)
         return now >= self._next
 
     def tried(self, now: float, why: str = "") -> None:
@@ -37,7 +37,7 @@ class Rebuilding:
         self._tries += 1
         self._why = why
         self._worked = None if why else now
-        self._next = now + self._delay() if why else None
+        self._next = now + self.delay if why else None
 
     @property
     def said(self) -> str:
@@ -53,6 +53,7 @@ class Rebuilding:
         """Whether it is only tried slowly from now on."""
         return self._tries >= self._rules.tries
 
-    def _delay(self) -> float:
-        """Before the next try."""
+    @property
+    def delay(self) -> float:
+        """Seconds before the next try, once there was one."""
         return self._rules.slowly if self.exhausted else float(self._rules.first * 2 ** (self._tries - 1))

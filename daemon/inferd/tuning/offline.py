@@ -81,6 +81,7 @@ class Offline:
         if not device:
             self.show.untunable(source, why)
             return None
+        source = source.settled()
         key = key_of(self.engine, source, device)
         stored = self.profiles.stored(source.name, source.version, device)
         begun = time.monotonic()

@@ -7,7 +7,7 @@ from inferd.config.model import Objective
 from inferd.engine import device as devices
 from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
-from inferd.engine.source import ModelSource, fingerprint
+from inferd.engine.source import ModelSource
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.configure import Seeds, goal_of, seeds_of, space_of
 from inferd.tuning.objective import Goal
@@ -41,11 +41,11 @@ def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
 
 
 def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
-    """What a result for ``source`` on ``device`` holds for, part by part. Raises OSError where a file can't be read."""
+    """What a result for ``source`` on ``device`` holds for, part by part. Raises LoadFailed where it can't be read."""
     config = source.config
     execution = config.execution
     return {
-        "model": fingerprint(source),
+        "model": source.settled().digest,
         "openvino": openvino_version(),
         "device": engine.device_name(device),
         "driver": engine.driver(device),

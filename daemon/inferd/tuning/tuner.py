@@ -104,7 +104,7 @@ class Tuner:
         try:
             device, why = tunable_device(self._engine, source)
             key = key_of(self._engine, source, device) if device else {}
-        except (InferdError, OSError):
+        except InferdError:
             # Loading it will say what is wrong.
             return source
         record = Record(source, device, Standing(Phase.SETTLED if device else Phase.UNTUNABLE, why), key=key)

@@ -1,0 +1,56 @@
+"""Loads again by itself, ever later, what did not load for a reason that lies outside of it."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from inferd.errors import InferdError, LoadInterrupted
+from inferd.supervision.rebuilding import Rebuilding, RebuildRules
+
+log = structlog.get_logger("inferd.catalog")
+
+
+class Retries:
+    """Calls ``again`` with a model's name, on the loop, until its loading ends otherwise. The waits are those of
+    ``rules``: a few short ones, doubled each time, then long ones without end."""
+
+    def __init__(self, again: Callable[[str], object], rules: RebuildRules | None = None) -> None:
+        self._again = again
+        self._rules = rules or RebuildRules()
+        self._tries: dict[str, Rebuilding] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._closed = False
+
+    def ended(self, name: str, failures: Iterable[InferdError]) -> None:
+        """A load of ``name`` has ended, with ``failures``."""
+        self._stop(name)
+        why = next((str(failure) for failure in failures if isinstance(failure, LoadInterrupted)), "")
+        if not why or self._closed:
+            self._tries.pop(name, None)
+            return
+        loop = asyncio.get_running_loop()
+        tries = self._tries.setdefault(name, Rebuilding(self._rules))
+        tries.tried(loop.time(), why)
+        self._waiting[name] = loop.call_later(tries.delay, self._again, name)
+        log.info("model will be loaded again", model=name, seconds=tries.delay)
+
+    def forget(self, name: str) -> None:
+        """Leave ``name`` as it is."""
+        self._stop(name)
+        self._tries.pop(name, None)
+
+    def close(self) -> None:
+        """Leave all as they are from now on. Harmless when called again."""
+        self._closed = True
+        for name in list(self._waiting):
+            self.forget(name)
+
+    def _stop(self, name: str) -> None:
+        if (handle := self._waiting.pop(name, None)) is not None:
+            handle.cancel()
+
+
+def said(error: InferdError) -> str:
+    """What others read of a load that failed with ``error``."""
+    return f"{error}; it will be loaded again" if isinstance(error, LoadInterrupted) else str(error)

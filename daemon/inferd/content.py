@@ -1,0 +1,248 @@
+"""What a model version consists of: which files, how they are on disk, and the digest of what is in them.
+
+A version is all regular files below its folder, hidden ones and those in subfolders too: what a
+format keeps beside its main file goes by any name (ONNX's external data, a SavedModel's
+``variables/``). A model that is one file at the root of the repository has no folder of its own;
+it is that file, those that its format keeps beside it, and those that it names.
+
+The digest stands for the content wherever that decides something: compiled blobs, preflight
+marks, profiles. Stamps tell cheaply whether anything was written or moved since the digest was
+taken, which is how one that reads the files for itself, OpenVINO, can be held to it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from os.path import commonpath, exists, isdir, islink, join, realpath, relpath
+from pathlib import Path
+
+from inferd.errors import RepositoryError, one_line
+
+# Device, inode, size and the times, in nanoseconds, of the last change of content and of inode. The last can't be set
+# back.
+Stamp = tuple[int, int, int, int, int]
+
+SETTINGS = "model.toml"
+# Every ext4 volume has this folder at its top, and a repository or a model often is a volume of its own.
+LOST_FOUND = "lost+found"
+
+_MOST_FILES = 65536
+# StringStringEntryProto in onnx.proto: field 1, "location", then field 2 with its length and value.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x1f])")
+_LONGEST_ENTRY = 12 + 2 + 4096
+# Protobuf has no longer messages.
+_MOST_ONNX = 2 << 30
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where files may be: below ``root``, and with ``links_out`` wherever symbolic links lead."""
+
+    root: Path
+    links_out: bool = False
+
+    def check_link(self, path: Path | str, named: Path | str = "") -> None:
+        """Raises RepositoryError where ``path``, links followed, is not within the root or not there. It is ``named``
+        otherwise where folders above it are links themselves."""
+        # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
+        root, target = realpath(self.root), realpath(path)
+        if not self.links_out and commonpath((root, target)) != root:
+            problem = "is a symbolic link that leads out of the model repository"
+            raise RepositoryError(self.shown(named or path), problem)
+        if not exists(target):
+            problem = "is a symbolic link to nothing that can be read" if islink(path) else "can't be read"
+            raise RepositoryError(self.shown(named or path), problem)
+
+    def shown(self, path: Path | str) -> str:
+        """``path`` as clients may read it: relative to the root."""
+        return one_line(str(Path(path).relative_to(self.root)))
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a version: its ``name`` within that, where it is, and its ``stamp``. A symbolic ``link`` to nothing
+    counts by where it leads."""
+
+    name: str
+    path: str
+    stamp: Stamp
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A version's files at one moment, sorted by name. ``main`` is what OpenVINO reads, in a folder that is no link:
+    one that is moved meanwhile changes nothing. ``digest`` is "" until :meth:`read`."""
+
+    main: Path
+    files: tuple[File, ...]
+    # What comes and goes beside the files is no change of them; but these show what was moved away and back.
+    folders: tuple[tuple[str, Stamp], ...] = field(default=(), compare=False)
+    digest: str = field(default="", compare=False)
+
+    def read(self) -> "Content":
+        """The same with its digest, a SHA-256 in hex over the names and contents of all files. Raises OSError where one
+        can't be read or has changed since."""
+        # A folder may hold several files that could be the main one.
+        main = next((f.name for f in self.files if f.path == str(self.main)), "")
+        total = hashlib.sha256(json.dumps(main).encode())
+        for file in self.files:
+            total.update(json.dumps([file.name, file.link or _digest(file)]).encode())
+        return replace(self, digest=total.hexdigest())
+
+    def rests(self) -> bool:
+        """Whether nothing of it was written, moved, added or taken away since it was looked at."""
+        try:
+            return all(_stamp(os.lstat(f.path) if f.link else os.stat(f.path)) == f.stamp for f in self.files) and all(
+                _stamp(os.stat(path)) == stamp for path, stamp in self.folders
+            )
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which files belong to a version: ``main``, which OpenVINO reads (of a SavedModel the folder), and all below
+    ``folder``; where that is None, those that the format of ``main``, or ``main`` itself, names."""
+
+    main: Path
+    folder: Path | None
+    bounds: Bounds
+
+    def look(self) -> Content:
+        """Its files as they are now. Raises RepositoryError where there is something that can't be served."""
+        try:
+            return self._beside_main() if self.folder is None else self._below(self.folder)
+        except OSError as error:
+            real, named = realpath(self._folder), self._folder
+            path = error.filename if isinstance(error.filename, str) else real
+            within = relpath(path, real) if commonpath((real, path)) == real else ""
+            raise RepositoryError(self.bounds.shown(named / within), f"can't be read: {error.strerror}") from None
+
+    @property
+    def _folder(self) -> Path:
+        return self.folder or self.main.parent
+
+    def _below(self, folder: Path) -> Content:
+        top = realpath(folder)
+        files: list[File] = []
+        folders: dict[tuple[int, int], tuple[str, Stamp]] = {}
+        waiting = [""]
+        while waiting:
+            inside = waiting.pop()
+            where = join(top, inside) if inside else top
+            stamp = _stamp(os.stat(where))
+            if stamp[:2] in folders:
+                # Links may lead in a circle.
+                continue
+            folders[stamp[:2]] = where, stamp
+            for entry in sorted(os.listdir(where)):
+                if not inside and entry in (SETTINGS, LOST_FOUND):
+                    continue
+                found = self._found(join(inside, entry), top)
+                if isinstance(found, File):
+                    files.append(found)
+                elif found is not None:
+                    waiting.append(found)
+                if len(files) + len(waiting) > _MOST_FILES:
+                    raise RepositoryError(self.bounds.shown(folder), f"holds more than {_MOST_FILES} files")
+        main = Path(top, self.main.relative_to(folder))
+        return Content(main, tuple(sorted(files, key=lambda f: f.name)), tuple(folders.values()))
+
+    def _beside_main(self) -> Content:
+        top, name = realpath(self.main.parent), self.main.name
+        main = self._file(name, join(top, name))
+        beside = sorted(set(self._beside(main, top)))
+        return Content(Path(main.path), (main, *(self._file(name, path) for name, path in beside)))
+
+    def _beside(self, main: File, top: str) -> Iterator[tuple[str, str]]:
+        """Name and path of the files that ``main`` is read together with, as far as they are there."""
+        names: frozenset[str] = frozenset()
+        match self.main.suffix:
+            case ".xml":
+                names = frozenset((self.main.with_suffix(".bin").name,))
+            case ".pdmodel":
+                names = frozenset((self.main.with_suffix(".pdiparams").name,))
+            case ".onnx":
+                names = _locations(main.path, main.stamp)
+        if len(names) > _MOST_FILES:
+            raise RepositoryError(self.bounds.shown(self.main), f"names more than {_MOST_FILES} files")
+        for name in names:
+            path = join(top, name)
+            real = realpath(path)
+            if self.main.suffix == ".onnx" and commonpath((top, real)) != top:
+                # OpenVINO reads no external data from elsewhere.
+                continue
+            if (islink(path) or exists(real)) and not isdir(real):
+                yield name, path if exists(path) else real
+
+    def _found(self, name: str, top: str) -> File | str | None:
+        """What ``name`` is: a file, a folder to look into, which is its name, or nothing any more."""
+        path = join(top, name)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            try:
+                target = os.stat(path)
+            except OSError:
+                return File(name, path, _stamp(status), f"-> {os.readlink(path)}")
+            self.bounds.check_link(path, self._folder / name)
+            status = target
+        return name if stat.S_ISDIR(status.st_mode) else self._regular(name, path, status)
+
+    def _file(self, name: str, path: str) -> File:
+        self.bounds.check_link(path, self._folder / name)
+        return self._regular(name, path, os.stat(path))
+
+    def _regular(self, name: str, path: str, status: os.stat_result) -> File:
+        # To open a pipe may take for ever, and to open a device may do anything.
+        if not stat.S_ISREG(status.st_mode):
+            raise RepositoryError(self.bounds.shown(self._folder / name), "is not a regular file")
+        return File(name, path, _stamp(status))
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _open(path: str) -> int:
+    # What is a regular file now may be a pipe by the time it is opened.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _digest(file: File) -> str:
+    with open(_open(file.path), "rb") as stream:
+        if _stamp(os.fstat(stream.fileno())) != file.stamp:
+            raise OSError(errno.ESTALE, "it has changed meanwhile", file.path)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _locations(path: str, stamp: Stamp) -> frozenset[str]:
+    """Where the ONNX file at ``path``, which is as ``stamp`` says, keeps tensors outside of itself, in subgraphs and
+    attributes too: by the bytes alone, as some that only look like it do no harm."""
+    found: set[str] = set()
+    if stamp[2] > _MOST_ONNX:
+        return frozenset()
+    with open(_open(path), "rb") as stream:
+        before = b""
+        while (chunk := stream.read(_CHUNK)) and len(found) <= _MOST_FILES:
+            window = before + chunk
+            for entry in _LOCATION.finditer(window):
+                low, *high = entry[1]
+                size = low & 0x7F | (high[0] << 7 if high else 0)
+                value = window[entry.end() : entry.end() + size]
+                # What is cut here is whole in the next window.
+                if len(value) == size and b"\0" not in value:
+                    found.add(os.fsdecode(value))
+            before = window[-_LONGEST_ENTRY:]
+    return frozenset(found)

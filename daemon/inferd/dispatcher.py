@@ -6,17 +6,18 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Several
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from inferd.engine.device_loss import means_lost
+from inferd.engine.mending import Mending
 from inferd.engine.pool import Completion, Pool
+from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
+from inferd.engine.station import Conduct, Station
 from inferd.errors import (
     Cancelled,
     DeadlinePassed,
@@ -25,27 +26,19 @@ from inferd.errors import (
     InternalFault,
     ModelUnavailable,
 )
-from inferd.requests import Observation, Request
+from inferd.requests import Observation, Request, Samples
 from inferd.scheduling.entry import Entry, Run, Sequence
-from inferd.scheduling.fairness import Share
 from inferd.scheduling.hangs import Held
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.rules import Lane, Rules
 from inferd.scheduling.scheduler import Scheduler
+from inferd.scheduling.sweeps import Sweeps
 from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
 
-# Failed and cancelled runs have no callback: this is how late such a one may be noticed.
-SWEEP_NS = 20_000_000
-
 # How much earlier than the server a client may see the deadline that both know.
 _CLIENT_DEADLINE_LEAD_NS = 10_000_000
-
-# One request in so many is kept to compare answers by, a few at a time, and only what is small.
-_SAMPLE_EVERY = 100
-_SAMPLES = 4
-_SAMPLE_BYTES = 4 << 20
 
 # What runs inline holds up everything else for so long at a time.
 _INLINE_NS = 1_000_000
@@ -54,31 +47,6 @@ Observer = Callable[[Observation], None]
 
 # The members of a run that ended who still waited, with what went wrong.
 _Over = list[tuple[Request, InferdError | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """A pool with what the scheduler should know of it: service times seen at warm-up, as (rows of the
-    run, nanoseconds), and its part of the device, None where it has the device to itself."""
-
-    pool: Pool
-    times: Several[tuple[int, float]] = ()
-    share: Share | None = None
-
-
-@dataclass(slots=True)
-class Conduct:
-    """How runs on one device have gone since the start: ended well, failed (whoever gave up is not counted), given
-    up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is why infer
-    requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is well."""
-
-    device: str
-    well: int = 0
-    failed: int = 0
-    hung: int = 0
-    replaced: int = 0
-    wedged: str = ""
-    lost: str = ""
 
 
 class Dispatcher:
@@ -100,6 +68,7 @@ class Dispatcher:
         observe: Observer,
         loop: asyncio.AbstractEventLoop,
         states: Several[StateLink] = (),
+        shapes: ShapeCheck | None = None,
     ) -> None:
         self._model = model
         self._version = str(version)
@@ -109,7 +78,7 @@ class Dispatcher:
         self._observe = observe
         self._loop = loop
         self._states = tuple(states)
-        self.samples: deque[tuple[Tensor, ...]] = deque(maxlen=_SAMPLES)
+        self.samples = Samples()
         self.watch: Observer | None = None
         self.conduct = tuple(Conduct(pool.device) for pool in self._pools)
         self.alarm: Callable[[], None] | None = None
@@ -117,6 +86,10 @@ class Dispatcher:
         self._worked = 0
         self._pinned = rules.pinned
         self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
+        labels: dict[str, object] = {"model": model, "version": version}
+        self._mending = Mending(labels, self._pools, self._scheduler, shapes)
+        self._known_bad = self._mending.known_bad.kept
+        self._sweeps = Sweeps()
         self._held = Held(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
@@ -201,6 +174,8 @@ class Dispatcher:
         if self.conduct[0].lost and (unavailable := self._unavailable()) is not None:
             raise unavailable
         now = time.monotonic_ns()
+        if self._known_bad and (known := self._mending.known_bad.find(request.inputs, now)) is not None:
+            raise known
         request.stages.queued = now
         if self._inline and self._scheduler.vacant(request, now):
             self._run_at_once(request, now)
@@ -210,7 +185,7 @@ class Dispatcher:
             self._idle.clear()
             self._until_sample -= 1
             if self._until_sample < 0:
-                self._sample(request)
+                self._until_sample = self.samples.offer(request)
         except InferdError as error:
             if self.watch is not None and not request.shadow:
                 self.watch(Observation(self._model, self._version, error.outcome, request.stages, error=error))
@@ -288,7 +263,8 @@ class Dispatcher:
             for run in plan.given_up:
                 self._hung(run)
             for pool, slot in plan.cancels:
-                self._pools[pool].cancel(slot)
+                self._pools[pool].cancel(slot, hangs=bool(plan.given_up))
+                self._sweeps.soon()
             for pool, slot in plan.replaced:
                 if not self._pools[pool].replace(slot):
                     self._wedged(pool, slot)
@@ -317,7 +293,7 @@ class Dispatcher:
         request.device, stages.started = pool.device, now
         self._until_sample -= 1
         if self._until_sample < 0:
-            self._sample(request)
+            self._until_sample = self.samples.offer(request)
         failed, into = None, request.into if request.shared or request.into else None
         try:
             stages.submitted, ended = pool.run(request.inputs, into)
@@ -331,7 +307,8 @@ class Dispatcher:
             failed = InternalFault()
         if failed is not None:
             pool.give_back(0)
-            self._fail(request, failed)
+            self._fail(request, self._blame(0, request, failed))
+            self._mend(0)
             return
         stages.computed = stages.taken = ended
         self.conduct[0].well += 1
@@ -381,9 +358,28 @@ class Dispatcher:
             error = InternalFault()
         pool.give_back(run.slot)
         lost = bool(self.conduct[run.pool].lost)
+        self._mending.pause(run.pool, time.monotonic_ns())
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
-            self._fail(entry.request, error)
+            self._fail(entry.request, self._blame(run.pool, entry.request, error))
+        self._mend(run.pool)
         return False
+
+    def _blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
+        """What to tell ``request``, whose own run failed."""
+        now = time.monotonic_ns()
+        self._sweeps.failed(now)
+        return self._mending.blame(index, request, failed, now)
+
+    def _mend(self, index: int) -> None:
+        """Go on where a run has left a model unfit."""
+        self._mending.pause(index, time.monotonic_ns())
+        if index not in self._mending.under_way or self.conduct[index].lost:
+            return
+        unhealed = self._mending.proceed(index)
+        if unhealed:
+            self.shut(index, unhealed)
+        elif unhealed is not None:
+            self._advance(time.monotonic_ns())
 
     def _hung(self, run: Run) -> None:
         conduct = self.conduct[run.pool]
@@ -457,10 +453,17 @@ class Dispatcher:
         return inputs
 
     def _completed(self, index: int) -> None:
-        if self._closed:
-            return
-        for completion in self._pools[index].drain():
+        if not self._closed:
+            self._settle_all(index, self._pools[index].drain())
+
+    def _settle_all(self, index: int, completions: Several[Completion]) -> None:
+        if self._pools[index].marred:
+            # Before any of their slots is free.
+            self._mending.pause(index, time.monotonic_ns())
+        for completion in completions:
             self._settle(index, completion)
+        if self._mending.under_way:
+            self._mend(index)
 
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
@@ -470,12 +473,14 @@ class Dispatcher:
 
     def _end(self, index: int, completion: Completion) -> _Over:
         """Give the slot back and answer."""
-        failed = None if completion.failure is None else self._failed(index, completion.failure)
+        slot, at, failure, _, doubted = completion
+        failed = None if failure is None else self._failed(index, failure)
         if self._held:
             self._back(index, completion)
-        conduct, ok = self.conduct[index], failed is None
-        slot, at, pool = completion.slot, completion.at, self._pools[index]
-        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost))
+        if doubted and failed is None:
+            failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
+        conduct, ok, pool = self.conduct[index], failed is None, self._pools[index]
+        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost), doubted=doubted)
         conduct.well += ok
         conduct.failed += not ok and bool(ended)
         if ended:
@@ -487,7 +492,8 @@ class Dispatcher:
             if failed is None:
                 error = self._reply(request, pool, slot, entry)
             else:
-                request.reply.fail(failed)
+                error = failed if doubted else self._blame(index, request, failed)
+                request.reply.fail(error)
             over.append((request, error))
         if pool.lent:
             pool.give_back(slot)
@@ -541,15 +547,6 @@ class Dispatcher:
         request.reply.fail(error)
         self._record(request, error)
 
-    def _sample(self, request: Request) -> None:
-        """It is the one in so many whose inputs to keep; what is part of a sequence says nothing by itself, and what a
-        client shares may be gone."""
-        if request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
-            self._until_sample = _SAMPLE_EVERY
-            if not request.shared:
-                # A view would keep the whole message, and can't be sent to the process that tunes.
-                self.samples.append(tuple([tensor.copied() for tensor in request.inputs]))
-
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
         stages.answered = stages.answered or time.monotonic_ns()
@@ -584,7 +581,8 @@ class Dispatcher:
         """
         at = plan.wake_at
         if self._scheduler.running:
-            at = min(at, now + SWEEP_NS) if at is not None else now + SWEEP_NS
+            sweep = now + self._sweeps.ns
+            at = min(at, sweep) if at is not None else sweep
         if self._closed or at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
@@ -595,6 +593,7 @@ class Dispatcher:
     def _tick(self) -> None:
         self._timer = None
         for index, pool in enumerate(self._pools):
-            for completion in pool.sweep():
-                self._settle(index, completion)
-        self._advance(time.monotonic_ns())
+            self._settle_all(index, pool.sweep())
+        now = time.monotonic_ns()
+        self._sweeps.looked(now)
+        self._advance(now)

@@ -1,9 +1,10 @@
 """Compiled models: imported from the cache of blobs where they are there, compiled and kept there otherwise."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
@@ -27,6 +28,15 @@ _TUNABLE = {
 }
 
 
+class Compiled(NamedTuple):
+    """A compiled model: whether it came from the cache, and the blob that it can be made again from, as far as that is
+    there now."""
+
+    model: "ov.CompiledModel"
+    from_cache: bool
+    blob: Callable[[], bytes | None] = lambda: None
+
+
 class Compiler:
     """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts looks into the cache, by
     result."""
@@ -37,30 +47,29 @@ class Compiler:
         self._counting = Lock()
         self.lookups: Counter[str] = Counter(hit=0, miss=0, refused=0)
 
-    def compile(
-        self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
-    ) -> tuple["ov.CompiledModel", bool]:
-        """``model``, read from ``source``, on the resolved device ``target``. True when it came from the cache.
+    def compile(self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]) -> Compiled:
+        """``model``, read from ``source``, on the resolved device ``target``.
 
         Raises RuntimeError where OpenVINO does, and OSError when a file of ``source`` can't be read.
         """
         if not self.caches(target):
-            return self._core.compile_model(model, target, dict(properties)), False
+            return Compiled(self._core.compile_model(model, target, dict(properties)), from_cache=False)
         key = self.key(source, target, properties)
+        kept = partial(self._cache.load, key)
         with self._cache.lock(key):
             result: Literal["hit", "miss", "refused"] = "miss"
             if (blob := self._cache.load(key)) is not None:
                 try:
                     compiled = self._core.import_model(blob, target, dict(properties))
                     self._count("hit")
-                    return compiled, True
+                    return Compiled(compiled, True, kept)
                 except RuntimeError as error:
                     log.warning("cached blob refused", model=source.name, problem=sentence(error))
                     result = "refused"
             self._count(result)
             compiled = self._core.compile_model(model, target, dict(properties))
             self._cache.store(key, compiled.export_model().getbuffer())
-            return compiled, False
+            return Compiled(compiled, False, kept)
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
         """What stands for the content of ``source`` compiled like that. Raises OSError when a file can't be read."""

@@ -1,0 +1,75 @@
+"""What follows when a run fails: whose fault it was, and how its pool can be used again."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from inferd.engine.known_bad import KnownBad
+from inferd.engine.pool import Pool
+from inferd.engine.shape_check import ShapeCheck
+from inferd.errors import InferdError, InferenceFailed
+from inferd.requests import Request
+from inferd.scheduling.scheduler import Scheduler
+
+log = structlog.get_logger("inferd.engine")
+
+
+class Mending:
+    """Keeps requests from running on models that a run has left unfit (``inferd.engine.healing``), and has those made
+    anew. What waits meanwhile goes on waiting, within its deadlines. One for the ``pools`` of a model version.
+    """
+
+    def __init__(
+        self, labels: dict[str, object], pools: Sequence[Pool], scheduler: Scheduler, shapes: ShapeCheck | None
+    ) -> None:
+        self._labels = labels
+        self._pools = pools
+        self._scheduler = scheduler
+        self._shapes = shapes
+        self._culprit: Request | None = None
+        self.under_way: set[int] = set()
+        """The pools that nothing is started on."""
+        self.known_bad = KnownBad()
+
+    def blame(self, index: int, request: Request, failed: InferdError, now: int) -> InferdError:
+        """What to tell ``request``, whose run failed for no other's fault. Where its shapes could have told, they are
+        refused from now on."""
+        if not self._pools[index].marred or not isinstance(failed, InferenceFailed):
+            return failed
+        if self._shapes is not None and self._shapes.slow:
+            self._culprit = request
+        elif self._shapes is not None:
+            try:
+                self._shapes.learn(request.inputs)
+                self._shapes.check(failed.model, request.inputs)
+            except InferdError as invalid:
+                return invalid.bare()
+        if request.step is None:
+            # What is carried through a sequence may be what it failed on.
+            self.known_bad.keep(request.inputs, failed, now)
+        return failed
+
+    def pause(self, index: int, now: int) -> None:
+        """Start nothing on the pool if it is unfit."""
+        if self._pools[index].marred and index not in self.under_way:
+            self.under_way.add(index)
+            self._scheduler.pause(index, now)
+
+    def proceed(self, index: int) -> str | None:
+        """Have the model made anew once nothing runs on it. None until that is done, then "", or why it failed."""
+        pool = self._pools[index]
+        if pool.unhealed:
+            return f"a run that failed left the model unfit, and it can't be made anew: {pool.unhealed}"
+        if pool.marred:
+            if not pool.in_flight:
+                culprit, self._culprit = self._culprit, None
+                if culprit is not None and self._shapes is not None:
+                    pool.renew(partial(self._shapes.learn, culprit.inputs))
+                else:
+                    pool.renew()
+            return None
+        self.under_way.discard(index)
+        log.info("model made anew after a failed run", **self._labels, device=pool.device, times=pool.renewals)
+        self._scheduler.resume(index)
+        return ""

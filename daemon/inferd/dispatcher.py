@@ -32,7 +32,6 @@ from inferd.scheduling.hangs import Held
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.rules import Lane, Rules
 from inferd.scheduling.scheduler import Scheduler
-from inferd.scheduling.sweeps import Sweeps
 from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
@@ -89,11 +88,13 @@ class Dispatcher:
         labels: dict[str, object] = {"model": model, "version": version}
         self._mending = Mending(labels, self._pools, self._scheduler, shapes)
         self._known_bad = self._mending.known_bad.kept
-        self._sweeps = Sweeps()
+        self._sweeps = self._mending.sweeps
         self._held = Held(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
+        # Closed, or without one of its devices.
+        self._impaired = False
         self._idle = asyncio.Event()
         self._idle.set()
         for index, station in enumerate(stations):
@@ -169,14 +170,15 @@ class Dispatcher:
         """Take ``request``; its reply slot is filled later, exactly once.
 
         Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded; and
-        ModelUnavailable where no device is left.
+        ModelUnavailable where no device is left, or the dispatcher is closed.
         """
-        if self.conduct[0].lost and (unavailable := self._unavailable()) is not None:
+        if self._impaired and (unavailable := self._unavailable()) is not None:
             raise unavailable
         now = time.monotonic_ns()
-        if self._known_bad and (known := self._mending.known_bad.find(request.inputs, now)) is not None:
-            raise known
         request.stages.queued = now
+        if self._known_bad and (known := self._mending.known_bad.find(request.inputs, now)) is not None:
+            self._fail(request, known.bare())
+            return
         if self._inline and self._scheduler.vacant(request, now):
             self._run_at_once(request, now)
             return
@@ -231,6 +233,7 @@ class Dispatcher:
         if conduct.lost:
             return
         conduct.lost = why
+        self._impaired = True
         log.error(
             "device is used no more", model=self._model, version=self._version, device=conduct.device, problem=why
         )
@@ -243,7 +246,7 @@ class Dispatcher:
         """Look at the pools no more: whoever calls this is about to end what still runs there."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._impaired = True
         for share in self._shares:
             share.leave()
         if self._timer is not None:
@@ -307,7 +310,7 @@ class Dispatcher:
             failed = InternalFault()
         if failed is not None:
             pool.give_back(0)
-            self._fail(request, self._blame(0, request, failed))
+            self._fail(request, self._mending.blame(0, request, failed))
             self._mend(0)
             return
         stages.computed = stages.taken = ended
@@ -360,15 +363,9 @@ class Dispatcher:
         lost = bool(self.conduct[run.pool].lost)
         self._mending.pause(run.pool, time.monotonic_ns())
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
-            self._fail(entry.request, self._blame(run.pool, entry.request, error))
+            self._fail(entry.request, self._mending.blame(run.pool, entry.request, error))
         self._mend(run.pool)
         return False
-
-    def _blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
-        """What to tell ``request``, whose own run failed."""
-        now = time.monotonic_ns()
-        self._sweeps.failed(now)
-        return self._mending.blame(index, request, failed, now)
 
     def _mend(self, index: int) -> None:
         """Go on where a run has left a model unfit."""
@@ -438,7 +435,9 @@ class Dispatcher:
             self.alarm()
 
     def _unavailable(self) -> ModelUnavailable | None:
-        """What there is to say once no device is left."""
+        """What there is to say once no device is left, or nothing at all."""
+        if self._closed:
+            return ModelUnavailable(self._model, "unloaded")
         if not all(conduct.lost for conduct in self.conduct):
             return None
         return ModelUnavailable(self._model, "failed", f"{self.conduct[0].device}: {self.conduct[0].lost}")
@@ -492,7 +491,7 @@ class Dispatcher:
             if failed is None:
                 error = self._reply(request, pool, slot, entry)
             else:
-                error = failed if doubted else self._blame(index, request, failed)
+                error = failed if doubted else self._mending.blame(index, request, failed)
                 request.reply.fail(error)
             over.append((request, error))
         if pool.lent:

@@ -1,5 +1,6 @@
 """What follows when a run fails: whose fault it was, and how its pool can be used again."""
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ from inferd.engine.shape_check import ShapeCheck
 from inferd.errors import InferdError, InferenceFailed
 from inferd.requests import Request
 from inferd.scheduling.scheduler import Scheduler
+from inferd.scheduling.sweeps import Sweeps
 
 log = structlog.get_logger("inferd.engine")
 
@@ -31,12 +33,15 @@ class Mending:
         self.under_way: set[int] = set()
         """The pools that nothing is started on."""
         self.known_bad = KnownBad()
+        self.sweeps = Sweeps()
 
-    def blame(self, index: int, request: Request, failed: InferdError, now: int) -> InferdError:
+    def blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
         """What to tell ``request``, whose run failed for no other's fault. Where its shapes could have told, they are
         refused from now on."""
         if not self._pools[index].marred or not isinstance(failed, InferenceFailed):
             return failed
+        now = time.monotonic_ns()
+        self.sweeps.failed(now)
         if self._shapes is not None and self._shapes.slow:
             self._culprit = request
         elif self._shapes is not None:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from inferd.dispatcher import Dispatcher, Station
+from inferd.dispatcher import Dispatcher
 from inferd.engine.model import LoadedModel
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
+from inferd.engine.station import Station
 from inferd.errors import Draining
 from inferd.requests import Observation
 from inferd.scheduling.fairness import Share

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.dispatcher import SWEEP_NS
 from inferd.errors import DeadlinePassed, Displaced, Draining, InferenceFailed, InternalFault, QueueFull
 from inferd.requests import Request
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.rules import Limits
+from inferd.scheduling.sweeps import LONGEST as SWEEP_NS
 from inferd.tensors import DType, Tensor
 from tests.dispatchers import Bench, RealBench, load
 from tests.engine import models

@@ -6,17 +6,18 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Several
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from inferd.engine.device_loss import means_lost
+from inferd.engine.mending import Mending
 from inferd.engine.pool import Completion, Pool
+from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
+from inferd.engine.station import Conduct, Station
 from inferd.errors import (
     Cancelled,
     DeadlinePassed,
@@ -25,9 +26,8 @@ from inferd.errors import (
     InternalFault,
     ModelUnavailable,
 )
-from inferd.requests import Observation, Request
+from inferd.requests import Observation, Request, Samples
 from inferd.scheduling.entry import Entry, Run, Sequence
-from inferd.scheduling.fairness import Share
 from inferd.scheduling.hangs import Held
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.rules import Lane, Rules
@@ -36,16 +36,8 @@ from inferd.tensors import StateLink, Tensor
 
 log = structlog.get_logger("inferd.dispatcher")
 
-# Failed and cancelled runs have no callback: this is how late such a one may be noticed.
-SWEEP_NS = 20_000_000
-
 # How much earlier than the server a client may see the deadline that both know.
 _CLIENT_DEADLINE_LEAD_NS = 10_000_000
-
-# One request in so many is kept to compare answers by, a few at a time, and only what is small.
-_SAMPLE_EVERY = 100
-_SAMPLES = 4
-_SAMPLE_BYTES = 4 << 20
 
 # What runs inline holds up everything else for so long at a time.
 _INLINE_NS = 1_000_000
@@ -54,31 +46,6 @@ Observer = Callable[[Observation], None]
 
 # The members of a run that ended who still waited, with what went wrong.
 _Over = list[tuple[Request, InferdError | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """A pool with what the scheduler should know of it: service times seen at warm-up, as (rows of the
-    run, nanoseconds), and its part of the device, None where it has the device to itself."""
-
-    pool: Pool
-    times: Several[tuple[int, float]] = ()
-    share: Share | None = None
-
-
-@dataclass(slots=True)
-class Conduct:
-    """How runs on one device have gone since the start: ended well, failed (whoever gave up is not counted), given
-    up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is why infer
-    requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is well."""
-
-    device: str
-    well: int = 0
-    failed: int = 0
-    hung: int = 0
-    replaced: int = 0
-    wedged: str = ""
-    lost: str = ""
 
 
 class Dispatcher:
@@ -100,6 +67,7 @@ class Dispatcher:
         observe: Observer,
         loop: asyncio.AbstractEventLoop,
         states: Several[StateLink] = (),
+        shapes: ShapeCheck | None = None,
     ) -> None:
         self._model = model
         self._version = str(version)
@@ -109,7 +77,7 @@ class Dispatcher:
         self._observe = observe
         self._loop = loop
         self._states = tuple(states)
-        self.samples: deque[tuple[Tensor, ...]] = deque(maxlen=_SAMPLES)
+        self.samples = Samples()
         self.watch: Observer | None = None
         self.conduct = tuple(Conduct(pool.device) for pool in self._pools)
         self.alarm: Callable[[], None] | None = None
@@ -117,10 +85,15 @@ class Dispatcher:
         self._worked = 0
         self._pinned = rules.pinned
         self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
+        labels: dict[str, object] = {"model": model, "version": version}
+        self._mending = Mending(labels, self._pools, self._scheduler, shapes)
+        self._sweeps = self._mending.sweeps
         self._held = Held(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
+        # Closed, or without one of its devices.
+        self._impaired = False
         self._idle = asyncio.Event()
         self._idle.set()
         for index, station in enumerate(stations):
@@ -196,12 +169,15 @@ class Dispatcher:
         """Take ``request``; its reply slot is filled later, exactly once.
 
         Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded; and
-        ModelUnavailable where no device is left.
+        ModelUnavailable where no device is left, or the dispatcher is closed.
         """
-        if self.conduct[0].lost and (unavailable := self._unavailable()) is not None:
+        if self._impaired and (unavailable := self._unavailable()) is not None:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
+        if self._mending.alert and (known := self._mending.known(request, now)) is not None:
+            self._fail(request, known.bare())
+            return
         if self._inline and self._scheduler.vacant(request, now):
             self._run_at_once(request, now)
             return
@@ -210,7 +186,7 @@ class Dispatcher:
             self._idle.clear()
             self._until_sample -= 1
             if self._until_sample < 0:
-                self._sample(request)
+                self._until_sample = self.samples.offer(request)
         except InferdError as error:
             if self.watch is not None and not request.shadow:
                 self.watch(Observation(self._model, self._version, error.outcome, request.stages, error=error))
@@ -256,6 +232,7 @@ class Dispatcher:
         if conduct.lost:
             return
         conduct.lost = why
+        self._impaired = True
         log.error(
             "device is used no more", model=self._model, version=self._version, device=conduct.device, problem=why
         )
@@ -268,7 +245,7 @@ class Dispatcher:
         """Look at the pools no more: whoever calls this is about to end what still runs there."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._impaired = True
         for share in self._shares:
             share.leave()
         if self._timer is not None:
@@ -288,7 +265,8 @@ class Dispatcher:
             for run in plan.given_up:
                 self._hung(run)
             for pool, slot in plan.cancels:
-                self._pools[pool].cancel(slot)
+                self._pools[pool].cancel(slot, hangs=bool(plan.given_up))
+                self._sweeps.soon()
             for pool, slot in plan.replaced:
                 if not self._pools[pool].replace(slot):
                     self._wedged(pool, slot)
@@ -317,7 +295,7 @@ class Dispatcher:
         request.device, stages.started = pool.device, now
         self._until_sample -= 1
         if self._until_sample < 0:
-            self._sample(request)
+            self._until_sample = self.samples.offer(request)
         failed, into = None, request.into if request.shared or request.into else None
         try:
             stages.submitted, ended = pool.run(request.inputs, into)
@@ -331,7 +309,8 @@ class Dispatcher:
             failed = InternalFault()
         if failed is not None:
             pool.give_back(0)
-            self._fail(request, failed)
+            self._fail(request, self._mending.blame(0, request, failed))
+            self._mend(0)
             return
         stages.computed = stages.taken = ended
         self.conduct[0].well += 1
@@ -381,9 +360,22 @@ class Dispatcher:
             error = InternalFault()
         pool.give_back(run.slot)
         lost = bool(self.conduct[run.pool].lost)
+        self._mending.pause(run.pool, time.monotonic_ns())
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
-            self._fail(entry.request, error)
+            self._fail(entry.request, self._mending.blame(run.pool, entry.request, error))
+        self._mend(run.pool)
         return False
+
+    def _mend(self, index: int) -> None:
+        """Go on where a run has left a model unfit."""
+        self._mending.pause(index, time.monotonic_ns())
+        if index not in self._mending.under_way or self.conduct[index].lost:
+            return
+        unhealed = self._mending.proceed(index)
+        if unhealed:
+            self.shut(index, unhealed)
+        elif unhealed is not None:
+            self._advance(time.monotonic_ns())
 
     def _hung(self, run: Run) -> None:
         conduct = self.conduct[run.pool]
@@ -442,7 +434,9 @@ class Dispatcher:
             self.alarm()
 
     def _unavailable(self) -> ModelUnavailable | None:
-        """What there is to say once no device is left."""
+        """What there is to say once no device is left, or nothing at all."""
+        if self._closed:
+            return ModelUnavailable(self._model, "unloaded")
         if not all(conduct.lost for conduct in self.conduct):
             return None
         return ModelUnavailable(self._model, "failed", f"{self.conduct[0].device}: {self.conduct[0].lost}")
@@ -457,10 +451,17 @@ class Dispatcher:
         return inputs
 
     def _completed(self, index: int) -> None:
-        if self._closed:
-            return
-        for completion in self._pools[index].drain():
+        if not self._closed:
+            self._settle_all(index, self._pools[index].drain())
+
+    def _settle_all(self, index: int, completions: Several[Completion]) -> None:
+        if self._pools[index].marred:
+            # Before any of their slots is free.
+            self._mending.pause(index, time.monotonic_ns())
+        for completion in completions:
             self._settle(index, completion)
+        if self._mending.under_way:
+            self._mend(index)
 
     def _settle(self, index: int, completion: Completion) -> None:
         """Answer, then refill the slot at once (streams starve in lock-step), then record."""
@@ -470,12 +471,14 @@ class Dispatcher:
 
     def _end(self, index: int, completion: Completion) -> _Over:
         """Give the slot back and answer."""
-        failed = None if completion.failure is None else self._failed(index, completion.failure)
+        slot, at, failure, _, doubted = completion
+        failed = None if failure is None else self._failed(index, failure)
         if self._held:
             self._back(index, completion)
-        conduct, ok = self.conduct[index], failed is None
-        slot, at, pool = completion.slot, completion.at, self._pools[index]
-        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost))
+        if doubted and failed is None:
+            failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
+        conduct, ok, pool = self.conduct[index], failed is None, self._pools[index]
+        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost), doubted=doubted)
         conduct.well += ok
         conduct.failed += not ok and bool(ended)
         if ended:
@@ -487,7 +490,8 @@ class Dispatcher:
             if failed is None:
                 error = self._reply(request, pool, slot, entry)
             else:
-                request.reply.fail(failed)
+                error = failed if doubted else self._mending.blame(index, request, failed)
+                request.reply.fail(error)
             over.append((request, error))
         if pool.lent:
             pool.give_back(slot)
@@ -541,15 +545,6 @@ class Dispatcher:
         request.reply.fail(error)
         self._record(request, error)
 
-    def _sample(self, request: Request) -> None:
-        """It is the one in so many whose inputs to keep; what is part of a sequence says nothing by itself, and what a
-        client shares may be gone."""
-        if request.step is None and request.nbytes <= _SAMPLE_BYTES and not request.shadow:
-            self._until_sample = _SAMPLE_EVERY
-            if not request.shared:
-                # A view would keep the whole message, and can't be sent to the process that tunes.
-                self.samples.append(tuple([tensor.copied() for tensor in request.inputs]))
-
     def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
         stages.answered = stages.answered or time.monotonic_ns()
@@ -584,7 +579,8 @@ class Dispatcher:
         """
         at = plan.wake_at
         if self._scheduler.running:
-            at = min(at, now + SWEEP_NS) if at is not None else now + SWEEP_NS
+            sweep = now + self._sweeps.ns
+            at = min(at, sweep) if at is not None else sweep
         if self._closed or at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
@@ -595,6 +591,7 @@ class Dispatcher:
     def _tick(self) -> None:
         self._timer = None
         for index, pool in enumerate(self._pools):
-            for completion in pool.sweep():
-                self._settle(index, completion)
-        self._advance(time.monotonic_ns())
+            self._settle_all(index, pool.sweep())
+        now = time.monotonic_ns()
+        self._sweeps.looked(now)
+        self._advance(now)

@@ -5,6 +5,7 @@ deadline, its reply slot and its timestamps. All times are nanoseconds of one mo
 clock (``time.monotonic_ns``).
 """
 
+from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -156,6 +157,26 @@ class Request:
     trace: TraceContext | None = None
     into: tuple[tuple[int, Placed], ...] = ()
     shared: bool = False
+
+
+class Samples(deque[tuple[Tensor, ...]]):
+    """Inputs that came lately, to compare answers by: of one request in so many, a few at a time, and only what is
+    small."""
+
+    _EVERY, _MOST, _BYTES = 100, 4, 4 << 20
+
+    def __init__(self) -> None:
+        super().__init__(maxlen=self._MOST)
+
+    def offer(self, request: Request) -> int:
+        """Keep the inputs of ``request`` if they may be; how many requests to let pass until the next offer. What is
+        part of a sequence says nothing by itself, and what a client shares may be gone."""
+        if request.step is not None or request.nbytes > self._BYTES or request.shadow:
+            return 0
+        if not request.shared:
+            # A view would keep the whole message, and can't be sent to the process that tunes.
+            self.append(tuple([tensor.copied() for tensor in request.inputs]))
+        return self._EVERY
 
 
 class Observation(NamedTuple):

@@ -4,7 +4,7 @@ It is verified: tests/engine/test_slot.py and test_slot_rows.py hold it and the 
 same contract.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Condition, Thread
 
 from inferd.engine.slot import RunFailed
@@ -104,6 +104,12 @@ class FakeSlot:
 
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         return [self._outputs[i] if rows is None else _part(self._outputs[i], rows) for i in outputs]
+
+    def state(self) -> Mapping[str, object]:
+        return {}
+
+    def resume(self, state: Mapping[str, object]) -> None:
+        assert not state, "an echo keeps no state"
 
     def close(self) -> None:
         assert not self._running, "closed with a run in flight"

@@ -1,17 +1,21 @@
 """Canaries through real models' dispatchers: how each ends, and that nothing is counted."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits, Live
+from inferd.catalog import Catalog, CatalogLimits, Live, shadow
 from inferd.engine.runtime import ov
+from inferd.engine.source import ModelSource
+from inferd.engine.warmup import made_up
+from inferd.errors import ModelUnavailable
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import Limits
 from inferd.supervision import canary
 from inferd.supervision.vitality import Ending
-from inferd.tensors import DType
+from inferd.tensors import DType, Signature, Tensor
 from tests import models
 from tests.engine.models import accumulator, engine, stateful
 from tests.event_loop import on_loop
@@ -52,6 +56,29 @@ def test_a_model_that_works_answers_well_and_nothing_is_counted(dtype: DType, tm
             assert await canary.send(live, SECONDS) is Ending.WELL
             assert live.dispatcher.completed == before + 1
         assert house.seen == []
+
+    test()
+
+
+def test_a_model_that_was_unloaded_while_the_input_was_made_up_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.save(models.identity(DType.FP32, [-1]), tmp_path, "m")
+
+    @on_loop
+    async def test() -> None:
+        async with House(tmp_path) as live:
+            loop = asyncio.get_running_loop()
+
+            def unloaded_meanwhile(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
+                loop.call_soon_threadsafe(live.dispatcher.close)
+                live.loaded.close()
+                return made_up(source, signature)
+
+            monkeypatch.setattr(canary, "made_up", unloaded_meanwhile)
+            assert await canary.send(live, SECONDS) is Ending.UNANSWERED
+            with pytest.raises(ModelUnavailable, match="model 'm' is unloaded"):
+                await shadow.answer(live.dispatcher, live.signature, made_up(live.source, live.signature))
 
     test()
 

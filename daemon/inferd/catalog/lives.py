@@ -8,9 +8,10 @@ import structlog
 
 from inferd.catalog.rules import rules_of
 from inferd.catalog.served import Live, Served
-from inferd.dispatcher import Dispatcher, Observer, Station
+from inferd.dispatcher import Dispatcher, Observer
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
+from inferd.engine.station import Station
 from inferd.errors import ContentChanged, Draining, InferdError
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.rules import Limits
@@ -97,6 +98,7 @@ class Lives:
             self._observe,
             asyncio.get_running_loop(),
             loaded.signature.states,
+            loaded.shapes,
         )
 
     def _device(self, name: str) -> SharedDevice:

@@ -1,9 +1,10 @@
 """Compiled models: imported from the cache of blobs where they are there, compiled and kept there otherwise."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
@@ -27,6 +28,16 @@ _TUNABLE = {
 }
 
 
+class Compiled(NamedTuple):
+    """A compiled model: whether it came from the cache, the blob that it can be made again from, as far as that is
+    there now, and whether it exports another."""
+
+    model: "ov.CompiledModel"
+    from_cache: bool
+    blob: Callable[[], bytes | None] = lambda: None
+    exports: bool = True
+
+
 class Compiler:
     """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts looks into the cache, by
     result. Unless it ``maps``, what it gives for a device whose models are cached uses no file of the model's."""
@@ -38,10 +49,8 @@ class Compiler:
         self._counting = Lock()
         self.lookups: Counter[str] = Counter(hit=0, miss=0, refused=0)
 
-    def compile(
-        self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
-    ) -> tuple["ov.CompiledModel", bool]:
-        """``model``, read from ``source``, on the resolved device ``target``. True when it came from the cache.
+    def compile(self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]) -> Compiled:
+        """``model``, read from ``source``, on the resolved device ``target``.
 
         Raises RuntimeError where OpenVINO does, and ContentChanged where what was compiled may not be the content that
         ``source`` was settled with.
@@ -49,15 +58,16 @@ class Compiler:
         if not self.caches(target):
             compiled = self._core.compile_model(model, target, dict(properties))
             source.check()
-            return compiled, False
+            return Compiled(compiled, from_cache=False)
         key = self.key(source, target, properties)
+        kept = partial(self._cache.load, key)
         with self._cache.lock(key):
             result: Literal["hit", "miss", "refused"] = "miss"
             if (blob := self._cache.load(key)) is not None:
                 try:
                     compiled = self._core.import_model(blob, target, dict(properties))
                     self._count("hit")
-                    return compiled, True
+                    return Compiled(compiled, True, kept, exports=False)
                 except RuntimeError as error:
                     log.warning("cached blob refused", model=source.name, problem=sentence(error))
                     result = "refused"
@@ -66,10 +76,12 @@ class Compiler:
             source.verify()
             blob = compiled.export_model().getvalue()
             self._cache.store(key, blob)
-            if not self._maps:
-                # Its weights may be in the file still (OpenVINO fact 51).
-                compiled = self._core.import_model(blob, target, dict(properties))
-            return compiled, False
+            if self._maps:
+                return Compiled(compiled, from_cache=False, blob=kept)
+            # Its weights may be in the file still (OpenVINO fact 51).
+            return Compiled(
+                self._core.import_model(blob, target, dict(properties)), from_cache=False, blob=kept, exports=False
+            )
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
         """What stands for the content of ``source``, which is settled, compiled like that."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferd.config.model import ModelConfig
-from inferd.engine.ports import Ports
+from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, sentence
 from inferd.tensors import DType, Placed, Signature, Tensor
@@ -103,6 +103,12 @@ class InlineSlot:
         for i in outputs:
             given.append(Tensor(self._dtypes[i], self._shapes[i], self._arrays[i].data))  # type: ignore[arg-type]  # noqa: PERF401 - none is None
         return given
+
+    def state(self) -> State:
+        return self._ports.state()
+
+    def resume(self, state: State) -> None:
+        self._ports.resume(state)
 
     def close(self) -> None:
         self._arrays = ()

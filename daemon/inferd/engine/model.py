@@ -13,13 +13,15 @@ from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
 from inferd.engine import numbers, preprocessing, state
 from inferd.engine.cache import BlobCache
-from inferd.engine.compiler import Compiler
+from inferd.engine.compiler import Compiled, Compiler
 from inferd.engine.device_status import DeviceStatus
+from inferd.engine.healing import bears_marks, remake
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, left_open, may_run_inline
-from inferd.engine.pool import Pool
+from inferd.engine.pool import Anew, Pool
 from inferd.engine.preflight import Preflight
 from inferd.engine.runtime import give_memory_back, keep_small_blocks, ov
-from inferd.engine.slot import InferSlot, Slot, sentence
+from inferd.engine.shape_check import ShapeCheck, shape_check
+from inferd.engine.slot import InferSlot, Slot, SlotFactory, sentence
 from inferd.engine.source import ModelSource
 from inferd.engine.sync_slot import SyncSlot
 from inferd.engine.topology import Tunables, cpu_topology, tunables
@@ -85,11 +87,13 @@ class Took:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to run: its signature, one pool a device, and the seconds that loading it took."""
+    """A model version ready to run: its signature, one pool a device, the seconds that loading it took, and what tells
+    shapes that can't go through it, None where there is none to tell."""
 
     signature: Signature
     pools: tuple[DevicePool, ...]
     seconds: float
+    shapes: ShapeCheck | None = None
 
     @property
     def freed(self) -> bool:
@@ -163,10 +167,11 @@ class Engine:
         maps = self._maps or all(self._compiler.caches(target) for target in targets)
         model, signature = self._prepare(source, maps=maps)
         source.check()
+        shapes = shape_check(model, signature)
         with ExitStack() as undo:
-            pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
+            pools = tuple(self._pool(source, model, signature, target, shapes, undo) for target in targets)
             undo.pop_all()
-        return LoadedModel(signature, pools, time.monotonic() - begun)
+        return LoadedModel(signature, pools, time.monotonic() - begun, shapes)
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
@@ -178,7 +183,7 @@ class Engine:
         left_open = replace(source.settled(), config=_left_to(hint, source.config))
         model, _ = self._prepare(left_open)
         with _explained(source, target):
-            return devices.read_back(self._compile(left_open, model, target)[0])
+            return devices.read_back(self._compile(left_open, model, target).model)
 
     def threads_for(self, source: ModelSource) -> int:
         """How many CPU threads ``source`` may have: its part of the budget where it was given one."""
@@ -248,7 +253,13 @@ class Engine:
             raise LoadFailed(source.name, source.version, problem) from error
 
     def _pool(
-        self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
+        self,
+        source: ModelSource,
+        model: "ov.Model",
+        signature: Signature,
+        target: str,
+        shapes: ShapeCheck | None,
+        undo: ExitStack,
     ) -> DevicePool:
         """``source`` on ``target``: inline where that is left open, may be, and turns out to be worth it."""
         # Of one thread alone, runs are handed over (OpenVINO fact 38).
@@ -256,13 +267,13 @@ class Engine:
         open_ = may and left_open(source.config)
         computed_here = replace(source, config=_inline(source.config))
         if source.config.execution.path == "inline" or (open_ and source.inline):
-            return replace(self._made(computed_here, model, signature, target, undo), may_be_inline=may)
-        made = replace(self._made(source, model, signature, target, undo), may_be_inline=may)
+            return replace(self._made(computed_here, model, signature, target, shapes, undo), may_be_inline=may)
+        made = replace(self._made(source, model, signature, target, shapes, undo), may_be_inline=may)
         if not open_ or source.inline is False:
             return made
         if not made.times or min(ns for _, ns in made.times) > _INLINE_TRIED * MOST_NS:
             return made
-        inline = self._made(computed_here, model, signature, target, undo)
+        inline = self._made(computed_here, model, signature, target, shapes, undo)
         # The quickest of some: at start-up others are loading.
         quick = min(warm_up(source, signature, inline.pool).times[0][1] for _ in range(_LOOKS)) <= MOST_NS
         (made if quick else inline).pool.close()
@@ -274,11 +285,18 @@ class Engine:
         return replace(inline, from_cache=made.from_cache, took=both, may_be_inline=True)
 
     def _made(
-        self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
+        self,
+        source: ModelSource,
+        model: "ov.Model",
+        signature: Signature,
+        target: str,
+        shapes: ShapeCheck | None,
+        undo: ExitStack,
     ) -> DevicePool:
         begun = time.monotonic()
         with _explained(source, target):
-            compiled, from_cache = self._compile(source, model, target)
+            made = self._compile(source, model, target)
+            compiled = made.model
             compiling = time.monotonic() - begun
             effective = devices.read_back(compiled)
             path = source.config.execution.path
@@ -286,25 +304,62 @@ class Engine:
                 why = "by the calling thread alone, they would fail unnoticed"
                 log.warning("runs are handed over", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 38
+            marks = bears_marks(model, target)
+            if path == "sync" and marks:
+                why = "its shapes are not fixed, and which run failed first would not be known"
+                log.warning("runs are handed over", model=source.name, path=path, problem=why)
+                path = "async"  # OpenVINO fact 39
             # One thread starts them all.
             asked = 1 if path == "inline" else source.config.execution.infer_requests
             width = asked or max(1, effective.infer_requests)
+
+            def on_slots(of: "ov.CompiledModel") -> SlotFactory:
+                return lambda on_done: _SLOTS[path](of.create_infer_request(), signature, on_done)
+
             pool = Pool(
                 target,
                 state.most_sequences(source.config, signature) if signature.stateful else width,
-                lambda on_done: _SLOTS[path](compiled.create_infer_request(), signature, on_done),
+                on_slots(compiled),
                 compiled,
                 width,
                 inline=path == "inline",
+                anew=self._anew(source, model, target, made, on_slots) if marks else None,
+                renewal=int(compiling * 1e9),
             )
         undo.callback(pool.close)
         part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
         begun = time.monotonic()
-        warm = warm_up(source, signature, pool)
+        warm = warm_up(source, signature, pool, shapes)
+        if pool.marred:
+            with _explained(source, target):
+                pool.renew_now()
         took = Took(compiling, time.monotonic() - begun, warm.first / 1e9)
-        return DevicePool(pool, effective, warm.times, part / width, from_cache, took)
+        return DevicePool(pool, effective, warm.times, part / width, made.from_cache, took)
 
-    def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> tuple["ov.CompiledModel", bool]:
+    def _anew(
+        self,
+        source: ModelSource,
+        model: "ov.Model",
+        target: str,
+        compiled: Compiled,
+        on_slots: "Callable[[ov.CompiledModel], SlotFactory]",
+    ) -> Anew:
+        take = remake(
+            self._core, model, target, self._properties(source, target), compiled.blob, exports=compiled.exports
+        )
+
+        def anew(old: "ov.CompiledModel") -> Callable[[], tuple[SlotFactory, object]]:
+            again = take(old)
+
+            def on_another() -> tuple[SlotFactory, object]:
+                another = again()
+                return on_slots(another), another
+
+            return on_another
+
+        return anew
+
+    def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> Compiled:
         return self._compiler.compile(source, model, target, self._properties(source, target))
 
     def _properties(self, source: ModelSource, target: str) -> dict[str, Any]:

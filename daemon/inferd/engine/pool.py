@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from threading import Lock, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.slot import RunFailed, Slot, SlotFactory, sentence
@@ -23,23 +23,32 @@ _CLOSING_SECONDS = 10.0
 _MAKING_NS = 5_000_000_000
 
 
+Anew = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
+"""Takes what it needs from a model that is about to be let go of, and returns what makes slots on another like it."""
+
+
 class Completion(NamedTuple):
     """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
-    another infer request has taken the place of the one it is on. A tuple, because one is made for every run."""
+    another infer request has taken the place of the one it is on. ``doubted`` where another run that failed may have
+    spoilt it, however it ended. A tuple, because one is made for every run."""
 
     slot: int
     at: int
     failure: str | None
     replaced: bool = False
+    doubted: bool = False
 
 
 class _Seat:
     """An infer request and its present place. The number of its run tells a hand-over that arrives after the run was
     swept, or left behind, from the next one's."""
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int, model: object) -> None:
         self.place = place
         self.run = 0
+        self.begun = 0
+        # Has to outlive the slot: freeing it last is what keeps that from hanging (OpenVINO fact 24).
+        self.model = model
         self.slot: Slot
 
     def ended(self, seconds: float = 0.0) -> bool:
@@ -53,7 +62,12 @@ class _Seat:
 class Pool:
     """Slots of one device; the scheduler decides which is free, the pool runs them.
 
-    ``start``, ``cancel``, ``replace``, ``read``, ``give_back``, ``drain`` and ``sweep`` belong to one thread.
+    ``start``, ``cancel``, ``replace``, ``read``, ``give_back``, ``drain``, ``sweep`` and ``renew`` belong to one
+    thread.
+
+    Where a run that ends early leaves its mark on the model (``inferd.engine.healing``), the pool is ``marred`` by it:
+    nothing may be started until all slots are on another model, which :meth:`renew` sees to; :attr:`unhealed` says why
+    that did not succeed.
     """
 
     def __init__(
@@ -65,12 +79,15 @@ class Pool:
         width: int | None = None,
         *,
         inline: bool = False,
+        anew: Anew | None = None,
+        renewal: int = 0,
     ) -> None:
         """``model`` is whatever the slots run: it is let go of only after all of them are freed.
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
         Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
+        ``anew`` is there where failed runs mar the model, and is said to take ``renewal`` nanoseconds.
         """
         self.device = device
         self.inline = inline
@@ -90,6 +107,15 @@ class Pool:
         self._making: dict[int, int] = {}
         self._made: deque[tuple[int, _Seat | str]] = deque()
         self._refusals: dict[int, str] = {}
+        self._anew = anew
+        self._renewal = renewal
+        self.marred = False
+        self.renewals = 0
+        self.unhealed = ""
+        self._renewing: Thread | None = None
+        self._renewed: deque[tuple[SlotFactory, object, list[_Seat]] | str] = deque()
+        # Slots whose runs no client waits for, to be cancelled once that is worth a renewal.
+        self._unwanted: set[int] = set()
         self._closing = Lock()
         self._closed = False
         self._signalled = False
@@ -114,7 +140,7 @@ class Pool:
     @property
     def freed(self) -> bool:
         """Whether :meth:`close` has let go of everything."""
-        return self._make_slot is None
+        return self._closed and self._make_slot is None and self._renewing is None
 
     @property
     def wedged(self) -> dict[int, str]:
@@ -151,9 +177,13 @@ class Pool:
                 seat.slot.write_shared(members[0], into)
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
-        copied = time.monotonic_ns()
+        seat.begun = copied = time.monotonic_ns()
         seat.run += 1
-        seat.slot.start()
+        try:
+            seat.slot.start()
+        except RunFailed:
+            self.marred = self._anew is not None
+            raise
         self._in_flight.add(slot)
         if self.inline:
             self._handed_over.append((seat, seat.run, time.monotonic_ns()))
@@ -176,7 +206,11 @@ class Pool:
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
         copied = time.monotonic_ns()
-        slot.start()
+        try:
+            slot.start()
+        except RunFailed:
+            self.marred = self._anew is not None
+            raise
         return copied, time.monotonic_ns()
 
     def give_back(self, slot: int) -> None:
@@ -185,10 +219,18 @@ class Pool:
             self.lent.discard(slot)
             self._seats[slot].slot.give_back()
 
-    def cancel(self, slot: int) -> None:
-        """Ask the run on ``slot`` to end; it is reported like any other once it has."""
-        if slot in self._in_flight:
+    def cancel(self, slot: int, *, hangs: bool = False) -> None:
+        """Ask the run on ``slot`` to end; it is reported like any other once it has.
+
+        Where that mars the model, a run is only ended once it has gone on for as long as a renewal takes, unless it
+        ``hangs``: most end sooner.
+        """
+        if slot not in self._in_flight:
+            return
+        if self._anew is None or hangs or self._outlasts_renewal(slot):
             _cancel(self._seats[slot])
+        else:
+            self._unwanted.add(slot)
 
     def replace(self, slot: int) -> bool:
         """Have another infer request take the place of ``slot``'s, whose run does not end.
@@ -204,7 +246,11 @@ class Pool:
         if slot in self._making or slot in self._refusals:
             return slot not in self.wedged
         self._making[slot] = time.monotonic_ns()
-        if self._spare:
+        if self._anew is not None:
+            # All get others, as the run was cancelled and will mar the model when it ends.
+            self._made.append((slot, self._seats[slot]))
+            self._signal()
+        elif self._spare:
             self._offer(slot, self._spare.pop())
         else:
             # A daemon, so that one that never returns does not keep the process from ending.
@@ -224,6 +270,10 @@ class Pool:
             if seat.place in self._in_flight and seat is self._seats[seat.place] and run == seat.run:
                 self._over(seat.place)
                 ended.append(Completion(seat.place, at, None))
+        if self._anew is not None and (self.marred or (ended and self._in_flight)):
+            ended = self._with_failed(ended)
+        if self._renewed:
+            self._put_renewed()
         while self._made:
             slot, made = self._made.popleft()
             if (completion := self._put_in_place(slot, made)) is not None:
@@ -233,18 +283,48 @@ class Pool:
     def sweep(self) -> list[Completion]:
         """The reaper: runs that ended without a callback, because they failed or were cancelled."""
         ended = self.drain()
-        for slot in sorted(self._in_flight):
-            try:
-                if not self._seats[slot].slot.poll():
-                    continue
-                failure = None
-            except RunFailed as error:
-                failure = str(error)
-            self._over(slot)
-            ended.append(Completion(slot, time.monotonic_ns(), failure))
+        well, failed = self._looked_at()
+        if self._anew is not None and (failed or self.marred):
+            ended = self._doubting(ended + well, failed)
+        else:
+            ended += [*well, *failed]
+        for slot in tuple(self._unwanted):
+            if self._outlasts_renewal(slot):
+                self._unwanted.discard(slot)
+                _cancel(self._seats[slot])
         if self._left:
             self._take_back()
         return ended
+
+    def renew(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Have all slots on another model like the one that was marred; nothing may be in flight.
+
+        On a thread, which does ``meanwhile`` first. :meth:`attach` says whom to notify, :meth:`drain` puts them in
+        place. Harmless while it goes on, or where there is nothing to mend.
+        """
+        if self._anew is None or not self.marred or self._renewing is not None or self._closed:
+            return
+        old = [seat for seat in self._seats if seat not in self._left]
+        self._seats.clear()
+        # A list, to be emptied: the thread itself keeps what it is given to its end.
+        models, self._model, self._make_slot = [self._model], None, None
+        work = (self._anew, models, old, meanwhile)
+        self._renewing = Thread(target=self._make_anew, args=work, name="inferd-renew", daemon=True)
+        self._renewing.start()
+
+    def renew_now(self) -> None:
+        """The same at once, before the pool is attached to anything. Raises RuntimeError."""
+        self.renew()
+        if self._renewing is not None:
+            self._renewing.join()
+        self.drain()
+        if self.unhealed:
+            raise RuntimeError(self.unhealed)
+
+    @property
+    def renewing(self) -> bool:
+        """Whether :meth:`renew` goes on."""
+        return self._renewing is not None
 
     def close(self, seconds: float = _CLOSING_SECONDS) -> bool:
         """Cancel and wait for what is in flight, then free the slots; nothing can be started after.
@@ -260,8 +340,17 @@ class Pool:
             self._closed = True
             made = [seat for _, seat in self._made if isinstance(seat, _Seat)]
             self._made.clear()
+            made += [seat for one in self._renewed if not isinstance(one, str) for seat in one[2]]
+            if self._renewed:
+                self._renewed.clear()
+                self._renewing = None
+            renewing = self._renewing
+        if renewing is not None:
+            # It frees what it makes.
+            renewing.join(seconds)
         busy = [*(self._seats[slot] for slot in sorted(self._in_flight)), *self._left]
-        seats = [*self._seats, *self._left, *self._spare, *made]
+        # One that is left behind may be in its place still.
+        seats = list(dict.fromkeys([*self._seats, *self._left, *self._spare, *made]))
         self._in_flight.clear()
         for mine in (self._seats, self._left, self._spare):
             mine.clear()
@@ -273,7 +362,7 @@ class Pool:
             Thread(target=self._free, args=(seats, hung), name="inferd-hung", daemon=True).start()
             return False
         self._free(seats)
-        return True
+        return self.freed
 
     def run_all(self, inputs: Sequence[Tensor]) -> float:
         """One run on every slot, as many side by side as the width is, for warm-up.
@@ -286,14 +375,90 @@ class Pool:
 
     def _run_side_by_side(self, slots: range, inputs: Sequence[Tensor]) -> float:
         begun = time.monotonic_ns()
-        with ExitStack() as runs:
-            # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
-            runs.callback(self.drain)
-            for seat in self._seats[slots.start : slots.stop]:
-                seat.slot.write([inputs])
-                seat.slot.start()
-                runs.callback(seat.slot.wait)
+        try:
+            with ExitStack() as runs:
+                # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
+                runs.callback(self.drain)
+                for seat in self._seats[slots.start : slots.stop]:
+                    seat.slot.write([inputs])
+                    seat.slot.start()
+                    runs.callback(seat.slot.wait)
+        except RunFailed:
+            self.marred = self._anew is not None
+            raise
         return float(time.monotonic_ns() - begun)
+
+    # -- telling what failed, and healing it --------------------------------------------
+
+    def _looked_at(self) -> tuple[list[Completion], list[Completion]]:
+        """The runs that have ended without a callback so far: those that ended well, and those that failed."""
+        well, failed = [], []
+        for slot in sorted(self._in_flight):
+            try:
+                if not self._seats[slot].slot.poll():
+                    continue
+                well.append(Completion(slot, time.monotonic_ns(), None))
+            except RunFailed as error:
+                failed.append(Completion(slot, time.monotonic_ns(), str(error)))
+            self._over(slot)
+        return well, failed
+
+    def _with_failed(self, ended: list[Completion]) -> list[Completion]:
+        """``ended`` well, with those that have failed: their callbacks would have come before (OpenVINO fact 3)."""
+        well, failed = self._looked_at()
+        if not failed and not self.marred:
+            return ended + well
+        return self._doubting(ended + well, failed)
+
+    def _doubting(self, well: list[Completion], failed: list[Completion]) -> list[Completion]:
+        """All of them, doubted but for the one that failed first where that is known."""
+        sure = len(failed) == 1 and not self.marred
+        self.marred = True
+        return [c._replace(doubted=True) for c in well] + [c._replace(doubted=not sure) for c in failed]
+
+    def _outlasts_renewal(self, slot: int) -> bool:
+        return time.monotonic_ns() - self._seats[slot].begun >= self._renewal
+
+    def _make_anew(self, anew: Anew, models: list[object], old: list[_Seat], meanwhile: Callable[[], object]) -> None:
+        """On a thread of its own."""
+        begun = time.monotonic_ns()
+        seats: list[_Seat] = []
+        made: tuple[SlotFactory, object, list[_Seat]] | str
+        try:
+            meanwhile()
+            states = {seat.place: seat.slot.state() for seat in old}
+            again = anew(models[0])
+            # Both at a time would be twice the memory.
+            _close(old)
+            models.clear()
+            make_slot, model = again()
+            seats.extend(self._seated(place, make_slot, model) for place in range(self.size))
+            for seat in seats:
+                seat.slot.resume(states.get(seat.place, {}))
+            made = make_slot, model, seats
+        except Exception as error:
+            # Memory running out, for one: to be told, as the slots are gone.
+            made = sentence(error)
+            _close(old)
+            _close(seats)
+        self._renewal = time.monotonic_ns() - begun
+        with self._closing:
+            if not self._closed:
+                self._renewed.append(made)
+        if not self._closed:
+            self._signal()
+            return
+        _close(seats)
+        self._renewing = None
+
+    def _put_renewed(self) -> None:
+        made, self._renewing = self._renewed.popleft(), None
+        if isinstance(made, str):
+            self.unhealed = made
+            return
+        self._make_slot, self._model, self._seats = made
+        self.marred = False
+        self.renewals += 1
 
     # -- replacing --------------------------------------------------------------------
 
@@ -302,13 +467,14 @@ class Pool:
         del self._making[slot]
         if slot not in self._in_flight:
             # It has ended after all, just now.
-            if isinstance(made, _Seat):
+            if isinstance(made, _Seat) and self._anew is None:
                 self._spare.append(made)
             return None
         if isinstance(made, str):
             self._refusals[slot] = f"a run hangs, and another infer request can't be made: {made}"
             return None
         self._over(slot)
+        self.marred = self._anew is not None
         self._left.append(self._seats[slot])
         made.place, self._seats[slot] = slot, made
         return Completion(slot, time.monotonic_ns(), "the run was left behind", replaced=True)
@@ -318,17 +484,25 @@ class Pool:
         for seat in [seat for seat in self._left if seat.ended()]:
             seat.slot.give_back()
             self._left.remove(seat)
-            self._spare.append(seat)
+            if self._anew is None:
+                self._spare.append(seat)
+            else:
+                seat.slot.close()
 
     def _over(self, slot: int) -> None:
         self._in_flight.discard(slot)
+        self._unwanted.discard(slot)
         self._refusals.pop(slot, None)
 
     def _make(self, place: int) -> _Seat:
-        if self._make_slot is None:
+        make_slot, model = self._make_slot, self._model
+        if make_slot is None:
             raise RuntimeError("the pool is closed")
-        seat = _Seat(place)
-        seat.slot = self._make_slot(self._completion_of(seat))
+        return self._seated(place, make_slot, model)
+
+    def _seated(self, place: int, make_slot: SlotFactory, model: object) -> _Seat:
+        seat = _Seat(place, model)
+        seat.slot = make_slot(self._completion_of(seat))
         return seat
 
     def _make_another(self, place: int) -> None:
@@ -352,8 +526,7 @@ class Pool:
         for seat in hung:
             with suppress(RunFailed):
                 seat.slot.wait()
-        while seats:
-            seats.pop().slot.close()
+        _close(seats)
         self._model = self._make_slot = None
 
     def _completion_of(self, seat: _Seat) -> Callable[[], None]:
@@ -371,6 +544,12 @@ class Pool:
                 self._notify()
             except RuntimeError:
                 pass
+
+
+def _close(seats: list[_Seat]) -> None:
+    """Free them, each one's model after it."""
+    while seats:
+        seats.pop().slot.close()
 
 
 def _not_copied(error: Exception) -> RunFailed:

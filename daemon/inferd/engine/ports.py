@@ -1,6 +1,6 @@
 """What goes into an infer request and what comes out of it, whichever way it is run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -9,6 +9,9 @@ import numpy as np
 
 from inferd.engine.runtime import ov
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
+
+# Copies, by the name of each variable.
+State = Mapping[str, "ov.Tensor"]
 
 _Set = Callable[["ov.Tensor"], None]
 
@@ -86,6 +89,20 @@ class Ports:
         if self.in_place:
             return [self.in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
         return [self._read(i, self._outputs[i], rows) for i in outputs]
+
+    def state(self) -> State:
+        """As :meth:`inferd.engine.slot.Slot.state`."""
+        kept = {}
+        for variable in self._request.query_state():
+            copy = ov.Tensor(variable.state.element_type, variable.state.shape)
+            variable.state.copy_to(copy)
+            kept[variable.name] = copy
+        return kept
+
+    def resume(self, state: State) -> None:
+        """As :meth:`inferd.engine.slot.Slot.resume`."""
+        for variable in self._request.query_state() if state else ():
+            variable.state = state[variable.name]
 
     def _lend(self, port: "_NumericInput | _LentOutput", placed: Placed, memory: memoryview, shape: Shape) -> None:
         """Put ``memory``, which is that of ``placed``, in the place of the port's own tensor."""

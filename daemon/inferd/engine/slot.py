@@ -11,7 +11,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from inferd.engine.device_loss import means_lost
-from inferd.engine.ports import Ports
+from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.errors import one_line
 from inferd.tensors import Placed, Signature, Tensor
@@ -65,6 +65,12 @@ class Slot(Protocol):
         axis is not the first.
         """
 
+    def state(self) -> State:
+        """A copy of the state that a stateful model keeps here, empty where it keeps none. No run may be in flight."""
+
+    def resume(self, state: State) -> None:
+        """Go on from a ``state`` that was another slot's."""
+
     def close(self) -> None:
         """Free the slot; returns once the device holds nothing of it. No run may be in flight."""
 
@@ -79,9 +85,14 @@ def sentence(error: Exception) -> str:
 
     Advice may follow the line that says that the device is lost; else it is the last that counts.
     """
-    lines = [_LOCATION.sub("", line).strip(" :") for line in str(error).splitlines()]
-    said = [line for line in lines if line and line not in ("Caught exception", "Exception from")]
+    said = lines(error)
     return one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
+
+
+def lines(error: Exception) -> list[str]:
+    """All lines of an OpenVINO message that say something, without source files."""
+    said = (_LOCATION.sub("", line).strip(" :") for line in str(error).splitlines())
+    return [line for line in said if line and line not in ("Caught exception", "Exception from")]
 
 
 class InferSlot:
@@ -141,6 +152,12 @@ class InferSlot:
 
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         return self._ports.read(outputs, rows)
+
+    def state(self) -> State:
+        return self._ports.state()
+
+    def resume(self, state: State) -> None:
+        self._ports.resume(state)
 
     def close(self) -> None:
         """The device's thread may still hold the infer request after wait() has returned.

@@ -12,7 +12,7 @@ from time import monotonic
 
 import structlog
 
-from inferd.engine.ports import Ports
+from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, sentence
 from inferd.tensors import DType, Placed, Signature, Tensor
@@ -89,6 +89,12 @@ class SyncSlot:
 
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         return self._ports.read(outputs, rows)
+
+    def state(self) -> State:
+        return self._ports.state()
+
+    def resume(self, state: State) -> None:
+        self._ports.resume(state)
 
     def close(self) -> None:
         """No thread of the device holds the infer request, which has no callback: nothing to wait for but ours."""

@@ -8,9 +8,10 @@ import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine.pool import Pool
+from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
-from inferd.errors import LoadFailed, listed
+from inferd.errors import InvalidRequest, LoadFailed, listed
 from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec, elements
 
 log = structlog.get_logger("inferd.engine")
@@ -40,7 +41,7 @@ def rows_joined(config: ModelConfig, signature: Signature) -> int:
     return min(signature.max_batch, config.batching.max_joined or signature.max_batch)
 
 
-def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> WarmUp:
+def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeCheck | None = None) -> WarmUp:
     """Run made-up input through every slot, and time it.
 
     A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
@@ -59,16 +60,19 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool) -> WarmUp:
             inputs = [
                 _made_up(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
             ]
+            if check is not None:
+                check.check(source.name, inputs)
             took = [pool.run_all(inputs) for _ in range(config.runs)]
             first = first or took[0]
             times.append((rows or 1, took[-1]))
             if len(times) > 1 and times[-1][1] > _NO_GAIN * times[-2][1] * rows / times[-2][0]:
                 break
-    except RunFailed as error:
+    except (RunFailed, InvalidRequest) as error:
+        problem = error.problem if isinstance(error, InvalidRequest) else str(error)
         fixed = all(s.static_shape is not None or s.name in config.shapes for s in signature.inputs)
         if fixed:
-            raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {error}") from error
-        log.warning("warm-up skipped", model=source.name, device=pool.device, problem=str(error))
+            raise LoadFailed(source.name, source.version, f"warm-up on {pool.device}: {problem}") from error
+        log.warning("warm-up skipped", model=source.name, device=pool.device, problem=problem)
     return WarmUp(tuple(times), first)
 
 

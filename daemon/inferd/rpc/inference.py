@@ -211,6 +211,9 @@ class Inference:
             if connection is not None:
                 connection.dispatchers.add(live.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, places=places)
+        if (shapes := live.loaded.shapes) is not None:
+            # Those of a request like one before have passed.
+            shapes.check(served.name, inputs)
         asked = Asked(outputs, parameters, rows, signature.kind_of(inputs) if live.joins else None)
         into = () if places is None else places.into
         if apart is not None:

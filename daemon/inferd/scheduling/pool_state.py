@@ -16,7 +16,8 @@ class PoolState:
 
     ``width`` is how many runs may go on at a time: all slots, but where sequences own
     slots for as long as they live. A pool nobody has measured yet counts as the fastest,
-    so it is tried first. One that is ``shut`` starts nothing more. ``begun`` is when the last run began.
+    so it is tried first. One that is ``shut`` starts nothing more, one that is ``paused`` nothing for now.
+    ``singly`` is how many runs are to go on by themselves first. ``begun`` is when the last run began.
     """
 
     slots: int
@@ -26,6 +27,8 @@ class PoolState:
     running: dict[int, int] = field(default_factory=dict)
     shut: bool = False
     begun: int = 0
+    paused: bool = False
+    singly: int = 0
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots - 1, -1, -1))
@@ -33,7 +36,9 @@ class PoolState:
     @property
     def room(self) -> int:
         """How many runs could start now, if the slots they need are free."""
-        return 0 if self.shut else self.width - len(self.running)
+        if self.shut or self.paused:
+            return 0
+        return (1 if self.singly else self.width) - len(self.running)
 
     def occupy(self, now: int) -> int:
         """Take the most recently used free slot: its tensors are the warmest."""
@@ -49,6 +54,8 @@ class PoolState:
         """The run on ``slot`` ended; ``learn`` says whether its duration tells anything about the
         model, ``keep`` that the slot stays with its sequence."""
         duration = now - self.running.pop(slot)
+        if self.singly:
+            self.singly -= 1
         if not keep:
             self.free.append(slot)
         if learn:

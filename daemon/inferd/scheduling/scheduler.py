@@ -44,7 +44,7 @@ class Scheduler:
         self._model = model
         self._rules = rules
         self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
-        # Those that are not shut, and their places.
+        # Those that are not shut; and the places of those that are not paused either.
         self._open = list(self._pools)
         self._places = list(range(len(self._pools)))
         self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
@@ -99,7 +99,7 @@ class Scheduler:
             return False
         if request.kind is not None:
             return False
-        if len(self._pools) > 1 or self._pools[0].shut or self._quota is not None:
+        if len(self._pools) > 1 or not self._places or self._quota is not None:
             return False
         deadline = request.deadline
         if deadline is not None and now + self._pools[0].quickest(request.batch, now) > deadline:
@@ -129,15 +129,18 @@ class Scheduler:
         self._withdraw(entry, "a request of it was cancelled while it ran", now)
         return True
 
-    def finished(self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False) -> list[Entry]:
+    def finished(
+        self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False, doubted: bool = False
+    ) -> list[Entry]:
         """``slot`` came back. The members to answer, those whose clients still wait.
 
         None of them where a run of several failed: each gets another try, alone, so that one bad request does
-        not take its neighbours with it. Nor where the run is ``lost`` with its device and there is another.
+        not take its neighbours with it. Nor where the run is ``lost`` with its device and there is another. Nor where
+        it is ``doubted``, as another has spoilt it, unless it has changed a state.
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
-        again = not ok and (len(run.members) > 1 or (lost and bool(self._open)))
+        again = not ok and (len(run.members) > 1 or (lost and bool(self._open)) or (doubted and not self._rules.pinned))
         answered, retried, kept = [], [], False
         # Its duration tells how long clients' requests take, unless it was cancelled or is all our own.
         awaited = clients = False
@@ -157,6 +160,9 @@ class Scheduler:
             if entry.sequence is not None:
                 kept = self._after_run(entry, ok, now)
         self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
+        if self._pools[pool].paused:
+            # Side by side it would not be known again which of them fails.
+            self._pools[pool].singly += len(retried)
         self._shares[pool].ended(now)
         for entry in reversed(retried):
             self._retry(entry)
@@ -178,12 +184,26 @@ class Scheduler:
         if entry.sequence is not None:
             self._lose(entry.sequence, "its state could not be kept", now)
 
+    def pause(self, pool: int, now: int) -> None:
+        """Start nothing on ``pool`` until :meth:`resume`; what waits for it goes on waiting."""
+        self._pools[pool].paused = True
+        self._regroup(pool, now)
+
+    def resume(self, pool: int) -> None:
+        """``pool`` can be used again."""
+        self._pools[pool].paused = False
+        self._regroup()
+
+    def _regroup(self, pool: int | None = None, now: int = 0) -> None:
+        self._open[:] = [p for p in self._pools if not p.shut]
+        self._places = [i for i, p in enumerate(self._pools) if not (p.shut or p.paused)]
+        if pool is not None:
+            self._shares[pool].want(False, now)
+
     def shut(self, pool: int, now: int) -> None:
         """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
         self._pools[pool].shut = True
-        self._open[:] = [p for p in self._pools if not p.shut]
-        self._places = [i for i, p in enumerate(self._pools) if not p.shut]
-        self._shares[pool].want(False, now)
+        self._regroup(pool, now)
         for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
             self._lose(sequence, "its device was lost", now)
 

@@ -43,6 +43,8 @@ async def send(live: Live, seconds: float) -> Ending:
         # Large inputs take a while to make up.
         inputs = await asyncio.to_thread(made_up, live.source, live.signature)
         batch = live.signature.rows_of(inputs)
+        if live.loaded.shapes is not None:
+            live.loaded.shapes.check(live.source.name, inputs)
     except InferdError:
         return Ending.FAILED
     outcome = _Outcome()

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Self
 
 from inferd.catalog import rules_of
-from inferd.dispatcher import Dispatcher, Station
+from inferd.dispatcher import Dispatcher
 from inferd.engine.device import Effective
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
+from inferd.engine.station import Station
 from inferd.engine.warmup import joins_requests, made_up, rows_joined
 from inferd.errors import Draining, InferdError
 from inferd.scheduling.rules import Limits

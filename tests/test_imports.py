@@ -25,6 +25,7 @@ ROWS = {
     "shared_memory": 4,
     "shared_memory.regions": 3,
     "metrics.figures": 3,
+    "metrics.grace": 3,
     "metrics.live": 3,
     "bench": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.

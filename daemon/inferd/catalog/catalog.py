@@ -6,7 +6,7 @@ infer requests to end) is sent to a worker thread.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -312,6 +312,20 @@ class Catalog:
     def stuck(self, name: str | None = None) -> int:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
         return self._lives.stuck(name)
+
+    def worked(self) -> Mapping[tuple[str, str], int]:
+        """Nanoseconds that infer requests were in use, by name and version, also of those that are gone. Any thread may
+        ask."""
+        return self._lives.worked()
+
+    def forget(self, versions: Collection[tuple[str, str]]) -> None:
+        """Let go of the counters of ``versions``, of which nothing is there any more."""
+        self._lives.forget(versions)
+        for rolled_back in [key for key in self.rollbacks if key[:2] in versions]:
+            del self.rollbacks[rolled_back]
+        for name in {name for name, _ in versions} - {served.name for served, _ in self.holding()}:
+            for result in ("ok", "failed"):
+                self.loads.pop((name, result), None)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""

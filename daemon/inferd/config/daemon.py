@@ -332,6 +332,15 @@ class Settings(BaseSettings):
         description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
         "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
     )
+    metrics_grace: float = Field(
+        300.0,
+        ge=0,
+        le=86400,
+        description="Seconds that the counters of a model version stay in /metrics after it was unloaded or replaced, "
+        "from the first scrape that had their last values: several scrape intervals. A version that is loaded again "
+        "meanwhile counts on. 0 shows none of what is gone. At most 256 versions that are gone keep their counters; "
+        "beyond that, those that left first lose them at once.",
+    )
     triton_metrics: bool = Field(
         False,
         description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 # A module belongs to the longest entry that names it or a package above it.
 ROWS = {
     "errors": 0,
+    "disclosure": 1,
     "tensors": 1,
     "trace_context": 1,
     "config": 2,
@@ -61,6 +62,7 @@ ROWS = {
     "tuning.offline": 7,
     "tuning.plan": 7,
     "tuning.probe": 7,
+    "tuning.probe_child": 7,
     "tuning.probe_process": 7,
     "tuning.profile": 7,
     "tuning.record": 7,

@@ -19,6 +19,7 @@ from inferd.catalog.outputs import misfit, objection
 from inferd.catalog.rules import cpu_parts, source_of
 from inferd.catalog.served import Beside, IndexEntry, Live, Served
 from inferd.config.model import ModelConfig, Rollout
+from inferd.disclosure import without_host_paths
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
@@ -146,12 +147,12 @@ class Catalog:
     async def _publish(self) -> None:
         """Let others see a change of state."""
         entries = [
-            IndexEntry(name, str(number), served.shown, served.said, served.wanted)
+            IndexEntry(name, str(number), served.shown, without_host_paths(served.said), served.wanted)
             for name, versions in self._models.items()
             for number, served in sorted(versions.items())
         ]
         entries += [
-            IndexEntry(name, "", ModelState.UNAVAILABLE, reason)
+            IndexEntry(name, "", ModelState.UNAVAILABLE, without_host_paths(reason))
             for name, reason in self._broken.items()
             if not self._models.get(name)
         ]

@@ -218,9 +218,7 @@ class Engine:
         except InferdError:
             raise
         except RuntimeError as error:
-            # Clients get to read this, and OpenVINO names the file with its whole path.
-            problem = sentence(error).replace(f"{source.path.parent}/", "")
-            raise LoadFailed(source.name, source.version, problem) from error
+            raise LoadFailed(source.name, source.version, sentence(error, source.path)) from error
 
     def _pool(
         self, source: ModelSource, model: "ov.Model", signature: Signature, target: str, undo: ExitStack
@@ -287,7 +285,7 @@ def _explained(source: ModelSource, target: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
+        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error, source.path)}") from error
     except OSError as error:
         problem = f"a file of it can't be read: {error.strerror}"
         raise LoadFailed(source.name, source.version, problem) from error

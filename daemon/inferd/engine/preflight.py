@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ import structlog
 
 from inferd.control_group import memory_limit
 from inferd.engine.cache import BlobCache
+from inferd.engine.child_environment import child_environment
 from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, InferdError, LoadFailed, one_line
 
@@ -37,10 +38,6 @@ COMMAND = (sys.executable, "-P", "-m", "inferd.engine.preflight_process")
 # Of what the child says, which may be under the file's control: its answer is a few hundred bytes.
 _MOST_SAID = 64 << 10
 _MOST_SHOWN = 2000
-
-# Not for a process that reads what nobody vouches for: settings, and what systemd hands to its service.
-_WITHHELD_PREFIXES = ("INFERD_", "LISTEN_", "OTEL_")
-_WITHHELD = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +141,7 @@ class Preflight:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=_environment(os.environ),
+                    env=child_environment(os.environ),
                     # What the terminal or timeout(1) sends to our group is ours to act on.
                     process_group=0,
                 )
@@ -248,14 +245,6 @@ def _ending(status: int) -> str:
 
 def _shown(noise: bytes) -> str:
     return one_line(noise.decode(errors="replace").strip(), _MOST_SHOWN)
-
-
-def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in inherited.items()
-        if name not in _WITHHELD and not name.startswith(_WITHHELD_PREFIXES)
-    }
 
 
 def _stopped(source: ModelSource) -> LoadFailed:

@@ -7,12 +7,15 @@ implements the same protocol and both pass the same contract tests.
 import re
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
+from inferd.disclosure import without_host_paths
 from inferd.engine.device_loss import means_lost
 from inferd.engine.ports import Ports
 from inferd.engine.runtime import ov
+from inferd.engine.verbatim import VERBATIM
 from inferd.errors import one_line
 from inferd.tensors import Placed, Signature, Tensor
 
@@ -71,17 +74,21 @@ class Slot(Protocol):
 
 SlotFactory = Callable[[Callable[[], None]], Slot]
 
-_LOCATION = re.compile(r"(Exception from|Caught exception:|\bat) \S*\.(cpp|hpp|h):\d+:?")
+_FRAME = re.compile(r"\s*(Exception from|Caught exception:?)\s*")
 
 
-def sentence(error: Exception) -> str:
-    """The part of an OpenVINO message that says what was wrong: no source files, one line.
+def sentence(error: Exception, near: Path | None = None) -> str:
+    """The part of an OpenVINO message that says what was wrong: one line without paths and source files, where files
+    about ``near`` are told by their place there. What that leaves out is in the log.
 
     Advice may follow the line that says that the device is lost; else it is the last that counts.
     """
-    lines = [_LOCATION.sub("", line).strip(" :") for line in str(error).splitlines()]
-    said = [line for line in lines if line and line not in ("Caught exception", "Exception from")]
-    return one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
+    message = str(error)
+    lines = [without_host_paths(line, near).strip(" :") for line in message.splitlines()]
+    said = [line for line in lines if line and not _FRAME.fullmatch(line)]
+    told = one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
+    VERBATIM.tell(message, told)
+    return told
 
 
 class InferSlot:

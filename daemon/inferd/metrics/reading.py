@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inferd import __version__
 from inferd.catalog import Catalog, IndexEntry, Live, Served
+from inferd.disclosure import without_host_paths
 from inferd.engine.model import DevicePool, Engine
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.state import most_sequences
@@ -124,7 +125,7 @@ class Reading:
                 {decision.value: record.decisions[decision] for decision in Decision},
                 record.seconds,
                 record.gain,
-                _said(record),
+                without_host_paths(_said(record)),
             )
             for record in self._tuner.records()
             if record.phase is not Phase.UNTUNABLE

@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed
-from inferd.config.problem import first_problem
+from inferd.config.problem import problem_of
 from inferd.errors import ConfigurationError
 
 ENV_PREFIX = "INFERD_"
@@ -419,12 +419,15 @@ def load(
         else:
             settings = Layered(_cli_settings_source=flag_source(parsed_args=flag_values))
     except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0])
-        problem = first_problem(_origin(key, file, in_file, flag_values), error, Settings)
+        problem = problem_of(error, Settings, lambda key: _origin(key, file, in_file, flag_values))
     else:
-        for key, wrong in _at_odds(settings):
-            raise ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
-        return settings
+        at_odds = [
+            ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
+            for key, wrong in _at_odds(settings)
+        ]
+        if not at_odds:
+            return settings
+        problem = ConfigurationError.of(at_odds)
     raise problem
 
 

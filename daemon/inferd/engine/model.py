@@ -128,6 +128,16 @@ class Engine:
         self._targets(source)
         return self._prepare(source)[1]
 
+    def try_out(self, source: ModelSource) -> Signature:
+        """The signature ``source`` would be served with, once it has been loaded and run: by a child process, where
+        those try models first. Nothing stays loaded. Raises as :meth:`load`."""
+        if self._preflight is None:
+            loaded = self.load(source)
+            loaded.close()
+            return loaded.signature
+        self._try_first(self._preflight, source, self._targets(source))
+        return self._prepare(source)[1]
+
     def load(self, source: ModelSource) -> LoadedModel:
         """``source`` on every device it asks for, warmed up.
 

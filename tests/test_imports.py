@@ -14,6 +14,7 @@ ROWS = {
     "errors": 0,
     "portion": 0,
     "ranges": 0,
+    "disclosure": 1,
     "tensors": 1,
     "trace_context": 1,
     "config": 2,
@@ -28,6 +29,7 @@ ROWS = {
     "shared_memory": 4,
     "shared_memory.regions": 3,
     "metrics.figures": 3,
+    "metrics.grace": 3,
     "metrics.live": 3,
     "bench": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
@@ -64,6 +66,7 @@ ROWS = {
     "tuning.offline": 7,
     "tuning.plan": 7,
     "tuning.probe": 7,
+    "tuning.probe_child": 7,
     "tuning.probe_process": 7,
     "tuning.profile": 7,
     "tuning.record": 7,

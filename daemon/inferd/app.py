@@ -145,7 +145,7 @@ class App:
         self._made_way = False
         self._grpc_port = 0
         self._lifecycle = Lifecycle()
-        self._recorder = Recorder()
+        self._recorder = Recorder(settings.metrics_grace)
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         self._credentials = credentials_of(settings)
@@ -424,7 +424,11 @@ class App:
 
     async def _changed(self) -> None:
         present = self._catalog.holding()
-        self._recorder.follow({(s.name, str(s.version)): live.config.objective.latency_slo for s, live in present})
+        objectives = {(s.name, str(s.version)): live.config.objective.latency_slo for s, live in present}
+        if dropped := self._recorder.follow(objectives):
+            # What others count goes with it: shown again, it would be taken for more.
+            for counting in (self._catalog, self._health, self._tuner):
+                counting.forget(dropped)
         await self._server.show_health(self._catalog, self._lifecycle)
 
     def _resettle(self, settings: Settings) -> None:

@@ -7,7 +7,7 @@ what came; they never contain a host path, except those an operator reads at the
 console (:class:`ConfigurationError`, :class:`RepositoryError`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Self
 
 
@@ -54,6 +54,18 @@ class ConfigurationError(InferdError):
         self.source, self.key, self.problem, self.allowed = source, key, problem, allowed
         where = f"{source}: {key}: " if key else f"{source}: "
         super().__init__(where + problem + (f"; allowed: {allowed}" if allowed else ""))
+        self.every: Sequence[ConfigurationError] = (self,)
+
+    @classmethod
+    def of(cls, problems: "Sequence[ConfigurationError]") -> "ConfigurationError":
+        """The first of ``problems``, which also says how many others there are; ``every`` has each of them."""
+        first, *others = problems
+        if not others:
+            return first
+        error = cls(first.source, first.key, first.problem, first.allowed)
+        error.args = (f"{first} (and {len(others)} more mistake{'s' * (len(others) > 1)}; inferd check lists them)",)
+        error.every = problems
+        return error
 
 
 class RepositoryError(InferdError):

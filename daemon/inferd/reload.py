@@ -46,17 +46,21 @@ class Reloader:
             self._wanted.clear()
             thorough, self._thorough = self._thorough, False
             begun()
-            well = self._resettle()
+            well, failed = self._resettle(), list[str]()
             try:
-                await self._catalog.reload(thorough=thorough)
+                failed = await self._catalog.reload(thorough=thorough)
             except InferdError as error:
                 log.error("the model repository can't be read; what is served stays", problem=str(error))
                 well = False
             except Exception:
                 log.exception("reload failed")
                 well = False
-            self.counts["ok" if well else "failed"] += 1
-            log.info("reloaded" if well else "reloaded in part")
+            if well and not failed:
+                self.counts["ok"] += 1
+                log.info("reloaded")
+            else:
+                self.counts["failed"] += 1
+                log.warning("reloaded in part", **({"not_served_as_on_disk": failed} if failed else {}))
             ended()
 
     async def watch(self, watch: Watch, seconds: float) -> None:

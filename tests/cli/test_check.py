@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from inferd.cli.check import Inspect, check
+from inferd.cli.check import TryOut, check
 from inferd.config.daemon import Settings
+from inferd.config.model import parse
+from inferd.config.understood import understood
 from inferd.errors import LoadFailed, RepositoryError
 from inferd.repository import ModelEntry, VersionFile
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 
-def checked(root: Path, inspect: Inspect | None = None) -> tuple[int, list[str]]:
+def checked(root: Path, try_out: TryOut | None = None) -> tuple[int, list[str]]:
     out = io.StringIO()
-    code = check(Settings(model_repository=root), out, inspect)
+    code = check(Settings(model_repository=root), out, try_out)
     return code, out.getvalue().splitlines()
 
 
@@ -41,7 +43,14 @@ def classifier(entry: ModelEntry, version: VersionFile) -> Signature:
 def test_each_sound_model_has_a_line_with_versions_and_devices(repository):
     assert checked(repository) == (
         0,
-        ["ok      magika: versions 1, 2 on CPU, GPU.1", "ok      resnet: version 1 on CPU", "2 models, 0 broken"],
+        [
+            "ok      magika: versions 1, 2 on CPU, GPU.1",
+            "        no latency objective, goal throughput",
+            "        given: devices = [CPU, GPU.1], versions.policy = all",
+            "ok      resnet: version 1 on CPU",
+            "        no latency objective, goal throughput",
+            "2 models, 0 broken",
+        ],
     )
 
 
@@ -52,6 +61,7 @@ def test_inspected_models_show_inputs_and_outputs(repository):
         0,
         [
             "ok      magika: version 2 on CPU",
+            "        no latency objective, goal throughput",
             "        version 2 input: bytes INT32 [1..8,2048]",
             "        version 2 output: label FP32 [1..8,?]",
             "        version 2 output: raw BYTES [any rank]",
@@ -69,8 +79,65 @@ def test_a_broken_model_has_a_line_with_its_problem_and_the_exit_code_says_so(re
         "broken  magika: magika/model.toml: streams: unknown key; allowed: devices, versions, objective, execution, "
         "batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, rollout, properties",
         "ok      resnet: version 1 on CPU",
+        "        no latency objective, goal throughput",
         "2 models, 1 broken",
     ]
+
+
+def test_each_mistake_of_a_file_has_a_line(repository):
+    (repository / "magika/model.toml").write_text(
+        'streams = 3\ndevices = ["XPU"]\n[objective]\nlatency_slo = -1\n[queue]\nmax_length = "x"\n'
+    )
+    code, lines = checked(repository)
+    assert code == 1
+    keys = ["devices[0]", "objective.latency_slo", "queue.max_length", "streams"]
+    assert [line.split("magika/model.toml: ")[1].split(":")[0] for line in lines[:4]] == keys
+    assert lines[0].startswith("broken  magika: ")
+    assert all(line.startswith("        magika/model.toml: ") for line in lines[1:4])
+    assert lines[-1] == "2 models, 1 broken"
+
+
+def test_every_version_that_is_broken_has_a_line(repository):
+    for version in (13, 14):
+        (repository / f"magika/{version}").mkdir()
+        (repository / f"magika/{version}/model.onnx").touch()
+
+    def none_of_these(entry: ModelEntry, version: VersionFile) -> Signature:
+        if version.version > 12:
+            raise LoadFailed(entry.name, version.version, "no")
+        return classifier(entry, version)
+
+    code, lines = checked(repository, none_of_these)
+    assert code == 1
+    assert lines[:2] == [
+        "broken  magika: model 'magika' version 13 failed to load: no",
+        "        model 'magika' version 14 failed to load: no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("", ["no latency objective, goal throughput"]),
+        (
+            "[objective]\nlatency_slo = 0.05",
+            ["latency objective 50 ms for 99 % of requests, 99.9 % to be answered, goal throughput"],
+        ),
+        (
+            '[objective]\ngoal = "latency"\nlatency_slo = 2.5\npercentile = 99.9\navailability = 99',
+            ["latency objective 2.5 s for 99.9 % of requests, 99 % to be answered, goal latency"],
+        ),
+        (
+            '[execution]\nstreams = 2\n[batching]\njoin = false\n[shapes]\nx = [1, "?"]\n[properties]\nA = "b"',
+            [
+                "no latency objective, goal throughput",
+                "given: execution.streams = 2, batching.join = false, shapes.x = [1, ?], properties.A = b",
+            ],
+        ),
+    ],
+)
+def test_it_says_what_it_understood(settings, said):
+    assert list(understood(parse(settings, "m/model.toml"))) == said
 
 
 def test_a_file_that_can_not_be_read_as_a_model_breaks_only_its_own(repository):

@@ -70,3 +70,30 @@ def test_an_endless_value_is_cut_and_stays_on_one_line():
         parse('[execution]\nmode = """' + "x\n" * 1000 + '"""', "m/model.toml")
     assert len(str(raised.value)) < 200
     assert str(raised.value).isprintable()
+
+
+def test_all_mistakes_of_a_file_are_found_at_once():
+    text = """
+    devices = ["CPU", "XPU"]
+    streams = 3
+    [objective]
+    latency_slo = -1
+    [batching]
+    max_size = "many"
+    """
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text, "m/model.toml")
+    first, *others = (str(problem) for problem in raised.value.every)
+    assert [one.split(":")[1].strip() for one in (first, *others)] == [
+        "devices[1]",
+        "objective.latency_slo",
+        "batching.max_size",
+        "streams",
+    ]
+    assert str(raised.value) == f"{first} (and 3 more mistakes; inferd check lists them)"
+
+
+def test_what_follows_from_another_mistake_is_none_of_its_own():
+    with pytest.raises(ConfigurationError) as raised:
+        parse('devices = ["XPU"]', "m/model.toml")
+    assert len(raised.value.every) == 1

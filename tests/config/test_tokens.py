@@ -26,7 +26,7 @@ def read(text: str) -> tokens.Tokens:
 def problem(text: str) -> str:
     with pytest.raises(ConfigurationError) as raised:
         read(text)
-    return str(raised.value)
+    return str(raised.value.every[0])
 
 
 def test_tokens_and_clients_are_read() -> None:

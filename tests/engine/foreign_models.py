@@ -26,6 +26,21 @@ def _varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
+def onnx(weights: str) -> bytes:
+    """``y = x + w`` over f32 [2] instead, with ``w`` in the file ``weights``."""
+    float32, external = 1, 1
+
+    def value(name: bytes) -> bytes:
+        tensor = field(1, float32) + field(2, field(1, field(1, 2)))
+        return field(1, name) + field(2, field(1, tensor))
+
+    node = field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, b"Add")
+    location = field(13, field(1, b"location") + field(2, weights.encode()))
+    tensor = field(1, 2) + field(2, float32) + field(8, b"w") + location + field(14, external)
+    graph = field(1, node) + field(2, b"g") + field(5, tensor) + field(11, value(b"x")) + field(12, value(b"y"))
+    return field(1, 8) + field(7, graph) + field(8, field(1, b"") + field(2, 13))
+
+
 def tensorflow() -> bytes:
     """A frozen graph; TensorFlow names its tensors ``x:0`` and ``y:0``."""
 

@@ -126,7 +126,7 @@ def test_many_samples_come_in_pieces_of_which_none_is_large() -> None:
 
 
 def test_what_is_kept_of_one_scrape_changes_nothing_of_the_next() -> None:
-    recorder, heads = Recorder(), exposition.Heads()
+    recorder, heads = Recorder(grace=0), exposition.Heads()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(recorder)
     odd, late = ('a "model"\\\n', "1"), ("late", "2")

@@ -21,7 +21,8 @@ class Worker:
     """One that counts, and says what it has counted."""
 
     def __init__(self) -> None:
-        self.recorder = Recorder()
+        self.clock = 1000.0
+        self.recorder = Recorder(300, lambda: self.clock)
         self.recorder.follow({("m", "1"): 0.05})
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self.recorder)
@@ -94,6 +95,27 @@ def test_what_a_replaced_worker_had_counted_stays_counted(two: Supervisor) -> No
     assert two.values()[OK] == 8
     two.workers[1, 2].count(2)
     assert two.values()[OK] == 10
+
+
+def test_the_sum_does_not_fall_where_one_drops_a_version_before_the_other(two: Supervisor) -> None:
+    assert two.values()[OK] == 8
+    for worker in two.workers.values():
+        worker.recorder.follow({})
+    assert two.values()[OK] == 8
+    # The first to be over its grace.
+    two.workers[0, 1].clock += 300
+    assert two.values()[OK] == 8
+    two.workers[0, 1].recorder.follow({("m", "1"): None})
+    two.workers[0, 1].count(2)
+    assert two.values()[OK] == 10
+    two.workers[0, 1].recorder.follow({})
+    assert two.values()[OK] == 10
+    for worker in two.workers.values():
+        worker.clock += 300
+    assert OK not in two.values()
+    two.workers[1, 1].recorder.follow({("m", "1"): None})
+    two.workers[1, 1].count(1)
+    assert two.values()[OK] == 1
 
 
 def test_one_that_does_not_answer_counts_with_what_it_said_last(two: Supervisor) -> None:

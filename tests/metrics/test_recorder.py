@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inferd.errors import DeadlinePassed, InferdError, QueueFull, QuotaExceeded, UnknownModel
 from inferd.metrics.instruments import LATENCY_BUCKETS, OTHER, STAGES
-from inferd.metrics.recorder import Record, Recorder
+from inferd.metrics.recorder import MOST_GONE, Record, Recorder
 from inferd.metrics.statistics import Statistics
 from inferd.requests import Observation, Stages
 from inferd.trace_context import TraceContext
@@ -164,24 +164,134 @@ def test_each_answer_is_judged_once_by_the_objective_that_held(
         assert record.judged() == (met, missed)
 
 
-def test_series_go_with_their_version() -> None:
-    recorder = Recorder()
-    refused = seen(error=QueueFull("m", "", 0.1))._replace(version="")
-    recorder.follow({("m", "1"): None, ("m", "2"): None, ("n", "1"): None})
-    for observation in (seen(), seen()._replace(version="2"), refused, seen("n"), seen(OTHER, UnknownModel("x"))):
-        recorder.observe(observation)
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
 
-    def versions() -> set[tuple[str, str]]:
-        return {(model, version) for _, model, _, _, version in named(scraped(recorder), "inferd_requests_total")}
+    def __call__(self) -> float:
+        return self.now
 
-    recorder.follow({("m", "2"): None, ("n", "1"): None})
-    assert versions() == {("m", "2"), ("m", ""), ("n", "1"), (OTHER, "")}
+
+def versions(recorder: Recorder) -> dict[tuple[str, str], float]:
+    """Requests by model and version, as a scrape has them."""
+    found: Counter[tuple[str, str]] = Counter()
+    for (_, model, _, _, version), number in named(scraped(recorder), "inferd_requests_total").items():
+        found[model, version] += int(number)
+    return dict(found)
+
+
+def test_counters_of_a_version_stay_for_the_grace_after_the_first_scrape_that_had_their_last_value() -> None:
+    clock = Clock()
+    recorder = Recorder(60, clock)
+    recorder.follow({("m", "1"): 0.05, ("n", "1"): None})
+    recorder.observe(seen())
     recorder.follow({("n", "1"): None})
-    assert versions() == {("n", "1"), (OTHER, "")}
-    # What clients still ask for is counted, and stays while others come and go.
+    # Long after, and nobody has scraped: what was counted is not lost.
+    clock.now += 10_000
+    assert versions(recorder) == {("m", "1"): 1}
+    assert scraped(recorder)["inferd_objective_met_total", "m", "1"] == 1
+    clock.now += 59
+    recorder.observe(seen(error=LATE))
+    assert versions(recorder) == {("m", "1"): 2}
+    clock.now += 59
+    assert versions(recorder) == {("m", "1"): 2}
+    clock.now += 1
+    assert {labels[1:] for name, *labels in scraped(recorder) if "m" in labels} == set()
+    assert recorder.follow({("n", "1"): None}) == {("m", "1")}
+    assert recorder.follow({("n", "1"): None}) == frozenset()
+
+
+def test_a_version_that_comes_back_counts_on_within_the_grace_and_from_nothing_after() -> None:
+    clock = Clock()
+    recorder = Recorder(60, clock)
+    recorder.follow({("m", "1"): None})
+    recorder.observe(seen())
+    for wait, total in ((59, 2), (59, 3), (60, 1)):
+        recorder.follow({})
+        scraped(recorder)
+        clock.now += wait
+        scraped(recorder)
+        recorder.follow({("m", "1"): None})
+        recorder.observe(seen())
+        assert versions(recorder) == {("m", "1"): total}
+        assert recorder.statistics("m", "1").success.count == total
+
+
+def test_without_a_grace_nothing_of_what_is_gone_is_shown() -> None:
+    recorder = Recorder(0)
+    recorder.follow({("m", "1"): None, ("m", "2"): None})
+    for version in ("1", "2"):
+        recorder.observe(seen()._replace(version=version))
+    recorder.follow({("m", "2"): None})
+    assert versions(recorder) == {("m", "2"): 1}
+
+
+def test_of_too_many_that_are_gone_those_that_left_first_lose_their_counters() -> None:
+    recorder = Recorder(60)
+    names = [f"m{at}" for at in range(MOST_GONE + 10)]
+    dropped: set[tuple[str, str]] = set()
+    for name in [*names, *names[-5:]]:
+        recorder.follow({(name, "1"): None})
+        recorder.observe(seen(name))
+    recorder.observe(seen(OTHER, UnknownModel("x")))
+    dropped |= recorder.follow({})
+    assert versions(recorder).keys() == {(name, "1") for name in names[10:]} | {(OTHER, "")}
+    assert dropped == {(names[9], "1")}
+
+
+def test_what_is_refused_under_no_version_stays_while_the_model_has_one_or_is_asked_for() -> None:
+    clock = Clock()
+    recorder = Recorder(60, clock)
+    refused = seen(error=QueueFull("m", "", 0.1))._replace(version="")
+    recorder.follow({("m", "1"): None})
     recorder.observe(refused)
-    recorder.follow({("n", "1"): None, ("n", "2"): None})
-    assert versions() == {("m", ""), ("n", "1"), (OTHER, "")}
+    for _ in range(3):
+        clock.now += 100
+        assert versions(recorder) == {("m", ""): 1}
+    recorder.follow({})
+    for number in (2, 3):
+        clock.now += 59
+        recorder.observe(refused)
+        assert versions(recorder) == {("m", ""): number}
+    clock.now += 60
+    assert versions(recorder) == {}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("hold"), st.sets(st.sampled_from(["a", "b", "c"]))),
+        st.tuples(st.just("count"), st.sampled_from(["a", "b", "c"])),
+        st.tuples(st.just("wait"), st.integers(0, 90)),
+        st.tuples(st.just("scrape"), st.just(0)),
+    )
+)
+
+
+@given(STEPS)
+def test_what_scrapes_see_adds_up_to_what_was_counted(steps: list[tuple[str, object]]) -> None:
+    """As Prometheus adds: by how much a series rose, or all of it where it has fallen or has just come."""
+    clock = Clock()
+    recorder = Recorder(60, clock)
+    counted: Counter[str] = Counter()
+    risen: Counter[str] = Counter()
+    last: dict[str, float] = {}
+    for what, value in [*steps, ("scrape", 0)]:
+        match value:
+            case set():
+                recorder.follow({(name, "1"): None for name in value})
+            case str():
+                recorder.observe(seen(value))
+                counted[value] += 1
+            case int() if what == "wait":
+                clock.now += value
+            case _:
+                now = {model: number for (model, _), number in versions(recorder).items()}
+                for name, number in now.items():
+                    before = last.get(name, 0)
+                    risen[name] += int(number - before if number >= before else number)
+                # What is not there any more begins from nothing.
+                last = dict.fromkeys(last, 0.0) | now
+    assert risen == counted
 
 
 def test_a_version_has_its_series_from_the_start() -> None:

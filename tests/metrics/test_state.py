@@ -11,9 +11,7 @@ from tests.metrics.scraped import Scrape, named, scraped
 CPU = DeviceState("CPU", "CPU", "f32", True, 2, 0, 4, 3, 8, 16, True, 0.5, 0.25, 0.125)
 GPU = DeviceState("AUTO:GPU,CPU", "GPU.1", "f16", False, 1, 1, 0, 0, 2, 1, False, 2.0, 1.0, 0.0)
 TUNING = TuningState(True, {"promoted": 2, "kept": 1}, seconds=61.5, gain=1.25, said="searching")
-PLAIN = VersionState(
-    "m", "1", 3, 4096, 0.5, 5, 100, 2, 12.5, 0, None, 1.5, None, 0.99, 0.999, devices=(CPU,), tuning=None
-)
+PLAIN = VersionState("m", "1", 3, 4096, 0.5, 5, 100, 2, 0, None, 1.5, None, 0.99, 0.999, devices=(CPU,), tuning=None)
 RICH = replace(
     PLAIN, model="n", version="2", sequences=7, sequences_limit=64, latency=0.05, devices=(CPU, GPU), tuning=TUNING
 )
@@ -26,6 +24,8 @@ SERVER = ServerState(
     cache_lookups={"hit": 3, "miss": 1, "refused": 0},
     reloads={"ok": 4, "failed": 1},
     versions=(PLAIN, RICH),
+    busy={("m", "1"): 12.5, ("n", "2"): 0, ("gone", "1"): 3.5},
+    tunings={("n", "2"): TUNING, ("gone", "1"): replace(TUNING, active=False)},
 )
 
 
@@ -95,7 +95,7 @@ def test_what_a_version_does_not_have_is_left_out() -> None:
     assert named(samples, "inferd_sequences_limit") == {("n", "2"): 64}
     assert named(samples, "inferd_tuning_active") == {("n", "2"): 1}
     assert named(samples, "inferd_tuning_gain_ratio") == {("n", "2"): 1.25}
-    assert named(samples, "inferd_tuning_seconds_total") == {("n", "2"): 61.5}
+    assert named(samples, "inferd_tuning_seconds_total") == {("n", "2"): 61.5, ("gone", "1"): 61.5}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,20 @@ def test_each_version_shows_what_it_runs_with_on_each_device(name: str, cpu: flo
 
 def test_tunings_are_counted_by_how_they_ended() -> None:
     # Labels by name: decision, model, version.
-    assert named(collected(), "inferd_tuning_decisions_total") == {("promoted", "n", "2"): 2, ("kept", "n", "2"): 1}
+    assert named(collected(), "inferd_tuning_decisions_total") == {
+        ("promoted", "n", "2"): 2,
+        ("kept", "n", "2"): 1,
+        ("promoted", "gone", "1"): 2,
+        ("kept", "gone", "1"): 1,
+    }
+
+
+def test_what_is_gone_has_its_counters_alone() -> None:
+    assert {name for name, *labels in collected() if "gone" in labels} == {
+        "inferd_busy_seconds_total",
+        "inferd_tuning_decisions_total",
+        "inferd_tuning_seconds_total",
+    }
 
 
 def test_facts_are_labels() -> None:

@@ -54,6 +54,12 @@ def test_each_name_has_its_value_for_each_model_version() -> None:
     assert scraped(collector) == wanted | dict.fromkeys(((name, "n", "2") for name in VALUES), 0)
 
 
+def test_what_is_gone_has_its_counters_and_nothing_waits() -> None:
+    collector = TritonCollector(lambda: [("m", "1", SEEN, None)])
+    counted = {name: value for name, value in VALUES.items() if name != "nv_inference_pending_request_count"}
+    assert scraped(collector) == {(name, "m", "1"): value for name, value in counted.items()}
+
+
 def test_samples_are_called_the_same_in_both_formats() -> None:
     exported = registry(TritonCollector(lambda: [("m", "1", SEEN, 4)]))
     for text in (plain_text(exported).decode(), openmetrics(exported).decode()):
@@ -70,7 +76,7 @@ def test_what_only_rises_is_of_no_type_that_could_fall() -> None:
 
 
 def test_everything_is_read_when_it_is_asked_for() -> None:
-    rows = [("m", "1", SEEN, 4)]
+    rows: list[tuple[str, str, Statistics, int | None]] = [("m", "1", SEEN, 4)]
     collector = TritonCollector(lambda: rows)
     assert len(scraped(collector)) == len(VALUES)
     rows.clear()
@@ -101,7 +107,7 @@ def exported(collector: TritonCollector) -> Iterator[str]:
 def test_a_real_prometheus_answers_the_queries_of_a_triton_dashboard(tmp_path: Path) -> None:
     seen = Statistics()
 
-    def more() -> list[tuple[str, str, Statistics, int]]:
+    def more() -> list[tuple[str, str, Statistics, int | None]]:
         # Each scrape finds ten more requests of 300 us in OpenVINO.
         seen.success.count += 10
         seen.compute_infer.ns += 10 * 300_000

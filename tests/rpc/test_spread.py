@@ -26,6 +26,7 @@ class Worker:
         self.asked: list[tuple[bytes, str]] = []
         self.fails = False
         self.index = pb.RepositoryIndexResponse()
+        self.statistics = pb.ModelStatisticsResponse()
         self._server, services = grpc.aio.server(), Services()
         self._server.add_generic_rpc_handlers((Gate(services, opened, secret=place.secret),))
         spread = Spread(place)
@@ -33,7 +34,12 @@ class Worker:
         for service, methods in (
             (
                 SERVICE,
-                {"RepositoryModelLoad": self._answer, "ServerLive": self._answer, "RepositoryIndex": self._index},
+                {
+                    "RepositoryModelLoad": self._answer,
+                    "ServerLive": self._answer,
+                    "RepositoryIndex": self._index,
+                    "ModelStatistics": self._statistics,
+                },
             ),
             (TUNER_SERVICE, {"Tune": self._answer}),
         ):
@@ -60,6 +66,11 @@ class Worker:
 
     async def _index(self, _: bytes, __: grpc.aio.ServicerContext) -> bytes:
         return self.index.SerializeToString()
+
+    async def _statistics(self, _: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        if self.fails:
+            await context.abort(StatusCode.NOT_FOUND, "no such model")
+        return self.statistics.SerializeToString()
 
     async def call(self, method: str, raw: bytes = b"", **metadata: str) -> tuple[StatusCode, str]:
         """Asked from outside: code, and the answer or the message."""
@@ -155,6 +166,27 @@ def test_what_another_worker_has_let_through_is_let_through(tmp_path: Path) -> N
             assert (await closed.call(LOAD, **{SECRET_KEY: place.secret}))[0] is StatusCode.OK
 
     asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_what_all_have_counted_is_added_by_the_one_that_is_asked(tmp_path: Path) -> None:
+    async def ask(worker: Worker) -> int:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
+            answer = await channel.unary_unary(f"/{SERVICE}/ModelStatistics")(b"")
+        (one,) = pb.ModelStatisticsResponse.FromString(answer).model_stats
+        return int(one.inference_count)
+
+    async def test(made: list[Worker]) -> None:
+        for number, worker in enumerate(made, 1):
+            worker.statistics.model_stats.add(name="m", version="1", inference_count=number)
+        assert [await ask(worker) for worker in made] == [6, 6, 6]
+        # One that does not have it, or is gone, adds nothing; the one that is asked answers for what it is asked.
+        made[0].fails = True
+        assert await ask(made[1]) == 5
+        assert await made[0].call(f"/{SERVICE}/ModelStatistics") == (StatusCode.NOT_FOUND, "no such model")
+        await made[2].__aexit__()
+        assert await ask(made[1]) == 2
+
+    run(tmp_path, test)
 
 
 def test_one_that_starts_learns_what_the_others_were_told_to_unload(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import string
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -132,20 +133,31 @@ def shape(series: Series, model: str, version: str) -> Names:
     }
 
 
+COUNTERS = re.compile(r"inferd_.*_(total|bucket|count|sum)")
+
+
 class Watch:
-    """Scrapes as often as it can while it is entered, and notes in ``seen`` whether a version has any series."""
+    """Scrapes as often as it can while it is entered, and notes in ``seen`` whether a version has any gauge, and in
+    ``fell`` which of its counters have ever fallen or gone."""
 
     def __init__(self, daemon: Daemon, model: str, version: str) -> None:
         self._daemon, self._labels = daemon, {"model": model, "version": version}
         self.seen: list[bool] = []
+        self.fell: list[object] = []
         self.failure: BaseException | None = None
         self._over = Event()
         self._thread = Thread(target=self._watch, name="watch", daemon=True)
 
     def _watch(self) -> None:
+        last: dict[object, float] = {}
         try:
             while not self._over.is_set():
-                self.seen.append(bool(scrape(self._daemon).having(**self._labels)))
+                series = scrape(self._daemon)
+                having = series.having(**self._labels)
+                self.seen.append(bool(gauges(having)))
+                now = {one: series.values[one] for one in having - gauges(having)}
+                self.fell += [one for one, value in last.items() if now.get(one, -1.0) < value]
+                last = {**last, **now}
         except BaseException as failure:
             self.failure = failure
 
@@ -166,35 +178,47 @@ class Watch:
         return [there for there, _ in groupby(self.seen)]
 
 
-def test_series_of_a_model_go_when_it_is_unloaded_and_come_back_when_it_is_loaded(daemon: Daemon) -> None:
+def gauges(series: Names) -> Names:
+    """Those of ``series`` that are none of what only rises."""
+    return {one for one in series if not COUNTERS.fullmatch(one[0])}
+
+
+def counted(series: Series, model: str, version: str) -> dict[object, float]:
+    """All that only rises of ``version``."""
+    having = series.having(model=model, version=version)
+    return {one: series.values[one] for one in having - gauges(having)}
+
+
+def test_gauges_of_a_model_go_when_it_is_unloaded_and_its_counters_go_on_when_it_is_loaded(daemon: Daemon) -> None:
     async def rounds(channel: Any) -> None:
         assert await ask(channel, "coming") is OK
         # One that is refused in the model's name, before it is unloaded and after.
         assert await ask(channel, "coming", "7") is StatusCode.NOT_FOUND
         whole = shape(scrape(daemon), "coming", "1")
         assert {TOTAL, RUNS, "inferd_request_duration_seconds_bucket", "inferd_model_ready"} <= {n for n, _ in whole}
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
+            before = counted(scrape(daemon), "coming", "1")
             await change(channel, "Unload", "coming")
             for _ in range(SCRAPES):
                 assert await ask(channel, "coming") is StatusCode.UNAVAILABLE
-                assert (await asyncio.to_thread(scrape, daemon)).having(model="coming", version="1") == set()
+                left = await asyncio.to_thread(scrape, daemon)
+                assert gauges(left.having(model="coming", version="1")) == set()
+                assert counted(left, "coming", "1") == before
             await change(channel, "Load", "coming")
             for _ in range(SCRAPES):
                 loaded = await asyncio.to_thread(scrape, daemon)
-                # Nothing was asked of it yet; what says how it is stands there already.
-                assert loaded.total(TOTAL, model="coming", version="1") == 0
-                assert {name for name, _ in loaded.having(model="coming", version="1")} == {n for n, _ in whole} - {
-                    TOTAL
-                }
+                assert loaded.total(TOTAL, model="coming", version="1") == number + 1
+                assert shape(loaded, "coming", "1") == whole
             assert await ask(channel, "coming") is OK
             assert shape(scrape(daemon), "coming", "1") == whole
 
     with Watch(daemon, "coming", "1") as watch:
         talk(daemon, rounds)
     assert watch.phases == [True, False] * ROUNDS + [True]
+    assert watch.fell == []
 
 
-def test_series_of_a_version_go_when_a_newer_one_takes_its_place(daemon: Daemon, repository: Path) -> None:
+def test_gauges_of_a_version_go_when_a_newer_one_takes_its_place(daemon: Daemon, repository: Path) -> None:
     async def renew(channel: Any) -> None:
         assert await ask(channel, "renewed") is OK
         old = scrape(daemon)
@@ -204,16 +228,18 @@ def test_series_of_a_version_go_when_a_newer_one_takes_its_place(daemon: Daemon,
         assert await ask(channel, "renewed", "1") is StatusCode.NOT_FOUND
         for _ in range(SCRAPES):
             new = await asyncio.to_thread(scrape, daemon)
-            assert new.having(model="renewed", version="1") == set()
+            assert gauges(new.having(model="renewed", version="1")) == set()
+            assert new.total(TOTAL, model="renewed", version="1") == 1
             assert shape(new, "renewed", "2") == shape(old, "renewed", "1")
             assert new.total(TOTAL, model="renewed", version="2") == 1
 
     with Watch(daemon, "renewed", "1") as watch:
         talk(daemon, renew)
     assert watch.phases == [True, False]
+    assert watch.fell == []
 
 
-def test_a_model_that_is_unloaded_answers_first_and_nothing_of_that_comes_back(daemon: Daemon) -> None:
+def test_a_model_that_is_unloaded_answers_first_and_all_of_that_is_counted(daemon: Daemon) -> None:
     async def leave(channel: Any) -> None:
         infer = method(channel, "ModelInfer")
         running = infer(steps(1000, model="leaving"))
@@ -227,8 +253,28 @@ def test_a_model_that_is_unloaded_answers_first_and_nothing_of_that_comes_back(d
         await unloaded
         for _ in range(SCRAPES):
             assert await infer(steps(0, model="leaving")).code() is StatusCode.UNAVAILABLE
-            assert (await asyncio.to_thread(scrape, daemon)).having(model="leaving", version="1") == set()
+            left = await asyncio.to_thread(scrape, daemon)
+            assert gauges(left.having(model="leaving", version="1")) == set()
+            assert left.total(TOTAL, model="leaving", version="1", outcome="ok") == 5
+            assert left.total(TOTAL, model="leaving", version="1", outcome="cancelled") == 1
 
     with Watch(daemon, "leaving", "1") as watch:
         talk(daemon, leave)
     assert watch.phases == [True, False]
+    assert watch.fell == []
+
+
+# -- where no grace is wanted ------------------------------
+
+
+def test_without_a_grace_a_model_that_is_unloaded_leaves_no_series(tmp_path: Path, cache_dir: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "coming")
+
+    async def unload(channel: Any) -> None:
+        assert await ask(channel, "coming") is OK
+        await change(channel, "Unload", "coming")
+        for _ in range(SCRAPES):
+            assert (await asyncio.to_thread(scrape, daemon)).having(model="coming") == set()
+
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--repository-control", "--metrics-grace", "0") as daemon:
+        talk(daemon, unload)

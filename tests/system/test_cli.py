@@ -11,6 +11,8 @@ from inferd import __version__
 from inferd.config.daemon import CONFIG_VARIABLE, ENV_PREFIX, Settings
 from inferd.tensors import DType
 from tests import models
+from tests.system.daemon import Daemon
+from tests.system.test_disclosure import spoil
 
 pytestmark = pytest.mark.system
 
@@ -72,6 +74,7 @@ def test_check_describes_a_good_repository(repository: Path, tmp_path: Path) -> 
     assert ended(inferd("check", "--model-repository", str(repository), "--cache-dir", str(tmp_path / "cache"))) == (
         0,
         "ok      echo: version 1 on CPU\n"
+        "        no latency objective, goal throughput\n"
         "        version 1 input: x INT64 [?]\n"
         "        version 1 output: x INT64 [?]\n"
         "1 model, 0 broken\n",
@@ -104,6 +107,69 @@ def test_a_setting_that_can_not_be_used_is_one_sentence_and_78(command: str, rep
     code, out, err = ended(inferd(command, *flags))
     assert (code, out) == (78, "")
     assert err == "inferd: flag --cpu-threads: cpu_threads: got 'many'; allowed: a whole number of 0..4096\n"
+
+
+BAD_SETTINGS: dict[str, tuple[str, ...]] = {
+    "open port": ("--grpc-bind", "0.0.0.0:0"),
+    "certificate alone": ("--tls-cert", "x.pem"),
+    "absent certificate": ("--tls-cert", "/absent.pem", "--tls-key", "/absent.key"),
+    "absent tokens": ("--tokens-file", "/absent.toml"),
+    "address of another machine": ("--grpc-bind", "192.0.2.1:8001", "--allow-insecure-bind"),
+    "metrics address of another machine": ("--metrics-bind", "192.0.2.1:8002", "--allow-insecure-bind"),
+    "no name": ("--metrics-bind", "nowhere.invalid:8002", "--allow-insecure-bind"),
+    "workers": ("--workers", "0"),
+    "collector": ("--trace-endpoint", "collector:4317"),
+}
+
+
+@pytest.mark.parametrize("flags", BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_what_serve_refuses_check_refuses_with_the_same_words(flags: tuple[str, ...], repository: Path) -> None:
+    ports = [f for bind in ("--grpc-bind", "--metrics-bind") if bind not in flags for f in (bind, "127.0.0.1:0")]
+    served, checked = (
+        inferd(command, "--model-repository", str(repository), *ports, *flags) for command in ("serve", "check")
+    )
+    assert (served.returncode, checked.returncode) == (78, 78)
+    said = [line for line in served.stderr.splitlines() if line.startswith("inferd: ")]
+    assert said
+    ours = checked.stderr.splitlines()
+    assert all(line.startswith("inferd: ") for line in ours)
+    # What the system says of an address differs with the call that finds it out.
+    assert [line.partition(": can't listen")[0].split(":")[1] for line in ours][: len(said)] == [
+        line.partition(": can't listen")[0].split(":")[1] for line in said
+    ]
+
+
+def test_all_mistakes_in_settings_are_said_at_once(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "inferd.toml"
+    file.write_text(f'model_repository = "{repository}"\nnonsense = 1\nqueue_max_length = -1\n')
+    for command in COMMANDS:
+        code, _, err = ended(inferd(command, "--config", str(file), INFERD_LOG_LEVEL="loud"))
+        assert code == 78
+        assert [line.split(": ")[2] for line in err.splitlines()] == ["queue_max_length", "log_level", "nonsense"]
+
+
+def test_check_finds_every_model_broken_that_serve_does(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    spoil(root)
+    models.save(models.identity(DType.INT64, [-1]), root, "echo")
+    models.save(models.identity(DType.INT64, [-1]), root, "warm", settings="[warmup.shapes]\nz = [1]\n")
+    flags = ("--preflight", "off", "--cache-max-bytes", "0")
+    with Daemon(root, *flags) as daemon:
+        lines = daemon.get("/readyz")[1].splitlines()[1:]
+    unready = {line.split()[0] for line in lines}
+    code, out, _ = ended(inferd("check", "--model-repository", str(root), *flags))
+    assert code == 1
+    told = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith(("ok ", "broken "))]
+    assert {name.rstrip(":") for what, name, *_ in told if what == "broken"} == unready
+    assert {name.rstrip(":") for what, name, *_ in told if what == "ok"} == {"echo"}
+
+
+def test_check_leaves_nothing_behind_and_can_be_quick(repository: Path, tmp_path: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), repository, "property", settings='[properties]\nNO_SUCH = "1"\n')
+    flags = ("--model-repository", str(repository), "--cache-dir", str(tmp_path / "cache"), "--preflight", "off")
+    assert inferd("check", *flags).returncode == 1
+    assert inferd("check", "--quick", *flags).returncode == 0
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_setting_may_come_from_a_variable_and_the_sentence_says_so(repository: Path) -> None:

@@ -14,7 +14,7 @@ from inferd._pb import open_inference_pb2 as pb
 from tests.engine import models
 from tests.system.daemon import Daemon
 from tests.system.prometheus import until
-from tests.system.wire import OK, connect, method, request
+from tests.system.wire import OK, connect, method, outcome, request
 
 pytestmark = pytest.mark.system
 
@@ -56,6 +56,18 @@ async def times(infer: Callable[[pb.ModelInferRequest], object], name: str) -> f
 async def asked(daemon: Daemon, *names: str) -> list[float | StatusCode]:
     async with connect(daemon.grpc) as channel:
         return [await times(method(channel, "ModelInfer"), name) for name in names]
+
+
+async def reasons(daemon: Daemon) -> dict[str, str]:
+    """What the repository index says of each model."""
+    async with connect(daemon.grpc) as channel:
+        index = await method(channel, "RepositoryIndex")(pb.RepositoryIndexRequest())
+        return {model.name: model.reason for model in index.models}
+
+
+async def loaded(daemon: Daemon, name: str) -> tuple[StatusCode, str]:
+    async with connect(daemon.grpc) as channel:
+        return await outcome(method(channel, "RepositoryModelLoad")(pb.RepositoryModelLoadRequest(model_name=name)))
 
 
 @pytest.fixture
@@ -109,7 +121,7 @@ def test_what_is_new_comes_and_what_is_gone_goes(repository: Path, cache_dir: Pa
         (repository / "leaving").rename(tmp_path / "left")
         reload(daemon)
         assert asyncio.run(asked(daemon, "new", "leaving", "steady")) == [5, StatusCode.NOT_FOUND, 1]
-        assert 'model="leaving"' not in daemon.get("/metrics")[1]
+        assert 'inferd_model_ready{model="leaving"' not in daemon.get("/metrics")[1]
         assert 'inferd_reloads_total{result="ok"} 1.0' in daemon.get("/metrics")[1]
 
 
@@ -122,7 +134,39 @@ def test_what_fails_is_said_and_what_was_served_goes_on(repository: Path, cache_
         metrics = daemon.get("/metrics")[1]
         assert 'inferd_model_loads_total{model="steady",result="failed"} 1.0' in metrics
         assert 'inferd_model_loads_total{model="swapped",result="failed"} 1.0' in metrics
-        assert {event["model"] for event in daemon.events("model can't be served")} == {"steady", "swapped"}
+        failed = {event["model"]: event for event in daemon.events("model can't be served")}
+        assert {name: event["still_serving"] for name, event in failed.items()} == {"steady": [1], "swapped": [1]}
+        assert 'inferd_reloads_total{result="failed"} 1.0' in metrics
+        [event] = daemon.events("reloaded in part")
+        assert (event["level"], event["not_served_as_on_disk"]) == ("warning", ["swapped", "steady"])
+        index = asyncio.run(reasons(daemon))
+        assert {name: why.partition(": ")[0] for name, why in index.items() if why} == dict.fromkeys(
+            ("steady", "swapped"), "what is on disk now is not served"
+        )
+
+        # Whole again, it is served, and nothing is said of it any more.
+        put(repository, "steady", 2)
+        (repository / "swapped" / "model.toml").unlink()
+        reload(daemon)
+        assert asyncio.run(asked(daemon, "steady", "swapped")) == [2, 1]
+        assert set(asyncio.run(reasons(daemon)).values()) == {""}
+        assert 'inferd_reloads_total{result="ok"} 1.0' in daemon.get("/metrics")[1]
+
+
+def test_a_new_version_that_is_broken_is_said_with_the_one_that_serves_on(repository: Path, cache_dir: Path) -> None:
+    with Daemon(repository, "--cache-dir", str(cache_dir), "--repository-control") as daemon:
+        (repository / "steady" / "2").mkdir()
+        (repository / "steady" / "2" / "model.xml").write_text("not a model")
+        reload(daemon)
+        assert asyncio.run(asked(daemon, "steady")) == [1]
+        [event] = daemon.events("model can't be served")
+        assert (event["model"], event["version"], event["still_serving"]) == ("steady", 2, [1])
+        assert daemon.events("reloaded in part")[0]["not_served_as_on_disk"] == ["steady"]
+        assert 'inferd_reloads_total{result="failed"} 1.0' in daemon.get("/metrics")[1]
+        # Whoever asks for it to be loaded is told.
+        code, why = asyncio.run(loaded(daemon, "steady"))
+        assert code is StatusCode.UNAVAILABLE
+        assert why.startswith("model 'steady' version 2 failed to load: ")
 
 
 def test_settings_that_can_change_do_and_the_others_say_so(repository: Path, cache_dir: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import multiprocessing
 import time
 import weakref
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from inferd.tuning.probe import Probe, effective_of
 from inferd.tuning.probe_process import Job, ProbeProcess, placement_of
 from tests.engine import models
 from tests.engine.models import op, parameter, tensor
+from tests.tuning.probes import kill, probes
 
 ONE = Candidate(1, 2, 1)
 WINDOW = 0.02
@@ -231,10 +231,6 @@ def job(model: ModelSource, cache: Path, **more: Any) -> Job:
     return Job(model, cache, 1 << 30, 2, WINDOW, **more)
 
 
-def children() -> set[int]:
-    return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
-
-
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[ProbeProcess]:
     """One for several tests: a child takes a second or two to start."""
@@ -266,43 +262,42 @@ def test_each_way_of_placing_threads_has_a_process_and_keeps_it(process: ProbePr
     assert placement_of(ONE) != placement_of(PINNED) != placement_of(None)
     assert placement_of(replace(PINNED, streams=2, requests=4, path="sync")) == placement_of(PINNED)
     assert_sound(process.measure(ONE, 1), ONE, 1)
-    before = children()
+    before = probes()
     assert_sound(process.measure(PINNED, 1), PINNED, 1)
-    both = children()
+    both = probes()
     assert before < both
     assert_sound(process.measure(ONE, 1), ONE, 1)
     assert_sound(process.measure(replace(PINNED, requests=2), 1), replace(PINNED, requests=2), 1)
-    assert children() == both
+    assert probes() == both
 
 
 def test_one_that_crashes_is_a_failed_measurement_and_the_next_look_works_again(process: ProbeProcess) -> None:
     assert_sound(process.measure(ONE, 1), ONE, 1)
-    before = children()
+    before = probes()
     with ThreadPoolExecutor() as elsewhere:
         # An hour or so.
         look = elsewhere.submit(process.measure, ONE, 100_000)
         while not look.done():
-            for child in multiprocessing.active_children():
-                child.kill()
+            for child in probes():
+                kill(child)
         seen = look.result()
     assert (seen.asked, seen.windows, seen.failure) == (ONE, (), "the process that ran it ended")
     assert_sound(process.measure(ONE, 1), ONE, 1)
-    assert children().isdisjoint(before)
+    assert probes().isdisjoint(before)
 
 
 def test_one_that_is_gone_when_it_is_asked_is_a_failure_as_well(process: ProbeProcess) -> None:
     assert_sound(process.measure(ONE, 1), ONE, 1)
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
+    for child in probes():
+        kill(child)
     assert process.arrive(ONE, 10.0, 0.01) is None
 
 
 def test_whoever_stops_it_ends_the_look_under_way_and_all_to_come(tmp_path: Path, cache: Path) -> None:
-    before = children()
+    before = probes()
     with ProbeProcess(job(source(tmp_path), cache)) as probe:
         assert_sound(probe.measure(ONE, 1), ONE, 1)
-        assert len(children() - before) == 1
+        assert len(probes() - before) == 1
         with ThreadPoolExecutor() as elsewhere:
             look = elsewhere.submit(probe.measure, ONE, 100_000)
             probe.kill()
@@ -314,31 +309,31 @@ def test_whoever_stops_it_ends_the_look_under_way_and_all_to_come(tmp_path: Path
         assert probe.arrive(PINNED, 10.0, 0.01) is None
         with pytest.raises(LoadFailed, match="measuring was stopped"):
             probe.hints()
-        assert children() == before
+        assert probes() == before
 
 
 def test_a_candidate_that_can_not_be_loaded_fails_and_the_process_goes_on(tmp_path: Path, cache: Path) -> None:
-    model, before = source(tmp_path, toml="[properties]\nNO_SUCH_PROPERTY = 1"), children()
+    model, before = source(tmp_path, toml="[properties]\nNO_SUCH_PROPERTY = 1"), probes()
     with ProbeProcess(job(model, cache)) as probe:
         assert "NO_SUCH_PROPERTY" in (probe.measure(ONE, 1).failure or "")
-        started = children()
+        started = probes()
         assert len(started - before) == 1
         assert probe.arrive(ONE, 10.0, 0.01) is None
         assert "NO_SUCH_PROPERTY" in (probe.measure(replace(ONE, requests=2), 1).failure or "")
-        assert children() == started
+        assert probes() == started
         with pytest.raises(LoadFailed, match="NO_SUCH_PROPERTY") as failed:
             probe.hints()
         assert str(failed.value).count("failed to load") == 1
-    assert children() == before
+    assert probes() == before
     # Closed, and harmless when closed again or killed after.
     probe.close()
     probe.kill()
 
 
 def test_one_that_never_started_can_be_closed_and_killed(tmp_path: Path, cache: Path) -> None:
-    before = children()
+    before = probes()
     with ProbeProcess(job(source(tmp_path), cache)) as probe:
         pass
     probe.close()
     probe.kill()
-    assert children() == before
+    assert probes() == before

@@ -1,7 +1,6 @@
 """The tuner in a daemon: what it does by itself, when it holds back, and what becomes of a bad candidate."""
 
 import asyncio
-import multiprocessing
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +30,7 @@ from tests import models
 from tests.engine import models as small
 from tests.event_loop import on_loop, until
 from tests.replies import ask
+from tests.tuning.probes import kill, probes
 from tests.tuning.test_rollout import Substituting, three
 
 STAGES = (Stage(0.0, 20, 0.2), Stage(0.5, 20, 30.0))
@@ -222,17 +222,17 @@ async def test_a_process_that_measures_and_is_killed_ends_a_measurement_and_noth
     async with workshop(repository(tmp_path, settings='[execution]\npath = "async"')) as shop:
         shop.tuner.start(shop.catalog)
         await until(lambda: shop.record.progress is not None)
-        killed = multiprocessing.active_children()
+        killed = probes()
         for child in killed:
-            child.kill()
+            kill(child)
         assert await shop.answer() == [2, 4, 6, 8]
         # Measuring goes on in another, unless there is nothing left to measure.
-        await until(lambda: bool(shop.record.decisions or set(multiprocessing.active_children()) - {*killed}))
+        await until(lambda: bool(shop.record.decisions or probes() - killed))
         assert await shop.answer() == [2, 4, 6, 8]
         assert [seen.outcome for seen in shop.seen] == ["ok"] * 2
         assert shop.catalog.ready("m", "")
     assert killed
-    assert multiprocessing.active_children() == []
+    assert probes() == set()
 
 
 @on_loop

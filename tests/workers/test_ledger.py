@@ -37,6 +37,19 @@ def test_what_comes_from_one_that_is_gone_is_passed_over() -> None:
     assert (ledger.parts, ledger.departed) == ({}, None)
 
 
+def test_what_one_says_no_more_is_kept() -> None:
+    def fold(before: set[str] | None, last: set[str]) -> set[str]:
+        return (before or set()) | last
+
+    ledger = Ledger[str, set[str]](fold, lambda before, now: before - now)
+    ledger.take({"a": {"x", "y"}}, {"a"})
+    assert ledger.departed is None
+    ledger.take({"a": {"y"}, "b": {"z"}}, {"a"})
+    assert (ledger.parts, ledger.departed) == ({"a": {"y"}}, {"x"})
+    ledger.take({}, {"a"})
+    assert (ledger.parts, ledger.departed) == ({"a": {"y"}}, {"x"})
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.sampled_from(["count", "count", "die", "miss"]))))
 def test_the_total_never_falls(steps: list[tuple[int, int, str]]) -> None:
     ledger = adding()

@@ -128,7 +128,8 @@ def test_what_departed_have_counted_stays_and_their_gauges_go(here: list[Worker]
         departed = merging.left_behind(departed, merging.parsed(worker.text()), lambda _: "sum")
     parts = [merging.parsed(worker.text()) for worker in here]
     models = {model for worker in here for _, model in worker.counters}
-    whole = read(merged(parts, departed))
+    assert departed is not None
+    whole = read(merged(parts, merging.still_named(departed, parts)))
     for (label, model), value in {k: v for w in gone for k, v in w.counters.items()}.items():
         key = ("c_total", (("a", label), ("model", model)))
         total = sum(w.counters.get((label, model), 0) for w in (*here, *gone))
@@ -136,6 +137,39 @@ def test_what_departed_have_counted_stays_and_their_gauges_go(here: list[Worker]
         assert whole.get(key) == (total if model in models or model == "" or model.startswith("_") else None), value
     gauges = {label for worker in here for label in worker.gauges}
     assert {dict(labels)["a"] for name, labels in whole if name == "g"} == gauges
+
+
+RECEIVED = Instrument("inferd_received_bytes", "counter", "", ("model", "version"))
+READY = Instrument("inferd_ready", "gauge", "")
+
+
+@pytest.mark.parametrize(("ready", "kept"), [([1, 1], {"1"}), ([1, 0], {"1", "2"}), ([], {"1", "2"})])
+def test_a_version_that_no_worker_names_is_forgotten_while_all_can_name_theirs(
+    ready: list[int], kept: set[str]
+) -> None:
+    departed = parsed(counter(RECEIVED, [(("m", version), 5) for version in ("1", "2")]))
+    parts = [
+        parsed(gauge(READY, [((), value)]), counter(RECEIVED, [(("m", "1"), 1)] if at == 0 else []))
+        for at, value in enumerate(ready)
+    ]
+    named = merging.still_named(departed, parts)["inferd_received_bytes"].values
+    assert {merging.labels_of(head)["version"] for head in named} == kept
+
+
+@given(WORKERS, WORKERS)
+def test_what_one_worker_drops_is_what_its_text_lacks(first: list[Worker], second: list[Worker]) -> None:
+    before, now = (merging.parsed(workers[0].text()) for workers in (first, second))
+    gone = merging.dropped(before, now, lambda _: "sum")
+    lacking = read(first[0].text()).keys() - read(second[0].text()).keys()
+    assert read(merged([gone])).keys() == {key for key in lacking if key[0] not in ("g", "inferd_model_ready")}
+
+
+def test_a_bound_that_went_with_its_objective_is_not_dropped() -> None:
+    before, now = (
+        parsed(histogram(HISTOGRAM, [(("x",), cell([0.05, 0.5], bounds))])) for bounds in ((0.3, 1.0), (0.4, 1.0))
+    )
+    assert merging.dropped(before, now, lambda _: "sum") == {}
+    assert merging.dropped(before, {}, lambda _: "sum") == before
 
 
 @pytest.mark.parametrize(("rule", "value"), [("sum", 12.0), ("max", 7.0), ("min", 5.0)])

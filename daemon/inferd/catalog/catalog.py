@@ -6,13 +6,13 @@ infer requests to end) is sent to a worker thread.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import structlog
 
 from inferd.catalog.canary import Canary, rules_under
+from inferd.catalog.index import forget, index_of, still_serving, unanswered
 from inferd.catalog.judgement import Verdict
 from inferd.catalog.lives import CatalogLimits, Lives, announce
 from inferd.catalog.outputs import misfit, objection
@@ -23,7 +23,7 @@ from inferd.config.model import ModelConfig, Rollout
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.errors import InferdError, LoadFailed, ModelUnavailable, NotAdopted, UnknownModel, UnknownVersion
+from inferd.errors import InferdError, LoadFailed, ModelUnavailable, NotAdopted, UnknownModel
 from inferd.lifecycle import ModelState
 from inferd.repository import ModelEntry, Repository, VersionFile
 
@@ -43,9 +43,9 @@ class _Trial:
 
 class Catalog:
     """Models by name and version; ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that
-    were tried on a part of the requests and taken back, by model, version and why. ``changed`` is awaited after
-    each change of a state; ``tuned`` may replace settings that a model leaves open before it is loaded, and runs on a
-    worker thread."""
+    were tried on a part of the requests and taken back, by model, version and why; ``worked`` is :meth:`Lives.worked`.
+    ``changed`` is awaited after each change of a state; ``tuned`` may replace settings that a model leaves open before
+    it is loaded, and runs on a worker thread."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Catalog:
         self._changes: set[asyncio.Task[None]] = set()
         self._lives = Lives(engine, limits, observe)
         self._retries = Retries(lambda name: self._change(self._load(name, anew=False)))
+        self.worked = self._lives.worked
         self.loads: Counter[tuple[str, str]] = Counter()
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
@@ -98,7 +99,7 @@ class Catalog:
         """The version that ``version`` stands for, whatever is tried beside it. Raises as :meth:`resolve`."""
         route = self._routes.get((name, version))
         if route is None:
-            self._explain(name, version)
+            raise unanswered(self._models, self._broken, name, version)
         return route
 
     def versions(self, name: str) -> list[int]:
@@ -114,19 +115,6 @@ class Catalog:
         except ModelUnavailable:
             return False
         return True
-
-    def _explain(self, name: str, version: str) -> NoReturn:
-        known = self.versions(name)
-        served = self._models.get(name, {})
-        if version:
-            one = next((s for number, s in served.items() if str(number) == version), None)
-            if one is None:
-                raise UnknownVersion(name, version, known)
-            raise ModelUnavailable(name, f"{one.shown.value.lower()} in version {version}", one.ailing or one.reason)
-        states = {s.shown for s in served.values()}
-        state = ModelState.LOADING if ModelState.LOADING in states else ModelState.UNAVAILABLE
-        reason = self._broken.get(name) or next((why for s in served.values() if (why := s.ailing or s.reason)), "")
-        raise ModelUnavailable(name, state.value.lower(), reason)
 
     def _reroute(self) -> None:
         routes = {}
@@ -147,17 +135,7 @@ class Catalog:
 
     async def _publish(self) -> None:
         """Let others see a change of state."""
-        entries = [
-            IndexEntry(name, str(number), served.shown, served.said, served.wanted)
-            for name, versions in self._models.items()
-            for number, served in sorted(versions.items())
-        ]
-        entries += [
-            IndexEntry(name, "", ModelState.UNAVAILABLE, reason)
-            for name, reason in self._broken.items()
-            if not self._models.get(name)
-        ]
-        self._index = tuple(sorted(entries, key=lambda e: (e.name, int(e.version or 0))))
+        self._index = index_of(self._models, self._broken)
         await self._changed()
 
     def live(self) -> Iterable[tuple[Served, Live]]:
@@ -203,7 +181,7 @@ class Catalog:
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=not anew, anew=anew)
 
-    async def reload(self, *, thorough: bool = True) -> None:
+    async def reload(self, *, thorough: bool = True) -> list[str]:
         """Serve what the repository holds now, and go on with what it held already.
 
         If ``thorough``, all files of what is served are read, so that one that was changed without a trace is found.
@@ -211,11 +189,14 @@ class Catalog:
         What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
         unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
         logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
-        Raises RepositoryError where the repository can't be read; then nothing changes.
+        Gives the models that are not served as they are on disk, for that they failed. Raises RepositoryError where the
+        repository can't be read; then nothing changes.
         """
-        await self._to_the_end(self._reload(thorough=thorough))
+        failed: list[str] = []
+        await self._to_the_end(self._reload(failed, thorough=thorough))
+        return failed
 
-    async def _reload(self, *, thorough: bool) -> None:
+    async def _reload(self, failed: list[str], *, thorough: bool) -> None:
         listing = await asyncio.to_thread(self._repository.scan)
         self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         for broken in listing.broken:
@@ -227,6 +208,9 @@ class Catalog:
             *(self._load_if_changed(entry, thorough=thorough) for entry in listing.models),
             *(self._vanish(name) for name in gone),
         )
+        failed += [broken.name for broken in listing.broken]
+        # What was not to be loaded was no different.
+        failed += [entry.name for entry in listing.models if self._differs(entry)]
 
     async def _load_if_changed(self, entry: ModelEntry, *, thorough: bool) -> None:
         if thorough and not self._differs(entry):
@@ -341,6 +325,11 @@ class Catalog:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
         return self._lives.stuck(name)
 
+    def forget(self, versions: Collection[tuple[str, str]]) -> None:
+        """Let go of the counts of ``versions``, of which nothing is there any more."""
+        self._lives.forget(versions)
+        forget(versions, {served.name for served, _ in self.holding()}, self.loads, self.rollbacks)
+
     async def drain(self, seconds: float) -> bool:
         """Wait until every accepted request has ended; False when ``seconds`` were not enough."""
         self._ending = True
@@ -387,7 +376,10 @@ class Catalog:
     def _break(self, name: str, error: InferdError) -> None:
         self._broken[name] = str(error)
         self.loads[name, "failed"] += 1
-        log.error("model can't be served", model=name, problem=str(error))
+        for served in self._models.get(name, {}).values():
+            if served.state is ModelState.READY:
+                served.reason = f"what is on disk now is not served: {error}"
+        log.error("model can't be served", model=name, problem=str(error), **still_serving(self._routes, name))
 
     def _stop_trials(self, *names: str) -> None:
         """What is to change may not have to wait for what was tried before."""
@@ -438,6 +430,7 @@ class Catalog:
         before = self._before(served, old)
         if not anew and before is not None:
             if before is old and old.origin == origin:
+                old.reason = ""
                 return None
             if (turned_away := self._turned_away.get(key)) is not None and turned_away[0] == (version, entry.config):
                 return turned_away[1]
@@ -585,7 +578,9 @@ class Catalog:
         served.move(ModelState.UNAVAILABLE, said(error))
         if old is not None and old.state is ModelState.READY:
             old.reason = f"what is on disk now is not served: {said(error)}"
-        log.error("model can't be served", model=served.name, version=served.version, problem=str(error))
+        log.error(
+            "model can't be served", **_labels(served), problem=str(error), **still_serving(self._routes, served.name)
+        )
         await self._publish()
         return error
 

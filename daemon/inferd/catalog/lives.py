@@ -1,7 +1,7 @@
 """Brings up what answers for a model version, and ends it: the engine's part of the catalog."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -44,6 +44,8 @@ class Lives:
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
         self._stuck: list[tuple[str, LoadedModel]] = []
+        # Nanoseconds of those that were let go of, and those that are there; replaced as one, as any thread may ask.
+        self._work: dict[tuple[str, str], tuple[int, tuple[Dispatcher, ...]]] = {}
 
     async def load(
         self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource] = lambda source: source
@@ -55,7 +57,21 @@ class Lives:
         """
         async with self._compiling:
             source, loaded = await asyncio.to_thread(self._loaded, source, tuned)
-        return Live(source, loaded, self._dispatcher(source, loaded))
+        live = Live(source, loaded, self._dispatcher(source, loaded))
+        ended, there = self._work.get(key := _key(live), (0, ()))
+        self._work[key] = ended, (*there, live.dispatcher)
+        return live
+
+    def worked(self) -> dict[tuple[str, str], int]:
+        """Nanoseconds that infer requests were in use, by name and version, of all that served it until now. Any
+        thread may ask."""
+        return {key: ended + sum(one.worked for one in there) for key, (ended, there) in self._work.copy().items()}
+
+    def forget(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Let go of what :meth:`worked` says of ``versions``, unless they are there."""
+        for key in versions:
+            if not self._work.get(key, (0, ()))[1]:
+                self._work.pop(key, None)
 
     def _loaded(
         self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource]
@@ -117,9 +133,17 @@ class Lives:
         live.dispatcher.abort(Draining())
         live.dispatcher.close()
         await asyncio.to_thread(live.loaded.close)
+        ended, there = self._work.get(key := _key(live), (0, ()))
+        if live.dispatcher in there:
+            left = tuple(one for one in there if one is not live.dispatcher)
+            self._work[key] = ended + live.dispatcher.worked, left
         if not live.loaded.freed:
             log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
             self._stuck.append((live.source.name, live.loaded))
+
+
+def _key(live: Live) -> tuple[str, str]:
+    return live.source.name, str(live.source.version)
 
 
 def announce(served: Served) -> None:

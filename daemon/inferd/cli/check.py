@@ -1,56 +1,66 @@
 """``inferd check``: says what a daemon with these settings would serve, and what is wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from inferd.config.daemon import Settings
-from inferd.errors import InferdError, one_line
+from inferd.config.understood import understood
+from inferd.errors import ConfigurationError, InferdError, one_line
 from inferd.repository import ModelEntry, VersionFile, repository_of
 from inferd.tensors import Signature, TensorSpec
 
-Inspect = Callable[[ModelEntry, VersionFile], Signature]
-"""Reads a version's file without compiling it; raises an InferdError where that fails."""
+TryOut = Callable[[ModelEntry, VersionFile], Signature]
+"""Loads a version as the daemon would, or reads it at least; raises an InferdError where that fails."""
 
 
-def check(settings: Settings, out: TextIO, inspect: Inspect | None = None) -> int:
-    """Print one line a model, and with ``inspect`` below it each version's inputs, outputs and remarks.
+def check(settings: Settings, out: TextIO, try_out: TryOut | None = None) -> int:
+    """Print a block of lines a model: what is wrong with it, each mistake on a line of its own, or what was understood
+    and, with ``try_out``, each version's inputs, outputs and remarks.
 
     Returns 0 when every model is fine and 1 when any is broken; raises RepositoryError when
     the repository itself can't be read.
     """
     listing = repository_of(settings).scan()
-    lines = [_broken(b.name, b.error) for b in listing.broken]
-    broken = len(lines)
+    blocks = [(b.name, _broken(b.name, [b.error])) for b in listing.broken]
+    broken = len(blocks)
     for entry in listing.models:
-        try:
-            lines.append((entry.name, "ok      " + "\n".join(_report(entry, inspect))))
-        except InferdError as error:
-            lines.append(_broken(entry.name, error))
-            broken += 1
-    for _, line in sorted(lines):
-        print(line, file=out)
-    print(f"{len(lines)} model{'' if len(lines) == 1 else 's'}, {broken} broken", file=out)
+        told, errors = _report(entry, try_out)
+        broken += bool(errors)
+        blocks.append((entry.name, _broken(entry.name, errors) if errors else told))
+    for _, lines in sorted(blocks):
+        print("\n        ".join(lines), file=out)
+    print(f"{len(blocks)} model{'' if len(blocks) == 1 else 's'}, {broken} broken", file=out)
     return 1 if broken else 0
 
 
-def _broken(name: str, error: InferdError) -> tuple[str, str]:
-    return name, f"broken  {name}: {one_line(str(error), 1000)}"
+def _broken(name: str, errors: Sequence[InferdError]) -> list[str]:
+    mistakes = [one for error in errors for one in (error.every if isinstance(error, ConfigurationError) else [error])]
+    first, *others = (one_line(str(mistake), 1000) for mistake in mistakes)
+    return [f"broken  {name}: {first}", *others]
 
 
-def _report(entry: ModelEntry, inspect: Inspect | None) -> Iterator[str]:
+def _report(entry: ModelEntry, try_out: TryOut | None) -> tuple[list[str], list[InferdError]]:
     numbers = ", ".join(str(v.version) for v in entry.versions)
     noun = "version" if len(entry.versions) == 1 else "versions"
-    yield f"{entry.name}: {noun} {numbers} on {', '.join(entry.config.devices)}"
-    if inspect is None:
-        return
+    lines = [f"ok      {entry.name}: {noun} {numbers} on {', '.join(entry.config.devices)}"]
+    lines += understood(entry.config)
+    errors: list[InferdError] = []
+    if try_out is None:
+        return lines, errors
     for version in entry.versions:
-        signature = inspect(entry, version)
-        yield from _tensors(f"version {version.version} input", signature.inputs)
-        yield from _tensors(f"version {version.version} output", signature.outputs)
-        for remark in signature.remarks:
-            yield f"        version {version.version} numbers: {one_line(remark, 1000)}"
+        try:
+            signature = try_out(entry, version)
+        except InferdError as error:
+            errors.append(error)
+        else:
+            lines += _tensors(f"version {version.version} input", signature.inputs)
+            lines += _tensors(f"version {version.version} output", signature.outputs)
+            lines += [
+                f"        version {version.version} numbers: {one_line(remark, 1000)}" for remark in signature.remarks
+            ]
+    return lines, errors
 
 
 def _tensors(role: str, specs: tuple[TensorSpec, ...]) -> Iterator[str]:
     for spec in specs:
-        yield f"        {role}: {one_line(spec.name)} {spec.dtype.wire} {spec.describe()}"
+        yield f"{role}: {one_line(spec.name)} {spec.dtype.wire} {spec.describe()}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inferd import __version__
+from inferd import __version__, logs
 from inferd.cli import exit_status
 from inferd.config import daemon
 from inferd.errors import ConfigurationError, InferdError
@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, sources, sys.argv[1:] if argv is None else argv)
     except ConfigurationError as error:
-        print(f"inferd: {error}", file=sys.stderr)
+        for problem in error.every:
+            print(f"inferd: {problem}", file=sys.stderr)
         return exit_status.CONFIGURATION
     except InferdError as error:
         print(f"inferd: {error}", file=sys.stderr)
@@ -60,17 +61,29 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any], argv: Sequence[
     given = {name: value for name, value in vars(arguments).items() if name in daemon.Settings.model_fields}
     settings = daemon.load(arguments.config, sources[arguments.command], given)
     if arguments.command == "check":
-        from inferd.app import engine_of
-        from inferd.catalog import source_of
-        from inferd.cli.check import check
-        from inferd.security.credentials import credentials_of
-
-        credentials_of(settings)
-        engine = engine_of(settings)
-        return check(settings, sys.stdout, lambda entry, version: engine.inspect(source_of(entry, version)))
+        return _check(settings, quick=arguments.quick)
     from inferd.cli.serve import serve
 
     return serve(settings, lambda: daemon.load(arguments.config, sources[arguments.command], given), argv)
+
+
+def _check(settings: daemon.Settings, *, quick: bool) -> int:
+    from inferd.app import engine_of
+    from inferd.catalog import source_of
+    from inferd.cli.check import check
+    from inferd.cli.check_daemon import problems, warnings
+
+    logs.configure("error", settings.log_format)
+    for warning in warnings(settings):
+        print(f"warning {warning}")
+    wrong = list(problems(settings))
+    for problem in wrong:
+        print(f"inferd: {problem}", file=sys.stderr)
+    # Whoever checks may not be the user that serves: nothing is left in the cache that the daemon could not replace.
+    engine = engine_of(settings.model_copy(update={"cache_max_bytes": 0}))
+    look = engine.inspect if quick else engine.try_out
+    status = check(settings, sys.stdout, lambda entry, version: look(source_of(entry, version)))
+    return exit_status.CONFIGURATION if wrong else status
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
@@ -91,6 +104,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
             help=f"TOML file of settings [env: {daemon.CONFIG_VARIABLE}]",
         )
         sources[name] = daemon.flags(command)
+        if name == "check":
+            command.add_argument("--quick", action="store_true", help="read models without compiling and running them")
     sources["tune"] = tune.add_arguments(
         commands.add_parser("tune", help="find what each model serves best with, by measuring")
     )

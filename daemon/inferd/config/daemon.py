@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed
-from inferd.config.problem import first_problem
+from inferd.config.problem import problem_of
 from inferd.errors import ConfigurationError
 
 ENV_PREFIX = "INFERD_"
@@ -339,6 +339,15 @@ class Settings(BaseSettings):
         description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
         "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
     )
+    metrics_grace: float = Field(
+        300.0,
+        ge=0,
+        le=86400,
+        description="Seconds that the counters of a model version stay in /metrics after it was unloaded or replaced, "
+        "from the first scrape that had their last values: several scrape intervals. A version that is loaded again "
+        "meanwhile counts on. 0 shows none of what is gone. At most 256 versions that are gone keep their counters; "
+        "beyond that, those that left first lose them at once.",
+    )
     triton_metrics: bool = Field(
         False,
         description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",
@@ -417,12 +426,15 @@ def load(
         else:
             settings = Layered(_cli_settings_source=flag_source(parsed_args=flag_values))
     except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0])
-        problem = first_problem(_origin(key, file, in_file, flag_values), error, Settings)
+        problem = problem_of(error, Settings, lambda key: _origin(key, file, in_file, flag_values))
     else:
-        for key, wrong in _at_odds(settings):
-            raise ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
-        return settings
+        at_odds = [
+            ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
+            for key, wrong in _at_odds(settings)
+        ]
+        if not at_odds:
+            return settings
+        problem = ConfigurationError.of(at_odds)
     raise problem
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed
-from inferd.config.problem import first_problem
+from inferd.config.problem import problem_of
 from inferd.tensors import Dim
 
 _ONE_DEVICE = r"[A-Z]+(\.[0-9]+)*"
@@ -418,4 +418,4 @@ def _validated(tables: dict[str, Any], source: str) -> ModelConfig:
     try:
         return ModelConfig.model_validate(tables)
     except ValidationError as error:
-        raise first_problem(source, error, ModelConfig) from None
+        raise problem_of(error, ModelConfig, lambda _: source) from None

@@ -1,22 +1,36 @@
 """Turns what the settings library says into one clear sentence about file, key and allowed values."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date, time
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from inferd.config.allowed import Declaration
 from inferd.errors import ConfigurationError, listed, one_line
 
 
-def first_problem(source: str, error: ValidationError, schema: type[BaseModel]) -> ConfigurationError:
-    """The first thing wrong in ``source``, as an error naming the key and what is allowed there.
+def problem_of(error: ValidationError, schema: type[BaseModel], source: Callable[[str], str]) -> ConfigurationError:
+    """All that is wrong, as one error that names each key and what is allowed there; ``source`` tells by its first
+    part where a key was given.
 
     A validator that raises ValueError with a text states the whole problem; without one,
     the declaration says what is allowed.
     """
-    detail = error.errors(include_url=False)[0]
+    details = error.errors(include_url=False)
+    # A list that lost what can't be in it may be too short for that alone.
+    places = [detail["loc"] for detail in details]
+    details = [
+        detail
+        for detail in details
+        if not any(len(place) > len(detail["loc"]) and place[: len(detail["loc"])] == detail["loc"] for place in places)
+    ]
+    found = [_problem(source(str(detail["loc"][0]) if detail["loc"] else ""), detail, schema) for detail in details]
+    return ConfigurationError.of(list({str(problem): problem for problem in found}.values()))
+
+
+def _problem(source: str, detail: ErrorDetails, schema: type[BaseModel]) -> ConfigurationError:
     # The library marks a problem with a key, rather than with its value, by a last step "[key]".
     path = [step for step in detail["loc"] if step != "[key]"]
     key = _key(path)

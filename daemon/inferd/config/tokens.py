@@ -25,7 +25,7 @@ from pydantic import model_validator as validates_all
 
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed
-from inferd.config.problem import first_problem
+from inferd.config.problem import problem_of
 from inferd.errors import ConfigurationError
 
 Scope = Literal["infer", "read", "repository", "tuner"]
@@ -205,5 +205,5 @@ def of(tables: dict[str, Any], source: str) -> Tokens:
     try:
         return Tokens.model_validate(tables)
     except ValidationError as error:
-        problem: ConfigurationError = first_problem(source, error, Tokens)
+        problem: ConfigurationError = problem_of(error, Tokens, lambda _: source)
     raise problem

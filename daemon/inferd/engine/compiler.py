@@ -12,8 +12,8 @@ from inferd.engine import device as devices
 from inferd.engine import state
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov, version
-from inferd.engine.slot import sentence
 from inferd.engine.source import ModelSource
+from inferd.errors import one_line
 
 log = structlog.get_logger("inferd.engine")
 
@@ -69,7 +69,7 @@ class Compiler:
                     self._count("hit")
                     return Compiled(compiled, True, kept, exports=False)
                 except RuntimeError as error:
-                    log.warning("cached blob refused", model=source.name, problem=sentence(error))
+                    log.warning("cached blob refused", model=source.name, problem=one_line(str(error).strip(), 1000))
                     result = "refused"
             self._count(result)
             compiled = self._core.compile_model(model, target, dict(properties))

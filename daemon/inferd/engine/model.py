@@ -143,6 +143,16 @@ class Engine:
         self._targets(source)
         return self._prepare(source)[1]
 
+    def try_out(self, source: ModelSource) -> Signature:
+        """The signature ``source`` would be served with, once it has been loaded and run: by a child process, where
+        those try models first. Nothing stays loaded. Raises as :meth:`load`."""
+        if self._preflight is None:
+            loaded = self.load(source)
+            loaded.close()
+            return loaded.signature
+        self._try_first(self._preflight, source, self._targets(source))
+        return self._prepare(source)[1]
+
     def load(self, source: ModelSource) -> LoadedModel:
         """``source`` on every device it asks for, warmed up.
 
@@ -248,8 +258,7 @@ class Engine:
         except InferdError:
             raise
         except RuntimeError as error:
-            # Clients get to read this, and OpenVINO names the file with its whole path.
-            problem = _OUTSIDE.sub(_NOT_READ, sentence(error).replace(f"{source.path.parent}/", ""))
+            problem = _OUTSIDE.sub(_NOT_READ, sentence(error, source.path))
             raise LoadFailed(source.name, source.version, problem) from error
 
     def _pool(
@@ -372,7 +381,7 @@ def _explained(source: ModelSource, target: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error)}") from error
+        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error, source.path)}") from error
 
 
 def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:

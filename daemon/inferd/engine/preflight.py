@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ import structlog
 
 from inferd.control_group import memory_limit
 from inferd.engine.cache import BlobCache
+from inferd.engine.child_environment import child_environment
 from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, InferdError, LoadFailed, LoadInterrupted, one_line
 
@@ -43,10 +44,6 @@ _MOST_SHOWN = 2000
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # Why no child can be started for now.
 _SHORT_OF = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-
-# Not for a process that reads what nobody vouches for: settings, and what systemd hands to its service.
-_WITHHELD_PREFIXES = ("INFERD_", "LISTEN_", "OTEL_")
-_WITHHELD = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "INVOCATION_ID"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,7 @@ class Preflight:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=_environment(os.environ),
+                    env=child_environment(os.environ),
                     # What the terminal or timeout(1) sends to our group is ours to act on.
                     process_group=0,
                 )
@@ -258,14 +255,6 @@ def _ending(status: int) -> str:
 
 def _shown(noise: bytes) -> str:
     return one_line(noise.decode(errors="replace").strip(), _MOST_SHOWN)
-
-
-def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in inherited.items()
-        if name not in _WITHHELD and not name.startswith(_WITHHELD_PREFIXES)
-    }
 
 
 def _stopped(source: ModelSource) -> LoadFailed:

@@ -7,12 +7,15 @@ implements the same protocol and both pass the same contract tests.
 import re
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
+from inferd.disclosure import without_host_paths
 from inferd.engine.device_loss import means_lost
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
+from inferd.engine.verbatim import VERBATIM
 from inferd.errors import one_line
 from inferd.tensors import Placed, Signature, Tensor
 
@@ -77,22 +80,25 @@ class Slot(Protocol):
 
 SlotFactory = Callable[[Callable[[], None]], Slot]
 
-_LOCATION = re.compile(r"(Exception from|Caught exception:|\bat) \S*\.(cpp|hpp|h):\d+:?")
+_FRAME = re.compile(r"\s*(Exception from|Caught exception:?)\s*")
 
 
-def sentence(error: Exception) -> str:
-    """The part of an OpenVINO message that says what was wrong: no source files, one line.
+def sentence(error: Exception, near: Path | None = None) -> str:
+    """The part of an OpenVINO message that says what was wrong: one line without paths and source files, where files
+    about ``near`` are told by their place there. What that leaves out is in the log.
 
     Advice may follow the line that says that the device is lost; else it is the last that counts.
     """
-    said = lines(error)
-    return one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
+    said = lines(error, near)
+    told = one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
+    VERBATIM.tell(str(error), told)
+    return told
 
 
-def lines(error: Exception) -> list[str]:
-    """All lines of an OpenVINO message that say something, without source files."""
-    said = (_LOCATION.sub("", line).strip(" :") for line in str(error).splitlines())
-    return [line for line in said if line and line not in ("Caught exception", "Exception from")]
+def lines(error: Exception, near: Path | None = None) -> list[str]:
+    """All lines of an OpenVINO message that say something, without paths and source files."""
+    cleaned = [without_host_paths(line, near).strip(" :") for line in str(error).splitlines()]
+    return [line for line in cleaned if line and not _FRAME.fullmatch(line)]
 
 
 class InferSlot:

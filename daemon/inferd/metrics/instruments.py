@@ -170,7 +170,7 @@ RELOADS = Instrument(
     "inferd_reloads",
     "counter",
     "Reloads of settings and repository, on SIGHUP or because the repository changed, by result: ok, or failed where "
-    "one of them can't be read. A model that fails to load is counted in inferd_model_loads.",
+    "one of them can't be read or a model can't be served as it is on disk; what was served goes on.",
     ("result",),
     merged="max",
 )

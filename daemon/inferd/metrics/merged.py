@@ -56,7 +56,8 @@ class MergedCollector(Collector):
         ProcessCollector(registry=self._own)
         GCCollector(registry=self._own)
         self._ledger: Ledger[Key, merging.Families] = Ledger(
-            lambda before, last: merging.left_behind(before, last, rule)
+            lambda before, last: merging.left_behind(before, last, rule),
+            lambda before, now: merging.dropped(before, now, rule),
         )
         # Two scrapes at once must not take what the workers said in the wrong order.
         self._one = Lock()
@@ -66,7 +67,8 @@ class MergedCollector(Collector):
             said, present = self._said()
             self._ledger.take({key: merging.parsed(text.decode()) for key, text in said.items()}, present)
             parts = {str(index): part for (index, _), part in sorted(self._ledger.parts.items())}
-            departed = self._ledger.departed
+            if (departed := self._ledger.departed) is not None:
+                departed = self._ledger.departed = merging.still_named(departed, self._ledger.parts.values())
         parts[SUPERVISOR] = merging.parsed(b"".join(exposition.pieces(self._own.collect())).decode())
         for family in merging.merged(parts, departed, rule):
             metric = Metric(family.name, family.help, family.kind, family.unit)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inferd import __version__
 from inferd.catalog import Catalog, IndexEntry, Live, Served
+from inferd.disclosure import without_host_paths
 from inferd.engine.model import DevicePool, Engine
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.state import most_sequences
@@ -62,8 +63,9 @@ class Reading:
     def state(self) -> ServerState:
         """For the metrics."""
         wanted = self._wanted()
-        names = {entry.name for entry in wanted}
-        known = {(entry.name, entry.version) for entry in wanted}
+        counted = self._recorder.counted()
+        known = {(entry.name, entry.version) for entry in wanted} | counted
+        names = {name for name, _ in known}
         tunings = self._tunings()
         # Zero for those that answer until the monitor comes to them: a count that begins at one is none to Prometheus.
         none = {(*_key(s), one.device): 0 for s, live in self._catalog.live() for one in live.dispatcher.conduct}
@@ -79,6 +81,8 @@ class Reading:
             ailments={key: why for key, why in self._health.ailments.items() if key in known},
             hung=none | {place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
             replaced=none | {place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
+            busy={key: ns / 1e9 for key, ns in self._catalog.worked().items() if key in counted},
+            tunings={key: tuning for key, tuning in tunings.items() if key in counted},
         )
 
     def figures(self) -> ServerFigures:
@@ -102,11 +106,14 @@ class Reading:
         """Those that models run on."""
         return {pool.pool.device for _, live in self._catalog.holding() for pool in live.loaded.pools}
 
-    def statistics(self) -> Iterable[tuple[str, str, Statistics, int]]:
-        """Of each version that answers: name, version, what was counted of it, and how many requests wait."""
-        for served, live in self._catalog.live():
-            name, version = _key(served)
-            yield name, version, self._recorder.statistics(name, version), live.dispatcher.waiting
+    def statistics(self) -> Iterable[tuple[str, str, Statistics, int | None]]:
+        """Of each version that counts: name, version, what was counted of it, and how many requests wait, None where
+        it does not answer any more."""
+        live = {_key(served): live.dispatcher for served, live in self._catalog.live()}
+        for name, version in sorted(key for key in self._recorder.counted() | live.keys() if key[1]):
+            dispatcher = live.get((name, version))
+            waiting = dispatcher.waiting if dispatcher is not None else None
+            yield name, version, self._recorder.statistics(name, version), waiting
 
     def _wanted(self) -> list[IndexEntry]:
         return [entry for entry in self._catalog.index() if entry.wanted]
@@ -118,7 +125,7 @@ class Reading:
                 {decision.value: record.decisions[decision] for decision in Decision},
                 record.seconds,
                 record.gain,
-                _said(record),
+                without_host_paths(_said(record)),
             )
             for record in self._tuner.records()
             if record.phase is not Phase.UNTUNABLE
@@ -182,7 +189,6 @@ def _version(served: Served, live: Live, tuning: TuningState | None) -> VersionS
         in_flight=dispatcher.under_way,
         limit=dispatcher.limit,
         running=dispatcher.running,
-        busy_seconds=dispatcher.worked / 1e9,
         sequences=dispatcher.sequences,
         sequences_limit=most_sequences(live.config, live.signature) if live.signature.in_sequences else None,
         load_seconds=live.loaded.seconds,

@@ -6,7 +6,8 @@ see a request in one series a moment before another.
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import Lock
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 from inferd.metrics import instruments
 from inferd.metrics.cells import Histogram
 from inferd.metrics.families import counter, histogram
+from inferd.metrics.grace import Grace
 from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 from inferd.requests import Observation
 
@@ -23,6 +25,11 @@ _FIRST_EDGE = _STAGE_EDGES[0]
 
 # A model's name and a version's number; the version is empty where a request reached none.
 Key = tuple[str, str]
+
+_OTHERS: Key = (instruments.OTHER, "")
+
+MOST_GONE = 256
+"""Versions that are gone and still have their counters, at most: beyond it, those that left first lose them at once."""
 
 
 class Record:
@@ -94,6 +101,11 @@ class Record:
             batch[2] += spent[4]
             batch[3] += spent[5] + spent[6] + spent[7]
 
+    @property
+    def number(self) -> int:
+        """Requests of any outcome; while it stays, nothing else changes either."""
+        return sum(self.requests.copy().values())
+
     def judged(self) -> tuple[int, int]:
         """Requests answered well within the objective, and later."""
         met, missed = self._before
@@ -133,11 +145,21 @@ class Record:
 
 
 class Recorder(Collector):
-    """Takes observations, gives series and statistics."""
+    """Takes observations, gives series and statistics.
 
-    def __init__(self) -> None:
+    A version that is gone keeps its counters for ``grace`` seconds (see :class:`Grace`), and goes on counting from
+    there where it comes back meanwhile.
+    """
+
+    def __init__(self, grace: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._records: dict[Key, Record] = {}
-        self._followed: frozenset[Key] = frozenset()
+        # Those of versions that are gone, in the order in which they left.
+        self._gone: dict[Key, Record] = {}
+        self._grace: Grace[Key] = Grace(grace)
+        self._dropped: set[Key] = set()
+        # Scrapes, on their threads, drop what is gone for long, while versions may come back.
+        self._leaving = Lock()
 
     def observe(self, seen: Observation) -> None:
         """Count one request that has ended."""
@@ -147,18 +169,39 @@ class Recorder(Collector):
             record = self._records[key] = Record()
         record.add(seen)
 
-    def follow(self, objectives: Mapping[Key, float | None]) -> None:
-        """The versions that there are, with their latency objectives in seconds; those of before that are gone now
-        lose their series, and so does what was refused in the name of a model none of whose versions is left."""
-        gone = self._followed - objectives.keys()
-        left = {model for model, _ in objectives}
-        for model, version in gone:
-            self._records.pop((model, version), None)
-            if model not in left:
-                self._records.pop((model, ""), None)
-        self._followed = frozenset(objectives)
-        for key, objective in objectives.items():
-            self._records.setdefault(key, Record()).aim(objective)
+    def follow(self, objectives: Mapping[Key, float | None]) -> frozenset[Key]:
+        """The versions that there are, with their latency objectives in seconds. Gives those whose counters were
+        dropped since the last time: their grace was over, or more than :data:`MOST_GONE` were gone and they had left
+        first.
+
+        What was refused in the name of a model, under no version, stays as long as it has a version.
+        """
+        with self._leaving:
+            for key, objective in objectives.items():
+                self._records.setdefault(key, Record()).aim(objective)
+            models = {model for model, _ in objectives}
+            gone = {
+                key: record
+                for key, record in self._records.copy().items()
+                if key not in objectives and key != _OTHERS and (key[1] or key[0] not in models)
+            }
+            left = [*(key for key in self._gone if key in gone), *(key for key in gone if key not in self._gone)]
+            self._gone = {key: gone[key] for key in left}
+            self._drop(left[: max(0, len(left) - MOST_GONE)])
+            dropped, self._dropped = frozenset(self._dropped - objectives.keys()), set()
+        return dropped
+
+    def counted(self) -> frozenset[Key]:
+        """The versions whose counters a scrape at this moment shows, also those that are gone; on any thread."""
+        with self._leaving:
+            gone = {key: record.number for key, record in self._gone.items()}
+            self._drop(gone.keys() - self._grace.shows(gone, self._clock()))
+        return frozenset(self._records.copy())
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            del self._gone[key], self._records[key]
+            self._dropped.add(key)
 
     def record(self, model: str, version: str) -> Record:
         """What is counted of that version; an empty record where that is nothing."""
@@ -170,7 +213,8 @@ class Recorder(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The series as they stand; called by the exporter on its own thread."""
-        records = self._records.copy()
+        shown = self.counted()
+        records = {key: record for key, record in self._records.copy().items() if key in shown}
         versions = {key: record for key, record in records.items() if key[1]}
         requests = (
             ((*key, *ended), n) for key, record in records.items() for ended, n in record.requests.copy().items()

@@ -58,7 +58,6 @@ class VersionState:
     in_flight: int
     limit: int
     running: int
-    busy_seconds: float
     sequences: int
     sequences_limit: int | None
     load_seconds: float
@@ -74,7 +73,8 @@ class ServerState:
     """``models`` are (name, version, state) of all that is to be served; ``loads`` attempts by (model, result);
     ``rollbacks`` by (model, version, reason);
     ``ailments`` what keeps loaded versions from being ready, by (name, version); ``hung`` runs and ``replaced`` infer
-    requests by (name, version, device)."""
+    requests by (name, version, device). Counters are also of versions that are gone, as long as they keep them:
+    ``busy`` seconds of infer requests and ``tunings`` by (name, version)."""
 
     ready: bool
     open_calls: int
@@ -87,6 +87,8 @@ class ServerState:
     hung: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     replaced: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     rollbacks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    busy: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    tunings: Mapping[tuple[str, str], TuningState] = field(default_factory=dict)
 
 
 _OF_VERSIONS: tuple[tuple[Instrument, Callable[[VersionState], float | None]], ...] = (
@@ -144,14 +146,13 @@ class StateCollector(Collector):
         for instrument, of_version in _OF_VERSIONS:
             values = (((v.model, v.version), of_version(v)) for v in server.versions)
             yield gauge(instrument, ((labels, value) for labels, value in values if value is not None))
-        busy = (((v.model, v.version), v.busy_seconds) for v in server.versions)
-        yield counter(instruments.BUSY_SECONDS, busy)
+        yield counter(instruments.BUSY_SECONDS, server.busy.items())
         devices = [((v.model, v.version, d.device), d) for v in server.versions for d in v.devices]
         for instrument, of_device in _OF_DEVICES:
             yield gauge(instrument, ((labels, of_device(d)) for labels, d in devices))
         facts = ((*labels, d.execution_devices, d.precision, str(d.from_cache).lower()) for labels, d in devices)
         yield info(instruments.MODEL_INFO, facts)
-        tunings = [((v.model, v.version), v.tuning) for v in server.versions if v.tuning is not None]
+        tunings = server.tunings.items()
         decisions = (((*labels, decision), n) for labels, t in tunings for decision, n in t.decisions.items())
         yield counter(instruments.TUNING_DECISIONS, decisions)
         yield counter(instruments.TUNING_SECONDS, ((labels, t.seconds) for labels, t in tunings))

@@ -1,4 +1,7 @@
-"""What the statistics RPC answers, as Triton's clients expect it: counts and nanoseconds since a version was loaded."""
+"""What the statistics RPC answers, as Triton's clients expect it: counts and nanoseconds of a version.
+
+They are those of its counters in /metrics: a version that is loaded again counts on, see metrics.grace.
+"""
 
 from dataclasses import dataclass, field
 

@@ -25,7 +25,7 @@ class _Series:
     name: str
     kind: Literal["counter", "gauge"]
     help: str
-    value: Callable[[Statistics, int], float]
+    value: Callable[[Statistics, int | None], float | None]
 
 
 # Names and meanings of docs/user_guide/metrics.md of Triton 24.04. Later releases split failures by a label "reason" as
@@ -95,9 +95,10 @@ _SERIES = (
 
 
 class TritonCollector(Collector):
-    """``read`` gives model, version, its statistics, and how many of its requests have not started."""
+    """``read`` gives model, version, its statistics, and how many of its requests have not started, None where it has
+    gone."""
 
-    def __init__(self, read: Callable[[], Iterable[tuple[str, str, Statistics, int]]]) -> None:
+    def __init__(self, read: Callable[[], Iterable[tuple[str, str, Statistics, int | None]]]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
@@ -106,7 +107,8 @@ class TritonCollector(Collector):
             kind = GaugeMetricFamily if series.kind == "gauge" else UnknownMetricFamily
             family = kind(series.name, series.help, labels=_LABELS)
             for model, version, seen, waiting in rows:
-                family.add_metric((model, version), float(series.value(seen, waiting)))
+                if (value := series.value(seen, waiting)) is not None:
+                    family.add_metric((model, version), float(value))
             yield family
 
 

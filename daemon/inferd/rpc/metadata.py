@@ -11,7 +11,7 @@ from inferd.catalog import Catalog, Live, Served
 from inferd.errors import InvalidRequest, NotAllowed, listed
 from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder
-from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
+from inferd.rpc import statistics
 from inferd.tensors import DType, Signature, TensorSpec
 
 EXTENSIONS = (
@@ -80,15 +80,17 @@ class Metadata:
     async def model_statistics(
         self, asked: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelStatisticsResponse:
+        """Of one version, of all versions of a model that answer, or of all that answer, as Triton does."""
         if asked.name:
-            found = [self._catalog.find(asked.name, asked.version)[0]]
+            one, _ = self._catalog.find(asked.name, asked.version)
+            found = [one] if asked.version else [s for s, _ in self._catalog.live() if s.name == asked.name]
         elif asked.version:
             raise InvalidRequest("", "a version is given without a model name")
         else:
             found = [served for served, _ in self._catalog.live()]
         return pb.ModelStatisticsResponse(
             model_stats=[
-                _statistics(s.name, s.version, self._recorder.statistics(s.name, str(s.version))) for s in found
+                statistics.message(s.name, s.version, self._recorder.statistics(s.name, str(s.version))) for s in found
             ]
         )
 
@@ -193,37 +195,3 @@ def _version_policy(live: Live) -> mc.ModelVersionPolicy:
 
 def _dims(spec: TensorSpec, signature: Signature) -> list[int]:
     return spec.wire_shape[1:] if signature.max_batch else spec.wire_shape
-
-
-def _statistics(name: str, version: int, seen: Statistics) -> pb.ModelStatistics:
-    return pb.ModelStatistics(
-        name=name,
-        version=str(version),
-        last_inference=seen.last_inference,
-        inference_count=seen.inferences,
-        execution_count=seen.executions,
-        inference_stats=pb.InferStatistics(
-            success=_duration(seen.success),
-            fail=_duration(seen.fail),
-            queue=_duration(seen.queue),
-            compute_input=_duration(seen.compute_input),
-            compute_infer=_duration(seen.compute_infer),
-            compute_output=_duration(seen.compute_output),
-            cache_hit=pb.StatisticDuration(),
-            cache_miss=pb.StatisticDuration(),
-        ),
-        batch_stats=[_batch(size, batch) for size, batch in sorted(seen.batches.items())],
-    )
-
-
-def _batch(size: int, seen: BatchStatistics) -> pb.InferBatchStatistics:
-    return pb.InferBatchStatistics(
-        batch_size=size,
-        compute_input=_duration(seen.compute_input),
-        compute_infer=_duration(seen.compute_infer),
-        compute_output=_duration(seen.compute_output),
-    )
-
-
-def _duration(seen: Duration) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=seen.count, ns=seen.ns)

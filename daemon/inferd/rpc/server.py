@@ -11,7 +11,7 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_channelz.v1 import channelz, channelz_pb2_grpc
+from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -24,6 +24,7 @@ from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.cells import Histogram
 from inferd.rpc import codec, status
 from inferd.rpc.arrivals import Arrivals
+from inferd.rpc.channelz import Channelz
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
@@ -128,7 +129,7 @@ class Server:
         services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, spread)))
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), services)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(Channelz(), services)
         reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(reflected), services

@@ -1,4 +1,5 @@
-"""A call that changes a server changes all of its workers, although it reaches one of them."""
+"""A call that changes a server changes all of its workers, and one that asks what it has counted is answered for all,
+although it reaches one of them."""
 
 import asyncio
 import socket
@@ -10,6 +11,7 @@ import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc import statistics
 from inferd.rpc.gate import CALLER, CALLER_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
 from inferd.workers.place import Place
 
@@ -17,10 +19,12 @@ log = structlog.get_logger("inferd.rpc")
 
 
 class Reach(Enum):
-    """Which workers a call is for: every one, or the first alone, which does what is done once."""
+    """Which workers a call is for: every one, the first alone, which does what is done once, or every one that can
+    answer, whose answers are added up."""
 
     EVERY = "every"
     FIRST = "first"
+    ADDED = "added"
 
 
 REACH: dict[str, Reach] = {
@@ -28,6 +32,7 @@ REACH: dict[str, Reach] = {
     f"/{SERVICE}/RepositoryModelUnload": Reach.EVERY,
     f"/{SERVICE}/SystemSharedMemoryRegister": Reach.EVERY,
     f"/{SERVICE}/SystemSharedMemoryUnregister": Reach.EVERY,
+    f"/{SERVICE}/ModelStatistics": Reach.ADDED,
     # The first tunes for all; what it stores the others load.
     **{f"/{TUNER_SERVICE}/{name}": Reach.FIRST for name in ("Status", "Explain", "Export", "Pin", "Rollback", "Tune")},
 }
@@ -62,6 +67,8 @@ class Spread:
                     return await self._ask(0, method, raw, context.time_remaining())
                 # What it refuses itself reaches no other.
                 own = await answer(raw, context)
+                if reach is Reach.ADDED:
+                    return statistics.added([own, *await self._others(method, raw, context.time_remaining())])
                 await self._tell(method, raw, context.time_remaining())
             except grpc.aio.AioRpcError as error:
                 await context.abort(error.code(), error.details() or "")
@@ -96,13 +103,23 @@ class Spread:
 
     async def _tell(self, method: str, raw: bytes, seconds: float | None) -> None:
         """Have all others answer it too; raises the first AioRpcError, once all have."""
-        listening = [index for index in self._place.others if self._listens(index)]
-        answers = await asyncio.gather(
-            *(self._ask(index, method, raw, seconds) for index in listening), return_exceptions=True
-        )
-        for answer in answers:
+        for answer in await self._ask_others(method, raw, seconds):
             if isinstance(answer, BaseException):
                 raise answer
+
+    async def _others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes]:
+        """The answers of all others that have one."""
+        answers = await self._ask_others(method, raw, seconds)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _ask_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes | BaseException]:
+        listening = [index for index in self._place.others if self._listens(index)]
+        return await asyncio.gather(
+            *(self._ask(index, method, raw, seconds) for index in listening), return_exceptions=True
+        )
 
     async def _ask(self, index: int, method: str, raw: bytes, seconds: float | None) -> bytes:
         metadata = ((SECRET_KEY, self._place.secret), (CALLER_KEY, CALLER.get()))

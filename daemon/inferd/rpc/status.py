@@ -8,6 +8,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from inferd import errors
+from inferd.disclosure import told
 
 _REFUSALS = (
     errors.Refused,
@@ -61,7 +62,7 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
     if not isinstance(error, errors.Refused):
         return ()
     milliseconds = max(1, round(error.retry_after * 1000))
-    status = Status(code=code_of(error).value[0], message=str(error))
+    status = Status(code=code_of(error).value[0], message=told(error))
     status.details.add().Pack(
         RetryInfo(retry_delay=Duration(nanos=milliseconds % 1000 * 1_000_000, seconds=milliseconds // 1000))
     )
@@ -70,5 +71,5 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
 
 async def abort(context: grpc.aio.ServicerContext, error: errors.InferdError) -> NoReturn:
     """End the RPC with ``error``."""
-    await context.abort(code_of(error), str(error), trailers(error))
+    await context.abort(code_of(error), told(error), trailers(error))
     raise AssertionError("abort returned")

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
 from inferd.catalog import Catalog
+from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.profile import Profile, as_json
@@ -40,9 +41,9 @@ class TunerControl:
 
     async def explain(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
-        answer = pb.ExplainResponse(tuning=_tuning(record), reason=record.said)
+        answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.said))
         if (profile := record.profile) is not None:
-            answer.reason = profile.reason
+            answer.reason = without_host_paths(profile.reason)
             answer.objective, answer.percentile = profile.objective or 0.0, profile.percentile
             answer.out_of_reach = profile.out_of_reach
             answer.points.extend(_points(profile))
@@ -53,7 +54,9 @@ class TunerControl:
     async def export(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
         if record.profile is None:
-            raise InvalidRequest(asked.model, f"it has no profile to export: {record.said or 'not tuned yet'}")
+            raise InvalidRequest(
+                asked.model, f"it has no profile to export: {without_host_paths(record.said) or 'not tuned yet'}"
+            )
         return pb.ExportResponse(profile=as_json(record.profile))
 
     async def pin(self, asked: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
@@ -103,7 +106,7 @@ def _tuning(record: Record) -> pb.Tuning:
         device=record.device,
         phase=standing.phase.value,
         serving=record.candidate.describe() if record.candidate is not None else "",
-        said=standing.said,
+        said=without_host_paths(standing.said),
         decisions={decision.value: count for decision, count in record.decisions.items()},
         seconds=record.seconds,
         gain=record.gain,

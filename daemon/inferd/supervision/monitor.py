@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
 import structlog
 
@@ -91,6 +91,12 @@ class HealthMonitor:
     def ailments(self) -> Mapping[tuple[str, str], str]:
         """What keeps versions from being ready although they are loaded, by name and version. Any thread may ask."""
         return self._ailments
+
+    def forget(self, versions: Collection[tuple[str, str]]) -> None:
+        """Let go of what was counted of ``versions``, of which nothing is there any more."""
+        for counts in (self.hung, self.replaced):
+            for place in [place for place in counts if place[:2] in versions]:
+                del counts[place]
 
     def start(self) -> None:
         """Called once, on the loop."""

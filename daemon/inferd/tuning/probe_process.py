@@ -1,12 +1,15 @@
 """A probe in a process of its own: a candidate that crashes or hangs takes nobody with it.
 
-Spawned, never forked: OpenVINO does not survive a fork (OpenVINO fact 16).
+A program of its own, not a fork: OpenVINO does not survive a fork (OpenVINO fact 16).
 """
 
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any, Self
 
 from inferd import logs
 from inferd.engine.cache import BlobCache
+from inferd.engine.child_environment import child_environment
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, LoadFailed
@@ -25,6 +29,8 @@ from inferd.tuning.configure import Seeds
 from inferd.tuning.measurement import Measurement, Window
 from inferd.tuning.plan import hints_of
 from inferd.tuning.probe import Probe
+
+COMMAND = (sys.executable, "-P", "-m", "inferd.tuning.probe_child")
 
 # Longer than any look: loading the largest models takes minutes.
 _HUNG = 900.0
@@ -141,11 +147,17 @@ class _Child:
     """One process, running from the start."""
 
     def __init__(self, job: Job) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, job), name="probe", daemon=True)
-        self._process.start()
-        theirs.close()
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                [*COMMAND, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=child_environment(os.environ),
+            )
+        # One that has ended already is found out when it is asked.
+        with suppress(OSError):
+            self._pipe.send(job)
 
     def ask(self, question: object) -> object:
         """Raises _Gone where no answer comes."""
@@ -162,11 +174,11 @@ class _Child:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.join()
+        self._process.wait()
         self._pipe.close()
 
 
-def _serve(pipe: "Connection", job: Job) -> None:
+def serve(pipe: Connection, job: Job) -> None:
     """The child: answers looks until the pipe closes."""
     # The terminal sends it to the whole group; who asked decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

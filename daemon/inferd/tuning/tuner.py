@@ -8,7 +8,8 @@ on the way, what served before goes on serving.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -374,6 +375,12 @@ class Tuner:
         record.profile = profile
         self._profiles.store(profile)
         self._told(record.source.name)
+
+    def forget(self, versions: Collection[tuple[str, str]]) -> None:
+        """Count the tunings of ``versions``, of which nothing is there any more, from 0 again."""
+        for record in self.records():
+            if (record.source.name, str(record.source.version)) in versions:
+                record.decisions, record.seconds = Counter(), 0.0
 
     def _served(self, catalog: Catalog, record: Record) -> Served | None:
         key = record.source.name, record.source.version

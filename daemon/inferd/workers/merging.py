@@ -33,8 +33,8 @@ class Family:
 
 Families = dict[str, Family]
 
-# What every model has that is to be served, and what stays of one that was unloaded.
-_NAMING = frozenset({"inferd_model_ready", "inferd_requests"})
+# What every model version has that is to be served, and what all have that are counted, also when they are gone.
+_NAMING = frozenset({"inferd_model_ready", "inferd_received_bytes"})
 
 
 def parsed(text: str) -> Families:
@@ -70,10 +70,7 @@ def merged(parts: Mapping[str, Families], departed: Families | None, rule: Calla
 
     ``rule`` gives each family's by name; histograms are summed and facts deduplicated whatever it says.
     """
-    models = {
-        model for part in parts.values() for f in part.values() for head in f.values for model in _models_of(f, head)
-    }
-    gone = {name: _of_present(family, models) for name, family in (departed or {}).items()}
+    gone = departed or {}
     for name in dict.fromkeys(name for part in (*parts.values(), gone) for name in part):
         whose = {key: part[name] for key, part in parts.items() if name in part}
         left = [gone[name]] if name in gone else []
@@ -94,14 +91,54 @@ def merged(parts: Mapping[str, Families], departed: Families | None, rule: Calla
 
 def left_behind(before: Families | None, last: Families, rule: Callable[[str], Rule]) -> Families:
     """What a worker that is gone has counted, beside what those ``before`` it have: whatever only ever rises."""
-    lasting = {
-        name: family
-        for name, family in last.items()
-        if family.kind not in ("gauge", "info") and rule(name) not in ("worker", "own")
-    }
+    lasting = {name: family for name, family in last.items() if _lasts(family, rule)}
     if before is None:
         return lasting
     return {family.name: family for family in merged({"before": before, "last": lasting}, None, rule)}
+
+
+def dropped(before: Families, now: Families, rule: Callable[[str], Rule]) -> Families:
+    """The series that only rise of which a worker spoke ``before`` and does not ``now``, as it said them last.
+
+    Workers drop those of a model version that is gone each at its own time, and their sum must not fall.
+    """
+    found = {}
+    for name, family in before.items():
+        if not _lasts(family, rule):
+            continue
+        heads = family.values.keys() - (now[name].values.keys() if name in now else ())
+        if heads and family.kind == "histogram":
+            # A bound that went because the objective has changed is no series.
+            series = {_series(head) for head in heads if head.startswith(f"{name}_count")}
+            heads = {head for head in family.values if _series(head) in series} if series else set()
+        if heads:
+            kept = {head: value for head, value in family.values.items() if head in heads}
+            found[name] = Family(name, family.kind, family.help, family.unit, kept)
+    return found
+
+
+def still_named(departed: Families, parts: Iterable[Families]) -> Families:
+    """Of what those that are gone had counted, that of which at least one of ``parts`` speaks.
+
+    The rest is to be forgotten for good: shown again, it would be taken for a count that has begun anew. Labels such
+    as ``_OTHER`` name no model. Nothing is forgotten while a worker starts or drains, and may not name all.
+    """
+    parts = list(parts)
+    if not parts or not all(_whole(part) for part in parts):
+        return departed
+    named = {_naming(head) for part in parts for name in _NAMING & part.keys() for head in part[name].values}
+    models = {model for model, _ in named}
+
+    def is_named(head: str) -> bool:
+        model, version = _naming(head)
+        if not model or model.startswith("_"):
+            return True
+        return model in models if version is None else (model, version) in named
+
+    return {
+        name: Family(name, one.kind, one.help, one.unit, {h: v for h, v in one.values.items() if is_named(h)})
+        for name, one in departed.items()
+    }
 
 
 def unescaped(text: str) -> str:
@@ -186,16 +223,23 @@ def _with(head: str, label: str, value: str) -> str:
     return f'{name}{{{inner}{"," if inner else ""}{label}="{value}"}}'
 
 
-def _models_of(family: Family, head: str) -> Iterator[str]:
-    if family.name in _NAMING and (model := labels_of(head).get("model")):
-        yield model
+def _whole(part: Families) -> bool:
+    """Whether a worker that says ``part`` takes requests, and so names all that it serves."""
+    return all(value for name in ("inferd_ready",) if name in part for value, _ in part[name].values.values())
 
 
-def _of_present(family: Family, models: set[str]) -> Family:
-    """Without the series of models that are not there any more; labels such as ``_OTHER`` name none."""
-    kept = {}
-    for head, value in family.values.items():
-        model = labels_of(head).get("model") if 'model="' in head else None
-        if not model or model in models or model.startswith("_"):
-            kept[head] = value
-    return Family(family.name, family.kind, family.help, family.unit, kept)
+def _lasts(family: Family, rule: Callable[[str], Rule]) -> bool:
+    return family.kind not in ("gauge", "info") and rule(family.name) not in ("worker", "own")
+
+
+def _series(head: str) -> tuple[tuple[str, str], ...]:
+    """The labels of a histogram's sample without ``le``."""
+    return tuple(sorted((name, value) for name, value in labels_of(head).items() if name != "le"))
+
+
+def _naming(head: str) -> tuple[str, str | None]:
+    """The model and version that ``head`` is about; "" where it is about none, None where it is about all versions."""
+    if 'model="' not in head:
+        return "", None
+    labels = labels_of(head)
+    return labels.get("model", ""), labels.get("version")

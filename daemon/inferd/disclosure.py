@@ -1,0 +1,98 @@
+"""What clients get to read of what went wrong: no path of this machine, no place in anybody's source code.
+
+OpenVINO, the C++ library and the system name files by their whole paths. Clients, the repository index and whoever
+reads that learn a file's own name, or its place below a folder that is known to both; the log keeps all of it.
+"""
+
+import os
+import re
+from pathlib import PurePath
+
+from inferd.errors import (
+    ConfigurationError,
+    InferdError,
+    InferenceFailed,
+    LoadFailed,
+    ModelUnavailable,
+    NotAdopted,
+    RepositoryError,
+    SequenceLost,
+)
+
+# Those that carry what others have said. The rest is our own words and what the client has sent, which it gets to read
+# as it was.
+_OTHERS_WORDS = (
+    ConfigurationError,
+    InferenceFailed,
+    LoadFailed,
+    ModelUnavailable,
+    NotAdopted,
+    RepositoryError,
+    SequenceLost,
+)
+
+# Where a message was raised, as OpenVINO, its plugins and Python write it.
+_SOURCE = re.compile(
+    r"(?:\b(?:Exception from|Caught exception:|at|in|from)\s+)?"
+    r"[^\s'\"()\[\],;]+\.(?:cpp|cc|cxx|c|hpp|hh|hxx|h|inl|inc|cl|cu|py)(?::\d+)+:?(?=[\s'\"()\[\],;]|$)"
+)
+_QUOTED = re.compile(r"""(?P<quote>['"`])(?P<path>(?:file:/*|~[\w.-]*)?/[^'"`\n]*)(?P=quote)""")
+# Not what follows a word, as in "requests/s", nor what is inside of an address.
+_BARE = re.compile(
+    r"(?P<address>\b(?!file:)[a-z][a-z0-9+.-]*://\S+)"
+    r"|(?<![\w.~/-])(?:file:/*|~[\w.-]*)?/[^\s'\"`()\[\]{}<>|,;:]+"
+)
+# The names of operations and tensors look like paths, too, such as "/encoder/layer.0/Add". Those of files begin in a
+# folder that a machine has, or end in an extension.
+_FOLDERS = (
+    *(
+        "app",
+        "bin",
+        "boot",
+        "build",
+        "data",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib64",
+        "media",
+        "mnt",
+        "models",
+        "nix",
+        "opt",
+    ),
+    *("nix", "opt", "proc", "repository", "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var", "workspace"),
+)
+_ROOTS = frozenset((*_FOLDERS, *os.listdir("/")))
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}$")
+
+
+def without_host_paths(text: str, near: PurePath | None = None) -> str:
+    """``text`` with each file of this machine by its own name, and without places in source code.
+
+    Files in the folders that ``near`` lies in, whatever these are called, are told relative to the innermost of them.
+    """
+    if near is not None:
+        for folder in near.parents:
+            if len(folder.parts) > 1:
+                text = text.replace(f"{folder}/", "")
+    if "/" not in text and not _SOURCE.search(text):
+        return text
+    text = re.sub(r"[ \t]{2,}", " ", _SOURCE.sub("", text)).strip()
+    text = _QUOTED.sub(lambda found: f"{found['quote']}{_name(found['path'])}{found['quote']}", text)
+    return _BARE.sub(lambda found: found[0] if found["address"] else _name(found[0]), text)
+
+
+def told(error: InferdError) -> str:
+    """The sentence of ``error`` as a client gets to read it."""
+    return without_host_paths(str(error)) if isinstance(error, _OTHERS_WORDS) else str(error)
+
+
+def _name(path: str) -> str:
+    """The last part of ``path`` where that is a file's; ``path`` itself where it names something else."""
+    parts = [part for part in path.split("/") if part]
+    if not parts:
+        return path
+    of_a_file = path.startswith(("~", "file:")) or parts[0] in _ROOTS or _EXTENSION.search(parts[-1])
+    return parts[-1] if of_a_file else path

@@ -13,6 +13,7 @@ from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov, version
 from inferd.engine.slot import sentence
 from inferd.engine.source import ModelSource
+from inferd.engine.unwritten import REVISION
 
 log = structlog.get_logger("inferd.engine")
 
@@ -82,6 +83,7 @@ class Compiler:
         plain = devices.family(target) in ("CPU", "GPU", "NPU")
         return facts | {
             "openvino": version(),
+            "unwritten": str(REVISION),
             "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME') if plain else ''}",
             "shapes": repr(sorted(source.config.shapes.items())),
             "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",

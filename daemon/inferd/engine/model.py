@@ -10,10 +10,11 @@ import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import preprocessing, state
+from inferd.engine import empty_inputs, preprocessing, state, unwritten
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
 from inferd.engine.device_status import DeviceStatus
+from inferd.engine.empty_inputs import EmptyInputs
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, may_run_inline
 from inferd.engine.pool import Pool
 from inferd.engine.preflight import Preflight
@@ -79,11 +80,14 @@ class Took:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to run: its signature, one pool a device, and the seconds that loading it took."""
+    """A model version ready to run: its signature, one pool a device, and the seconds that loading it took.
+
+    ``empty_inputs`` knows what comes of those; None where it takes none."""
 
     signature: Signature
     pools: tuple[DevicePool, ...]
     seconds: float
+    empty_inputs: EmptyInputs | None = None
 
     @property
     def freed(self) -> bool:
@@ -138,11 +142,11 @@ class Engine:
         targets = self._targets(source)
         if self._preflight is not None:
             self._try_first(self._preflight, source, targets)
-        model, signature = self._prepare(source)
+        model, signature, written = self._prepare(source)
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, undo) for target in targets)
             undo.pop_all()
-        return LoadedModel(signature, pools, time.monotonic() - begun)
+        return LoadedModel(signature, pools, time.monotonic() - begun, empty_inputs.of(model, written, signature))
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
@@ -152,7 +156,7 @@ class Engine:
         """
         target = devices.resolve(device, self.available_devices)
         left_open = replace(source, config=_left_to(hint, source.config))
-        model, _ = self._prepare(left_open)
+        model, *_ = self._prepare(left_open)
         with _explained(source, target):
             return devices.read_back(self._compile(left_open, model, target)[0])
 
@@ -209,14 +213,17 @@ class Engine:
                 said.append(str(self._core.get_property(name, property_of(name))))
         return ", ".join(said)
 
-    def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature]:
+    def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature, unwritten.Written]:
         try:
             model = self._core.read_model(source.path)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
-            return model, state.link(source, _signature(model, source.config), stateful=_keeps_state(model, source))
+            signature = state.link(source, _signature(model, source.config), stateful=_keeps_state(model, source))
+            return model, signature, unwritten.repair(model)
         except InferdError:
             raise
+        except unwritten.Unrepairable as refused:
+            raise LoadFailed(source.name, source.version, str(refused)) from refused
         except RuntimeError as error:
             # Clients get to read this, and OpenVINO names the file with its whole path.
             problem = sentence(error).replace(f"{source.path.parent}/", "")

@@ -522,3 +522,27 @@ def uncarried(folder: Path) -> Path:
         return {"y": loop.get_iter_value(body.output(0), -1)}, [turns, x]
 
     return _ir(build)(folder)
+
+
+def stateful_loop(folder: Path) -> Path:
+    """Writes ``turns`` INT64 [], ``x`` FP32 [2] -> ``all`` FP32 [t,2]: a state of the model's own, which begins with 0,
+    and has x added to it each turn, after each of them."""
+    turns, x = _input("turns", [], ov.Type.i64), _input("x", [2])
+    state = op.read_value(_c([0, 0], np.float32), "total", np.float32, [2])
+    before, added = op.parameter(ov.PartialShape([2]), ov.Type.f32), op.parameter(ov.PartialShape([2]), ov.Type.f32)
+    after = op.add(before, added)
+    body = ov.Model(
+        [after.output(0), _c(True, bool).output(0), op.unsqueeze(after, _c(0)).output(0)], [before, added], "body"
+    )
+    loop = op.loop(turns, _c(True, bool))
+    loop.set_function(body)
+    loop.set_special_body_ports([-1, 1])
+    loop.set_merged_input(before, state.output(0), body.output(0))
+    loop.set_invariant_input(added, x.output(0))
+    last = op.add(loop.get_iter_value(body.output(0), -1), _c(0, np.float32))
+    result = op.result(loop.get_concatenated_slices(body.output(2), 0, 1, 1, -1, 0))
+    result.output(0).set_names({"all"})
+    folder.mkdir(parents=True, exist_ok=True)
+    model = ov.Model([result], [op.assign(last, "total")], [turns, x], "stateful_loop")
+    ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"

@@ -158,6 +158,36 @@ def _empty_branch() -> Callable[[Path], Path]:
     )
 
 
+def _scan() -> Callable[[Path], Path]:
+    body = helper.make_graph(
+        [_node("Add", ["s", "xi"], ["t"]), _node("Identity", ["t"], ["each"])],
+        "body",
+        [_info("s", F32, [2]), _info("xi", F32, [2])],
+        [_info("t", F32, [2]), _info("each", F32, [2])],
+    )
+    return _onnx(
+        [_node("Scan", ["s0", "xs"], ["last", "all"], body=body, num_scan_inputs=1)],
+        [_info("s0", F32, [2]), _info("xs", F32, ["t", 2])],
+        [_info("last", F32, [2]), _info("all", F32, ["t", 2])],
+    )
+
+
+def _chosen_in_order() -> Callable[[Path], Path]:
+    return _onnx(
+        [
+            _node("NonZero", ["x"], ["places"]),
+            _node("Squeeze", ["places", "first"], ["place"]),
+            _node("Gather", ["x", "place"], ["chosen"]),
+            _node("Shape", ["chosen"], ["count"]),
+            _node("TopK", ["chosen", "count"], ["values", "order"]),
+            _node("Gather", ["chosen", "order"], ["y"]),
+        ],
+        [_info("x", F32, ["n"])],
+        [_info("y", F32, ["m"])],
+        first=whole(0),
+    )
+
+
 def _sequences() -> Callable[[Path], Path]:
     body = helper.make_graph(
         [_node("Identity", ["go"], ["on"]), _node("SequenceInsert", ["si", "x"], ["so"])],
@@ -341,6 +371,21 @@ LEFT_UNWRITTEN = [
         {"last": [1, 1], "all": [0, 0]},
     ),
     Case(
+        "loop_of_less_than_none",
+        loop(),
+        {"turns": _scalar(2), "x": numbers(1000, 1000)},
+        {"turns": _scalar(-1), "x": numbers(1, 1)},
+        {"last": [1, 1], "all": filled(0, 2)},
+    ),
+    Case(
+        "growing_sequence",
+        _sequences(),
+        {"turns": _scalar(2), "x": numbers(1000, 1000)},
+        {"turns": _scalar(0), "x": numbers(1, 1)},
+        {"y": filled(0, 2)},
+    ),
+    Case("chosen_in_order", _chosen_in_order(), {"x": _SOME}, {"x": _NONE}, {"y": []}),
+    Case(
         "empty_branch",
         _empty_branch(),
         {"some": _scalar(True, bool), "x": _SOME},
@@ -495,6 +540,13 @@ GIVEN_EMPTY = [
         {"x": filled(1, 1, 0)},
         None,
         "AdaptiveAvgPool 'AdaptiveAvgPool_",
+    ),
+    Case(
+        "scan",
+        _scan(),
+        {"s0": numbers(1000, 1000), "xs": filled(3, 2)},
+        {"s0": numbers(1, 1), "xs": filled(0, 2)},
+        {"last": [1, 1], "all": filled(0, 2)},
     ),
     Case(
         "fixed",

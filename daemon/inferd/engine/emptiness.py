@@ -40,8 +40,7 @@ _REDUCING = (
     "ReduceMin ReduceProd ReduceSum ShapeOf"
 )
 _OTHERS = (
-    "Assign Bucketize Constant Eye GRUCell If LSTMCell Loop Parameter RNNCell RandomUniform Range ReadValue "
-    "Result TensorIterator"
+    "Assign Bucketize Constant Eye GRUCell If LSTMCell Loop Parameter RNNCell RandomUniform Range ReadValue Result"
 )
 _WRITTEN = frozenset(f"{_ELEMENTWISE} {_MOVING} {_REDUCING} {_OTHERS}".split())
 
@@ -81,6 +80,11 @@ def _interpolate(node: "ov.Node") -> list[_Rule]:
     return [(0, None if axes is None else [int(axis) for axis in axes])]
 
 
+def _slices(node: "ov.Node") -> list[_Rule]:
+    """What an iterator takes a slice of each step. Without a step to make it raises."""
+    return [(d.input_index, [d.axis]) for d in node.get_input_descriptions() if hasattr(d, "axis")]
+
+
 _RULES: dict[str, Callable[["ov.Node"], list[_Rule]]] = {
     **dict.fromkeys(
         (
@@ -106,6 +110,7 @@ _RULES: dict[str, Callable[["ov.Node"], list[_Rule]]] = {
     "ScaledDotProductAttention": lambda _: [(1, [-2])],
     "SearchSorted": lambda _: [(0, None)],
     "SegmentMax": lambda _: [(0, [0])],
+    "TensorIterator": _slices,
     "TopK": _axis_of_attribute,
 }
 

@@ -115,6 +115,8 @@ def _made_right(node: "ov.Node", skipped: Sequence[Place]) -> bool:
         return _turns(node)
     if kind == "If":
         return _branches(node)
+    if kind == "TensorIterator":
+        return bool(found := places(node)) and _steps(node, found)
     if is_sequence(node):
         return bool(found := places(node)) and _states(node, found)
     if kind == "Unique" and skipped:
@@ -139,12 +141,16 @@ def _turns(loop: "ov.Node") -> bool:
     count, first = constant(loop.input_value(0)), constant(loop.input_value(1))
     if count is not None and first is not None and count.all() and first.all():
         return False
+    if count is None:
+        # Fewer than none are none in ONNX. Here they are any number: it would go on for ever.
+        none = _op.convert_like(_op.constant(np.int64(0)), loop.input_value(0))
+        loop.input(0).replace_source_output(_op.maximum(loop.input_value(0), none).output(0))
     ran = _op.logical_and(
         _op.not_equal(_vector(loop.input_value(0)), _op.convert_like(_numbers(0), loop.input_value(0))),
         _vector(loop.input_value(1)),
     )
     carried = {d.body_value_index for d in loop.get_input_descriptions() if hasattr(d, "body_value_index")}
-    changed = False
+    changed = count is None
     for described in loop.get_output_descriptions():
         output = loop.output(described.output_index)
         if not output.get_target_inputs():
@@ -176,6 +182,39 @@ def _handed_on(loop: "ov.Node", described: "object") -> bool:
         f"Loop '{loop.get_friendly_name()}' may make no turn, and its output {described.output_index} "  # type: ignore[attr-defined]
         "is of the last turn and not carried from one to the next, so that it would be what another request left there"
     )
+
+
+def _steps(iterator: "ov.Node", sliced: Sequence[Place]) -> bool:
+    """An iterator over nothing gives the values it began with. The CPU raises instead: it is given one step to make, of
+    which nothing is taken. False where what it should give is not known of each output."""
+    takes, gives = iterator.get_input_descriptions(), iterator.get_output_descriptions()
+    slices = [d for d in takes if hasattr(d, "axis")]
+    initial = {d.body_value_index: iterator.input_value(d.input_index) for d in takes if hasattr(d, "body_value_index")}
+    for given in gives:
+        shape = iterator.output(given.output_index).partial_shape
+        carried = initial.get(given.body_value_index)
+        if not hasattr(given, "axis") and (carried is None or carried.partial_shape != shape):
+            return False
+    if any(abs(d.stride) != 1 or d.part_size != 1 for d in slices):
+        return False
+    some = _any(iterator, sliced)
+    for taken in slices:
+        source = iterator.input_value(taken.input_index)
+        axis = taken.axis % len(source.partial_shape)
+        missing = _op.select(some, _numbers(0), _numbers(1))
+        size = _op.scatter_update(_op.shape_of(source), _numbers(axis), missing, _numbers(0))
+        step = _op.broadcast(_op.convert(_op.constant(np.float32(0)), source.element_type), size)
+        iterator.input(taken.input_index).replace_source_output(_op.concat([source, step], axis).output(0))
+    for given in gives:
+        output = iterator.output(given.output_index)
+        if hasattr(given, "axis"):
+            kept = [0 if dim.is_dynamic else dim.get_length() for dim in output.partial_shape]
+            nothing = [0 if at == given.axis else n for at, n in enumerate(kept)]
+            _cut(output, given.axis, _op.select(some, _numbers(_ALL), _numbers(0)), some, nothing)
+        else:
+            chosen = _op.select(some, output, initial[given.body_value_index])
+            _redirect(output, chosen.output(0), chosen)
+    return True
 
 
 def _branches(branching: "ov.Node") -> bool:
@@ -268,8 +307,8 @@ def _distinct(unique: "ov.Node", skipped: Sequence[Place]) -> bool:
 
 
 def _zeros(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node":
-    """Put zeros where it does not run; gives whether it does."""
-    some = _any(node, skipped)
+    """Put zeros where it does not run; gives whether it does, or has nothing to give."""
+    some = answered = _any(node, skipped)
     for output in node.outputs():
         if output.get_target_inputs():
             if output.element_type == ov.Type.string:
@@ -277,7 +316,10 @@ def _zeros(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node":
             zero = _op.convert(_op.constant(np.float32(0)), output.element_type)
             chosen = _op.select(some, output, zero)
             _redirect(output, chosen.output(0), chosen)
-    return some
+            if output.partial_shape.is_dynamic:
+                least = _op.reduce_min(_op.shape_of(chosen), _numbers(0), keep_dims=False)
+                answered = _op.logical_or(answered, _op.equal(least, _op.constant(np.int64(0))))
+    return answered
 
 
 def _without_answer(node: "ov.Node") -> Unrepairable:

@@ -59,6 +59,10 @@
     tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
 36  tests/engine/test_slot_shared.py::test_an_output_that_hands_an_input_on_is_not_computed_elsewhere
 37  tests/engine/test_slot_shared.py::test_memory_is_let_go_of_when_it_is_given_back
+38  tests/engine/test_traps.py::test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other
+39  tests/engine/test_traps.py::test_an_operation_with_nothing_to_work_on_leaves_what_was_there
+40  tests/engine/test_traps.py::test_a_loop_of_no_turns_gives_what_the_run_before_collected
+41  tests/engine/test_traps.py::test_asking_for_the_best_0_ends_the_process
 """
 
 import ast
@@ -78,6 +82,7 @@ from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot
+from tests import empty_models
 from tests.engine import models
 from tests.engine.models import op, parameter
 
@@ -309,3 +314,39 @@ def test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other(threads
     request.start_async(impossible)
     with pytest.raises(RuntimeError, match="cannot be broadcasted"):
         request.wait()
+
+
+def test_an_operation_with_nothing_to_work_on_leaves_what_was_there() -> None:
+    x = parameter([-1, 2])
+    first = op.gather(x, op.constant(0), op.constant(0))
+    request = compiled(models.model({"y": first}, [x])).create_infer_request()
+    assert request.infer([np.full((3, 2), 7, np.float32)])[0].tolist() == [7, 7]
+    assert request.infer([np.zeros((0, 2), np.float32)])[0].tolist() == [7, 7]
+
+
+def test_a_loop_of_no_turns_gives_what_the_run_before_collected(tmp_path: Path) -> None:
+    network = ov.Core().read_model(empty_models.loop()(tmp_path))
+    request = compiled(network).create_infer_request()
+    request.infer({"turns": np.array(2), "x": np.array([7, 7], np.float32)})
+    last, collected = request.infer({"turns": np.array(0), "x": np.array([1, 1], np.float32)}).values()
+    assert (last.tolist(), collected.tolist()) == ([1, 1], [[14, 14], [21, 21]])
+
+
+BEST_0 = """
+import numpy as np
+from inferd.engine.runtime import ov
+x, k = ov.opset13.parameter([-1], np.float32), ov.opset13.parameter([], np.int64)
+best = ov.opset13.topk(x, k, 0, "max", "value")
+request = ov.Core().compile_model(ov.Model([best.output(0)], [x, k]), "CPU").create_infer_request()
+print(request.infer([np.zeros(5, np.float32), np.array(3)])[0].shape, flush=True)
+for _ in range(2):
+    try:
+        request.infer([np.zeros(5, np.float32), np.array(0)])
+    except RuntimeError:
+        print("raised", flush=True)
+"""
+
+
+def test_asking_for_the_best_0_ends_the_process() -> None:
+    ended = in_a_process_of_its_own(BEST_0)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGSEGV, "(3,)\nraised\n")

@@ -207,6 +207,24 @@ def _sequences() -> Callable[[Path], Path]:
     )
 
 
+def empty_onnx_constant() -> Callable[[Path], Path]:
+    """``some`` BOOL [], ``x`` FP32 [k] -> ``y``: x squared or an empty constant; ``b``, ``c``: other empty ones."""
+    some = helper.make_graph([_node("Mul", ["x", "x"], ["a"])], "t", [], [_info("a", F32, ["k"])])
+    value = numpy_helper.from_array(numbers())
+    none = helper.make_graph([_node("Constant", [], ["d"], value=value)], "e", [], [_info("d", F32, [0])])
+    return _onnx(
+        [
+            _node("If", ["some"], ["y"], then_branch=some, else_branch=none),
+            _node("Identity", ["of_two"], ["b"]),
+            _node("Unsqueeze", ["of_two", "first"], ["c"]),
+        ],
+        [_info("some", BOOL, []), _info("x", F32, ["k"])],
+        [_info("y", F32, ["m"]), _info("b", F32, [0, 2]), _info("c", F32, [1, 0, 2])],
+        of_two=filled(0, 2),
+        first=whole(0),
+    )
+
+
 def edges() -> Callable[[Path], Path]:
     """``x`` FP32 [n,4], ``src`` INT64 [e] -> ``n`` INT64 [2]: the shape of the rows of x that src picks."""
     return _onnx(
@@ -314,6 +332,24 @@ def _convolved() -> tuple[Mapping[str, Any], Sequence[Any]]:
 def _pooled() -> tuple[Mapping[str, Any], Sequence[Any]]:
     x = _input("x", [1, 1, -1])
     return {"y": op.adaptive_avg_pool(op.unsqueeze(x, _c(2)), _c([1, 2]))}, [x]
+
+
+def _none_picked() -> tuple[Mapping[str, Any], Sequence[Any]]:
+    x = _input("x", [2, 4])
+    picked = op.gather(x, _c(np.zeros(0)), _c(0))
+    return {"y": op.concat([picked, x], 0), "none": picked}, [x]
+
+
+def _empty_constant() -> tuple[Mapping[str, Any], Sequence[Any]]:
+    some, x = _input("some", [], ov.Type.boolean), _input("x", [2, 2])
+    inner = op.parameter(ov.PartialShape([2, 2]), ov.Type.f32)
+    branching = op.if_op(some.output(0))
+    then = ov.Model([op.multiply(inner, inner)], [inner], "then")
+    otherwise = ov.Model([_c(np.zeros((0, 2)), np.float32)], [], "otherwise")
+    branching.set_then_body(then)
+    branching.set_else_body(otherwise)
+    branching.set_input(x.output(0), inner, None)
+    return {"y": branching.set_output(then.results[0], otherwise.results[0])}, [some, x]
 
 
 def _first() -> tuple[Mapping[str, Any], Sequence[Any]]:
@@ -507,6 +543,27 @@ LEFT_UNWRITTEN = [
         {"x": _SOME},
         {"x": _NONE},
         {"y": []},
+    ),
+    Case(
+        "empty_constant",
+        _ir(_empty_constant),
+        {"some": _scalar(True, bool), "x": filled(2, 2)},
+        {"some": _scalar(False, bool), "x": filled(2, 2, value=1)},
+        {"y": filled(0, 2)},
+    ),
+    Case(
+        "empty_onnx_constant",
+        empty_onnx_constant(),
+        {"some": _scalar(True, bool), "x": _SOME},
+        {"some": _scalar(False, bool), "x": numbers(1, 2)},
+        {"y": [], "b": filled(0, 2), "c": filled(1, 0, 2)},
+    ),
+    Case(
+        "none_picked",
+        _ir(_none_picked),
+        {"x": filled(2, 4)},
+        {"x": filled(2, 4, value=1)},
+        {"y": filled(2, 4, value=1), "none": filled(0, 4)},
     ),
     Case("without_first", _ir(_without_first), {"x": _SOME}, {"x": numbers(1)}, None, "Gather 'Gather_"),
 ]

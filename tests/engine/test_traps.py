@@ -63,6 +63,7 @@
 39  tests/engine/test_traps.py::test_an_operation_with_nothing_to_work_on_leaves_what_was_there
 40  tests/engine/test_traps.py::test_a_loop_of_no_turns_gives_what_the_run_before_collected
 41  tests/engine/test_traps.py::test_asking_for_the_best_0_ends_the_process
+42  tests/engine/test_traps.py::test_an_onnx_constant_without_elements_is_read_as_one_number
 """
 
 import ast
@@ -350,3 +351,10 @@ for _ in range(2):
 def test_asking_for_the_best_0_ends_the_process() -> None:
     ended = in_a_process_of_its_own(BEST_0)
     assert (ended.returncode, ended.stdout) == (-signal.SIGSEGV, "(3,)\nraised\n")
+
+
+def test_an_onnx_constant_without_elements_is_read_as_one_number(tmp_path: Path) -> None:
+    network = ov.Core().read_model(empty_models.empty_onnx_constant()(tmp_path))
+    request = compiled(network).create_infer_request()
+    answer = request.infer({"some": np.array(False), "x": np.array([1, 2], np.float32)})
+    assert (answer["y"].tolist(), answer["b"].tolist()) == ([0], 0)

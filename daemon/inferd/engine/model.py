@@ -10,7 +10,7 @@ import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import empty_inputs, preprocessing, state, unwritten
+from inferd.engine import empty_inputs, onnx_constants, preprocessing, state, unwritten
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler
 from inferd.engine.device_status import DeviceStatus
@@ -216,6 +216,8 @@ class Engine:
     def _prepare(self, source: ModelSource) -> tuple["ov.Model", Signature, unwritten.Written]:
         try:
             model = self._core.read_model(source.path)
+            if source.path.suffix == ".onnx":
+                onnx_constants.restore(model, source.path)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
             signature = state.link(source, _signature(model, source.config), stateful=_keeps_state(model, source))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from inferd.engine.emptiness import Path, Place, bodies, called, constant, is_sequence, places, walk
+from inferd.engine.emptiness import Path, Place, called, constant, is_sequence, places, walk
 from inferd.engine.runtime import ov
 
 REVISION = 1
@@ -113,12 +113,12 @@ def _made_right(node: "ov.Node", skipped: Sequence[Place]) -> bool:
     kind = node.get_type_name()
     if kind == "Loop":
         return _turns(node)
-    if kind == "If":
-        return _branches(node)
     if kind == "TensorIterator":
         return bool(found := places(node)) and _steps(node, found)
     if is_sequence(node):
         return bool(found := places(node)) and _states(node, found)
+    if kind == "Gather":
+        return _none_ever(node.output(0))
     if kind == "Unique" and skipped:
         return _distinct(node, skipped)
     return False
@@ -133,7 +133,7 @@ def _with_a_watch(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node | None"
     return _zeros(node, skipped) if skipped else None
 
 
-# -- loops and branches ---------------------------------------------------------------
+# -- loops ----------------------------------------------------------------------------
 
 
 def _turns(loop: "ov.Node") -> bool:
@@ -217,31 +217,6 @@ def _steps(iterator: "ov.Node", sliced: Sequence[Place]) -> bool:
     return True
 
 
-def _branches(branching: "ov.Node") -> bool:
-    """A branch that gives an empty constant gives one element instead."""
-    changed = False
-    condition = None
-    ends = [
-        {d.output_index: body.get_results()[d.body_value_index] for d in branching.get_output_descriptions(number)}
-        for number, body in enumerate(bodies(branching))
-    ]
-    for output in branching.outputs():
-        shapes = [end[output.get_index()].get_input_partial_shape(0) for end in ends]
-        if not output.get_target_inputs() or any(s.rank.is_dynamic for s in shapes) or len(shapes[0]) != len(shapes[1]):
-            continue
-        for axis in range(len(shapes[0])):
-            gone = [s[axis].get_max_length() == 0 for s in shapes]
-            if any(gone) and not all(gone):
-                condition = condition or _vector(branching.input_value(0))
-                keep = _op.select(condition, *(_numbers(0 if none else _ALL) for none in gone))
-                empty = shapes[gone.index(True)]
-                ran = condition if gone[1] else _op.logical_not(condition)
-                _cut(output, axis, keep, ran, [0 if d.is_dynamic else d.get_length() for d in empty])
-                changed = True
-                break
-    return changed
-
-
 def _cut(output: "ov.Output", axis: int, keep: "ov.Node", ran: "ov.Node", nothing: Sequence[int]) -> None:
     """``output`` with no more than ``keep`` of ``axis``, and of the shape ``nothing`` unless it ``ran``."""
     cut = _op.slice(output, _numbers(0), keep, _numbers(1), _numbers(axis))
@@ -252,6 +227,15 @@ def _cut(output: "ov.Output", axis: int, keep: "ov.Node", ran: "ov.Node", nothin
 
 
 # -- operations that have nothing to work on ------------------------------------------
+
+
+def _none_ever(picked: "ov.Output") -> bool:
+    """Picking none ever, by a constant, ends the process that compiles it."""
+    fixed = picked.partial_shape.is_static and picked.element_type != ov.Type.string
+    if not fixed or 0 not in picked.shape or not picked.get_target_inputs():
+        return False
+    _redirect(picked, _op.constant(np.zeros(tuple(picked.shape), np.float32), picked.element_type).output(0))
+    return True
 
 
 def _states(layer: "ov.Node", steps: Sequence[Place]) -> bool:

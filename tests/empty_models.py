@@ -352,6 +352,13 @@ def _empty_constant() -> tuple[Mapping[str, Any], Sequence[Any]]:
     return {"y": branching.set_output(then.results[0], otherwise.results[0])}, [some, x]
 
 
+def _resized_rows() -> tuple[Mapping[str, Any], Sequence[Any]]:
+    x, y = _input("x", [-1]), _input("y", [1, -1])
+    pixels = op.multiply(op.unsqueeze(_chosen(x), _c([1])), y)
+    sized = op.interpolate(op.unsqueeze(pixels, _c([0, 1])), _c([2, 2]), "nearest", "sizes", axes=_c([2, 3]))
+    return {"y": sized}, [x, y]
+
+
 def _first() -> tuple[Mapping[str, Any], Sequence[Any]]:
     x = _input("x", [-1, 2])
     return {"y": op.gather(x, _c(0), _c(0))}, [x]
@@ -589,6 +596,14 @@ GIVEN_EMPTY = [
     Case("first_row", _ir(_first), {"x": filled(3, 2)}, {"x": filled(0, 2)}, None, "Gather 'Gather_"),
     Case(
         "convolved", _ir(_convolved), {"x": filled(1, 1, 4)}, {"x": filled(1, 1, 0)}, None, "Convolution 'Convolution_"
+    ),
+    Case(
+        "rows_chosen_of_no_columns",
+        _ir(_resized_rows),
+        {"x": _SOME, "y": filled(1, 2)},
+        {"x": _SOME, "y": filled(1, 0)},
+        None,
+        "Interpolate 'Interpolate_",
     ),
     Case(
         "pooled",

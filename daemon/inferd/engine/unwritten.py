@@ -120,7 +120,7 @@ def _made_right(node: "ov.Node", skipped: Sequence[Place]) -> bool:
     if kind == "Gather":
         return _none_ever(node.output(0))
     if kind == "Unique" and skipped:
-        return _distinct(node, skipped)
+        return _distinct(node)
     return False
 
 
@@ -130,7 +130,8 @@ def _with_a_watch(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node | None"
         count = constant(node.input_value(1))
         if count is None or not count.all():
             return _best(node)
-    return _zeros(node, skipped) if skipped else None
+    # With all that an empty input of the model makes empty as well: it is not looked at again for those.
+    return _zeros(node, places(node)) if skipped else None
 
 
 # -- loops ----------------------------------------------------------------------------
@@ -267,12 +268,12 @@ def _best(ranking: "ov.Node") -> "ov.Node":
     return _op.squeeze(answered, _numbers(0))
 
 
-def _distinct(unique: "ov.Node", skipped: Sequence[Place]) -> bool:
+def _distinct(unique: "ov.Node") -> bool:
     """The distinct elements of nothing are none: it is given one element, which is then left out."""
     data = unique.input_value(0)
     if unique.get_input_size() > 1 or data.element_type == ov.Type.string:
         raise _without_answer(unique)
-    some = _any(unique, skipped)
+    some = _any(unique, places(unique))
     filler = _op.slice(
         _op.convert(_op.constant(np.zeros(1, np.float32)), data.element_type),
         _numbers(0),

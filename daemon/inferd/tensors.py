@@ -111,8 +111,8 @@ class TensorSpec:
         return "[any rank]" if self.dims is None else "[" + ",".join(map(str, self.dims)) + "]"
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of ``shape`` may be fed: rank and bounds fit, and no batch of 0."""
-        if any(n < 0 for n in shape) or (len(shape) > 0 and shape[0] == 0):
+        """Whether a tensor of ``shape`` may be fed: rank and bounds fit. A dimension of 0 is one like others."""
+        if any(n < 0 for n in shape):
             return False
         if self.dims is None:
             return True

@@ -61,7 +61,7 @@ def test_any_other_open_dimension_has_to_be_said() -> None:
     assert made_up("m", specs, {"images": (2, 5)}, 1)[0].shape == (2, 5)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (3,), (0, 3)])
+@pytest.mark.parametrize("shape", [(1, 4), (3,), (2, 0)])
 def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidRequest, match="input 'x' is"):
         made_up("m", (spec(DType.FP32, BATCH, Dim(3, 3)),), {"x": shape}, 1)

@@ -69,10 +69,14 @@
     tests/engine/test_traps.py::test_after_a_cancelled_run_the_next_answers_in_its_shape
     tests/engine/test_traps.py::test_what_was_imported_exports_what_can_not_be_imported
 40  no test: how soon a cancelled run is over is a matter of its nodes
-51  tests/engine/test_traps.py::test_weights_stay_in_their_file_unless_it_is_not_mapped
+41  tests/engine/test_traps.py::test_an_operation_with_nothing_to_work_on_leaves_what_was_there
+42  tests/engine/test_traps.py::test_a_loop_of_no_turns_gives_what_the_run_before_collected
+43  tests/engine/test_traps.py::test_asking_for_the_best_0_ends_the_process
+44  tests/engine/test_traps.py::test_an_onnx_constant_without_elements_is_read_as_one_number
+45  tests/engine/test_traps.py::test_weights_stay_in_their_file_unless_it_is_not_mapped
     tests/system/test_content.py::test_a_file_that_is_cut_or_written_while_it_is_served_changes_nothing_until_it_is_loaded
-52  tests/system/test_content.py::test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why
-53  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
+46  tests/system/test_content.py::test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why
+47  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
 """
 
 import ast
@@ -92,6 +96,7 @@ from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot
+from tests import empty_models
 from tests.engine import models
 from tests.engine.models import op, parameter
 from tests.system.failing_models import KINDS, Inputs, long_or_short
@@ -395,3 +400,46 @@ def test_weights_stay_in_their_file_unless_it_is_not_mapped(mapped: bool, tmp_pa
     with file.with_suffix(".bin").open("r+b") as weights:
         weights.write(np.full((4096, 8), 5, np.float32).tobytes())
     assert compiled([np.array([7], np.int32)])[0][0, 0] == (5 if mapped else 1)
+
+
+def test_an_operation_with_nothing_to_work_on_leaves_what_was_there() -> None:
+    x = parameter([-1, 2])
+    first = op.gather(x, op.constant(0), op.constant(0))
+    request = compiled(models.model({"y": first}, [x])).create_infer_request()
+    assert request.infer([np.full((3, 2), 7, np.float32)])[0].tolist() == [7, 7]
+    assert request.infer([np.zeros((0, 2), np.float32)])[0].tolist() == [7, 7]
+
+
+def test_a_loop_of_no_turns_gives_what_the_run_before_collected(tmp_path: Path) -> None:
+    network = ov.Core().read_model(empty_models.loop()(tmp_path))
+    request = compiled(network).create_infer_request()
+    request.infer({"turns": np.array(2), "x": np.array([7, 7], np.float32)})
+    last, collected = request.infer({"turns": np.array(0), "x": np.array([1, 1], np.float32)}).values()
+    assert (last.tolist(), collected.tolist()) == ([1, 1], [[14, 14], [21, 21]])
+
+
+BEST_0 = """
+import numpy as np
+from inferd.engine.runtime import ov
+x, k = ov.opset13.parameter([-1], np.float32), ov.opset13.parameter([], np.int64)
+best = ov.opset13.topk(x, k, 0, "max", "value")
+request = ov.Core().compile_model(ov.Model([best.output(0)], [x, k]), "CPU").create_infer_request()
+print(request.infer([np.zeros(5, np.float32), np.array(3)])[0].shape, flush=True)
+for _ in range(2):
+    try:
+        request.infer([np.zeros(5, np.float32), np.array(0)])
+    except RuntimeError:
+        print("raised", flush=True)
+"""
+
+
+def test_asking_for_the_best_0_ends_the_process() -> None:
+    ended = in_a_process_of_its_own(BEST_0)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGSEGV, "(3,)\nraised\n")
+
+
+def test_an_onnx_constant_without_elements_is_read_as_one_number(tmp_path: Path) -> None:
+    network = ov.Core().read_model(empty_models.empty_onnx_constant()(tmp_path))
+    request = compiled(network).create_infer_request()
+    answer = request.infer({"some": np.array(False), "x": np.array([1, 2], np.float32)})
+    assert (answer["y"].tolist(), answer["b"].tolist()) == ([0], 0)

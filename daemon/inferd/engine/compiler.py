@@ -13,6 +13,7 @@ from inferd.engine import state
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov, version
 from inferd.engine.source import ModelSource
+from inferd.engine.unwritten import REVISION
 from inferd.errors import one_line
 
 log = structlog.get_logger("inferd.engine")
@@ -78,7 +79,7 @@ class Compiler:
             self._cache.store(key, blob)
             if self._maps:
                 return Compiled(compiled, from_cache=False, blob=kept)
-            # Its weights may be in the file still (OpenVINO fact 51).
+            # Its weights may be in the file still (OpenVINO fact 45).
             return Compiled(
                 self._core.import_model(blob, target, dict(properties)), from_cache=False, blob=kept, exports=False
             )
@@ -103,6 +104,7 @@ class Compiler:
         plain = devices.family(target) in ("CPU", "GPU", "NPU")
         return facts | {
             "openvino": version(),
+            "unwritten": str(REVISION),
             "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME') if plain else ''}",
             "shapes": repr(sorted(source.config.shapes.items())),
             "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",

@@ -61,7 +61,7 @@ class InlineSlot:
         # Where all outputs have a shape known beforehand and a numpy type of their own, what a run returns is what is
         # read: asking for each output's tensor costs as much again.
         direct = all(spec.static_shape is not None and spec.dtype not in _NO_ARRAYS for spec in signature.outputs)
-        self._shapes = [spec.static_shape for spec in signature.outputs] if direct else None
+        self._shapes = [spec.static_shape for spec in signature.outputs] if direct and not self._ports.watched else None
         self._dtypes = [spec.dtype for spec in signature.outputs]
         self._arrays: Sequence[Any] = ()
 

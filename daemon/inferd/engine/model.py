@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import numbers, preprocessing, state
+from inferd.engine import empty_inputs, numbers, onnx_constants, preprocessing, state, unwritten
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiled, Compiler
 from inferd.engine.device_status import DeviceStatus
+from inferd.engine.empty_inputs import EmptyInputs
 from inferd.engine.healing import bears_marks, remake
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, left_open, may_run_inline
 from inferd.engine.pool import Anew, Pool
@@ -85,15 +86,27 @@ class Took:
     first_run: float
 
 
+class _Prepared(NamedTuple):
+    """A model as it is compiled, with what was found out about it before it was repaired, and what was."""
+
+    model: "ov.Model"
+    signature: Signature
+    shapes: ShapeCheck | None
+    written: unwritten.Written
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model version ready to run: its signature, one pool a device, the seconds that loading it took, and what tells
-    shapes that can't go through it, None where there is none to tell."""
+    shapes that can't go through it, None where there is none to tell.
+
+    ``empty_inputs`` knows what comes of those; None where it takes none."""
 
     signature: Signature
     pools: tuple[DevicePool, ...]
     seconds: float
     shapes: ShapeCheck | None = None
+    empty_inputs: EmptyInputs | None = None
 
     @property
     def freed(self) -> bool:
@@ -115,7 +128,7 @@ class Engine:
     ) -> None:
         """With ``preflight``, a child process tries what is to be loaded first. ``maps`` has compiled models use
         weights right from their files, which takes no memory: for a process that serves no client, as writing to such a
-        file changes what is computed, and cutting it ends the process (OpenVINO fact 51)."""
+        file changes what is computed, and cutting it ends the process (OpenVINO fact 45)."""
         keep_small_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
@@ -175,13 +188,13 @@ class Engine:
             self._try_first(self._preflight, source, targets)
         # What is imported from a blob uses the weights in there.
         maps = self._maps or all(self._compiler.caches(target) for target in targets)
-        model, signature = self._prepare(source, maps=maps)
+        model, signature, shapes, written = self._prepare(source, maps=maps)
         source.check()
-        shapes = shape_check(model, signature)
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, shapes, undo) for target in targets)
             undo.pop_all()
-        return LoadedModel(signature, pools, time.monotonic() - begun, shapes)
+        empty = empty_inputs.of(model, written, signature)
+        return LoadedModel(signature, pools, time.monotonic() - begun, shapes, empty)
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
@@ -191,7 +204,7 @@ class Engine:
         """
         target = devices.resolve(device, self.available_devices)
         left_open = replace(source.settled(), config=_left_to(hint, source.config))
-        model, _ = self._prepare(left_open)
+        model, *_ = self._prepare(left_open)
         with _explained(source, target):
             return devices.read_back(self._compile(left_open, model, target).model)
 
@@ -247,16 +260,22 @@ class Engine:
                 said.append(str(self._core.get_property(name, property_of(name))))
         return ", ".join(said)
 
-    def _prepare(self, source: ModelSource, *, maps: bool = True) -> tuple["ov.Model", Signature]:
+    def _prepare(self, source: ModelSource, *, maps: bool = True) -> _Prepared:
         try:
             model = self._core.read_model(source.path, config={"ENABLE_MMAP": maps})
+            if source.path.suffix == ".onnx":
+                onnx_constants.restore(model, source.path)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
             refused = source.config.numbers.out_of_range == "refuse"
             signature = numbers.told(_signature(model, source.config), model, self._targets(source), refused=refused)
-            return model, state.link(source, signature, stateful=_keeps_state(model, source))
+            signature = state.link(source, signature, stateful=_keeps_state(model, source))
+            # Both look at the model as it was read.
+            return _Prepared(model, signature, shape_check(model, signature), unwritten.repair(model))
         except InferdError:
             raise
+        except unwritten.Unrepairable as refused:
+            raise LoadFailed(source.name, source.version, str(refused)) from refused
         except RuntimeError as error:
             problem = _OUTSIDE.sub(_NOT_READ, sentence(error, source.path))
             raise LoadFailed(source.name, source.version, problem) from error

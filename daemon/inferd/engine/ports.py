@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inferd.engine.runtime import ov
+from inferd.engine.unwritten import watched
+from inferd.errors import InvalidRequest
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
 
 # Copies, by the name of each variable.
@@ -41,6 +43,8 @@ class Ports:
         # and the outputs that are computed into a client's memory at present, by port index.
         self._lent: list[tuple[_NumericInput | _LentOutput, ov.Tensor]] = []
         self.in_place: dict[int, Tensor] = {}
+        # What may have had nothing to work on, as one more output says after a run.
+        self.watched = watched(request.model_outputs)
         self._writers = [
             _StringInput(request, i) if spec.dtype is DType.BYTES else _NumericInput(request, i, spec)
             for i, spec in enumerate(signature.inputs)
@@ -64,6 +68,7 @@ class Ports:
                 self._lends
                 and isinstance(placed, Placed)
                 and isinstance(writer, _NumericInput)
+                and placed.nbytes
                 and (memory := placed.view()) is not None
             ):
                 self._lend(writer, placed, memory, tensor.shape)
@@ -71,7 +76,7 @@ class Ports:
                 writer.write_one(tensor)
         for index, placed in into:
             lender = self._lenders.get(index)
-            if lender is not None and lender.nbytes <= placed.nbytes and (memory := placed.view()) is not None:
+            if lender is not None and 0 < lender.nbytes <= placed.nbytes and (memory := placed.view()) is not None:
                 self._lend(lender, placed, memory[: lender.nbytes], lender.shape)
                 self.in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
 
@@ -86,9 +91,17 @@ class Ports:
 
     def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
         """As :meth:`inferd.engine.slot.Slot.read`."""
+        if self.watched:
+            self._check_watched()
         if self.in_place:
             return [self.in_place.get(i) or self._read(i, self._outputs[i], rows) for i in outputs]
         return [self._read(i, self._outputs[i], rows) for i in outputs]
+
+    def _check_watched(self) -> None:
+        ran = self._request.get_output_tensor(len(self._outputs)).data
+        if not ran.all():
+            idle = self.watched[int(ran.argmin())]
+            raise InvalidRequest("", f"{idle} had nothing to work on: what it takes from is empty for these inputs")
 
     def state(self) -> State:
         """As :meth:`inferd.engine.slot.Slot.state`."""
@@ -157,6 +170,8 @@ class _NumericInput:
         shape = joined_shape([p.shape for p in parts], self._axis)
         if shape != self._shape:
             self._reshape(shape)
+        if not self._bytes.size:
+            return
         # All that comes before the batch axis as lines, all from it on as the bytes of a line.
         lines = prod(shape[: self._axis])
         target, at = self._bytes.reshape(lines, -1), 0
@@ -208,8 +223,12 @@ def _lenders(request: "ov.InferRequest", signature: Signature) -> dict[int, _Len
     taken = set().union(*(port.names for port in request.model_inputs))
     return {
         i: _LentOutput(request, i, spec.dtype, spec.static_shape)
-        for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=True))
-        if spec.static_shape is not None and spec.dtype is not DType.BYTES and not taken & port.names
+        # One output more may watch the others.
+        for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=False))
+        if spec.static_shape is not None
+        and spec.dtype is not DType.BYTES
+        and port.partial_shape.is_static
+        and not taken & port.names
     }
 
 

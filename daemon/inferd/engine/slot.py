@@ -65,7 +65,7 @@ class Slot(Protocol):
         """The outputs at those port indexes, or ``rows`` of them along the batch axis.
 
         Views that the next run overwrites (OpenVINO fact 8); not contiguous where the batch
-        axis is not the first.
+        axis is not the first. Raises InvalidRequest where the run had nothing to make them from.
         """
 
     def state(self) -> State:

@@ -76,5 +76,7 @@ def _one_row(spec: TensorSpec, max_batch: int) -> tuple[int, ...] | None:
     """The shape with one row, None where it is not fixed."""
     if spec.dims is None:
         return None
-    rest = [1 if max_batch and axis == spec.batch_axis else d.lo if d.static else 0 for axis, d in enumerate(spec.dims)]
-    return tuple(rest) if all(rest) else None
+    rows = {spec.batch_axis} if max_batch else set()
+    if not all(d.static or axis in rows for axis, d in enumerate(spec.dims)):
+        return None
+    return tuple(1 if axis in rows else d.lo for axis, d in enumerate(spec.dims))

@@ -11,7 +11,15 @@ import structlog
 from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog import Catalog, Live, Served
 from inferd.dispatcher import Observer
-from inferd.errors import Draining, InferdError, InternalFault, ModelUnavailable, UnknownModel, one_line
+from inferd.errors import (
+    Draining,
+    InferdError,
+    InternalFault,
+    InvalidRequest,
+    ModelUnavailable,
+    UnknownModel,
+    one_line,
+)
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
@@ -203,6 +211,10 @@ class Inference:
         places = None if store is None else placement.Places(placing(store, caller.context))
         inputs = codec.decode_inputs(message, signature, in_sequence=inside, limits=self._tensor_limits, places=places)
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)
+        if live.loaded.empty_inputs is not None and (
+            problem := live.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])
+        ):
+            raise InvalidRequest(message.model_name, problem)
         call.final_response, call.route = parameters.final_response, route
         step = None
         if sequence is not None:

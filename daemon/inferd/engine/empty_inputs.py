@@ -1,0 +1,82 @@
+"""Whether a model makes something of inputs that are empty, by their shapes alone, before a run."""
+
+from collections.abc import Sequence
+
+from inferd.engine.emptiness import called, places, walk
+from inferd.engine.runtime import ov
+from inferd.engine.slot import sentence
+from inferd.engine.unwritten import Written, at_least_one
+from inferd.tensors import Shape, Signature, elements
+
+# Constants of more elements are weights: no shape depends on what they are.
+_WEIGHTS = 64
+# For each input which of its dimensions are 0: as many patterns as a model has answers for. Clients make them up.
+_KEPT = 1024
+
+_Pattern = tuple[tuple[bool, ...], ...]
+
+
+class EmptyInputs:
+    """What comes of requests with empty inputs to one model version; each pattern of zeros is looked at once.
+
+    Keeps the model without its weights, and belongs to one thread.
+    """
+
+    def __init__(self, model: "ov.Model", written: Written) -> None:
+        """``model`` was repaired, which made ``written`` right."""
+        self._model = _without_weights(model.clone())
+        self._before = [port.partial_shape for port in model.inputs]
+        self._written = written
+        self._known: dict[_Pattern, str] = {}
+
+    def problem(self, shapes: Sequence[Shape]) -> str:
+        """Why inputs of ``shapes``, a shape an input port, can't be answered; "" where they can, or none is empty."""
+        if all(all(shape) for shape in shapes):
+            return ""
+        pattern = tuple(tuple(n == 0 for n in shape) for shape in shapes)
+        if (known := self._known.get(pattern)) is None:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[pattern] = known = self._look(pattern)
+        return known
+
+    def _look(self, pattern: _Pattern) -> str:
+        shapes = map(_shape, self._before, pattern)
+        try:
+            # What stands in for weights comes after the inputs.
+            self._model.reshape(dict(zip(self._model.inputs, shapes, strict=False)))
+        except RuntimeError as error:
+            return f"the model does not take empty inputs like that: {sentence(error)}"
+        for path, node in walk(self._model):
+            if (path, node.get_friendly_name()) not in self._written and places(node):
+                return f"{called(node)} would have nothing to work on: what it takes from is empty for such inputs"
+        return ""
+
+
+def of(model: "ov.Model", written: Written, signature: Signature) -> EmptyInputs | None:
+    """None for a model that takes no empty input: each dimension of its inputs has a lower bound above 0."""
+    if all(spec.dims is not None and all(dim.lo for dim in spec.dims) for spec in signature.inputs):
+        return None
+    return EmptyInputs(model, written)
+
+
+def _shape(declared: "ov.PartialShape", zeros: Sequence[bool]) -> "ov.PartialShape":
+    """``declared`` with the dimensions 0 that are, and the others at least 1."""
+    dims = list(declared) if declared.rank.is_static else [ov.Dimension(-1)] * len(zeros)
+    filled = [dim if dim.is_static else at_least_one(dim) for dim in dims]
+    return ov.PartialShape([ov.Dimension(0) if zero else dim for dim, zero in zip(filled, zeros, strict=True)])
+
+
+def _without_weights(model: "ov.Model") -> "ov.Model":
+    """``model`` with inputs in the place of its weights; changed in place."""
+    inputs = []
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant" and node.output(0).partial_shape.is_static:
+            shape = node.output(0).shape
+            if elements(shape) > _WEIGHTS:
+                parameter = ov.opset15.parameter(shape, node.output(0).element_type)
+                for target in node.output(0).get_target_inputs():
+                    target.replace_source_output(parameter.output(0))
+                inputs.append(parameter)
+    model.add_parameters(inputs)
+    return model

@@ -371,16 +371,19 @@ def test_where_there_is_no_other_shape_nothing_but_a_fresh_graph_helps() -> None
 
 
 def test_after_a_cancelled_run_the_next_answers_in_its_shape() -> None:
-    # As a good answer: nothing tells that it is wrong.
-    _, request = settled(long_or_short(300))
+    # As a good answer: nothing tells that it is wrong. It takes a cancel that comes while the right node computes.
     small, large = {"x": np.ones((2, 256), np.float32)}, {"x": np.ones((4000, 256), np.float32)}
-    assert not fails(request, small)
-    request.start_async(list(large.values()))
-    request.cancel()
-    with pytest.raises(RuntimeError, match="cancel"):
-        request.wait()
-    assert not fails(request, small)
-    assert request.get_output_tensor(0).shape == ov.Shape([4000, 256])
+    for _ in range(50):
+        _, request = settled(long_or_short(300))
+        assert not fails(request, small)
+        request.start_async(list(large.values()))
+        request.cancel()
+        with pytest.raises(RuntimeError, match="cancel"):
+            request.wait()
+        assert not fails(request, small)
+        if request.get_output_tensor(0).shape == ov.Shape([4000, 256]):
+            return
+    raise AssertionError("each answer after a cancelled run had its own shape")
 
 
 def test_what_was_imported_exports_what_can_not_be_imported() -> None:

@@ -82,6 +82,7 @@ CASES = {
     "same": Case(DType.INT64, lambda x: x, [2**63 - 1, 2**40 + 1], [2**63 - 1, 2**40 + 1], {}),
     "same-double": Case(DType.FP64, lambda x: x, [1e300, np.inf, 0.1], [1e300, np.inf, 0.1], {}),
     "float": Case(DType.INT64, lambda x: op.convert(x, "f32"), [2**62, -(2**40)], [2**62, -(2**40)], {}),
+    "wider": Case(DType.UINT64, lambda x: op.convert(x, "f64"), [2**63, 2**40], [2**63, 2**40], {}),
     "reversed": Case(DType.UINT32, lambda x: op.gather(x, op.constant([1, 0]), op.constant(0)), [2**32 - 1, 2**31],
                      [2**31, 2**32 - 1], {}),
     "plain": Case(DType.INT32, lambda x: op.add(x, _one(np.int32)), [LO, HI - 1], [LO + 1, HI], {}),

@@ -14,7 +14,8 @@ from inferd.engine.unwritten import repair
 from inferd.errors import InvalidRequest, LoadFailed
 from inferd.tensors import DType, Tensor
 from tests import empty_models
-from tests.empty_models import GIVEN_EMPTY, LEFT_UNWRITTEN, Case, Feed
+from tests.empty_cases import GIVEN_EMPTY, LEFT_UNWRITTEN, Case
+from tests.empty_models import Feed
 from tests.engine import models
 
 KNOWN_TO_ONNXRUNTIME = (

@@ -14,7 +14,8 @@ import pytest
 from inferd._pb import open_inference_pb2 as pb
 from inferd.tensors import BY_WIRE_NAME, DType
 from tests import empty_models, models
-from tests.empty_models import GIVEN_EMPTY, LEFT_UNWRITTEN, Case, Feed
+from tests.empty_cases import GIVEN_EMPTY, LEFT_UNWRITTEN, Case
+from tests.empty_models import Feed
 from tests.shared_memory.objects import shared_object
 from tests.system import clients, wire
 from tests.system.daemon import Daemon

@@ -59,10 +59,11 @@
     tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
 36  tests/engine/test_slot_shared.py::test_an_output_that_hands_an_input_on_is_not_computed_elsewhere
 37  tests/engine/test_slot_shared.py::test_memory_is_let_go_of_when_it_is_given_back
-51  tests/engine/test_traps.py::test_weights_stay_in_their_file_unless_it_is_not_mapped
+38  tests/engine/test_traps.py::test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other
+39  tests/engine/test_traps.py::test_weights_stay_in_their_file_unless_it_is_not_mapped
     tests/system/test_content.py::test_a_file_that_is_cut_or_written_while_it_is_served_changes_nothing_until_it_is_loaded
-52  tests/system/test_content.py::test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why
-53  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
+40  tests/system/test_content.py::test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why
+41  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
 """
 
 import ast

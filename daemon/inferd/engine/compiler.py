@@ -67,7 +67,7 @@ class Compiler:
             blob = compiled.export_model().getvalue()
             self._cache.store(key, blob)
             if not self._maps:
-                # Its weights may be in the file still (OpenVINO fact 51).
+                # Its weights may be in the file still (OpenVINO fact 39).
                 compiled = self._core.import_model(blob, target, dict(properties))
             return compiled, False
 

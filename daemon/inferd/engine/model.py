@@ -110,7 +110,7 @@ class Engine:
     ) -> None:
         """With ``preflight``, a child process tries what is to be loaded first. ``maps`` has compiled models use
         weights right from their files, which takes no memory: for a process that serves no client, as writing to such a
-        file changes what is computed, and cutting it ends the process (OpenVINO fact 51)."""
+        file changes what is computed, and cutting it ends the process (OpenVINO fact 39)."""
         keep_small_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads

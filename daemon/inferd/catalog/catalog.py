@@ -18,7 +18,7 @@ from inferd.catalog.lives import CatalogLimits, Lives, announce
 from inferd.catalog.outputs import misfit, objection
 from inferd.catalog.retries import Retries, said
 from inferd.catalog.rules import cpu_parts, source_of
-from inferd.catalog.served import Beside, IndexEntry, Live, Served
+from inferd.catalog.served import Beside, IndexEntry, Live, Served, labels_of
 from inferd.config.model import ModelConfig, Rollout
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
@@ -490,7 +490,7 @@ class Catalog:
         if rollout.check == "outputs" and (why := await objection(incumbent, candidate, rollout.tolerance)):
             raise LoadFailed(served.name, served.version, f"it is not fit to take over: {why}")
         if rollout.canary_share and (incumbent.signature.in_sequences or candidate.signature.in_sequences):
-            log.warning("no canary: live sequences can't be shared; it takes over at once", **_labels(served))
+            log.warning("no canary: live sequences can't be shared; it takes over at once", **labels_of(served))
         if self._shares(before, candidate) and (why := misfit(incumbent.signature, candidate.signature)):
             raise LoadFailed(
                 served.name,
@@ -526,7 +526,7 @@ class Catalog:
             served.live, served.on_trial = candidate, True
             served.move(ModelState.READY, f"canary: {said} from version {before.version}")
             self._reroute()
-        log.info("canary begins", **_labels(served), beside=before.version, share=rules.share)
+        log.info("canary begins", **labels_of(served), beside=before.version, share=rules.share)
         await self._publish()
         if begun is not None:
             begun.set()
@@ -534,12 +534,12 @@ class Catalog:
         try:
             verdict, why = await Canary(rules, trial.beside, trial.stop, lambda: (served.ailing, before.ailing)).run()
         except Exception:
-            log.exception("canary could not be judged", **_labels(served))
+            log.exception("canary could not be judged", **labels_of(served))
         finally:
             del self._trials[served.name]
             before.beside, served.on_trial = None, False
         if verdict is Verdict.PROMOTED:
-            log.info("canary promoted", **_labels(served), why=why)
+            log.info("canary promoted", **labels_of(served), why=why)
             return None
         error = NotAdopted(served.name, verdict.value, why)
         if served.origin is not None and verdict is not Verdict.STOPPED:
@@ -554,7 +554,7 @@ class Catalog:
         tell = log.info if stopped else log.warning
         tell(
             "canary rolled back",
-            **_labels(served),
+            **labels_of(served),
             beside=before.version,
             reason=error.decision,
             why=error.why,
@@ -579,7 +579,7 @@ class Catalog:
         if old is not None and old.state is ModelState.READY:
             old.reason = f"what is on disk now is not served: {said(error)}"
         log.error(
-            "model can't be served", **_labels(served), problem=str(error), **still_serving(self._routes, served.name)
+            "model can't be served", **labels_of(served), problem=str(error), **still_serving(self._routes, served.name)
         )
         await self._publish()
         return error
@@ -597,7 +597,3 @@ class Catalog:
             served.move(ModelState.UNAVAILABLE, reason)
             await self._publish()
             log.info("model unloaded", model=served.name, version=served.version, reason=reason)
-
-
-def _labels(served: Served) -> dict[str, object]:
-    return {"model": served.name, "version": served.version}

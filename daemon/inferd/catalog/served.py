@@ -119,3 +119,8 @@ class IndexEntry:
     state: ModelState
     reason: str
     wanted: bool = True
+
+
+def labels_of(served: Served) -> dict[str, object]:
+    """What says in a log line which version it is about."""
+    return {"model": served.name, "version": served.version}

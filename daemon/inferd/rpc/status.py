@@ -14,6 +14,7 @@ _REFUSALS = (
     errors.Refused,
     errors.QueueFull,
     errors.Displaced,
+    errors.Crowded,
     errors.Overloaded,
     errors.Shed,
     errors.QuotaExceeded,

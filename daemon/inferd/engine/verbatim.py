@@ -28,7 +28,7 @@ class Verbatim:
     def tell(self, message: str, told: str) -> None:
         """Log ``message``, of which others read ``told``, unless that is all of it."""
         whole = one_line(message.strip(), _MOST)
-        if whole == told:
+        if whole in ("", told):
             return
         with self._lock:
             now = self._clock()

@@ -87,7 +87,6 @@ class Dispatcher:
         self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
         labels: dict[str, object] = {"model": model, "version": version}
         self._mending = Mending(labels, self._pools, self._scheduler, shapes)
-        self._known_bad = self._mending.known_bad.kept
         self._sweeps = self._mending.sweeps
         self._held = Held(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
@@ -176,7 +175,7 @@ class Dispatcher:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
-        if self._known_bad and (known := self._mending.known_bad.find(request.inputs, now)) is not None:
+        if self._mending.alert and (known := self._mending.known(request, now)) is not None:
             self._fail(request, known.bare())
             return
         if self._inline and self._scheduler.vacant(request, now):

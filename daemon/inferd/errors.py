@@ -201,6 +201,17 @@ class QuotaExceeded(Refused):
         super().__init__(model, f"{whose} may have {quota} requests under way", retry_after)
 
 
+class FailsTooOften(QuotaExceeded):
+    """Requests of the client fail while they run, and have cost the others as much time as one client may."""
+
+    reason = "failing"
+
+    def __init__(self, model: str, client: str, retry_after: float) -> None:
+        self.client = client
+        who = f"requests of client '{one_line(client, 80)}'"
+        Refused.__init__(self, model, f"{who} fail while they run and hold up others", retry_after)
+
+
 class TooManySequences(Refused):
     """As many sequences are live as the model may have."""
 

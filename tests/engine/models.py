@@ -74,6 +74,13 @@ def stateful() -> ov.Model:
     return ov.Model([op.result(total)], [op.assign(total, "memory")], [x], "stateful")
 
 
+def growing() -> ov.Model:
+    """As :func:`stateful`, of any number of rows; the state begins as the first ``x``."""
+    x = parameter([-1, 2])
+    total = op.add(op.read_value(x, "memory", np.float32, [-1, 2]), x)
+    return ov.Model([op.result(total)], [op.assign(total, "memory")], [x], "growing")
+
+
 def accumulator() -> ov.Model:
     """``x`` [rows,1] and ``state`` [2,rows,1] -> ``next``, the state with x added, and ``y``, the first half of it."""
     x, state = parameter([-1, 1]), parameter([2, -1, 1], name="state")

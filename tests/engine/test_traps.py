@@ -59,6 +59,12 @@
     tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
 36  tests/engine/test_slot_shared.py::test_an_output_that_hands_an_input_on_is_not_computed_elsewhere
 37  tests/engine/test_slot_shared.py::test_memory_is_let_go_of_when_it_is_given_back
+38  tests/engine/test_traps.py::test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other
+39  tests/engine/test_traps.py::test_a_run_that_failed_leaves_the_shape_before_unusable_until_another_was_run
+    tests/engine/test_traps.py::test_where_there_is_no_other_shape_nothing_but_a_fresh_graph_helps
+    tests/engine/test_traps.py::test_after_a_cancelled_run_the_next_answers_in_its_shape
+    tests/engine/test_traps.py::test_what_was_imported_exports_what_can_not_be_imported
+40  no test: how soon a cancelled run is over is a matter of its nodes
 """
 
 import ast
@@ -80,6 +86,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot
 from tests.engine import models
 from tests.engine.models import op, parameter
+from tests.system.failing_models import KINDS, Inputs, long_or_short
 
 ROOT = Path(__file__).parents[2]
 
@@ -309,3 +316,62 @@ def test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other(threads
     request.start_async(impossible)
     with pytest.raises(RuntimeError, match="cannot be broadcasted"):
         request.wait()
+
+
+def settled(network: ov.Model, **properties: str) -> tuple[ov.CompiledModel, ov.InferRequest]:
+    made = compiled(network, NUM_STREAMS="1", INFERENCE_NUM_THREADS="2", **properties)
+    return made, made.create_infer_request()
+
+
+def fails(request: ov.InferRequest, inputs: Inputs) -> bool:
+    request.start_async(list(inputs.values()))
+    try:
+        request.wait()
+    except RuntimeError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("capacity", ["0", "5000"])
+def test_a_run_that_failed_leaves_the_shape_before_unusable_until_another_was_run(capacity: str) -> None:
+    kind = KINDS["short_signals"]()
+    model, request = settled(kind.network, CPU_RUNTIME_CACHE_CAPACITY=capacity)
+    one, other, *_ = kind.good
+    assert not fails(request, one)
+    assert fails(request, kind.bad[0])
+    assert [fails(request, one) for _ in range(3)] == [True] * 3
+    assert fails(model.create_infer_request(), one)
+    assert not fails(request, other)
+    assert not fails(request, one)
+
+
+def test_where_there_is_no_other_shape_nothing_but_a_fresh_graph_helps() -> None:
+    kind = KINDS["picked_fixed_rows"]()
+    model, request = settled(kind.network)
+    blob = model.export_model()
+    assert not fails(request, kind.good[0])
+    for bad in kind.bad:
+        assert fails(request, bad)
+        assert fails(request, kind.good[0])
+    fresh = ov.Core().import_model(blob, "CPU", {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": "2"})
+    assert not fails(fresh.create_infer_request(), kind.good[0])
+
+
+def test_after_a_cancelled_run_the_next_answers_in_its_shape() -> None:
+    # As a good answer: nothing tells that it is wrong.
+    _, request = settled(long_or_short(300))
+    small, large = {"x": np.ones((2, 256), np.float32)}, {"x": np.ones((4000, 256), np.float32)}
+    assert not fails(request, small)
+    request.start_async(list(large.values()))
+    request.cancel()
+    with pytest.raises(RuntimeError, match="cancel"):
+        request.wait()
+    assert not fails(request, small)
+    assert request.get_output_tensor(0).shape == ov.Shape([4000, 256])
+
+
+def test_what_was_imported_exports_what_can_not_be_imported() -> None:
+    core = ov.Core()
+    imported = core.import_model(core.compile_model(models.scaled(2), "CPU").export_model(), "CPU")
+    with pytest.raises(RuntimeError, match="Unable to read the model"):
+        core.import_model(imported.export_model(), "CPU")

@@ -28,6 +28,7 @@ def refusals(retry_after: float) -> list[errors.Refused]:
         errors.Overloaded("m", 0.3, 0.25, retry_after),
         errors.Shed("m", 0.3, 0.25, retry_after),
         errors.QuotaExceeded("m", "a", 4, retry_after),
+        errors.FailsTooOften("m", "a", retry_after),
         errors.TooManySequences("m", 3, retry_after),
     ]
 

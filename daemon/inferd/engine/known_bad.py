@@ -21,20 +21,23 @@ class KnownBad:
     """The latest of them, with the errors they came to. Times are nanoseconds of one clock."""
 
     def __init__(self) -> None:
-        self.kept: deque[tuple[int, Sequence[Tensor], InferdError]] = deque(maxlen=_KEPT)
+        self._kept: deque[tuple[int, Sequence[Tensor], InferdError]] = deque(maxlen=_KEPT)
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
 
     def keep(self, inputs: Sequence[Tensor], error: InferdError, now: int) -> None:
         """``inputs`` have failed with ``error``; a copy is kept, if they are small and not where clients can change
         them."""
         if sum(len(tensor.data) for tensor in inputs) > _LARGEST or any(type(t.data) is Placed for t in inputs):
             return
-        self.kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), error))
+        self._kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), error))
 
     def find(self, inputs: Sequence[Tensor], now: int) -> InferdError | None:
         """The error that equal inputs came to, None where they did not lately."""
-        while self.kept and self.kept[0][0] <= now:
-            self.kept.popleft()
-        for _, bad, error in self.kept:
+        while self._kept and self._kept[0][0] <= now:
+            self._kept.popleft()
+        for _, bad, error in self._kept:
             if all(_equal(a, b) for a, b in zip(bad, inputs, strict=True)):
                 return error
         return None

@@ -9,8 +9,9 @@ import structlog
 from inferd.engine.known_bad import KnownBad
 from inferd.engine.pool import Pool
 from inferd.engine.shape_check import ShapeCheck
-from inferd.errors import InferdError, InferenceFailed
+from inferd.errors import FailsTooOften, InferdError, InferenceFailed
 from inferd.requests import Request
+from inferd.scheduling.penalties import Penalties
 from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sweeps import Sweeps
 
@@ -32,8 +33,23 @@ class Mending:
         self._culprit: Request | None = None
         self.under_way: set[int] = set()
         """The pools that nothing is started on."""
-        self.known_bad = KnownBad()
+        self.alert = False
+        """Whether requests are to be held against what is :meth:`known`."""
+        self._known_bad = KnownBad()
+        self._penalties = Penalties()
+        self._since: dict[int, int] = {}
         self.sweeps = Sweeps()
+
+    def known(self, request: Request, now: int) -> InferdError | None:
+        """What to tell ``request`` without running it: its input has just failed, or its client's do too often."""
+        if request.shadow:
+            # Asked to find out whether it fails still.
+            return None
+        if wait := self._penalties.wait(request.client, now):
+            return FailsTooOften(str(self._labels["model"]), request.client, wait / 1e9)
+        known = self._known_bad.find(request.inputs, now)
+        self.alert = bool(self._known_bad or self._penalties)
+        return known
 
     def blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
         """What to tell ``request``, whose run failed for no other's fault. Where its shapes could have told, they are
@@ -42,23 +58,24 @@ class Mending:
             return failed
         now = time.monotonic_ns()
         self.sweeps.failed(now)
-        if self._shapes is not None and self._shapes.slow:
-            self._culprit = request
-        elif self._shapes is not None:
+        self._culprit = request
+        if self._shapes is not None and not self._shapes.slow:
             try:
                 self._shapes.learn(request.inputs)
                 self._shapes.check(failed.model, request.inputs)
             except InferdError as invalid:
                 return invalid.bare()
-        if request.step is None:
+        if request.step is None and not request.shadow:
             # What is carried through a sequence may be what it failed on.
-            self.known_bad.keep(request.inputs, failed, now)
+            self.alert = True
+            self._known_bad.keep(request.inputs, failed, now)
         return failed
 
     def pause(self, index: int, now: int) -> None:
         """Start nothing on the pool if it is unfit."""
         if self._pools[index].marred and index not in self.under_way:
             self.under_way.add(index)
+            self._since[index] = now
             self._scheduler.pause(index, now)
 
     def proceed(self, index: int) -> str | None:
@@ -68,13 +85,18 @@ class Mending:
             return f"a run that failed left the model unfit, and it can't be made anew: {pool.unhealed}"
         if pool.marred:
             if not pool.in_flight:
-                culprit, self._culprit = self._culprit, None
-                if culprit is not None and self._shapes is not None:
+                culprit = self._culprit
+                if culprit is not None and self._shapes is not None and self._shapes.slow:
                     pool.renew(partial(self._shapes.learn, culprit.inputs))
                 else:
                     pool.renew()
             return None
         self.under_way.discard(index)
+        culprit, self._culprit = self._culprit, None
+        if culprit is not None and not culprit.shadow:
+            now = time.monotonic_ns()
+            self._penalties.charge(culprit.client, now - self._since[index], now)
+            self.alert = True
         log.info("model made anew after a failed run", **self._labels, device=pool.device, times=pool.renewals)
         self._scheduler.resume(index)
         return ""

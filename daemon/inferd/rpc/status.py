@@ -16,6 +16,7 @@ _REFUSALS = (
     errors.Overloaded,
     errors.Shed,
     errors.QuotaExceeded,
+    errors.FailsTooOften,
     errors.TooManySequences,
 )
 

@@ -75,6 +75,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -361,13 +362,21 @@ def test_after_a_cancelled_run_the_next_answers_in_its_shape() -> None:
     # As a good answer: nothing tells that it is wrong.
     _, request = settled(long_or_short(300))
     small, large = {"x": np.ones((2, 256), np.float32)}, {"x": np.ones((4000, 256), np.float32)}
-    assert not fails(request, small)
-    request.start_async(list(large.values()))
-    request.cancel()
-    with pytest.raises(RuntimeError, match="cancel"):
-        request.wait()
-    assert not fails(request, small)
-    assert request.get_output_tensor(0).shape == ov.Shape([4000, 256])
+    seen = []
+    for _ in range(100):
+        assert not fails(request, small)
+        request.start_async(list(large.values()))
+        # It has to have begun.
+        request.wait_for(20)
+        request.cancel()
+        with suppress(RuntimeError):
+            request.wait()
+        assert not fails(request, small)
+        seen.append(list(request.get_output_tensor(0).shape))
+        if seen[-1] != [2, 256]:
+            break
+        assert not fails(request, {"x": np.ones((3, 256), np.float32)})
+    assert seen[-1] == [4000, 256]
 
 
 def test_what_was_imported_exports_what_can_not_be_imported() -> None:

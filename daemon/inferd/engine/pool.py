@@ -246,11 +246,7 @@ class Pool:
         if slot in self._making or slot in self._refusals:
             return slot not in self.wedged
         self._making[slot] = time.monotonic_ns()
-        if self._anew is not None:
-            # All get others, as the run was cancelled and will mar the model when it ends.
-            self._made.append((slot, self._seats[slot]))
-            self._signal()
-        elif self._spare:
+        if self._spare:
             self._offer(slot, self._spare.pop())
         else:
             # A daemon, so that one that never returns does not keep the process from ending.
@@ -304,8 +300,9 @@ class Pool:
         """
         if self._anew is None or not self.marred or self._renewing is not None or self._closed:
             return
-        old = [seat for seat in self._seats if seat not in self._left]
+        old = [*self._seats, *self._spare]
         self._seats.clear()
+        self._spare.clear()
         # A list, to be emptied: the thread itself keeps what it is given to its end.
         models, self._model, self._make_slot = [self._model], None, None
         work = (self._anew, models, old, meanwhile)
@@ -349,8 +346,7 @@ class Pool:
             # It frees what it makes.
             renewing.join(seconds)
         busy = [*(self._seats[slot] for slot in sorted(self._in_flight)), *self._left]
-        # One that is left behind may be in its place still.
-        seats = list(dict.fromkeys([*self._seats, *self._left, *self._spare, *made]))
+        seats = [*self._seats, *self._left, *self._spare, *made]
         self._in_flight.clear()
         for mine in (self._seats, self._left, self._spare):
             mine.clear()
@@ -467,13 +463,14 @@ class Pool:
         del self._making[slot]
         if slot not in self._in_flight:
             # It has ended after all, just now.
-            if isinstance(made, _Seat) and self._anew is None:
+            if isinstance(made, _Seat):
                 self._spare.append(made)
             return None
         if isinstance(made, str):
             self._refusals[slot] = f"a run hangs, and another infer request can't be made: {made}"
             return None
         self._over(slot)
+        # That run was cancelled: it mars the model whenever it ends.
         self.marred = self._anew is not None
         self._left.append(self._seats[slot])
         made.place, self._seats[slot] = slot, made

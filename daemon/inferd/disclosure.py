@@ -45,8 +45,8 @@ _BARE = re.compile(
 # The names of operations and tensors look like paths, too, such as "/encoder/layer.0/Add". Those of files begin in a
 # folder that a machine has, or end in an extension.
 _FOLDERS = (
-    "app bin boot build data dev etc home lib lib64 media mnt models nix opt proc repository root run sbin srv sys tmp usr "
-    "var workspace"
+    "app bin boot build data dev etc home lib lib64 media mnt models nix opt proc repository root run sbin srv "
+    "sys tmp usr var workspace"
 )
 _ROOTS = frozenset((*_FOLDERS.split(), *os.listdir("/")))
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}$")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from inferd.errors import InferdError
+from inferd.requests import Request
 from inferd.tensors import Placed, Tensor
 
 # As many are held against each request as long as there are any; what is large is not kept.
@@ -21,24 +22,28 @@ class KnownBad:
     """The latest of them, with the errors they came to. Times are nanoseconds of one clock."""
 
     def __init__(self) -> None:
-        self._kept: deque[tuple[int, Sequence[Tensor], InferdError]] = deque(maxlen=_KEPT)
+        # Until when, what was sent, on which device it failed and how.
+        self._kept: deque[tuple[int, Sequence[Tensor], str, InferdError]] = deque(maxlen=_KEPT)
 
     def __bool__(self) -> bool:
         return bool(self._kept)
 
-    def keep(self, inputs: Sequence[Tensor], error: InferdError, now: int) -> None:
-        """``inputs`` have failed with ``error``; a copy is kept, if they are small and not where clients can change
-        them."""
+    def keep(self, request: Request, error: InferdError, now: int) -> None:
+        """``request`` has failed with ``error``; a copy of its inputs is kept, if they are small and not where clients
+        can change them."""
+        inputs = request.inputs
         if sum(len(tensor.data) for tensor in inputs) > _LARGEST or any(type(t.data) is Placed for t in inputs):
             return
-        self._kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), error))
+        self._kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), request.device, error))
 
-    def find(self, inputs: Sequence[Tensor], now: int) -> InferdError | None:
-        """The error that equal inputs came to, None where they did not lately."""
+    def find(self, request: Request, now: int) -> InferdError | None:
+        """The error that equal inputs came to, None where they did not lately. ``request`` has their device then, as
+        if it had run there."""
         while self._kept and self._kept[0][0] <= now:
             self._kept.popleft()
-        for _, bad, error in self._kept:
-            if all(_equal(a, b) for a, b in zip(bad, inputs, strict=True)):
+        for _, bad, device, error in self._kept:
+            if all(_equal(a, b) for a, b in zip(bad, request.inputs, strict=True)):
+                request.device = device
                 return error
         return None
 

@@ -47,7 +47,7 @@ class Mending:
             return None
         if wait := self._penalties.wait(request.client, now):
             return FailsTooOften(str(self._labels["model"]), request.client, wait / 1e9)
-        known = self._known_bad.find(request.inputs, now)
+        known = self._known_bad.find(request, now)
         self.alert = bool(self._known_bad or self._penalties)
         return known
 
@@ -68,7 +68,7 @@ class Mending:
         if request.step is None and not request.shadow:
             # What is carried through a sequence may be what it failed on.
             self.alert = True
-            self._known_bad.keep(request.inputs, failed, now)
+            self._known_bad.keep(request, failed, now)
         return failed
 
     def pause(self, index: int, now: int) -> None:

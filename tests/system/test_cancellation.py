@@ -91,8 +91,10 @@ def test_a_storm_of_clients_that_give_up_harms_nobody_else(daemon: Daemon, figur
     # `wanted` compares its answers itself; here it is seen that the others ended as they should, and that they did.
     given_up = {"cancelled": StatusCode.CANCELLED, "hung_up": StatusCode.CANCELLED}
     given_up |= {"expired": StatusCode.DEADLINE_EXCEEDED, "timed_out": StatusCode.DEADLINE_EXCEEDED}
+    # More is asked for than can be computed: what has a little more time than others may be refused for that.
+    may_be_refused = {"expired", "timed_out"}
     for how, code in given_up.items():
-        assert set(ended[how]) <= {code, OK}, how
+        assert set(ended[how]) <= {code, OK, *([StatusCode.RESOURCE_EXHAUSTED] if how in may_be_refused else [])}, how
         assert ended[how][code] > 100, how
     codes = sum(ended.values(), Counter[StatusCode]())
     figure(f"cancellation: {', '.join(f'{n} {code.name}' for code, n in codes.most_common())}; all slots usable after")
@@ -111,7 +113,7 @@ def test_each_request_that_reached_the_server_is_counted_once_and_logged_once(da
     named = [line for line in requests if line["id"]]
     assert len({line["id"] for line in named}) == len(named) <= REQUESTS
     outcomes = Counter(line["outcome"] for line in named)
-    assert set(outcomes) == {"ok", "cancelled", "deadline"}
+    assert set(outcomes) - {"overloaded"} == {"ok", "cancelled", "deadline"}
     assert min(outcomes.values()) > 100, outcomes
     wanted = [line["outcome"] for line in named if line["id"].startswith("wanted-")]
     assert wanted == ["ok"] * len(wanted)

@@ -55,9 +55,7 @@ def _report(entry: ModelEntry, try_out: TryOut | None) -> tuple[list[str], list[
         else:
             lines += _tensors(f"version {version.version} input", signature.inputs)
             lines += _tensors(f"version {version.version} output", signature.outputs)
-            lines += [
-                f"        version {version.version} numbers: {one_line(remark, 1000)}" for remark in signature.remarks
-            ]
+            lines += [f"version {version.version} numbers: {one_line(remark, 1000)}" for remark in signature.remarks]
     return lines, errors
 
 

@@ -163,7 +163,8 @@ class Engine:
             loaded = self.load(source)
             loaded.close()
             return loaded.signature
-        self._try_first(self._preflight, source, self._targets(source))
+        targets, source = self._targets(source), source.settled()
+        self._try_first(self._preflight, source, targets)
         return self._prepare(source)[1]
 
     def load(self, source: ModelSource) -> LoadedModel:

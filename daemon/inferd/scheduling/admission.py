@@ -69,14 +69,14 @@ class Admission:
             return None
         service_time = self._forecast.turnaround()
         forecast = now - entry.since + wait + service_time
-        if self.budget.admits(forecast, service_time, entry.held_to):
-            return None
-        if entry.held_to < entry.limit:
+        if not self.budget.admits(forecast, service_time, entry.limit):
+            if deadline is not None and self._by_deadline(entry):
+                return self._too_late(deadline, wait + service_time, now)
+            return Overloaded(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+        if not self.budget.admits(forecast, service_time, entry.held_to):
             held_to = self.budget.share * entry.held_to
             return Crowded(self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9)
-        if deadline is not None and self._by_deadline(entry):
-            return self._too_late(deadline, wait + service_time, now)
-        return Overloaded(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+        return None
 
     def objection(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
         """Why one that was taken and has waited is not to be started on ``pool``, None to start it."""

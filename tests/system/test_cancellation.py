@@ -114,8 +114,12 @@ def test_each_request_that_reached_the_server_is_counted_once_and_logged_once(da
     assert len({line["id"] for line in named}) == len(named) <= REQUESTS
     outcomes = Counter(line["outcome"] for line in named)
     assert set(outcomes) - {"overloaded"} == {"ok", "cancelled", "deadline"}
-    assert min(outcomes.values()) > 100, outcomes
+    assert min(outcomes[outcome] for outcome in ("ok", "cancelled", "deadline")) > 100, outcomes
     wanted = [line["outcome"] for line in named if line["id"].startswith("wanted-")]
     assert wanted == ["ok"] * len(wanted)
     # No deadline is mistaken for a cancellation where the server itself keeps it.
-    assert {line["outcome"] for line in named if line["id"].startswith("timed_out-")} <= {"ok", "deadline"}
+    assert {line["outcome"] for line in named if line["id"].startswith("timed_out-")} <= {
+        "ok",
+        "deadline",
+        "overloaded",
+    }

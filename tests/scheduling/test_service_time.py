@@ -43,3 +43,21 @@ def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() 
     for _ in range(1000):
         times.learn(2, 200)
     assert times.slowest == pytest.approx(200, rel=0.01)
+
+
+def test_a_run_that_goes_on_says_how_long_runs_take_and_nothing_of_the_quickest() -> None:
+    times = known((1, 100))
+    times.learn_at_least(1, 50)
+    assert times.expected(1) == 100
+    for _ in range(100):
+        times.learn_at_least(1, 500)
+    assert times.expected(1) == pytest.approx(500, rel=0.01)
+    assert times.quickest(1) == 100
+
+
+def test_what_is_first_known_of_a_run_that_goes_on_rules_nothing_out() -> None:
+    times = known()
+    times.learn_at_least(2, 500)
+    assert (times.expected(2), times.quickest(2)) == (500, 0)
+    times.learn(2, 300)
+    assert times.quickest(2) == 300

@@ -440,8 +440,7 @@ class Scheduler:
             self._admission.abandoned(entry, now)
         if (run := entry.run) is not None and run.deserted:
             pool = self._pools[run.pool]
-            if (took := now - pool.running[run.slot]) > pool.times.expected(run.rows):
-                pool.times.learn(run.rows, took)
+            pool.times.learn_at_least(run.rows, now - pool.running[run.slot])
 
     # -- sequences --------------------------------------------------------------------
 

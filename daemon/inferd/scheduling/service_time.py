@@ -31,9 +31,17 @@ class ServiceTimes:
             self.seed(rows, duration)
             return
         self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
-        quickest = self._quickest[rows]
+        quickest = self._quickest[rows] or duration
         self._quickest[rows] = min(duration, quickest + _FORGETTING * (duration - quickest))
         self._slowest = max(duration, self._slowest + _FORGETTING * (duration - self._slowest))
+
+    def learn_at_least(self, rows: int, duration: float) -> None:
+        """A run of ``rows`` goes on after ``duration``: nothing is known of how quick others are."""
+        if rows not in self._mean and duration > 0:
+            insort(self._sizes, rows)
+            self._mean[rows], self._quickest[rows] = float(duration), 0.0
+        elif duration > self._mean.get(rows, 0.0):
+            self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
 
     @property
     def sizes(self) -> list[int]:

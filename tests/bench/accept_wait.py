@@ -26,16 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import uvloop
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.engine.runtime import ov
 from inferd.rpc.loopback import Connection, Loopback, call_headers
 from inferd.scheduling.accept_wait import AcceptWait
 from tests import models
 from tests.bench.arrival_times import STAMPED
 from tests.bench.closed_loop import capacity
+from tests.bench.deadlines import work
 from tests.bench.open_loop import METHOD, poisson, quantile
 from tests.bench.overload import request_for
 from tests.system.daemon import Daemon
@@ -49,8 +48,6 @@ SETTLE = 1.0
 """Seconds of each run that are left out at its start."""
 WORK = "work"
 SECONDS = "inferd_accept_wait_seconds"
-
-_op = ov.opset13
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +92,6 @@ def _options() -> argparse.Namespace:
 
 
 # -- what is known ----------------------------------------------------------------
-
-
-def work(width: int = 640, depth: int = 40) -> "ov.Model":
-    """``x`` -> ``y``, FP32 [8, ``width``], by ``depth`` products with one matrix."""
-    x = _op.parameter([8, width], ov.Type.f32)
-    x.output(0).set_names({"x"})
-    value, matrix = x, _op.constant((np.eye(width) * 0.99).astype(np.float32))
-    for _ in range(depth):
-        value = _op.matmul(value, matrix, False, False)
-    value.output(0).set_names({"y"})
-    return ov.Model([_op.result(value)], [x], WORK)
 
 
 def _levels(seconds: float) -> list[Level]:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from inferd.engine.emptiness import called, places, walk
 from inferd.engine.runtime import ov
+from inferd.engine.shape_check import skeleton
 from inferd.engine.slot import sentence
 from inferd.engine.unwritten import Written, at_least_one
-from inferd.tensors import Shape, Signature, elements
+from inferd.tensors import Shape, Signature
 
-# Constants of more elements are weights: no shape depends on what they are.
-_WEIGHTS = 64
 # For each input which of its dimensions are 0: as many patterns as a model has answers for. Clients make them up.
 _KEPT = 1024
 
@@ -24,7 +23,7 @@ class EmptyInputs:
 
     def __init__(self, model: "ov.Model", written: Written) -> None:
         """``model`` was repaired, which made ``written`` right."""
-        self._model = _without_weights(model.clone())
+        self._model, self._ports = skeleton(model)
         self._before = [port.partial_shape for port in model.inputs]
         self._written = written
         self._known: dict[_Pattern, str] = {}
@@ -43,8 +42,7 @@ class EmptyInputs:
     def _look(self, pattern: _Pattern) -> str:
         shapes = map(_shape, self._before, pattern)
         try:
-            # What stands in for weights comes after the inputs.
-            self._model.reshape(dict(zip(self._model.inputs, shapes, strict=False)))
+            self._model.reshape(dict(zip(self._ports, shapes, strict=True)))
         except RuntimeError as error:
             return f"the model does not take empty inputs like that: {sentence(error)}"
         for path, node in walk(self._model):
@@ -65,18 +63,3 @@ def _shape(declared: "ov.PartialShape", zeros: Sequence[bool]) -> "ov.PartialSha
     dims = list(declared) if declared.rank.is_static else [ov.Dimension(-1)] * len(zeros)
     filled = [dim if dim.is_static else at_least_one(dim) for dim in dims]
     return ov.PartialShape([ov.Dimension(0) if zero else dim for dim, zero in zip(filled, zeros, strict=True)])
-
-
-def _without_weights(model: "ov.Model") -> "ov.Model":
-    """``model`` with inputs in the place of its weights; changed in place."""
-    inputs = []
-    for node in model.get_ops():
-        if node.get_type_name() == "Constant" and node.output(0).partial_shape.is_static:
-            shape = node.output(0).shape
-            if elements(shape) > _WEIGHTS:
-                parameter = ov.opset15.parameter(shape, node.output(0).element_type)
-                for target in node.output(0).get_target_inputs():
-                    target.replace_source_output(parameter.output(0))
-                inputs.append(parameter)
-    model.add_parameters(inputs)
-    return model

@@ -219,7 +219,7 @@ def good(number: int) -> Ask:
 def malformed(number: int) -> Ask:
     match number % 5:
         case 0:
-            return Ask.of(echo([]))
+            return Ask.of(request("echo", {}))
         case 1:
             return Ask.of(request("echo", {"x": np.zeros(2, np.int32)}))
         case 2:

@@ -115,7 +115,7 @@ def test_both_exposition_formats_parse_and_agree(daemon: Daemon) -> None:
 
 def test_a_request_is_counted_and_timed_under_its_model_and_outcome(daemon: Daemon) -> None:
     before = counts(daemon)
-    assert infer(daemon, echo([1]), echo([]), request("no such model", {}), request("broken", {})) == [
+    assert infer(daemon, echo([1]), request("echo", {}), request("no such model", {}), request("broken", {})) == [
         OK,
         StatusCode.INVALID_ARGUMENT,
         StatusCode.NOT_FOUND,
@@ -168,7 +168,7 @@ HOSTILE = 'x"}\n{"event": "ready", "level": "info"}\r\n\x1b[31m\u2028'
 
 
 def test_no_client_can_write_a_line_of_its_own_into_the_log(daemon: Daemon) -> None:
-    infer(daemon, echo([], HOSTILE), request(HOSTILE, {}), echo([1], parameters={HOSTILE: 1}), echo([1], HOSTILE))
+    infer(daemon, request("echo", {}, HOSTILE), request(HOSTILE, {}), echo([1], parameters={HOSTILE: 1}), echo([1], HOSTILE))
     assert daemon.stop() == 0
     lines = [json.loads(line) for line in daemon.lines]
     assert [line["event"] for line in lines].count("ready") == 1

@@ -120,7 +120,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def daemon(repository: Path, cache_dir: Path) -> Iterator[Daemon]:
     # One that is malformed and one for no model of ours among them.
-    asked = (echo([1, 2]), steps(5), echo([]), request("no such model", {}))
+    asked = (echo([1, 2]), steps(5), request("echo", {}), request("no such model", {}))
     with Daemon(repository, "--cache-dir", str(cache_dir)) as daemon, load(daemon, *asked):
         yield daemon
     assert daemon.stop() == 0, daemon.log()

@@ -50,7 +50,9 @@ async def good(infer: Any, _: Any) -> None:
 
 async def bad(infer: Any, _: Any) -> None:
     failing = request("picky", {"x": np.zeros(4, np.float32), "shape": np.array([3, 3], np.int64)})
-    await codes([infer(one) for one in (request("echo", {}), request("no such model", {}), request("broken", {}), failing)])
+    await codes(
+        [infer(one) for one in (request("echo", {}), request("no such model", {}), request("broken", {}), failing)]
+    )
 
 
 async def late_or_given_up(infer: Any, _: Any) -> None:

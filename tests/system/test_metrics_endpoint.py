@@ -168,7 +168,13 @@ HOSTILE = 'x"}\n{"event": "ready", "level": "info"}\r\n\x1b[31m\u2028'
 
 
 def test_no_client_can_write_a_line_of_its_own_into_the_log(daemon: Daemon) -> None:
-    infer(daemon, request("echo", {}, HOSTILE), request(HOSTILE, {}), echo([1], parameters={HOSTILE: 1}), echo([1], HOSTILE))
+    infer(
+        daemon,
+        request("echo", {}, HOSTILE),
+        request(HOSTILE, {}),
+        echo([1], parameters={HOSTILE: 1}),
+        echo([1], HOSTILE),
+    )
     assert daemon.stop() == 0
     lines = [json.loads(line) for line in daemon.lines]
     assert [line["event"] for line in lines].count("ready") == 1

@@ -118,7 +118,7 @@ def test_a_call_is_a_span_below_the_clients_and_its_stages_fill_it(daemon: Daemo
 
 def test_each_request_of_a_stream_is_a_span_of_its_own(daemon: Daemon, collector: Collector) -> None:
     client = Client()
-    assert client.stream(daemon, echo([1], "a"), echo([], "b"), echo([3], "c")) == 3
+    assert client.stream(daemon, echo([1], "a"), request("echo", {}, "b"), echo([3], "c")) == 3
     wholes = [whole for whole, _ in client.spans(collector, 3)]
     assert {whole.attributes["inferd.request_id"]: whole.attributes["inferd.outcome"] for whole in wholes} == {
         "a": "ok",
@@ -190,7 +190,7 @@ def test_requests_without_a_context_are_traced_by_the_ratio(
 @pytest.mark.parametrize("sampled", [True, False])
 def test_a_requests_log_line_leads_to_its_trace(daemon: Daemon, collector: Collector, sampled: bool) -> None:
     client = Client(sampled)
-    assert client.infer(daemon, echo([1], "good"), echo([], "bad")) == [OK, StatusCode.INVALID_ARGUMENT]
+    assert client.infer(daemon, echo([1], "good"), request("echo", {}, "bad")) == [OK, StatusCode.INVALID_ARGUMENT]
     # A line may be read a little after the answer.
     last = Client()
     last.infer(daemon, echo([1]))

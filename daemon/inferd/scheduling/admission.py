@@ -91,9 +91,6 @@ class Admission:
         if self.budget.tolerates(forecast, service_time, entry.limit):
             return None
         if self._by_deadline(entry):
-            if self._forecast.alone:
-                # No other request has a use for the slot, and this one may be quicker than most.
-                return None
             return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
         return Shed(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
 

@@ -23,11 +23,6 @@ class Forecast:
         rate = self.rate()
         return ahead / rate + soonest if rate else 0.0
 
-    @property
-    def alone(self) -> bool:
-        """Whether no more than one request is in line."""
-        return self._line.length <= 1
-
     def rate(self) -> float:
         """Rows a nanosecond that the pools get done while all are busy."""
         rate = 0.0

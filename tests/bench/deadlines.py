@@ -224,7 +224,7 @@ def _measure(scenario: Scenario, which: str, address: str, most: float, seed: in
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             running.append((clients, rate, process, file))
         in_time, parts = [], []
-        for clients, rate, process, file in running:
+        for clients, _, process, file in running:
             process.wait()
             # `inferd bench` exits with 1 where answers were not all in time: what it wrote says how many.
             (step,) = json.loads(file.read_text())["steps"]

@@ -316,6 +316,15 @@ def test_a_deadline_nearer_than_the_quickest_run_is_refused_until_that_is_doubte
     one.submit(work(deadline=at + 60 * MS), at + 11 * MS)
 
 
+def test_what_was_measured_too_slow_is_doubted_also_for_requests_that_took_long_to_come() -> None:
+    one = scheduler((1, 100 * MS))
+    at = 5 * SECOND
+    request = work(deadline=at + 80 * MS, received=at - 20 * MS)
+    one.submit(request, at)
+    (run,) = one.poll(at).starts
+    assert answered(one.finished(run.pool, run.slot, at + 5 * MS)) == [request]
+
+
 def test_while_something_runs_nothing_is_doubted() -> None:
     one = scheduler((2, 100 * MS))
     submit(one, 1, SECOND)

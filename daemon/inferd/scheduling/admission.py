@@ -81,7 +81,9 @@ class Admission:
     def objection(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
         """Why one that was taken and has waited is not to be started on ``pool``, None to start it."""
         deadline, rows = entry.request.deadline, entry.request.batch
-        if deadline is not None and now + pool.quickest(rows, now) > deadline:
+        if pool.doubted(rows, now):
+            return None
+        if deadline is not None and now + pool.times.quickest(rows) > deadline:
             return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
         # Sequences were taken as a whole: a gap would hurt them more than a late answer.
         if not entry.limit or entry.sequence is not None:

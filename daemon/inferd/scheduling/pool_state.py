@@ -63,10 +63,11 @@ class PoolState:
 
     def quickest(self, rows: int, now: int) -> float:
         """What a run of ``rows`` takes when all goes well, in ns; 0 where that is not known, or not any more."""
-        quickest = self.times.quickest(rows)
-        if self.running or now - self.begun <= max(_DOUBT_NS, _DOUBT_RUNS * quickest):
-            return quickest
-        return 0.0
+        return 0.0 if self.doubted(rows, now) else self.times.quickest(rows)
+
+    def doubted(self, rows: int, now: int) -> bool:
+        """Whether what is known of runs of ``rows`` is so old that one is to be tried, whatever it says."""
+        return not self.running and now - self.begun > max(_DOUBT_NS, _DOUBT_RUNS * self.times.quickest(rows))
 
     def completions_within(self, horizon: float, now: int) -> int:
         """How many more runs of one row the busy slots are expected to finish within ``horizon`` ns.

@@ -402,7 +402,7 @@ async def running(room: WaitingRoom, client: Client, times: int = 3) -> None:
         await client.gone([long], stream, StatusCode.CANCELLED)
         await room.shows(RUNS, 0)
 
-        await client.stream([room.ask(LONG, timeout=500_000)])
+        await client.stream([room.ask(LONG, timeout=2_000_000)])
         await room.shows(RUNS, 0)
 
 

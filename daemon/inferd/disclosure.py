@@ -55,7 +55,7 @@ _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}$")
 def without_host_paths(text: str, near: PurePath | None = None) -> str:
     """``text`` with each file of this machine by its own name, and without places in source code.
 
-    Files in the folders that ``near`` lies in, whatever these are called, are told relative to the innermost of them.
+    Files in the folders that ``near`` lies in, of any name, are told relative to the innermost of them.
     """
     if near is not None:
         for folder in near.parents:

@@ -79,7 +79,7 @@ def _check(settings: daemon.Settings, *, quick: bool) -> int:
     wrong = list(problems(settings))
     for problem in wrong:
         print(f"inferd: {problem}", file=sys.stderr)
-    # Whoever checks may not be the user that serves: nothing is left in the cache that the daemon could not replace.
+    # The user that checks may not be the one that serves: the cache keeps nothing that the daemon could not replace.
     engine = engine_of(settings.model_copy(update={"cache_max_bytes": 0}))
     look = engine.inspect if quick else engine.try_out
     status = check(settings, sys.stdout, lambda entry, version: look(source_of(entry, version)))

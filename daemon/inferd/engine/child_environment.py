@@ -1,6 +1,6 @@
 """The environment variables that child processes get, which read files that are not trusted: no secret among them.
 
-What a child needs is named here, rather than what it must not see: nobody can list where operators keep their secrets.
+What a child needs is named here, rather than what it must not see: no list can name where operators keep their secrets.
 """
 
 import re

@@ -19,6 +19,8 @@ _LONGEST_NS = 10_000_000_000
 # A deadline of less than so many runs is too short for the wait to be what made its answer late.
 _RUNS = 2
 
+_TOO_LITTLE_LEFT = "waiting in the queue, with too little time left to run"
+
 
 class Admission:
     """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their line."""
@@ -72,7 +74,7 @@ class Admission:
         if not self.budget.admits(forecast, service_time, entry.limit):
             if deadline is not None and self._by_deadline(entry):
                 return self._too_late(deadline, wait + service_time, now)
-            return Overloaded(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+            return Overloaded(self._model, forecast / 1e9, entry.limit / 1e9, self.until_room(forecast))
         if not self.budget.admits(forecast, service_time, entry.held_to):
             held_to = self.budget.share * entry.held_to
             return Crowded(self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9)
@@ -84,7 +86,7 @@ class Admission:
         if pool.doubted(rows, now):
             return None
         if deadline is not None and now + pool.times.quickest(rows) > deadline:
-            return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
+            return DeadlinePassed(self._model, _TOO_LITTLE_LEFT, "queue")
         # Sequences were taken as a whole: a gap would hurt them more than a late answer.
         if not entry.limit or entry.sequence is not None:
             return None
@@ -93,8 +95,8 @@ class Admission:
         if self.budget.tolerates(forecast, service_time, entry.limit):
             return None
         if self._by_deadline(entry):
-            return DeadlinePassed(self._model, "waiting in the queue, with too little time left to run", "queue")
-        return Shed(self._model, forecast / 1e9, self._allowed(entry), self.until_room(forecast))
+            return DeadlinePassed(self._model, _TOO_LITTLE_LEFT, "queue")
+        return Shed(self._model, forecast / 1e9, entry.limit / 1e9, self.until_room(forecast))
 
     def answered(self, limit: int, latency: int, rows: int) -> None:
         """A client's request that had ``limit`` ns was answered ``latency`` ns after it came."""
@@ -129,9 +131,6 @@ class Admission:
     def _by_deadline(self, entry: Entry) -> bool:
         """Whether it is the deadline, and not the objective, that leaves so little time."""
         return self._objective is None or entry.limit < self._objective.latency
-
-    def _allowed(self, entry: Entry) -> float:
-        return entry.limit / 1e9
 
     def _too_late(self, deadline: int, takes: float, now: int) -> DeadlinePassed:
         left = (deadline - now) / 1e6

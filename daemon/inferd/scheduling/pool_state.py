@@ -66,7 +66,7 @@ class PoolState:
         return 0.0 if self.doubted(rows, now) else self.times.quickest(rows)
 
     def doubted(self, rows: int, now: int) -> bool:
-        """Whether what is known of runs of ``rows`` is so old that one is to be tried, whatever it says."""
+        """Whether what is known of runs of ``rows`` is so old that one is to be tried all the same."""
         return not self.running and now - self.begun > max(_DOUBT_NS, _DOUBT_RUNS * self.times.quickest(rows))
 
     def completions_within(self, horizon: float, now: int) -> int:

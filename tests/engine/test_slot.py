@@ -106,7 +106,7 @@ def long_run(request: pytest.FixtureRequest) -> Iterator[tuple[Slot, Calls]]:
     """A slot with a run in flight that would take a while."""
     calls = Calls()
     fake = request.param == "fake"
-    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(), calls, request.param) as slot:
+    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(1000), calls, request.param) as slot:
         slot.write([[WIDE]])
         slot.start()
         yield slot, calls

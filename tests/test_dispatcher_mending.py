@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from inferd.dispatcher import Dispatcher
+from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.pool import Pool
 from inferd.engine.slot import SlotFactory
-from inferd.engine.station import Station
 from inferd.errors import Cancelled, DeadlinePassed, FailsTooOften, InferenceFailed, InvalidRequest, ModelUnavailable
 from inferd.requests import Observation
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Rules
+from inferd.scheduling.rules import SchedulerRules
 from tests.dispatchers import ROOM, RealBench, load
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -29,7 +29,7 @@ class Fragile:
     """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the model at present. It is made
     anew while ``may_renew`` is set, and can't be where there is a ``problem``."""
 
-    def __init__(self, size: int, *, renewal: int = 0, rules: Rules | None = None) -> None:
+    def __init__(self, size: int, *, renewal: int = 0, rules: SchedulerRules | None = None) -> None:
         self.models = 0
         self.slots: list[FakeSlot] = []
         self.seen: list[Observation] = []
@@ -38,8 +38,8 @@ class Fragile:
         self.problem = ""
         self.pool = Pool("CPU", size, self._on_another(), "model", anew=self._anew, renewal=renewal)
         # Four rows take as long as one.
-        station, loop = Station(self.pool, [(1, 1e6), (4, 1e6)]), asyncio.get_running_loop()
-        self.dispatcher = Dispatcher("m", 1, rules or Rules(ROOM), [station], self.seen.append, loop)
+        dispatch_pool, loop = DispatchPool(self.pool, [(1, 1e6), (4, 1e6)]), asyncio.get_running_loop()
+        self.dispatcher = Dispatcher("m", 1, rules or SchedulerRules(ROOM), [dispatch_pool], self.seen.append, loop)
 
     def _on_another(self) -> SlotFactory:
         self.models += 1
@@ -96,7 +96,7 @@ async def test_what_waits_is_answered_on_another_model_after_one_failed() -> Non
 
 
 @on_loop
-async def test_requests_beside_the_one_that_failed_are_run_again_and_singly() -> None:
+async def test_requests_beside_the_one_that_failed_are_run_again_one_by_one() -> None:
     bench = Fragile(3)
     answers = bench.submit(3)
     bad, well, later = bench.slots
@@ -135,22 +135,22 @@ async def test_where_two_failed_at_once_each_is_tried_by_itself_and_only_the_bad
 
 @on_loop
 async def test_companions_in_one_run_are_each_tried_by_themselves() -> None:
-    bench = Fragile(1, rules=Rules(ROOM, BatchRule(4)))
-    first, *joined = [row(n) for n in range(4)]
-    for request, _ in (first, *joined):
+    bench = Fragile(1, rules=SchedulerRules(ROOM, BatchRule(4)))
+    first, *batch = [row(n) for n in range(4)]
+    for request, _ in (first, *batch):
         bench.dispatcher.submit(request)
     bench.running[0].complete()
     await first[1].ended()
     assert bench.running[0].written[0].shape == (3, 1)
     bench.running[0].fail("shapes do not fit")
-    for n, (_, answer) in enumerate(joined):
+    for n, (_, answer) in enumerate(batch):
         await until(lambda n=n: bench.models == 2 + (n > 0) and bool(bench.running))
         if n:
             bench.running[0].complete()
         else:
             bench.running[0].fail("shapes do not fit")
         await answer.ended()
-    assert [type(answer.error) for _, answer in joined] == [InferenceFailed, type(None), type(None)]
+    assert [type(answer.error) for _, answer in batch] == [InferenceFailed, type(None), type(None)]
     await bench.closed()
 
 
@@ -185,7 +185,7 @@ async def test_where_it_can_not_be_made_anew_that_is_told_and_nothing_waits_for_
     bench.slots[0].fail("shapes do not fit")
     assert isinstance((await bad.ended()).error, InferenceFailed)
     assert isinstance((await waiting.ended()).error, ModelUnavailable)
-    assert bench.dispatcher.conduct[0].lost.endswith("it can't be made anew: no memory left")
+    assert bench.dispatcher.device_stats[0].lost.endswith("it can't be made anew: no memory left")
     with pytest.raises(ModelUnavailable, match="no memory left"):
         bench.submit()
     await bench.closed()
@@ -305,8 +305,8 @@ async def test_shapes_that_failed_are_the_clients_own_mistake(tmp_path: Path) ->
         dispatcher = Dispatcher(
             "m",
             1,
-            Rules(ROOM),
-            [Station(entry.pool) for entry in bench.loaded.pools],
+            SchedulerRules(ROOM),
+            [DispatchPool(entry.pool) for entry in bench.loaded.pools],
             bench.seen.append,
             asyncio.get_running_loop(),
             shapes=bench.loaded.shapes,

@@ -5,7 +5,7 @@ import pytest
 from inferd.errors import InvalidRequest
 from inferd.requests import Request
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Rules
+from inferd.scheduling.rules import SchedulerRules
 from inferd.tensors import Placed, Tensor
 from tests.dispatchers import ROOM, Bench
 from tests.engine.models import tensor
@@ -114,12 +114,12 @@ async def test_memory_that_is_gone_is_told_to_whom_it_was_and_harms_nobody() -> 
     assert sorted(bench.outcomes()) == ["invalid", "ok", "ok"]
     assert not slot.lent
     # It says nothing about the device.
-    assert (bench.dispatcher.conduct[0].well, bench.dispatcher.conduct[0].failed) == (2, 0)
+    assert (bench.dispatcher.device_stats[0].succeeded, bench.dispatcher.device_stats[0].failed) == (2, 0)
 
 
 @on_loop
 async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_fails() -> None:
-    bench = Bench(1, rules=Rules(ROOM, BatchRule(max_rows=8)), service_times=[1e6], gains=[(8, 2e6)])
+    bench = Bench(1, rules=SchedulerRules(ROOM, BatchRule(max_rows=8)), service_times=[1e6], gains=[(8, 2e6)])
     (slot,) = bench.slots[0]
     bench.submit()
     rows = [row(shared(tensor([[n]]))[0] if n else tensor([[n]])) for n in range(4)]
@@ -135,7 +135,7 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
         assert not slot.lent or len(slot.written) == 1
         runs = slot.starts
         slot.complete()
-        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.under_way)  # type: ignore[misc]
+        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.in_flight)  # type: ignore[misc]
     answers = [(await answer.ended()) for _, answer in rows]
     assert [a.outputs[0].tolist() if a.error is None else str(a.error) for a in answers] == [
         [[0]],

@@ -48,7 +48,7 @@ from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
@@ -167,7 +167,7 @@ class App:
             self._repository,
             engine,
             CatalogLimits(
-                Limits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
+                QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
                 settings.load_parallelism,
                 settings.drain_timeout,
                 cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
@@ -399,7 +399,7 @@ class App:
             self._made_way = False
             return
         if self._made_way:
-            # Whoever asks for the end that is under way wants no other process.
+            # Whoever asks for the end in progress wants no other process.
             self._made_way, self._stopped_at = False, now
             log.info("signal", signal=number.name)
             return

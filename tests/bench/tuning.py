@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=[*LIGHT, MAGIKA], help="of light_* in onnx's wheel, and magika")
     parser.add_argument("--windows", type=int, default=8, help="windows a candidate gets in the sweep")
     parser.add_argument("--rounds", type=int, default=12, help="turns of the paired run")
-    parser.add_argument("--max-batch", type=int, default=4, help="rows that magika's requests may be joined to")
+    parser.add_argument("--max-batch", type=int, default=4, help="rows that a batch of magika's requests may have")
     parser.add_argument("--repository", type=Path, default=ROOT / "models", help="where magika is taken from")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of what is written")
     return parser.parse_args()

@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.errors import InferdError
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from tests.engine import models
 from tests.replies import Answer, ask
 
@@ -28,7 +28,7 @@ class House:
         self.catalog = Catalog(
             Repository(root),
             models.engine(),
-            CatalogLimits(Limits(1000, 1 << 30), 2, drain_seconds),
+            CatalogLimits(QueueLimits(1000, 1 << 30), 2, drain_seconds),
             self.seen.append,
             self._changed,
         )

@@ -121,7 +121,7 @@ def test_a_candidate_that_failed_is_shown_with_the_reason_as_it_was_given() -> N
     )
 
 
-def test_on_a_terminal_the_look_under_way_and_the_best_so_far_are_kept_up_to_date() -> None:
+def test_on_a_terminal_the_look_in_progress_and_the_best_so_far_are_kept_up_to_date() -> None:
     text = shown(searching(progress(None), progress(seen(100), estimate(BEST))), width=120, terminal=True)
     assert "m 1 on CPU: 24 candidates, 60 s" in text
     assert "1 stream, 2 threads, 1 request, batch 1, async (the LATENCY hint's answer)" in text

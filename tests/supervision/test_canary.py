@@ -12,7 +12,7 @@ from inferd.engine.warmup import made_up
 from inferd.errors import ModelUnavailable
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.supervision import canary
 from inferd.supervision.vitality import Ending
 from inferd.tensors import DType, Signature, Tensor
@@ -30,7 +30,7 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.seen: list[Observation] = []
-        limits = CatalogLimits(Limits(1000, 1 << 30), 1, 30)
+        limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 30)
         self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
 
     async def _changed(self) -> None:
@@ -113,7 +113,7 @@ async def test_a_model_that_can_not_run_on_made_up_input_fails(tmp_path: Path) -
 
 
 @on_loop
-async def test_a_full_line_says_nothing_of_the_model(tmp_path: Path) -> None:
+async def test_a_full_queue_says_nothing_of_the_model(tmp_path: Path) -> None:
     models.save(models.slow(), tmp_path, "m", settings=serial(1))
     async with House(tmp_path) as live:
         asked = [ask([1.0]) for _ in range(2)]
@@ -131,4 +131,4 @@ async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) 
     async with House(tmp_path) as live:
         assert await canary.send(live, 0) is Ending.UNANSWERED
         await live.dispatcher.drained()
-        assert live.dispatcher.under_way == 0
+        assert live.dispatcher.in_flight == 0

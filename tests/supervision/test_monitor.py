@@ -15,7 +15,7 @@ from inferd.errors import InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.supervision.health import HealthRules, Standing
 from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
@@ -56,7 +56,7 @@ class House:
         self.catalog = Catalog(
             Repository(root),
             self.engine,  # type: ignore[arg-type]  # at the engine seam
-            CatalogLimits(Limits(100, 1 << 20), 2, 0.01),
+            CatalogLimits(QueueLimits(100, 1 << 20), 2, 0.01),
             self.seen.append,
             self._changed,
         )
@@ -77,7 +77,7 @@ class House:
         await self.catalog.load_all()
         self.monitor.start()
         # It looks once at the start, and knows the model then, and whether its device is there.
-        await until(lambda: self.live.dispatcher.alarm is not None)
+        await until(lambda: self.live.dispatcher.on_health_change is not None)
         if self.monitor._asking is not None:
             await self.monitor._asking
         return self

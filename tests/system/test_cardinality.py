@@ -33,7 +33,7 @@ SCRAPES = 3
 """Looks at what is to stay as it is."""
 ROUNDS = 3
 
-TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_runs", "inferd_queue_length"
+TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_infer_requests_busy", "inferd_queue_length"
 
 Names = set[tuple[str, Labels]]
 

@@ -144,7 +144,7 @@ def test_more_streams_may_keep_the_requests_of_each() -> None:
     assert Candidate(4, 4, 8) in Space((1, 2, 4), (4,), (1, 2, 4, 8)).neighbours(Candidate(2, 4, 4))
 
 
-def test_rows_in_flight_may_be_joined_in_other_ways() -> None:
+def test_rows_in_flight_may_be_batched_in_other_ways() -> None:
     space = Space((1, 2, 4), (4,), (1, 2, 4, 8), (1, 2, 4))
     around = space.neighbours(Candidate(2, 4, 4, 2))
     assert Candidate(2, 4, 8, 1) in around

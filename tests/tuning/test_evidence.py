@@ -113,10 +113,10 @@ def test_windows_taken_side_by_side_outweigh_those_before() -> None:
 
 
 def test_answers_that_share_a_run_share_their_fate() -> None:
-    alone, joined = Candidate(1, 1, 1, 1), Candidate(1, 1, 1, 64)
-    evidence = evidence_of(FAST, {alone: [window(960, late=40)], joined: [window(960, late=40)]})
+    alone, together = Candidate(1, 1, 1, 1), Candidate(1, 1, 1, 64)
+    evidence = evidence_of(FAST, {alone: [window(960, late=40)], together: [window(960, late=40)]})
     assert evidence[alone].verdict is Verdict.MISSES
-    assert evidence[joined].verdict is Verdict.UNSURE
+    assert evidence[together].verdict is Verdict.UNSURE
 
 
 def test_a_bad_moment_speaks_less_against_a_candidate_than_as_many_late_answers_all_the_time() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from inferd.errors import InferenceFailed, QueueFull, TooManySequences
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Limits, Rules
+from inferd.scheduling.rules import QueueLimits, SchedulerRules
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning import load
@@ -26,9 +26,9 @@ from tests.engine.models import tensor
 from tests.event_loop import on_loop, until
 
 HOUR = 3600.0
-STATEFUL = Rules(ROOM, sequences=SequenceLimits(8, 10**12), pinned=True)
+STATEFUL = SchedulerRules(ROOM, sequences=SequenceLimits(8, 10**12), pinned=True)
 # More than ever arrive at random here, however slowly this machine answers them.
-SPACIOUS = Rules(ROOM, sequences=SequenceLimits(64, 10**12), pinned=True)
+SPACIOUS = SchedulerRules(ROOM, sequences=SequenceLimits(64, 10**12), pinned=True)
 
 
 def signature(*shape: Dim, max_batch: int = 0, stateful: bool = False) -> Signature:
@@ -36,13 +36,13 @@ def signature(*shape: Dim, max_batch: int = 0, stateful: bool = False) -> Signat
     return Signature((spec,), (spec,), max_batch, stateful=stateful)
 
 
-PLAIN = Traffic(signature(), [[tensor([1, 2, 3, 4])]], joins=False)
-ROWS = Traffic(signature(Dim(1, 8), Dim(4, 4), max_batch=8), [[tensor([[1, 2, 3, 4]])]], joins=True)
-SEQUENCES = Traffic(signature(stateful=True), PLAIN.samples, joins=False)
+PLAIN = Traffic(signature(), [[tensor([1, 2, 3, 4])]], dynamic_batching=False)
+ROWS = Traffic(signature(Dim(1, 8), Dim(4, 4), max_batch=8), [[tensor([[1, 2, 3, 4]])]], dynamic_batching=True)
+SEQUENCES = Traffic(signature(stateful=True), PLAIN.samples, dynamic_batching=False)
 
 
 def in_flight(bench: Bench) -> int:
-    """Requests under way, as long as nothing is joined."""
+    """Requests in flight, as long as nothing is batched."""
     return bench.dispatcher.waiting + bench.dispatcher.running
 
 
@@ -186,7 +186,7 @@ async def test_the_error_of_a_request_that_fails_comes_out_and_nothing_stays_in_
 @on_loop
 async def test_one_that_is_refused_at_once_ends_it_too() -> None:
     # One runs, one waits, and the third is one too many.
-    bench = Bench(1, limits=Limits(1, 1 << 30))
+    bench = Bench(1, limits=QueueLimits(1, 1 << 30))
     task = await served(bench, Load(bench.dispatcher, PLAIN).closed(3, 1, 0.001, 0.0))
     with pytest.raises(QueueFull):
         task.result()
@@ -195,15 +195,15 @@ async def test_one_that_is_refused_at_once_ends_it_too() -> None:
 
 
 @on_loop
-async def test_requests_that_may_be_joined_are() -> None:
-    bench = Bench(1, rules=Rules(ROOM, BatchRule(max_rows=4)), service_times=[1e6], gains=[(4, 1e6)])
+async def test_requests_that_may_be_batched_are() -> None:
+    bench = Bench(1, rules=SchedulerRules(ROOM, BatchRule(max_rows=4)), service_times=[1e6], gains=[(4, 1e6)])
     slot = bench.slots[0][0]
     async with endless(bench, ROWS, 5):
         await until(lambda: bench.dispatcher.waiting == 4)
         slot.complete()
         await until(lambda: slot.starts == 2)
         assert slot._written[0].shape == (4, 4)
-    assert {seen.run_rows for seen in bench.seen} >= {1, 4}
+    assert {seen.batch_rows for seen in bench.seen} >= {1, 4}
 
 
 @on_loop
@@ -211,7 +211,7 @@ async def test_samples_are_sent_in_turn() -> None:
     bench = Bench(1)
     samples = [[tensor([n, 0, 0, 0])] for n in range(3)]
     slot, seen = bench.slots[0][0], []
-    async with endless(bench, Traffic(signature(), samples, joins=False), 1):
+    async with endless(bench, Traffic(signature(), samples, dynamic_batching=False), 1):
         for turn in range(1, 8):
             await until(lambda: slot.running and slot.starts == turn)  # noqa: B023
             seen.append(samples.index([slot._written[0]]))
@@ -327,7 +327,7 @@ async def test_a_request_that_fails_is_never_in_time() -> None:
 
 @on_loop
 async def test_a_request_that_is_refused_is_never_in_time() -> None:
-    bench = Bench(1, limits=Limits(1, 1 << 30))
+    bench = Bench(1, limits=QueueLimits(1, 1 << 30))
     window: Window = (await served(bench, Load(bench.dispatcher, PLAIN).open(2000, 0.1), lasting(0.01))).result()  # type: ignore[assignment]
     in_time = window.within(HOUR)
     assert 0 < in_time == len(bench.seen)
@@ -358,7 +358,7 @@ async def test_what_is_not_answered_is_given_up_and_out_of_the_way(monkeypatch: 
 @on_loop
 async def test_a_real_model_under_both_loads(tmp_path: Path) -> None:
     async with RealBench(load_model(models.scaled(2.0), tmp_path)) as bench:
-        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, PLAIN.samples, joins=False))
+        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, PLAIN.samples, dynamic_batching=False))
         windows = await traffic.closed(4, 3, 0.02, 0.01)
         assert [len(w.latencies) > 0 for w in windows] == [True] * 3
         window = await traffic.open(200, 0.1)
@@ -371,7 +371,7 @@ async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
     loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_live = 64")
     async with RealBench(loaded, SPACIOUS) as bench:
         assert loaded.signature.stateful
-        traffic = Load(bench.dispatcher, Traffic(loaded.signature, [[tensor([[1, 2]])]], joins=False))
+        traffic = Load(bench.dispatcher, Traffic(loaded.signature, [[tensor([[1, 2]])]], dynamic_batching=False))
         [window] = await traffic.closed(4, 1, 0.02, 0.0)
         assert window.latencies
         assert all(map(math.isfinite, (await traffic.open(200, 0.05)).latencies))
@@ -382,7 +382,7 @@ async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
 async def test_a_real_model_that_fails_on_what_it_is_given(tmp_path: Path) -> None:
     async with RealBench(load_model(models.broadcasting(), tmp_path, "[warmup]\nruns = 0")) as bench:
         impossible = [tensor([1, 2, 3, 4]), tensor([2, 3], DType.INT64)]
-        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, [impossible], joins=False))
+        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, [impossible], dynamic_batching=False))
         with pytest.raises(InferenceFailed):
             await traffic.closed(2, 1, 0.01, 0.0)
         assert bench.dispatcher.running == bench.dispatcher.waiting == 0

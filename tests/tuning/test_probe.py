@@ -73,13 +73,13 @@ def test_what_the_device_made_of_a_candidate_is_told(tmp_path: Path, cache: Path
     assert seen.windows
 
 
-def test_batches_are_runs_of_joined_requests(tmp_path: Path, cache: Path) -> None:
+def test_batches_are_runs_of_several_requests(tmp_path: Path, cache: Path) -> None:
     with probing(source(tmp_path, rows(), BATCHED), cache) as probe:
-        alone, joined = (probe.measure(replace(ONE, batch=batch), 1) for batch in (1, 8))
+        alone, together = (probe.measure(replace(ONE, batch=batch), 1) for batch in (1, 8))
         one, many = (probe._loaded[c].dispatcher for c in (ONE, replace(ONE, batch=8)))
         assert (one._scheduler._rules.batch.max_rows, many._scheduler._rules.batch.max_rows) == (1, 8)
-    assert alone.failure is joined.failure is None
-    assert joined.effective.batch == 8
+    assert alone.failure is together.failure is None
+    assert together.effective.batch == 8
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_one_that_is_gone_when_it_is_asked_is_a_failure_as_well(process: ProbePr
     assert process.arrive(ONE, 10.0, 0.01) is None
 
 
-def test_whoever_stops_it_ends_the_look_under_way_and_all_to_come(tmp_path: Path, cache: Path) -> None:
+def test_whoever_stops_it_ends_the_look_in_progress_and_all_to_come(tmp_path: Path, cache: Path) -> None:
     before = probes()
     with ProbeProcess(job(source(tmp_path), cache)) as probe:
         assert_sound(probe.measure(ONE, 1), ONE, 1)

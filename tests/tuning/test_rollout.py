@@ -20,7 +20,7 @@ from inferd.errors import LoadFailed, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation, Request
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.tuning.rollout import Rollout
 from inferd.tuning.trial import Decision, Stage, Trial
 from tests import models
@@ -88,7 +88,7 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     wrong = small.save(instead, tmp_path / "other") if instead is not None else Path()
     cache = small.engine()._compiler._cache
     engine = Substituting(2, cache, wrong, three) if instead is not None else Engine(2, cache)
-    limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
+    limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
     catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, seen.append, changed)
     await catalog.load_all()
     busy = Traffic(catalog, seen)

@@ -18,7 +18,7 @@ from inferd.engine.runtime import ov
 from inferd.errors import InvalidRequest, UnknownModel
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.conditions import Conditions
 from inferd.tuning.drift import Drift, Sight
@@ -58,7 +58,7 @@ class Workshop:
         rules = TunerRules(mode, budget, threads, folder / "cache", 1 << 30, STAGES)
         self.tuner = Tuner(rules, engine, self.profiles, conditions)
         self.seen: list[Observation] = []
-        limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
+        limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
         self.catalog = Catalog(
             Repository(folder / "repository"), engine, limits, self.seen.append, self._changed, self.tuner.tuned
         )

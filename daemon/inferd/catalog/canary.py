@@ -47,8 +47,8 @@ class Canary:
         """How it ended, and in words why."""
         judgement, rules = self._judgement, self._judgement.rules
         incumbent, candidate = self._beside.incumbent.dispatcher, self._beside.candidate.dispatcher
-        incumbent.watch = partial(_count, judgement.incumbent, rules.latency)
-        candidate.watch = partial(_count, judgement.candidate, rules.latency)
+        incumbent.on_observation = partial(_count, judgement.incumbent, rules.latency)
+        candidate.on_observation = partial(_count, judgement.candidate, rules.latency)
         self._beside.share(rules.share)
         try:
             while (ended := self._look(candidate)) is None:
@@ -58,7 +58,7 @@ class Canary:
             return ended
         finally:
             self._beside.share(0.0)
-            incumbent.watch = candidate.watch = None
+            incumbent.on_observation = candidate.on_observation = None
 
     def _look(self, candidate: Dispatcher) -> tuple[Verdict, str] | None:
         if self._stop.is_set():
@@ -66,7 +66,7 @@ class Canary:
         why, other = self._ailing()
         if why := why or _broken(self._beside.candidate):
             return Verdict.FAILED, why
-        judgement, waiting = self._judgement, candidate.under_way
+        judgement, waiting = self._judgement, candidate.in_flight
         # Nobody is to wait for a version that may be better while the one before does not answer at all.
         verdict = judgement.conclude(waiting) if other else judgement.step(time.monotonic(), waiting)
         return None if verdict is None else (verdict, judgement.said())
@@ -74,11 +74,11 @@ class Canary:
 
 def _broken(live: Live) -> str:
     """What nobody needs to count: a device that is lost, a run that hangs."""
-    for conduct in live.dispatcher.conduct:
-        if conduct.lost:
-            return f"{conduct.device}: {conduct.lost}"
-        if conduct.hung:
-            return f"a run hangs on {conduct.device}"
+    for stats in live.dispatcher.device_stats:
+        if stats.lost:
+            return f"{stats.device}: {stats.lost}"
+        if stats.hung:
+            return f"a run hangs on {stats.device}"
     return ""
 
 

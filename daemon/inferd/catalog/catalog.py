@@ -23,7 +23,7 @@ from inferd.config.model import ModelConfig, Rollout
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.errors import InferdError, LoadFailed, ModelUnavailable, NotAdopted, UnknownModel
+from inferd.errors import InferdError, LoadFailed, ModelUnavailable, RolloutRejected, UnknownModel
 from inferd.lifecycle import ModelState
 from inferd.repository import ModelEntry, Repository, VersionFile
 
@@ -43,9 +43,9 @@ class _Trial:
 
 class Catalog:
     """Models by name and version; ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that
-    were tried on a part of the requests and taken back, by model, version and why; ``worked`` is :meth:`Lives.worked`.
-    ``changed`` is awaited after each change of a state; ``tuned`` may replace settings that a model leaves open before
-    it is loaded, and runs on a worker thread."""
+    were tried on a part of the requests and taken back, by model, version and why; ``busy_ns`` is
+    :meth:`Lives.busy_ns`. ``changed`` is awaited after each change of a state; ``tuned`` may replace settings that a
+    model leaves open before it is loaded, and runs on a worker thread."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Catalog:
         self._changes: set[asyncio.Task[None]] = set()
         self._lives = Lives(engine, limits, observe)
         self._retries = Retries(lambda name: self._change(self._load(name, anew=False)))
-        self.worked = self._lives.worked
+        self.busy_ns = self._lives.busy_ns
         self.loads: Counter[tuple[str, str]] = Counter()
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self._cpu_parts: dict[str, int] = {}
         self._trials: dict[str, _Trial] = {}
         # Versions that were rolled back, and why: not tried again before they change or are asked for.
-        self._turned_away: dict[tuple[str, int], tuple[tuple[VersionFile, ModelConfig], NotAdopted]] = {}
+        self._turned_away: dict[tuple[str, int], tuple[tuple[VersionFile, ModelConfig], RolloutRejected]] = {}
         self._ending = False
 
     # -- routing ------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Catalog:
 
         New versions are loaded beside the old; what fails leaves the old one serving. Returns once a version that is
         tried on a part of the requests has them all. Raises UnknownModel, the error that kept it from loading, or
-        NotAdopted where it was rolled back. Goes on to its end when the caller stops waiting.
+        RolloutRejected where it was rolled back. Goes on to its end when the caller stops waiting.
         """
         await self._to_the_end(self._load(name))
 
@@ -403,7 +403,7 @@ class Catalog:
             self._entries[entry.name] = entry
             failures = [f for v in entry.versions if (f := await self._load_version(entry, v, anew, begun)) is not None]
             self._retries.ended(entry.name, failures)
-            if not all(isinstance(failure, NotAdopted) for failure in failures):
+            if not all(isinstance(failure, RolloutRejected) for failure in failures):
                 self._entries.pop(entry.name, None)
             picked = {v.version for v in entry.versions}
             # Where one failed, what it was to follow stays: better an old version than none.
@@ -541,13 +541,13 @@ class Catalog:
         if verdict is Verdict.PROMOTED:
             log.info("canary promoted", **labels_of(served), why=why)
             return None
-        error = NotAdopted(served.name, verdict.value, why)
+        error = RolloutRejected(served.name, verdict.value, why)
         if served.origin is not None and verdict is not Verdict.STOPPED:
             self._turned_away[served.name, served.version] = (served.origin[0], entry.config), error
         await self._roll_back(before, served, candidate, error)
         return error
 
-    async def _roll_back(self, before: Served, served: Served, candidate: Live, error: NotAdopted) -> None:
+    async def _roll_back(self, before: Served, served: Served, candidate: Live, error: RolloutRejected) -> None:
         """Go on with ``before`` alone, and free ``candidate`` once it has answered what it took."""
         stopped = error.decision == Verdict.STOPPED.value
         self.rollbacks[served.name, str(served.version), error.decision] += 1

@@ -9,12 +9,12 @@ import structlog
 from inferd.catalog.rules import rules_of
 from inferd.catalog.served import Live, Served
 from inferd.dispatcher import Dispatcher, Observer
+from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
-from inferd.engine.station import Station
 from inferd.errors import ContentChanged, Draining, InferdError
 from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 
 # How often to load what changes each time while it is read.
 _TRIES = 3
@@ -26,7 +26,7 @@ log = structlog.get_logger("inferd.catalog")
 class CatalogLimits:
     """Daemon-wide defaults that a model's own configuration may override."""
 
-    queue: Limits
+    queue: QueueLimits
     load_parallelism: int
     drain_seconds: float
     # CPU threads to divide between the models, by weight; 0 where each may have all.
@@ -62,10 +62,10 @@ class Lives:
         self._work[key] = ended, (*there, live.dispatcher)
         return live
 
-    def worked(self) -> dict[tuple[str, str], int]:
+    def busy_ns(self) -> dict[tuple[str, str], int]:
         """Nanoseconds that infer requests were in use, by name and version, of all that served it until now. Any
         thread may ask."""
-        return {key: ended + sum(one.worked for one in there) for key, (ended, there) in self._work.copy().items()}
+        return {key: ended + sum(one.busy_ns for one in there) for key, (ended, there) in self._work.copy().items()}
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Let go of what :meth:`worked` says of ``versions``, unless they are there."""
@@ -108,7 +108,7 @@ class Lives:
             source.version,
             rules_of(config, loaded.signature, self._limits.queue),
             [
-                Station(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
+                DispatchPool(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
                 for p in loaded.pools
             ],
             self._observe,
@@ -136,7 +136,7 @@ class Lives:
         ended, there = self._work.get(key := _key(live), (0, ()))
         if live.dispatcher in there:
             left = tuple(one for one in there if one is not live.dispatcher)
-            self._work[key] = ended + live.dispatcher.worked, left
+            self._work[key] = ended + live.dispatcher.busy_ns, left
         if not live.loaded.freed:
             log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
             self._stuck.append((live.source.name, live.loaded))

@@ -7,12 +7,12 @@ from inferd.engine.cpu_budget import split
 from inferd.engine.device import family
 from inferd.engine.source import ModelSource
 from inferd.engine.state import most_sequences
-from inferd.engine.warmup import rows_joined
+from inferd.engine.warmup import max_batch_rows
 from inferd.repository import ModelEntry, VersionFile
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.hangs import HangRule
 from inferd.scheduling.objective import Objective
-from inferd.scheduling.rules import Limits, Rules
+from inferd.scheduling.rules import QueueLimits, SchedulerRules
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.tensors import Signature
 
@@ -30,13 +30,15 @@ def cpu_parts(models: Iterable[ModelEntry], threads: int) -> dict[str, int]:
     return split(threads, weights) if threads and weights else {}
 
 
-def rules_of(config: ModelConfig, signature: Signature, defaults: Limits) -> Rules:
+def rules_of(config: ModelConfig, signature: Signature, defaults: QueueLimits) -> SchedulerRules:
     """How a model of ``signature`` is scheduled under ``config``."""
     queue, batching, objective = config.queue, config.batching, config.objective
-    return Rules(
-        Limits(queue.max_length or defaults.max_length, queue.max_bytes or defaults.max_bytes, defaults.per_client),
+    return SchedulerRules(
+        QueueLimits(
+            queue.max_length or defaults.max_length, queue.max_bytes or defaults.max_bytes, defaults.per_client
+        ),
         BatchRule(
-            rows_joined(config, signature),
+            max_batch_rows(config, signature),
             _nanoseconds(batching.max_delay),
             tuple(sorted(batching.preferred_sizes)),
         ),

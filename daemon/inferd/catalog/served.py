@@ -6,7 +6,7 @@ from inferd.config.model import ModelConfig
 from inferd.dispatcher import Dispatcher
 from inferd.engine.model import LoadedModel
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import joins_requests, rows_joined
+from inferd.engine.warmup import max_batch_rows, uses_dynamic_batching
 from inferd.lifecycle import ModelState, may_move
 from inferd.repository import VersionFile
 from inferd.tensors import Signature
@@ -34,14 +34,14 @@ class Live:
         return any(entry.pool.inline for entry in self.loaded.pools)
 
     @property
-    def joins(self) -> bool:
-        """Whether requests may run together."""
-        return joins_requests(self.config, self.loaded.signature)
+    def dynamic_batching(self) -> bool:
+        """Whether requests may run as one batch."""
+        return uses_dynamic_batching(self.config, self.loaded.signature)
 
     @property
-    def max_joined(self) -> int:
-        """How many rows of requests run together at most."""
-        return rows_joined(self.config, self.loaded.signature)
+    def max_batch_rows(self) -> int:
+        """How many rows a batch of requests may have."""
+        return max_batch_rows(self.config, self.loaded.signature)
 
 
 class Served:

@@ -56,7 +56,7 @@ async def _ask(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Te
         tuple(range(len(signature.outputs))),
         reply,
         nbytes=sum(len(t.data) for t in inputs),
-        batch=signature.rows_of(inputs),
+        rows=signature.rows_of(inputs),
         client="inferd itself",
         step=SequenceStep(_SEQUENCE, start=True, end=True) if signature.in_sequences else None,
         shadow=True,

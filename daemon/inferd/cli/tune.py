@@ -30,7 +30,7 @@ _QUANTITIES = {
     "streams": "streams",
     "threads": "CPU threads",
     "requests": "infer requests",
-    "batch": "rows joined at most",
+    "batch": "rows in a batch at most",
 }
 
 

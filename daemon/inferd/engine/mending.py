@@ -11,7 +11,7 @@ from inferd.engine.pool import Pool
 from inferd.engine.shape_check import ShapeCheck
 from inferd.errors import FailsTooOften, InferdError, InferenceFailed
 from inferd.requests import Request
-from inferd.scheduling.penalties import Penalties
+from inferd.scheduling.failure_budget import FailureBudget
 from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sweeps import Sweeps
 
@@ -31,12 +31,12 @@ class Mending:
         self._scheduler = scheduler
         self._shapes = shapes
         self._culprit: Request | None = None
-        self.under_way: set[int] = set()
+        self.in_flight: set[int] = set()
         """The pools that nothing is started on."""
         self.alert = False
         """Whether requests are to be held against what is :meth:`known`."""
         self._known_bad = KnownBad()
-        self._penalties = Penalties()
+        self._failure_budget = FailureBudget()
         self._since: dict[int, int] = {}
         self.sweeps = Sweeps()
 
@@ -45,10 +45,10 @@ class Mending:
         if request.shadow:
             # Asked to find out whether it fails still.
             return None
-        if wait := self._penalties.wait(request.client, now):
+        if wait := self._failure_budget.wait(request.client, now):
             return FailsTooOften(str(self._labels["model"]), request.client, wait / 1e9)
         known = self._known_bad.find(request, now)
-        self.alert = bool(self._known_bad or self._penalties)
+        self.alert = bool(self._known_bad or self._failure_budget)
         return known
 
     def blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
@@ -73,8 +73,8 @@ class Mending:
 
     def pause(self, index: int, now: int) -> None:
         """Start nothing on the pool if it is unfit."""
-        if self._pools[index].marred and index not in self.under_way:
-            self.under_way.add(index)
+        if self._pools[index].marred and index not in self.in_flight:
+            self.in_flight.add(index)
             self._since[index] = now
             self._scheduler.pause(index, now)
 
@@ -91,11 +91,11 @@ class Mending:
                 else:
                     pool.renew()
             return None
-        self.under_way.discard(index)
+        self.in_flight.discard(index)
         culprit, self._culprit = self._culprit, None
         if culprit is not None and not culprit.shadow:
             now = time.monotonic_ns()
-            self._penalties.charge(culprit.client, now - self._since[index], now)
+            self._failure_budget.charge(culprit.client, now - self._since[index], now)
             self.alert = True
         log.info("model made anew after a failed run", **self._labels, device=pool.device, times=pool.renewals)
         self._scheduler.resume(index)

@@ -29,16 +29,16 @@ class WarmUp:
     first: float = 0.0
 
 
-def joins_requests(config: ModelConfig, signature: Signature) -> bool:
-    """Whether requests may run together: not in a model that keeps one sequence's state a slot."""
-    return config.batching.join and signature.max_batch > 1 and not signature.stateful
+def uses_dynamic_batching(config: ModelConfig, signature: Signature) -> bool:
+    """Whether requests may run as one batch: not in a model that keeps one sequence's state a slot."""
+    return config.batching.enabled and signature.max_batch > 1 and not signature.stateful
 
 
-def rows_joined(config: ModelConfig, signature: Signature) -> int:
-    """How many rows of requests may run together, 1 where none may."""
-    if not joins_requests(config, signature):
+def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
+    """How many rows a batch of requests may have, 1 without dynamic batching."""
+    if not uses_dynamic_batching(config, signature):
         return 1
-    return min(signature.max_batch, config.batching.max_joined or signature.max_batch)
+    return min(signature.max_batch, config.batching.max_batch_rows or signature.max_batch)
 
 
 def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeCheck | None = None) -> WarmUp:
@@ -46,7 +46,7 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
 
     A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
     shapes may be ones a dynamic model can't take, which proves nothing about real ones.
-    Where requests may be joined, ever more rows are tried, as long as they gain something.
+    Where dynamic batching is on, ever more rows are tried, as long as they gain something.
     """
     config = source.config.warmup
     if unknown := set(config.shapes) - {s.name for s in signature.inputs}:
@@ -86,10 +86,10 @@ def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
     """How many rows to try in turn; 0 where the model has no batch."""
-    if not joins_requests(config, signature):
+    if not uses_dynamic_batching(config, signature):
         yield shapes[0][signature.inputs[0].batch_axis] if signature.max_batch and shapes else 0
         return
-    rows, most = 1, rows_joined(config, signature)
+    rows, most = 1, max_batch_rows(config, signature)
     while rows < most:
         yield rows
         rows *= 2

@@ -68,7 +68,7 @@ class Reading:
         names = {name for name, _ in known}
         tunings = self._tunings()
         # Zero for those that answer until the monitor comes to them: a count that begins at one is none to Prometheus.
-        none = {(*_key(s), one.device): 0 for s, live in self._catalog.live() for one in live.dispatcher.conduct}
+        none = {(*_key(s), one.device): 0 for s, live in self._catalog.live() for one in live.dispatcher.device_stats}
         return ServerState(
             ready=self._lifecycle.accepts,
             open_calls=self._open_calls(),
@@ -81,7 +81,7 @@ class Reading:
             ailments={key: why for key, why in self._health.ailments.items() if key in known},
             hung=none | {place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
             replaced=none | {place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
-            busy={key: ns / 1e9 for key, ns in self._catalog.worked().items() if key in counted},
+            busy={key: ns / 1e9 for key, ns in self._catalog.busy_ns().items() if key in counted},
             tunings={key: tuning for key, tuning in tunings.items() if key in counted},
         )
 
@@ -151,7 +151,7 @@ class Reading:
             rows=record.inferences,
             waiting=dispatcher.waiting if dispatcher else 0,
             oldest=dispatcher.oldest if dispatcher else 0.0,
-            in_flight=dispatcher.under_way if dispatcher else 0,
+            in_flight=dispatcher.in_flight if dispatcher else 0,
             limit=dispatcher.limit if dispatcher else 0,
             running=dispatcher.running if dispatcher else 0,
             sequences=dispatcher.sequences if dispatcher else 0,
@@ -186,7 +186,7 @@ def _version(served: Served, live: Live, tuning: TuningState | None) -> VersionS
         queue_length=dispatcher.waiting,
         queue_bytes=dispatcher.waiting_bytes,
         queue_oldest=dispatcher.oldest,
-        in_flight=dispatcher.under_way,
+        in_flight=dispatcher.in_flight,
         limit=dispatcher.limit,
         running=dispatcher.running,
         sequences=dispatcher.sequences,
@@ -213,7 +213,7 @@ def _device(live: Live, pool: DevicePool) -> DeviceState:
         threads=effective.threads,
         threads_asked=execution.threads,
         infer_requests=pool.pool.width,
-        max_joined=live.max_joined,
+        max_batch_rows=live.max_batch_rows,
         inline=pool.pool.inline,
         compile_seconds=pool.took.compiling,
         warm_up_seconds=pool.took.warm_up,

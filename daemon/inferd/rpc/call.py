@@ -103,7 +103,7 @@ class Call:
             return self.known.answer_bytes
         elsewhere = dict(self.request.into)
         sent = [index for index in self.request.outputs if index not in elsewhere]
-        return codec.answer_bytes(self.route[1].signature, sent, self.request.batch)
+        return codec.answer_bytes(self.route[1].signature, sent, self.request.rows)
 
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode now: the outputs are views that the slot's next run overwrites."""

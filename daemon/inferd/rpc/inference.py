@@ -226,7 +226,7 @@ class Inference:
         if (shapes := live.loaded.shapes) is not None:
             # Those of a request like one before have passed.
             shapes.check(served.name, inputs)
-        asked = Asked(outputs, parameters, rows, signature.kind_of(inputs) if live.joins else None)
+        asked = Asked(outputs, parameters, rows, signature.batch_key(inputs) if live.dynamic_batching else None)
         into = () if places is None else places.into
         if apart is not None:
             self._heads.keep(apart, message, signature, inputs, asked, (served.name, str(served.version)), into)
@@ -263,8 +263,8 @@ class Inference:
             deadline=_earliest(stages.received, caller.deadline, parameters.timeout, default),
             priority=parameters.priority,
             nbytes=call.nbytes,
-            batch=asked.rows,
-            kind=asked.kind,
+            rows=asked.rows,
+            batch_key=asked.batch_key,
             client=caller.client,
             step=step,
             stages=stages,

@@ -55,7 +55,7 @@ async def send(live: Live, seconds: float) -> Ending:
         tuple(range(len(live.signature.outputs))),
         outcome,
         nbytes=sum(len(t.data) for t in inputs),
-        batch=batch,
+        rows=batch,
         client=_CLIENT,
         step=SequenceStep(_SEQUENCE, start=True, end=True) if live.signature.in_sequences else None,
         shadow=True,

@@ -68,7 +68,7 @@ class HealthMonitor:
         self._health: dict[Dispatcher, Health] = {}
         self._failed: set[Dispatcher] = set()
         self._rebuilding: dict[tuple[str, int], Rebuilding] = {}
-        self._under_way: set[tuple[str, int]] = set()
+        self._in_flight: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -104,7 +104,7 @@ class HealthMonitor:
 
     async def stop(self) -> None:
         """Look no more; what is being loaded is let go of. Harmless when called again."""
-        self._stopped_loading = bool(self._under_way)
+        self._stopped_loading = bool(self._in_flight)
         if self._making_way is not None:
             self._making_way.stop()
         tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
@@ -144,7 +144,7 @@ class HealthMonitor:
             health, sight = self._health[live.dispatcher], _sight(live.dispatcher)
             if health.look(now, sight):
                 self._begin(self._try(health, live, health.patience(sight)))
-            if any(conduct.lost or conduct.wedged for conduct in live.dispatcher.conduct):
+            if any(stats.lost or stats.wedged for stats in live.dispatcher.device_stats):
                 self._rebuild_if_due(served, live, now)
         ailments = ((served, self._health[live.dispatcher].ailment) for served, live in held)
         self._ailments = {(s.name, str(s.version)): ailment.value for s, ailment in ailments if ailment is not None}
@@ -156,14 +156,14 @@ class HealthMonitor:
             self._making_way.look(now, [self._plight(served, live) for served, live in held])
 
     def _new(self, live: Live, now: float) -> Health:
-        live.dispatcher.alarm = self._news.set
+        live.dispatcher.on_health_change = self._news.set
         return Health(self._rules, now)
 
     async def _show(self, served: Served, live: Live, health: Health) -> None:
         """Have the catalog take requests, or not."""
         tries = self._rebuilding.get((served.name, served.version))
         said = [tries.said] if tries is not None and tries.said else []
-        lost = [f"{c.device} is used no more: {c.lost}" for c in live.dispatcher.conduct if c.lost]
+        lost = [f"{c.device} is used no more: {c.lost}" for c in live.dispatcher.device_stats if c.lost]
         reason, impaired = ("; ".join([why, *said]) if why else "" for why in (health.unready, "; ".join(lost)))
         if bool(reason) != bool(served.ailing):
             level = log.error if reason else log.info
@@ -182,22 +182,22 @@ class HealthMonitor:
         before, self._seen = self._seen, {}
         for served, live in lives:
             dispatcher = live.dispatcher
-            counts = self._seen[dispatcher] = tuple((c.hung, c.replaced) for c in dispatcher.conduct)
+            counts = self._seen[dispatcher] = tuple((c.hung, c.replaced) for c in dispatcher.device_stats)
             known = before.get(dispatcher, ((0, 0),) * len(counts))
-            for conduct, (hung, replaced), (hung_before, replaced_before) in zip(
-                dispatcher.conduct, counts, known, strict=True
+            for stats, (hung, replaced), (hung_before, replaced_before) in zip(
+                dispatcher.device_stats, counts, known, strict=True
             ):
-                place = served.name, str(served.version), conduct.device
+                place = served.name, str(served.version), stats.device
                 self.hung[place] += hung - hung_before
                 self.replaced[place] += replaced - replaced_before
 
     def _plight(self, served: Served, live: Live) -> Plight:
-        key, conduct = (served.name, served.version), live.dispatcher.conduct
+        key, stats = (served.name, served.version), live.dispatcher.device_stats
         tries = self._rebuilding.get(key)
         return Plight(
-            frozenset(c.device for c in conduct),
-            frozenset(c.device for c in conduct if c.lost),
-            tries is not None and tries.exhausted and key not in self._under_way,
+            frozenset(c.device for c in stats),
+            frozenset(c.device for c in stats if c.lost),
+            tries is not None and tries.exhausted and key not in self._in_flight,
             served.shown is ModelState.READY,
         )
 
@@ -215,10 +215,10 @@ class HealthMonitor:
         """Find out which devices are there, unless that is still being found out."""
         # A CPU is there as long as we are; who lists several devices chooses among those that are.
         asked = {
-            conduct.device
+            stats.device
             for live in lives
-            for conduct in live.dispatcher.conduct
-            if family(conduct.device) in ("GPU", "NPU") and not conduct.lost
+            for stats in live.dispatcher.device_stats
+            if family(stats.device) in ("GPU", "NPU") and not stats.lost
         }
         if asked and (self._asking is None or self._asking.done()):
             self._asking = asyncio.create_task(self._find_absent(sorted(asked), lives))
@@ -226,9 +226,9 @@ class HealthMonitor:
     async def _find_absent(self, devices: list[str], lives: list[Live]) -> None:
         absent = {device for device in devices if not await asyncio.to_thread(self._is_present, device)}
         for live in lives:
-            for index, conduct in enumerate(live.dispatcher.conduct):
-                if conduct.device in absent:
-                    live.dispatcher.shut(index, "OpenVINO does not find it any more")
+            for index, stats in enumerate(live.dispatcher.device_stats):
+                if stats.device in absent:
+                    live.dispatcher.disable_device(index, "OpenVINO does not find it any more")
 
     def _is_present(self, device: str) -> bool:
         self._waiting.add(device)
@@ -242,8 +242,8 @@ class HealthMonitor:
     def _rebuild_if_due(self, served: Served, live: Live, now: float) -> None:
         key = (served.name, served.version)
         tries = self._rebuilding.setdefault(key, Rebuilding(self._rebuild_rules))
-        if key not in self._under_way and tries.due(now):
-            self._under_way.add(key)
+        if key not in self._in_flight and tries.due(now):
+            self._in_flight.add(key)
             self._begin(self._rebuild(served, live, tries))
 
     async def _rebuild(self, served: Served, live: Live, tries: Rebuilding) -> None:
@@ -263,7 +263,7 @@ class HealthMonitor:
             log.exception("model could not be loaded anew", **_labels(served))
             why = "internal error"
         finally:
-            self._under_way.discard((served.name, served.version))
+            self._in_flight.discard((served.name, served.version))
             tries.tried(time.monotonic(), why)
             self._catalog.loads[served.name, "failed" if why else "ok"] += 1
             self._news.set()
@@ -290,15 +290,15 @@ async def _at_once(_: Beside) -> bool:
 
 
 def _sight(dispatcher: Dispatcher) -> Sight:
-    conduct = dispatcher.conduct
+    stats = dispatcher.device_stats
     return Sight(
-        well=sum(c.well for c in conduct),
-        failed=sum(c.failed for c in conduct),
-        hung=sum(c.hung for c in conduct),
-        busy=bool(dispatcher.under_way or dispatcher.running),
+        well=sum(c.succeeded for c in stats),
+        failed=sum(c.failed for c in stats),
+        hung=sum(c.hung for c in stats),
+        busy=bool(dispatcher.in_flight or dispatcher.running),
         run=dispatcher.service_time / 1e9,
-        gone="; ".join(f"{c.device}: {c.lost}" for c in conduct) if all(c.lost for c in conduct) else "",
-        hangs=any(c.wedged and c.wedged == c.lost for c in conduct),
+        gone="; ".join(f"{c.device}: {c.lost}" for c in stats) if all(c.lost for c in stats) else "",
+        hangs=any(c.wedged and c.wedged == c.lost for c in stats),
         stalled=dispatcher.stalled,
     )
 

@@ -144,17 +144,17 @@ class Supervisor:
 
 def _sight(dispatcher: Dispatcher, ailing: bool) -> Sight:
     # Who is out of service because it fails, and still tried, is alive as long as its runs end at all.
-    failed = sum(conduct.failed for conduct in dispatcher.conduct) if ailing else 0
+    failed = sum(stats.failed for stats in dispatcher.device_stats) if ailing else 0
     return Sight(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
 
 
 def _lost(dispatcher: Dispatcher) -> bool:
     """Whether no device of it is left, and not because it hangs there."""
-    return all(conduct.lost and conduct.lost != conduct.wedged for conduct in dispatcher.conduct)
+    return all(stats.lost and stats.lost != stats.wedged for stats in dispatcher.device_stats)
 
 
 def _busy(dispatcher: Dispatcher) -> bool:
-    return bool(dispatcher.under_way or dispatcher.running)
+    return bool(dispatcher.in_flight or dispatcher.running)
 
 
 def _name(live: Live) -> str:

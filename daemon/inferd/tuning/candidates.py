@@ -166,7 +166,7 @@ class Space:
     def neighbours(self, candidate: Candidate) -> tuple[Candidate, ...]:
         """Members one step away, on one axis or on axes that belong together, what is free to change first."""
         near = [*self._steps(candidate, "requests", 1), *self._steps(candidate, "batch", 1)]
-        # As many rows in flight, joined in other ways.
+        # As many rows in flight, batched in other ways.
         for other in self._steps(candidate, "batch", 1):
             requests = candidate.requests * candidate.batch // other.batch
             near += self._fitted(replace(other, requests=max(1, requests)))

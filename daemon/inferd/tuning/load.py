@@ -29,12 +29,12 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is sent: ``samples`` in turn, each a tensor an input port, of ``signature``; ``joins`` where
+    """What is sent: ``samples`` in turn, each a tensor an input port, of ``signature``; ``dynamic_batching`` where
     requests may run together."""
 
     signature: Signature
     samples: Sequence[Sequence[Tensor]]
-    joins: bool
+    dynamic_batching: bool
 
 
 class _Reply:
@@ -178,8 +178,8 @@ class Load:
             self._outputs,
             reply,
             nbytes=sum(len(t.data) for t in inputs),
-            batch=signature.rows_of(inputs),
-            kind=signature.kind_of(inputs) if self._traffic.joins else None,
+            rows=signature.rows_of(inputs),
+            batch_key=signature.batch_key(inputs) if self._traffic.dynamic_batching else None,
             # Where the model keeps its state, one client is one sequence.
             step=step if signature.stateful else None,
             stages=Stages(received=received),

@@ -12,12 +12,12 @@ from typing import Self
 from inferd.catalog import rules_of
 from inferd.dispatcher import Dispatcher
 from inferd.engine.device import Effective
+from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
-from inferd.engine.station import Station
-from inferd.engine.warmup import joins_requests, made_up, rows_joined
+from inferd.engine.warmup import made_up, max_batch_rows, uses_dynamic_batching
 from inferd.errors import Draining, InferdError
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.tensors import Tensor
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.configure import configured
@@ -28,7 +28,7 @@ from inferd.tuning.measurement import Measurement, Window
 _SETTLE = 0.15
 # Contenders are looked at in turn, so they stay loaded, each with weights of its own.
 _KEPT = 3
-_ROOM = Limits(1_000_000, 1 << 40)
+_ROOM = QueueLimits(1_000_000, 1 << 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class Probe:
 
     def _accompany(self, source: ModelSource) -> Companion:
         model = self._engine.load(source)
-        joins = joins_requests(source.config, model.signature)
-        traffic = Traffic(model.signature, [made_up(source, model.signature)], joins)
-        rows = rows_joined(source.config, model.signature)
+        dynamic_batching = uses_dynamic_batching(source.config, model.signature)
+        traffic = Traffic(model.signature, [made_up(source, model.signature)], dynamic_batching)
+        rows = max_batch_rows(source.config, model.signature)
         in_flight = sum(entry.pool.width for entry in model.pools) * rows
         return Companion(model, self._runner.run(_dispatcher(source, model)), traffic, in_flight)
 
@@ -138,7 +138,7 @@ class Probe:
         return Traffic(
             signature,
             self._samples or [made_up(self._source, signature)],
-            candidate.batch > 1 and joins_requests(self._source.config, signature),
+            candidate.batch > 1 and uses_dynamic_batching(self._source.config, signature),
         )
 
     async def _look(self, loaded: Loaded, candidate: Candidate, windows: int) -> list[Window]:
@@ -169,7 +169,7 @@ async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
         source.version,
         # Nothing is refused here: whether the objective is kept is what is being found out.
         replace(rules_of(source.config, model.signature, _ROOM), objective=None),
-        [Station(entry.pool, entry.times) for entry in model.pools],
+        [DispatchPool(entry.pool, entry.times) for entry in model.pools],
         lambda _: None,
         asyncio.get_running_loop(),
         model.signature.states,

@@ -83,8 +83,8 @@ class Rollout:
             elif observation.outcome == _OURS:
                 trial.observe(side, None)  # type: ignore[arg-type]
 
-        beside.incumbent.dispatcher.watch = lambda observation: seen("incumbent", observation)
-        beside.candidate.dispatcher.watch = lambda observation: seen("candidate", observation)
+        beside.incumbent.dispatcher.on_observation = lambda observation: seen("incumbent", observation)
+        beside.candidate.dispatcher.on_observation = lambda observation: seen("candidate", observation)
         try:
             while (decision := trial.step(time.monotonic())) is None:
                 beside.share(trial.share)
@@ -94,7 +94,7 @@ class Rollout:
                         return Decision.STOPPED
             return decision
         finally:
-            beside.incumbent.dispatcher.watch = beside.candidate.dispatcher.watch = None
+            beside.incumbent.dispatcher.on_observation = beside.candidate.dispatcher.on_observation = None
 
 
 def _said(decision: Decision) -> str:

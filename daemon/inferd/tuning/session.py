@@ -15,7 +15,7 @@ Measure = Callable[[Candidate, int], Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search has come: the look under way, or just done where ``measured`` is there. Times in seconds."""
+    """How far a search has come: the look in progress, or just done where ``measured`` is there. Times in seconds."""
 
     look: Look
     measured: Measurement | None

@@ -24,7 +24,7 @@ from inferd.catalog import Catalog, Live, Served
 from inferd.config.model import Execution, ModelConfig
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, NotAdopted, UnknownModel, listed
+from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel, listed
 from inferd.lifecycle import ModelState
 from inferd.tensors import Tensor
 from inferd.tuning import conditions
@@ -187,7 +187,7 @@ class Tuner:
             return
         if self._rules.mode != "online" or record.profile.pinned or not record.verified:
             return
-        (then, before), record.seen = record.seen, (now, live.dispatcher.worked)
+        (then, before), record.seen = record.seen, (now, live.dispatcher.busy_ns)
         if not then or record.seen[1] < before:
             return
         busy = (record.seen[1] - before) / 1e9 / (now - then) / live.dispatcher.width
@@ -461,7 +461,7 @@ class Tuner:
     async def serve_with(self, catalog: Catalog, record: Record, change: Callable[[Candidate], Candidate]) -> str:
         """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
 
-        Returns what is served then. Raises InvalidRequest where that can't be asked for, NotAdopted where it does
+        Returns what is served then. Raises InvalidRequest where that can't be asked for, RolloutRejected where it does
         not pass its trial, and ModelUnavailable while the model is being tuned.
         """
         served = self._idle(catalog, record)
@@ -484,7 +484,7 @@ class Tuner:
         finally:
             self._settle(record, decision, f"{wanted.describe()}: {why}")
         if decision is not Decision.PROMOTED:
-            raise NotAdopted(name, decision.value, why)
+            raise RolloutRejected(name, decision.value, why)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
             name, source.version, record.device, record.key, wanted, "", None, 99.0, False, 0.0, now, {}, ()
@@ -550,7 +550,7 @@ def _serving(live: Live, like: Candidate) -> Candidate:
     entry = live.loaded.pools[0]
     return replace(
         effective_of(like, entry.effective, entry.pool.width),
-        batch=live.max_joined,
+        batch=live.max_batch_rows,
         path="sync" if live.config.execution.path == "sync" else "async",
     )
 

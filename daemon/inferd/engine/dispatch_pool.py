@@ -8,7 +8,7 @@ from inferd.scheduling.fairness import Share
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class DispatchPool:
     """A pool with what the scheduler should know of it: service times seen at warm-up, as (rows of the
     run, nanoseconds), and its part of the device, None where it has the device to itself."""
 
@@ -18,13 +18,14 @@ class Station:
 
 
 @dataclass(slots=True)
-class Conduct:
-    """How runs on one device have gone since the start: ended well, failed (whoever gave up is not counted), given
-    up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is why infer
-    requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is well."""
+class DeviceStats:
+    """How runs on one device have gone since the start: ended well, failed (runs given up by their clients are not
+    counted), given up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is
+    why infer requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is
+    well."""
 
     device: str
-    well: int = 0
+    succeeded: int = 0
     failed: int = 0
     hung: int = 0
     replaced: int = 0

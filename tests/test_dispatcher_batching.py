@@ -11,7 +11,7 @@ from inferd.engine.slot import RunFailed
 from inferd.errors import InferenceFailed
 from inferd.requests import Request
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Rules
+from inferd.scheduling.rules import SchedulerRules
 from inferd.tensors import Tensor
 from tests.dispatchers import ROOM, Bench, RealBench, load
 from tests.engine import models
@@ -20,17 +20,17 @@ from tests.engine.models import op, parameter, tensor
 from tests.event_loop import on_loop, until
 from tests.replies import Answer, row
 
-JOINING = Rules(ROOM, BatchRule(max_rows=8))
+BATCHING = SchedulerRules(ROOM, BatchRule(max_rows=8))
 BATCHED = "[batching]\nmax_size = 16"
 
 
-def joining(slot: Callable[[Callable[[], None]], FakeSlot] = FakeSlot) -> Bench:
+def batching(slot: Callable[[Callable[[], None]], FakeSlot] = FakeSlot) -> Bench:
     """One slot that is known to run eight rows in the time of two."""
-    return Bench(1, rules=JOINING, service_times=[1e6], gains=[(8, 2e6)], slot=slot)
+    return Bench(1, rules=BATCHING, service_times=[1e6], gains=[(8, 2e6)], slot=slot)
 
 
-async def joined(bench: Bench, values: Iterable[float]) -> list[tuple[Request, Answer]]:
-    """A row of each of ``values``, all in one run that goes on: they met in the line, behind a run of another kind."""
+async def batched(bench: Bench, values: Iterable[float]) -> list[tuple[Request, Answer]]:
+    """A row of each of ``values``, all in one run that goes on: they met in the queue, behind a run of another kind."""
     bench.submit()
     asked = [row(value) for value in values]
     for request, _ in asked:
@@ -42,20 +42,20 @@ async def joined(bench: Bench, values: Iterable[float]) -> list[tuple[Request, A
 
 
 @on_loop
-async def test_joined_requests_each_get_their_own_rows() -> None:
-    bench = joining()
-    asked = await joined(bench, range(5))
+async def test_batched_requests_each_get_their_own_rows() -> None:
+    bench = batching()
+    asked = await batched(bench, range(5))
     slot = bench.slots[0][0]
     slot.complete()
     assert [(await answer.ended()).outputs[0].tolist() for _, answer in asked] == [[[i]] for i in range(5)]
     await bench.dispatcher.drained()
-    assert [(seen.run_rows, seen.leader) for seen in bench.seen] == [(1, True), (5, True), *[(5, False)] * 4]
+    assert [(seen.batch_rows, seen.leader) for seen in bench.seen] == [(1, True), (5, True), *[(5, False)] * 4]
     assert slot.starts == 2
 
 
 @on_loop
-async def test_the_wait_for_company_is_told_apart_from_the_wait_for_a_slot() -> None:
-    rules = Rules(ROOM, BatchRule(max_rows=2, max_delay=10**12))
+async def test_the_wait_to_fill_a_batch_is_told_apart_from_the_wait_for_a_slot() -> None:
+    rules = SchedulerRules(ROOM, BatchRule(max_rows=2, max_delay=10**12))
     bench = Bench(1, rules=rules, gains=[(2, 2e6)], service_times=[1.9e6])
     (first, _), (second, answer) = row(1), row(2)
     bench.dispatcher.submit(first)
@@ -64,7 +64,7 @@ async def test_the_wait_for_company_is_told_apart_from_the_wait_for_a_slot() -> 
     bench.slots[0][0].complete()
     await answer.ended()
     await bench.dispatcher.drained()
-    assert bench.seen[0].run_rows == 2
+    assert bench.seen[0].batch_rows == 2
     # The first waited for the second, which came as soon as it was wanted; neither waited for the slot.
     assert first.stages.queued == first.stages.held < second.stages.held == second.stages.queued
     for seen in bench.seen:
@@ -76,8 +76,8 @@ async def test_the_wait_for_company_is_told_apart_from_the_wait_for_a_slot() -> 
 
 @on_loop
 async def test_members_that_leave_do_not_touch_their_neighbours() -> None:
-    bench = joining()
-    asked = await joined(bench, range(4))
+    bench = batching()
+    asked = await batched(bench, range(4))
     slot = bench.slots[0][0]
     bench.dispatcher.cancel(asked[1][0])
     bench.dispatcher.cancel(asked[2][0])
@@ -90,8 +90,8 @@ async def test_members_that_leave_do_not_touch_their_neighbours() -> None:
 
 @on_loop
 async def test_a_run_that_nobody_waits_for_any_more_is_cancelled() -> None:
-    bench = joining()
-    asked = await joined(bench, range(3))
+    bench = batching()
+    asked = await batched(bench, range(3))
     slot = bench.slots[0][0]
     for request, _ in asked:
         bench.dispatcher.cancel(request)
@@ -138,7 +138,7 @@ class Uncopyable(FakeSlot):
 def test_only_the_request_that_can_not_be_run_fails(kind: Callable[[Callable[[], None]], FakeSlot], place: int) -> None:
     @on_loop
     async def check() -> None:
-        bench = joining(kind)
+        bench = batching(kind)
         values = [POISON if i == place else float(i) for i in range(6)]
         bench.submit()
         asked = [row(value) for value in values]
@@ -157,15 +157,15 @@ def test_only_the_request_that_can_not_be_run_fails(kind: Callable[[Callable[[],
         await bench.dispatcher.drained()
         assert sorted(bench.outcomes()) == ["internal", *["ok"] * 6]
         # Each was tried once more by itself, and is recorded so.
-        assert {(seen.run_rows, seen.leader) for seen in bench.seen} == {(1, True)}
+        assert {(seen.batch_rows, seen.leader) for seen in bench.seen} == {(1, True)}
 
     check()
 
 
 @on_loop
 async def test_a_member_that_left_a_failed_run_is_not_tried_again() -> None:
-    bench = joining()
-    asked = await joined(bench, range(3))
+    bench = batching()
+    asked = await batched(bench, range(3))
     bench.dispatcher.cancel(asked[1][0])
     slot = bench.slots[0][0]
     slot.fail("bad luck")
@@ -189,10 +189,10 @@ def dense() -> ov.Model:
 
 
 @on_loop
-async def test_joined_requests_are_answered_as_if_each_had_run_alone(tmp_path: Path) -> None:
+async def test_batched_requests_are_answered_as_if_each_had_run_alone(tmp_path: Path) -> None:
     dice = np.random.default_rng(7)
     # Nothing known of its times, as many run together as may.
-    async with RealBench(load(dense(), tmp_path, BATCHED), Rules(ROOM, BatchRule(16)), learnt=False) as bench:
+    async with RealBench(load(dense(), tmp_path, BATCHED), SchedulerRules(ROOM, BatchRule(16)), learnt=False) as bench:
         given = [dice.random((dice.integers(1, 4), 8), np.float32) for _ in range(500)]
         asked = [row(tensor(x), priority=int(dice.integers(0, 3))) for x in given]
         for request, _ in asked:
@@ -202,22 +202,24 @@ async def test_joined_requests_are_answered_as_if_each_had_run_alone(tmp_path: P
 
         for x, answered in zip(given, together, strict=True):
             request, answer = row(tensor(x))
-            request.kind = None
+            request.batch_key = None
             bench.dispatcher.submit(request)
             np.testing.assert_allclose(answered, (await answer.ended()).outputs[0], rtol=1e-5, atol=1e-6)
         await bench.dispatcher.drained()
-        assert [s.run_rows for s in bench.seen] == [s.batch for s in bench.seen]
+        assert [s.batch_rows for s in bench.seen] == [s.rows for s in bench.seen]
 
     assert {s.outcome for s in seen} == {"ok"}
-    assert any(s.run_rows > s.batch for s in seen)
-    assert max(s.run_rows for s in seen) <= 16
+    assert any(s.batch_rows > s.rows for s in seen)
+    assert max(s.batch_rows for s in seen) <= 16
     # Every row was in one run, and every run has one leader.
-    assert sum(s.run_rows for s in seen if s.leader) == sum(len(x) for x in given)
+    assert sum(s.batch_rows for s in seen if s.leader) == sum(len(x) for x in given)
 
 
 @on_loop
 async def test_who_leaves_does_not_change_the_answers_of_others(tmp_path: Path) -> None:
-    async with RealBench(load(models.scaled(3, [1, 4]), tmp_path, BATCHED), Rules(ROOM, BatchRule(16))) as bench:
+    async with RealBench(
+        load(models.scaled(3, [1, 4]), tmp_path, BATCHED), SchedulerRules(ROOM, BatchRule(16))
+    ) as bench:
         given = np.random.default_rng(3).random((400, 1, 4), np.float32)
         asked = [row(tensor(x)) for x in given]
         for request, _ in asked:

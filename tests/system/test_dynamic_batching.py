@@ -26,7 +26,7 @@ pytestmark = pytest.mark.system
 MOST = 8
 CLIENTS = 24
 EACH = 25
-JOINING = f"[batching]\nmax_size = {MOST}\n"
+BATCHING = f"[batching]\nmax_size = {MOST}\n"
 
 Rows = npt.NDArray[np.float32]
 
@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.float32]
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Daemon]:
     """Each test has a model of its own, as it looks at the model's statistics; all run one at a time."""
-    repository, settings = tmp_path_factory.mktemp("repository"), JOINING + echo_models.serial(1024)
+    repository, settings = tmp_path_factory.mktemp("repository"), BATCHING + echo_models.serial(1024)
     for name in ("mixed", "threes", "deserted"):
         models.save(heavy_models.doubling(), repository, name, settings=settings)
     models.save(heavy_models.doubling(), repository, "alone", settings=settings.replace("\n", "\njoin = false\n", 1))
@@ -103,7 +103,7 @@ def test_many_clients_share_runs_and_each_gets_its_own_rows(daemon: Daemon, figu
     assert max(sizes(seen)) <= MOST
     assert sum(size * runs for size, runs in sizes(seen).items()) == seen.inference_count
     assert sum(sizes(seen).values()) == seen.execution_count
-    figure(f"joining: {CLIENTS * EACH} requests in {seen.execution_count} runs, of rows: {sizes(seen)}")
+    figure(f"batching: {CLIENTS * EACH} requests in {seen.execution_count} runs, of rows: {sizes(seen)}")
 
 
 def test_a_batch_of_a_clients_own_joins_others_whole(daemon: Daemon) -> None:
@@ -115,7 +115,7 @@ def test_a_batch_of_a_clients_own_joins_others_whole(daemon: Daemon) -> None:
     assert set(seen) == {3, 6}, seen
 
 
-def test_where_joining_is_off_clients_batches_run_as_they_come(daemon: Daemon) -> None:
+def test_where_batching_is_off_clients_batches_run_as_they_come(daemon: Daemon) -> None:
     right = asyncio.run(each(lambda infer, number: ask_for(infer, "alone", [1, 2, 8] * 3, number), daemon.grpc))
 
     assert right == [9] * CLIENTS
@@ -152,9 +152,9 @@ def test_neighbours_that_give_up_do_not_hurt(daemon: Daemon, figure: Callable[[s
     assert ended[OK] >= CLIENTS // 2 * EACH
     assert min(ended[StatusCode.CANCELLED], ended[StatusCode.DEADLINE_EXCEEDED]) > 0
     assert ended.total() == CLIENTS * EACH
-    wait_until(daemon, "inferd_runs", "deserted", 0)
+    wait_until(daemon, "inferd_infer_requests_busy", "deserted", 0)
     assert max(sizes(statistics_of(daemon, "deserted"))) > 2
-    figure(f"joining: {', '.join(f'{n} {code.name}' for code, n in ended.most_common())} among neighbours")
+    figure(f"batching: {', '.join(f'{n} {code.name}' for code, n in ended.most_common())} among neighbours")
 
 
 def test_a_request_that_fails_does_not_take_its_neighbours_with_it(daemon: Daemon) -> None:

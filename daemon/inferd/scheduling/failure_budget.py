@@ -8,7 +8,7 @@ _PART, _AT_FIRST = 4, 250_000_000
 _KEPT = 1024
 
 
-class Penalties:
+class FailureBudget:
     """Times are nanoseconds of one clock. Clients without a name can't be told apart, and are not held to account."""
 
     def __init__(self) -> None:

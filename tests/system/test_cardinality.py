@@ -45,7 +45,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(repository: Path, cache_dir: Path) -> Iterator[Daemon]:
-    """A test that changes what is served has a model of its own for it. No canary makes a device busy between scrapes."""
+    """A test that changes what is served has a model of its own for it; no canary makes a device busy between."""
     for name in ("echo", "coming", "renewed"):
         models.save(models.identity(DType.INT64, [-1]), repository, name)
     models.save(echo_models.steps(), repository, "leaving", settings=echo_models.serial(16))

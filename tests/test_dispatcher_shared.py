@@ -61,13 +61,13 @@ async def test_memory_is_lent_for_the_run_alone(output: bool) -> None:
     if output:
         request.into = ((0, Placed("r", 0, 16, region)),)
     bench.dispatcher.submit(request)
-    assert slot.lent
+    assert slot.shared
     assert slot.into == request.into
     slot.complete()
     assert (await answer.ended()).outputs[0].tolist() == [1, 2, 3, 4]
-    assert not slot.lent
+    assert not slot.shared
     bench.submit()
-    assert not slot.lent
+    assert not slot.shared
     slot.complete()
     await bench.dispatcher.drained()
 
@@ -85,7 +85,7 @@ async def test_memory_is_given_back_however_the_run_ends(how: str) -> None:
         slot.fail("no")
     elif how == "is given up":
         bench.dispatcher.cancel(request)
-    await until(lambda: not slot.lent)
+    await until(lambda: not slot.shared)
     await bench.dispatcher.drained()
     assert (how == "is given up") == (answer.times == 0)
     bench.submit()
@@ -112,7 +112,7 @@ async def test_memory_that_is_gone_is_told_to_whom_it_was_and_harms_nobody() -> 
     assert (await after.ended()).error is None
     await bench.dispatcher.drained()
     assert sorted(bench.outcomes()) == ["invalid", "ok", "ok"]
-    assert not slot.lent
+    assert not slot.shared
     # It says nothing about the device.
     assert (bench.dispatcher.device_stats[0].succeeded, bench.dispatcher.device_stats[0].failed) == (2, 0)
 
@@ -132,7 +132,7 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
     gone.memory.gone = True
     while bench.running:
         # Joined they are copied, and never lent.
-        assert not slot.lent or len(slot.written) == 1
+        assert not slot.shared or len(slot.written) == 1
         runs = slot.starts
         slot.complete()
         await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.in_flight)  # type: ignore[misc]
@@ -143,7 +143,7 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
         "region 'r' is gone",
         [[3]],
     ]
-    assert not slot.lent
+    assert not slot.shared
 
 
 @on_loop

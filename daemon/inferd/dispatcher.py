@@ -13,8 +13,8 @@ import structlog
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.dispatch_pool import DeviceStats, DispatchPool
-from inferd.engine.mending import Mending
 from inferd.engine.pool import Completion, Pool
+from inferd.engine.recovery import Recovery
 from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
 from inferd.errors import (
@@ -87,8 +87,8 @@ class Dispatcher:
             model, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
         )
         labels: dict[str, object] = {"model": model, "version": version}
-        self._mending = Mending(labels, self._pools, self._scheduler, shapes)
-        self._sweeps = self._mending.sweeps
+        self._recovery = Recovery(labels, self._pools, self._scheduler, shapes)
+        self._sweeps = self._recovery.sweeps
         self._hung_slots = HungSlots(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
@@ -176,7 +176,7 @@ class Dispatcher:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
-        if self._mending.alert and (known := self._mending.known(request, now)) is not None:
+        if self._recovery.alert and (known := self._recovery.known_failure(request, now)) is not None:
             self._fail(request, known.bare())
             return
         if self._inline and self._scheduler.can_run_inline(request, now):
@@ -307,8 +307,8 @@ class Dispatcher:
             log.exception("run could not be started", model=self._model, version=self._version)
             failed = InternalFault()
         if failed is not None:
-            pool.give_back(0)
-            self._fail(request, self._mending.blame(0, request, failed))
+            pool.release(0)
+            self._fail(request, self._recovery.blame(0, request, failed))
             self._mend(0)
             return
         stages.computed = stages.taken = ended
@@ -317,7 +317,7 @@ class Dispatcher:
         self._scheduler.record_inline(request, now, ended)
         error = self._reply(request, pool, 0)
         if into is not None:
-            pool.give_back(0)
+            pool.release(0)
         for share in self._shares:
             share.wake_others(ended)
         self._record(request, error, request.rows)
@@ -357,23 +357,23 @@ class Dispatcher:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
             error = InternalFault()
-        pool.give_back(run.slot)
+        pool.release(run.slot)
         lost = bool(self.device_stats[run.pool].lost)
-        self._mending.pause(run.pool, time.monotonic_ns())
+        self._recovery.pause(run.pool, time.monotonic_ns())
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
-            self._fail(entry.request, self._mending.blame(run.pool, entry.request, error))
+            self._fail(entry.request, self._recovery.blame(run.pool, entry.request, error))
         self._mend(run.pool)
         return False
 
     def _mend(self, index: int) -> None:
         """Go on where a run has left a model unfit."""
-        self._mending.pause(index, time.monotonic_ns())
-        if index not in self._mending.in_flight or self.device_stats[index].lost:
+        self._recovery.pause(index, time.monotonic_ns())
+        if index not in self._recovery.paused or self.device_stats[index].lost:
             return
-        unhealed = self._mending.proceed(index)
-        if unhealed:
-            self.disable_device(index, unhealed)
-        elif unhealed is not None:
+        rebuild_error = self._recovery.proceed(index)
+        if rebuild_error:
+            self.disable_device(index, rebuild_error)
+        elif rebuild_error is not None:
             self._advance(time.monotonic_ns())
 
     def _hung(self, run: Run) -> None:
@@ -452,12 +452,12 @@ class Dispatcher:
             self._settle_all(index, self._pools[index].drain())
 
     def _settle_all(self, index: int, completions: Sequence[Completion]) -> None:
-        if self._pools[index].marred:
+        if self._pools[index].tainted:
             # Before any of their slots is free.
-            self._mending.pause(index, time.monotonic_ns())
+            self._recovery.pause(index, time.monotonic_ns())
         for completion in completions:
             self._settle(index, completion)
-        if self._mending.in_flight:
+        if self._recovery.paused:
             self._mend(index)
 
     def _settle(self, index: int, completion: Completion) -> None:
@@ -487,11 +487,11 @@ class Dispatcher:
             if failed is None:
                 error = self._reply(request, pool, slot, entry)
             else:
-                error = failed if suspect else self._mending.blame(index, request, failed)
+                error = failed if suspect else self._recovery.blame(index, request, failed)
                 request.reply.fail(error)
             over.append((request, error))
-        if pool.lent:
-            pool.give_back(slot)
+        if pool.shared:
+            pool.release(slot)
         return over
 
     def _note(self, ended: _Over) -> None:

@@ -59,8 +59,8 @@ class House:
 
     def submit(self, name: str, *inputs: object, version: str = "") -> Answer:
         request, answer = ask(*inputs)
-        _, live = self.catalog.resolve(name, version)
-        live.dispatcher.submit(request)
+        _, deployment = self.catalog.resolve(name, version)
+        deployment.dispatcher.submit(request)
         return answer
 
     async def times(self, name: str, version: str = "") -> float:
@@ -72,8 +72,8 @@ class House:
         return float(answer.outputs[0][0])
 
     def pools(self, name: str) -> list["weakref.ref[Pool]"]:
-        _, live = self.catalog.resolve(name, "")
-        return [weakref.ref(entry.pool) for entry in live.loaded.pools]
+        _, deployment = self.catalog.resolve(name, "")
+        return [weakref.ref(entry.pool) for entry in deployment.loaded.pools]
 
     def refusal(self, name: str, version: str = "") -> InferdError:
         with pytest.raises(InferdError) as refused:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.catalog import Beside
+from inferd.catalog import TrafficSplit
 from inferd.engine.runtime import ov
 from inferd.errors import LoadFailed, RolloutRejected
 from inferd.requests import Observation, Stages
@@ -59,9 +59,9 @@ async def asked(house: House, loading: "asyncio.Task[None]", version: str = "") 
     return seen
 
 
-def beside(house: House) -> Beside:
+def split(house: House) -> TrafficSplit:
     """The two that share the requests to version 1."""
-    found = house.catalog.find("m", "1")[0].beside
+    found = house.catalog.find("m", "1")[0].split
     assert found is not None
     return found
 
@@ -250,7 +250,7 @@ async def test_one_that_fails_more_is_rolled_back_and_is_not_tried_again_by_itse
         assert ("m", "1", "READY") in house.index()
         assert (("m", "2", "UNAVAILABLE") in house.index()) == (number == 2)
         assert "failed" in next(e.reason for e in house.catalog.index() if e.version == str(number))
-        assert all(e.wanted for e in house.catalog.index())
+        assert all(e.desired for e in house.catalog.index())
         assert house.catalog.rollbacks == {("m", str(number), "failed"): 1}
         assert {(await house.submit("m", [1, 2, 3, 4], UNSOUND).ended()).error for _ in range(4)} == {None}
 
@@ -322,9 +322,9 @@ async def test_one_that_misses_the_objective_is_rolled_back(
         await house.catalog.load_all()
         house.put("m", models.scaled(3), settings + "\n[objective]\nlatency_slo = 0.1")
         async with trying(house) as loading:
-            await until(lambda: beside(house).candidate.dispatcher.on_observation is not None)
+            await until(lambda: split(house).candidate.dispatcher.on_observation is not None)
             incumbent, tried = (
-                side.dispatcher.on_observation for side in (beside(house).incumbent, beside(house).candidate)
+                side.dispatcher.on_observation for side in (split(house).incumbent, split(house).candidate)
             )
             assert incumbent is not None
             assert tried is not None

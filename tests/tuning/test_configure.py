@@ -12,7 +12,7 @@ from inferd.engine.topology import Tunables
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning.candidates import AXES, Candidate, Space
 from inferd.tuning.configure import Seeds, configured, goal_of, seeds_of, space_of
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
 
 CPU = Tunables((1, 4), 4, True, True, ("performance", "efficient"))
 PLAIN_CPU = Tunables((1, 2), 2, True)

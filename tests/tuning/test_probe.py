@@ -15,13 +15,13 @@ import pytest
 
 from inferd.engine.device import Effective
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import made_up
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import LoadFailed
 from inferd.tensors import DType
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.measurement import Measurement, Window
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.probe import Probe, effective_of
-from inferd.tuning.probe_process import Job, ProbeProcess, placement_of
+from inferd.tuning.probe_process import ProbeJob, ProbeProcess, placement_of
 from tests.engine import models
 from tests.engine.models import op, parameter, tensor
 from tests.tuning.probes import kill, probes
@@ -136,7 +136,7 @@ def test_without_samples_inputs_are_made_up_as_for_warm_up(tmp_path: Path, cache
         assert probe.measure(ONE, 1).failure is None
         [loaded] = probe._loaded.values()
         [sample] = probe._traffic(loaded, ONE).samples
-        assert sample == made_up(model, loaded.model.signature)
+        assert sample == synthetic_inputs(model, loaded.model.signature)
     assert [(s.dtype, s.shape) for s in sample] == [(DType.FP32, (5, 3))]
 
 
@@ -227,8 +227,8 @@ def test_a_candidate_as_the_device_took_it(asked: Candidate, said: Effective, ef
 PINNED = replace(ONE, pinning=True)
 
 
-def job(model: ModelSource, cache: Path, **more: Any) -> Job:
-    return Job(model, cache, 1 << 30, 2, WINDOW, **more)
+def job(model: ModelSource, cache: Path, **more: Any) -> ProbeJob:
+    return ProbeJob(model, cache, 1 << 30, 2, WINDOW, **more)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_a_process_measures_as_a_probe_does(process: ProbeProcess) -> None:
     candidate = Candidate(2, 2, 4)
     assert_sound(process.measure(candidate, 2), candidate, 2)
     window = process.arrive(candidate, 200.0, 0.05)
-    assert isinstance(window, Window)
+    assert isinstance(window, MeasurementWindow)
     assert all(map(math.isfinite, window.latencies))
 
 

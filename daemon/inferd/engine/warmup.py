@@ -58,7 +58,7 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
     try:
         for rows in _row_counts(source.config, signature, shapes) if config.runs else ():
             inputs = [
-                _made_up(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
+                _zeros(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
             ]
             if check is not None:
                 check.check(source.name, inputs)
@@ -76,12 +76,12 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
     return WarmUp(tuple(times), first)
 
 
-def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
+def synthetic_inputs(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
     """Input of the shapes warm-up runs on, a tensor an input port, the same each time: floats of 0..1, and 0 or 1
     where only whole numbers go, which as an index or a token lead nowhere bad. Raises ConfigurationError for bad
     shapes in [warmup.shapes]."""
     given, chance = source.config.warmup.shapes, np.random.default_rng(0)
-    return tuple(_varied(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
+    return tuple(_random(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
 
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
@@ -109,7 +109,7 @@ def _shape(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -
     return concrete
 
 
-def _varied(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
+def _random(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
     count = elements(shape)
     if spec.dtype is DType.BYTES:
         return Tensor(spec.dtype, shape, [b"a" * int(n) for n in chance.integers(1, 9, count)])
@@ -121,6 +121,6 @@ def _varied(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tens
     return Tensor(spec.dtype, shape, numbers.astype(spec.dtype.numpy).tobytes())
 
 
-def _made_up(spec: TensorSpec, shape: Shape) -> Tensor:
+def _zeros(spec: TensorSpec, shape: Shape) -> Tensor:
     count = elements(shape)
     return Tensor(spec.dtype, shape, [b""] * count if spec.dtype is DType.BYTES else bytes(count * spec.dtype.itemsize))

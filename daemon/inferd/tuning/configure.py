@@ -8,8 +8,8 @@ from inferd.engine.state import most_sequences
 from inferd.engine.topology import Tunables
 from inferd.engine.warmup import max_batch_rows
 from inferd.tensors import Signature
-from inferd.tuning.candidates import Candidate, Path, Space
-from inferd.tuning.objective import Goal
+from inferd.tuning.candidates import Candidate, ExecutionPath, Space
+from inferd.tuning.goal import Goal
 
 # Infer requests for each stream: one keeps it busy, a second lies ready when the first ends.
 _MULTIPLES: tuple[int, ...] = (1, 2, 4)
@@ -118,7 +118,7 @@ def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
     return (min(fixed, tunables.threads),) if fixed else _ladder(1, tunables.threads)
 
 
-def _paths(setting: str, threads: tuple[int, ...]) -> tuple[Path, ...]:
+def _paths(setting: str, threads: tuple[int, ...]) -> tuple[ExecutionPath, ...]:
     if threads == (1,):
         # One stream of one thread is handed over also where the settings say otherwise.
         return ("async",)

@@ -12,11 +12,11 @@ from typing import Any
 from inferd.engine.runtime import ov
 
 # (input port, axis): the dimension at that place.
-Place = tuple[int, int]
+InputDim = tuple[int, int]
 # An input port, and its axes that matter; None for all of them.
 _Rule = tuple[int, Sequence[int] | None]
 # What leads to an operation: for each body on the way, the friendly name of what it is a body of, and its number there.
-Path = tuple[tuple[str, int], ...]
+NodePath = tuple[tuple[str, int], ...]
 
 _ELEMENTWISE = (
     "Abs Acos Acosh Add Asin Asinh Atan Atanh BatchNormInference BitwiseAnd BitwiseLeftShift BitwiseNot BitwiseOr "
@@ -120,7 +120,7 @@ def is_sequence(node: "ov.Node") -> bool:
     return node.get_type_name() in _SEQUENCES
 
 
-def places(node: "ov.Node") -> list[Place]:
+def skipping_dims(node: "ov.Node") -> list[InputDim]:
     """The dimensions of the inputs of ``node`` that may be 0, by the shapes that are known of them, and then leave an
     output unwritten."""
     kind = node.get_type_name()
@@ -146,12 +146,12 @@ def bodies(node: "ov.Node") -> list["ov.Model"]:
     return [node.get_function()] if kind in ("Loop", "TensorIterator") else []
 
 
-def called(node: "ov.Node") -> str:
+def node_label(node: "ov.Node") -> str:
     """How messages name it."""
     return f"{node.get_type_name()} '{node.get_friendly_name()}'"
 
 
-def walk(model: "ov.Model", path: Path = ()) -> Iterator[tuple[Path, "ov.Node"]]:
+def walk(model: "ov.Model", path: NodePath = ()) -> Iterator[tuple[NodePath, "ov.Node"]]:
     """All operations of ``model``, each body's before what it is a body of."""
     for node in model.get_ordered_ops():
         for number, body in enumerate(bodies(node)):

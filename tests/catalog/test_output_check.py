@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.catalog.outputs import misfit, objection
-from inferd.catalog.served import Live
+from inferd.catalog.deployment import Deployment
+from inferd.catalog.output_check import output_mismatch, signature_mismatch
 from inferd.engine.runtime import ov
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from tests.catalog.house import House
@@ -41,11 +41,11 @@ class Pair:
         self.house.put("new", new, "[warmup]\nruns = 0")
         await self.house.catalog.load_all()
 
-    def live(self, name: str) -> Live:
+    def deployment(self, name: str) -> Deployment:
         return self.house.catalog.find(name, "")[1]
 
-    async def objection(self, tolerance: float | None = None) -> str:
-        return await objection(self.live("old"), self.live("new"), tolerance)
+    async def output_mismatch(self, tolerance: float | None = None) -> str:
+        return await output_mismatch(self.serving("old"), self.serving("new"), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_it_answers_what_clients_sent_lately(tmp_path: Path) -> None:
         good, bad = tensor([2, 4], DType.INT64), tensor([2, 5], DType.INT64)
         await house.submit("old", [1, 2, 3, 4], good).ended()
         assert await pair.objection() == ""
-        pair.live("old").dispatcher.samples.append((tensor([1, 2, 3, 4]), bad))
+        pair.serving("old").dispatcher.samples.append((tensor([1, 2, 3, 4]), bad))
         assert (await pair.objection()).startswith("it does not answer what clients send")
 
 
@@ -120,7 +120,7 @@ async def test_models_in_sequences_are_asked_too(tmp_path: Path) -> None:
         pair = Pair(house)
         await pair.serve(models.stateful(), models.stateful())
         assert await pair.objection() == ""
-        assert pair.live("new").dispatcher.sequences == 0
+        assert pair.serving("new").dispatcher.sequences == 0
 
 
 # -- what it takes and gives ---------------------------------------------------------
@@ -152,6 +152,6 @@ OLD = Signature((spec("x", (1, 8), 4),), (spec("y", (1, 8), 2),), max_batch=8)
     ],
 )
 def test_requests_go_to_whoever_takes_all_of_them(new: Signature, problem: str) -> None:
-    said = misfit(OLD, new)
+    said = signature_mismatch(OLD, new)
     assert said.startswith(problem)
     assert bool(said) == bool(problem)

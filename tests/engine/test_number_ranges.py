@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.config.model import parse
-from inferd.engine import numbers
+from inferd.engine import number_ranges
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.ranges import Range
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 def told(network: "ov.Model", *targets: str, refused: bool = True) -> Signature:
-    return numbers.told(_signature(network, parse("", "m")), network, targets or ["CPU"], refused=refused)
+    return number_ranges.told(_signature(network, parse("", "m")), network, targets or ["CPU"], refused=refused)
 
 
 def held(network: "ov.Model", *targets: str) -> Range | None:
@@ -194,7 +194,11 @@ def numbers_of(within: tuple[int, int], seed: int = 1) -> list[Array]:
 
 
 def test_each_operation_that_is_said_to_be_exact_is_tried() -> None:
-    assert (HANDED_ON.keys(), WRAPPING.keys(), KEEPING.keys()) == (numbers._MOVES, numbers._WRAPS, numbers._KEEPS)
+    assert (HANDED_ON.keys(), WRAPPING.keys(), KEEPING.keys()) == (
+        number_ranges._MOVES,
+        number_ranges._WRAPS,
+        number_ranges._KEEPS,
+    )
 
 
 @pytest.mark.parametrize("size", [N, -1], ids=["fixed", "open"])

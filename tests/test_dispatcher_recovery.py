@@ -27,16 +27,16 @@ from tests.system.failing_models import KINDS, long_or_short
 
 class Fragile:
     """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the model at present. It is made
-    anew while ``may_renew`` is set, and can't be where there is a ``problem``."""
+    anew while ``may_rebuild`` is set, and can't be where there is a ``problem``."""
 
-    def __init__(self, size: int, *, renewal: int = 0, rules: SchedulerRules | None = None) -> None:
+    def __init__(self, size: int, *, rebuild_ns: int = 0, rules: SchedulerRules | None = None) -> None:
         self.models = 0
         self.slots: list[FakeSlot] = []
         self.seen: list[Observation] = []
-        self.may_renew = threading.Event()
-        self.may_renew.set()
+        self.may_rebuild = threading.Event()
+        self.may_rebuild.set()
         self.problem = ""
-        self.pool = Pool("CPU", size, self._on_another(), "model", anew=self._anew, renewal=renewal)
+        self.pool = Pool("CPU", size, self._on_another(), "model", rebuild=self._rebuild, rebuild_ns=rebuild_ns)
         # Four rows take as long as one.
         dispatch_pool, loop = DispatchPool(self.pool, [(1, 1e6), (4, 1e6)]), asyncio.get_running_loop()
         self.dispatcher = Dispatcher("m", 1, rules or SchedulerRules(ROOM), [dispatch_pool], self.seen.append, loop)
@@ -51,9 +51,9 @@ class Fragile:
 
         return make
 
-    def _anew(self, model: object) -> Callable[[], tuple[SlotFactory, object]]:
+    def _rebuild(self, model: object) -> Callable[[], tuple[SlotFactory, object]]:
         assert model == "model"
-        self.may_renew.wait(10)
+        self.may_rebuild.wait(10)
 
         def made() -> tuple[SlotFactory, object]:
             if self.problem:
@@ -91,7 +91,7 @@ async def test_what_waits_is_answered_on_another_model_after_one_failed() -> Non
         assert (await answer.ended()).error is None
     assert first[0].closed
     assert first[0].starts == 1
-    assert (bench.models, bench.pool.renewals, bench.pool.marred) == (2, 1, False)
+    assert (bench.models, bench.pool.rebuilds, bench.pool.tainted) == (2, 1, False)
     await bench.closed()
 
 
@@ -157,7 +157,7 @@ async def test_companions_in_one_run_are_each_tried_by_themselves() -> None:
 @on_loop
 async def test_deadlines_pass_and_clients_may_leave_while_the_model_is_made_anew() -> None:
     bench = Fragile(1)
-    bench.may_renew.clear()
+    bench.may_rebuild.clear()
     (bad,) = bench.submit()
     bench.slots[0].fail("shapes do not fit")
     await bad.ended()
@@ -169,7 +169,7 @@ async def test_deadlines_pass_and_clients_may_leave_while_the_model_is_made_anew
     assert isinstance((await missed.ended()).error, DeadlinePassed)
     assert [one.outcome for one in bench.seen] == ["internal", "cancelled", "deadline"]
     assert left.times == 0
-    bench.may_renew.set()
+    bench.may_rebuild.set()
     (good,) = bench.submit()
     await until(lambda: bench.models == 2 and bool(bench.running))
     bench.running[0].complete()
@@ -194,14 +194,14 @@ async def test_where_it_can_not_be_made_anew_that_is_told_and_nothing_waits_for_
 @on_loop
 async def test_the_pool_can_be_closed_while_the_model_is_made_anew() -> None:
     bench = Fragile(2)
-    bench.may_renew.clear()
+    bench.may_rebuild.clear()
     (bad,) = bench.submit()
     bench.running[0].fail("shapes do not fit")
     await bad.ended()
-    await until(lambda: bench.pool.renewing)
+    await until(lambda: bench.pool.rebuilding)
     bench.dispatcher.close()
     closing = asyncio.ensure_future(asyncio.to_thread(bench.pool.close))
-    bench.may_renew.set()
+    bench.may_rebuild.set()
     assert await closing
     assert bench.pool.freed
     assert all(slot.closed for slot in bench.slots)
@@ -216,7 +216,7 @@ async def test_the_same_bad_input_is_told_the_same_without_another_run() -> None
         if not n:
             bench.slots[0].fail("shapes do not fit")
         assert str((await answer.ended()).error) == "model 'm': inference failed: shapes do not fit"
-    assert bench.pool.renewals <= 1
+    assert bench.pool.rebuilds <= 1
     assert [one.outcome for one in bench.seen] == ["internal"] * 3
     await bench.closed()
 
@@ -224,13 +224,13 @@ async def test_the_same_bad_input_is_told_the_same_without_another_run() -> None
 @on_loop
 async def test_a_client_whose_requests_keep_failing_has_to_wait_and_others_have_not() -> None:
     bench = Fragile(1)
-    bench.may_renew.clear()
+    bench.may_rebuild.clear()
     (bad,) = bench.submit(client="a")
     bench.slots[0].fail("shapes do not fit")
     await bad.ended()
     # So long does making it anew take.
-    asyncio.get_running_loop().call_later(0.4, bench.may_renew.set)
-    await until(lambda: bench.pool.renewals == 1)
+    asyncio.get_running_loop().call_later(0.4, bench.may_rebuild.set)
+    await until(lambda: bench.pool.rebuilds == 1)
     refused, good = (*bench.submit(client="a"), *bench.submit(client="b"))
     assert isinstance((await refused.ended()).error, FailsTooOften)
     bench.running[0].complete()
@@ -243,7 +243,7 @@ async def test_a_client_whose_requests_keep_failing_has_to_wait_and_others_have_
 
 @on_loop
 async def test_a_run_that_nobody_waits_for_is_let_end_where_that_takes_less_than_a_renewal() -> None:
-    bench = Fragile(1, renewal=60_000_000_000)
+    bench = Fragile(1, rebuild_ns=60_000_000_000)
     request, _ = ask()
     bench.dispatcher.submit(request)
     bench.dispatcher.cancel(request)
@@ -259,7 +259,7 @@ async def test_a_run_that_nobody_waits_for_is_let_end_where_that_takes_less_than
 
 @on_loop
 async def test_one_that_takes_longer_is_cancelled_and_the_model_made_anew() -> None:
-    bench = Fragile(1, renewal=30_000_000)
+    bench = Fragile(1, rebuild_ns=30_000_000)
     request, _ = ask()
     bench.dispatcher.submit(request)
     bench.dispatcher.cancel(request)
@@ -329,9 +329,9 @@ async def test_the_state_of_other_sequences_outlives_the_renewal(tmp_path: Path)
         pool.start(0, [one], fresh=fresh)
         await until(lambda: bool(pool.sweep()))
     assert models.numbers(pool.read(0, (0,))[0]).tolist() == [[3, 6]]
-    pool.marred = True
-    pool.renew()
-    await until(lambda: not pool.drain() and not pool.marred)
+    pool.tainted = True
+    pool.rebuild()
+    await until(lambda: not pool.drain() and not pool.tainted)
     pool.start(0, [one])
     await until(lambda: bool(pool.sweep()))
     assert models.numbers(pool.read(0, (0,))[0]).tolist() == [[4, 8]]

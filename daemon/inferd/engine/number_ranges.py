@@ -41,7 +41,7 @@ _NOT_COMPUTED = _MOVES | {"Parameter", "ShapeOf", "ReadValue", "Assign"}
 _SHOWN = 3
 
 
-def told(signature: Signature, model: "ov.Model", targets: Sequence[str], *, refused: bool) -> Signature:
+def with_number_ranges(signature: Signature, model: "ov.Model", targets: Sequence[str], *, refused: bool) -> Signature:
     """``signature`` of ``model`` with the numbers that the resolved devices ``targets`` hold of its inputs, and with
     what there is to say of them. Where they are not to be ``refused``, others are computed with all the same."""
     on_cpu = all(target == "CPU" for target in targets)

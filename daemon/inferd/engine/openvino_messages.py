@@ -16,7 +16,7 @@ _AT_ONCE = 10
 _SECONDS_A_LINE = 1.0
 
 
-class Verbatim:
+class MessageLog:
     """Logs messages: ten at once, and one a second after that. On any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,5 +41,5 @@ class Verbatim:
         log.warning("OpenVINO failed", told=told, message=whole, **({"others_since": untold} if untold else {}))
 
 
-VERBATIM = Verbatim()
+MESSAGE_LOG = MessageLog()
 """Of this process."""

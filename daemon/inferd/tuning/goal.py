@@ -28,7 +28,7 @@ class Goal:
             raise ValueError(f"a percentile is above 0 and at most 100, not {self.percentile}")
 
 
-class Verdict(Enum):
+class GoalVerdict(Enum):
     """Whether the objective is kept: beyond doubt, perhaps, or beyond doubt not."""
 
     KEEPS = "keeps"
@@ -36,7 +36,7 @@ class Verdict(Enum):
     MISSES = "misses"
 
 
-def judge(in_time: int, answers: int, independent: float, percentile: float) -> Verdict:
+def judge(in_time: int, answers: int, independent: float, percentile: float) -> GoalVerdict:
     """Whether at least ``percentile`` % come in time, where ``in_time`` of ``answers`` did.
 
     Answers that share a run share its fate: only ``independent`` of them say something of their
@@ -45,8 +45,8 @@ def judge(in_time: int, answers: int, independent: float, percentile: float) -> 
     needed = percentile / 100
     low, high = share_bounds(in_time / answers if answers else 1.0, independent, _CONFIDENCE)
     if high < needed:
-        return Verdict.MISSES
-    return Verdict.KEEPS if low >= needed else Verdict.UNSURE
+        return GoalVerdict.MISSES
+    return GoalVerdict.KEEPS if low >= needed else GoalVerdict.UNSURE
 
 
 def share_bounds(share: float, trials: float, z: float) -> tuple[float, float]:

@@ -3,10 +3,10 @@
 from inferd.tuning.candidates import AXES, QUANTITIES, Candidate
 
 # For each axis that changed, its name and the direction, or the new value where values have no order.
-Move = tuple[tuple[str, object], ...]
+Delta = tuple[tuple[str, object], ...]
 
 
-def move_between(before: Candidate, after: Candidate) -> Move:
+def delta_between(before: Candidate, after: Candidate) -> Delta:
     """What changes from ``before`` to ``after``."""
     changes: list[tuple[str, object]] = []
     for axis in AXES:
@@ -16,12 +16,12 @@ def move_between(before: Candidate, after: Candidate) -> Move:
     return tuple(changes)
 
 
-def in_words(move: Move) -> str:
-    """``move`` for people."""
-    return ", ".join(_in_words(axis, to) for axis, to in move)
+def delta_text(delta: Delta) -> str:
+    """``delta`` for people."""
+    return ", ".join(_axis_text(axis, to) for axis, to in delta)
 
 
-def _in_words(axis: str, to: object) -> str:
+def _axis_text(axis: str, to: object) -> str:
     if axis == "batch":
         return "a larger batch" if to == 1 else "a smaller batch"
     if axis in QUANTITIES:

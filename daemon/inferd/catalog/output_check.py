@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from inferd.catalog.served import Live
-from inferd.catalog.shadow import ANSWER_SECONDS, answer
-from inferd.engine.warmup import made_up
+from inferd.catalog.deployment import Deployment
+from inferd.catalog.synthetic_request import ANSWER_SECONDS, answer
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import Cancelled, InferdError, InferenceFailed, InternalFault, ModelUnavailable
 from inferd.tensors import Dim, Signature, Tensor, TensorSpec
 from inferd.tuning.comparison import difference, newly_infinite
@@ -14,7 +14,7 @@ from inferd.tuning.comparison import difference, newly_infinite
 _Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
 
 
-async def objection(incumbent: Live, candidate: Live, tolerance: float | None) -> str:
+async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
     """What speaks against the answers of ``candidate`` taking the place of those of ``incumbent``; "" for nothing.
 
     Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
@@ -37,7 +37,7 @@ async def objection(incumbent: Live, candidate: Live, tolerance: float | None) -
     return ""
 
 
-def misfit(old: Signature, new: Signature) -> str:
+def signature_mismatch(old: Signature, new: Signature) -> str:
     """Why requests that ``old`` takes can't go to ``new``; "" where they all can."""
     if unknown := {s.name for s in new.inputs} - {s.name for s in old.inputs}:
         return f"it wants an input '{min(unknown)}'"
@@ -54,12 +54,12 @@ def misfit(old: Signature, new: Signature) -> str:
     return ""
 
 
-def _questions(incumbent: Live, candidate: Live) -> list[_Question]:
+def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
     """Making up input takes a while where it is large, so this is for a thread."""
     old, new = incumbent.signature, candidate.signature
-    asked = list(incumbent.dispatcher.samples) or [made_up(incumbent.source, old)]
+    asked = list(incumbent.dispatcher.samples) or [synthetic_inputs(incumbent.source, old)]
     fitting: list[_Question] = [(one, other) for one in asked if (other := _fitted(one, old, new)) is not None]
-    return fitting or [(None, made_up(candidate.source, new))]
+    return fitting or [(None, synthetic_inputs(candidate.source, new))]
 
 
 def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Tensor] | None:
@@ -76,9 +76,9 @@ def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Te
     return fitted
 
 
-async def _asked(live: Live, inputs: Sequence[Tensor]) -> list[Tensor] | InferdError:
+async def _asked(deployment: Deployment, inputs: Sequence[Tensor]) -> list[Tensor] | InferdError:
     try:
-        return await answer(live.dispatcher, live.signature, inputs)
+        return await answer(deployment.dispatcher, deployment.signature, inputs)
     except InferdError as error:
         return error
 

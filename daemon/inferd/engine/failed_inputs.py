@@ -18,7 +18,7 @@ _LARGEST = 1 << 20
 _FOR = 30_000_000_000
 
 
-class KnownBad:
+class FailedInputs:
     """The latest of them, with the errors they came to. Times are nanoseconds of one clock."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inferd.engine.known_bad import KnownBad
+from inferd.engine.failed_inputs import FailedInputs
 from inferd.errors import InferenceFailed
 from inferd.tensors import DType, Tensor
 from tests.engine.models import tensor
@@ -24,7 +24,7 @@ FAILED = InferenceFailed("m", "shapes do not fit")
     ids=["equal", "a view", "other numbers", "other shape", "longer"],
 )
 def test_only_equal_input_is_told(sent: Tensor, same: bool) -> None:
-    known, (bad, _), (request, _) = KnownBad(), ask([1, 2]), ask(sent)
+    known, (bad, _), (request, _) = FailedInputs(), ask([1, 2]), ask(sent)
     bad.device = "CPU"
     known.keep(bad, FAILED, 0)
     assert known.find(request, 1) is (FAILED if same else None)
@@ -32,7 +32,7 @@ def test_only_equal_input_is_told(sent: Tensor, same: bool) -> None:
 
 
 def test_it_is_forgotten_after_a_while_and_what_is_large_is_not_kept() -> None:
-    known, (bad, _), (large, _) = KnownBad(), ask([1, 2]), ask([0] * (1 << 20))
+    known, (bad, _), (large, _) = FailedInputs(), ask([1, 2]), ask([0] * (1 << 20))
     known.keep(bad, FAILED, 0)
     known.keep(large, FAILED, 0)
     assert known.find(large, 1) is None
@@ -42,7 +42,7 @@ def test_it_is_forgotten_after_a_while_and_what_is_large_is_not_kept() -> None:
 
 
 def test_only_the_latest_are_kept() -> None:
-    known, asked = KnownBad(), [ask([n]) for n in range(20)]
+    known, asked = FailedInputs(), [ask([n]) for n in range(20)]
     for request, _ in asked:
         known.keep(request, FAILED, 0)
     assert [known.find(request, 1) is FAILED for request, _ in asked] == [False] * 4 + [True] * 16

@@ -8,8 +8,8 @@ from statistics import fmean, median
 from typing import Literal
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.measurement import Window, percentile, undisturbed
-from inferd.tuning.objective import Goal, Verdict, judge
+from inferd.tuning.goal import Goal, GoalVerdict, judge
+from inferd.tuning.measurement import MeasurementWindow, percentile, undisturbed
 
 # Two-sided, 95 %.
 _Z = 1.96
@@ -47,14 +47,14 @@ class Estimate:
     tail: float
     share: float
     kept: bool
-    verdict: Verdict
+    verdict: GoalVerdict
     score: float
     doubt: float
 
     @property
     def eligible(self) -> bool:
         """Whether it may be chosen: not when the evidence says that it misses the objective."""
-        return self.verdict is not Verdict.MISSES
+        return self.verdict is not GoalVerdict.MISSES
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -79,7 +79,7 @@ class Estimate:
 class _Point:
     """One candidate's windows; those from ``fresh`` on were taken side by side with others'."""
 
-    windows: list[Window] = field(default_factory=list)
+    windows: list[MeasurementWindow] = field(default_factory=list)
     fresh: int = 0
     reading: "_Reading | None" = None
 
@@ -94,13 +94,13 @@ class _Reading:
     median: float
     tail: float
     share: float
-    verdict: Verdict
+    verdict: GoalVerdict
     kind: Score
     values: Mapping[Score, list[float]]
     residuals: Mapping[Score, list[float]]
 
 
-class Evidence:
+class Estimates:
     """Every candidate measured so far; see the module's text."""
 
     def __init__(self, goal: Goal) -> None:
@@ -110,7 +110,7 @@ class Evidence:
         self._estimates: dict[Candidate, Estimate] = {}
         self._ranking: list[Estimate] = []
 
-    def add(self, candidate: Candidate, windows: Iterable[Window]) -> None:
+    def add(self, candidate: Candidate, windows: Iterable[MeasurementWindow]) -> None:
         """``candidate`` was measured, perhaps again."""
         point = self._points.setdefault(candidate, _Point())
         point.windows += windows
@@ -204,9 +204,9 @@ class Evidence:
         latency, percent = self.goal.latency, self.goal.percentile
         in_time = sum(w.within(latency) for w in sound)
         if not latencies:
-            verdict = Verdict.MISSES
+            verdict = GoalVerdict.MISSES
         elif latency is None:
-            verdict = Verdict.KEEPS
+            verdict = GoalVerdict.KEEPS
         else:
             verdict = judge(in_time, len(latencies), self._independent(candidate, sound), percent)
         kind: Score = "goodput" if self.goal.kind == "throughput" else "speed"
@@ -222,12 +222,12 @@ class Evidence:
             tail=percentile(latencies, percent),
             share=in_time / len(latencies) if latencies else 0.0,
             verdict=verdict,
-            kind="tail" if verdict is Verdict.MISSES else kind,
+            kind="tail" if verdict is GoalVerdict.MISSES else kind,
             values=values,
             residuals={kind: _residuals(seen) for kind, seen in values.items()},
         )
 
-    def _independent(self, candidate: Candidate, windows: Sequence[Window]) -> float:
+    def _independent(self, candidate: Candidate, windows: Sequence[MeasurementWindow]) -> float:
         """How many of the answers say something of their own: those of one run don't, nor all of one window.
 
         Where shares differ more from window to window than chance alone makes them, that is

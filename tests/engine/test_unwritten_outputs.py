@@ -10,7 +10,7 @@ import pytest
 
 from inferd.engine.model import LoadedModel
 from inferd.engine.runtime import ov
-from inferd.engine.unwritten import repair
+from inferd.engine.unwritten_outputs import repair
 from inferd.errors import InvalidRequest, LoadFailed
 from inferd.tensors import DType, Tensor
 from tests import empty_models

@@ -5,8 +5,8 @@ from math import dist, inf, log
 
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.costs import Costs
-from inferd.tuning.evidence import Estimate, Evidence
-from inferd.tuning.moves import Move, in_words, move_between
+from inferd.tuning.deltas import Delta, delta_between, delta_text
+from inferd.tuning.estimates import Estimate, Estimates
 
 # Windows of a first look; and how many the best must have before its neighbours are measured against it.
 FIRST, CONFIRMED = 2, 4
@@ -25,7 +25,7 @@ _PLACES = 64
 May = Callable[[Candidate], bool]
 
 
-class Climb:
+class HillClimb:
     """Proposes candidates of ``space``; knows what each kind of move has brought so far.
 
     The first few are ``like`` the one given, and far apart.
@@ -37,40 +37,40 @@ class Climb:
         self._places = list(dict.fromkeys(space.spread(_PLACES)))
         self._fills = min(_MOST_FILLS, max(_FEWEST_FILLS, space.size // _CANDIDATES_A_FILL))
         self._beside_ties = _BESIDE_TIES
-        self._gains: dict[Move, float] = {}
+        self._gains: dict[Delta, float] = {}
         # Neighbours and jumps of what was the best, or a rival of it, for a while.
         self._around: dict[Candidate, tuple[tuple[Candidate, ...], tuple[Candidate, ...]]] = {}
 
-    def learn(self, move: Move, before: Estimate, after: Estimate) -> None:
-        """``move`` led from one to the other."""
+    def learn(self, delta: Delta, before: Estimate, after: Estimate) -> None:
+        """``delta`` led from one to the other."""
         if before.eligible != after.eligible:
             gain = -_LOST if after.eligible else _LOST
         elif min(before.score, after.score) > 0:
             gain = log(after.score / before.score)
         else:
             gain = _LOST
-        self._gains[move] = (self._gains.get(move, gain) + gain) / 2
+        self._gains[delta] = (self._gains.get(delta, gain) + gain) / 2
 
     def propose(
-        self, standing: Sequence[Estimate], evidence: Evidence, costs: Costs, may: May
+        self, ranked: Sequence[Estimate], estimates: Estimates, costs: Costs, may: May
     ) -> tuple[Candidate, str] | None:
         """One not looked at yet, of those that ``may`` be, and why; None when enough were.
 
-        ``standing`` has the best first.
+        ``ranked`` has the best first.
         """
-        best = standing[0].candidate
-        late = self._late(evidence)
+        best = ranked[0].candidate
+        late = self._late(estimates)
 
         def open_(candidate: Candidate) -> bool:
-            return candidate not in evidence and may(candidate) and not any(_behind(candidate, e) for e in late)
+            return candidate not in estimates and may(candidate) and not any(_behind(candidate, e) for e in late)
 
         def far_behind(candidate: Candidate) -> bool:
-            return any(_far_behind(candidate, e) for e in late if e.tail > _VERY_LATE * (evidence.goal.latency or inf))
+            return any(_far_behind(candidate, e) for e in late if e.tail > _VERY_LATE * (estimates.goal.latency or inf))
 
         def promising(candidates: Iterable[Candidate], base: Candidate = best) -> Candidate | None:
             # What gained before goes first, what lost last, and what needs no other model before what does.
             def prospect(candidate: Candidate) -> tuple[float, bool]:
-                return self._prospect(move_between(base, candidate)), not costs.switches(candidate)
+                return self._prospect(delta_between(base, candidate)), not costs.switches(candidate)
 
             return max(filter(open_, candidates), key=prospect, default=None)
 
@@ -79,14 +79,14 @@ class Climb:
             if open_(scout) and not far_behind(scout):
                 return scout, "an overview first: streams and batches far apart"
         neighbours, jumps = self._surroundings(best)
-        longer = [c for c in jumps if self._gains.get(move_between(best, c), 0.0) > _WORTHWHILE]
+        longer = [c for c in jumps if self._gains.get(delta_between(best, c), 0.0) > _WORTHWHILE]
         if found := promising((*longer, *neighbours)):
-            return found, f"a step from the best so far: {in_words(move_between(best, found))}"
+            return found, f"a step from the best so far: {delta_text(delta_between(best, found))}"
         if found := promising(jumps):
-            return found, f"a jump from the best so far: {in_words(move_between(best, found))}"
+            return found, f"a jump from the best so far: {delta_text(delta_between(best, found))}"
         if self._beside_ties:
             # Also one that gives more, and may just keep the objective or just miss it.
-            rivals = sorted((e for e in standing[1:] if e.may_beat(standing[0])), key=lambda e: -e.score)
+            rivals = sorted((e for e in ranked[1:] if e.may_beat(ranked[0])), key=lambda e: -e.score)
             for rival in rivals[:_TIES]:
                 if found := promising(self._surroundings(rival.candidate)[0], rival.candidate):
                     self._beside_ties -= 1
@@ -94,7 +94,7 @@ class Climb:
         if self._fills:
             self._fills -= 1
             places = [c for c in self._places if open_(c) and not far_behind(c)]
-            if found := self._furthest(places, evidence):
+            if found := self._furthest(places, estimates):
                 return found, "far from all that was measured"
         return None
 
@@ -103,19 +103,19 @@ class Climb:
             self._around[candidate] = self._space.neighbours(candidate), self._space.jumps(candidate)
         return self._around[candidate]
 
-    def _prospect(self, move: Move) -> float:
-        """What ``move`` may gain: what it gained before, or its parts did; 0 where nothing is known."""
-        known = self._gains.get(move)
-        return round(sum(self._gains.get((part,), 0.0) for part in move) if known is None else known, 2)
+    def _prospect(self, delta: Delta) -> float:
+        """What ``delta`` may gain: what it gained before, or its parts did; 0 where nothing is known."""
+        known = self._gains.get(delta)
+        return round(sum(self._gains.get((part,), 0.0) for part in delta) if known is None else known, 2)
 
-    def _late(self, evidence: Evidence) -> list[Estimate]:
-        latency = evidence.goal.latency
+    def _late(self, estimates: Estimates) -> list[Estimate]:
+        latency = estimates.goal.latency
         if latency is None:
             return []
-        return [e for e in evidence.ranking() if not e.eligible and e.tail > _LATE * latency]
+        return [e for e in estimates.ranking() if not e.eligible and e.tail > _LATE * latency]
 
-    def _furthest(self, candidates: Iterable[Candidate], evidence: Evidence) -> Candidate | None:
-        measured = [self._space.place(e.candidate) for e in evidence.ranking()]
+    def _furthest(self, candidates: Iterable[Candidate], estimates: Estimates) -> Candidate | None:
+        measured = [self._space.place(e.candidate) for e in estimates.ranking()]
 
         def distance(candidate: Candidate) -> float:
             here = self._space.place(candidate)
@@ -131,7 +131,7 @@ def _behind(candidate: Candidate, late: Estimate) -> bool:
         known.requests <= candidate.requests
         and known.batch <= candidate.batch
         and known.path == candidate.path
-        and known.compiled == candidate.compiled
+        and known.compile_key == candidate.compile_key
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a version that gets a part of the requests may have them all: a pure judgement of what both were seen with.
+"""Whether a version that gets a part of the requests may have them all: a pure analysis of both versions' results.
 
 Unlike a tuner's candidate it is held against what the other answers *at the same time*: a new version is not to be
 turned away because the machine is busier than it was a minute ago, and it may well be heavier than the one before.
@@ -7,7 +7,7 @@ turned away because the machine is busier than it was a minute ago, and it may w
 from dataclasses import dataclass, field
 from enum import Enum
 
-from inferd.tuning.objective import share_bounds
+from inferd.tuning.goal import share_bounds
 from inferd.tuning.trial import exceeds
 
 # One-sided: one in a hundred is judged wrongly at a look.
@@ -16,7 +16,7 @@ _Z = 2.33
 PATIENCE = 5
 
 
-class Verdict(Enum):
+class CanaryVerdict(Enum):
     """How a canary ends. Everything but PROMOTED leaves the version before as it was."""
 
     PROMOTED = "promoted"
@@ -40,7 +40,7 @@ class CanaryRules:
 
 
 @dataclass(slots=True)
-class Tally:
+class CanaryCounts:
     """What became of one version's requests: ``late`` are those answered later than the objective, refused for want
     of capacity or out of time, ``failed`` those whose failure was the server's."""
 
@@ -50,41 +50,42 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Judgement:
+class CanaryAnalysis:
     """One canary under ``rules``. Times are seconds of whatever clock :meth:`step` is given."""
 
     rules: CanaryRules
-    incumbent: Tally = field(default_factory=Tally)
-    candidate: Tally = field(default_factory=Tally)
+    incumbent: CanaryCounts = field(default_factory=CanaryCounts)
+    candidate: CanaryCounts = field(default_factory=CanaryCounts)
     _since: float | None = None
 
-    def step(self, now: float, waiting: int) -> Verdict | None:
+    def step(self, now: float, waiting: int) -> CanaryVerdict | None:
         """None to go on; ``waiting`` requests are with the candidate."""
         if self._since is None:
             self._since = now
         if self._fails():
-            return Verdict.FAILED
+            return CanaryVerdict.FAILED
         if self._worse():
-            return Verdict.WORSE
+            return CanaryVerdict.WORSE
         passed = now - self._since
         enough = passed >= self.rules.seconds and self.candidate.ended >= self.rules.requests
         return self.conclude(waiting) if enough or passed >= PATIENCE * self.rules.seconds else None
 
-    def conclude(self, waiting: int) -> Verdict:
+    def conclude(self, waiting: int) -> CanaryVerdict:
         """What to do by what was seen until now."""
         if self._fails():
-            return Verdict.FAILED
+            return CanaryVerdict.FAILED
         if self._worse():
-            return Verdict.WORSE
+            return CanaryVerdict.WORSE
         seen, other = self.candidate, self.incumbent
         # Few requests prove little either way: then it had better not fail where the other does not.
         if (seen.failed and not other.failed) or (waiting and not seen.ended):
-            return Verdict.FAILED
-        return Verdict.PROMOTED
+            return CanaryVerdict.FAILED
+        return CanaryVerdict.PROMOTED
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """What was seen, in words."""
-        return f"of its requests {_words(self.candidate)}; of those to the version before {_words(self.incumbent)}"
+        candidate, incumbent = _counts_text(self.candidate), _counts_text(self.incumbent)
+        return f"of its requests {candidate}; of those to the version before {incumbent}"
 
     def _fails(self) -> bool:
         return exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
@@ -100,5 +101,5 @@ class Judgement:
         return low > allowed and exceeds(seen.late, answers, other.late, of_other)
 
 
-def _words(tally: Tally) -> str:
+def _counts_text(tally: CanaryCounts) -> str:
     return f"{tally.failed} of {tally.ended} failed and {tally.late} came late"

@@ -15,7 +15,7 @@ ANSWER_SECONDS = 60.0
 _SEQUENCE = "shadow " * 100
 
 
-class Shadow:
+class SyntheticReply:
     """The reply slot of a request of our own: ``outputs`` are copies."""
 
     def __init__(self) -> None:
@@ -38,17 +38,17 @@ class Shadow:
 async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What ``dispatcher`` answers to ``inputs``, in a request that is counted nowhere. Raises its error, and
     Cancelled where it gives no answer for a minute."""
-    reply = Shadow()
+    reply = SyntheticReply()
     await _ask(dispatcher, signature, inputs, reply)
     return reply.outputs.result()
 
 
 async def timed(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> Stages:
     """When the stages of such a request were. Raises as :func:`answer`."""
-    return await _ask(dispatcher, signature, inputs, Shadow())
+    return await _ask(dispatcher, signature, inputs, SyntheticReply())
 
 
-async def _ask(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor], reply: Shadow) -> Stages:
+async def _ask(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor], reply: SyntheticReply) -> Stages:
     request = Request(
         "",
         0,

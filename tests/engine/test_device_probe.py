@@ -6,32 +6,32 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inferd.engine.fresh_process import FreshProcess
+from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.preflight import PreflightLimits
 
 LIMITS = PreflightLimits(memory_bytes=1 << 30, seconds=60.0, cpu_threads=1)
 
 
 @pytest.fixture
-def fresh() -> Iterator[FreshProcess]:
-    process = FreshProcess(LIMITS)
-    yield process
-    process.close()
+def probe() -> Iterator[DeviceProbe]:
+    probe = DeviceProbe(LIMITS)
+    yield probe
+    probe.close()
 
 
-def program(text: str, seconds: float = 60.0) -> FreshProcess:
+def program(text: str, seconds: float = 60.0) -> DeviceProbe:
     """A child of another kind: it reads its job and then does what ``text`` says."""
     command = (sys.executable, "-c", f"import os, signal, sys, time; sys.stdin.buffer.read()\n{text}")
-    return FreshProcess(PreflightLimits(1 << 30, seconds, 1), command)
+    return DeviceProbe(PreflightLimits(1 << 30, seconds, 1), command)
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO:CPU"])
-def test_a_device_that_is_there_can_be_used_each_time_it_is_tried(device: str, fresh: FreshProcess) -> None:
-    assert [fresh.unusable(device) for _ in range(2)] == ["", ""]
+def test_a_device_that_is_there_can_be_used_each_time_it_is_tried(device: str, probe: DeviceProbe) -> None:
+    assert [probe.unusable(device) for _ in range(2)] == ["", ""]
 
 
-def test_a_device_that_is_not_there_can_not(fresh: FreshProcess) -> None:
-    assert "GPU.7, which is absent" in fresh.unusable("GPU.7")
+def test_a_device_that_is_not_there_can_not(probe: DeviceProbe) -> None:
+    assert "GPU.7, which is absent" in probe.unusable("GPU.7")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_device_that_is_not_there_can_not(fresh: FreshProcess) -> None:
     ],
     ids=["crashes", "hangs", "fails", "memory"],
 )
-def test_a_device_that_does_its_process_harm_can_not_be_used(child: FreshProcess, why: str) -> None:
+def test_a_device_that_does_its_process_harm_can_not_be_used(child: DeviceProbe, why: str) -> None:
     assert why in child.unusable("CPU")
 
 

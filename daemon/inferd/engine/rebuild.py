@@ -1,4 +1,4 @@
-"""How a compiled model that a failed run has left unfit is made anew.
+"""Rebuilds a compiled model that a failed run has tainted.
 
 On the CPU the nodes of a graph whose shapes are not fixed remember the shapes that they ran on last. A run that fails
 or is cancelled leaves some of them with memory of one shape and the belief that it is another's. The next runs fail, or
@@ -18,11 +18,11 @@ BODIES = frozenset({"Loop", "TensorIterator", "If"})
 # A blob of no more bytes is not read from the disk each time.
 _SMALL = 32 << 20
 
-Remake = Callable[["ov.CompiledModel"], Callable[[], "ov.CompiledModel"]]
+Rebuilder = Callable[["ov.CompiledModel"], Callable[[], "ov.CompiledModel"]]
 """Takes what it needs from a compiled model that is about to be let go of, and returns what makes its like."""
 
 
-def bears_marks(model: "ov.Model", target: str) -> bool:
+def taints_on_failure(model: "ov.Model", target: str) -> bool:
     """Whether a run of ``model`` that ends early on the resolved device ``target`` harms later ones: on a CPU, with
     shapes that are not fixed, of inputs or inside."""
     if devices.family(target) in ("GPU", "NPU"):
@@ -36,7 +36,7 @@ def bears_marks(model: "ov.Model", target: str) -> bool:
     return False
 
 
-def remake(
+def rebuilder(
     core: "ov.Core",
     model: "ov.Model",
     target: str,
@@ -44,7 +44,7 @@ def remake(
     blob: Callable[[], bytes | None],
     *,
     exports: bool,
-) -> Remake:
+) -> Rebuilder:
     """How what was compiled from ``model`` for ``target`` is made anew: from ``blob`` where that is there, else from
     what it ``exports``. Both steps raise RuntimeError."""
     if devices.family(target) != "CPU":

@@ -44,7 +44,7 @@ _NETWORK = """<?xml version="1.0"?>
 """
 
 
-class FreshProcess:
+class DeviceProbe:
     """Has child processes try devices, one at a time, each under ``limits``; ``command`` as for a Preflight."""
 
     def __init__(self, limits: PreflightLimits, command: Sequence[str] = COMMAND) -> None:

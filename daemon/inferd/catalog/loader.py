@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from inferd.catalog.rules import rules_of
-from inferd.catalog.served import Live, Served
+from inferd.catalog.deployment import Deployment
+from inferd.catalog.model_version import ModelVersion
+from inferd.catalog.settings import rules_of
 from inferd.dispatcher import Dispatcher, Observer
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
@@ -33,7 +34,7 @@ class CatalogLimits:
     split_threads: int = 0
 
 
-class Lives:
+class Loader:
     """Loads up to ``load_parallelism`` versions at a time. One that was let go of may be stuck: a run that does not
     end holds its memory."""
 
@@ -43,13 +44,13 @@ class Lives:
         self._observe = observe
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
-        self._stuck: list[tuple[str, LoadedModel]] = []
+        self._unfreed: list[tuple[str, LoadedModel]] = []
         # Nanoseconds of those that were let go of, and those that are there; replaced as one, as any thread may ask.
         self._work: dict[tuple[str, str], tuple[int, tuple[Dispatcher, ...]]] = {}
 
     async def load(
         self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource] = lambda source: source
-    ) -> Live:
+    ) -> Deployment:
         """Load ``source`` as ``tuned`` makes it, on a worker thread. Raises what the engine raises.
 
         Where its files change meanwhile, it is loaded again, unless it was settled: then only what it was settled with
@@ -57,10 +58,10 @@ class Lives:
         """
         async with self._compiling:
             source, loaded = await asyncio.to_thread(self._loaded, source, tuned)
-        live = Live(source, loaded, self._dispatcher(source, loaded))
-        ended, there = self._work.get(key := _key(live), (0, ()))
-        self._work[key] = ended, (*there, live.dispatcher)
-        return live
+        deployment = Deployment(source, loaded, self._dispatcher(source, loaded))
+        ended, there = self._work.get(key := _key(deployment), (0, ()))
+        self._work[key] = ended, (*there, deployment.dispatcher)
+        return deployment
 
     def busy_ns(self) -> dict[tuple[str, str], int]:
         """Nanoseconds that infer requests were in use, by name and version, of all that served it until now. Any
@@ -68,7 +69,7 @@ class Lives:
         return {key: ended + sum(one.busy_ns for one in there) for key, (ended, there) in self._work.copy().items()}
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
-        """Let go of what :meth:`worked` says of ``versions``, unless they are there."""
+        """Let go of what :meth:`busy_ns` says of ``versions``, unless they are there."""
         for key in versions:
             if not self._work.get(key, (0, ()))[1]:
                 self._work.pop(key, None)
@@ -86,20 +87,21 @@ class Lives:
                 if not tries:
                     raise
 
-    async def holds(self, live: Live | None, source: ModelSource) -> bool:
-        """Whether the files of ``source``, all of which are read, have the content that ``live`` was loaded from."""
-        if live is None:
+    async def holds(self, deployment: Deployment | None, source: ModelSource) -> bool:
+        """Whether the files of ``source``, all of which are read, have the content that ``deployment`` was loaded
+        from."""
+        if deployment is None:
             return False
         try:
             async with self._compiling:
-                return (await asyncio.to_thread(source.settled)).digest == live.source.digest
+                return (await asyncio.to_thread(source.settled)).digest == deployment.source.digest
         except InferdError:
             return False
 
-    def stuck(self, name: str | None = None) -> int:
+    def unfreed(self, name: str | None = None) -> int:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
-        self._stuck = [(of, loaded) for of, loaded in self._stuck if not loaded.freed]
-        return sum(name in (None, of) for of, _ in self._stuck)
+        self._unfreed = [(of, loaded) for of, loaded in self._unfreed if not loaded.freed]
+        return sum(name in (None, of) for of, _ in self._unfreed)
 
     def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
         config = source.config
@@ -120,42 +122,46 @@ class Lives:
     def _device(self, name: str) -> SharedDevice:
         return self._devices.setdefault(name, SharedDevice())
 
-    async def finish(self, live: Live) -> None:
+    async def finish(self, deployment: Deployment) -> None:
         """Let it answer what it has taken, as long as a drain may take, then free it."""
         try:
-            await asyncio.wait_for(live.dispatcher.drained(), self._limits.drain_seconds)
+            await asyncio.wait_for(deployment.dispatcher.drained(), self._limits.drain_seconds)
         except TimeoutError:
             log.warning("drain timed out; what is left is answered UNAVAILABLE")
-        await self.free(live)
+        await self.free(deployment)
 
-    async def free(self, live: Live) -> None:
+    async def free(self, deployment: Deployment) -> None:
         """Answer what is left, then end what runs."""
-        live.dispatcher.abort(Draining())
-        live.dispatcher.close()
-        await asyncio.to_thread(live.loaded.close)
-        ended, there = self._work.get(key := _key(live), (0, ()))
-        if live.dispatcher in there:
-            left = tuple(one for one in there if one is not live.dispatcher)
-            self._work[key] = ended + live.dispatcher.busy_ns, left
-        if not live.loaded.freed:
-            log.error("a run does not end; its memory is kept", model=live.source.name, version=live.source.version)
-            self._stuck.append((live.source.name, live.loaded))
+        deployment.dispatcher.abort(Draining())
+        deployment.dispatcher.close()
+        await asyncio.to_thread(deployment.loaded.close)
+        ended, there = self._work.get(key := _key(deployment), (0, ()))
+        if deployment.dispatcher in there:
+            left = tuple(one for one in there if one is not deployment.dispatcher)
+            self._work[key] = ended + deployment.dispatcher.busy_ns, left
+        if not deployment.loaded.freed:
+            log.error(
+                "a run does not end; its memory is kept",
+                model=deployment.source.name,
+                version=deployment.source.version,
+            )
+            self._unfreed.append((deployment.source.name, deployment.loaded))
 
 
-def _key(live: Live) -> tuple[str, str]:
-    return live.source.name, str(live.source.version)
+def _key(deployment: Deployment) -> tuple[str, str]:
+    return deployment.source.name, str(deployment.source.version)
 
 
-def announce(served: Served) -> None:
-    """Log how ``served`` runs on each of its devices."""
-    if served.live is None:
+def log_ready(model_version: ModelVersion) -> None:
+    """Log how ``model_version`` runs on each of its devices."""
+    if model_version.deployment is None:
         return
-    for entry in served.live.loaded.pools:
+    for entry in model_version.deployment.loaded.pools:
         effective = entry.effective
         log.info(
             "model ready",
-            model=served.name,
-            version=served.version,
+            model=model_version.name,
+            version=model_version.version,
             device=entry.pool.device,
             precision=effective.precision,
             streams=effective.streams,
@@ -164,5 +170,7 @@ def announce(served: Served) -> None:
             inline=entry.pool.inline,
             from_cache=entry.from_cache,
         )
-    if remarks := served.live.signature.remarks:
-        log.info("model narrows numbers", model=served.name, version=served.version, remarks=list(remarks))
+    if remarks := model_version.deployment.signature.remarks:
+        log.info(
+            "model narrows numbers", model=model_version.name, version=model_version.version, remarks=list(remarks)
+        )

@@ -1,7 +1,7 @@
 """Gives outputs that a run would leave unwritten what they should have, by changing the model before it is compiled.
 
 What is not written holds the numbers of another request. Nothing is changed in models without such operations
-(:mod:`inferd.engine.emptiness` knows them).
+(:mod:`inferd.engine.skipped_ops` knows them).
 """
 
 import json
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from inferd.engine.emptiness import Path, Place, called, constant, is_sequence, places, walk
 from inferd.engine.runtime import ov
+from inferd.engine.skipped_ops import InputDim, NodePath, constant, is_sequence, node_label, skipping_dims, walk
 
 REVISION = 1
 """Of what is done here: what was compiled under another is compiled again."""
@@ -21,7 +21,7 @@ _op = ov.opset15
 # As good as no end, in the 32 bits that the CPU computes whole numbers in.
 _ALL = 2**31 - 1
 
-Written = frozenset[tuple[Path, str]]
+Written = frozenset[tuple[NodePath, str]]
 """Operations whose output is right whether or not they run, by path and friendly name."""
 
 _WATCH = "inferd/watch/"
@@ -56,7 +56,7 @@ def repair(model: "ov.Model") -> Written:
         elif (some := _with_a_watch(node, found)) is not None:
             written.add(key)
             if not path and node.get_type_name() not in _ZERO_IS_RIGHT:
-                watch[called(node)] = some
+                watch[node_label(node)] = some
     if watch:
         _add_watch(model, watch)
     if written:
@@ -83,9 +83,9 @@ def _add_watch(model: "ov.Model", watch: Mapping[str, "ov.Node"]) -> None:
     model.add_results([result])
 
 
-def _skipped(model: "ov.Model") -> Mapping[tuple[Path, str], list[Place]]:
+def _skipped(model: "ov.Model") -> Mapping[tuple[NodePath, str], list[InputDim]]:
     """What may be empty though no input of the model is."""
-    if not any(places(node) for _, node in walk(model)):
+    if not any(skipping_dims(node) for _, node in walk(model)):
         return {}
     filled = model.clone()
     try:
@@ -93,7 +93,7 @@ def _skipped(model: "ov.Model") -> Mapping[tuple[Path, str], list[Place]]:
     except RuntimeError:
         # Not of any such shape: what is known without has to do.
         filled = model
-    return {(path, node.get_friendly_name()): found for path, node in walk(filled) if (found := places(node))}
+    return {(path, node.get_friendly_name()): found for path, node in walk(filled) if (found := skipping_dims(node))}
 
 
 def _not_empty(shape: "ov.PartialShape") -> "ov.PartialShape":
@@ -107,16 +107,16 @@ def at_least_one(dim: "ov.Dimension") -> "ov.Dimension":
     return ov.Dimension(max(1, dim.get_min_length()), dim.get_max_length())
 
 
-def _made_right(node: "ov.Node", skipped: Sequence[Place]) -> bool:
+def _made_right(node: "ov.Node", skipped: Sequence[InputDim]) -> bool:
     """Whether ``node``'s outputs needed changing, and were. ``skipped`` are the dimensions that may be 0 although none
     of the model's inputs is."""
     kind = node.get_type_name()
     if kind == "Loop":
         return _turns(node)
     if kind == "TensorIterator":
-        return bool(found := places(node)) and _steps(node, found)
+        return bool(found := skipping_dims(node)) and _steps(node, found)
     if is_sequence(node):
-        return bool(found := places(node)) and _states(node, found)
+        return bool(found := skipping_dims(node)) and _states(node, found)
     if kind == "Gather":
         return _none_ever(node.output(0))
     if kind == "Unique" and skipped:
@@ -124,14 +124,14 @@ def _made_right(node: "ov.Node", skipped: Sequence[Place]) -> bool:
     return False
 
 
-def _with_a_watch(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node | None":
+def _with_a_watch(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node | None":
     """Likewise where there may be no right answer: whether there is one; None where it needed no change."""
     if node.get_type_name() == "TopK":
         count = constant(node.input_value(1))
         if count is None or not count.all():
             return _best(node)
     # With all that an empty input of the model makes empty as well: it is not looked at again for those.
-    return _zeros(node, places(node)) if skipped else None
+    return _zeros(node, skipping_dims(node)) if skipped else None
 
 
 # -- loops ----------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _handed_on(loop: "ov.Node", described: "object") -> bool:
     )
 
 
-def _steps(iterator: "ov.Node", sliced: Sequence[Place]) -> bool:
+def _steps(iterator: "ov.Node", sliced: Sequence[InputDim]) -> bool:
     """An iterator over nothing gives the values it began with. The CPU raises instead: it is given one step to make, of
     which nothing is taken. False where what it should give is not known of each output."""
     takes, gives = iterator.get_input_descriptions(), iterator.get_output_descriptions()
@@ -239,7 +239,7 @@ def _none_ever(picked: "ov.Output") -> bool:
     return True
 
 
-def _states(layer: "ov.Node", steps: Sequence[Place]) -> bool:
+def _states(layer: "ov.Node", steps: Sequence[InputDim]) -> bool:
     """The state after no steps is that from before."""
     some = _any(layer, steps)
     for output, initial in zip(list(layer.outputs())[1:], layer.input_values()[1:], strict=False):
@@ -273,7 +273,7 @@ def _distinct(unique: "ov.Node") -> bool:
     data = unique.input_value(0)
     if unique.get_input_size() > 1 or data.element_type == ov.Type.string:
         raise _without_answer(unique)
-    some = _any(unique, places(unique))
+    some = _any(unique, skipping_dims(unique))
     filler = _op.slice(
         _op.convert(_op.constant(np.zeros(1, np.float32)), data.element_type),
         _numbers(0),
@@ -291,7 +291,7 @@ def _distinct(unique: "ov.Node") -> bool:
     return True
 
 
-def _zeros(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node":
+def _zeros(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node":
     """Put zeros where it does not run; gives whether it does, or has nothing to give."""
     some = answered = _any(node, skipped)
     for output in node.outputs():
@@ -309,14 +309,14 @@ def _zeros(node: "ov.Node", skipped: Sequence[Place]) -> "ov.Node":
 
 def _without_answer(node: "ov.Node") -> Unrepairable:
     return Unrepairable(
-        f"{called(node)} may have nothing to work on, and would then give what another request left there"
+        f"{node_label(node)} may have nothing to work on, and would then give what another request left there"
     )
 
 
 # -- parts ----------------------------------------------------------------------------
 
 
-def _any(node: "ov.Node", dims: Sequence[Place]) -> "ov.Node":
+def _any(node: "ov.Node", dims: Sequence[InputDim]) -> "ov.Node":
     """Whether none of the dimensions ``dims`` of its inputs is 0; a scalar."""
     ports = sorted({port for port, _ in dims})
     sizes = [

@@ -40,18 +40,18 @@ from inferd.repository import repository_of
 from inferd.requests import Observation
 from inferd.rpc.codec import TensorLimits
 from inferd.rpc.control import RepositoryControl
+from inferd.rpc.fanout import WorkerFanout
 from inferd.rpc.gate import Access
 from inferd.rpc.inference import Inference
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import ConnectionLimits, Server
-from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from inferd.supervision.health import HealthRules
 from inferd.supervision.inline_runs import InlineRuns
 from inferd.supervision.making_way import MakingWay
@@ -63,9 +63,9 @@ from inferd.tracing import Tracer
 from inferd.tuning.profile import Profiles
 from inferd.tuning.tuner import Tuner, TunerRules
 from inferd.watch import Watch
-from inferd.workers import figures
-from inferd.workers.channel import Answers, Channel
-from inferd.workers.place import Place
+from inferd.workers import merge_snapshots
+from inferd.workers.report_socket import Reports, ReportServer
+from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
@@ -103,12 +103,12 @@ def _preflight_limits(settings: Settings) -> PreflightLimits:
     return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
-def store_of(settings: Settings) -> Store | None:
+def store_of(settings: Settings) -> RegionStore | None:
     """Where clients' shared memory is registered, None where it is off."""
     if settings.shared_memory == "off":
         return None
     limits = RegionLimits(settings.shared_memory_max_regions, settings.shared_memory_max_bytes)
-    return Store(limits, mapped=settings.shared_memory == "mapped")
+    return RegionStore(limits, mapped=settings.shared_memory == "mapped")
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:
@@ -127,19 +127,19 @@ def _controls(settings: Settings) -> list[tuple[Access, bool]]:
 
 
 class App:
-    """One daemon, from settings to exit; or one worker of a daemon that is several processes, see fleet.py."""
+    """One daemon, from settings to exit; or one worker of a daemon that is several processes, see workers/daemon.py."""
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings] | None = None, place: Place | None = None
+        self, settings: Settings, read: Callable[[], Settings] | None = None, identity: WorkerIdentity | None = None
     ) -> None:
-        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``place``
+        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``identity``
         makes it a worker, which has no metrics port and says all to its supervisor.
 
         Raises ConfigurationError.
         """
         self._settings = settings
-        self._place = place
-        spread = self._spread = Spread(place) if place is not None else None
+        self._identity = identity
+        fanout = self._fanout = WorkerFanout(identity) if identity is not None else None
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
         self._made_way = False
@@ -160,7 +160,7 @@ class App:
             ),
             engine,
             Profiles(settings.profile_dir),
-            on_stored=spread.load if spread is not None else lambda _: None,
+            on_stored=fanout.load if fanout is not None else lambda _: None,
         )
         self._repository = repository_of(settings)
         self._catalog = Catalog(
@@ -214,8 +214,8 @@ class App:
             credentials=self._credentials,
             connections=_connection_limits(settings),
             shared_memory=shared_memory,
-            spread=spread,
-            secret=place.secret if place is not None else "",
+            fanout=fanout,
+            secret=identity.secret if identity is not None else "",
             accept_wait=accept_wait,
         )
         self._supervisor = Supervisor(Notifier(), watchdog_seconds(), self._catalog, self._lifecycle)
@@ -255,9 +255,9 @@ class App:
         )
         self._status = Status(reading.figures)
         registry = registry_of(collectors)
-        self._exporter: Exporter | Channel
-        if place is not None:
-            self._exporter = Channel(place.socket("said"), _said(reading, Scrape(registry)))
+        self._exporter: Exporter | ReportServer
+        if identity is not None:
+            self._exporter = ReportServer(identity.socket("reports"), _said(reading, Scrape(registry)))
         else:
             host, port = split_host_port(settings.metrics_bind)
             self._exporter = Exporter(host, port, registry, reading.readiness, self._status, self._credentials)
@@ -269,7 +269,7 @@ class App:
             loop.add_signal_handler(number, self._signalled, number)
         # From the first moment: unhandled, it would end the process.
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
-        if self._place is not None:
+        if self._identity is not None:
             # Nothing comes through this pipe; it ends when the supervisor wants us to, or is gone.
             loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
         loading = asyncio.create_task(self._start())
@@ -291,11 +291,11 @@ class App:
     async def _start(self) -> None:
         # 1. Whoever watches sees "starting" from now on.
         self._lag.start(asyncio.get_running_loop())
-        if self._place is None:
+        if self._identity is None:
             self._status.start()
         self._exporter.start()
         self._supervisor.start()
-        if self._place is None or self._place.first:
+        if self._identity is None or self._identity.first:
             for name in unknown_variables():
                 log.warning("variable names no setting", variable=name)
             for setting, what in exposures(self._settings):
@@ -333,7 +333,7 @@ class App:
 
     async def _unload_as_others(self) -> None:
         """Serve no model that clients had the other workers unload."""
-        for name in await self._spread.unloaded() if self._spread is not None else ():
+        for name in await self._fanout.unloaded() if self._fanout is not None else ():
             with suppress(UnknownModel):
                 await self._catalog.unload(name)
 
@@ -394,7 +394,7 @@ class App:
 
     def _signalled(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self._place is not None and self._stop.is_set():
+        if self._identity is not None and self._stop.is_set():
             # systemd tells every process of a unit, and the supervisor tells us too. It ends at once whom it wants to.
             self._made_way = False
             return
@@ -445,11 +445,11 @@ class App:
             self._tracer.observe(seen)
 
 
-def _said(reading: Reading, scrape: Scrape) -> Answers:
+def _said(reading: Reading, scrape: Scrape) -> Reports:
     """What a worker answers its supervisor."""
     return {
         "metrics": lambda: text_of(scrape),
-        "figures": lambda: figures.as_json(reading.figures()),
+        "figures": lambda: merge_snapshots.as_json(reading.figures()),
         "readiness": lambda: _text(reading.readiness()),
     }
 

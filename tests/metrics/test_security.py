@@ -28,7 +28,7 @@ def test_expiry_and_what_became_of_changes_are_told(tmp_path: Path) -> None:
     held = Credentials(CertificateFiles(pair.certificate, pair.key), tokens)
     tokens.write_text("[[client]")
     held.look()
-    held.refusals.add("grpc", "ModelInfer", NotAuthenticated("missing"), "p")
+    held.denied_calls.add("grpc", "ModelInfer", NotAuthenticated("missing"), "p")
     seen = series(held)
     assert {name: value for name, value in seen.items() if name[0] != "inferd_refused_calls_total"} == {
         ("inferd_tls_certificate_expiry_timestamp_seconds",): datetime(2040, 1, 1, tzinfo=UTC).timestamp(),

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from inferd.demo.magika import INPUT, MODEL, OUTPUT, Rules, Verdict
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
 from tests.system import clients, samples
 from tests.system.daemon import Daemon
 
@@ -45,13 +45,13 @@ def features(rules: Rules, paths: list[Path]) -> npt.NDArray[np.int32]:
 
 
 @pytest.fixture
-def client(demo_server: Daemon) -> Client:
-    with Client(demo_server.grpc) as client:
+def client(demo_server: Daemon) -> InferenceClient:
+    with InferenceClient(demo_server.grpc) as client:
         yield client
 
 
 def test_labels_and_scores_are_those_of_magikas_own_package(
-    client: Client, rules: Rules, paths: list[Path], figure: Callable[[str], None]
+    client: InferenceClient, rules: Rules, paths: list[Path], figure: Callable[[str], None]
 ) -> None:
     ours = []
     for path in paths:
@@ -71,14 +71,16 @@ def test_labels_and_scores_are_those_of_magikas_own_package(
     figure(f"magika: {len(paths)} files of {kinds} kinds, all labels identical, scores off by at most {worst:.1e}")
 
 
-def test_the_samples_cover_many_kinds_of_file(rules: Rules, features: npt.NDArray[np.int32], client: Client) -> None:
+def test_the_samples_cover_many_kinds_of_file(
+    rules: Rules, features: npt.NDArray[np.int32], client: InferenceClient
+) -> None:
     labels = {rules.verdict(scores).label for scores in client.infer(MODEL, {INPUT: features})[OUTPUT]}
 
     assert len(labels) >= 20, sorted(labels)
 
 
 def test_all_scores_are_those_of_onnxruntime(
-    client: Client, features: npt.NDArray[np.int32], demo_repository: Path
+    client: InferenceClient, features: npt.NDArray[np.int32], demo_repository: Path
 ) -> None:
     session = onnxruntime.InferenceSession(demo_repository / MODEL / "1" / "model.onnx")
     [expected] = session.run([OUTPUT], {INPUT: features})

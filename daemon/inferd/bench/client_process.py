@@ -20,8 +20,8 @@ from inferd.bench.generator import Generator
 from inferd.bench.load import Closed, Load
 from inferd.bench.tally import Tally, Window
 from inferd.errors import InferdError
-from inferd.rpc import traffic
-from inferd.security.shown import Shown
+from inferd.rpc import load_channels
+from inferd.security.client_credentials import ClientCredentials
 
 _TICK = 0.25
 _STOP_TIMEOUT = 5.0
@@ -37,7 +37,7 @@ class Client:
     connections: int
     stream: bool
     deadline: float | None
-    shown: Shown
+    credentials: ClientCredentials
     requests: tuple[bytes, ...]
     part: int
     parts: int
@@ -173,9 +173,13 @@ class _Child:
     async def serve(self) -> None:
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._read)
         client = self._client
-        async with traffic.lines(
-            client.target, client.connections, stream=client.stream, deadline=client.deadline, shown=client.shown
-        ) as lines:
+        async with load_channels.open_channels(
+            client.target,
+            client.connections,
+            stream=client.stream,
+            deadline=client.deadline,
+            credentials=client.credentials,
+        ) as channels:
             # What is there now stays: the collector need not look at it again and again.
             gc.freeze()
             while isinstance(task := await self._inbox.get(), Task):
@@ -185,7 +189,7 @@ class _Child:
                 if not isinstance(begin := await self._inbox.get(), Begin):
                     return
                 mine = (begin.moment + due[client.part :: client.parts]).tolist()
-                self._connection.send(await self._step(task, begin.moment, lines, mine))
+                self._connection.send(await self._step(task, begin.moment, channels, mine))
 
     def _read(self) -> None:
         message: Task | Begin | Stop | None = None
@@ -201,10 +205,10 @@ class _Child:
         if self._stop is not None and self._generator is not None:
             self._generator.stop(self._stop.patience)
 
-    async def _step(self, task: Task, begins: int, lines: list[traffic.Line], due: list[int]) -> Window:
+    async def _step(self, task: Task, begins: int, channels: list[load_channels.LoadChannel], due: list[int]) -> Window:
         opens = begins + round(task.warm_up * 1e9)
         tally = Tally(opens, opens + round(task.seconds * 1e9), round(task.objective * 1e9))
-        self._generator = Generator(lines, self._client.requests, tally)
+        self._generator = Generator(channels, self._client.requests, tally)
         if self._stop is not None:
             self._generator.stop(self._stop.patience)
         opened = _cpu()

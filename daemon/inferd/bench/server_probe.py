@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from inferd.bench.server_side import STAGES, Counted, Resources, Sample
 from inferd.errors import InferdError
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
-from inferd.security.shown import Shown
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
+from inferd.security.client_credentials import ClientCredentials
 
 _PATIENCE = 5.0
 _CPU, _RSS = "process_cpu_seconds_total", "process_resident_memory_bytes"
@@ -32,10 +32,10 @@ class ResourceSource(Protocol):
 class MetricsPage:
     """The Prometheus page at ``url``, with the names that client libraries give a process."""
 
-    def __init__(self, url: str, shown: Shown) -> None:
+    def __init__(self, url: str, credentials: ClientCredentials) -> None:
         self._url = url
-        self._headers = {"Authorization": shown.authorization} if shown.token else {}
-        self._context = shown.context() if urlsplit(url).scheme == "https" else None
+        self._headers = {"Authorization": credentials.authorization} if credentials.token else {}
+        self._context = credentials.context() if urlsplit(url).scheme == "https" else None
 
     def read(self) -> Resources:
         request = urllib.request.Request(self._url, headers=self._headers)  # noqa: S310 - the flag allows http alone
@@ -91,7 +91,7 @@ class ServerProbe:
     A server without statistics, or that won't give them, is one that says nothing.
     """
 
-    def __init__(self, client: Client, model: str, version: str, resources: ResourceSource | None) -> None:
+    def __init__(self, client: InferenceClient, model: str, version: str, resources: ResourceSource | None) -> None:
         self._client = client
         self._model, self._version = model, version
         self._resources = resources

@@ -16,8 +16,8 @@ from inferd.bench.server_probe import ServerProbe
 from inferd.bench.server_side import Resources, Sample, during
 from inferd.bench.shared_regions import shared
 from inferd.bench.tally import Window
-from inferd.rpc.client import Client as Caller
-from inferd.security.shown import Shown
+from inferd.rpc.client import InferenceClient
+from inferd.security.client_credentials import ClientCredentials
 
 # Between telling the processes when to begin and that moment.
 _AHEAD = 0.1
@@ -48,7 +48,7 @@ class Plan:
     objective: Objective | None
     deadline: float | None
     seed: int
-    shown: Shown
+    credentials: ClientCredentials
 
     @property
     def way(self) -> str:
@@ -67,13 +67,15 @@ class Display(Protocol):
         """So many seconds after the step's begin, with so many answers since then."""
 
 
-def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed], display: Display) -> Run:
+def measure(
+    plan: Plan, inference_client: InferenceClient, probe: ServerProbe, feeds: Sequence[Feed], display: Display
+) -> Run:
     """The run of ``plan``, or as much of it as there is when it is interrupted by KeyboardInterrupt.
 
     Raises CallFailed where a first request is not answered, ClientFailed, NoRoom and NoFigures.
     """
-    first = caller.ask(messages.request(plan.model, plan.version, feeds))
-    server = caller.server_metadata()
+    first = inference_client.ask(messages.request(plan.model, plan.version, feeds))
+    server = inference_client.server_metadata()
     run = Run(
         f"{server.name} {server.version}",
         plan.model,
@@ -85,7 +87,7 @@ def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed
         (),
     )
     with ExitStack() as stack:
-        requests = stack.enter_context(_requests(plan, caller, feeds, first))
+        requests = stack.enter_context(_requests(plan, inference_client, feeds, first))
         try:
             idle = probe.resources()
             processes = [
@@ -103,23 +105,27 @@ def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed
 
 
 @contextmanager
-def _requests(plan: Plan, caller: Caller, feeds: Sequence[Feed], first: Any) -> Iterator[tuple[bytes, ...]]:
+def _requests(
+    plan: Plan, inference_client: InferenceClient, feeds: Sequence[Feed], first: Any
+) -> Iterator[tuple[bytes, ...]]:
     if not plan.shared_memory:
         yield (messages.request(plan.model, plan.version, feeds).SerializeToString(),)
         return
     # Metadata may leave an output's size open; the first answer does not.
     outputs = [(o.name, len(raw)) for o, raw in zip(first.outputs, first.raw_output_contents, strict=True)]
     most = max(load.concurrency if isinstance(load, Closed) else _OPEN_SLOTS for load in plan.loads)
-    with shared(caller, plan.model, plan.version, feeds, outputs, max(most, plan.processes)) as requests:
+    with shared(inference_client, plan.model, plan.version, feeds, outputs, max(most, plan.processes)) as requests:
         # What every client would be told is said here once, in a sentence.
-        caller.ask(requests[0])
+        inference_client.ask(requests[0])
         yield tuple(request.SerializeToString() for request in requests)
 
 
 def _client(plan: Plan, requests: tuple[bytes, ...], part: int) -> Client:
     # Each of several requests has places of its own: no two processes share one.
     own = requests[part :: plan.processes] if len(requests) > 1 else requests
-    return Client(plan.target, plan.connections, plan.stream, plan.deadline, plan.shown, own, part, plan.processes)
+    return Client(
+        plan.target, plan.connections, plan.stream, plan.deadline, plan.credentials, own, part, plan.processes
+    )
 
 
 class _Step:

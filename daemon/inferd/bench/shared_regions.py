@@ -12,8 +12,8 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.bench.inputs import Feed
 from inferd.bench.messages import laid_out, placed_request
 from inferd.errors import InferdError
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 
 _MOUNT = "/dev/shm"  # noqa: S108 - where Linux keeps it
 
@@ -24,7 +24,12 @@ class NoRoom(InferdError):
 
 @contextmanager
 def shared(
-    client: Client, model: str, version: str, feeds: Sequence[Feed], outputs: Sequence[tuple[str, int]], slots: int
+    client: InferenceClient,
+    model: str,
+    version: str,
+    feeds: Sequence[Feed],
+    outputs: Sequence[tuple[str, int]],
+    slots: int,
 ) -> Iterator[list[pb.ModelInferRequest]]:
     """So many requests with a place of its own for each one's ``outputs``, by name and size in bytes.
 
@@ -54,7 +59,7 @@ def shared(
 
 
 @contextmanager
-def _registered(client: Client, name: str, nbytes: int) -> Iterator[SharedMemory]:
+def _registered(client: InferenceClient, name: str, nbytes: int) -> Iterator[SharedMemory]:
     memory = SharedMemory(name, create=True, size=max(1, nbytes))
     try:
         client.register_region(name, f"/{memory.name}", max(1, nbytes))

@@ -162,9 +162,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     from inferd.bench.session import Plan, measure
     from inferd.cli import bench_plot
     from inferd.cli.bench_display import Display
-    from inferd.rpc.client import Client
+    from inferd.rpc.client import InferenceClient
 
-    shown = connection.shown_by(arguments)
+    credentials = connection.credentials_from(arguments)
     objective = None if arguments.objective is None else report.Objective(arguments.objective, arguments.percentile)
     plan = Plan(
         arguments.server,
@@ -180,21 +180,21 @@ def _measure(arguments: argparse.Namespace) -> int:
         objective,
         arguments.deadline,
         arguments.seed,
-        shown,
+        credentials,
     )
     resources: MetricsPage | ProcessTree | None = None
     if arguments.metrics_url is not None:
-        resources = MetricsPage(arguments.metrics_url, shown)
+        resources = MetricsPage(arguments.metrics_url, credentials)
     elif arguments.pid is not None:
         resources = ProcessTree(arguments.pid)
     for file in (arguments.json, arguments.plot):
         _writable(file)
     console = _console()
-    with Client(plan.target, shown=shown) as caller:
-        feeds = _feeds(caller, plan, arguments)
-        probe = ServerProbe(caller, plan.model, plan.version, resources)
+    with InferenceClient(plan.target, credentials=credentials) as inference_client:
+        feeds = _feeds(inference_client, plan, arguments)
+        probe = ServerProbe(inference_client, plan.model, plan.version, resources)
         with Display(console, plan.warm_up, plan.seconds) as display:
-            found = measure(plan, caller, probe, feeds, display)
+            found = measure(plan, inference_client, probe, feeds, display)
         display.result(found)
     if arguments.json is not None:
         _write(arguments.json, found)
@@ -230,12 +230,12 @@ def _loads(arguments: argparse.Namespace) -> tuple[Any, ...]:
         raise ConfigurationError(f"flag {flag}", "", str(error), "8, 1,4,16, 1:32:2x or 100:1000:100") from None
 
 
-def _feeds(caller: Any, plan: Any, arguments: argparse.Namespace) -> Any:
+def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> Any:
     import numpy as np
 
     from inferd.bench import inputs
 
-    specs = caller.model_metadata(plan.model, plan.version).inputs
+    specs = inference_client.model_metadata(plan.model, plan.version).inputs
     if arguments.input is None:
         return inputs.made_up(plan.model, specs, dict(arguments.shape), arguments.seed)
     try:

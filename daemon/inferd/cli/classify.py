@@ -8,8 +8,8 @@ from pathlib import Path
 from inferd.cli import connection
 from inferd.demo import magika
 from inferd.errors import one_line
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -20,7 +20,7 @@ def classify(arguments: argparse.Namespace) -> int:
     rules = magika.Rules.read(arguments.models / magika.MODEL)
     width = max(len(one_line(name)) for name in arguments.files)
     status = 0
-    with Client(arguments.server, shown=connection.shown_by(arguments)) as client:
+    with InferenceClient(arguments.server, credentials=connection.credentials_from(arguments)) as client:
         try:
             client.server_ready()
         except CallFailed as error:
@@ -41,7 +41,9 @@ def _failed(problem: str) -> int:
     return 1
 
 
-def _verdicts(client: Client, rules: magika.Rules, names: list[str]) -> Iterator[tuple[str, magika.Verdict | OSError]]:
+def _verdicts(
+    client: InferenceClient, rules: magika.Rules, names: list[str]
+) -> Iterator[tuple[str, magika.Verdict | OSError]]:
     for name in names:
         try:
             seen = rules.examine(Path(name))

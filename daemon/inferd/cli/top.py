@@ -20,7 +20,7 @@ from inferd.cli.top_display import CURVE, lasting, picture
 from inferd.config.daemon import split_host_port
 from inferd.errors import InferdError, one_line
 from inferd.metrics.live import Live
-from inferd.security.shown import NOTHING, Shown
+from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the figures until q or Ctrl-C, or once; the exit status is 1 when there are none to begin with."""
     address: str = arguments.metrics_address
-    shown = connection.shown_by(arguments)
+    credentials = connection.credentials_from(arguments)
     try:
-        live = read(address, shown=shown)
+        live = read(address, credentials=credentials)
     except NoFigures as error:
         print(f"inferd: {error}", file=sys.stderr)
         return 1
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console = Console()
     if not arguments.once and console.is_terminal and not console.is_dumb_terminal:
-        _watch(console, address, arguments.interval, live, shown)
+        _watch(console, address, arguments.interval, live, credentials)
         return 0
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=_UNLIMITED)
@@ -79,18 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read(address: str, since: int = 0, shown: Shown = NOTHING) -> Live:
+def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> Live:
     """The figures of the daemon whose metrics port is at ``address``; histories from reading ``since`` on.
 
-    Raises NoFigures, and ConfigurationError where a file of what is ``shown`` can't be used.
+    Raises NoFigures, and ConfigurationError where a file of ``credentials`` can't be used.
     """
     host, port = split_host_port(address)
-    context, headers = shown.context(), {"Authorization": shown.authorization} if shown.token else {}
+    context, headers = credentials.context(), {"Authorization": credentials.authorization} if credentials.token else {}
     asking = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
     try:
         if context is not None:
             asking.connect()
-            asking.sock = context.wrap_socket(asking.sock, server_hostname=shown.server_name or host)
+            asking.sock = context.wrap_socket(asking.sock, server_hostname=credentials.server_name or host)
         asking.request("GET", f"/status.json?since={since}", headers=headers)
         response = asking.getresponse()
         body = response.read(_LARGEST)
@@ -117,7 +117,7 @@ def _foreign(address: str) -> NoFigures:
     return NoFigures(address, "what answers is not the metrics port of inferd, or of one without a status page")
 
 
-def _watch(console: Console, address: str, interval: float, live: Live, shown: Shown) -> None:
+def _watch(console: Console, address: str, interval: float, live: Live, credentials: ClientCredentials) -> None:
     # A supervisor's signal, too, is to leave the terminal as it was.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     seen, doubt = time.monotonic(), ""
@@ -135,7 +135,7 @@ def _watch(console: Console, address: str, interval: float, live: Live, shown: S
                 if not key and time.monotonic() < due:
                     continue
                 try:
-                    live = read(address, max(0, live["sequence"] + 1 - CURVE), shown)
+                    live = read(address, max(0, live["sequence"] + 1 - CURVE), credentials)
                     seen, doubt = time.monotonic(), ""
                 except NoFigures as error:
                     doubt = str(error)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferd.cli import connection
-from inferd.cli.connection import shown_by
+from inferd.cli.connection import credentials_from
 from inferd.config import daemon
 from inferd.config.daemon import Settings
 from inferd.errors import ConfigurationError, InferdError, UnknownModel
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     from inferd.rpc.tuner_client import TunerClient
 
     try:
-        with TunerClient(arguments.server, shown=shown_by(arguments)) as client:
+        with TunerClient(arguments.server, credentials=credentials_from(arguments)) as client:
             return _steer(client, arguments)
     except InferdError as error:
         print(f"inferd: {error}", file=sys.stderr)

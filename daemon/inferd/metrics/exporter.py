@@ -167,7 +167,7 @@ class Exporter:
         try:
             self._check(environ)
         except (NotAuthenticated, OutOfScope) as error:
-            self._credentials.refusals.add("metrics", environ["PATH_INFO"], error, environ.get("REMOTE_ADDR", ""))
+            self._credentials.denied_calls.add("metrics", environ["PATH_INFO"], error, environ.get("REMOTE_ADDR", ""))
             if isinstance(error, OutOfScope):
                 return _text("403 Forbidden", str(error))
             return _text("401 Unauthorized", str(error), *_CHALLENGES)

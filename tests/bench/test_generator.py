@@ -10,7 +10,7 @@ import pytest
 
 from inferd.bench.generator import Generator
 from inferd.bench.load import Open
-from inferd.bench.tally import OK, UNANSWERED, Tally
+from inferd.bench.tally import OK, UNANSWERED, RequestTally
 from inferd.rpc import load_channels
 from inferd.security.client_credentials import NO_CREDENTIALS
 from tests.bench.inference_server import Answer, serving
@@ -24,7 +24,7 @@ REQUESTS = (b"a", b"b", b"c")
 @asynccontextmanager
 async def generating(
     answer: Answer, seconds: float, *, stream: bool = False, connections: int = 2, objective: float = 3600.0
-) -> AsyncIterator[tuple[Generator, Tally]]:
+) -> AsyncIterator[tuple[Generator, RequestTally]]:
     """A generator whose window opens now."""
     async with (
         serving(answer) as address,
@@ -33,7 +33,7 @@ async def generating(
         ) as channels,
     ):
         now = time.monotonic_ns()
-        tally = Tally(now, now + round(seconds * SECOND), round(objective * SECOND))
+        tally = RequestTally(now, now + round(seconds * SECOND), round(objective * SECOND))
         yield Generator(channels, REQUESTS, tally), tally
 
 

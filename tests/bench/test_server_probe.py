@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inferd.bench.server_probe import MetricsPage, NoFigures, ProcessTree
+from inferd.bench.server_probe import MetricsPage, NoResourceUsage, ProcessTree
 from inferd.bench.server_side import Resources
 from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 
@@ -75,12 +75,12 @@ def test_a_page_of_several_processes_is_their_sum() -> None:
     ],
 )
 def test_a_page_that_says_nothing_is_one_sentence(body: str, status: int, says: str) -> None:
-    with page(body, status) as (url, _), pytest.raises(NoFigures, match=says):
+    with page(body, status) as (url, _), pytest.raises(NoResourceUsage, match=says):
         MetricsPage(url, NO_CREDENTIALS).read()
 
 
 def test_a_page_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(NoFigures, match=r"http://127\.0\.0\.1:1/metrics: .*refused"):
+    with pytest.raises(NoResourceUsage, match=r"http://127\.0\.0\.1:1/metrics: .*refused"):
         MetricsPage("http://127.0.0.1:1/metrics", NO_CREDENTIALS).read()
 
 
@@ -113,5 +113,5 @@ def test_the_children_of_a_process_are_counted_with_it_and_those_of_others_are_n
 def test_a_process_that_is_not_there_is_one_sentence() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with pytest.raises(NoFigures, match=f"process {ended.pid}: No such file"):
+    with pytest.raises(NoResourceUsage, match=f"process {ended.pid}: No such file"):
         ProcessTree(ended.pid).read()

@@ -34,10 +34,10 @@ def test_expiry_and_what_became_of_changes_are_told(tmp_path: Path) -> None:
         ("inferd_tls_certificate_expiry_timestamp_seconds",): datetime(2040, 1, 1, tzinfo=UTC).timestamp(),
         ("inferd_credentials_current", "certificate"): 1,
         ("inferd_credentials_current", "tokens"): 0,
-        ("inferd_credentials_readings_total", "certificate", "ok"): 0,
-        ("inferd_credentials_readings_total", "certificate", "failed"): 0,
-        ("inferd_credentials_readings_total", "tokens", "ok"): 0,
-        ("inferd_credentials_readings_total", "tokens", "failed"): 1,
+        ("inferd_credentials_reloads_total", "certificate", "ok"): 0,
+        ("inferd_credentials_reloads_total", "certificate", "failed"): 0,
+        ("inferd_credentials_reloads_total", "tokens", "ok"): 0,
+        ("inferd_credentials_reloads_total", "tokens", "failed"): 1,
     }
     assert seen["inferd_refused_calls_total", "grpc", "missing"] == 1
     assert seen["inferd_refused_calls_total", "metrics", "missing"] == 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.bench.inputs import given
+from inferd.bench.inputs import given_inputs
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Open
 from inferd.bench.server_probe import MetricsPage, ProcessTree, ServerProbe
@@ -146,7 +146,7 @@ def test_tensors_pass_through_shared_memory(daemon: Daemon, tmp_path: Path, way:
 
 
 def test_shared_memory_is_there_for_as_long_as_requests_refer_to_it(daemon: Daemon) -> None:
-    feeds = given("echo", (TensorSpec("x", DType.INT64, None),), {"x": np.arange(4)})
+    feeds = given_inputs("echo", (TensorSpec("x", DType.INT64, None),), {"x": np.arange(4)})
     with InferenceClient(daemon.grpc) as client:
         with shared(client, "echo", "", feeds, [("x", 32)], slots=2) as requests:
             names = client.regions()

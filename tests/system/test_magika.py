@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from inferd.demo.magika import INPUT, MODEL, OUTPUT, Rules, Verdict
+from inferd.demo.magika import INPUT, MODEL, OUTPUT, Classification, MagikaRules
 from inferd.rpc.client import InferenceClient
 from tests.system import clients, samples
 from tests.system.daemon import Daemon
@@ -33,15 +33,15 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def rules(demo_repository: Path) -> Rules:
-    return Rules.read(demo_repository / MODEL)
+def rules(demo_repository: Path) -> MagikaRules:
+    return MagikaRules.read(demo_repository / MODEL)
 
 
 @pytest.fixture(scope="module")
-def features(rules: Rules, paths: list[Path]) -> npt.NDArray[np.int32]:
+def features(rules: MagikaRules, paths: list[Path]) -> npt.NDArray[np.int32]:
     """Of all samples that the model is asked about; shape [samples, 2048]."""
     seen = [rules.examine(path) for path in paths]
-    return np.stack([s for s in seen if not isinstance(s, Verdict)])
+    return np.stack([s for s in seen if not isinstance(s, Classification)])
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def client(demo_server: Daemon) -> InferenceClient:
 
 
 def test_labels_and_scores_are_those_of_magikas_own_package(
-    client: InferenceClient, rules: Rules, paths: list[Path], figure: Callable[[str], None]
+    client: InferenceClient, rules: MagikaRules, paths: list[Path], figure: Callable[[str], None]
 ) -> None:
     ours = []
     for path in paths:
         seen = rules.examine(path)
-        if not isinstance(seen, Verdict):
+        if not isinstance(seen, Classification):
             seen = rules.verdict(client.infer(MODEL, {INPUT: seen[None]})[OUTPUT][0])
         ours.append(seen)
 
@@ -72,7 +72,7 @@ def test_labels_and_scores_are_those_of_magikas_own_package(
 
 
 def test_the_samples_cover_many_kinds_of_file(
-    rules: Rules, features: npt.NDArray[np.int32], client: InferenceClient
+    rules: MagikaRules, features: npt.NDArray[np.int32], client: InferenceClient
 ) -> None:
     labels = {rules.verdict(scores).label for scores in client.infer(MODEL, {INPUT: features})[OUTPUT]}
 

@@ -232,7 +232,7 @@ def test_certificate_and_tokens_change_while_it_serves(operator: Operator, cache
             series = operator.series(daemon)
             assert ("inferd_credentials_current", "tokens") not in series
             assert ("inferd_credentials_current", "certificate") not in series
-            assert series["inferd_credentials_readings_total", "tokens", "failed"] >= 1
+            assert series["inferd_credentials_reloads_total", "tokens", "failed"] >= 1
             assert series[("inferd_tls_certificate_expiry_timestamp_seconds",)] > 0
             operator.tokens.write_text(operator.lines)
             operator.issue("third")

@@ -88,7 +88,7 @@ def test_a_daemon_says_when_it_loads_serves_and_ends(tmp_path: Path, supervisor:
         supervisor.hear(says("STOPPING=1"))
 
 
-def test_canaries_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) -> None:
+def test_probes_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) -> None:
     models.save(models.identity(models.DType.INT64, [-1]), tmp_path / "models", "echo")
     with under(supervisor, tmp_path / "models", watchdog=0.2) as daemon:
         supervisor.hear(says("READY=1"))
@@ -98,7 +98,7 @@ def test_canaries_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) ->
         assert 'inferd_inferences_total{model="echo",version="1"} 0' in text.replace(".0\n", "\n")
         busy = [line for line in text.splitlines() if line.startswith("inferd_busy_seconds_total")]
         assert busy, text
-        assert any(float(line.split()[-1]) > 0 for line in busy), "no canary has run"
+        assert any(float(line.split()[-1]) > 0 for line in busy), "no probe has run"
 
 
 def test_a_model_that_hangs_stops_the_feeding_until_it_answers_again(tmp_path: Path, supervisor: Supervisor) -> None:

@@ -11,8 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
 
 from inferd.metrics import exposition
-from inferd.metrics.cells import Histogram
 from inferd.metrics.families import HeadSamples, counter, gauge, histogram, info
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import Instrument
 from inferd.workers import merge_text
 from inferd.workers.merge_text import Families, Rule

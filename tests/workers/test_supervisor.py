@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inferd.errors import ConfigurationError
-from inferd.supervision.notify import Notifier
+from inferd.supervision.notify import NotifySender
 from inferd.workers.lifecycle import WorkerState
 from inferd.workers.port import HeldPort
 from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
@@ -45,7 +45,7 @@ class Systemd:
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "systemd"))
-        self.notifier = Notifier({"NOTIFY_SOCKET": str(folder / "systemd")})
+        self.notifier = NotifySender({"NOTIFY_SOCKET": str(folder / "systemd")})
         self.heard: list[str] = []
         self._thread = threading.Thread(target=self._hear, name="systemd", daemon=True)
         self._thread.start()

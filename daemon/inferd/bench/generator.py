@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from inferd.bench.alarm import Alarm
-from inferd.bench.tally import UNANSWERED, Tally
+from inferd.bench.tally import UNANSWERED, RequestTally
 from inferd.rpc.load_channels import LoadChannel, OnEnded
 
 # A server that is gone refuses in no time: its clients would do nothing but ask.
@@ -23,7 +23,7 @@ class Generator:
     Made for one step: either :meth:`closed` or :meth:`open`, then :meth:`settle`.
     """
 
-    def __init__(self, channels: Sequence[LoadChannel], requests: Sequence[bytes], tally: Tally) -> None:
+    def __init__(self, channels: Sequence[LoadChannel], requests: Sequence[bytes], tally: RequestTally) -> None:
         self._channels = channels
         self._requests = requests
         self._tally = tally

@@ -18,7 +18,7 @@ _PATIENCE = 5.0
 _CPU, _RSS = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
-class NoFigures(InferdError):
+class NoResourceUsage(InferdError):
     """Where the server's CPU time and memory were to come from, there are none."""
 
 
@@ -43,10 +43,10 @@ class MetricsPage:
             with urllib.request.urlopen(request, timeout=_PATIENCE, context=self._context) as answer:  # noqa: S310
                 lines = answer.read().decode("utf-8", "replace").splitlines()
         except (OSError, ValueError) as error:
-            raise NoFigures(f"{self._url}: {getattr(error, 'reason', None) or error}") from None
+            raise NoResourceUsage(f"{self._url}: {getattr(error, 'reason', None) or error}") from None
         cpu, rss = _sum(lines, _CPU), _sum(lines, _RSS)
         if cpu is None or rss is None:
-            raise NoFigures(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
+            raise NoResourceUsage(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
         return Resources(cpu, round(rss))
 
 
@@ -67,7 +67,7 @@ class ProcessTree:
                 fields = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
             except OSError as error:
                 if pid == self._pid:
-                    raise NoFigures(f"process {pid}: {error.strerror}") from None
+                    raise NoResourceUsage(f"process {pid}: {error.strerror}") from None
                 continue
             # proc(5): utime, stime and rss are fields 14, 15 and 24; the first here is 3.
             cpu += int(fields[11]) + int(fields[12])
@@ -99,7 +99,7 @@ class ServerProbe:
     def sample(self) -> Sample:
         """Now. What a server in trouble does not say is not known; the run goes on."""
         resources = None
-        with suppress(NoFigures):
+        with suppress(NoResourceUsage):
             resources = self.resources()
         return Sample(self._counted(), resources)
 

@@ -8,14 +8,14 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from inferd.bench import messages
-from inferd.bench.client_process import Begin, Client, ClientProcess, Ready, Stop, Task, Tick
+from inferd.bench.client_process import Begin, ClientProcess, ClientSpec, Ready, Stop, Task, Tick
 from inferd.bench.inputs import Feed
 from inferd.bench.load import Closed, Load
-from inferd.bench.report import Objective, Run, Step
+from inferd.bench.report import BenchRun, LatencyObjective, Step
 from inferd.bench.server_probe import ServerProbe
 from inferd.bench.server_side import Resources, Sample, during
 from inferd.bench.shared_regions import shared
-from inferd.bench.tally import Window
+from inferd.bench.tally import LoadWindow
 from inferd.rpc.client import InferenceClient
 from inferd.security.client_credentials import ClientCredentials
 
@@ -29,7 +29,7 @@ _NEVER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What to ask ``target``, HOST:PORT, for, and how. ``connections`` are those of each of ``processes``.
 
     ``deadline``, ``warm_up`` and ``seconds`` are in seconds; the latter two are each load's.
@@ -45,7 +45,7 @@ class Plan:
     connections: int
     warm_up: float
     seconds: float
-    objective: Objective | None
+    objective: LatencyObjective | None
     deadline: float | None
     seed: int
     credentials: ClientCredentials
@@ -57,10 +57,10 @@ class Plan:
         return ", ".join(ways)
 
 
-class Display(Protocol):
+class ProgressDisplay(Protocol):
     """Is told what goes on."""
 
-    def begin(self, run: Run, load: Load) -> None:
+    def begin(self, run: BenchRun, load: Load) -> None:
         """The next step is ``load``; ``run`` is what there is so far."""
 
     def tick(self, elapsed: float, succeeded: int, failed: int) -> None:
@@ -68,15 +68,19 @@ class Display(Protocol):
 
 
 def measure(
-    plan: Plan, inference_client: InferenceClient, probe: ServerProbe, feeds: Sequence[Feed], display: Display
-) -> Run:
+    plan: BenchPlan,
+    inference_client: InferenceClient,
+    probe: ServerProbe,
+    feeds: Sequence[Feed],
+    display: ProgressDisplay,
+) -> BenchRun:
     """The run of ``plan``, or as much of it as there is when it is interrupted by KeyboardInterrupt.
 
-    Raises CallFailed where a first request is not answered, ClientFailed, NoRoom and NoFigures.
+    Raises CallFailed where a first request is not answered, ClientFailed, SharedMemoryTooSmall and NoResourceUsage.
     """
     first = inference_client.ask(messages.request(plan.model, plan.version, feeds))
     server = inference_client.server_metadata()
-    run = Run(
+    run = BenchRun(
         f"{server.name} {server.version}",
         plan.model,
         plan.version or first.model_version,
@@ -95,7 +99,7 @@ def measure(
             ]
             for place, load in enumerate(plan.loads):
                 display.begin(run, load)
-                step, interrupted = _Step(plan, load, plan.seed + place, processes, probe, idle, display).run()
+                step, interrupted = _StepRun(plan, load, plan.seed + place, processes, probe, idle, display).run()
                 run = replace(run, steps=(*run.steps, *([step] if step is not None else [])), interrupted=interrupted)
                 if interrupted:
                     break
@@ -106,7 +110,7 @@ def measure(
 
 @contextmanager
 def _requests(
-    plan: Plan, inference_client: InferenceClient, feeds: Sequence[Feed], first: Any
+    plan: BenchPlan, inference_client: InferenceClient, feeds: Sequence[Feed], first: Any
 ) -> Iterator[tuple[bytes, ...]]:
     if not plan.shared_memory:
         yield (messages.request(plan.model, plan.version, feeds).SerializeToString(),)
@@ -120,30 +124,30 @@ def _requests(
         yield tuple(request.SerializeToString() for request in requests)
 
 
-def _client(plan: Plan, requests: tuple[bytes, ...], part: int) -> Client:
+def _client(plan: BenchPlan, requests: tuple[bytes, ...], part: int) -> ClientSpec:
     # Each of several requests has places of its own: no two processes share one.
     own = requests[part :: plan.processes] if len(requests) > 1 else requests
-    return Client(
+    return ClientSpec(
         plan.target, plan.connections, plan.stream, plan.deadline, plan.credentials, own, part, plan.processes
     )
 
 
-class _Step:
+class _StepRun:
     """One load."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         load: Load,
         seed: int,
         processes: list[ClientProcess],
         probe: ServerProbe,
         idle: Resources | None,
-        display: Display,
+        display: ProgressDisplay,
     ) -> None:
         self._plan, self._load, self._seed = plan, load, seed
         self._processes, self._probe, self._idle, self._display = processes, probe, idle, display
-        self._windows: dict[ClientProcess, Window] = {}
+        self._windows: dict[ClientProcess, LoadWindow] = {}
         self._ticks: dict[ClientProcess, Tick] = {}
         self._samples: list[tuple[float, Sample]] = []
 
@@ -184,7 +188,7 @@ class _Step:
         for process in left:
             if process.connection in said:
                 match process.hear():
-                    case Window() as window:
+                    case LoadWindow() as window:
                         self._windows[process] = window
                     case Tick() as tick:
                         self._ticks[process] = tick
@@ -200,7 +204,7 @@ class _Step:
             self._samples.append((time.monotonic(), self._probe.sample()))
 
     def _seen(self) -> Step | None:
-        window = Window.merged(list(self._windows.values()))
+        window = LoadWindow.merged(list(self._windows.values()))
         # Interrupted before there was anything to see.
         if window.seconds <= 0:
             return None

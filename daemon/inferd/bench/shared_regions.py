@@ -10,7 +10,7 @@ import numpy as np
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.bench.inputs import Feed
-from inferd.bench.messages import laid_out, placed_request
+from inferd.bench.messages import lay_out, shm_request
 from inferd.errors import InferdError
 from inferd.rpc.client import InferenceClient
 from inferd.rpc.rpc_client import CallFailed
@@ -18,7 +18,7 @@ from inferd.rpc.rpc_client import CallFailed
 _MOUNT = "/dev/shm"  # noqa: S108 - where Linux keeps it
 
 
-class NoRoom(InferdError):
+class SharedMemoryTooSmall(InferdError):
     """There is less shared memory than the run needs. To go on would kill whoever writes there first."""
 
 
@@ -39,15 +39,15 @@ def shared(
     # Servers keep names that begin with their own to themselves.
     run = secrets.token_hex(6)
     given, region, first = f"bench-in-{run}", f"bench-out-{run}", 0
-    inputs = laid_out(given, [len(f.data) for f in feeds])
+    inputs = lay_out(given, [len(f.data) for f in feeds])
     places = []
     for _ in range(slots):
-        places.append(laid_out(region, [size for _, size in outputs], first))
+        places.append(lay_out(region, [size for _, size in outputs], first))
         first = -(-max([first, *(p.end() for p in places[-1])]) // 64) * 64
     whole = max([p.end() for p in inputs], default=0) + first
     room = os.statvfs(_MOUNT)
     if whole > room.f_bavail * room.f_frsize:
-        raise NoRoom(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has fewer left")
+        raise SharedMemoryTooSmall(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has fewer left")
     names = [name for name, _ in outputs]
     with (
         _registered(client, given, max([p.end() for p in inputs], default=0)) as memory,
@@ -55,7 +55,7 @@ def shared(
     ):
         for feed, place in zip(feeds, inputs, strict=True):
             np.ndarray(place.nbytes, np.uint8, memory.buf, place.offset)[:] = np.frombuffer(feed.data, np.uint8)
-        yield [placed_request(model, version, feeds, inputs, list(zip(names, p, strict=True))) for p in places]
+        yield [shm_request(model, version, feeds, inputs, list(zip(names, p, strict=True))) for p in places]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from inferd import whole_file
+from inferd import atomic_file
 from inferd.cli import connection
 from inferd.errors import ConfigurationError, InferdError
 
@@ -159,14 +159,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(arguments: argparse.Namespace) -> int:
     from inferd.bench import report
     from inferd.bench.server_probe import MetricsPage, ProcessTree, ServerProbe
-    from inferd.bench.session import Plan, measure
+    from inferd.bench.session import BenchPlan, measure
     from inferd.cli import bench_plot
-    from inferd.cli.bench_display import Display
+    from inferd.cli.bench_display import BenchDisplay
     from inferd.rpc.client import InferenceClient
 
     credentials = connection.credentials_from(arguments)
-    objective = None if arguments.objective is None else report.Objective(arguments.objective, arguments.percentile)
-    plan = Plan(
+    objective = (
+        None if arguments.objective is None else report.LatencyObjective(arguments.objective, arguments.percentile)
+    )
+    plan = BenchPlan(
         arguments.server,
         arguments.model,
         arguments.model_version,
@@ -193,7 +195,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     with InferenceClient(plan.target, credentials=credentials) as inference_client:
         feeds = _feeds(inference_client, plan, arguments)
         probe = ServerProbe(inference_client, plan.model, plan.version, resources)
-        with Display(console, plan.warm_up, plan.seconds) as display:
+        with BenchDisplay(console, plan.warm_up, plan.seconds) as display:
             found = measure(plan, inference_client, probe, feeds, display)
         display.result(found)
     if arguments.json is not None:
@@ -237,11 +239,11 @@ def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> A
 
     specs = inference_client.model_metadata(plan.model, plan.version).inputs
     if arguments.input is None:
-        return inputs.made_up(plan.model, specs, dict(arguments.shape), arguments.seed)
+        return inputs.synthetic_inputs(plan.model, specs, dict(arguments.shape), arguments.seed)
     try:
         # Only arrays of numbers and of fixed-length strings: objects would be code.
         with np.load(arguments.input, allow_pickle=False) as file:
-            return inputs.given(plan.model, specs, {name: file[name] for name in file.files})
+            return inputs.given_inputs(plan.model, specs, {name: file[name] for name in file.files})
     except (OSError, ValueError, AttributeError) as error:
         problem = f"{arguments.input} can't be read: {error}"
         raise ConfigurationError("flag --input", "", problem, "an .npz file") from None
@@ -276,7 +278,7 @@ def _write(file: Path, found: Any) -> None:
 
     text = json.dumps(report.document(found), indent=1)
     try:
-        whole_file.write(file, f"{text}\n".encode())
+        atomic_file.write(file, f"{text}\n".encode())
     except OSError as error:
         raise ConfigurationError("flag --json", "", f"{file} can't be written: {error.strerror}") from None
 

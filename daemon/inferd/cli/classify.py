@@ -17,7 +17,7 @@ def classify(arguments: argparse.Namespace) -> int:
 
     Raises InferdError where the server or the models are not as they should be.
     """
-    rules = magika.Rules.read(arguments.models / magika.MODEL)
+    rules = magika.MagikaRules.read(arguments.models / magika.MODEL)
     width = max(len(one_line(name)) for name in arguments.files)
     status = 0
     with InferenceClient(arguments.server, credentials=connection.credentials_from(arguments)) as client:
@@ -42,15 +42,15 @@ def _failed(problem: str) -> int:
 
 
 def _verdicts(
-    client: InferenceClient, rules: magika.Rules, names: list[str]
-) -> Iterator[tuple[str, magika.Verdict | OSError]]:
+    client: InferenceClient, rules: magika.MagikaRules, names: list[str]
+) -> Iterator[tuple[str, magika.Classification | OSError]]:
     for name in names:
         try:
             seen = rules.examine(Path(name))
         except OSError as error:
             yield name, error
             continue
-        if not isinstance(seen, magika.Verdict):
+        if not isinstance(seen, magika.Classification):
             scores = client.infer(magika.MODEL, {magika.INPUT: seen[None]}, [magika.OUTPUT])[magika.OUTPUT]
             seen = rules.verdict(scores[0])
         yield name, seen

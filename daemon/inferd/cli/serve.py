@@ -19,7 +19,7 @@ from inferd.errors import InferdError
 from inferd.workers.worker_identity import WorkerIdentity
 
 if TYPE_CHECKING:
-    from inferd.app import Ending
+    from inferd.app import ExitOutcome
 
 
 def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
@@ -59,13 +59,13 @@ async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int
 def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None) -> int:
     from inferd.app import App
 
-    async def run() -> "Ending":
+    async def run() -> "ExitOutcome":
         return await App(settings, read, identity).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ending = runner.run(run())
-        status = exit_status.MADE_WAY if ending.made_way else 0
-        if ending.abrupt:
+        outcome = runner.run(run())
+        status = exit_status.RESTART if outcome.restart else 0
+        if outcome.abrupt:
             # A compile can't be interrupted; waiting for it could outlast the supervisor's patience.
             with suppress(OSError):
                 sys.stderr.flush()

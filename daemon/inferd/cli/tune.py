@@ -103,7 +103,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.app import cpu_threads, engine_of
     from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot
-    from inferd.cli.tune_display import Display
+    from inferd.cli.tune_display import TuneDisplay
     from inferd.repository import repository_of
     from inferd.tuning.offline import OfflineTuner
     from inferd.tuning.profile import Profiles
@@ -131,8 +131,8 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         settings.cache_dir,
         settings.cache_max_bytes,
         threads,
-        settings.tune_budget,
-        Display(Console(), settings.tune_budget),
+        settings.tuning_budget,
+        TuneDisplay(Console(), settings.tuning_budget),
     )
     failures: list[InferdError] = []
 

@@ -11,8 +11,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.samples import Exemplar, Sample
 
-from inferd.metrics.cells import Exemplar as CellExemplar
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Exemplar as CellExemplar
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import Instrument
 from inferd.workers.merge_text import labels_of
 

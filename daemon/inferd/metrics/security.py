@@ -23,6 +23,6 @@ class SecurityCollector(Collector):
         if watched_file := tuple(credentials.watched_files()):
             yield gauge(instruments.CREDENTIALS_CURRENT, (((one.kind,), one.current) for one in watched_file))
             readings = (((one.kind, result), n) for one in watched_file for result, n in one.readings.items())
-            yield counter(instruments.CREDENTIALS_READINGS, readings)
+            yield counter(instruments.CREDENTIALS_RELOADS, readings)
         if credentials.authority is not None:
             yield counter(instruments.REFUSED_CALLS, credentials.denied_calls.counts.items())

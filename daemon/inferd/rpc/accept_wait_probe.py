@@ -19,7 +19,7 @@ import grpc
 import structlog
 
 from inferd.errors import one_line
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import ACCEPT_WAIT_BUCKETS
 from inferd.scheduling.accept_wait import AcceptWait
 

@@ -21,7 +21,7 @@ from inferd.catalog import Catalog
 from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Histogram
 from inferd.rpc import codec, status
 from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.rpc.channelz import Channelz

@@ -8,7 +8,7 @@ from typing import Protocol
 import grpc
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.disclosure import told
+from inferd.disclosure import client_message
 from inferd.errors import InferdError, one_line
 from inferd.requests import Request
 from inferd.rpc import codec, status, wire
@@ -221,5 +221,5 @@ def _error_in_stream(call: PendingCall, error: InferdError) -> bytes:
     if call.final_response:
         response.parameters["triton_final_response"].bool_param = True
     return pb.ModelStreamInferResponse(
-        error_message=f"[{status.code_of(error).name}]{whose}: {told(error)}", infer_response=response
+        error_message=f"[{status.code_of(error).name}]{whose}: {client_message(error)}", infer_response=response
     ).SerializeToString()

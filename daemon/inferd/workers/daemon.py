@@ -27,7 +27,7 @@ from inferd.metrics.merged import Key, WorkersCollector, merged_registry
 from inferd.metrics.security import SecurityCollector
 from inferd.metrics.status import Status
 from inferd.security.credentials import credentials_of
-from inferd.supervision.notify import Notifier, watchdog_seconds
+from inferd.supervision.notify import NotifySender, watchdog_seconds
 from inferd.workers import merge_snapshots
 from inferd.workers.cpu_sets import automatic, cpu_sets
 from inferd.workers.lifecycle import SERVING
@@ -92,7 +92,7 @@ class WorkersDaemon:
         self._stopped_at = 0.0
         self._lifecycle = Lifecycle()
         self._credentials = credentials_of(settings)
-        self._notifier = Notifier()
+        self._notifier = NotifySender()
         self._folder = tempfile.TemporaryDirectory(prefix="inferd-")
         self._port = HeldPort(settings.grpc_bind, shared=settings.reuse_port)
         folder = Path(self._folder.name)

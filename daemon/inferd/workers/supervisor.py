@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from inferd.supervision.notify import Notifier
-from inferd.supervision.served import Served
+from inferd.supervision.notify import NotifySender
+from inferd.supervision.status_line import StatusLine
 from inferd.workers.lifecycle import ALIVE, SERVING, WorkerEvent, WorkerLifecycle, WorkerState, is_ready
 from inferd.workers.process import NotifySocket, Process
 from inferd.workers.worker_identity import WorkerIdentity
@@ -59,7 +59,7 @@ class WorkerSupervisor:
     """
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], notifier: Notifier, watchdog: float | None, complete: Callable[[], None]
+        self, specs: Sequence[WorkerSpec], notifier: NotifySender, watchdog: float | None, complete: Callable[[], None]
     ) -> None:
         self._workers = tuple(_Worker(spec, NotifySocket(spec.identity)) for spec in specs)
         self._notifier = notifier
@@ -99,14 +99,14 @@ class WorkerSupervisor:
         }
 
     @property
-    def served(self) -> Served | None:
+    def served(self) -> StatusLine | None:
         """Models that all of them serve; None before any has reported."""
         reported = [
-            s for w in self._workers if w.lifecycle.state in SERVING and (s := Served.read(w.status)) is not None
+            s for w in self._workers if w.lifecycle.state in SERVING and (s := StatusLine.read(w.status)) is not None
         ]
         if not reported:
             return None
-        return Served(*(how(getattr(s, name) for s in reported) for how, name in _MERGED_BY))
+        return StatusLine(*(how(getattr(s, name) for s in reported) for how, name in _MERGED_BY))
 
     # -- from start to end --------------------------------------------------------
 

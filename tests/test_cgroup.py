@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.control_group import CpuQuota, Lineage, cpu_quotas, lineages, memory_limit, number
-from tests.control_groups import machine
+from inferd.cgroup import CpuQuota, Lineage, cpu_quotas, lineages, memory_limit, number
+from tests.cgroups import machine
 
 NO_LIMIT_V1 = "9223372036854771712\n"
 

@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.supervision.vitality`: looks at the models, sends canaries, tells systemd."""
+"""The shell around :mod:`inferd.supervision.liveness`: looks at the models, sends probes, tells systemd."""
 
 import asyncio
 import time
@@ -9,10 +9,10 @@ import structlog
 from inferd.catalog import Catalog, Deployment
 from inferd.dispatcher import Dispatcher
 from inferd.lifecycle import Lifecycle, ModelState, Phase
-from inferd.supervision import canary
-from inferd.supervision.notify import Notifier
-from inferd.supervision.served import Served
-from inferd.supervision.vitality import Ending, Rules, Sight, Vitality
+from inferd.supervision import probe
+from inferd.supervision.liveness import Liveness, LivenessRules, ModelActivity, ProbeOutcome
+from inferd.supervision.notify import NotifySender
+from inferd.supervision.status_line import StatusLine
 
 log = structlog.get_logger("inferd.supervision")
 
@@ -20,7 +20,7 @@ log = structlog.get_logger("inferd.supervision")
 _LOOK = 5.0
 # How much longer start-up may take each time that is said: several looks, so that one that comes late does no harm.
 _EXTENSION = 60.0
-# A canary that has no answer after so many times the limit is let go; the model has long been called silent.
+# A probe that has no answer after so many times the limit is let go; the model has long been called silent.
 _GIVEN_UP = 3.0
 
 
@@ -28,7 +28,7 @@ _GIVEN_UP = 3.0
 _Key = tuple[Dispatcher, bool]
 
 
-class Supervisor:
+class SystemdNotifier:
     """Tells whoever started the daemon how it is, from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     While models load, start-up is given more time again and again, as long as the event loop runs. From
@@ -36,26 +36,26 @@ class Supervisor:
     this is done where nobody listens, and without ``watchdog`` (seconds) no model is tried.
     """
 
-    def __init__(self, notifier: Notifier, watchdog: float | None, catalog: Catalog, lifecycle: Lifecycle) -> None:
+    def __init__(self, notifier: NotifySender, watchdog: float | None, catalog: Catalog, lifecycle: Lifecycle) -> None:
         self._notifier = notifier
         self._catalog = catalog
         self._lifecycle = lifecycle
-        self._rules = Rules.within(watchdog) if watchdog is not None else None
-        self._vitality: Vitality[_Key] | None = Vitality(self._rules) if self._rules is not None else None
+        self._rules = LivenessRules.within(watchdog) if watchdog is not None else None
+        self._liveness: Liveness[_Key] | None = Liveness(self._rules) if self._rules is not None else None
         self._looking: asyncio.Task[None] | None = None
-        self._canaries: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()
         self._silent: frozenset[_Key] = frozenset()
-        self._said = ""
+        self._status_text = ""
 
     def start(self) -> None:
         """Called once, on the loop."""
-        if self._notifier.listened_to:
+        if self._notifier.enabled:
             self._looking = asyncio.create_task(self._keep_looking())
 
     def ready(self) -> None:
         """Start-up, or a reload, is through."""
-        self._said = self._status()
-        self._notifier.ready(self._said)
+        self._status_text = self._status()
+        self._notifier.ready(self._status_text)
 
     def reloading(self) -> None:
         """A reload begins; :meth:`ready` ends it."""
@@ -67,7 +67,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Look no more. Harmless when called again."""
-        for task in (self._looking, *self._canaries):
+        for task in (self._looking, *self._probes):
             if task is not None:
                 task.cancel()
 
@@ -91,13 +91,13 @@ class Supervisor:
         silent = self._judge()
         if not silent:
             self._notifier.alive()
-        if (status := self._status(silent)) != self._said:
-            self._said = status
+        if (status := self._status(silent)) != self._status_text:
+            self._status_text = status
             self._notifier.status(status)
 
     def _judge(self) -> dict[str, float]:
-        """Send the canaries that are due; the models that are silent, and for how many seconds."""
-        if self._vitality is None:
+        """Send the probes that are due; the models that are silent, and for how many seconds."""
+        if self._liveness is None:
             return {}
         present = {
             (deployment.dispatcher, bool(model_version.unready_reason)): deployment
@@ -109,18 +109,18 @@ class Supervisor:
                 not model_version.unready_reason or (_busy(deployment.dispatcher) and not _lost(deployment.dispatcher))
             )
         }
-        verdict = self._vitality.look(time.monotonic(), {key: _sight(*key) for key in present})
-        for key in verdict.ask:
-            _, ailing = key
-            if ailing:
+        report = self._liveness.look(time.monotonic(), {key: _activity(*key) for key in present})
+        for key in report.to_probe:
+            _, unready = key
+            if unready:
                 # It is being tried as it is.
-                self._vitality.ended(key, Ending.UNANSWERED)
+                self._liveness.ended(key, ProbeOutcome.UNANSWERED)
                 continue
-            task = asyncio.create_task(self._try(self._vitality, key, present[key]))
-            self._canaries.add(task)
-            task.add_done_callback(self._canaries.discard)
-        silent = {_name(present[key]): seconds for key, seconds in verdict.silent.items()}
-        self._report(verdict.silent, present)
+            task = asyncio.create_task(self._try(self._liveness, key, present[key]))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+        silent = {_name(present[key]): seconds for key, seconds in report.silent.items()}
+        self._report(report.silent, present)
         return silent
 
     def _report(self, silent: Mapping[_Key, float], present: Mapping[_Key, Deployment]) -> None:
@@ -131,23 +131,23 @@ class Supervisor:
                 log.info("model answers again", model=_name(present[key]))
         self._silent = frozenset(silent)
 
-    async def _try(self, vitality: Vitality[_Key], key: _Key, deployment: Deployment) -> None:
-        ending = Ending.UNANSWERED
+    async def _try(self, liveness: Liveness[_Key], key: _Key, deployment: Deployment) -> None:
+        outcome = ProbeOutcome.UNANSWERED
         try:
-            ending = await canary.send(deployment, _GIVEN_UP * vitality.rules.limit)
+            outcome = await probe.send(deployment, _GIVEN_UP * liveness.rules.limit)
         finally:
-            vitality.ended(key, ending)
+            liveness.ended(key, outcome)
 
     def _status(self, silent: Mapping[str, float] | None = None) -> str:
         if silent:
             return "not alive: no answer from " + ", ".join(f"{m} for {s:.0f} s" for m, s in sorted(silent.items()))
-        return str(Served.of(entry.state for entry in self._catalog.index() if entry.desired))
+        return str(StatusLine.of(entry.state for entry in self._catalog.index() if entry.desired))
 
 
-def _sight(dispatcher: Dispatcher, ailing: bool) -> Sight:
+def _activity(dispatcher: Dispatcher, unready: bool) -> ModelActivity:
     # Who is out of service because it fails, and still tried, is alive as long as its runs end at all.
-    failed = sum(stats.failed for stats in dispatcher.device_stats) if ailing else 0
-    return Sight(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
+    failed = sum(stats.failed for stats in dispatcher.device_stats) if unready else 0
+    return ModelActivity(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
 
 
 def _lost(dispatcher: Dispatcher) -> bool:

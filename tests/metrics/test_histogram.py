@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import LATENCY_BUCKETS
 
 NANO = 10**9

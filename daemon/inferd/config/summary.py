@@ -9,7 +9,7 @@ from inferd.config.model import ModelConfig
 from inferd.errors import one_line
 
 
-def understood(config: ModelConfig) -> Iterator[str]:
+def summary(config: ModelConfig) -> Iterator[str]:
     """A line for what answers are to keep to, and one for the other settings that were given."""
     objective = config.objective
     goal = f"goal {objective.goal}"

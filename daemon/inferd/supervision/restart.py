@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.supervision.renewal`: has a child try a device, and this process end."""
+"""The shell around :mod:`inferd.supervision.restart_policy`: has a child try a device, and this process end."""
 
 import asyncio
 import time
@@ -6,29 +6,29 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from inferd.supervision.renewal import Course, Plight, Renewal
+from inferd.supervision.restart_policy import RestartPolicy, RestartState, VersionHealth
 
 log = structlog.get_logger("inferd.supervision")
 
 
-class MakingWay:
-    """Has the process end where ``renewal`` says so; all on the event loop's thread.
+class Restarter:
+    """Has the process end where ``policy`` says so; all on the event loop's thread.
 
     ``unusable`` says why a child process could not use a device, "" where it could, and takes its time, on a thread of
     its own. ``end`` is called once, with the device that the next process can use.
     """
 
-    def __init__(self, renewal: Renewal, unusable: Callable[[str], str], end: Callable[[str], None]) -> None:
-        self._renewal = renewal
+    def __init__(self, policy: RestartPolicy, unusable: Callable[[str], str], end: Callable[[str], None]) -> None:
+        self._policy = policy
         self._unusable = unusable
         self._end = end
         self._trying: asyncio.Task[None] | None = None
 
-    def look(self, now: float, versions: Collection[Plight]) -> None:
+    def look(self, now: float, versions: Collection[VersionHealth]) -> None:
         """Take in how the ``versions`` are, and have a device tried where that is due."""
         if self._trying is not None and not self._trying.done():
             return
-        if (device := self._renewal.look(now, versions)) is not None:
+        if (device := self._policy.look(now, versions)) is not None:
             self._trying = asyncio.create_task(self._try(device))
 
     def stop(self) -> None:
@@ -39,8 +39,8 @@ class MakingWay:
     async def _try(self, device: str) -> None:
         log.info("trying in a process of its own whether a fresh one can use the device", device=device)
         why = await asyncio.to_thread(self._unusable, device)
-        self._renewal.answered(time.monotonic(), usable=not why)
+        self._policy.answered(time.monotonic(), usable=not why)
         if why:
             log.error("a fresh process can't use the device either", device=device, problem=why)
-        elif self._renewal.course is Course.OVER:
+        elif self._policy.state is RestartState.RESTARTING:
             self._end(device)

@@ -23,7 +23,7 @@ SHED = frozenset({"overloaded"})
 CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "unauthenticated", "denied", "unsupported"})
 
 
-class DeviceLive(TypedDict):
+class DeviceView(TypedDict):
     """As DeviceFigures."""
 
     device: str
@@ -33,14 +33,14 @@ class DeviceLive(TypedDict):
     precision: str
 
 
-class HistoryLive(TypedDict):
+class HistoryView(TypedDict):
     """A point a reading, the newest last: answers a second, and their 99th percentile where there were any."""
 
     answered: list[float]
     p99: list[float | None]
 
 
-class ModelLive(TypedDict):
+class ModelView(TypedDict):
     """One model version; rates are a second, times seconds.
 
     ``answered`` counts requests answered well; ``shed``, ``errors`` and ``refused`` (the client's own mistakes
@@ -74,12 +74,12 @@ class ModelLive(TypedDict):
     running: int
     infer_requests: int
     sequences: int
-    devices: list[DeviceLive]
+    devices: list[DeviceView]
     tuning: str
-    history: HistoryLive
+    history: HistoryView
 
 
-class Live(TypedDict):
+class ServerView(TypedDict):
     """The server; ``service`` says that it is inferd that answers.
 
     ``sequence`` numbers the readings of one process, which ``started`` tells from another. ``window`` is how
@@ -102,7 +102,7 @@ class Live(TypedDict):
     errors: float
     refused: float
     other: dict[str, float]
-    models: list[ModelLive]
+    models: list[ModelView]
 
 
 def quantile(q: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:
@@ -222,7 +222,7 @@ class History:
             self._rises.append(_ServerRise(now.at - last.at, max(0.0, cpu), _risen(last.other, now.other)))
             _trim(self._rises, self._window)
 
-    def live(self, since: int = 0, pause: Callable[[], None] = lambda: None) -> Live | None:
+    def view(self, since: int = 0, pause: Callable[[], None] = lambda: None) -> ServerView | None:
         """The state at the last reading, None before the first.
 
         Histories hold the readings after number ``since``, or all where that is of another process. ``pause`` is
@@ -258,7 +258,7 @@ class History:
         }
 
 
-def _model(track: _Track, points: int) -> ModelLive:
+def _model(track: _Track, points: int) -> ModelView:
     now = track.last
     counts = [0] * len(now.counts)
     for rise in track.rises:

@@ -1,4 +1,4 @@
-"""Canaries through real models' dispatchers: how each ends, and that nothing is counted."""
+"""Probes through real models' dispatchers: how each ends, and that nothing is counted."""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +13,8 @@ from inferd.errors import ModelUnavailable
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import QueueLimits
-from inferd.supervision import canary
-from inferd.supervision.vitality import Ending
+from inferd.supervision import probe
+from inferd.supervision.liveness import ProbeOutcome
 from inferd.tensors import DType, Signature, Tensor
 from tests import models
 from tests.engine.models import accumulator, engine, stateful
@@ -53,7 +53,7 @@ def test_a_model_that_works_answers_well_and_nothing_is_counted(dtype: DType, tm
         house = House(tmp_path)
         async with house as deployment:
             before = deployment.dispatcher.completed
-            assert await canary.send(deployment, SECONDS) is Ending.WELL
+            assert await probe.send(deployment, SECONDS) is ProbeOutcome.OK
             assert deployment.dispatcher.completed == before + 1
         assert house.seen == []
 
@@ -75,8 +75,8 @@ def test_a_model_that_was_unloaded_while_the_input_was_made_up_is_not_asked(
                 deployment.loaded.close()
                 return synthetic_inputs(source, signature)
 
-            monkeypatch.setattr(canary, "synthetic_inputs", unloaded_meanwhile)
-            assert await canary.send(deployment, SECONDS) is Ending.UNANSWERED
+            monkeypatch.setattr(probe, "synthetic_inputs", unloaded_meanwhile)
+            assert await probe.send(deployment, SECONDS) is ProbeOutcome.UNANSWERED
             with pytest.raises(ModelUnavailable, match="model 'm' is unloaded"):
                 await synthetic_request.answer(
                     deployment.dispatcher,
@@ -103,7 +103,7 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
         async with House(tmp_path) as deployment:
             assert deployment.signature.in_sequences
             for _ in range(3):
-                assert await canary.send(deployment, SECONDS) is Ending.WELL
+                assert await probe.send(deployment, SECONDS) is ProbeOutcome.OK
             assert deployment.dispatcher.sequences == 0
 
     test()
@@ -113,7 +113,7 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
 async def test_a_model_that_can_not_run_on_made_up_input_fails(tmp_path: Path) -> None:
     models.save(picky(), tmp_path, "m", settings="[warmup]\nruns = 0")
     async with House(tmp_path) as deployment:
-        assert await canary.send(deployment, SECONDS) is Ending.FAILED
+        assert await probe.send(deployment, SECONDS) is ProbeOutcome.FAILED
 
 
 @on_loop
@@ -123,7 +123,7 @@ async def test_a_full_queue_says_nothing_of_the_model(tmp_path: Path) -> None:
         asked = [ask([1.0]) for _ in range(2)]
         for request, _ in asked:
             deployment.dispatcher.submit(request)
-        assert await canary.send(deployment, SECONDS) is Ending.UNANSWERED
+        assert await probe.send(deployment, SECONDS) is ProbeOutcome.UNANSWERED
         for request, _ in asked:
             deployment.dispatcher.cancel(request)
         await deployment.dispatcher.drained()
@@ -133,6 +133,6 @@ async def test_a_full_queue_says_nothing_of_the_model(tmp_path: Path) -> None:
 async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) -> None:
     models.save(models.slow(), tmp_path, "m", settings=serial(1))
     async with House(tmp_path) as deployment:
-        assert await canary.send(deployment, 0) is Ending.UNANSWERED
+        assert await probe.send(deployment, 0) is ProbeOutcome.UNANSWERED
         await deployment.dispatcher.drained()
         assert deployment.dispatcher.in_flight == 0

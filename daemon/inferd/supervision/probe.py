@@ -8,32 +8,34 @@ from inferd.catalog import Deployment
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError, InferenceFailed, InternalFault
 from inferd.requests import Request, SequenceStep, Stages
-from inferd.supervision.vitality import Ending
+from inferd.supervision.liveness import ProbeOutcome
 from inferd.tensors import Tensor
 
 # A sequence of our own: no client can mean it, as the protocol takes no name that long.
-_SEQUENCE = "canary " * 100
+_SEQUENCE = "health probe " * 100
 _CLIENT = "inferd itself"
 
 
-class _Outcome:
+class _ProbeReply:
     """The reply slot: only how it ended matters, not what was answered."""
 
     def __init__(self) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[ProbeOutcome] = asyncio.get_running_loop().create_future()
 
     def answer(self, outputs: Sequence[Tensor]) -> None:  # noqa: ARG002 - the slot's protocol
-        self._end(Ending.WELL)
+        self._end(ProbeOutcome.OK)
 
     def fail(self, error: InferdError) -> None:
-        self._end(Ending.FAILED if isinstance(error, InferenceFailed | InternalFault) else Ending.UNANSWERED)
+        self._end(
+            ProbeOutcome.FAILED if isinstance(error, InferenceFailed | InternalFault) else ProbeOutcome.UNANSWERED
+        )
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, outcome: ProbeOutcome) -> None:
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(outcome)
 
 
-async def send(deployment: Deployment, seconds: float) -> Ending:
+async def send(deployment: Deployment, seconds: float) -> ProbeOutcome:
     """Ask ``deployment`` for one inference on made-up input, counted nowhere, and wait for its end ``seconds`` at most.
 
     A model that has no room for it is not asked, and one that does not answer in time is told to let it go:
@@ -46,14 +48,14 @@ async def send(deployment: Deployment, seconds: float) -> Ending:
         if deployment.loaded.shapes is not None:
             deployment.loaded.shapes.check(deployment.source.name, inputs)
     except InferdError:
-        return Ending.FAILED
-    outcome = _Outcome()
+        return ProbeOutcome.FAILED
+    reply = _ProbeReply()
     request = Request(
         deployment.source.name,
         deployment.source.version,
         inputs,
         tuple(range(len(deployment.signature.outputs))),
-        outcome,
+        reply,
         nbytes=sum(len(t.data) for t in inputs),
         rows=batch,
         client=_CLIENT,
@@ -64,12 +66,12 @@ async def send(deployment: Deployment, seconds: float) -> Ending:
     try:
         deployment.dispatcher.submit(request)
     except InferdError:
-        return Ending.UNANSWERED
+        return ProbeOutcome.UNANSWERED
     try:
         async with asyncio.timeout(seconds):
-            return await outcome.ended
+            return await reply.ended
     except TimeoutError:
-        return Ending.UNANSWERED
+        return ProbeOutcome.UNANSWERED
     finally:
-        if not outcome.ended.done() or outcome.ended.cancelled():
+        if not reply.ended.done() or reply.ended.cancelled():
             deployment.dispatcher.cancel(request)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inferd.metrics.figures import DeviceFigures, ServerFigures
 from inferd.metrics.instruments import LATENCY_BUCKETS
-from inferd.metrics.live import History, Live, ModelLive, part_within, quantile
+from inferd.metrics.rolling import History, ModelView, ServerView, part_within, quantile
 from tests.metrics.made_up import BOUNDS, model, server
 
 SECONDS = st.floats(0, 20, allow_nan=False)
@@ -23,17 +23,17 @@ def bucketed(latencies: list[float], bounds: tuple[float, ...] = LATENCY_BUCKETS
     return tuple(counted[bucket] for bucket in range(len(bounds) + 1))
 
 
-def after(*readings: ServerFigures, window: float = 10.0, kept: int = 300, since: int = 0) -> Live:
+def after(*readings: ServerFigures, window: float = 10.0, kept: int = 300, since: int = 0) -> ServerView:
     history = History(window, kept)
     for reading in readings:
         history.add(reading)
-    live = history.live(since)
-    assert live is not None
-    return live
+    view = history.view(since)
+    assert view is not None
+    return view
 
 
-def of(live: Live, name: str = "m") -> ModelLive:
-    (found,) = [m for m in live["models"] if m["model"] == name]
+def of(view: ServerView, name: str = "m") -> ModelView:
+    (found,) = [m for m in view["models"] if m["model"] == name]
     return found
 
 
@@ -105,13 +105,13 @@ def test_the_part_within_any_other_lies_between_its_neighbours(latencies: list[f
 
 
 def test_before_the_first_reading_there_is_nothing() -> None:
-    assert History().live() is None
+    assert History().view() is None
 
 
 def test_the_first_reading_says_what_is_and_not_how_fast() -> None:
-    live = after(server(100, [model(outcomes={"ok": 50}, counts=(50, 0, 0, 0), rows=50, waiting=3, in_flight=5)]))
-    assert (live["window"], live["uptime"], live["phase"]) == (0.0, 60.0, "ready")
-    seen = of(live)
+    view = after(server(100, [model(outcomes={"ok": 50}, counts=(50, 0, 0, 0), rows=50, waiting=3, in_flight=5)]))
+    assert (view["window"], view["uptime"], view["phase"]) == (0.0, 60.0, "ready")
+    seen = of(view)
     assert (seen["answered"], seen["inferences"], seen["p99"], seen["outcomes"]) == (0.0, 0.0, None, {})
     assert (seen["waiting"], seen["in_flight"], seen["limit"], seen["infer_requests"]) == (3, 5, 40, 8)
     assert seen["history"] == {"answered": [], "p99": []}
@@ -121,8 +121,8 @@ def test_rates_are_of_what_ended_between_two_readings() -> None:
     before = model(outcomes={"ok": 100, "deadline": 1}, counts=(100, 0, 0, 0), seconds=1.0, rows=100)
     outcomes = {"ok": 140, "deadline": 3, "overloaded": 6, "cancelled": 2, "unavailable": 2, "invalid": 8}
     now = model(outcomes=outcomes, counts=(100, 40, 0, 0), seconds=1.5, rows=180)
-    live = after(server(100, [before], cpu_seconds=7.0), server(102, [now], cpu_seconds=10.0, other={"not_found": 4}))
-    seen = of(live)
+    view = after(server(100, [before], cpu_seconds=7.0), server(102, [now], cpu_seconds=10.0, other={"not_found": 4}))
+    seen = of(view)
     assert (seen["answered"], seen["inferences"], seen["load"]) == (20.0, 40.0, 0.25)
     assert (seen["shed"], seen["errors"], seen["refused"]) == (3.0, 2.0, 5.0)
     assert seen["outcomes"] == {
@@ -135,13 +135,13 @@ def test_rates_are_of_what_ended_between_two_readings() -> None:
     }
     # All forty took 1 ms to 10 ms.
     assert seen["p50"] == pytest.approx(0.0055)
-    assert (live["cpu"], live["window"], live["other"]) == (1.5, 2.0, {"not_found": 2.0})
-    assert (live["answered"], live["shed"], live["errors"], live["refused"]) == (20.0, 3.0, 2.0, 7.0)
+    assert (view["cpu"], view["window"], view["other"]) == (1.5, 2.0, {"not_found": 2.0})
+    assert (view["answered"], view["shed"], view["errors"], view["refused"]) == (20.0, 3.0, 2.0, 7.0)
 
 
 def test_an_outcome_that_nobody_has_heard_of_is_an_error() -> None:
-    live = after(server(1, [model()]), server(2, [model(outcomes={"odd": 2})], other={"odder": 3}))
-    assert (of(live)["errors"], live["errors"]) == (2.0, 5.0)
+    view = after(server(1, [model()]), server(2, [model(outcomes={"odd": 2})], other={"odder": 3}))
+    assert (of(view)["errors"], view["errors"]) == (2.0, 5.0)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 3), st.integers(0, 1000)), min_size=1, max_size=40))
@@ -154,21 +154,21 @@ def test_the_window_covers_what_it_says_and_no_reading_more(steps: list[tuple[fl
         history.add(server(at, [model(outcomes={"ok": total}, counts=(total, 0, 0, 0), rows=total)]))
         times.append(at)
         totals.append(total)
-    live = history.live()
-    assert live is not None
+    view = history.view()
+    assert view is not None
     # The newest reading that is a whole window ago, else the first.
     first = max((place for place, time in enumerate(times) if at - time >= 5.0 - 1e-9), default=0)
     near = {first, first + 1} if abs(at - times[first] - 5.0) < 1e-6 else {first}
-    assert any(live["window"] == pytest.approx(at - times[place], rel=1e-4) for place in near)
+    assert any(view["window"] == pytest.approx(at - times[place], rel=1e-4) for place in near)
     rates = [(total - totals[place]) / (at - times[place]) for place in near if times[place] < at]
-    assert any(of(live)["answered"] == pytest.approx(rate, rel=1e-4, abs=1e-9) for rate in rates)
+    assert any(of(view)["answered"] == pytest.approx(rate, rel=1e-4, abs=1e-9) for rate in rates)
 
 
 def test_an_objective_is_judged_by_its_own_percentile() -> None:
     bounds = (0.01, 0.02, 0.1)
     known = {"bounds": bounds, "objective": 0.02, "percentile": 90.0}
-    live = after(server(1, [model(**known)]), server(2, [model(counts=(80, 15, 5, 0), outcomes={"ok": 100}, **known)]))
-    seen = of(live)
+    view = after(server(1, [model(**known)]), server(2, [model(counts=(80, 15, 5, 0), outcomes={"ok": 100}, **known)]))
+    seen = of(view)
     assert seen["within"] == 0.95
     assert seen["tail"] == pytest.approx(0.01 + 0.01 * 10 / 15, rel=1e-4)
     assert seen["p99"] == pytest.approx(0.02 + 0.08 * 4 / 5, rel=1e-4)
@@ -176,10 +176,10 @@ def test_an_objective_is_judged_by_its_own_percentile() -> None:
 
 
 def test_without_an_objective_or_answers_there_is_no_part_in_time() -> None:
-    live = after(server(1, [model()]), server(2, [model(counts=(9, 0, 0, 0), outcomes={"ok": 9})]))
-    assert of(live)["within"] is None
-    live = after(server(1, [model(objective=0.01)]), server(2, [model(objective=0.01)]))
-    assert (of(live)["within"], of(live)["tail"]) == (None, None)
+    view = after(server(1, [model()]), server(2, [model(counts=(9, 0, 0, 0), outcomes={"ok": 9})]))
+    assert of(view)["within"] is None
+    view = after(server(1, [model(objective=0.01)]), server(2, [model(objective=0.01)]))
+    assert (of(view)["within"], of(view)["tail"]) == (None, None)
 
 
 # -- what comes, goes and begins again --------------------------------------------
@@ -209,14 +209,14 @@ def test_a_model_that_went_is_forgotten_with_its_history() -> None:
     for at in range(5):
         history.add(server(at, [model(outcomes={"ok": at})]))
     history.add(server(5))
-    live = history.live()
-    assert live is not None
-    assert live["models"] == []
+    view = history.view()
+    assert view is not None
+    assert view["models"] == []
     history.add(server(6, [model(outcomes={"ok": 9})]))
     history.add(server(7, [model(outcomes={"ok": 10})]))
-    live = history.live()
-    assert live is not None
-    assert of(live)["history"]["answered"] == [1.0]
+    view = history.view()
+    assert view is not None
+    assert of(view)["history"]["answered"] == [1.0]
 
 
 def test_an_objective_that_changed_begins_a_new_histogram() -> None:
@@ -234,8 +234,8 @@ def test_an_objective_that_changed_begins_a_new_histogram() -> None:
 
 
 def test_a_reading_that_is_not_later_is_passed_over() -> None:
-    live = after(server(5, [model()]), server(5, [model("other")]), server(4))
-    assert (live["sequence"], [m["model"] for m in live["models"]]) == (1, ["m"])
+    view = after(server(5, [model()]), server(5, [model("other")]), server(4))
+    assert (view["sequence"], [m["model"] for m in view["models"]]) == (1, ["m"])
 
 
 # Ten names at most come and go, with counters that rise or fall as they like.
@@ -258,11 +258,11 @@ def test_whatever_comes_the_answer_is_finite_json_with_nothing_negative(
     for seconds, models in readings:
         at += seconds
         history.add(server(at, models, cpu_seconds=50 - at))
-        live = history.live(since)
-        assert live is not None
-        assert json.loads(json.dumps(live, allow_nan=False)) == live
-        assert [m["model"] for m in live["models"]] == [m.model for m in models]
-        for seen in live["models"]:
+        view = history.view(since)
+        assert view is not None
+        assert json.loads(json.dumps(view, allow_nan=False)) == view
+        assert [m["model"] for m in view["models"]] == [m.model for m in models]
+        for seen in view["models"]:
             numbers = [seen[rate] for rate in ("answered", "inferences", "shed", "errors", "load")]
             assert all(number >= 0 for number in numbers)
             assert len(seen["history"]["answered"]) == len(seen["history"]["p99"]) <= 8
@@ -281,9 +281,9 @@ def history_of(readings: int, kept: int = 300) -> History:
 
 
 def points(history: History, since: int = 0) -> tuple[list[float], list[float | None]]:
-    live = history.live(since)
-    assert live is not None
-    seen = of(live)["history"]
+    view = history.view(since)
+    assert view is not None
+    seen = of(view)["history"]
     return seen["answered"], seen["p99"]
 
 
@@ -311,7 +311,7 @@ def test_a_caller_that_names_a_reading_of_another_process_gets_all(since: int) -
 
 
 def test_a_device_is_told_as_it_was_read() -> None:
-    live = after(server(1, [model(devices=(DeviceFigures("GPU.0", 2, 0, 4, "f16"),))]))
-    assert of(live)["devices"] == [
+    view = after(server(1, [model(devices=(DeviceFigures("GPU.0", 2, 0, 4, "f16"),))]))
+    assert of(view)["devices"] == [
         {"device": "GPU.0", "streams": 2, "threads": 0, "infer_requests": 4, "precision": "f16"}
     ]

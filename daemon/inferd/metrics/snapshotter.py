@@ -15,7 +15,7 @@ from inferd.engine.state import most_sequences
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
 from inferd.metrics.instruments import OTHER
-from inferd.metrics.recorder import Record, Recorder
+from inferd.metrics.recorder import Recorder, VersionCounters
 from inferd.metrics.state import DeviceState, ServerState, TuningState, VersionState
 from inferd.metrics.statistics import Statistics
 from inferd.supervision.monitor import HealthMonitor
@@ -25,7 +25,7 @@ from inferd.tuning.tuner import Tuner
 _QUIET = (TuningPhase.UNTUNABLE, TuningPhase.SETTLED, TuningPhase.WANTED)
 
 
-class Reading:
+class Snapshotter:
     """The daemon as it is at the moment of asking. ``open_calls`` counts inference RPCs, ``reloads`` by result."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Reading:
             cache_lookups=dict(self._engine.cache_lookups),
             reloads=dict(self._reloads),
             versions=tuple(_version(s, deployment, tunings.get(_key(s))) for s, deployment in self._catalog.serving()),
-            ailments={key: why for key, why in self._health.ailments.items() if key in known},
+            unready={key: why for key, why in self._health.unready_reasons.items() if key in known},
             hung=none | {place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
             replaced=none | {place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
             busy={key: ns / 1e9 for key, ns in self._catalog.busy_ns().items() if key in counted},
@@ -101,7 +101,7 @@ class Reading:
             started=self._started,
             rss_bytes=_resident(),
             cpu_seconds=usage.ru_utime + usage.ru_stime,
-            other=_outcomes(self._recorder.record(OTHER, "")),
+            other=_outcomes(self._recorder.counters(OTHER, "")),
             models=tuple(self._figures(e, deployment.get((e.name, e.version)), tunings) for e in self._wanted()),
         )
 
@@ -139,7 +139,7 @@ class Reading:
     def _figures(
         self, entry: IndexEntry, deployment: Deployment | None, tunings: dict[tuple[str, str], TuningState]
     ) -> ModelFigures:
-        record = self._recorder.record(entry.name, entry.version)
+        record = self._recorder.counters(entry.name, entry.version)
         answered = record.answered
         dispatcher = deployment.dispatcher if deployment is not None else None
         objective = deployment.config.objective if deployment is not None else None
@@ -216,9 +216,9 @@ def _device(deployment: Deployment, pool: LoadedPool) -> DeviceState:
         precision=effective.precision,
         from_cache=pool.from_cache,
         streams=effective.streams,
-        streams_asked=execution.streams,
+        streams_requested=execution.streams,
         threads=effective.threads,
-        threads_asked=execution.threads,
+        threads_requested=execution.threads,
         infer_requests=pool.pool.width,
         max_batch_rows=deployment.max_batch_rows,
         inline=pool.pool.inline,
@@ -228,7 +228,7 @@ def _device(deployment: Deployment, pool: LoadedPool) -> DeviceState:
     )
 
 
-def _outcomes(record: Record) -> dict[str, int]:
+def _outcomes(record: VersionCounters) -> dict[str, int]:
     outcomes: Counter[str] = Counter()
     for (_, outcome, _), number in record.requests.copy().items():
         outcomes[outcome] += number

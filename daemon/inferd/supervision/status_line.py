@@ -11,7 +11,7 @@ _LINE = re.compile(r"serving (\d+) of (\d+) models?(?:, loading (\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class StatusLine:
     """Model versions that answer, those that should, and those that load."""
 
     serving: int

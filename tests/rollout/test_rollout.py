@@ -22,9 +22,11 @@ from inferd.errors import LoadFailed, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository.find import Repository
 from inferd.requests import Observation, Request
-from inferd.rollout.rollout import CandidateRollout
+from inferd.rollout.output_check import configuration_mismatch
+from inferd.rollout.policy import RolloutDecision
+from inferd.rollout.rollout import Rollout
 from inferd.rollout.synthetic_request import answer
-from inferd.rollout.trial import Stage, Trial, TrialDecision
+from inferd.rollout.trial import Stage, Trial
 from inferd.scheduling.rules import QueueLimits
 from tests import models
 from tests.engine import models as small
@@ -112,8 +114,12 @@ def candidate(model_version: ModelVersion) -> Any:
     return config.model_copy(update={"execution": config.execution.model_copy(update={"infer_requests": 3})})
 
 
-async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, CandidateRollout]:
-    rollout = CandidateRollout(trial or Trial(None, stages=SHORT), asyncio.Event())
+def rollout_of(trial: Trial, stop: asyncio.Event | None = None) -> Rollout:
+    return Rollout(trial, stop or asyncio.Event(), check=configuration_mismatch)
+
+
+async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, Rollout]:
+    rollout = rollout_of(trial or Trial(None, stages=SHORT))
     promoted = await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
     return promoted, rollout
 
@@ -130,7 +136,7 @@ async def test_a_sound_candidate_takes_over_and_no_request_notices(tmp_path: Pat
         before = busy.model_version.deployment
         # An objective that other work on the machine does not break either.
         promoted, rollout = await rolled_out(busy, Trial(10.0, stages=SHORT))
-        assert (promoted, rollout.report.decision) == (True, TrialDecision.PROMOTED)
+        assert (promoted, rollout.result.decision) == (True, RolloutDecision.PROMOTED)
         assert busy.model_version.deployment is not before
         assert infer_requests(busy.model_version) == 3
         after = len(busy.answers)
@@ -147,8 +153,8 @@ async def test_a_candidate_that_answers_otherwise_never_sees_a_clients_request(t
         await until(lambda: len(busy.answers) > 20)
         before = busy.model_version.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, TrialDecision.WRONG_OUTPUT)
-        assert "output 0 is off by" in rollout.report.why
+        assert (promoted, rollout.result.decision) == (False, RolloutDecision.WRONG_OUTPUT)
+        assert "output 0 is off by" in rollout.result.why
         assert busy.model_version.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
 
@@ -174,7 +180,7 @@ async def test_a_candidate_that_is_slower_is_rolled_back(tmp_path: Path) -> None
         await until(lambda: len(busy.answers) > 20)
         before = busy.model_version.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, TrialDecision.WORSE)
+        assert (promoted, rollout.result.decision) == (False, RolloutDecision.WORSE)
         assert busy.model_version.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
     assert {seen.outcome for seen in busy.seen} == {"ok"}
@@ -187,9 +193,7 @@ async def test_a_candidate_that_can_not_be_loaded_leaves_all_as_it_was(tmp_path:
         assert before is not None
         config = before.config.model_copy(update={"properties": {"NO_SUCH_PROPERTY": 1}})
         with pytest.raises(LoadFailed):
-            await busy.catalog.roll_out(
-                busy.model_version, config, CandidateRollout(Trial(None), asyncio.Event()).steer
-            )
+            await busy.catalog.roll_out(busy.model_version, config, rollout_of(Trial(None)).steer)
         assert busy.model_version.deployment is before
         assert busy.model_version.state is ModelState.READY
 
@@ -198,14 +202,14 @@ async def test_a_candidate_that_can_not_be_loaded_leaves_all_as_it_was(tmp_path:
 async def test_a_trial_that_is_stopped_is_rolled_back(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
         before, stop = busy.model_version.deployment, asyncio.Event()
-        rollout = CandidateRollout(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
+        rollout = rollout_of(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
         trying = asyncio.create_task(
             busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
         )
         await until(lambda: busy.model_version.split is not None)
         stop.set()
         assert await trying is False
-        assert (rollout.report.decision, busy.model_version.deployment) == (TrialDecision.STOPPED, before)
+        assert (rollout.result.decision, busy.model_version.deployment) == (RolloutDecision.STOPPED, before)
 
 
 @on_loop
@@ -246,7 +250,7 @@ async def test_a_version_that_does_not_answer_can_not_be_rolled_out(tmp_path: Pa
         config = candidate(model_version)
         await busy.catalog.unload("m")
         with pytest.raises(ModelUnavailable):
-            await busy.catalog.roll_out(model_version, config, CandidateRollout(Trial(None), asyncio.Event()).steer)
+            await busy.catalog.roll_out(model_version, config, rollout_of(Trial(None)).steer)
 
 
 @on_loop

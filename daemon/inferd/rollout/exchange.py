@@ -16,9 +16,10 @@ from inferd.deployment.traffic_split import TrafficSplit
 from inferd.errors import LoadFailed, ModelUnavailable, RolloutRejected
 from inferd.lifecycle import ModelState
 from inferd.repository.find import ModelEntry, VersionFile
-from inferd.rollout.canary import Canary, canary_rules_of
-from inferd.rollout.canary_analysis import CanaryVerdict
+from inferd.rollout.canary_analysis import CanaryAnalysis, CanaryRules
 from inferd.rollout.output_check import output_mismatch, signature_mismatch
+from inferd.rollout.policy import RolloutDecision
+from inferd.rollout.rollout import Rollout, RolloutResult
 
 log = structlog.get_logger("inferd.catalog")
 
@@ -118,7 +119,7 @@ class Exchange:
     ) -> RolloutRejected | None:
         """Share the requests between ``before`` and ``model``. Returns why it was rolled back, None where it is to
         have them all. ``started`` is set once they share."""
-        incumbent, rules = before.deployment, canary_rules_of(candidate.config)
+        incumbent, rules = before.deployment, CanaryRules.of(candidate.config)
         if incumbent is None:
             return None
         split, stop = TrafficSplit(incumbent, candidate), asyncio.Event()
@@ -131,21 +132,25 @@ class Exchange:
         await self._routes.publish()
         if started is not None:
             started.set()
-        verdict, why = CanaryVerdict.FAILED, "internal error"
+        rollout = Rollout(
+            CanaryAnalysis(rules), stop, unready_reasons=lambda: (model.unready_reason, before.unready_reason)
+        )
+        result = RolloutResult(RolloutDecision.FAILED, "internal error")
         try:
-            verdict, why = await Canary(rules, split, stop, lambda: (model.unready_reason, before.unready_reason)).run()
+            await rollout.steer(split)
+            result = rollout.result
         except Exception:
             log.exception("canary could not be judged", **labels_of(model))
         finally:
             del self._canaries[model.name]
             before.split, before.canary, model.is_canary = None, None, False
-        if verdict is CanaryVerdict.PROMOTED:
-            log.info("canary promoted", **labels_of(model), why=why)
+        if result.decision is RolloutDecision.PROMOTED:
+            log.info("canary promoted", **labels_of(model), why=result.why)
             return None
-        error = RolloutRejected(model.name, verdict.value, why)
-        if model.origin is not None and verdict is not CanaryVerdict.STOPPED:
+        error = RolloutRejected(model.name, result.decision.value, result.why)
+        if model.origin is not None and result.decision is not RolloutDecision.STOPPED:
             self._rejected[model.name, model.version] = (model.origin[0], entry.config), error
-        await self._roll_back(before, model, candidate, error)
+        await self._roll_back(before, model, candidate, error, stopped=result.decision is RolloutDecision.STOPPED)
         return error
 
     def _begin_sharing(self, before: ModelVersion, model: ModelVersion, split: TrafficSplit, gets: str) -> None:
@@ -159,10 +164,15 @@ class Exchange:
         self._routes.reroute()
 
     async def _roll_back(
-        self, before: ModelVersion, model: ModelVersion, candidate: Deployment, error: RolloutRejected
+        self,
+        before: ModelVersion,
+        model: ModelVersion,
+        candidate: Deployment,
+        error: RolloutRejected,
+        *,
+        stopped: bool,
     ) -> None:
         """Go on with ``before`` alone, and free ``candidate`` once it has answered what it took."""
-        stopped = error.decision == CanaryVerdict.STOPPED.value
         self.rollbacks[model.name, str(model.version), error.decision] += 1
         tell = log.info if stopped else log.warning
         tell(

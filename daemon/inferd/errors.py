@@ -50,7 +50,7 @@ class InferdError(Exception):
 class ConfigurationError(InferdError):
     """A setting that can't be used: where it came from, which key, and what is allowed."""
 
-    def __init__(self, source: str, key: str, problem: str, allowed: str = "") -> None:
+    def __init__(self, source: str, key: str, problem: str, *, allowed: str = "") -> None:
         self.source, self.key, self.problem, self.allowed = source, key, problem, allowed
         where = f"{source}: {key}: " if key else f"{source}: "
         super().__init__(where + problem + (f"; allowed: {allowed}" if allowed else ""))
@@ -62,7 +62,7 @@ class ConfigurationError(InferdError):
         first, *others = problems
         if not others:
             return first
-        error = cls(first.source, first.key, first.problem, first.allowed)
+        error = cls(first.source, first.key, first.problem, allowed=first.allowed)
         error.args = (f"{first} (and {len(others)} more mistake{'s' * (len(others) > 1)}; inferd check lists them)",)
         error.every = problems
         return error
@@ -199,7 +199,7 @@ class Overloaded(Refused):
 
     reason = "objective"
 
-    def __init__(self, model: str, expected: float, objective: float, retry_after: float) -> None:
+    def __init__(self, model: str, expected: float, objective: float, *, retry_after: float) -> None:
         self.expected, self.objective = expected, objective
         super().__init__(
             model,
@@ -222,7 +222,7 @@ class SustainedOverload(Refused):
 
     reason = "overload"
 
-    def __init__(self, model: str, expected: float, most: float, retry_after: float) -> None:
+    def __init__(self, model: str, expected: float, most: float, *, retry_after: float) -> None:
         self.expected, self.most = expected, most
         super().__init__(
             model,
@@ -237,7 +237,7 @@ class QuotaExceeded(Refused):
 
     reason = "quota"
 
-    def __init__(self, model: str, client: str, quota: int, retry_after: float) -> None:
+    def __init__(self, model: str, client: str, quota: int, *, retry_after: float) -> None:
         self.client, self.quota = client, quota
         whose = f"client '{one_line(client, 80)}'" if client else "clients that give no identity"
         super().__init__(model, f"{whose} may have {quota} requests in flight", retry_after)
@@ -259,7 +259,7 @@ class TooManySequences(Refused):
 
     reason = "sequences"
 
-    def __init__(self, model: str, limit: int, retry_after: float, held: int | None = None) -> None:
+    def __init__(self, model: str, limit: int, retry_after: float, *, held: int | None = None) -> None:
         self.limit, self.held = limit, held
         why = f"{limit} sequences are live, which is the limit"
         if held is not None:

@@ -79,7 +79,7 @@ def outcome(method: str, *, repository_control: bool = False, gate: bool = True)
 
     async def call() -> tuple[grpc.StatusCode, str]:
         server, services = grpc.aio.server(), Services()
-        gated = Gate(services, [Access.REPOSITORY] if repository_control else []) if gate else services
+        gated = Gate(services, enabled=[Access.REPOSITORY] if repository_control else []) if gate else services
         server.add_generic_rpc_handlers((gated,))
         known = {name: grpc.unary_unary_rpc_method_handler(_answer) for name in ("ServerLive", "RepositoryModelLoad")}
         for service, handlers in ((SERVICE, known), ("extra.Service", EXTRA)):

@@ -194,7 +194,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     console = _console()
     with InferenceClient(plan.target, credentials=credentials) as inference_client:
         feeds = _feeds(inference_client, plan, arguments)
-        probe = ServerProbe(inference_client, plan.model, plan.version, resources)
+        probe = ServerProbe(inference_client, plan.model, plan.version, resources=resources)
         with BenchDisplay(console, plan.warm_up, plan.seconds) as display:
             found = measure(plan, inference_client, probe, feeds, display)
         display.result(found)
@@ -229,7 +229,7 @@ def _loads(arguments: argparse.Namespace) -> tuple[Any, ...]:
         return tuple(Closed(int(n)) for n in counts)
     except ValueError as error:
         flag = "--rate" if arguments.rate is not None else "--concurrency"
-        raise ConfigurationError(f"flag {flag}", "", str(error), "8, 1,4,16, 1:32:2x or 100:1000:100") from None
+        raise ConfigurationError(f"flag {flag}", "", str(error), allowed="8, 1,4,16, 1:32:2x or 100:1000:100") from None
 
 
 def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> Any:
@@ -246,7 +246,7 @@ def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> A
             return inputs.given_inputs(plan.model, specs, {name: file[name] for name in file.files})
     except (OSError, ValueError, AttributeError) as error:
         problem = f"{arguments.input} can't be read: {error}"
-        raise ConfigurationError("flag --input", "", problem, "an .npz file") from None
+        raise ConfigurationError("flag --input", "", problem, allowed="an .npz file") from None
 
 
 def _compare(arguments: argparse.Namespace) -> int:

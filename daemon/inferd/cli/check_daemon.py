@@ -11,7 +11,7 @@ from pathlib import Path
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
 from inferd.rpc.status import code_of
-from inferd.security.credentials import credentials_of
+from inferd.security.credentials import Credentials
 from inferd.tracing.sampling import Tracer
 from inferd.workers.daemon import worker_count
 from inferd.workers.worker_identity import WorkerIdentity
@@ -24,7 +24,7 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
     """All for which ``inferd serve`` would end with these settings. A port that is in use now is none: the daemon that
     is checked for may be running."""
     try:
-        credentials_of(settings)
+        Credentials.of(settings)
     except ConfigurationError as error:
         yield from error.every
     try:

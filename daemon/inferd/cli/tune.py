@@ -104,7 +104,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import TuneDisplay
     from inferd.deployment.settings import cpu_parts, source_of
-    from inferd.repository.find import repository_of
+    from inferd.repository.find import Repository
     from inferd.tuner.offline import OfflineTuner
     from inferd.tuner.profile import Profiles
 
@@ -113,7 +113,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if plots is not None:
         tune_plot.check()
     logs.configure("warning", "console")
-    listing = repository_of(settings).scan()
+    listing = Repository.of(settings).scan()
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0])
@@ -185,7 +185,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
 
     given = {name: value for name in (*_QUANTITIES, "path") if (value := getattr(arguments, name)) is not None}
     if wrong := [name for name in _QUANTITIES if name in given and not 0 < given[name] < 1 << 31]:
-        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{given[wrong[0]]} can't be had", "1 or more")
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{given[wrong[0]]} can't be had", allowed="1 or more")
     if arguments.pinning is not None:
         given["pinning"] = arguments.pinning == "on"
     return Wanted(**given) if given else None

@@ -38,16 +38,16 @@ def _problem(source: str, detail: ErrorDetails, schema: type[BaseModel]) -> Conf
     match detail["type"]:
         case "extra_forbidden":
             table = Declaration(schema).at(path[:-1]).table or schema
-            return ConfigurationError(source, key, "unknown key", listed(table.model_fields, 100))
+            return ConfigurationError(source, key, "unknown key", allowed=listed(table.model_fields, 100))
         case "missing":
-            return ConfigurationError(source, key, "is required and was not given", declared.one())
+            return ConfigurationError(source, key, "is required and was not given", allowed=declared.one())
         case "value_error" if stated := str(detail["ctx"]["error"]):
             return ConfigurationError(source, key, one_line(stated))
         case "model_type" | "dict_type":
             allowed = f"a table ([{key}])"
         case _:
             allowed = declared.one()
-    return ConfigurationError(source, key, f"got {_given(detail['input'])}", allowed)
+    return ConfigurationError(source, key, f"got {_given(detail['input'])}", allowed=allowed)
 
 
 def _key(path: Iterable[str | int]) -> str:

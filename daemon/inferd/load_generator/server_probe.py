@@ -91,7 +91,7 @@ class ServerProbe:
     A server without statistics, or that won't give them, is one that says nothing.
     """
 
-    def __init__(self, client: InferenceClient, model: str, version: str, resources: ResourceSource | None) -> None:
+    def __init__(self, client: InferenceClient, model: str, version: str, *, resources: ResourceSource | None) -> None:
         self._client = client
         self._model, self._version = model, version
         self._resources = resources

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 # look, and one such link would keep every other model from being found.
 from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
+from typing import Self
 
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig, VersionSettings, read
@@ -88,6 +89,11 @@ class Repository:
     root: Path
     max_models: int = 1024
     external_links: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The one that ``settings`` name."""
+        return cls(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
 
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, when that can't be read."""
@@ -212,11 +218,6 @@ class Repository:
 
     def _shown(self, path: Path) -> str:
         return self._bounds.shown(path)
-
-
-def repository_of(settings: Settings) -> Repository:
-    """The repository that the daemon's ``settings`` name."""
-    return Repository(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
 
 
 def _picked(name: str, policy: VersionSettings, present: Sequence[int]) -> Sequence[int]:

@@ -31,7 +31,7 @@ class RpcClient:
     """
 
     def __init__(
-        self, target: str, service: str, timeout: float, credentials: ClientCredentials = NO_CREDENTIALS
+        self, target: str, service: str, *, timeout: float, credentials: ClientCredentials = NO_CREDENTIALS
     ) -> None:
         """Raises ConfigurationError where a file of ``credentials`` can't be used."""
         self._service = service

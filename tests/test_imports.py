@@ -104,7 +104,7 @@ HOMES = {
     # Profiles are files that people read and edit, so they are validated as settings are.
     "pydantic": {"config", "tuning"},
     "pydantic_core": {"config"},
-    "pydantic_settings": {"config"},
+    "shtab": {"cli"},
     "asyncio": {
         "app",
         "bench",

@@ -296,8 +296,8 @@ class App:
         self._exporter.start()
         self._supervisor.start()
         if self._place is None or self._place.first:
-            for name in unknown_variables():
-                log.warning("variable names no setting", variable=name)
+            for name, hint in unknown_variables().items():
+                log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

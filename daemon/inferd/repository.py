@@ -117,7 +117,7 @@ class Repository:
         except OSError as error:
             raise RepositoryError(name, f"the model repository {_reason(error)}") from None
         if name not in candidates:
-            raise UnknownModel(name)
+            raise UnknownModel(name, candidates)
         self._check_place(name, sum(other < name for other in candidates))
         return self._entry(name, candidates[name])
 

@@ -76,8 +76,9 @@ def test_a_broken_model_has_a_line_with_its_problem_and_the_exit_code_says_so(re
     code, lines = checked(repository)
     assert code == 1
     assert lines == [
-        "broken  magika: magika/model.toml: streams: unknown key; allowed: devices, versions, objective, execution, "
-        "batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, rollout, properties",
+        "broken  magika: magika/model.toml: streams: unknown key (did you mean execution.streams?); allowed: devices, "
+        "versions, objective, execution, batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, "
+        "rollout, properties",
         "ok      resnet: version 1 on CPU",
         "        no latency objective, goal throughput",
         "2 models, 1 broken",

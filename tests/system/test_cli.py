@@ -46,8 +46,8 @@ def test_version_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_every_setting_with_its_variable(command: str) -> None:
-    done = inferd(command, "--help")
+def test_the_full_help_names_every_setting_with_its_variable(command: str) -> None:
+    done = inferd(command, "--help-all")
     assert (done.returncode, done.stderr) == (0, "")
     words = done.stdout.replace(",", " ").split()
     for name in Settings.model_fields:

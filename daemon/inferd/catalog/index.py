@@ -29,7 +29,7 @@ def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...
 def unanswered(models: Models, broken: Mapping[str, str], name: str, version: str) -> InferdError:
     """Why nothing answers for ``version`` of ``name``, any version where that is empty."""
     if name not in models and name not in broken:
-        return UnknownModel(name)
+        return UnknownModel(name, {**models, **broken})
     served = models.get(name, {})
     if version:
         one = next((s for number, s in served.items() if str(number) == version), None)

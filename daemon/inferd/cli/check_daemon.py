@@ -44,7 +44,7 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """What the daemon would say of its settings at its start, and folders that it could not write to."""
-    yield from (f"{name}: names no setting" for name in unknown_variables())
+    yield from (f"{name}: unknown environment variable{hint}" for name, hint in unknown_variables().items())
     yield from (f"{setting}: {what}" for setting, what in exposures(settings))
     folders = {"profile_dir": settings.profile_dir}
     if settings.cache_max_bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from inferd.cli import connection
 from inferd.demo import magika
 from inferd.errors import one_line
-from inferd.rpc.caller import CallFailed
+from inferd.rpc.caller import CallFailed, TlsMismatch
 from inferd.rpc.client import Client
 
 
@@ -23,6 +23,8 @@ def classify(arguments: argparse.Namespace) -> int:
     with Client(arguments.server, shown=connection.shown_by(arguments)) as client:
         try:
             client.server_ready()
+        except TlsMismatch:
+            raise
         except CallFailed as error:
             return _failed(
                 f"no daemon answers at {arguments.server} ({error.code}); start one with `make serve`, or with"

@@ -21,6 +21,7 @@ from inferd.cli.top_display import CURVE, lasting, picture
 from inferd.errors import InferdError, one_line
 from inferd.metrics.live import Live
 from inferd.security.shown import NOTHING, Shown
+from inferd.security.tls_mismatch import tls_mismatch
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
@@ -100,10 +101,12 @@ def read(address: str, since: int = 0, shown: Shown = NOTHING) -> Live:
         asking.request("GET", f"/status.json?since={since}", headers=headers)
         response = asking.getresponse()
         body = response.read(_LARGEST)
-    except http.client.HTTPException:
+    except (http.client.HTTPException, OSError) as error:
+        if mismatch := tls_mismatch(address, tls=context is not None):
+            raise NoFigures(*mismatch.split(" ", 1)) from None
+        if isinstance(error, OSError):
+            raise NoFigures(address, f"no daemon answers: {error.strerror or error}") from None
         raise _foreign(address) from None
-    except OSError as error:
-        raise NoFigures(address, f"no daemon answers: {error.strerror or error}") from None
     finally:
         asking.close()
     if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):

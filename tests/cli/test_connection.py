@@ -12,6 +12,7 @@ from threading import Event, Thread
 import pytest
 from prometheus_client import CollectorRegistry
 
+from inferd.bench.server_probe import MetricsPage, NoFigures
 from inferd.cli import connection
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
@@ -264,3 +265,13 @@ def test_a_command_with_tls_says_that_the_port_has_none(
     with metrics_port(Credentials()) as address:
         assert main(["top", "--json", "--metrics-address", address, *ca]) == 1
         assert capsys.readouterr().err == f"inferd: {address}: does not use TLS; leave --ca out\n"
+
+
+def test_the_metrics_page_of_a_bench_says_which_scheme_it_needs(metrics: str) -> None:
+    with pytest.raises(NoFigures, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"):
+        MetricsPage(f"http://{metrics}/metrics", Shown()).read()
+    with (
+        metrics_port(Credentials()) as address,
+        pytest.raises(NoFigures, match=r": does not use TLS; use http://$"),
+    ):
+        MetricsPage(f"https://{address}/metrics", Shown()).read()

@@ -12,10 +12,7 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 def tls_mismatch(address: str, *, tls: bool) -> str:
     """A sentence for a client that could not talk to ``address``, HOST:PORT, with ``tls`` or without; empty where that
     was not the cause. Connects to find out, which takes some seconds at most."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return ""
-    spoken = _speaks_tls(host.strip("[]"), int(port))
+    spoken = speaks_tls(address)
     if spoken is True and not tls:
         return f"{address} takes TLS connections only; name the CA of its certificate with --ca FILE"
     if spoken is False and tls:
@@ -23,13 +20,17 @@ def tls_mismatch(address: str, *, tls: bool) -> str:
     return ""
 
 
-def _speaks_tls(host: str, port: int) -> bool | None:
-    """None where the port answers neither way."""
+def speaks_tls(address: str) -> bool | None:
+    """Whether ``address``, HOST:PORT, uses TLS; None where it answers neither way."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return None
+    place = (host.strip("[]"), int(port))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Nothing is sent over the connection: it is only to see whether there is TLS.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), _PATIENCE) as connection, context.wrap_socket(connection):
+        with socket.create_connection(place, _PATIENCE) as connection, context.wrap_socket(connection):
             return True
     except ssl.SSLError as error:
         if "ALERT" in (error.reason or ""):
@@ -39,7 +40,7 @@ def _speaks_tls(host: str, port: int) -> bool | None:
     except OSError:
         pass
     # An HTTP server may wait for the end of a line that no TLS greeting has.
-    with suppress(OSError), socket.create_connection((host, port), _PATIENCE) as connection:
+    with suppress(OSError), socket.create_connection(place, _PATIENCE) as connection:
         connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
         return False if connection.recv(5) == b"HTTP/" else None
     return None

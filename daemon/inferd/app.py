@@ -298,6 +298,8 @@ class App:
         if self._place is None or self._place.first:
             for name, hint in unknown_variables().items():
                 log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
+            if oddity := self._repository.oddity():
+                log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

@@ -37,9 +37,10 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
     return ", ".join(items[:limit]) + tail
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``; else empty."""
-    typed, known = word.lower(), {name.lower(): name for name in names}
+def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``; else empty. A ``prefix``
+    that all begin with does not make them alike."""
+    typed, known = word.removeprefix(prefix).lower(), {name.removeprefix(prefix).lower(): name for name in names}
     close = get_close_matches(typed, known, n=1)
     if not close and len(typed) > 2:
         # Also where the end is missing: --modle for --model-repository.

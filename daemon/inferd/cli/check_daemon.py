@@ -11,6 +11,7 @@ from pathlib import Path
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
 from inferd.fleet import workers_wanted
+from inferd.repository import repository_of
 from inferd.rpc.status import code_of
 from inferd.security.credentials import credentials_of
 from inferd.tracing import Tracer
@@ -46,6 +47,8 @@ def warnings(settings: Settings) -> Iterator[str]:
     """What the daemon would say of its settings at its start, and folders that it could not write to."""
     yield from (f"{name}: unknown environment variable{hint}" for name, hint in unknown_variables().items())
     yield from (f"{setting}: {what}" for setting, what in exposures(settings))
+    if oddity := repository_of(settings).oddity():
+        yield f"model_repository: {settings.model_repository} {oddity}"
     folders = {"profile_dir": settings.profile_dir}
     if settings.cache_max_bytes:
         folders["cache_dir"] = settings.cache_dir

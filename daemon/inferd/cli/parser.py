@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].partition("=")[0]
             if not name.startswith("-"):
                 self.error(f"unexpected argument {unknown[0]!r}")
-            self.error(f"unknown flag {name}{did_you_mean(name, self._flags())}")
+            self.error(f"unknown flag {name}{did_you_mean(name, self._flags(), '--')}")
         return found, unknown
 
     def _flags(self) -> list[str]:
@@ -43,7 +43,7 @@ class HelpAll(argparse.Action):
     """``--help-all``: shows the flags too that ``--help`` leaves out. ``full`` is the help of each flag in this one."""
 
     def __init__(self, *flags: str, **more: Any) -> None:
-        super().__init__(flags, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **more)
+        super().__init__(list(flags), argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **more)
         self.full: dict[argparse.Action, str] = {}
 
     def reveal(self) -> None:

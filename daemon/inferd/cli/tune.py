@@ -107,7 +107,10 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if plots is not None:
         tune_plot.check()
     logs.configure("warning", "console")
-    listing = repository_of(settings).scan()
+    repository = repository_of(settings)
+    listing = repository.scan()
+    if oddity := repository.oddity():
+        print(f"inferd: warning: {repository.root} {oddity}", file=sys.stderr)
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0], [*(e.name for e in listing.models), *broken])

@@ -491,4 +491,4 @@ def unknown_variables() -> dict[str, str]:
     that of :func:`did_you_mean`."""
     known = {*map(variable_of, Settings.model_fields), CONFIG_VARIABLE, TOKEN_VARIABLE, WORKER_VARIABLE}
     unknown = sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
-    return {v: did_you_mean(v, known) for v in unknown}
+    return {v: did_you_mean(v, known, ENV_PREFIX) for v in unknown}

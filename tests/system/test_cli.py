@@ -94,12 +94,20 @@ def test_serve_logs_what_check_warns_of(tmp_path: Path) -> None:
     assert odd["problem"].endswith(f"such as {root}/1/model.onnx")
 
 
-@pytest.mark.parametrize("arguments", [(), ("serv",), ("serve", "--modle", "x"), ("check", "extra")])
-def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ((), "inferd"),
+        (("serv",), "inferd"),
+        (("serve", "--modle", "x"), "inferd serve"),
+        (("check", "extra"), "inferd check"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...], command: str) -> None:
     code, out, err = ended(inferd(*arguments))
     assert (code, out) == (2, "")
     assert err.startswith("usage: inferd")
-    assert "inferd: error: " in err or "inferd serve: error: " in err
+    assert f"\n{command}: error: " in err
 
 
 def test_check_describes_a_good_repository(repository: Path, tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_every_version_that_is_broken_has_a_line(repository):
             ["latency objective 2.5 s for 99.9 % of requests, 99 % to be answered, goal latency"],
         ),
         (
+            '[batching]\nmax_delay = "2ms"\n[queue]\nmax_bytes = 67108864\ndefault_timeout = 0.5',
+            [
+                "no latency objective, goal throughput",
+                "given: batching.max_delay = 2ms, queue.max_bytes = 64MiB, queue.default_timeout = 500ms",
+            ],
+        ),
+        (
             '[execution]\nstreams = 2\n[batching]\njoin = false\n[shapes]\nx = [1, "?"]\n[properties]\nA = "b"',
             [
                 "no latency objective, goal throughput",

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 # A module belongs to the longest entry that names it or a package above it.
 ROWS = {
     "errors": 0,
-    "portion": 0,
+    "fair_share": 0,
     "ranges": 0,
     "disclosure": 1,
     "tensors": 1,
@@ -20,30 +20,30 @@ ROWS = {
     "config": 2,
     "requests": 2,
     "content": 3,
-    "control_group": 3,
+    "cgroup": 3,
     "lifecycle": 3,
     "logs": 3,
     "scheduling": 3,
-    "whole_file": 3,
+    "atomic_file": 3,
     "security": 3,
     "shared_memory": 4,
     "shared_memory.regions": 3,
     "metrics.figures": 3,
     "metrics.grace": 3,
-    "metrics.live": 3,
+    "metrics.rolling": 3,
     "bench": 3,
     # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
     "tuning": 3,
     # What is decided of workers knows the world as little.
     "workers.cpu_sets": 3,
-    "workers.ledger": 3,
-    "workers.life": 3,
-    "workers.merging": 3,
-    "workers.figures": 4,
-    "workers.place": 4,
+    "workers.retired_counters": 3,
+    "workers.lifecycle": 3,
+    "workers.merge_text": 3,
+    "workers.merge_snapshots": 4,
+    "workers.worker_identity": 4,
     "workers": 8,
     "engine": 4,
-    "metrics.cells": 4,
+    "metrics.histogram": 4,
     "metrics.families": 4,
     "metrics.instruments": 4,
     "metrics.recorder": 4,
@@ -57,9 +57,9 @@ ROWS = {
     "reload": 8,
     "supervision.health": 3,
     "supervision.inline_choice": 3,
-    "supervision.rebuilding": 3,
-    "supervision.renewal": 3,
-    "supervision.vitality": 3,
+    "supervision.reload_backoff": 3,
+    "supervision.restart_policy": 3,
+    "supervision.liveness": 3,
     "tuning.conditions": 7,
     "tuning.configure": 7,
     "tuning.load": 7,
@@ -78,7 +78,7 @@ ROWS = {
     "rpc": 8,
     "tracing": 8,
     "app": 9,
-    "fleet": 9,
+    "workers.daemon": 9,
     "bench.alarm": 9,
     "bench.client_process": 9,
     "bench.generator": 9,
@@ -111,7 +111,6 @@ HOMES = {
         "catalog",
         "cli",
         "dispatcher",
-        "fleet",
         "reload",
         "rpc",
         "supervision",
@@ -122,7 +121,7 @@ HOMES = {
 }
 # Packages whose deciding part stands on row 3.
 DECIDING = {"bench", "metrics", "shared_memory", "supervision", "tuning", "workers"}
-PURE = ("errors", "portion", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
+PURE = ("errors", "fair_share", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
 IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
 

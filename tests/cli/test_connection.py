@@ -12,15 +12,15 @@ from threading import Event, Thread
 import pytest
 from prometheus_client import CollectorRegistry
 
-from inferd.bench.server_probe import MetricsPage, NoFigures
+from inferd.bench.server_probe import MetricsPage, NoResourceUsage
 from inferd.cli import connection
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
 from inferd.metrics.exporter import Exporter
 from inferd.metrics.status import Status
 from inferd.security.certificates import CertificateFiles
+from inferd.security.client_credentials import ClientCredentials
 from inferd.security.credentials import Credentials
-from inferd.security.shown import Shown
 from tests.certificates import CertificateAuthority, Pair
 from tests.metrics.made_up import server
 from tests.rpc.parts import Parts
@@ -37,10 +37,10 @@ scopes = ["read"]
 """
 
 
-def shown(*flags: str) -> Shown:
+def shown(*flags: str) -> ClientCredentials:
     parser = argparse.ArgumentParser()
     connection.add_arguments(parser)
-    return connection.shown_by(parser.parse_args(flags))
+    return connection.credentials_from(parser.parse_args(flags))
 
 
 def problem(*flags: str) -> str:
@@ -55,8 +55,8 @@ def no_token_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_flags_nothing_is_shown_and_the_call_is_made_in_the_clear() -> None:
-    assert shown() == Shown()
-    assert (Shown().authorization, Shown().context()) == ("", None)
+    assert shown() == ClientCredentials()
+    assert (ClientCredentials().authorization, ClientCredentials().context()) == ("", None)
 
 
 def test_the_token_is_that_of_the_file_or_else_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,12 +96,12 @@ def test_flags_that_go_together_are_wanted_together(flags: tuple[str, ...], said
 
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
-    for made in (Shown(ca=file), Shown(ca=file).pem):
+    for made in (ClientCredentials(ca=file), ClientCredentials(ca=file).pem):
         with pytest.raises(ConfigurationError, match="No such file"):
-            made.context() if isinstance(made, Shown) else made()
+            made.context() if isinstance(made, ClientCredentials) else made()
     file.write_text("no certificate")
     with pytest.raises(ConfigurationError, match="holds no certificate"):
-        Shown(ca=file).context()
+        ClientCredentials(ca=file).context()
 
 
 # -- against real ports -----------------------------------------------------------
@@ -268,10 +268,12 @@ def test_a_command_with_tls_says_that_the_port_has_none(
 
 
 def test_the_metrics_page_of_a_bench_says_which_scheme_it_needs(metrics: str) -> None:
-    with pytest.raises(NoFigures, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"):
-        MetricsPage(f"http://{metrics}/metrics", Shown()).read()
+    with pytest.raises(
+        NoResourceUsage, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"
+    ):
+        MetricsPage(f"http://{metrics}/metrics", ClientCredentials()).read()
     with (
         metrics_port(Credentials()) as address,
-        pytest.raises(NoFigures, match=r": does not use TLS; use http://$"),
+        pytest.raises(NoResourceUsage, match=r": does not use TLS; use http://$"),
     ):
-        MetricsPage(f"https://{address}/metrics", Shown()).read()
+        MetricsPage(f"https://{address}/metrics", ClientCredentials()).read()

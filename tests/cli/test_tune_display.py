@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from inferd.cli import tune_plot
-from inferd.cli.tune_display import Display
+from inferd.cli.tune_display import TuneDisplay
 from inferd.errors import ConfigurationError
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal, Verdict
+from inferd.tuning.estimates import Estimate
+from inferd.tuning.goal import Goal, GoalVerdict
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.profile import Profile, Sustained, profile_of
 from inferd.tuning.search import Look
@@ -41,7 +41,7 @@ def estimate(candidate: Candidate, goodput: float = 400.0, *, eligible: bool = T
         tail=0.0202,
         share=0.995,
         kept=eligible,
-        verdict=Verdict.KEEPS if eligible else Verdict.MISSES,
+        verdict=GoalVerdict.KEEPS if eligible else GoalVerdict.MISSES,
         score=goodput,
         doubt=0.02,
     )
@@ -65,7 +65,7 @@ def progress(measured: Measurement | None, best: Estimate | None = None) -> Prog
 
 
 def seen(*rates: int, failure: str | None = None) -> Measurement:
-    windows = tuple(Window(1.0, (0.01,) * rate) for rate in rates)
+    windows = tuple(MeasurementWindow(1.0, (0.01,) * rate) for rate in rates)
     return Measurement(ONE, ONE, windows, 1.0, failure)
 
 
@@ -76,27 +76,27 @@ class Arrivals:
         self._parts = iter(parts)
         self.asked: list[tuple[Candidate, float, float]] = []
 
-    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> Window | None:
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow | None:
         self.asked.append((candidate, rate, seconds))
         part = next(self._parts)
         return (
             None
             if part is None
-            else Window(seconds, tuple([0.01] * round(1000 * part) + [9.0] * round(1000 * (1 - part))))
+            else MeasurementWindow(seconds, tuple([0.01] * round(1000 * part) + [9.0] * round(1000 * (1 - part))))
         )
 
 
-def shown(show: Callable[[Display], object], width: int = 100, *, terminal: bool = False) -> str:
+def shown(show: Callable[[TuneDisplay], object], width: int = 100, *, terminal: bool = False) -> str:
     out = io.StringIO()
-    show(Display(Console(file=out, width=width, force_terminal=terminal, color_system=None), 60.0))
+    show(TuneDisplay(Console(file=out, width=width, force_terminal=terminal, color_system=None), 60.0))
     return out.getvalue()
 
 
 # -- while it goes on --------------------------------------------------------------------------
 
 
-def searching(*steps: Progress) -> Callable[[Display], None]:
-    def show(display: Display) -> None:
+def searching(*steps: Progress) -> Callable[[TuneDisplay], None]:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             for step in steps:
                 display.tell(step)
@@ -121,7 +121,7 @@ def test_a_candidate_that_failed_is_shown_with_the_reason_as_it_was_given() -> N
     )
 
 
-def test_on_a_terminal_the_look_under_way_and_the_best_so_far_are_kept_up_to_date() -> None:
+def test_on_a_terminal_the_look_in_progress_and_the_best_so_far_are_kept_up_to_date() -> None:
     text = shown(searching(progress(None), progress(seen(100), estimate(BEST))), width=120, terminal=True)
     assert "m 1 on CPU: 24 candidates, 60 s" in text
     assert "1 stream, 2 threads, 1 request, batch 1, async (the LATENCY hint's answer)" in text
@@ -131,7 +131,7 @@ def test_on_a_terminal_the_look_under_way_and_the_best_so_far_are_kept_up_to_dat
 
 
 def test_one_search_follows_the_other() -> None:
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         for name in ("m", "n"):
             with display.model(name, 1, "CPU", 24):
                 display.tell(progress(None))
@@ -148,7 +148,7 @@ def test_one_search_follows_the_other() -> None:
 def checked(probe: Arrivals, found: Outcome, *, terminal: bool = False) -> tuple[Sustained | None, str]:
     held: list[Sustained | None] = []
 
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             held.append(display.check(probe, found))  # type: ignore[arg-type]
         display.result(found, profile(found, held[0]) if found.winner else None)
@@ -207,7 +207,7 @@ def test_on_a_terminal_the_rate_is_shown_while_it_is_tried() -> None:
 
 
 def result(found: Outcome, width: int = 100) -> list[str]:
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             pass
         display.result(found, profile(found) if found.winner else None)

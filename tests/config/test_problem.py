@@ -47,7 +47,7 @@ SENTENCES = [
     # The key.
     (
         "[batching]\nmax = 1",
-        "batching.max: unknown key (did you mean max_size?); allowed: max_size, join, max_joined, max_delay, "
+        "batching.max: unknown key (did you mean max_size?); allowed: max_size, enabled, max_batch_rows, max_delay, "
         "preferred_sizes",
     ),
     ("[warmup.shape]", "warmup.shape: unknown key (did you mean shapes?); allowed: runs, shapes"),

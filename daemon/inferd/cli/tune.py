@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inferd.cli import connection, settings_flags
-from inferd.cli.connection import shown_by
+from inferd.cli.connection import credentials_from
 from inferd.cli.parser import add_command, commands_of
 from inferd.config.daemon import Group, Settings
 from inferd.errors import ConfigurationError, InferdError, UnknownModel
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     from inferd.rpc.tuner_client import TunerClient
 
     try:
-        with TunerClient(arguments.server, shown=shown_by(arguments)) as client:
+        with TunerClient(arguments.server, credentials=credentials_from(arguments)) as client:
             return _steer(client, arguments)
     except InferdError as error:
         print(f"inferd: {error}", file=sys.stderr)
@@ -97,9 +97,9 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.app import cpu_threads, engine_of
     from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot
-    from inferd.cli.tune_display import Display
+    from inferd.cli.tune_display import TuneDisplay
     from inferd.repository import repository_of
-    from inferd.tuning.offline import Offline
+    from inferd.tuning.offline import OfflineTuner
     from inferd.tuning.profile import Profiles
 
     names: list[str] = arguments.models
@@ -122,14 +122,14 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         if not names or entry.name in names
         for version in entry.versions
     ]
-    offline = Offline(
+    offline = OfflineTuner(
         engine_of(settings),
         Profiles(settings.profile_dir),
         settings.cache_dir,
         settings.cache_max_bytes,
         threads,
-        settings.tune_budget,
-        Display(Console(), settings.tune_budget),
+        settings.tuning_budget,
+        TuneDisplay(Console(), settings.tuning_budget),
     )
     failures: list[InferdError] = []
 

@@ -194,7 +194,7 @@ class Settings(BaseModel):
     repository_max_models: Annotated[int, Group.MODELS] = Field(
         1024, ge=1, le=1_000_000, description="Models to serve, first by name; inferd reports the others as broken."
     )
-    repository_links_out: Annotated[bool, Group.MODELS] = Field(
+    repository_external_links: Annotated[bool, Group.MODELS] = Field(
         False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
     )
     repository_control: Annotated[bool, Group.MODELS] = Field(
@@ -222,7 +222,7 @@ class Settings(BaseModel):
         "profile. start also tunes models without a profile, while it serves. online tunes again when service times "
         "drift or the load changes for good.",
     )
-    tune_budget: Annotated[Duration, Group.PERFORMANCE] = Field(
+    tuning_budget: Annotated[Duration, Group.PERFORMANCE] = Field(
         30.0, ge=1, le=86400, description="Measuring time for tuning one model version on one device."
     )
     profile_dir: Annotated[Folder, Group.PERFORMANCE] = Field(
@@ -252,7 +252,7 @@ class Settings(BaseModel):
     preflight_timeout: Annotated[Duration, Group.MODELS] = Field(
         300.0, gt=0, le=86400, description="Time for the preflight process to read, compile and warm up a model."
     )
-    repository_watch: Annotated[Duration, Group.MODELS, COMMON] = Field(
+    repository_poll_interval: Annotated[Duration, Group.MODELS, COMMON] = Field(
         0.0,
         ge=0,
         le=86400,
@@ -359,7 +359,7 @@ class Settings(BaseModel):
         description="Size of unanswered requests, their expected responses and unsent responses in one "
         "ModelStreamInfer stream before inferd stops reading it. The last request read may exceed it.",
     )
-    metrics_grace: Annotated[Duration, Group.OBSERVABILITY] = Field(
+    metrics_retention: Annotated[Duration, Group.OBSERVABILITY] = Field(
         300.0,
         ge=0,
         le=86400,
@@ -372,7 +372,7 @@ class Settings(BaseModel):
         False,
         description="Also export the counters under Triton's names (nv_inference_*), for dashboards made for Triton.",
     )
-    canary_interval: Annotated[Duration, Group.HEALTH] = Field(
+    probe_interval: Annotated[Duration, Group.HEALTH] = Field(
         30.0,
         ge=0,
         le=86400,
@@ -429,17 +429,17 @@ def load(file: Path | None = None, flag_values: Mapping[str, Any] | None = None)
     except ValidationError as error:
         problem = problem_of(error, Settings, lambda key: _origin(key, file, in_file, flag_values))
     else:
-        at_odds = [
+        conflicts = [
             ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
-            for key, wrong in _at_odds(settings)
+            for key, wrong in _conflicts(settings)
         ]
-        if not at_odds:
+        if not conflicts:
             return settings
-        problem = ConfigurationError.of(at_odds)
+        problem = ConfigurationError.of(conflicts)
     raise problem
 
 
-def _at_odds(settings: Settings) -> Iterator[tuple[str, str]]:
+def _conflicts(settings: Settings) -> Iterator[tuple[str, str]]:
     """Settings that don't go with the others, and why."""
     pair = ("tls_cert", "tls_key")
     for given, absent in (pair, pair[::-1]):

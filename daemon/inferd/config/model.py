@@ -53,7 +53,7 @@ _RESERVED_PROPERTIES = {
 _LIST = Strict(False)
 
 
-class _Table(BaseModel):
+class _SettingsTable(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, protected_namespaces=()
     )
@@ -121,7 +121,7 @@ PropertyValue = Annotated[
 ]
 
 
-class Versions(_Table):
+class VersionSettings(_SettingsTable):
     """Which versions on disk are served."""
 
     policy: Literal["latest", "all", "listed"] = Field(
@@ -133,7 +133,7 @@ class Versions(_Table):
     )
 
     @model_validator(mode="after")
-    def _listed_goes_with_its_policy(self) -> "Versions":
+    def _listed_goes_with_its_policy(self) -> "VersionSettings":
         if self.policy == "listed" and not self.listed:
             raise ValueError("policy is 'listed' and listed names no version")
         if self.policy != "listed" and self.listed:
@@ -141,7 +141,7 @@ class Versions(_Table):
         return self
 
 
-class Objective(_Table):
+class ObjectiveSettings(_SettingsTable):
     """What to optimise for."""
 
     goal: Literal["throughput", "latency"] = Field(
@@ -166,7 +166,7 @@ class Objective(_Table):
     )
 
 
-class Execution(_Table):
+class ExecutionSettings(_SettingsTable):
     """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
 
     mode: Literal["accuracy", "performance"] = Field(
@@ -190,7 +190,7 @@ class Execution(_Table):
     path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",
         description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
-        "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; inline "
+        "its run, which saves time where a run takes a fraction of a millisecond and few are in flight at once; inline "
         "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
         "interrupts. auto is inline for models on the CPU whose runs prove to take at most 0.1 ms, at warm-up or while "
         "they are served, and whose shapes are all fixed, unless several streams, or a number of threads or infer "
@@ -208,8 +208,8 @@ class Execution(_Table):
     )
 
 
-class Batching(_Table):
-    """The batch dimension, and the joining of requests into one run."""
+class BatchingSettings(_SettingsTable):
+    """The batch dimension, and dynamic batching."""
 
     max_size: int = Field(
         0,
@@ -217,19 +217,19 @@ class Batching(_Table):
         le=65536,
         description="Bound of the first dimension, 1..max_size, of every input; 0 leaves the model's own shapes.",
     )
-    join: bool = Field(
+    enabled: bool = Field(
         True,
-        description="Run waiting requests of equal shapes together, up to max_size rows, as far as that is measured "
-        "to give more throughput and keeps the objective.",
+        description="Dynamic batching: run waiting requests of equal shapes as one batch, where it is measured to give "
+        "more throughput and keeps the objective.",
     )
-    max_joined: int | None = Field(
-        None, ge=1, le=65536, description="Rows of requests joined into one run; unset: max_size."
+    max_batch_rows: int | None = Field(
+        None, ge=1, le=65536, description="Rows that one batch of requests may have; unset: max_size."
     )
     max_delay: Duration = Field(
         0.0,
         ge=0,
         le=60,
-        description="Time a request may wait for others to join it while an infer request is free; "
+        description="Time a request may wait for others to fill a batch while an infer request is free; "
         "0 starts it at once.",
     )
     preferred_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], _LIST] = Field(
@@ -237,16 +237,16 @@ class Batching(_Table):
     )
 
     @model_validator(mode="after")
-    def _preferred_sizes_fit(self) -> "Batching":
+    def _preferred_sizes_fit(self) -> "BatchingSettings":
         if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
             raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
-        if self.max_joined and self.max_joined > max(1, self.max_size):
-            raise ValueError(f"max_joined is {self.max_joined} and max_size is {self.max_size}")
+        if self.max_batch_rows and self.max_batch_rows > max(1, self.max_size):
+            raise ValueError(f"max_batch_rows is {self.max_batch_rows} and max_size is {self.max_size}")
         return self
 
 
-class Queue(_Table):
-    """Limits of the waiting line. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
+class QueueSettings(_SettingsTable):
+    """Limits of the request queue. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
 
     max_length: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait.")
     max_bytes: Size | None = Field(None, ge=1, description="Size of the input that may wait.")
@@ -258,7 +258,7 @@ class Queue(_Table):
     )
 
 
-class StateTensor(_Table):
+class StateTensor(_SettingsTable):
     """An input that the server fills from an output of the sequence's previous request."""
 
     output: str = Field(min_length=1, description="Name of the output that feeds this input.")
@@ -268,10 +268,10 @@ class StateTensor(_Table):
     )
 
 
-class Sequences(_Table):
+class SequenceSettings(_SettingsTable):
     """Requests with a sequence_id, which share a state that the server keeps between them."""
 
-    max_live: int | None = Field(
+    max_active: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
@@ -285,7 +285,7 @@ class Sequences(_Table):
     state: dict[str, StateTensor] = Field({}, description="State tensors by input name.")
 
 
-class Share(_Table):
+class ShareSettings(_SettingsTable):
     """The model's part of a device that several models want."""
 
     weight: float = Field(
@@ -293,7 +293,7 @@ class Share(_Table):
     )
 
 
-class Numbers(_Table):
+class NumberSettings(_SettingsTable):
     """Numbers too large for the model's devices, which compute 64-bit integers in 32 bits and doubles in float32."""
 
     out_of_range: Literal["refuse", "accept"] = Field(
@@ -304,7 +304,7 @@ class Numbers(_Table):
     )
 
 
-class Rollout(_Table):
+class RolloutSettings(_SettingsTable):
     """How a new or changed version replaces the one that serves."""
 
     check: Literal["outputs", "off"] = Field(
@@ -340,13 +340,13 @@ class Rollout(_Table):
     )
 
     @model_validator(mode="after")
-    def _tolerance_goes_with_the_check(self) -> "Rollout":
+    def _tolerance_goes_with_the_check(self) -> "RolloutSettings":
         if self.tolerance is not None and self.check == "off":
             raise ValueError("tolerance is set and check is 'off'")
         return self
 
 
-class Warmup(_Table):
+class WarmupSettings(_SettingsTable):
     """Inferences on synthetic input before the model is ready."""
 
     runs: int = Field(2, ge=0, le=1000, description="Inferences on each infer request; 0 skips the warm-up.")
@@ -355,7 +355,7 @@ class Warmup(_Table):
     )
 
 
-class Preprocessing(_Table):
+class PreprocessingSettings(_SettingsTable):
     """Steps compiled into the model in front of one image input: clients send u8 NHWC of any size."""
 
     layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="Layout that the model expects.")
@@ -375,7 +375,7 @@ class Preprocessing(_Table):
     ] = Field((), description="Divided by, per channel (or one for all), after the mean.")
 
 
-class ModelConfig(_Table):
+class ModelConfig(_SettingsTable):
     """One model's settings; the tables mirror the sections of the file."""
 
     devices: Annotated[tuple[DeviceName, ...], _LIST, AfterValidator(_once)] = Field(
@@ -383,20 +383,20 @@ class ModelConfig(_Table):
         min_length=1,
         description=f"Devices to serve on, one pool of infer requests each: {_DEVICES}.",
     )
-    versions: Versions = Versions()
-    objective: Objective = Objective()
-    execution: Execution = Execution()
-    batching: Batching = Batching()
-    queue: Queue = Queue()
-    sequences: Sequences = Sequences()
-    share: Share = Share()
+    versions: VersionSettings = VersionSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    batching: BatchingSettings = BatchingSettings()
+    queue: QueueSettings = QueueSettings()
+    sequences: SequenceSettings = SequenceSettings()
+    share: ShareSettings = ShareSettings()
     shapes: dict[str, Annotated[tuple[ShapeDim, ...], _LIST]] = Field(
         {}, description='Shape by input name; a dimension is a size, "?" (any), "LO..HI" or "LO..".'
     )
-    preprocessing: dict[str, Preprocessing] = Field({}, description="Image preprocessing by input name.")
-    numbers: Numbers = Numbers()
-    warmup: Warmup = Warmup()
-    rollout: Rollout = Rollout()
+    preprocessing: dict[str, PreprocessingSettings] = Field({}, description="Image preprocessing by input name.")
+    numbers: NumberSettings = NumberSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    rollout: RolloutSettings = RolloutSettings()
     properties: dict[PropertyName, PropertyValue] = Field(
         {}, description="Further OpenVINO properties for compile_model, unchanged."
     )

@@ -8,13 +8,13 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from inferd import errors
-from inferd.disclosure import told
+from inferd.disclosure import client_message
 
 _REFUSALS = (
     errors.Refused,
     errors.QueueFull,
-    errors.Displaced,
-    errors.Crowded,
+    errors.Evicted,
+    errors.SustainedOverload,
     errors.Overloaded,
     errors.Shed,
     errors.QuotaExceeded,
@@ -40,10 +40,10 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.UnknownRegion: grpc.StatusCode.NOT_FOUND,
     errors.RegionExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.RegionLimit: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.NotAdopted: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RolloutRejected: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
-    errors.Unread: grpc.StatusCode.CANCELLED,
+    errors.NotReceived: grpc.StatusCode.CANCELLED,
     errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.OutOfScope: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
@@ -63,7 +63,7 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
     if not isinstance(error, errors.Refused):
         return ()
     milliseconds = max(1, round(error.retry_after * 1000))
-    status = Status(code=code_of(error).value[0], message=told(error))
+    status = Status(code=code_of(error).value[0], message=client_message(error))
     status.details.add().Pack(
         RetryInfo(retry_delay=Duration(nanos=milliseconds % 1000 * 1_000_000, seconds=milliseconds // 1000))
     )
@@ -72,5 +72,5 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
 
 async def abort(context: grpc.aio.ServicerContext, error: errors.InferdError) -> NoReturn:
     """End the RPC with ``error``."""
-    await context.abort(code_of(error), told(error), trailers(error))
+    await context.abort(code_of(error), client_message(error), trailers(error))
     raise AssertionError("abort returned")

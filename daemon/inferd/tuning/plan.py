@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inferd.config.model import Objective
+from inferd.config.model import ObjectiveSettings
 from inferd.engine import device as devices
 from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.source import ModelSource
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.configure import Seeds, goal_of, seeds_of, space_of
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TuningPlan:
     """A search to make: ``source`` has its settings as ``model.toml`` gives them, and ``device`` is its only one."""
 
     source: ModelSource
@@ -60,7 +60,7 @@ def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
     }
 
 
-def _asked_for(objective: Objective) -> str:
+def _asked_for(objective: ObjectiveSettings) -> str:
     if objective.latency_slo is None:
         return f"{objective.goal} alone"
     return f"{objective.goal} {objective.latency_slo} p{objective.percentile}"
@@ -84,8 +84,8 @@ def plan(
     key: Mapping[str, str],
     hints: Seeds,
     stored: Candidate | None = None,
-) -> Plan:
+) -> TuningPlan:
     """The search for ``source``; ``stored`` was chosen before. Reads the model and compiles nothing. Raises as
     Engine.inspect."""
     space = space_of(source.config, engine.inspect(source), engine.tunable(device, source.cpu_threads))
-    return Plan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))
+    return TuningPlan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))

@@ -151,7 +151,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
     model_repository: Annotated[Folder, Group.MODELS, COMMON] = Field(
-        description="Folder of the models, each a MODEL/VERSION/model.onnx."
+        description="Folder of MODEL/VERSION/model.onnx. One version can also be MODEL/model.onnx or MODEL.onnx."
     )
     grpc_bind: Annotated[HostPort, Group.PORTS, COMMON] = Field(
         "127.0.0.1:8001", description="Address of the gRPC port. Port 0 picks a free one."
@@ -218,7 +218,7 @@ class Settings(BaseModel):
     )
     tuning: Annotated[Literal["off", "start", "online"], Group.PERFORMANCE, COMMON] = Field(
         "start",
-        description="When to measure the best settings. off serves each model by its settings and stored "
+        description="When to tune models. off serves each model by its settings and stored "
         "profile. start also tunes models without a profile, while it serves. online tunes again when service times "
         "drift or the load changes for good.",
     )

@@ -67,7 +67,7 @@ HOMES = {
     # Profiles are files that people read and edit, so they are validated as settings are.
     "pydantic": {"config", "tuner"},
     "pydantic_core": {"config"},
-    "pydantic_settings": {"config"},
+    "shtab": {"cli"},
     "asyncio": {
         "app",
         "catalog",

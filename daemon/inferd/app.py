@@ -262,8 +262,10 @@ class App:
         self._exporter.start()
         self._systemd.start()
         if self._identity is None or self._identity.first:
-            for name in unknown_variables():
-                log.warning("variable names no setting", variable=name)
+            for name, hint in unknown_variables().items():
+                log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
+            if oddity := self._repository.oddity():
+                log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

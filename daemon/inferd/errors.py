@@ -7,8 +7,14 @@ what came; they never contain a host path, except those an operator reads at the
 console (:class:`ConfigurationError`, :class:`RepositoryError`).
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import ClassVar, Self
+
+# Clients can ask for unknown models at will: comparing a name with all others would cost milliseconds.
+_MOST_COMPARED = 16
+_LONGEST_COMPARED = 48
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -29,6 +35,18 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
         return "none"
     tail = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + tail
+
+
+def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``; else empty. A ``prefix``
+    that all begin with does not make them alike."""
+    typed, known = word.removeprefix(prefix).lower(), {name.removeprefix(prefix).lower(): name for name in names}
+    close = get_close_matches(typed, known, n=1)
+    if not close and len(typed) > 2:
+        # Also where the end is missing: --modle for --model-repository.
+        starts = {name[: len(typed)]: name for name in reversed(known) if len(name) > len(typed)}
+        close = [starts[start] for start in get_close_matches(typed, starts, n=1, cutoff=0.8)]
+    return f" (did you mean {one_line(known[close[0]], 80)}?)" if close else ""
 
 
 class InferdError(Exception):
@@ -117,9 +135,24 @@ class UnknownModel(InferdError):
     outcome = "not_found"
     reason = "model"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, known: Iterable[str] = ()) -> None:
         self.model = model
-        super().__init__(f"unknown model '{one_line(model, 128)}'")
+        super().__init__(f"unknown model '{one_line(model, 128)}'{did_you_mean(model, _similar(model, known))}")
+
+
+def _similar(word: str, names: Iterable[str]) -> Sequence[str]:
+    """Short ``names``, all of a few; of many those next to ``word`` when sorted from the front or from the back."""
+    if len(word) > _LONGEST_COMPARED:
+        return ()
+    short = [name for name in names if len(name) <= _LONGEST_COMPARED]
+    if len(short) <= _MOST_COMPARED:
+        return short
+    found: list[str] = []
+    for turned, order in ((word, sorted(short)), (word[::-1], sorted(name[::-1] for name in short))):
+        place = bisect_left(order, turned)
+        near = order[max(0, place - _MOST_COMPARED // 4) : place + _MOST_COMPARED // 4]
+        found += near if turned is word else [name[::-1] for name in near]
+    return found
 
 
 class UnknownVersion(InferdError):

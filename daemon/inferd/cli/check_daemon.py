@@ -10,6 +10,7 @@ from pathlib import Path
 
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
+from inferd.repository.find import Repository
 from inferd.rpc.status import code_of
 from inferd.security.credentials import Credentials
 from inferd.tracing.sampling import Tracer
@@ -44,8 +45,10 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """What the daemon would say of its settings at its start, and folders that it could not write to."""
-    yield from (f"{name}: names no setting" for name in unknown_variables())
+    yield from (f"{name}: unknown environment variable{hint}" for name, hint in unknown_variables().items())
     yield from (f"{setting}: {what}" for setting, what in exposures(settings))
+    if oddity := Repository.of(settings).oddity():
+        yield f"model_repository: {settings.model_repository} {oddity}"
     folders = {"profile_dir": settings.profile_dir}
     if settings.cache_max_bytes:
         folders["cache_dir"] = settings.cache_dir

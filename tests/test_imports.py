@@ -94,7 +94,6 @@ UNRANKED = {"", "bench", "metrics", "shared_memory", "tuning", "workers", "_pb"}
 HOMES = {
     "openvino": {"engine"},
     "grpc": {"rpc"},
-    "grpc_health": {"rpc"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},

@@ -12,7 +12,6 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_channelz.v1 import channelz_pb2_grpc
-from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferd._pb import open_inference_pb2 as pb
@@ -22,13 +21,12 @@ from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.cells import Histogram
-from inferd.rpc import codec, status
+from inferd.rpc import codec, health, status
 from inferd.rpc.arrivals import Arrivals
 from inferd.rpc.channelz import Channelz
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.cutoff import Cutoff
 from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
-from inferd.rpc.health import Health
 from inferd.rpc.inference import Inference
 from inferd.rpc.loopback import Loopback
 from inferd.rpc.metadata import Metadata
@@ -127,10 +125,10 @@ class Server:
             inference, metadata, control, SharedMemory(shared_memory, self._credentials), spread
         )
         services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, spread)))
-        self._health = Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        self._health = health.Health()
+        services.add_generic_rpc_handlers((self._health.handlers(),))
         channelz_pb2_grpc.add_ChannelzServicer_to_server(Channelz(), services)
-        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE, _CHANNELZ, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(reflected), services
         )

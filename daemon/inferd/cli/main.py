@@ -50,6 +50,10 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any], argv: Sequence[
         from inferd.cli import top
 
         return top.run(arguments)
+    if arguments.command == "dashboards":
+        from inferd.cli import dashboards
+
+        return dashboards.run(arguments)
     if arguments.command == "install-units":
         from inferd.cli import install_units
 
@@ -87,7 +91,7 @@ def _check(settings: daemon.Settings, *, quick: bool) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    from inferd.cli import bench, demo, install_units, rollover, token, top, tune
+    from inferd.cli import bench, dashboards, demo, install_units, rollover, token, top, tune
 
     parser = argparse.ArgumentParser(
         prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol."
@@ -118,6 +122,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Any]]:
             help="watch a running daemon: throughput, latency, queues",
             description="Watch a running daemon's models, those with the most to do first; q leaves.",
         )
+    )
+    dashboards.add_arguments(
+        commands.add_parser("dashboards", help="write the Grafana dashboards and Prometheus rules")
     )
     install_units.add_arguments(
         commands.add_parser(

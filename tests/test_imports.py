@@ -57,7 +57,6 @@ UNRANKED = {"", "_pb"}
 HOMES = {
     "openvino": {"engine"},
     "grpc": {"rpc"},
-    "grpc_health": {"rpc"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},

@@ -44,3 +44,9 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
         elif heading and target.suffix == ".md" and heading not in anchors(target):
             broken.append(f"{link}: no such heading")
     assert broken == []
+
+
+@pytest.mark.parametrize("index", [DOCS / "README.md", DOCS / "decisions" / "README.md"], ids=["docs", "decisions"])
+def test_an_index_names_every_page_of_its_folder(index: Path) -> None:
+    named = {link.partition("#")[0] for link in links(index)}
+    assert [page.name for page in sorted(index.parent.glob("*.md")) if page != index and page.name not in named] == []

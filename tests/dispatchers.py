@@ -6,20 +6,20 @@ from itertools import chain
 from pathlib import Path
 
 from inferd.dispatcher import Dispatcher
+from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import LoadedModel
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
-from inferd.engine.station import Station
 from inferd.errors import Draining
 from inferd.requests import Observation
 from inferd.scheduling.fairness import Share
-from inferd.scheduling.rules import Limits, Rules
+from inferd.scheduling.rules import QueueLimits, SchedulerRules
 from inferd.tensors import StateLink
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
 from tests.replies import Answer, ask
 
-ROOM = Limits(10_000, 1 << 30)
+ROOM = QueueLimits(10_000, 1 << 30)
 
 
 class Bench:
@@ -28,9 +28,9 @@ class Bench:
     def __init__(
         self,
         *sizes: int,
-        limits: Limits = ROOM,
+        limits: QueueLimits = ROOM,
         service_times: Sequence[float] = (),
-        rules: Rules | None = None,
+        rules: SchedulerRules | None = None,
         states: Sequence[StateLink] = (),
         share: Share | None = None,
         gains: Sequence[tuple[int, float]] = (),
@@ -39,12 +39,18 @@ class Bench:
         self.seen: list[Observation] = []
         self.slots: list[list[FakeSlot]] = []
         pools = [self._pool(f"CPU.{i}", size, slot) for i, size in enumerate(sizes)]
-        stations = [
-            Station(pool, [(1, seen), *gains], share)
+        dispatch_pools = [
+            DispatchPool(pool, [(1, seen), *gains], share)
             for pool, seen in zip(pools, service_times or [0.0] * len(sizes), strict=True)
         ]
         self.dispatcher = Dispatcher(
-            "m", 3, rules or Rules(limits), stations, self.seen.append, asyncio.get_running_loop(), states
+            "m",
+            3,
+            rules or SchedulerRules(limits),
+            dispatch_pools,
+            self.seen.append,
+            asyncio.get_running_loop(),
+            states,
         )
 
     def _pool(self, device: str, size: int, slot: Callable[[Callable[[], None]], FakeSlot]) -> Pool:
@@ -77,14 +83,19 @@ class RealBench:
     """A dispatcher over a loaded model; ``learnt`` says whether it knows the times seen at warm-up."""
 
     def __init__(
-        self, loaded: LoadedModel, rules: Rules | None = None, *, learnt: bool = True, share: Share | None = None
+        self,
+        loaded: LoadedModel,
+        rules: SchedulerRules | None = None,
+        *,
+        learnt: bool = True,
+        share: Share | None = None,
     ) -> None:
         self.loaded = loaded
         self.seen: list[Observation] = []
-        stations = [Station(entry.pool, entry.times if learnt else (), share) for entry in loaded.pools]
+        dispatch_pools = [DispatchPool(entry.pool, entry.times if learnt else (), share) for entry in loaded.pools]
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
-            "m", 1, rules or Rules(ROOM), stations, self.seen.append, loop, loaded.signature.states
+            "m", 1, rules or SchedulerRules(ROOM), dispatch_pools, self.seen.append, loop, loaded.signature.states
         )
 
     async def __aenter__(self) -> "RealBench":

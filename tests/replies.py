@@ -48,7 +48,7 @@ def ask(*inputs: Any, deadline: int | None = None, priority: int = 0, breaks: bo
 
 
 def row(*inputs: Any, **more: Any) -> tuple[Request, Answer]:
-    """As :func:`ask`, and it may be joined: ``inputs`` are tensors or the one number of a row."""
+    """As :func:`ask`, and it may be batched: ``inputs`` are tensors or the one number of a row."""
     request, answer = ask(*(i if isinstance(i, Tensor) else [[i]] for i in inputs), **more)
-    request.kind, request.batch = (), request.inputs[0].shape[0]
+    request.batch_key, request.rows = (), request.inputs[0].shape[0]
     return request, answer

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.catalog import Served
+from inferd.catalog import ModelVersion
 from inferd.errors import (
     ConfigurationError,
     Draining,
@@ -102,7 +102,7 @@ async def test_no_version_means_the_newest_that_is_ready(tmp_path: Path) -> None
         assert [await house.times("m", version) for version in ("1", "2", "10")] == [1, 2, 10]
         assert house.catalog.ready("m", "10")
         assert not house.catalog.ready("m", "11")
-        assert sorted(served.version for served, _ in house.catalog.live()) == [1, 2, 10]
+        assert sorted(model_version.version for model_version, _ in house.catalog.serving()) == [1, 2, 10]
 
 
 @on_loop
@@ -318,16 +318,16 @@ async def test_unloading_answers_what_was_accepted_and_refuses_what_comes(tmp_pa
         await until(lambda: house.index() == [("m", "1", "UNLOADING")])
         assert str(house.refusal("m", "1")) == "model 'm' is unloading in version 1"
         assert accepted[-1].times == 0
-        assert [served.name for served, _ in house.catalog.holding()] == ["m"]
-        assert [entry.wanted for entry in house.catalog.index()] == [True]
+        assert [model_version.name for model_version, _ in house.catalog.loaded()] == ["m"]
+        assert [entry.desired for entry in house.catalog.index()] == [True]
         await unloading
 
         assert [(answer.times, answer.error) for answer in accepted] == [(1, None)] * 3
-        assert not list(house.catalog.holding())
-        assert [entry.wanted for entry in house.catalog.index()] == [False]
+        assert not list(house.catalog.loaded())
+        assert [entry.desired for entry in house.catalog.index()] == [False]
         assert str(house.refusal("m")) == "model 'm' is unavailable: unloaded"
         assert house.index() == [("m", "1", "UNAVAILABLE")]
-        assert not list(house.catalog.live())
+        assert not list(house.catalog.serving())
 
         await house.catalog.load("m")
         assert (await house.submit("m", WIDE).ended()).error is None
@@ -409,10 +409,10 @@ async def test_closing_answers_what_is_left_and_may_be_repeated(tmp_path: Path) 
 
 
 def test_a_state_is_left_only_for_one_the_table_names() -> None:
-    served = Served("m", 1)
+    model_version = ModelVersion("m", 1)
     with pytest.raises(RuntimeError, match="model 'm' can't go from LOADING to UNLOADING"):
-        served.move(ModelState.UNLOADING)
-    assert served.state is ModelState.LOADING
+        model_version.move(ModelState.UNLOADING)
+    assert model_version.state is ModelState.LOADING
 
 
 # -- reloading -----------------------------------------------------------------------
@@ -424,7 +424,7 @@ async def test_a_reload_serves_what_the_repository_holds_now_and_leaves_the_rest
         for name in ("same", "changed", "gone", "settings"):
             house.put(name, models.scaled(2))
         await house.catalog.load_all()
-        before = {served.name: live for served, live in house.catalog.live()}
+        before = {model_version.name: deployment for model_version, deployment in house.catalog.serving()}
 
         house.put("changed", models.scaled(3))
         house.put("new", models.scaled(4))
@@ -435,7 +435,7 @@ async def test_a_reload_serves_what_the_repository_holds_now_and_leaves_the_rest
         assert [await house.times(name) for name in ("same", "changed", "new", "settings")] == [2, 3, 4, 2]
         assert isinstance(house.refusal("gone"), UnknownModel)
         assert house.index() == [(name, "1", "READY") for name in ("changed", "new", "same", "settings")]
-        after = {served.name: live for served, live in house.catalog.live()}
+        after = {model_version.name: deployment for model_version, deployment in house.catalog.serving()}
         assert {name for name in after if after[name] is before.get(name)} == {"same"}
 
 
@@ -444,10 +444,10 @@ async def test_a_reload_loads_the_new_version_and_not_the_old_one_again(tmp_path
     async with House(tmp_path) as house:
         house.put("m", models.scaled(1), '[versions]\npolicy = "all"')
         await house.catalog.load_all()
-        ((_, first),) = house.catalog.live()
+        ((_, first),) = house.catalog.serving()
         house.put("m", models.scaled(2), '[versions]\npolicy = "all"', version=2)
         await house.catalog.reload()
-        assert next(live for _, live in house.catalog.live()) is first
+        assert next(deployment for _, deployment in house.catalog.serving()) is first
         assert [await house.times("m", version) for version in ("1", "2", "")] == [1, 2, 2]
 
 

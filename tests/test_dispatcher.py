@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.errors import DeadlinePassed, Displaced, Draining, InferenceFailed, InternalFault, QueueFull
+from inferd.errors import DeadlinePassed, Draining, Evicted, InferenceFailed, InternalFault, QueueFull
 from inferd.requests import Request
 from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.scheduling.sweeps import LONGEST as SWEEP_NS
 from inferd.tensors import DType, Tensor
 from tests.dispatchers import Bench, RealBench, load
@@ -42,7 +42,7 @@ def deaf(on_done: Callable[[], None]) -> FakeSlot:
 async def test_a_request_is_answered_with_its_outputs_and_recorded_with_its_stages() -> None:
     bench = Bench(1)
     request, answer = ask([5, 6])
-    request.id, request.batch = "r1", 2
+    request.id, request.rows = "r1", 2
     request.stages.received = time.monotonic_ns()
     bench.dispatcher.submit(request)
     bench.slots[0][0].complete()
@@ -50,7 +50,7 @@ async def test_a_request_is_answered_with_its_outputs_and_recorded_with_its_stag
     assert (await answer.ended()).outputs[0].tolist() == [5, 6]
     (seen,) = bench.seen
     assert (seen.model, seen.version, seen.outcome, seen.device) == ("m", "3", "ok", "CPU.0")
-    assert (seen.id, seen.batch, seen.error) == ("r1", 2, None)
+    assert (seen.id, seen.rows, seen.error) == ("r1", 2, None)
     stages = ("received", "queued", "started", "submitted", "computed", "taken", "copied", "answered")
     reached = [getattr(seen.stages, stage) for stage in stages]
     assert reached == sorted(reached)
@@ -91,7 +91,7 @@ async def test_a_failed_run_is_answered_though_no_callback_tells_of_it() -> None
 
 @on_loop
 async def test_what_is_refused_is_neither_held_nor_recorded() -> None:
-    bench = Bench(1, limits=Limits(1, 1000))
+    bench = Bench(1, limits=QueueLimits(1, 1000))
     bench.submit(2)
     with pytest.raises(QueueFull):
         bench.submit()
@@ -102,26 +102,26 @@ async def test_what_is_refused_is_neither_held_nor_recorded() -> None:
 
 @on_loop
 async def test_who_made_room_for_a_more_important_request_is_told() -> None:
-    bench = Bench(1, limits=Limits(1, 1000))
+    bench = Bench(1, limits=QueueLimits(1, 1000))
     bench.submit()
     (waiting,) = bench.submit()
     important, answer = ask(priority=1)
     bench.dispatcher.submit(important)
 
-    assert isinstance((await waiting.ended()).error, Displaced)
-    assert (bench.dispatcher.waiting, bench.outcomes()) == (1, [Displaced.outcome])
+    assert isinstance((await waiting.ended()).error, Evicted)
+    assert (bench.dispatcher.waiting, bench.outcomes()) == (1, [Evicted.outcome])
     for _ in range(2):
         await until(lambda: bench.slots[0][0].running)
         bench.slots[0][0].complete()
         await asyncio.sleep(0)
     assert (await answer.ended()).error is None
     await bench.dispatcher.drained()
-    assert bench.outcomes() == [Displaced.outcome, "ok", "ok"]
+    assert bench.outcomes() == [Evicted.outcome, "ok", "ok"]
 
 
 @on_loop
 async def test_who_made_room_is_told_also_where_it_was_not_enough() -> None:
-    bench = Bench(1, limits=Limits(10, 40))
+    bench = Bench(1, limits=QueueLimits(10, 40))
     bench.submit()
     (lesser,) = bench.submit()
     equal, _ = ask(priority=1)
@@ -130,7 +130,7 @@ async def test_who_made_room_is_told_also_where_it_was_not_enough() -> None:
         bench.dispatcher.submit(ask([0] * 8, priority=1)[0])
 
     assert lesser.times == 1
-    assert isinstance(lesser.error, Displaced)
+    assert isinstance(lesser.error, Evicted)
     assert bench.dispatcher.waiting == 1
     bench.dispatcher.abort(Draining())
     await bench.dispatcher.drained()
@@ -390,7 +390,7 @@ async def test_a_fast_device_that_hangs_does_not_hold_what_waits() -> None:
 @on_loop
 async def test_each_request_is_recorded_once_whatever_becomes_of_it() -> None:
     dice = random.Random(5)
-    bench = Bench(2, 3, limits=Limits(20, 1 << 20))
+    bench = Bench(2, 3, limits=QueueLimits(20, 1 << 20))
     asked = []
     for _ in range(600):
         request, answer = ask(deadline=after(dice.choice([0.2, 1, 50])) if dice.random() < 0.3 else None)

@@ -12,7 +12,7 @@ import pytest
 from inferd.errors import DeadlinePassed, Draining, InferenceFailed, ModelUnavailable, QueueFull
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.hangs import HangRule
-from inferd.scheduling.rules import Limits, Rules
+from inferd.scheduling.rules import QueueLimits, SchedulerRules
 from tests.dispatchers import ROOM, Bench
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until
@@ -28,7 +28,7 @@ def deaf(on_done: Callable[[], None]) -> FakeSlot:
 
 def impatient(*sizes: int, slot: Callable[[Callable[[], None]], FakeSlot] = deaf, **rules: object) -> Bench:
     """A bench whose runs may take 20 ms, and then have 5 ms to end."""
-    return Bench(*sizes, rules=Rules(ROOM, hangs=SOON, **rules), slot=slot)  # type: ignore[arg-type]
+    return Bench(*sizes, rules=SchedulerRules(ROOM, hangs=SOON, **rules), slot=slot)  # type: ignore[arg-type]
 
 
 async def closed(bench: Bench) -> None:
@@ -56,7 +56,7 @@ async def test_a_run_that_hangs_is_answered_and_its_slot_is_replaced() -> None:
     assert (await waiting.ended()).error is None
     assert (hung.times, waiting.times) == (1, 1)
     assert bench.outcomes() == ["internal", "ok"]
-    assert (bench.dispatcher.conduct[0].hung, bench.dispatcher.conduct[0].well) == (1, 1)
+    assert (bench.dispatcher.device_stats[0].hung, bench.dispatcher.device_stats[0].succeeded) == (1, 1)
     await closed(bench)
 
 
@@ -84,13 +84,13 @@ async def test_a_run_that_ends_once_it_was_cancelled_keeps_its_slot() -> None:
 
 @on_loop
 async def test_a_slow_run_that_ends_in_time_is_not_given_up() -> None:
-    bench = Bench(1, rules=Rules(ROOM, hangs=HangRule()), slot=deaf)
+    bench = Bench(1, rules=SchedulerRules(ROOM, hangs=HangRule()), slot=deaf)
     (answer,) = bench.submit()
     # Many looks of the reaper go by.
     await asyncio.sleep(0.1)
     bench.slots[0][0].complete()
     assert (await answer.ended()).error is None
-    assert bench.dispatcher.conduct[0].hung == 0
+    assert bench.dispatcher.device_stats[0].hung == 0
 
 
 @on_loop
@@ -107,7 +107,7 @@ async def test_the_late_end_of_a_run_that_was_given_up_answers_nobody() -> None:
 
 
 @on_loop
-async def test_joined_requests_of_a_run_that_hangs_are_each_answered_once() -> None:
+async def test_batched_requests_of_a_run_that_hangs_are_each_answered_once() -> None:
     bench = impatient(1, batch=BatchRule(4))
     asked = [row(n) for n in range(4)]
     first, *others = asked
@@ -125,8 +125,8 @@ async def test_joined_requests_of_a_run_that_hangs_are_each_answered_once() -> N
 @on_loop
 async def test_a_device_on_which_everything_hangs_is_used_no_more() -> None:
     bench = impatient(1)
-    alarms: list[int] = []
-    bench.dispatcher.alarm = lambda: alarms.append(len(bench.seen))
+    health_changes: list[int] = []
+    bench.dispatcher.on_health_change = lambda: health_changes.append(len(bench.seen))
     answers = bench.submit(4)
     for answer in answers:
         await answer.ended()
@@ -135,7 +135,7 @@ async def test_a_device_on_which_everything_hangs_is_used_no_more() -> None:
     assert [type(answer.error) for answer in answers] == [InferenceFailed] * 2 + [ModelUnavailable] * 2
     assert str(answers[3].error) == ("model 'm' is failed: CPU.0: 1 runs hang and were left behind, as many as may be")
     assert [answer.times for answer in answers] == [1] * 4
-    assert alarms
+    assert health_changes
     with pytest.raises(ModelUnavailable):
         bench.submit()
     await closed(bench)
@@ -154,9 +154,9 @@ async def test_while_one_slot_can_not_be_replaced_the_others_go_on() -> None:
     bench = impatient(2, slot=two_only)
     (hung,) = bench.submit()
     await hung.ended()
-    await until(lambda: bench.dispatcher.conduct[0].wedged != "")
-    assert bench.dispatcher.conduct[0].wedged.endswith("can't be made: no memory on the device")
-    assert bench.dispatcher.conduct[0].lost == ""
+    await until(lambda: bench.dispatcher.device_stats[0].wedged != "")
+    assert bench.dispatcher.device_stats[0].wedged.endswith("can't be made: no memory on the device")
+    assert bench.dispatcher.device_stats[0].lost == ""
     (answer,) = bench.submit()
     next(slot for slot in made if slot.running and slot.cancels == 0).complete()
     assert (await answer.ended()).error is None
@@ -165,17 +165,17 @@ async def test_while_one_slot_can_not_be_replaced_the_others_go_on() -> None:
 
 @on_loop
 async def test_while_runs_that_hang_hold_all_there_is_that_is_told_and_its_end_too() -> None:
-    bench = Bench(1, 1, rules=Rules(ROOM, hangs=HangRule(1_000_000, 3_600_000_000_000)), slot=deaf)
-    alarms: list[float | None] = []
-    bench.dispatcher.alarm = lambda: alarms.append(bench.dispatcher.stalled)
+    bench = Bench(1, 1, rules=SchedulerRules(ROOM, hangs=HangRule(1_000_000, 3_600_000_000_000)), slot=deaf)
+    health_changes: list[float | None] = []
+    bench.dispatcher.on_health_change = lambda: health_changes.append(bench.dispatcher.stalled)
     first, second, waiting = bench.submit(3)
     assert bench.dispatcher.stalled is None
     for answer in (first, second):
         await answer.ended()
-    await until(lambda: alarms[-1:] != [] and alarms[-1] is not None)
+    await until(lambda: health_changes[-1:] != [] and health_changes[-1] is not None)
 
     bench.slots[1][0].complete()
-    await until(lambda: alarms[-1] is None)
+    await until(lambda: health_changes[-1] is None)
     assert bench.dispatcher.stalled is None
     bench.slots[1][0].complete()
     assert (await waiting.ended()).error is None
@@ -191,7 +191,7 @@ async def test_infer_requests_that_others_take_the_place_of_are_counted() -> Non
     await until(lambda: len(bench.slots[0]) == 2 and bench.slots[0][1].running)
     bench.slots[0][1].complete()
     await waiting.ended()
-    assert (bench.dispatcher.conduct[0].hung, bench.dispatcher.conduct[0].replaced) == (1, 1)
+    assert (bench.dispatcher.device_stats[0].hung, bench.dispatcher.device_stats[0].replaced) == (1, 1)
     await closed(bench)
 
 
@@ -208,7 +208,7 @@ async def test_runs_that_fail_are_told_apart_from_those_that_somebody_gave_up() 
     bench.dispatcher.submit(request)
     bench.dispatcher.cancel(request)
     await bench.dispatcher.drained()
-    assert (bench.dispatcher.conduct[0].failed, bench.dispatcher.conduct[0].lost) == (1, "")
+    assert (bench.dispatcher.device_stats[0].failed, bench.dispatcher.device_stats[0].lost) == (1, "")
 
 
 @on_loop
@@ -222,7 +222,7 @@ async def test_requests_of_a_device_that_is_lost_are_answered_by_another() -> No
         await asyncio.sleep(0)
     assert [(await answer.ended()).error for answer in answers] == [None] * 3
     assert bench.outcomes() == ["ok"] * 3
-    assert [conduct.lost for conduct in bench.dispatcher.conduct] == [GONE, ""]
+    assert [stats.lost for stats in bench.dispatcher.device_stats] == [GONE, ""]
     assert bench.slots[0][0].starts == 1
 
 
@@ -230,8 +230,8 @@ async def test_requests_of_a_device_that_is_lost_are_answered_by_another() -> No
 @on_loop
 async def test_without_another_device_requests_are_told_that_it_is_lost(begins: bool) -> None:
     bench = Bench(1, slot=deaf)
-    alarms: list[None] = []
-    bench.dispatcher.alarm = lambda: alarms.append(None)
+    health_changes: list[None] = []
+    bench.dispatcher.on_health_change = lambda: health_changes.append(None)
     first, *answers = bench.submit(4)
     if begins:
         bench.slots[0][0].complete()
@@ -243,7 +243,7 @@ async def test_without_another_device_requests_are_told_that_it_is_lost(begins: 
     for answer in answers:
         assert str((await answer.ended()).error) == f"model 'm' is failed: CPU.0: {GONE}"
     assert [type(answer.error) for answer in answers] == [ModelUnavailable] * 3
-    assert alarms
+    assert health_changes
     with pytest.raises(ModelUnavailable, match="CL_OUT_OF_RESOURCES"):
         bench.submit()
     await bench.dispatcher.drained()
@@ -284,7 +284,7 @@ async def test_each_request_is_answered_once_whatever_devices_do(seed: int) -> N
     bench = Bench(
         2,
         3,
-        rules=Rules(Limits(20, 1 << 20), hangs=HangRule(3_000_000, 1_000_000)),
+        rules=SchedulerRules(QueueLimits(20, 1 << 20), hangs=HangRule(3_000_000, 1_000_000)),
         slot=lambda on_done: FakeSlot(on_done, deaf=dice.random() < 0.5),
     )
     asked = []
@@ -299,7 +299,7 @@ async def test_each_request_is_answered_once_whatever_devices_do(seed: int) -> N
             with suppress(AssertionError):  # its run has just ended by itself
                 slot.complete() if dice.random() < 0.8 else slot.fail("bad luck")
         if turn == 400:
-            bench.dispatcher.shut(0, GONE)
+            bench.dispatcher.disable_device(0, GONE)
         await asyncio.sleep(0.0001 if turn % 3 else 0)
     bench.dispatcher.abort(Draining())
     for _, answer in asked:
@@ -308,5 +308,5 @@ async def test_each_request_is_answered_once_whatever_devices_do(seed: int) -> N
     assert len(asked) > 200
     assert [answer.times for _, answer in asked] == [1] * len(asked)
     assert sorted(seen.id for seen in bench.seen) == sorted(request.id for request, _ in asked)
-    assert bench.dispatcher.conduct[0].hung + bench.dispatcher.conduct[1].hung > 0
+    assert bench.dispatcher.device_stats[0].hung + bench.dispatcher.device_stats[1].hung > 0
     await closed(bench)

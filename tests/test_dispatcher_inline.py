@@ -36,13 +36,13 @@ async def test_a_request_is_answered_before_submit_returns_and_recorded_with_its
     assert answer.times == 1
     assert answer.outputs[0].tolist() == [2, 4, 6, 8]
     (seen,) = house.seen
-    assert (seen.outcome, seen.leader, seen.run_rows) == ("ok", True, 1)
+    assert (seen.outcome, seen.leader, seen.batch_rows) == ("ok", True, 1)
     stages = ("received", "queued", "started", "submitted", "computed", "taken", "copied", "answered")
     reached = [getattr(seen.stages, stage) for stage in stages]
     assert reached == sorted(reached)
     assert all(reached)
-    assert (house.dispatcher.completed, house.dispatcher.running, house.dispatcher.under_way) == (1, 0, 0)
-    assert house.dispatcher.worked > 0
+    assert (house.dispatcher.completed, house.dispatcher.running, house.dispatcher.in_flight) == (1, 0, 0)
+    assert house.dispatcher.busy_ns > 0
     assert house.dispatcher.service_time > 0
     await house.dispatcher.drained()
     house.loaded.close()
@@ -60,7 +60,7 @@ async def test_a_run_that_fails_is_answered_so_and_the_next_is_well(tmp_path: Pa
     await answer.ended()
     assert answer.outputs[0].ravel().tolist() == [1, 2, 3, 4]
     assert [seen.outcome for seen in house.seen] == ["internal", "ok"]
-    assert (house.dispatcher.conduct[0].well, house.dispatcher.conduct[0].failed) == (1, 1)
+    assert (house.dispatcher.device_stats[0].succeeded, house.dispatcher.device_stats[0].failed) == (1, 1)
     house.loaded.close()
 
 
@@ -112,7 +112,7 @@ async def test_what_had_to_wait_for_its_turn_on_the_device_runs_once_it_may(tmp_
 
 
 @on_loop
-async def test_draining_waits_for_nothing_where_nothing_is_under_way(tmp_path: Path) -> None:
+async def test_draining_waits_for_nothing_where_nothing_is_in_flight(tmp_path: Path) -> None:
     house = bench(tmp_path)
     for n in range(10):
         request, _ = ask([n, 0, 0, 0])
@@ -166,5 +166,5 @@ async def test_what_a_client_shared_and_took_away_fails_that_request_alone(which
     house.dispatcher.submit(after)
     assert other.outputs[0].tolist() == [10, 10, 10, 10]
     assert [seen.outcome for seen in house.seen] == ["invalid", "ok"]
-    assert house.dispatcher.conduct[0].failed == 0
+    assert house.dispatcher.device_stats[0].failed == 0
     house.loaded.close()

@@ -5,7 +5,7 @@ import pytest
 from inferd.errors import InvalidRequest
 from inferd.requests import Request
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Rules
+from inferd.scheduling.rules import SchedulerRules
 from inferd.tensors import Placed, Tensor
 from tests.dispatchers import ROOM, Bench
 from tests.engine.models import tensor
@@ -61,13 +61,13 @@ async def test_memory_is_lent_for_the_run_alone(output: bool) -> None:
     if output:
         request.into = ((0, Placed("r", 0, 16, region)),)
     bench.dispatcher.submit(request)
-    assert slot.lent
+    assert slot.shared
     assert slot.into == request.into
     slot.complete()
     assert (await answer.ended()).outputs[0].tolist() == [1, 2, 3, 4]
-    assert not slot.lent
+    assert not slot.shared
     bench.submit()
-    assert not slot.lent
+    assert not slot.shared
     slot.complete()
     await bench.dispatcher.drained()
 
@@ -85,7 +85,7 @@ async def test_memory_is_given_back_however_the_run_ends(how: str) -> None:
         slot.fail("no")
     elif how == "is given up":
         bench.dispatcher.cancel(request)
-    await until(lambda: not slot.lent)
+    await until(lambda: not slot.shared)
     await bench.dispatcher.drained()
     assert (how == "is given up") == (answer.times == 0)
     bench.submit()
@@ -112,14 +112,14 @@ async def test_memory_that_is_gone_is_told_to_whom_it_was_and_harms_nobody() -> 
     assert (await after.ended()).error is None
     await bench.dispatcher.drained()
     assert sorted(bench.outcomes()) == ["invalid", "ok", "ok"]
-    assert not slot.lent
+    assert not slot.shared
     # It says nothing about the device.
-    assert (bench.dispatcher.conduct[0].well, bench.dispatcher.conduct[0].failed) == (2, 0)
+    assert (bench.dispatcher.device_stats[0].succeeded, bench.dispatcher.device_stats[0].failed) == (2, 0)
 
 
 @on_loop
 async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_fails() -> None:
-    bench = Bench(1, rules=Rules(ROOM, BatchRule(max_rows=8)), service_times=[1e6], gains=[(8, 2e6)])
+    bench = Bench(1, rules=SchedulerRules(ROOM, BatchRule(max_rows=8)), service_times=[1e6], gains=[(8, 2e6)])
     (slot,) = bench.slots[0]
     bench.submit()
     rows = [row(shared(tensor([[n]]))[0] if n else tensor([[n]])) for n in range(4)]
@@ -132,10 +132,10 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
     gone.memory.gone = True
     while bench.running:
         # Joined they are copied, and never lent.
-        assert not slot.lent or len(slot.written) == 1
+        assert not slot.shared or len(slot.written) == 1
         runs = slot.starts
         slot.complete()
-        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.under_way)  # type: ignore[misc]
+        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.in_flight)  # type: ignore[misc]
     answers = [(await answer.ended()) for _, answer in rows]
     assert [a.outputs[0].tolist() if a.error is None else str(a.error) for a in answers] == [
         [[0]],
@@ -143,7 +143,7 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
         "region 'r' is gone",
         [[3]],
     ]
-    assert not slot.lent
+    assert not slot.shared
 
 
 @on_loop

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 # A module belongs to the longest entry that names it or a package above it.
 ROWS = {
     "errors": 0,
-    "portion": 0,
+    "fair_share": 0,
     "ranges": 0,
     "disclosure": 1,
     "tensors": 1,
@@ -122,7 +122,7 @@ HOMES = {
 }
 # Packages whose deciding part stands on row 3.
 DECIDING = {"bench", "metrics", "shared_memory", "supervision", "tuning", "workers"}
-PURE = ("errors", "portion", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
+PURE = ("errors", "fair_share", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
 IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
 

@@ -149,7 +149,7 @@ def test_a_fault_is_logged_without_anyones_data(form: Any, by: str) -> None:
 
 
 def test_a_requests_line_says_whose_it_was_how_it_ended_and_where_its_time_went() -> None:
-    (line,) = written(observed("all", observation(id="7", device="CPU", batch=3)))
+    (line,) = written(observed("all", observation(id="7", device="CPU", rows=3)))
     assert line.pop("timestamp")
     assert line == {
         "event": "request",

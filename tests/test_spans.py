@@ -81,7 +81,7 @@ def test_a_trace_that_began_here_has_a_root() -> None:
 
 
 def test_a_span_says_what_ran_where_and_with_how_many() -> None:
-    span = whole(sent(ended(device="CPU", batch=2, run_rows=7, id="the id")))
+    span = whole(sent(ended(device="CPU", rows=2, batch_rows=7, id="the id")))
     assert span.attributes == {
         "rpc.system.name": "grpc",
         "rpc.response.status_code": "OK",
@@ -90,7 +90,7 @@ def test_a_span_says_what_ran_where_and_with_how_many() -> None:
         "inferd.outcome": "ok",
         "inferd.device": "CPU",
         "inferd.rows": 2,
-        "inferd.run_rows": 7,
+        "inferd.batch_rows": 7,
         "inferd.request_id": "the id",
     }
     assert (span.status, span.status_text) == ("UNSET", "")
@@ -138,7 +138,7 @@ def test_a_request_that_failed_ended_in_the_stage_it_had_come_to(place: int) -> 
     assert names == STAGES[: place + 1]
 
 
-def test_a_request_that_waited_for_no_company_has_no_batch_stage() -> None:
+def test_a_request_that_did_not_wait_to_fill_a_batch_has_no_batch_stage() -> None:
     alone = stages()
     queued, alone.held = alone.queued, 0
     found = {name: (start, end) for name, start, end in spent(alone)}

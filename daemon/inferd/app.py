@@ -16,7 +16,7 @@ from inferd.catalog import Catalog, CatalogLimits
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.engine.cache import BlobCache
 from inferd.engine.cpu_budget import cpu_budget
-from inferd.engine.fresh_process import FreshProcess
+from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
 from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
 from inferd.engine.runtime import version as openvino_version
@@ -48,7 +48,7 @@ from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import Store
@@ -160,14 +160,14 @@ class App:
             ),
             engine,
             Profiles(settings.profile_dir),
-            stored=spread.load if spread is not None else lambda _: None,
+            on_stored=spread.load if spread is not None else lambda _: None,
         )
         self._repository = repository_of(settings)
         self._catalog = Catalog(
             self._repository,
             engine,
             CatalogLimits(
-                Limits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
+                QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
                 settings.load_parallelism,
                 settings.drain_timeout,
                 cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
@@ -220,17 +220,17 @@ class App:
         )
         self._supervisor = Supervisor(Notifier(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
-        self._fresh_process = FreshProcess(_preflight_limits(settings))
+        self._device_probe = DeviceProbe(_preflight_limits(settings))
         renewing = settings.restart_on_device_loss != "off" and supervised()
         rules = RenewalRules(always=settings.restart_on_device_loss == "always")
         self._health = HealthMonitor(
             self._catalog,
             devices.present,
             HealthRules(quiet=settings.canary_interval),
-            making_way=MakingWay(Renewal(rules, time.monotonic()), self._fresh_process.unusable, self._make_way)
+            making_way=MakingWay(Renewal(rules, time.monotonic()), self._device_probe.unusable, self._make_way)
             if renewing
             else None,
-            inline_runs=InlineRuns(self._catalog, self._tuner.leaves_open, self._tuner.runs_changed),
+            inline_runs=InlineRuns(self._catalog, self._tuner.may_change_path, self._tuner.path_changed),
         )
         self._lag = LagMonitor()
         reading = Reading(
@@ -285,7 +285,7 @@ class App:
         await self._drain()
         unfinished = not loading.done()
         loading.cancel()
-        abrupt = unfinished or self._health.stopped_short or self._catalog.stuck() > 0
+        abrupt = unfinished or self._health.stopped_short or self._catalog.unfreed() > 0
         return Ending(abrupt, self._made_way)
 
     async def _start(self) -> None:
@@ -363,7 +363,7 @@ class App:
         # Child processes that try models end.
         self._inference.end_streams()
         self._engine.close()
-        self._fresh_process.close()
+        self._device_probe.close()
         ending = asyncio.gather(self._tuner.stop(), self._health.stop())
         # 3. What was accepted is answered.
         if not await self._catalog.drain(self._settings.drain_timeout):
@@ -399,7 +399,7 @@ class App:
             self._made_way = False
             return
         if self._made_way:
-            # Whoever asks for the end that is under way wants no other process.
+            # Whoever asks for the end in progress wants no other process.
             self._made_way, self._stopped_at = False, now
             log.info("signal", signal=number.name)
             return
@@ -423,8 +423,8 @@ class App:
         self._stop.set()
 
     async def _changed(self) -> None:
-        present = self._catalog.holding()
-        objectives = {(s.name, str(s.version)): live.config.objective.latency_slo for s, live in present}
+        present = self._catalog.loaded()
+        objectives = {(s.name, str(s.version)): deployment.config.objective.latency_slo for s, deployment in present}
         if dropped := self._recorder.follow(objectives):
             # What others count goes with it: shown again, it would be taken for more.
             for counting in (self._catalog, self._health, self._tuner):

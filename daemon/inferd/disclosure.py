@@ -14,8 +14,8 @@ from inferd.errors import (
     InferenceFailed,
     LoadFailed,
     ModelUnavailable,
-    NotAdopted,
     RepositoryError,
+    RolloutRejected,
     SequenceLost,
 )
 
@@ -26,7 +26,7 @@ _OTHERS_WORDS = (
     InferenceFailed,
     LoadFailed,
     ModelUnavailable,
-    NotAdopted,
+    RolloutRejected,
     RepositoryError,
     SequenceLost,
 )

@@ -6,18 +6,17 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 
 import asyncio
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as Several
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
 from inferd.engine.device_loss import means_lost
-from inferd.engine.mending import Mending
+from inferd.engine.dispatch_pool import DeviceStats, DispatchPool
 from inferd.engine.pool import Completion, Pool
+from inferd.engine.recovery import Recovery
 from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
-from inferd.engine.station import Conduct, Station
 from inferd.errors import (
     Cancelled,
     DeadlinePassed,
@@ -27,10 +26,10 @@ from inferd.errors import (
     ModelUnavailable,
 )
 from inferd.requests import Observation, Request, Samples
-from inferd.scheduling.entry import Entry, Run, Sequence
-from inferd.scheduling.hangs import Held
+from inferd.scheduling.entry import Entry, Run, SequenceState
+from inferd.scheduling.hangs import HungSlots
 from inferd.scheduling.plan import Plan
-from inferd.scheduling.rules import Lane, Rules
+from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
 from inferd.tensors import StateLink, Tensor
 
@@ -52,43 +51,45 @@ class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once.
 
     ``states`` are the tensors it carries from one request of a sequence to the next.
-    ``samples`` are inputs that came lately; ``watch`` may be set to see what is observed, and
+    ``samples`` are inputs that came lately; ``on_observation`` may be set to see what is observed, and
     what is refused on arrival.
-    ``conduct`` tells of each device; ``alarm`` may be set to hear at once that a run hung, that its infer request can
-    be used again, or that a device was lost.
+    ``device_stats`` tells of each device; ``on_health_change`` may be set to hear at once that a run hung, that its
+    infer request can be used again, or that a device was lost.
     """
 
     def __init__(
         self,
         model: str,
         version: int,
-        rules: Rules,
-        stations: Several[Station],
+        rules: SchedulerRules,
+        dispatch_pools: Sequence[DispatchPool],
         observe: Observer,
         loop: asyncio.AbstractEventLoop,
-        states: Several[StateLink] = (),
+        states: Sequence[StateLink] = (),
         shapes: ShapeCheck | None = None,
     ) -> None:
         self._model = model
         self._version = str(version)
-        self._pools = tuple(s.pool for s in stations)
+        self._pools = tuple(s.pool for s in dispatch_pools)
         self._inline = tuple(i for i, pool in enumerate(self._pools) if pool.inline)
-        self._shares = tuple(s.share for s in stations if s.share is not None)
+        self._shares = tuple(s.share for s in dispatch_pools if s.share is not None)
         self._observe = observe
         self._loop = loop
         self._states = tuple(states)
         self.samples = Samples()
-        self.watch: Observer | None = None
-        self.conduct = tuple(Conduct(pool.device) for pool in self._pools)
-        self.alarm: Callable[[], None] | None = None
+        self.on_observation: Observer | None = None
+        self.device_stats = tuple(DeviceStats(pool.device) for pool in self._pools)
+        self.on_health_change: Callable[[], None] | None = None
         self._until_sample = 0
-        self._worked = 0
+        self._busy_ns = 0
         self._pinned = rules.pinned
-        self._scheduler = Scheduler(model, rules, [Lane(s.pool.size, s.pool.width, s.share) for s in stations])
+        self._scheduler = Scheduler(
+            model, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
+        )
         labels: dict[str, object] = {"model": model, "version": version}
-        self._mending = Mending(labels, self._pools, self._scheduler, shapes)
-        self._sweeps = self._mending.sweeps
-        self._held = Held(pool.width for pool in self._pools)
+        self._recovery = Recovery(labels, self._pools, self._scheduler, shapes)
+        self._sweeps = self._recovery.sweeps
+        self._hung_slots = HungSlots(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._closed = False
@@ -96,32 +97,32 @@ class Dispatcher:
         self._impaired = False
         self._idle = asyncio.Event()
         self._idle.set()
-        for index, station in enumerate(stations):
-            self._scheduler.seed(index, station.times)
-            station.pool.attach(partial(loop.call_soon_threadsafe, self._completed, index))
+        for index, dispatch_pool in enumerate(dispatch_pools):
+            self._scheduler.seed(index, dispatch_pool.times)
+            dispatch_pool.pool.attach(partial(loop.call_soon_threadsafe, self._completed, index))
         for share in self._shares:
             share.wake = self._woken
 
     @property
     def waiting(self) -> int:
-        """Requests in line."""
+        """Requests in the queue."""
         return self._scheduler.waiting
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the requests in line."""
+        """Bytes of the requests in the queue."""
         return self._scheduler.waiting_bytes
 
     @property
     def oldest(self) -> float:
-        """Seconds that the first request in line has been there, 0 for none. May be asked on any thread."""
+        """Seconds that the first request of the queue has been there, 0 for none. May be asked on any thread."""
         since = self._scheduler.oldest
         return max(0, time.monotonic_ns() - since) / 1e9 if since else 0.0
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """Requests waiting or running."""
-        return self._scheduler.under_way
+        return self._scheduler.in_flight
 
     @property
     def running(self) -> int:
@@ -134,20 +135,20 @@ class Dispatcher:
         return self._scheduler.service_time
 
     @property
-    def worked(self) -> int:
+    def busy_ns(self) -> int:
         """Nanoseconds that infer requests were in use since the start, all of them together."""
-        return self._worked
+        return self._busy_ns
 
     @property
     def completed(self) -> int:
-        """Runs that ended well since the start, whoever still waited for them."""
-        return sum(conduct.well for conduct in self.conduct)
+        """Runs that ended well since the start, whether or not a client still waited."""
+        return sum(stats.succeeded for stats in self.device_stats)
 
     @property
     def stalled(self) -> float | None:
         """Seconds since runs that hang hold every infer request there is; None while something can run, and where no
         device is left."""
-        since = self._held.since
+        since = self._hung_slots.since
         return None if since is None else max(0, time.monotonic_ns() - since) / 1e9
 
     @property
@@ -157,7 +158,7 @@ class Dispatcher:
 
     @property
     def limit(self) -> int:
-        """How many requests may be under way at present."""
+        """How many requests may be in flight at present."""
         return self._scheduler.limit
 
     @property
@@ -175,10 +176,10 @@ class Dispatcher:
             raise unavailable
         now = time.monotonic_ns()
         request.stages.queued = now
-        if self._mending.alert and (known := self._mending.known(request, now)) is not None:
+        if self._recovery.alert and (known := self._recovery.known_failure(request, now)) is not None:
             self._fail(request, known.bare())
             return
-        if self._inline and self._scheduler.vacant(request, now):
+        if self._inline and self._scheduler.can_run_inline(request, now):
             self._run_at_once(request, now)
             return
         try:
@@ -188,8 +189,8 @@ class Dispatcher:
             if self._until_sample < 0:
                 self._until_sample = self.samples.offer(request)
         except InferdError as error:
-            if self.watch is not None and not request.shadow:
-                self.watch(Observation(self._model, self._version, error.outcome, request.stages, error=error))
+            if self.on_observation is not None and not request.shadow:
+                self.on_observation(Observation(self._model, self._version, error.outcome, request.stages, error=error))
             raise
         finally:
             # Also when it was refused: others may have been turned away to make room.
@@ -207,7 +208,7 @@ class Dispatcher:
         if self._scheduler.cancel(request, now):
             # A client whose own deadline passes cancels on its side, a moment before ours passes here.
             expired = request.deadline is not None and request.deadline - now < _CLIENT_DEADLINE_LEAD_NS
-            error = DeadlinePassed(self._model, "under way", "client") if expired else Cancelled(self._model)
+            error = DeadlinePassed(self._model, "in flight", "client") if expired else Cancelled(self._model)
             self._record(request, error)
             self._advance(now)
 
@@ -223,26 +224,24 @@ class Dispatcher:
                 self._fail(request, error)
         self._advance(now)
 
-    def shut(self, index: int, why: str) -> None:
+    def disable_device(self, index: int, why: str) -> None:
         """Run nothing more on that device: it is lost. Once none is left, all that waits is answered UNAVAILABLE.
 
-        Harmless when it is shut already.
+        Harmless when it is disabled already.
         """
-        conduct = self.conduct[index]
-        if conduct.lost:
+        stats = self.device_stats[index]
+        if stats.lost:
             return
-        conduct.lost = why
+        stats.lost = why
         self._impaired = True
-        log.error(
-            "device is used no more", model=self._model, version=self._version, device=conduct.device, problem=why
-        )
+        log.error("device is used no more", model=self._model, version=self._version, device=stats.device, problem=why)
         now = time.monotonic_ns()
-        self._scheduler.shut(index, now)
-        self._held.shut(index, now)
+        self._scheduler.disable(index, now)
+        self._hung_slots.disable(index, now)
         self._loop.call_soon(self._after_loss)
 
     def close(self) -> None:
-        """Look at the pools no more: whoever calls this is about to end what still runs there."""
+        """Look at the pools no more: the caller is about to end what still runs there."""
         if self._closed:
             return
         self._closed = self._impaired = True
@@ -277,7 +276,7 @@ class Dispatcher:
                 over += [self._end(index, one) for index in self._inline for one in self._pools[index].drain()]
             elif began:
                 break
-            if self._scheduler.still:
+            if self._scheduler.quiescent:
                 break
             now = time.monotonic_ns()
             if over and now > until:
@@ -300,7 +299,7 @@ class Dispatcher:
         try:
             stages.submitted, ended = pool.run(request.inputs, into)
         except RunFailed as failure:
-            self.conduct[0].failed += 1
+            self.device_stats[0].failed += 1
             failed = self._failed(0, str(failure))
         except InferdError as gone:
             failed = gone.bare()
@@ -308,20 +307,20 @@ class Dispatcher:
             log.exception("run could not be started", model=self._model, version=self._version)
             failed = InternalFault()
         if failed is not None:
-            pool.give_back(0)
-            self._fail(request, self._mending.blame(0, request, failed))
+            pool.release(0)
+            self._fail(request, self._recovery.blame(0, request, failed))
             self._mend(0)
             return
         stages.computed = stages.taken = ended
-        self.conduct[0].well += 1
-        self._worked += ended - now
-        self._scheduler.ran(request, now, ended)
+        self.device_stats[0].succeeded += 1
+        self._busy_ns += ended - now
+        self._scheduler.record_inline(request, now, ended)
         error = self._reply(request, pool, 0)
         if into is not None:
-            pool.give_back(0)
+            pool.release(0)
         for share in self._shares:
             share.wake_others(ended)
-        self._record(request, error, request.batch)
+        self._record(request, error, request.rows)
 
     def _woken(self) -> None:
         self._loop.call_soon(self._look_again)
@@ -350,7 +349,7 @@ class Dispatcher:
             return True
         except RunFailed as failure:
             error = self._failed(run.pool, str(failure))
-            self.conduct[run.pool].failed += 1
+            self.device_stats[run.pool].failed += 1
         except InferdError as gone:
             # What a client shared is not there any more.
             error = gone.bare()
@@ -358,68 +357,66 @@ class Dispatcher:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
             log.exception("run could not be started", model=self._model, version=self._version)
             error = InternalFault()
-        pool.give_back(run.slot)
-        lost = bool(self.conduct[run.pool].lost)
-        self._mending.pause(run.pool, time.monotonic_ns())
+        pool.release(run.slot)
+        lost = bool(self.device_stats[run.pool].lost)
+        self._recovery.pause(run.pool, time.monotonic_ns())
         for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
-            self._fail(entry.request, self._mending.blame(run.pool, entry.request, error))
+            self._fail(entry.request, self._recovery.blame(run.pool, entry.request, error))
         self._mend(run.pool)
         return False
 
     def _mend(self, index: int) -> None:
         """Go on where a run has left a model unfit."""
-        self._mending.pause(index, time.monotonic_ns())
-        if index not in self._mending.under_way or self.conduct[index].lost:
+        self._recovery.pause(index, time.monotonic_ns())
+        if index not in self._recovery.paused or self.device_stats[index].lost:
             return
-        unhealed = self._mending.proceed(index)
-        if unhealed:
-            self.shut(index, unhealed)
-        elif unhealed is not None:
+        rebuild_error = self._recovery.proceed(index)
+        if rebuild_error:
+            self.disable_device(index, rebuild_error)
+        elif rebuild_error is not None:
             self._advance(time.monotonic_ns())
 
     def _hung(self, run: Run) -> None:
-        conduct = self.conduct[run.pool]
-        conduct.hung += 1
-        self._held.take(run.pool, run.slot, time.monotonic_ns())
-        log.error(
-            "run hangs", model=self._model, version=self._version, device=conduct.device, requests=len(run.members)
-        )
-        self._raise_alarm()
+        stats = self.device_stats[run.pool]
+        stats.hung += 1
+        self._hung_slots.add(run.pool, run.slot, time.monotonic_ns())
+        log.error("run hangs", model=self._model, version=self._version, device=stats.device, requests=len(run.members))
+        self._report_health_change()
 
     def _wedged(self, index: int, slot: int) -> None:
         """A slot is gone for good; once all are, so is the device."""
-        pool, conduct = self._pools[index], self.conduct[index]
+        pool, stats = self._pools[index], self.device_stats[index]
         wedged = pool.wedged
-        if not conduct.wedged:
-            conduct.wedged = wedged[slot]
+        if not stats.wedged:
+            stats.wedged = wedged[slot]
             log.error(
                 "infer request can't be replaced",
                 model=self._model,
                 version=self._version,
-                device=conduct.device,
-                problem=conduct.wedged,
+                device=stats.device,
+                problem=stats.wedged,
             )
-            self._raise_alarm()
+            self._report_health_change()
         if len(wedged) >= pool.width:
-            self.shut(index, conduct.wedged)
+            self.disable_device(index, stats.wedged)
 
     def _back(self, index: int, completion: Completion) -> None:
         """A run has ended, or was left behind, where others hang."""
-        self.conduct[index].replaced += completion.replaced
-        if self._held.give_back(index, completion.slot, completion.at):
-            self._raise_alarm()
+        self.device_stats[index].replaced += completion.replaced
+        if self._hung_slots.release(index, completion.slot, completion.at):
+            self._report_health_change()
 
-    def _raise_alarm(self) -> None:
+    def _report_health_change(self) -> None:
         """Once what goes on now is done."""
-        if self.alarm is not None:
-            self._loop.call_soon(self.alarm)
+        if self.on_health_change is not None:
+            self._loop.call_soon(self.on_health_change)
 
     def _failed(self, index: int, failure: str) -> InferdError:
-        """What to tell whoever waits for a run that failed on that device."""
+        """What to tell those who wait for a run that failed on that device."""
         if means_lost(failure):
-            self.shut(index, failure)
-        if lost := self.conduct[index].lost:
-            return ModelUnavailable(self._model, "failed", f"{self.conduct[index].device}: {lost}")
+            self.disable_device(index, failure)
+        if lost := self.device_stats[index].lost:
+            return ModelUnavailable(self._model, "failed", f"{self.device_stats[index].device}: {lost}")
         return InferenceFailed(self._model, failure)
 
     def _after_loss(self) -> None:
@@ -430,18 +427,18 @@ class Dispatcher:
             self.abort(unavailable)
         else:
             self._advance(time.monotonic_ns())
-        if self.alarm is not None:
-            self.alarm()
+        if self.on_health_change is not None:
+            self.on_health_change()
 
     def _unavailable(self) -> ModelUnavailable | None:
         """What there is to say once no device is left, or nothing at all."""
         if self._closed:
             return ModelUnavailable(self._model, "unloaded")
-        if not all(conduct.lost for conduct in self.conduct):
+        if not all(stats.lost for stats in self.device_stats):
             return None
-        return ModelUnavailable(self._model, "failed", f"{self.conduct[0].device}: {self.conduct[0].lost}")
+        return ModelUnavailable(self._model, "failed", f"{self.device_stats[0].device}: {self.device_stats[0].lost}")
 
-    def _inputs(self, request: Request, sequence: Sequence) -> Several[Tensor]:
+    def _inputs(self, request: Request, sequence: SequenceState) -> Sequence[Tensor]:
         """The request's inputs, with the state its sequence has come to."""
         if sequence.carried is None or (request.step is not None and request.step.start):
             return request.inputs
@@ -454,13 +451,13 @@ class Dispatcher:
         if not self._closed:
             self._settle_all(index, self._pools[index].drain())
 
-    def _settle_all(self, index: int, completions: Several[Completion]) -> None:
-        if self._pools[index].marred:
+    def _settle_all(self, index: int, completions: Sequence[Completion]) -> None:
+        if self._pools[index].tainted:
             # Before any of their slots is free.
-            self._mending.pause(index, time.monotonic_ns())
+            self._recovery.pause(index, time.monotonic_ns())
         for completion in completions:
             self._settle(index, completion)
-        if self._mending.under_way:
+        if self._recovery.paused:
             self._mend(index)
 
     def _settle(self, index: int, completion: Completion) -> None:
@@ -471,18 +468,18 @@ class Dispatcher:
 
     def _end(self, index: int, completion: Completion) -> _Over:
         """Give the slot back and answer."""
-        slot, at, failure, _, doubted = completion
+        slot, at, failure, _, suspect = completion
         failed = None if failure is None else self._failed(index, failure)
-        if self._held:
+        if self._hung_slots:
             self._back(index, completion)
-        if doubted and failed is None:
+        if suspect and failed is None:
             failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
-        conduct, ok, pool = self.conduct[index], failed is None, self._pools[index]
-        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(conduct.lost), doubted=doubted)
-        conduct.well += ok
-        conduct.failed += not ok and bool(ended)
+        stats, ok, pool = self.device_stats[index], failed is None, self._pools[index]
+        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(stats.lost), suspect=suspect)
+        stats.succeeded += ok
+        stats.failed += not ok and bool(ended)
         if ended:
-            self._worked += at - ended[0].request.stages.started
+            self._busy_ns += at - ended[0].request.stages.started
         over: _Over = []
         for entry in ended:
             request, error = entry.request, failed
@@ -490,11 +487,11 @@ class Dispatcher:
             if failed is None:
                 error = self._reply(request, pool, slot, entry)
             else:
-                error = failed if doubted else self._mending.blame(index, request, failed)
+                error = failed if suspect else self._recovery.blame(index, request, failed)
                 request.reply.fail(error)
             over.append((request, error))
-        if pool.lent:
-            pool.give_back(slot)
+        if pool.shared:
+            pool.release(slot)
         return over
 
     def _note(self, ended: _Over) -> None:
@@ -505,7 +502,7 @@ class Dispatcher:
         if len(ended) == 1:
             self._record(*ended[0])
             return
-        rows = sum(request.batch for request, _ in ended)
+        rows = sum(request.rows for request, _ in ended)
         for place, (request, error) in enumerate(ended):
             self._record(request, error, rows, leader=not place)
 
@@ -538,14 +535,14 @@ class Dispatcher:
             state = pool.read(slot, [link.output for link in self._states], entry.rows)
             sequence.carried = tuple([tensor.copied() for tensor in state])
         except BaseException:
-            self._scheduler.doubt(entry, time.monotonic_ns())
+            self._scheduler.invalidate(entry, time.monotonic_ns())
             raise
 
     def _fail(self, request: Request, error: InferdError) -> None:
         request.reply.fail(error)
         self._record(request, error)
 
-    def _record(self, request: Request, error: InferdError | None, run_rows: int = 0, *, leader: bool = True) -> None:
+    def _record(self, request: Request, error: InferdError | None, batch_rows: int = 0, *, leader: bool = True) -> None:
         stages = request.stages
         stages.answered = stages.answered or time.monotonic_ns()
         if request.shadow:
@@ -557,8 +554,8 @@ class Dispatcher:
             stages,
             request.device,
             request.id,
-            request.batch,
-            run_rows or request.batch,
+            request.rows,
+            batch_rows or request.rows,
             leader,
             error,
             request.nbytes,
@@ -566,8 +563,8 @@ class Dispatcher:
             request.trace,
         )
         self._observe(seen)
-        if self.watch is not None:
-            self.watch(seen)
+        if self.on_observation is not None:
+            self.on_observation(seen)
 
     # -- the one timer ------------------------------------------------------------
 

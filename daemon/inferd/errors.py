@@ -39,8 +39,8 @@ class InferdError(Exception):
     reason: str = ""
 
     def bare(self) -> Self:
-        """The error without the frames that it came through: they may hold an infer request, and whoever keeps the
-        error would keep its pool from being freed."""
+        """The error without the frames that it came through: they may hold an infer request, and keeping the error
+        would keep its pool from being freed."""
         return self.with_traceback(None)
 
 
@@ -185,10 +185,10 @@ class QueueFull(Refused):
         super().__init__(model, f"queue is full ({limit})", retry_after)
 
 
-class Displaced(Refused):
+class Evicted(Refused):
     """The queue was full and a request of a higher priority took the place."""
 
-    reason = "displaced"
+    reason = "evicted"
 
     def __init__(self, model: str, retry_after: float) -> None:
         super().__init__(model, "queue is full and a request of higher priority came", retry_after)
@@ -214,7 +214,7 @@ class Shed(Overloaded):
     reason = "late"
 
 
-class Crowded(Refused):
+class SustainedOverload(Refused):
     """Taken now, the request would make the queue longer than lasting overload leaves any use for.
 
     ``expected`` is when it would be answered, ``most`` what requests are held to meanwhile; both in seconds.
@@ -233,14 +233,14 @@ class Crowded(Refused):
 
 
 class QuotaExceeded(Refused):
-    """The client has as many requests under way as one client may."""
+    """The client has as many requests in flight as one client may."""
 
     reason = "quota"
 
     def __init__(self, model: str, client: str, quota: int, retry_after: float) -> None:
         self.client, self.quota = client, quota
         whose = f"client '{one_line(client, 80)}'" if client else "clients that give no identity"
-        super().__init__(model, f"{whose} may have {quota} requests under way", retry_after)
+        super().__init__(model, f"{whose} may have {quota} requests in flight", retry_after)
 
 
 class FailsTooOften(QuotaExceeded):
@@ -279,7 +279,7 @@ class SequenceGone(InferdError):
 
 
 class SequenceLost(InferdError):
-    """The sequence's state is gone or in doubt; it has to be started anew."""
+    """The sequence's state is gone or unknown; it has to be started again."""
 
     outcome = "aborted"
     reason = "sequence"
@@ -321,7 +321,7 @@ class RegionLimit(InferdError):
         super().__init__(f"no more shared memory can be registered: at most {limit} may be")
 
 
-class NotAdopted(InferdError):
+class RolloutRejected(InferdError):
     """Other settings for a model were tried beside those it is served with, and did not pass."""
 
     outcome = "unavailable"
@@ -355,10 +355,10 @@ class Cancelled(InferdError):
         super().__init__(f"model '{model}': the client cancelled the request")
 
 
-class Unread(InferdError):
-    """The request never came to us whole. Nobody reads this: gRPC has ended the call itself."""
+class NotReceived(InferdError):
+    """The request never came to us whole. No client reads this: gRPC has ended the call itself."""
 
-    outcome = "unread"
+    outcome = "aborted_receive"
 
     def __init__(self) -> None:
         super().__init__("the request was too large, cancelled or out of time before it was read")

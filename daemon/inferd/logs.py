@@ -93,7 +93,7 @@ class RequestLog:
             id=one_line(seen.id, 80),  # the client's own text
             outcome=seen.outcome,
             device=seen.device,
-            batch=seen.batch,
+            batch=seen.rows,
             total_ms=_ms(stages.total()),
             decode_ms=_ms(stages.decode()),
             queue_ms=_ms(stages.queue()),

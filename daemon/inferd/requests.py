@@ -20,7 +20,7 @@ class Stages:
     """When each stage of a request's life was reached; 0 means it never was.
 
     received -> queued -> held -> started -> submitted -> computed -> taken -> copied -> answered.
-    ``held`` is when it began to wait for company while an infer request was free, 0 if it never
+    ``held`` is when it began to wait to fill a batch while an infer request was free, 0 if it never
     did; ``computed`` is stamped on OpenVINO's own thread, ``taken`` when the event loop came to it.
     ``received`` is when it came to the process, by an estimate: it had ``waited`` so long, in nanoseconds, before it
     was seen.
@@ -44,8 +44,8 @@ class Stages:
     def durations(self) -> tuple[int, int, int, int, int, int, int, int]:
         """Nanoseconds of each stage of a request that was answered well; they add up to :meth:`total`.
 
-        Parsing and checking; waiting to be seen and for an infer request; waiting for company; copying in; computing;
-        hand-over to the event loop; copying out; making the answer's bytes.
+        Parsing and checking; waiting to be seen and for an infer request; waiting to fill a batch; copying in;
+        computing; hand-over to the event loop; copying out; making the answer's bytes.
         """
         held, started, waited = self.held or self.started, self.started, self.waited
         return (
@@ -70,7 +70,7 @@ class Stages:
         return self.waited + _between(self.queued, self.held or self.started)
 
     def batch(self) -> int:
-        """Nanoseconds spent waiting for company while an infer request was free."""
+        """Nanoseconds spent waiting to fill a batch while an infer request was free."""
         return _between(self.held, self.started)
 
     def input(self) -> int:
@@ -99,7 +99,7 @@ def _between(start: int, end: int) -> int:
 
 
 class Reply(Protocol):
-    """The slot an answer is put into, exactly once, by whoever ends the request."""
+    """The slot an answer is put into, exactly once, by what ends the request."""
 
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode ``outputs``; their data is only valid during this call."""
@@ -129,8 +129,8 @@ class Request:
 
     ``inputs`` follow the model's port order; ``outputs`` are the port indexes asked for,
     in the order to answer them. ``deadline`` is absolute, None when there is none.
-    A lower ``priority`` number goes first; 0 asks for none. ``batch`` is how many rows
-    the request carries; requests of an equal ``kind`` may run together, None with nobody.
+    A lower ``priority`` number goes first; 0 asks for none. ``rows`` is how many rows
+    the request carries; requests of an equal ``batch_key`` may run as one batch, those with None run alone.
     ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
     ``shadow`` requests are inferd's own, to compare answers, and are counted nowhere.
     ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is what it is part of, if anything.
@@ -147,8 +147,8 @@ class Request:
     priority: int = 0
     nbytes: int = 0
     answer_nbytes: int = 0
-    batch: int = 1
-    kind: Hashable | None = None
+    rows: int = 1
+    batch_key: Hashable | None = None
     client: str = ""
     step: SequenceStep | None = None
     stages: Stages = field(default_factory=Stages)
@@ -180,11 +180,11 @@ class Samples(deque[tuple[Tensor, ...]]):
 
 
 class Observation(NamedTuple):
-    """What became of a request: the one record behind log line, metrics, statistics and spans.
+    """The result of a request: the one record behind log line, metrics, statistics and spans.
 
     ``model`` is "_OTHER" and ``version`` empty where the request named no known model.
-    ``outcome`` is "ok" or the failing error's ``outcome``. ``run_rows`` are the rows of the
-    run it was part of; requests that ran together share the run, and one of them is its ``leader``.
+    ``outcome`` is "ok" or the failing error's ``outcome``. ``batch_rows`` are the rows of the
+    batch it was part of; one request of each batch is its ``leader``.
     A tuple, because one is made for every request.
     """
 
@@ -194,8 +194,8 @@ class Observation(NamedTuple):
     stages: Stages
     device: str = ""
     id: str = ""
-    batch: int = 1
-    run_rows: int = 1
+    rows: int = 1
+    batch_rows: int = 1
     leader: bool = True
     error: InferdError | None = None
     received_bytes: int = 0

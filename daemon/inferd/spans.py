@@ -213,8 +213,8 @@ def _attributes(seen: Observation, code: str) -> dict[str, str | int]:
         "inferd.version": seen.version,
         "inferd.outcome": seen.outcome,
         "inferd.device": seen.device,
-        "inferd.rows": seen.batch,
-        "inferd.run_rows": seen.run_rows,
+        "inferd.rows": seen.rows,
+        "inferd.batch_rows": seen.batch_rows,
         "inferd.request_id": one_line(seen.id, 80),  # the client's own text
     }
     if seen.error is not None:

@@ -242,7 +242,7 @@ class Signature:
         carried = {link.output for link in self.states}
         return tuple(s for i, s in enumerate(self.outputs) if i not in carried)
 
-    def kind_of(self, inputs: Sequence[Tensor]) -> Hashable:
+    def batch_key(self, inputs: Sequence[Tensor]) -> Hashable:
         """What requests must have in common to run together: the shapes of their rows."""
         return tuple(
             t.shape[: s.batch_axis] + t.shape[s.batch_axis + 1 :] for s, t in zip(self.inputs, inputs, strict=True)

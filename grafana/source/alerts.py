@@ -170,7 +170,7 @@ _LOAD = (
         hold=10 * _MINUTE,
         summary=f"Model {_MODEL} takes all that {_AT} can give it",
         description=f"Infer requests of model {_MODEL} at {_AT} (job {_JOB}) are busy {_PART} of the time, and its "
-        "line is more than four fifths full. More load will be turned away.",
+        "queue is more than four fifths full. More load will be turned away.",
     ),
     Alert(
         "InferdShedding",
@@ -180,7 +180,7 @@ _LOAD = (
         hold=5 * _MINUTE,
         summary=f"Model {_MODEL} turns requests away",
         description=f"Of the last 5 minutes' requests to model {_MODEL} (job {_JOB}) {_PART} were turned away: they "
-        "could not have been answered in time, or found the line full.",
+        "could not have been answered in time, or found the queue full.",
     ),
 )
 
@@ -229,7 +229,7 @@ _HOST = (
         hold=10 * _MINUTE,
         summary=f"Its CPU quota stops inferd at {_AT}",
         description=f"inferd at {_AT} (job {_JOB}) was throttled in {_PART} of the periods of its CPU quota. All "
-        "that is under way waits meanwhile, up to a tenth of a second each time.",
+        "that is in flight waits meanwhile, up to a tenth of a second each time.",
     ),
     Alert(
         "InferdEventLoopLate",

@@ -114,8 +114,8 @@ def _late(window: str, _: str) -> str:
 # "overloaded" is among them: shedding is right, and still no answer.
 _FAILED = "internal|unavailable|deadline|aborted|overloaded"
 # These say nothing of the server: the client gave up, or got it wrong.
-_CLIENTS_DOING = "cancelled|unread|invalid|not_found|unauthenticated|denied|unsupported"
-# So is being turned away for having too much under way already.
+_CLIENTS_DOING = "cancelled|aborted_receive|invalid|not_found|unauthenticated|denied|unsupported"
+# So is being turned away for having too many requests in flight already.
 _JUDGED = 'reason!="quota"'
 
 

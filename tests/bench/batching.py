@@ -1,9 +1,9 @@
-"""What joining requests into batches gains, beside what OpenVINO's benchmark_app says it can gain.
+"""What dynamic batching gains, beside what OpenVINO's benchmark_app says it can gain.
 
     python -m tests.bench.batching --out build/bench
 
 One daemon serves the same weight-bound model twice: ``plain`` runs each request on its own,
-``batched`` joins up to ``--max-size`` of them. Rounds of all measurements take turns, so that
+``batched`` puts together up to ``--max-size`` of them. Rounds of all measurements take turns, so that
 other work on the machine meets all alike; the best of each over the rounds are compared:
 
 - throughput at ``--concurrency``: batched / plain has to be within 10 % of what benchmark_app
@@ -114,7 +114,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often each measurement is taken")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement")
     parser.add_argument("--concurrency", type=int, default=16, help="requests in flight for throughput")
-    parser.add_argument("--max-size", type=int, default=4, help="rows that are joined at most")
+    parser.add_argument("--max-size", type=int, default=4, help="rows in a batch at most")
     parser.add_argument("--widths", type=int, nargs="+", default=[512, 8192, 8192, 8192, 512], help="of the MLP")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of the model")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of batching.json")

@@ -80,7 +80,7 @@ def main() -> int:
         # A daemon for each series: memory that one has taken is not given back for the next.
         with _daemon(1) as daemon:
             for count in options.in_flight:
-                # As many as are in flight have to be answered before the first figures are those of a full line.
+                # As many as are in flight have to be answered before the first figures are those of a full queue.
                 settle = options.seconds * (3 if count > 1000 else 1)
                 steps.append(loop.run(_step(daemon, "in flight", count, 4, 1, count, settle, options.seconds, steps)))
                 _print(steps[-1])
@@ -122,7 +122,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _daemon(count: int, *more: str) -> Iterator[Daemon]:
-    """A daemon of so many models, whose line is long enough for all that is sent; with ``more`` flags."""
+    """A daemon of so many models, whose queue is long enough for all that is sent; with ``more`` flags."""
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = Path(scratch) / "models"
         for number in range(count):

@@ -85,7 +85,7 @@ class Front(asyncio.Protocol):
         self._pending = 0
         self._free = list(range(SLOTS))
         self._sent: list[tuple[float, int]] = []
-        self.took: list[float] = []
+        self.timings: list[float] = []
         self.answered = asyncio.Event()
         self._stopped = False
 
@@ -108,7 +108,7 @@ class Front(asyncio.Protocol):
         while self._pending >= len(_ANSWER):
             self._pending -= len(_ANSWER)
             at, slot = self._sent.pop(0)
-            self.took.append(now - at)
+            self.timings.append(now - at)
             self._free.append(slot)
             if not self._stopped:
                 self.send()
@@ -135,10 +135,10 @@ def measured(kind: str, nbytes: int, in_flight: int, seconds: float) -> Hop:
         kind,
         nbytes,
         in_flight,
-        len(front.took) / took,
-        cpu / len(front.took) * 1e6,
+        len(front.timings) / took,
+        cpu / len(front.timings) * 1e6,
         float(engine_cpu) / int(answered) * 1e6,
-        (quantile(front.took, 0.5) or 0.0) * 1e6,
+        (quantile(front.timings, 0.5) or 0.0) * 1e6,
     )
 
 
@@ -153,7 +153,7 @@ async def _front(
     # The other process has to start first.
     await front.answered.wait()
     cpu, begun = time.process_time(), time.perf_counter()
-    front.took.clear()
+    front.timings.clear()
     await asyncio.sleep(seconds)
     cpu, took = time.process_time() - cpu, time.perf_counter() - begun
     front.stop()

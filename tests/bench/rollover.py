@@ -82,8 +82,8 @@ class Report:
 
     @classmethod
     def of(cls, group: Group, changes: Sequence[float]) -> "Report":
-        took = [t for _, t in group.took]
-        around = [t for due, t in group.took if any(abs(due - change) < 1 for change in changes)]
+        took = [t for _, t in group.timings]
+        around = [t for due, t in group.timings if any(abs(due - change) < 1 for change in changes)]
         requests = sum(group.codes.values())
         return cls(requests, group.failed, quantile(took, 0.5), quantile(took, 0.99), max(took), quantile(around, 0.99))
 
@@ -196,7 +196,7 @@ async def _client(
         except grpc.aio.AioRpcError as error:
             code = error.code().name
         group.codes[code] += 1
-        group.took.append((began, time.monotonic() - began))
+        group.timings.append((began, time.monotonic() - began))
         if not keeps:
             await channel.close()
             channel = None

@@ -83,7 +83,7 @@ def bound(window: int, asked: int, size: int, answer: int) -> int:
     """Bytes that a slow reader may cost which asks for ``asked`` answers with requests of ``size`` bytes.
 
     By the docstrings of rpc/stream.py, in their order: the window (stream_max_pending_bytes) with the last request
-    that it was open for and that one's answer; a second copy of requests under way, which may be all there is in
+    that it was open for and that one's answer; a second copy of requests in flight, which may be all there is in
     it; gRPC's copy of the answer it is sending; and requests that gRPC receives ahead. For these gRPC's window is
     4 MiB, or twice what it believes to be on the wire (``TransportFlowControl`` in its flow_control.cc): 16 MiB.
 
@@ -358,7 +358,7 @@ class Bench:
                     f"the slow stream does not stall: {seen - before} answers so far\n{self._daemon.log()}"
                 )
             time.sleep(0.05)
-            idle = not gauge(self._daemon, "inferd_runs", model) and not gauge(
+            idle = not gauge(self._daemon, "inferd_infer_requests_busy", model) and not gauge(
                 self._daemon, "inferd_queue_length", model
             )
             if (now := self._answered(ask)) != seen or not idle:

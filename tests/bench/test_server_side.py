@@ -55,5 +55,5 @@ def test_memory_is_what_there_is_at_the_end_and_what_came_since_before_the_load(
     assert (side.rss_bytes, side.rss_growth) == (7000, 3000)
 
 
-def test_rows_a_run_tell_how_many_requests_were_joined() -> None:
+def test_rows_a_run_tell_how_many_requests_a_batch_had() -> None:
     assert during(sample(100, runs=50), sample(900, runs=250), 1.0, 1, None).rows == 4.0

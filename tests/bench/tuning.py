@@ -36,11 +36,11 @@ from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.repository import Repository
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Evidence
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal
-from inferd.tuning.plan import Plan, key_of, plan, tunable_device
-from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
+from inferd.tuning.estimates import Estimates
+from inferd.tuning.goal import Goal
+from inferd.tuning.measurement import Measurement, MeasurementWindow
+from inferd.tuning.plan import TuningPlan, key_of, plan, tunable_device
+from inferd.tuning.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
 from inferd.tuning.search import Search
 from inferd.tuning.session import tune
 from tests.bench import plot_tuning
@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=[*LIGHT, MAGIKA], help="of light_* in onnx's wheel, and magika")
     parser.add_argument("--windows", type=int, default=8, help="windows a candidate gets in the sweep")
     parser.add_argument("--rounds", type=int, default=12, help="turns of the paired run")
-    parser.add_argument("--max-batch", type=int, default=4, help="rows that magika's requests may be joined to")
+    parser.add_argument("--max-batch", type=int, default=4, help="rows that a batch of magika's requests may have")
     parser.add_argument("--repository", type=Path, default=ROOT / "models", help="where magika is taken from")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of what is written")
     return parser.parse_args()
@@ -151,7 +151,7 @@ def _model(
     device, why = tunable_device(engine, source)
     if not device:
         raise SystemExit(f"{source.name} can't be tuned: {why}")
-    job = Job(source, cache.directory, cache.max_bytes, threads, WINDOW_SECONDS)
+    job = ProbeJob(source, cache.directory, cache.max_bytes, threads, WINDOW_SECONDS)
     key = key_of(engine, source, device)
     with ProbeProcess(job) as probe:
         work = plan(engine, source, device, key, probe.hints())
@@ -161,9 +161,11 @@ def _model(
     return [_objective(job, work, seen, seconds, name, alone, options) for name in OBJECTIVES]
 
 
-def _sweep(probe: ProbeProcess, work: Plan, windows: int) -> tuple[dict[Candidate, tuple[Window, ...]], float]:
+def _sweep(
+    probe: ProbeProcess, work: TuningPlan, windows: int
+) -> tuple[dict[Candidate, tuple[MeasurementWindow, ...]], float]:
     """Every candidate's windows, and the seconds that took."""
-    seen: dict[Candidate, tuple[Window, ...]] = {}
+    seen: dict[Candidate, tuple[MeasurementWindow, ...]] = {}
     candidates = list(work.space.all())
     print(f"{work.source.name}: sweeping {len(candidates)} candidates", flush=True)
     begun = said = time.monotonic()
@@ -178,9 +180,9 @@ def _sweep(probe: ProbeProcess, work: Plan, windows: int) -> tuple[dict[Candidat
 
 
 def _objective(
-    job: Job,
-    work: Plan,
-    seen: dict[Candidate, tuple[Window, ...]],
+    job: ProbeJob,
+    work: TuningPlan,
+    seen: dict[Candidate, tuple[MeasurementWindow, ...]],
     sweep_seconds: float,
     name: str,
     alone: float,
@@ -203,7 +205,7 @@ def _objective(
         search_seconds = time.monotonic() - begun
         if outcome.winner is None:
             raise SystemExit(f"{work.source.name}: {outcome.reason}")
-        evidence = Evidence(goal)
+        evidence = Estimates(goal)
         for candidate, windows in seen.items():
             evidence.add(candidate, windows)
         ranking = evidence.ranking()

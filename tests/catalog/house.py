@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.errors import InferdError
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from tests.engine import models
 from tests.replies import Answer, ask
 
@@ -28,7 +28,7 @@ class House:
         self.catalog = Catalog(
             Repository(root),
             models.engine(),
-            CatalogLimits(Limits(1000, 1 << 30), 2, drain_seconds),
+            CatalogLimits(QueueLimits(1000, 1 << 30), 2, drain_seconds),
             self.seen.append,
             self._changed,
         )
@@ -59,8 +59,8 @@ class House:
 
     def submit(self, name: str, *inputs: object, version: str = "") -> Answer:
         request, answer = ask(*inputs)
-        _, live = self.catalog.resolve(name, version)
-        live.dispatcher.submit(request)
+        _, deployment = self.catalog.resolve(name, version)
+        deployment.dispatcher.submit(request)
         return answer
 
     async def times(self, name: str, version: str = "") -> float:
@@ -72,8 +72,8 @@ class House:
         return float(answer.outputs[0][0])
 
     def pools(self, name: str) -> list["weakref.ref[Pool]"]:
-        _, live = self.catalog.resolve(name, "")
-        return [weakref.ref(entry.pool) for entry in live.loaded.pools]
+        _, deployment = self.catalog.resolve(name, "")
+        return [weakref.ref(entry.pool) for entry in deployment.loaded.pools]
 
     def refusal(self, name: str, version: str = "") -> InferdError:
         with pytest.raises(InferdError) as refused:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.catalog import Beside
+from inferd.catalog import TrafficSplit
 from inferd.engine.runtime import ov
-from inferd.errors import LoadFailed, NotAdopted
+from inferd.errors import LoadFailed, RolloutRejected
 from inferd.requests import Observation, Stages
 from inferd.tensors import DType
 from tests.catalog.house import House
@@ -59,9 +59,9 @@ async def asked(house: House, loading: "asyncio.Task[None]", version: str = "") 
     return seen
 
 
-def beside(house: House) -> Beside:
+def split(house: House) -> TrafficSplit:
     """The two that share the requests to version 1."""
-    found = house.catalog.find("m", "1")[0].beside
+    found = house.catalog.find("m", "1")[0].split
     assert found is not None
     return found
 
@@ -243,14 +243,14 @@ async def test_one_that_fails_more_is_rolled_back_and_is_not_tried_again_by_itse
             while not loading.done():
                 answers.append(await house.submit("m", [1, 2, 3, 4], UNSOUND).ended())
                 await asyncio.sleep(0)
-        with pytest.raises(NotAdopted, match="is served as before: the trial ended as failed: of its requests"):
+        with pytest.raises(RolloutRejected, match="is served as before: the trial ended as failed: of its requests"):
             await loading
         failed = [answer for answer in answers if answer.error is not None]
         assert 0 < len(failed) <= (len(answers) + 1) // 2
         assert ("m", "1", "READY") in house.index()
         assert (("m", "2", "UNAVAILABLE") in house.index()) == (number == 2)
         assert "failed" in next(e.reason for e in house.catalog.index() if e.version == str(number))
-        assert all(e.wanted for e in house.catalog.index())
+        assert all(e.desired for e in house.catalog.index())
         assert house.catalog.rollbacks == {("m", str(number), "failed"): 1}
         assert {(await house.submit("m", [1, 2, 3, 4], UNSOUND).ended()).error for _ in range(4)} == {None}
 
@@ -260,7 +260,7 @@ async def test_one_that_fails_more_is_rolled_back_and_is_not_tried_again_by_itse
         # Who asks for it gets it tried again.
         async with trying(house) as loading:
             await house.catalog.unload("m")
-        with pytest.raises(NotAdopted, match="stopped"):
+        with pytest.raises(RolloutRejected, match="stopped"):
             await loading
 
 
@@ -322,14 +322,16 @@ async def test_one_that_misses_the_objective_is_rolled_back(
         await house.catalog.load_all()
         house.put("m", models.scaled(3), settings + "\n[objective]\nlatency_slo = 0.1")
         async with trying(house) as loading:
-            await until(lambda: beside(house).candidate.dispatcher.watch is not None)
-            incumbent, tried = (side.dispatcher.watch for side in (beside(house).incumbent, beside(house).candidate))
+            await until(lambda: split(house).candidate.dispatcher.on_observation is not None)
+            incumbent, tried = (
+                side.dispatcher.on_observation for side in (split(house).incumbent, split(house).candidate)
+            )
             assert incumbent is not None
             assert tried is not None
             for _ in range(50):
                 incumbent(seen(20.0))
                 tried(seen(candidate))
-        assert isinstance(loading.exception(), NotAdopted) == (kept == 2)
+        assert isinstance(loading.exception(), RolloutRejected) == (kept == 2)
         assert house.catalog.rollbacks == ({("m", "1", "worse"): 1} if kept == 2 else {})
         assert await house.times("m") == kept
 
@@ -343,7 +345,7 @@ async def test_another_change_does_not_wait_for_what_is_tried(tmp_path: Path) ->
         async with trying(house) as loading:
             house.put("m", models.scaled(4), "", 2)
             await house.catalog.load("m")
-        assert isinstance(loading.exception(), NotAdopted)
+        assert isinstance(loading.exception(), RolloutRejected)
         assert await house.times("m") == 4
         assert house.index() == [("m", "2", "READY")]
         assert house.catalog.rollbacks == {("m", "2", "stopped"): 1}

@@ -4,7 +4,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from inferd.catalog.retries import Retries, said
+from inferd.catalog.retries import LoadRetries, failure_text
 from inferd.errors import InferdError, LoadFailed, LoadInterrupted
 from inferd.supervision.rebuilding import RebuildRules
 from tests.event_loop import on_loop, until
@@ -22,7 +22,7 @@ async def test_it_is_tried_later_and_later_and_never_given_up() -> None:
         asked.append(name)
         retries.ended(name, [BROKEN, KILLED])
 
-    retries = Retries(again, RULES)
+    retries = LoadRetries(again, RULES)
     with capture_logs() as logs:
         retries.ended("m", [KILLED])
         await until(lambda: len(asked) > 5)
@@ -34,7 +34,7 @@ async def test_it_is_tried_later_and_later_and_never_given_up() -> None:
 @on_loop
 async def test_nothing_else_is_tried_again() -> None:
     asked: list[str] = []
-    retries = Retries(asked.append, RULES)
+    retries = LoadRetries(asked.append, RULES)
     endings: dict[str, list[InferdError]] = {"well": [], "broken": [BROKEN]}
     for name, failures in endings.items():
         # Also where it had been interrupted before.
@@ -53,7 +53,7 @@ async def test_nothing_else_is_tried_again() -> None:
 
 @on_loop
 async def test_what_has_loaded_in_between_begins_at_the_first_wait() -> None:
-    retries = Retries(lambda _: None, RebuildRules(first=60.0))
+    retries = LoadRetries(lambda _: None, RebuildRules(first=60.0))
     with capture_logs() as logs:
         for failures in ([KILLED], [KILLED], [], [KILLED]):
             retries.ended("m", failures)
@@ -62,5 +62,5 @@ async def test_what_has_loaded_in_between_begins_at_the_first_wait() -> None:
 
 
 def test_others_read_whether_it_will_be_loaded_again() -> None:
-    assert said(KILLED) == "model 'm' version 1 failed to load: killed; it will be loaded again"
-    assert said(BROKEN) == "model 'm' version 1 failed to load: broken"
+    assert failure_text(KILLED) == "model 'm' version 1 failed to load: killed; it will be loaded again"
+    assert failure_text(BROKEN) == "model 'm' version 1 failed to load: broken"

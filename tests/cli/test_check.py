@@ -131,7 +131,7 @@ def test_every_version_that_is_broken_has_a_line(repository):
             '[execution]\nstreams = 2\n[batching]\njoin = false\n[shapes]\nx = [1, "?"]\n[properties]\nA = "b"',
             [
                 "no latency objective, goal throughput",
-                "given: execution.streams = 2, batching.join = false, shapes.x = [1, ?], properties.A = b",
+                "given: execution.streams = 2, batching.enabled = false, shapes.x = [1, ?], properties.A = b",
             ],
         ),
     ],

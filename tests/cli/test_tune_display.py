@@ -16,9 +16,9 @@ from inferd.cli import tune_plot
 from inferd.cli.tune_display import Display
 from inferd.errors import ConfigurationError
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal, Verdict
+from inferd.tuning.estimates import Estimate
+from inferd.tuning.goal import Goal, GoalVerdict
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.profile import Profile, Sustained, profile_of
 from inferd.tuning.search import Look
@@ -41,7 +41,7 @@ def estimate(candidate: Candidate, goodput: float = 400.0, *, eligible: bool = T
         tail=0.0202,
         share=0.995,
         kept=eligible,
-        verdict=Verdict.KEEPS if eligible else Verdict.MISSES,
+        verdict=GoalVerdict.KEEPS if eligible else GoalVerdict.MISSES,
         score=goodput,
         doubt=0.02,
     )
@@ -65,7 +65,7 @@ def progress(measured: Measurement | None, best: Estimate | None = None) -> Prog
 
 
 def seen(*rates: int, failure: str | None = None) -> Measurement:
-    windows = tuple(Window(1.0, (0.01,) * rate) for rate in rates)
+    windows = tuple(MeasurementWindow(1.0, (0.01,) * rate) for rate in rates)
     return Measurement(ONE, ONE, windows, 1.0, failure)
 
 
@@ -76,13 +76,13 @@ class Arrivals:
         self._parts = iter(parts)
         self.asked: list[tuple[Candidate, float, float]] = []
 
-    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> Window | None:
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow | None:
         self.asked.append((candidate, rate, seconds))
         part = next(self._parts)
         return (
             None
             if part is None
-            else Window(seconds, tuple([0.01] * round(1000 * part) + [9.0] * round(1000 * (1 - part))))
+            else MeasurementWindow(seconds, tuple([0.01] * round(1000 * part) + [9.0] * round(1000 * (1 - part))))
         )
 
 
@@ -121,7 +121,7 @@ def test_a_candidate_that_failed_is_shown_with_the_reason_as_it_was_given() -> N
     )
 
 
-def test_on_a_terminal_the_look_under_way_and_the_best_so_far_are_kept_up_to_date() -> None:
+def test_on_a_terminal_the_look_in_progress_and_the_best_so_far_are_kept_up_to_date() -> None:
     text = shown(searching(progress(None), progress(seen(100), estimate(BEST))), width=120, terminal=True)
     assert "m 1 on CPU: 24 candidates, 60 s" in text
     assert "1 stream, 2 threads, 1 request, batch 1, async (the LATENCY hint's answer)" in text

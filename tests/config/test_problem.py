@@ -44,7 +44,7 @@ SENTENCES = [
     # The key.
     (
         "[batching]\nmax = 1",
-        "batching.max: unknown key; allowed: max_size, join, max_joined, max_delay, preferred_sizes",
+        "batching.max: unknown key; allowed: max_size, enabled, max_batch_rows, max_delay, preferred_sizes",
     ),
     ("[warmup.shape]", "warmup.shape: unknown key; allowed: runs, shapes"),
     (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from threading import Event
 
 from inferd.engine.device import Effective
-from inferd.engine.model import DevicePool, LoadedModel, Took
+from inferd.engine.model import LoadedModel, LoadedPool, LoadTimings
 from inferd.engine.pool import Pool
 from inferd.engine.source import ModelSource
 from inferd.errors import DeviceAbsent
@@ -40,7 +40,7 @@ class FakeEngine:
             if device not in self.present:
                 raise DeviceAbsent(device, device, sorted(self.present))
         pools = tuple(
-            DevicePool(self._pool(device), _EFFECTIVE, (), 0.5, False, Took(0.0, 0.0, 0.0))
+            LoadedPool(self._pool(device), _EFFECTIVE, (), 0.5, False, LoadTimings(0.0, 0.0, 0.0))
             for device in source.config.devices
         )
         return LoadedModel(SIGNATURE, pools, 0.1)

@@ -26,7 +26,7 @@ class FakeSlot:
         self.cancels = 0
         self.resets = 0
         self.closed = False
-        self.lent = False
+        self.shared = False
         self.into: Sequence[tuple[int, Placed]] = ()
         self._on_done = on_done
         self._written: list[Tensor] = []
@@ -66,13 +66,13 @@ class FakeSlot:
         self._written = [_joined(parts) for parts in zip(*members, strict=True)]
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
-        assert not self.lent, "a client's memory was not given back"
-        self.lent = True
+        assert not self.shared, "a client's memory was not given back"
+        self.shared = True
         self.into = tuple(into)
         self.write([inputs])
 
-    def give_back(self) -> None:
-        self.lent = False
+    def release(self) -> None:
+        self.shared = False
 
     def reset(self) -> None:
         self.resets += 1

@@ -3,7 +3,7 @@
 import pytest
 
 from inferd.engine.device_loss import means_lost
-from inferd.engine.slot import sentence
+from inferd.engine.slot import error_summary
 
 # As they were reported in OpenVINO's issues, or as its libraries hold them.
 LOST = [
@@ -45,4 +45,4 @@ def test_the_sentence_that_is_kept_of_a_message_is_the_one_that_says_so() -> Non
         "\tDue to a driver bug, any subsequent OpenCL API call may cause the application to hang,\n"
         "\tTry a smaller batch size.\n"
     )
-    assert sentence(error) == "[GPU] CL_OUT_OF_RESOURCES exception."
+    assert error_summary(error) == "[GPU] CL_OUT_OF_RESOURCES exception."

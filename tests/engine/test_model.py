@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from inferd.engine.cache import BlobCache
-from inferd.engine.model import DevicePool, LoadedModel
+from inferd.engine.model import LoadedModel, LoadedPool
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
@@ -43,7 +43,7 @@ def load(network: ov.Model, folder: Path, toml: str = "") -> LoadedModel:
     return models.engine().load(models.source(models.save(network, folder), toml))
 
 
-def run(entry: DevicePool, *inputs: Tensor, outputs: tuple[int, ...] = (0,)) -> list[Tensor]:
+def run(entry: LoadedPool, *inputs: Tensor, outputs: tuple[int, ...] = (0,)) -> list[Tensor]:
     entry.pool.start(0, [inputs])
     while not (ended := entry.pool.sweep()):
         pass

@@ -68,7 +68,7 @@ def test_a_slot_whose_run_does_not_end_is_replaced_and_reported_once() -> None:
     deaf.hang(1)
     (completion,) = deaf.replaced(1)
     assert (completion.slot, completion.replaced, completion.failure) == (1, True, "the run was left behind")
-    assert (deaf.pool.in_flight, deaf.pool.left_behind, len(deaf.slots)) == (0, 1, 3)
+    assert (deaf.pool.in_flight, deaf.pool.orphaned, len(deaf.slots)) == (0, 1, 3)
     assert deaf.pool.sweep() == []
 
     deaf.pool.start(1, [[X]])
@@ -95,7 +95,7 @@ def test_a_run_that_ends_after_it_was_left_behind_is_not_taken_for_the_next_one(
     deaf.pool.start(0, [[X]])
     deaf.slots[0].complete()
     assert deaf.pool.drain() == deaf.pool.sweep() == []
-    assert (deaf.pool.in_flight, deaf.pool.left_behind) == (1, 0)
+    assert (deaf.pool.in_flight, deaf.pool.orphaned) == (1, 0)
 
     deaf.slots[1].complete()
     assert [c.failure for c in deaf.pool.drain()] == [None]
@@ -130,7 +130,7 @@ def test_a_run_that_ends_while_another_slot_is_made_keeps_its_own() -> None:
     deaf.news.clear()
     slow.set()
     assert deaf.reported() == []
-    assert deaf.pool.left_behind == 0
+    assert deaf.pool.orphaned == 0
     deaf.end()
 
 

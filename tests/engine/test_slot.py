@@ -12,7 +12,7 @@ import pytest
 from inferd.config.model import parse
 from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
-from inferd.engine.slot import InferSlot, RunFailed, Slot, sentence
+from inferd.engine.slot import InferSlot, RunFailed, Slot, error_summary
 from inferd.engine.sync_slot import SyncSlot
 from inferd.tensors import DType, Tensor
 from tests.engine import models
@@ -106,7 +106,7 @@ def long_run(request: pytest.FixtureRequest) -> Iterator[tuple[Slot, Calls]]:
     """A slot with a run in flight that would take a while."""
     calls = Calls()
     fake = request.param == "fake"
-    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(), calls, request.param) as slot:
+    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(1000), calls, request.param) as slot:
         slot.write([[WIDE]])
         slot.start()
         yield slot, calls
@@ -352,10 +352,10 @@ def test_closing_waits_until_the_device_holds_nothing_of_it(kind: Kind) -> None:
     ],
 )
 def test_a_sentence_is_what_was_wrong_without_where_it_was_raised(raised: str, said: str) -> None:
-    assert sentence(RuntimeError(raised)) == said
+    assert error_summary(RuntimeError(raised)) == said
 
 
 def test_a_sentence_is_one_line_of_bounded_length() -> None:
-    said = sentence(RuntimeError("a\tb\x1b[31m" + "x" * 1000))
+    said = error_summary(RuntimeError("a\tb\x1b[31m" + "x" * 1000))
     assert said.isprintable()
     assert len(said) == 300

@@ -100,7 +100,7 @@ def test_an_input_is_taken_from_where_it_is(kind: Kind, in_place: bool, device: 
         up, down = finish(slot, [0, 1])
         assert np.array_equal(numbers(up), np.maximum(x, 0))
         assert np.array_equal(numbers(down), np.maximum(-x, 0))
-        slot.give_back()
+        slot.release()
 
 
 @pytest.mark.parametrize("device", ["CPU", "AUTO:CPU"])
@@ -117,7 +117,7 @@ def test_an_output_is_computed_where_it_is_to_go_if_that_can_be(kind: Kind, in_p
         assert np.array_equal(got.reshape(SHAPE), np.maximum(-x, 0))
         assert not memory.array[:8192].any()
         assert not memory.array[8192 + nbytes :].any()
-        slot.give_back()
+        slot.release()
 
 
 def test_an_output_that_does_not_fit_is_left_to_be_told_so(kind: Kind) -> None:
@@ -126,7 +126,7 @@ def test_an_output_that_does_not_fit_is_left_to_be_told_so(kind: Kind) -> None:
         slot.write_shared([memory.put(0, values(3))], [(0, memory.place(65536, bytes_of(SHAPE) - 1))])
         (up,) = finish(slot)
         assert isinstance(up.data, memoryview)
-        slot.give_back()
+        slot.release()
     assert not memory.array[65536:].any()
 
 
@@ -147,7 +147,7 @@ def test_an_output_that_hands_an_input_on_is_not_computed_elsewhere(kind: Kind) 
             assert np.array_equal(
                 memory.array[131072 : 131072 + nbytes].view(np.float32).reshape(SHAPE), np.maximum(given, 0)
             )
-            slot.give_back()
+            slot.release()
 
 
 def test_shapes_that_vary_and_memory_in_turns(kind: Kind, in_place: bool) -> None:
@@ -162,7 +162,7 @@ def test_shapes_that_vary_and_memory_in_turns(kind: Kind, in_place: bool) -> Non
             (answer,) = finish(slot)
             assert answer.shape == (rows, 8)
             assert np.array_equal(numbers(answer), 2 * x)
-            slot.give_back()
+            slot.release()
 
 
 def test_members_that_are_joined_are_copied_from_where_they_are(kind: Kind, in_place: bool) -> None:
@@ -186,7 +186,7 @@ def test_words_without_a_numpy_type_and_scalars_pass(kind: Kind, in_place: bool)
             slot.write_shared([Tensor(dtype, shape, memory.place(0, 8))], ())
             (answer,) = finish(slot)
             assert (answer.dtype, answer.shape, bytes(answer.data)) == (dtype, shape, bytes(range(8)))  # type: ignore[arg-type]
-            slot.give_back()
+            slot.release()
 
 
 def test_nothing_is_mixed_up_where_some_share_and_others_do_not(kind: Kind) -> None:
@@ -214,7 +214,7 @@ def test_nothing_is_mixed_up_where_some_share_and_others_do_not(kind: Kind) -> N
                     memory.array[at : at + nbytes] = before[memories.index(memory)][at : at + nbytes]
                 else:
                     assert np.array_equal(numbers(answer), wanted)
-            slot.give_back()
+            slot.release()
             for known, now in zip(before, memories, strict=True):
                 assert np.array_equal(known, now.array)
 
@@ -225,7 +225,7 @@ def test_a_client_that_writes_after_its_answer_changes_no_other(kind: Kind) -> N
     with slots(two_outputs(), kind) as [slot]:
         slot.write_shared([memory.put(0, x)], [(0, memory.place(65536, bytes_of(SHAPE)))])
         finish(slot)
-        slot.give_back()
+        slot.release()
         slot.write([[Tensor(DType.FP32, SHAPE, y.tobytes())]])
         memory.array[:] = 255
         (answer,) = finish(slot)
@@ -246,7 +246,7 @@ def test_the_same_memory_serves_models_and_shapes_in_turns(kind: Kind) -> None:
             (answer,) = finish(slot)
             assert answer.shape == shape
             assert np.array_equal(numbers(answer).reshape(-1), factor * x)
-            slot.give_back()
+            slot.release()
     x = values(7)
     place, into = memory.place(0, x.nbytes), memory.place(1 << 17, x.nbytes + 64)
     with slots(two_outputs(), kind, 2) as made:
@@ -256,7 +256,7 @@ def test_the_same_memory_serves_models_and_shapes_in_turns(kind: Kind) -> None:
             finish(slot, [index])
             got = memory.array[1 << 17 : (1 << 17) + x.nbytes].view(np.float32).reshape(SHAPE)
             assert np.array_equal(got, np.maximum((-1) ** index * x, 0))
-            slot.give_back()
+            slot.release()
 
 
 def test_memory_is_let_go_of_with_what_says_where_it_is(kind: Kind) -> None:
@@ -266,7 +266,7 @@ def test_memory_is_let_go_of_with_what_says_where_it_is(kind: Kind) -> None:
         for _ in range(2):
             slot.write_shared([given], ())
             finish(slot)
-            slot.give_back()
+            slot.release()
         del given
         memory.array.resize(1, refcheck=True)
 
@@ -278,7 +278,7 @@ def test_memory_is_let_go_of_when_it_is_given_back(kind: Kind) -> None:
         finish(slot)
         with pytest.raises(ValueError, match="resize"):
             memory.array.resize(1, refcheck=True)
-        slot.give_back()
+        slot.release()
         memory.array.resize(1, refcheck=True)
 
 
@@ -292,7 +292,7 @@ def test_memory_can_be_given_back_after_a_run_that_was_cancelled(kind: Kind) -> 
         slot.cancel()
         with pytest.raises(RunFailed, match="cancel"):
             slot.wait()
-        slot.give_back()
+        slot.release()
         memory.array[:] = 0
         slot.write([[Tensor(DType.FP32, x.shape, bytes(x.nbytes))]])
         (answer,) = finish(slot)

@@ -12,7 +12,7 @@ from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import WarmUp, joins_requests, warm_up
+from inferd.engine.warmup import WarmUp, uses_dynamic_batching, warm_up
 from inferd.errors import ConfigurationError, LoadFailed
 from inferd.tensors import Shape, Tensor
 from tests.engine import models
@@ -138,20 +138,20 @@ def test_the_very_first_run_is_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "shape"),
     [
-        (BATCHED + "join = false", (1, 3)),
-        (BATCHED + "join = false\n[warmup.shapes]\nx = [5, 3]", (5, 3)),
+        (BATCHED + "enabled = false", (1, 3)),
+        (BATCHED + "enabled = false\n[warmup.shapes]\nx = [5, 3]", (5, 3)),
         ("[batching]\nmax_size = 1", (1, 3)),
         ("", (1, 3)),
     ],
-    ids=["not to be joined", "given rows", "a batch of one", "no batch"],
+    ids=["no dynamic batching", "given rows", "a batch of one", "no batch"],
 )
-def test_where_requests_are_not_joined_one_number_of_rows_is_tried(toml: str, shape: Shape, tmp_path: Path) -> None:
+def test_without_dynamic_batching_one_number_of_rows_is_tried(toml: str, shape: Shape, tmp_path: Path) -> None:
     pool, times = tried(tmp_path, toml, constant)
     assert times == ((shape[0], 1e6),)
     assert pool.tried == [[shape]] * 2
 
 
-def test_given_shapes_say_all_but_the_rows_where_requests_are_joined(tmp_path: Path) -> None:
+def test_given_shapes_say_all_but_the_rows_where_dynamic_batching_is_on(tmp_path: Path) -> None:
     pool, _ = tried(tmp_path, BATCHED + "[warmup.shapes]\nx = [7, 5]", constant, models.scaled(2, [-1, -1]))
     assert pool.tried == [[(rows, 5)] for rows in (1, 2, 4, 8) for _ in range(2)]
 
@@ -167,7 +167,7 @@ def test_a_model_that_keeps_its_own_state_is_warmed_up_as_it_is(tmp_path: Path) 
     pool = Timed(constant)
     assert warm_up(source, signature, pool) == WarmUp(((1, 1e6),), first=1e6)
     assert pool.tried == [[(1, 2)]] * 2
-    assert not joins_requests(source.config, signature)
+    assert not uses_dynamic_batching(source.config, signature)
 
 
 def test_no_warm_up_learns_nothing(tmp_path: Path) -> None:

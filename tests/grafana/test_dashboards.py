@@ -15,7 +15,7 @@ from inferd.errors import InferdError
 from inferd.lifecycle import ModelState
 from inferd.metrics import instruments
 from inferd.metrics.instruments import Instrument
-from inferd.tuning.record import Decision
+from inferd.tuning.record import TuningDecision
 from tests.grafana.boards import (
     BOARDS,
     GRAFANA,
@@ -363,7 +363,7 @@ def test_every_outcome_has_a_colour_of_its_own() -> None:
 
 
 def test_states_and_decisions_are_those_there_are() -> None:
-    assert colours.DECISIONS.keys() == {decision.value for decision in Decision}
+    assert colours.DECISIONS.keys() == {decision.value for decision in TuningDecision}
     assert colours.STATES.keys() == {state.value for state in ModelState}
 
 

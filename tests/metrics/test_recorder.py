@@ -18,13 +18,13 @@ from inferd.trace_context import TraceContext
 from tests.metrics.scraped import named, scraped
 
 MS = 1_000_000
-# Decoding 1 ms, in line 2, waiting for company 3, copying in 4, computing 5, hand-over 6, copying out 7, encoding 8.
+# Decoding 1 ms, queued 2, waiting to fill a batch 3, copying in 4, computing 5, hand-over 6, copying out 7, encoding 8.
 REACHED = Stages(*(ms * MS for ms in (100, 101, 103, 106, 110, 115, 121, 128, 136)))
 LATE = DeadlinePassed("m", "running", "running")
 
 
 def seen(
-    model: str = "m", error: InferdError | None = None, stages: Stages = REACHED, batch: int = 1, device: str = "CPU"
+    model: str = "m", error: InferdError | None = None, stages: Stages = REACHED, rows: int = 1, device: str = "CPU"
 ) -> Observation:
     return Observation(
         model,
@@ -32,8 +32,8 @@ def seen(
         "ok" if error is None else error.outcome,
         stages,
         device,
-        batch=batch,
-        run_rows=batch,
+        rows=rows,
+        batch_rows=rows,
         error=error,
         received_bytes=100,
         sent_bytes=10,
@@ -41,7 +41,7 @@ def seen(
 
 
 def lasting(nanoseconds: int) -> Stages:
-    """All of it spent waiting in line."""
+    """All of it spent waiting in the queue."""
     return Stages(1, 1, 0, *[1 + nanoseconds] * 6)
 
 
@@ -104,14 +104,14 @@ def test_what_a_call_waited_before_it_was_seen_is_part_of_its_queue_time() -> No
 def test_rows_runs_and_bytes_are_counted() -> None:
     recorder = Recorder()
     # Two requests of three rows that ran together, one that ran alone, and one that failed.
-    recorder.observe(seen(batch=3)._replace(run_rows=6))
-    recorder.observe(seen(batch=3)._replace(run_rows=6, leader=False))
+    recorder.observe(seen(rows=3)._replace(batch_rows=6))
+    recorder.observe(seen(rows=3)._replace(batch_rows=6, leader=False))
     recorder.observe(seen())
     recorder.observe(seen(error=LATE))
     samples = scraped(recorder)
     assert samples["inferd_inferences_total", "m", "1"] == 7
-    assert samples["inferd_run_rows_count", "m", "1"] == 2
-    assert samples["inferd_run_rows_sum", "m", "1"] == 7
+    assert samples["inferd_batch_rows_count", "m", "1"] == 2
+    assert samples["inferd_batch_rows_sum", "m", "1"] == 7
     assert samples["inferd_received_bytes_total", "m", "1"] == 400
     assert samples["inferd_sent_bytes_total", "m", "1"] == 30
 
@@ -321,7 +321,7 @@ def test_a_request_that_ended_well_is_in_the_statistics_with_each_stage() -> Non
     now, clock = time.time_ns(), time.monotonic_ns()
     reached = Stages(*(clock + ms * MS for ms in (-36, -35, -33, -30, -26, -21, -15, -8, 0)))
     for batch in (4, 4, 1):
-        recorder.observe(seen(batch=batch, stages=reached))
+        recorder.observe(seen(rows=batch, stages=reached))
 
     got = recorder.statistics("m", "1")
     assert got.last_inference == pytest.approx(now / MS, abs=1000)
@@ -337,7 +337,7 @@ def test_a_request_that_ended_well_is_in_the_statistics_with_each_stage() -> Non
 
 def test_a_request_that_failed_is_in_the_statistics_as_a_failure_only() -> None:
     recorder = Recorder()
-    recorder.observe(seen(error=LATE, stages=lasting(7 * MS), batch=4))
+    recorder.observe(seen(error=LATE, stages=lasting(7 * MS), rows=4))
     got = recorder.statistics("m", "1")
     assert (got.fail.count, got.fail.ns) == (1, 7 * MS)
     assert (got.success.count, got.inferences, got.executions, got.last_inference) == (0, 0, 0, 0)

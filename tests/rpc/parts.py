@@ -17,7 +17,7 @@ from inferd.rpc.inference import Inference
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import Server
 from inferd.rpc.tuning import TunerControl
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import Store
 from inferd.tuning.profile import Profiles
@@ -53,7 +53,7 @@ class Parts:
         self.catalog = Catalog(
             Repository(root),
             engine,
-            CatalogLimits(Limits(8, 1 << 20), 1, 1.0),
+            CatalogLimits(QueueLimits(8, 1 << 20), 1, 1.0),
             observe,
             unchanged,
         )

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from inferd.errors import Unread
+from inferd.errors import NotReceived
 from inferd.requests import Observation
 from inferd.rpc.arrivals import Arrivals
 from tests.event_loop import on_loop, until
@@ -55,7 +55,7 @@ async def test_a_message_over_the_limit_is_observed_though_no_handler_sees_it() 
         ]
         await until(lambda: len(seen) >= 2)
     assert [(one.model, one.version, one.outcome, type(one.error)) for one in seen] == [
-        ("_OTHER", "", "unread", Unread)
+        ("_OTHER", "", "aborted_receive", NotReceived)
     ] * 2
     assert all(one.stages.total() >= 0 for one in seen)
 
@@ -69,7 +69,7 @@ async def test_a_call_that_ends_before_its_message_came_is_observed() -> None:
         await call.wait_for_connection()
         call.cancel()
         await until(lambda: len(seen) == 1)
-    assert seen[0].outcome == "unread"
+    assert seen[0].outcome == "aborted_receive"
 
 
 @on_loop

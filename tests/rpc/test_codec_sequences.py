@@ -192,12 +192,12 @@ def test_a_request_of_a_sequence_is_one_row() -> None:
 
 def test_requests_run_together_where_all_but_the_rows_is_alike() -> None:
     def kind(sound: Shape, state: Shape) -> object:
-        return CARRIED.kind_of(codec.decode_inputs(carrying(sound=sound, state=state), CARRIED))
+        return CARRIED.batch_key(codec.decode_inputs(carrying(sound=sound, state=state), CARRIED))
 
     assert kind((1, 4), (2, 1, 3)) == kind((5, 4), (2, 5, 3))
     assert kind((2, 4), (2, 2, 3)) != kind((2, 4), (2, 2, 2))
     alone = codec.decode_inputs(carrying(sound=(1, 4)), CARRIED, in_sequence=True)
-    assert CARRIED.kind_of(alone) == kind((3, 4), (2, 3, 3))
+    assert CARRIED.batch_key(alone) == kind((3, 4), (2, 3, 3))
 
 
 # -- outputs ----------------------------------------------------------------------

@@ -30,19 +30,19 @@ BEFORE, TURN = 20, 2
 
 
 class Told(AcceptWait):
-    """What the probes have told; ``under_way`` is set while one is on its way."""
+    """What the probes have told; ``in_flight`` is set while one is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.under_way = threading.Event()
+        self.in_flight = threading.Event()
         self.waits: list[int] = []
 
     def sent(self, now: int) -> None:
         super().sent(now)
-        self.under_way.set()
+        self.in_flight.set()
 
     def arrived(self, sent: int, now: int) -> int | None:
-        self.under_way.clear()
+        self.in_flight.clear()
         waited = super().arrived(sent, now)
         assert waited is not None
         self.waits.append(waited)
@@ -75,7 +75,7 @@ async def test_a_probe_has_waited_as_long_as_the_loop_was_held_up() -> None:
     async with probed(wait) as loopback:
         await wait.come()
         coming = wait.come()
-        wait.under_way.wait()
+        wait.in_flight.wait()
         time.sleep(HELD_UP / 1000)  # noqa: ASYNC251 - nothing else runs meanwhile
         await coming
         assert wait.waits[-1] >= HELD_UP * MS
@@ -90,7 +90,7 @@ async def test_a_loop_that_is_held_up_is_seen_before_it_goes_on() -> None:
         await wait.come()
         while not wait.current:
             time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still until then
-        assert wait._under_way
+        assert wait._in_flight
 
 
 class Slow(grpc.GenericRpcHandler):
@@ -107,7 +107,7 @@ class Slow(grpc.GenericRpcHandler):
 
 
 @on_loop
-async def test_a_probe_waits_for_the_calls_in_line_before_it() -> None:
+async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
     wait, server = Told(), grpc.aio.server()
     # Not started: what is sent when is up to the test.
     loopback = Loopback(wait, lambda: True)
@@ -224,7 +224,7 @@ async def test_stopping_waits_for_no_probe(tmp_path: Path) -> None:
     await parts.server.start()
     loopback = parts.server._loopback
     await until(lambda: sum(loopback.waits.counts) >= 1)
-    while not loopback._wait._under_way:
+    while not loopback._wait._in_flight:
         time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still, so that it does not arrive
     await asyncio.wait_for(parts.server.stop(600), 20)
     await parts.server.stop(0)

@@ -24,8 +24,8 @@ def refusals(retry_after: float) -> list[errors.Refused]:
     return [
         errors.Refused("m", "no room", retry_after),
         errors.QueueFull("m", "1 request waiting", retry_after),
-        errors.Displaced("m", retry_after),
-        errors.Crowded("m", 0.3, 0.25, retry_after),
+        errors.Evicted("m", retry_after),
+        errors.SustainedOverload("m", 0.3, 0.25, retry_after),
         errors.Overloaded("m", 0.3, 0.25, retry_after),
         errors.Shed("m", 0.3, 0.25, retry_after),
         errors.QuotaExceeded("m", "a", 4, retry_after),

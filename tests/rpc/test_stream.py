@@ -82,15 +82,15 @@ def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_a
     limit: int, requests: Sequence[tuple[int, int, int]]
 ) -> None:
     window = Window(len(requests), limit)
-    under_way: list[tuple[int, int]] = []
+    in_flight: list[tuple[int, int]] = []
     for nbytes, answer, ended in requests:
         if window.open:
-            under_way.append((window.take("m", nbytes, answer), answer))
+            in_flight.append((window.take("m", nbytes, answer), answer))
             assert window.bytes < limit + nbytes + answer
-        for counted, size in under_way[:ended]:
+        for counted, size in in_flight[:ended]:
             window.answered("m", counted, size)
             window.sent(size)
-        del under_way[:ended]
+        del in_flight[:ended]
 
 
 def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from inferd._pb import tuner_pb2 as pb
-from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, NotAdopted, UnknownModel
+from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel
 from inferd.rpc.tuning import TunerControl
 from inferd.tuning.profile import as_json
-from inferd.tuning.record import Decision, Phase, Standing
+from inferd.tuning.record import TuningDecision, TuningPhase, TuningStatus
 from tests.event_loop import on_loop
 from tests.tuning.test_tuner import OTHER, Workshop, profile, repository, workshop
 
@@ -60,7 +60,7 @@ async def test_settings_of_an_operator_are_tried_served_and_pinned(tmp_path: Pat
         said: Any = await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=wanted), CONTEXT)
         assert said.said.startswith("serving with 1 stream, 2 threads, 2 requests")
         assert await shop.answer() == [2, 4, 6, 8]
-        assert shop.record.decisions == {Decision.PROMOTED: 1}
+        assert shop.record.decisions == {TuningDecision.PROMOTED: 1}
         stored = shop.profiles.stored("m", 1, "CPU")
         assert stored is not None
         assert (stored.pinned, stored.winner.requests, stored.winner.path) == (True, 2, "sync")
@@ -84,7 +84,7 @@ def test_settings_that_can_not_be_had_are_refused_with_what_can(
         async with control(repository(tmp_path)) as (shop, tuner):
             with pytest.raises(InvalidRequest, match=said):
                 await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=settings), CONTEXT)
-            assert shop.record.phase is Phase.SETTLED
+            assert shop.record.phase is TuningPhase.SETTLED
 
     check()
 
@@ -94,7 +94,7 @@ async def test_settings_that_do_not_pass_their_trial_are_told_so(tmp_path: Path)
     broken = tmp_path / "broken.xml"
     broken.write_text("no model")
     async with control(repository(tmp_path), instead=broken) as (shop, tuner):
-        with pytest.raises(NotAdopted, match="served as before: the trial ended as failed"):
+        with pytest.raises(RolloutRejected, match="served as before: the trial ended as failed"):
             await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=pb.Settings(requests=3)), CONTEXT)
         assert await shop.answer() == [2, 4, 6, 8]
         assert shop.record.profile is None
@@ -111,7 +111,7 @@ async def test_pinning_rolling_back_and_asking_for_a_tuning(tmp_path: Path) -> N
         assert "1 request" in said.said
         assert shop.infer_requests == 1
         await tuner.tune(version, CONTEXT)
-        assert shop.record.phase is Phase.WANTED
+        assert shop.record.phase is TuningPhase.WANTED
 
 
 @on_loop
@@ -125,7 +125,7 @@ async def test_what_is_not_there_or_busy_is_refused(tmp_path: Path) -> None:
         for call, asked, error in calls:
             with pytest.raises(error):
                 await call(asked, CONTEXT)
-        shop.record.standing = Standing(Phase.SEARCHING)
+        shop.record.status = TuningStatus(TuningPhase.SEARCHING)
         shop.record.profile = profile(shop)
         with pytest.raises(ModelUnavailable, match="being tuned"):
             await tuner.roll_back(pb.ModelVersion(model="m"), CONTEXT)

@@ -32,7 +32,7 @@ def test_an_idle_server_costs_nothing(waits: list[int]) -> None:
 
 
 @given(st.integers(0, NOISE), durations)
-def test_what_stands_in_line_is_what_is_beyond_an_idle_servers_wait(idle: int, stands: int) -> None:
+def test_what_queues_is_what_is_beyond_an_idle_servers_wait(idle: int, stands: int) -> None:
     current = after(idle, *3 * [idle + stands]).current
     assert current == (stands if stands >= NOISE else 0)
 
@@ -115,7 +115,7 @@ def test_probes_are_few_where_nothing_waits_and_as_many_as_may_be_where_somethin
     assert wait.wanted(251 * MS, busy=False), "they wait"
 
 
-def test_it_is_asked_more_often_while_a_probe_is_under_way_or_calls_wait() -> None:
+def test_it_is_asked_more_often_while_a_probe_is_in_flight_or_calls_wait() -> None:
     wait = AcceptWait()
     assert wait.pause == 250 * MS
     wait.sent(0)
@@ -125,7 +125,7 @@ def test_it_is_asked_more_often_while_a_probe_is_under_way_or_calls_wait() -> No
     assert after(*3 * [50 * MS]).pause == 100 * MS
 
 
-def test_a_line_that_long_is_told_by_its_oldest_alone() -> None:
+def test_a_queue_that_long_is_told_by_its_oldest_alone() -> None:
     wait, now = AcceptWait(), 0
     while wait.wanted(now, busy=True):
         wait.sent(now)

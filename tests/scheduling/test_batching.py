@@ -18,7 +18,7 @@ def test_all_that_may_run_together_does_where_that_costs_nothing() -> None:
     assert BatchSize(EIGHT).choose(known((1, 100), (8, 100)), 20, 1, None) == 8
 
 
-def test_rows_run_alone_where_joining_gains_nothing() -> None:
+def test_rows_run_alone_where_batching_gains_nothing() -> None:
     assert BatchSize(EIGHT).choose(known((1, 100), (8, 800)), 20, 1, None) == 1
 
 
@@ -49,13 +49,13 @@ def test_a_size_that_nothing_is_known_of_is_tried_soon() -> None:
     assert seen[-1] == 8
 
 
-def test_rows_wait_for_company_up_to_the_delay_and_not_once_enough_are_there() -> None:
+def test_rows_wait_to_fill_a_batch_up_to_the_delay_and_not_once_enough_are_there() -> None:
     size = BatchSize(BatchRule(8, max_delay=50, preferred=(4,)))
-    assert size.wait_for_company(known(), 1, 1000, None) == 1050
-    assert size.wait_for_company(known(), 1, 1000, 30) == 1030
-    assert size.wait_for_company(known(), 4, 1000, None) is None
-    assert size.wait_for_company(known(), 8, 1000, None) is None
+    assert size.wait_to_fill(known(), 1, 1000, None) == 1050
+    assert size.wait_to_fill(known(), 1, 1000, 30) == 1030
+    assert size.wait_to_fill(known(), 4, 1000, None) is None
+    assert size.wait_to_fill(known(), 8, 1000, None) is None
 
 
-def test_nobody_waits_for_company_without_a_delay() -> None:
-    assert BatchSize(EIGHT).wait_for_company(known(), 1, 1000, None) is None
+def test_no_request_waits_to_fill_a_batch_without_a_delay() -> None:
+    assert BatchSize(EIGHT).wait_to_fill(known(), 1, 1000, None) is None

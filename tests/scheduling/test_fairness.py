@@ -101,7 +101,7 @@ def test_a_run_told_of_afterwards_counts_as_one_told_of_when_it_began_and_ended(
     now = 0
     for index, idle, took in runs:
         began, now = now + idle, now + idle + took
-        ones[index].ran(began, now)
+        ones[index].record_inline(began, now)
         others[index].started(began)
         others[index].ended(now)
     assert [one.used for one in ones] == pytest.approx([other.used for other in others])

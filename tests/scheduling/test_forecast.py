@@ -7,7 +7,7 @@ from inferd.scheduling.batching import BatchRule, BatchSize
 from inferd.scheduling.entry import Entry
 from inferd.scheduling.forecast import Forecast
 from inferd.scheduling.pool_state import PoolState
-from inferd.scheduling.queue import WaitingLine
+from inferd.scheduling.queue import RequestQueue
 from tests.scheduling.work import work
 
 # One that comes after all that waits, and one that goes before.
@@ -19,20 +19,20 @@ pools = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 4)), min_size=1
 
 
 def stage(times_and_widths: list[tuple[int, int]], waiting: int) -> tuple[Forecast, list[PoolState]]:
-    """Pools of one-row runs, all slots busy since time 0, and so many in line."""
+    """Pools of one-row runs, all slots busy since time 0, and so many queued."""
     states = [PoolState(width, width) for _, width in times_and_widths]
     for state, (took, _) in zip(states, times_and_widths, strict=True):
         state.times.seed(1, took)
         while state.room:
             state.occupy(0)
-    line = WaitingLine()
+    queue = RequestQueue()
     for number in range(waiting):
-        line.append(Entry(work(), number, 0))
-    return Forecast(states, line, BatchSize(BatchRule())), states
+        queue.append(Entry(work(), number, 0))
+    return Forecast(states, queue, BatchSize(BatchRule())), states
 
 
 @given(pools, st.integers(0, 20), st.integers(0, 10**9))
-def test_a_newcomer_waits_for_the_line_and_for_the_first_slot(
+def test_a_newcomer_waits_for_the_queue_and_for_the_first_slot(
     given: list[tuple[int, int]], ahead: int, now: int
 ) -> None:
     forecast, _ = stage(given, ahead)
@@ -63,8 +63,8 @@ def test_the_turnaround_is_the_fastest_pools(given: list[tuple[int, int]]) -> No
 
 
 def test_nothing_is_known_of_pools_that_nobody_measured_nor_of_none() -> None:
-    line = WaitingLine()
-    line.append(Entry(work(), 0, 0))
+    queue = RequestQueue()
+    queue.append(Entry(work(), 0, 0))
     for states in ([PoolState(1, 1)], []):
-        forecast = Forecast(states, line, BatchSize(BatchRule()))
+        forecast = Forecast(states, queue, BatchSize(BatchRule()))
         assert (forecast.wait(LAST, 0), forecast.rate(), forecast.turnaround()) == (0, 0, 0)

@@ -7,15 +7,15 @@ from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import Run
 from inferd.scheduling.fairness import SharedDevice
-from inferd.scheduling.hangs import HangRule, Hangs, Held
-from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.hangs import HangDetector, HangRule, HungSlots
+from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.scheduling.service_time import ServiceTimes
 from tests.scheduling.work import work
 
 SECOND = 1_000_000_000
-LIMITS = Limits(100, 1 << 20)
+LIMITS = QueueLimits(100, 1 << 20)
 
 
 def times(*seen: int) -> ServiceTimes:
@@ -28,9 +28,9 @@ def times(*seen: int) -> ServiceTimes:
 class Stage:
     """A scheduler under a rule of 100 to give up and 10 to let go, polled at times of its own."""
 
-    def __init__(self, *lanes: Lane, rules: Rules | None = None) -> None:
-        rules = rules or Rules(LIMITS, hangs=HangRule(100, 10))
-        self.scheduler = Scheduler("m", rules, lanes or (Lane(1),))
+    def __init__(self, *pool_specs: PoolSpec, rules: SchedulerRules | None = None) -> None:
+        rules = rules or SchedulerRules(LIMITS, hangs=HangRule(100, 10))
+        self.scheduler = Scheduler("m", rules, pool_specs or (PoolSpec(1),))
         self.errors: dict[Request, str] = {}
 
     def submit(self, *requests: Request, now: int = 0) -> Plan:
@@ -75,7 +75,7 @@ def test_without_a_number_many_rows_may_take_as_many_times_longer() -> None:
 
 
 def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
-    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, (), 0)
+    hangs, run = HangDetector(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 1000)
     seen = []
     for _ in range(5):
@@ -91,7 +91,7 @@ def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
 
 
 def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
-    hangs, run = Hangs(HangRule(100, 10)), Run(0, 0, (), 0)
+    hangs, run = HangDetector(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 0)
     # The process was stopped for a while, and what computes in it with it.
     assert hangs.look(5000).given_up == ()
@@ -100,7 +100,7 @@ def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
 
 
 def test_without_a_rule_nobody_is_given_up() -> None:
-    hangs = Hangs(None)
+    hangs = HangDetector(None)
     hangs.begun(Run(0, 0, (), 0), times(), 0)
     assert hangs.due is None
     assert hangs.look(1 << 60).given_up == ()
@@ -144,12 +144,12 @@ def test_a_slot_whose_run_does_not_heed_that_is_replaced_and_the_next_request_ru
 
 
 def test_requests_that_ran_together_are_all_told_and_none_is_tried_again() -> None:
-    stage = Stage(rules=Rules(LIMITS, BatchRule(4), hangs=HangRule(100, 10)))
-    joined = [work(kind="k") for _ in range(3)]
-    (run,) = stage.submit(*joined).starts
+    stage = Stage(rules=SchedulerRules(LIMITS, BatchRule(4), hangs=HangRule(100, 10)))
+    batch = [work(batch_key="k") for _ in range(3)]
+    (run,) = stage.submit(*batch).starts
     assert len(run.members) == 3
     stage.follow(until=110)
-    assert stage.errors == dict.fromkeys(joined, "InferenceFailed")
+    assert stage.errors == dict.fromkeys(batch, "InferenceFailed")
     assert stage.scheduler.finished(0, 0, 120, ok=False) == []
     assert stage.scheduler.idle
 
@@ -165,7 +165,8 @@ def test_a_run_whose_client_was_answered_at_its_deadline_is_given_up_in_silence(
 @pytest.mark.parametrize("pinned", [False, True], ids=["carried", "pinned"])
 def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pinned: bool) -> None:
     stage = Stage(
-        Lane(2), rules=Rules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=pinned, hangs=HangRule(100, 10))
+        PoolSpec(2),
+        rules=SchedulerRules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=pinned, hangs=HangRule(100, 10)),
     )
     first, second = work(step=SequenceStep("s", start=True)), work(step=SequenceStep("s"))
     (run,) = stage.submit(first, second).starts
@@ -183,8 +184,8 @@ def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pin
 
 
 def test_nothing_is_started_on_a_device_that_is_lost() -> None:
-    stage = Stage(Lane(1), Lane(1))
-    stage.scheduler.shut(0, 0)
+    stage = Stage(PoolSpec(1), PoolSpec(1))
+    stage.scheduler.disable(0, 0)
     plan = stage.submit(work(), work())
     assert [(run.pool, run.slot) for run in plan.starts] == [(1, 0)]
     assert stage.scheduler.limit == 1 + LIMITS.max_length
@@ -192,19 +193,19 @@ def test_nothing_is_started_on_a_device_that_is_lost() -> None:
 
 def test_a_device_that_is_lost_holds_no_other_model_back() -> None:
     shared = SharedDevice()
-    stage, other = Stage(Lane(1, 1, shared.join(1.0, 1.0))), shared.join(1e-6, 1.0)
+    stage, other = Stage(PoolSpec(1, 1, shared.join(1.0, 1.0))), shared.join(1e-6, 1.0)
     stage.submit(work(), work())
     other.started(0)
     other.ended(SECOND)
     assert not other.may_start(SECOND)
-    stage.scheduler.shut(0, SECOND)
+    stage.scheduler.disable(0, SECOND)
     assert other.may_start(SECOND)
 
 
 def test_a_request_whose_device_was_lost_runs_on_another() -> None:
-    stage, request = Stage(Lane(1), Lane(1)), work()
+    stage, request = Stage(PoolSpec(1), PoolSpec(1)), work()
     stage.submit(request)
-    stage.scheduler.shut(0, 5)
+    stage.scheduler.disable(0, 5)
     assert stage.scheduler.finished(0, 0, 5, ok=False, lost=True) == []
     (run,) = stage.poll(5).starts
     assert (run.pool, run.members[0].request) == (1, request)
@@ -213,15 +214,15 @@ def test_a_request_whose_device_was_lost_runs_on_another() -> None:
 def test_a_request_whose_only_device_was_lost_is_answered() -> None:
     stage, request = Stage(), work()
     stage.submit(request)
-    stage.scheduler.shut(0, 5)
+    stage.scheduler.disable(0, 5)
     assert [entry.request for entry in stage.scheduler.finished(0, 0, 5, ok=False, lost=True)] == [request]
 
 
 def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
-    stage = Stage(rules=Rules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=True))
+    stage = Stage(rules=SchedulerRules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=True))
     stage.submit(work(step=SequenceStep("s", start=True)))
     stage.scheduler.finished(0, 0, 5)
-    stage.scheduler.shut(0, 6)
+    stage.scheduler.disable(0, 6)
     with pytest.raises(SequenceLost, match="its device was lost"):
         stage.scheduler.submit(work(step=SequenceStep("s")), 7)
 
@@ -230,41 +231,41 @@ def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
 
 
 def test_runs_that_hang_hold_everything_once_no_pool_can_run_one_more() -> None:
-    held = Held([2, 1])
-    held.take(0, 0, 10)
-    held.take(1, 0, 20)
+    held = HungSlots([2, 1])
+    held.add(0, 0, 10)
+    held.add(1, 0, 20)
     assert (bool(held), held.since) == (True, None)
-    held.take(0, 1, 30)
+    held.add(0, 1, 30)
     assert held.since == 30
-    held.take(0, 1, 40)
+    held.add(0, 1, 40)
     assert held.since == 30
 
 
 def test_one_that_comes_back_can_be_run_on() -> None:
-    held = Held([1, 1])
-    held.take(0, 0, 10)
-    held.take(1, 0, 20)
-    assert held.give_back(1, 0, 30)
+    held = HungSlots([1, 1])
+    held.add(0, 0, 10)
+    held.add(1, 0, 20)
+    assert held.release(1, 0, 30)
     assert held.since is None
-    assert not held.give_back(1, 0, 31)
-    held.take(1, 0, 40)
+    assert not held.release(1, 0, 31)
+    held.add(1, 0, 40)
     assert held.since == 40
     for pool in (0, 1):
-        held.give_back(pool, 0, 50)
+        held.release(pool, 0, 50)
     assert (bool(held), held.since) == (False, None)
 
 
 def test_fewer_runs_at_a_time_than_slots_are_held_by_as_many() -> None:
-    held = Held([1])
-    held.take(0, 7, 10)
+    held = HungSlots([1])
+    held.add(0, 7, 10)
     assert held.since == 10
 
 
 def test_a_pool_that_is_shut_is_none_to_run_on_and_none_that_hangs() -> None:
-    held = Held([1, 1])
-    held.take(0, 0, 10)
-    held.shut(1, 20)
+    held = HungSlots([1, 1])
+    held.add(0, 0, 10)
+    held.disable(1, 20)
     assert held.since == 20
-    held.shut(0, 30)
-    held.shut(0, 31)
+    held.disable(0, 30)
+    held.disable(0, 31)
     assert held.since is None

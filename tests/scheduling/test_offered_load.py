@@ -49,13 +49,13 @@ def test_under_overload_all_are_held_to_what_the_hurried_have() -> None:
     assert 50 * MS <= load.held_to(500 * MS, 15 * MS, end) <= 60 * MS
 
 
-def test_a_few_hurried_requests_do_not_shorten_the_line_of_all() -> None:
+def test_a_few_hurried_requests_do_not_shorten_the_queue_of_all() -> None:
     load = OfferedLoad()
     end = offer(load, 300, 20, [40 * MS, *[500 * MS] * 99])
     assert load.held_to(500 * MS, 15 * MS, end) > 250 * MS
 
 
-def test_requests_with_hardly_the_time_to_run_shorten_no_line() -> None:
+def test_requests_with_hardly_the_time_to_run_shorten_no_queue() -> None:
     load = OfferedLoad()
     end = offer(load, 300, 10, [1 * MS, 500 * MS])
     assert load.held_to(500 * MS, 15 * MS, end) == 500 * MS

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.scheduling.objective import Objective
-from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
 from tests.scheduling.simulation import MS, Clients, Outcomes, Simulation
 
@@ -17,8 +17,8 @@ def simulation(
     run_time: int, seed: int = 1, objective: int | None = None, believed: int | None = None, **conditions: float
 ) -> Simulation:
     """``SLOTS`` infer requests whose runs take ``run_time`` ns, and are ``believed`` to."""
-    rules = Rules(Limits(1024, 1 << 40), objective=None if objective is None else Objective(objective))
-    scheduler = Scheduler("m", rules, [Lane(SLOTS)])
+    rules = SchedulerRules(QueueLimits(1024, 1 << 40), objective=None if objective is None else Objective(objective))
+    scheduler = Scheduler("m", rules, [PoolSpec(SLOTS)])
     scheduler.seed(0, [(1, believed or run_time)])
     return Simulation(scheduler, run_time, seed, objective=objective, **conditions)  # type: ignore[arg-type]
 

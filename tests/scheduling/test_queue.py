@@ -1,4 +1,4 @@
-"""The waiting line keeps its order and its books, and forgets whoever leaves."""
+"""The request queue keeps its order and its books, and forgets what leaves."""
 
 import gc
 import weakref
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.scheduling.entry import Entry
-from inferd.scheduling.queue import PATIENCE, WaitingLine
+from inferd.scheduling.queue import PATIENCE, RequestQueue
 from tests.scheduling.work import work
 
 ARRIVAL = st.tuples(st.just("append"), st.sampled_from([0, 1, 2, 7, 2**64 - 1]), st.integers(1, 9))
@@ -19,95 +19,95 @@ def order(entry: Entry) -> tuple[int, int, int]:
     return entry.level, entry.due, entry.arrival
 
 
-def entry_of(arrival: int, priority: int = 0, rows: int = 1, kind: int | None = None, due: int = 0) -> Entry:
-    entry = Entry(work(priority=priority, rows=rows, kind=kind), arrival, 100 + arrival)
+def entry_of(arrival: int, priority: int = 0, rows: int = 1, batch_key: int | None = None, due: int = 0) -> Entry:
+    entry = Entry(work(priority=priority, rows=rows, batch_key=batch_key), arrival, 100 + arrival)
     entry.due = due
     return entry
 
 
 @given(st.lists(st.one_of(ARRIVAL, ARRIVAL, DEPARTURE), max_size=80), st.sampled_from([1, 3, 1000]))
-def test_the_line_is_by_priority_and_by_when_answers_are_due_within_one(
+def test_the_queue_is_by_priority_and_by_when_answers_are_due_within_one(
     steps: list[tuple[str, int, int]], dues: int
 ) -> None:
-    line, expected = WaitingLine(), list[Entry]()
+    queue, expected = RequestQueue(), list[Entry]()
     for arrival, (step, number, rows) in enumerate(steps):
         if step == "append":
             entry = entry_of(arrival, number, rows, rows % 2, due=arrival * 7919 % dues)
-            line.append(entry)
+            queue.append(entry)
             expected.append(entry)
             expected.sort(key=order)
         elif expected and step == "take":
             place = number % len(expected)
-            assert line.first(place) is expected[place]
-            line.drop(expected.pop(place))
+            assert queue.first(place) is expected[place]
+            queue.drop(expected.pop(place))
         elif expected:
-            line.drop(expected.pop(number % len(expected)))
-        assert list(line) == expected
-        assert line.length == len(expected)
-        for kind in (0, 1):
-            assert line.rows(kind) == sum(e.request.batch for e in expected if e.request.kind == kind)
+            queue.drop(expected.pop(number % len(expected)))
+        assert list(queue) == expected
+        assert queue.length == len(expected)
+        for batch_key in (0, 1):
+            assert queue.rows(batch_key) == sum(e.request.rows for e in expected if e.request.batch_key == batch_key)
         for level in {e.level for e in expected} | {3}:
-            assert line.rows_ahead(level, 1000) == sum(e.request.batch for e in expected if e.level <= level)
-            better = sum(e.request.batch for e in expected if e.level < level)
-            assert line.rows_ahead(level, -1) == better
-            within = line.rows_ahead(level, dues // 2) - better
+            assert queue.rows_ahead(level, 1000) == sum(e.request.rows for e in expected if e.level <= level)
+            better = sum(e.request.rows for e in expected if e.level < level)
+            assert queue.rows_ahead(level, -1) == better
+            within = queue.rows_ahead(level, dues // 2) - better
             own = [e for e in expected if e.level == level]
             ahead = [e for e in own if e.due <= dues // 2]
-            mean = sum(e.request.batch for e in own) / max(1, len(own))
+            mean = sum(e.request.rows for e in own) / max(1, len(own))
             assert within == pytest.approx(len(ahead) * mean)
-        assert line.oldest == min((e.since for e in expected), default=0)
+        assert queue.oldest == min((e.since for e in expected), default=0)
         if expected:
-            assert line.last() is expected[-1]
+            assert queue.last() is expected[-1]
 
 
 def test_equally_due_requests_keep_the_order_they_came_in() -> None:
-    line = WaitingLine()
+    queue = RequestQueue()
     entries = [entry_of(n, due=5) for n in (3, 1, 2)]
     for entry in entries:
-        line.append(entry)
-    assert [entry.arrival for entry in line] == [1, 2, 3]
+        queue.append(entry)
+    assert [entry.arrival for entry in queue] == [1, 2, 3]
 
 
 def test_levels_that_clients_made_up_do_not_stay() -> None:
-    line = WaitingLine()
+    queue = RequestQueue()
     for priority in range(1, 10_000):
-        line.append(Entry(work(priority=priority, kind=priority), priority, 0))
-        line.drop(line.first())
-    assert (line._levels, line._lines, line._rows, line._kinds) == ([], {}, {}, {})
+        queue.append(Entry(work(priority=priority, batch_key=priority), priority, 0))
+        queue.drop(queue.first())
+    assert (queue._levels, queue._queues, queue._rows, queue._rows_by_key) == ([], {}, {}, {})
 
 
 def test_what_left_from_the_middle_is_not_kept_in_memory() -> None:
-    line = WaitingLine()
+    queue = RequestQueue()
     entries = [Entry(work(), n, 0) for n in range(3)]
     for entry in entries:
-        line.append(entry)
+        queue.append(entry)
     reply = weakref.ref(entries[1].request.reply)
 
-    line.drop(entries.pop(1))
+    queue.drop(entries.pop(1))
     del entry
     gc.collect()
 
     assert reply() is None
-    assert list(line) == entries
+    assert list(queue) == entries
 
 
 def test_whoever_waited_through_many_better_ones_goes_next() -> None:
-    line = WaitingLine()
+    queue = RequestQueue()
     patient = Entry(work(priority=9), 0, 0)
-    line.append(patient)
+    queue.append(patient)
     taken = []
     for arrival in range(1, PATIENCE + 2):
-        line.append(Entry(work(priority=1), arrival, 0))
-        taken.append(line.first())
-        line.started(taken[-1])
+        queue.append(Entry(work(priority=1), arrival, 0))
+        taken.append(queue.first())
+        queue.started(taken[-1])
     assert [entry is patient for entry in taken] == [False] * PATIENCE + [True]
 
 
 def test_a_request_that_is_put_back_has_the_place_it_had() -> None:
-    line = WaitingLine()
+    queue = RequestQueue()
     first, second = (Entry(work(), n, 0) for n in range(2))
-    line.append(first)
-    line.append(second)
-    line.started(first)
-    line.append(first)
-    assert list(line) == [first, second]
+    queue.append(first)
+    queue.append(second)
+    queue.started(first)
+    queue.append(first)
+    assert list(queue) == [first, second]

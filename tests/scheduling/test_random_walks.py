@@ -28,14 +28,14 @@ from inferd.errors import (
     SequenceLost,
     TooManySequences,
 )
-from inferd.portion import portion
+from inferd.fair_share import fair_share
 from inferd.requests import Request, SequenceStep
 from inferd.scheduling.batching import BatchRule
 from inferd.scheduling.entry import UNSET_PRIORITY, Run
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.hangs import HangRule
 from inferd.scheduling.objective import Objective
-from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
@@ -43,7 +43,7 @@ from tests.scheduling.work import work
 Place = tuple[int, int]
 STEPS: Counter[str] = Counter()
 
-LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(1, 150), st.none() | st.integers(1, 5))
+LIMITS = st.builds(QueueLimits, st.integers(1, 8), st.integers(1, 150), st.none() | st.integers(1, 5))
 # Slots, how many of them run side by side at most, and the time a run is known to take.
 POOL = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 50))
 BATCH = st.builds(BatchRule, st.integers(2, 6), st.sampled_from([0, 0, 15]), st.sampled_from([(), (2,), (2, 4)]))
@@ -56,8 +56,8 @@ class Walk(RuleBasedStateMachine):
 
     name: ClassVar[str] = "plain"
 
-    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
-        return Rules(draw(LIMITS))
+    def rules_from(self, draw: Callable[[Any], Any]) -> SchedulerRules:
+        return SchedulerRules(draw(LIMITS))
 
     def pools_from(self, draw: Callable[[Any], Any]) -> list[tuple[int, int, int]]:
         return [draw(POOL)]
@@ -69,8 +69,8 @@ class Walk(RuleBasedStateMachine):
         self.rules_of = replace(self.rules_of, hangs=data.draw(HANGS))
         self.pools = [(slots, min(slots, width), time) for slots, width, time in self.pools_from(data.draw)]
         self.device = SharedDevice()
-        lanes = [Lane(slots, width, self.device.join(1.0, 1 / width)) for slots, width, _ in self.pools]
-        self.scheduler = Scheduler("m", self.rules_of, lanes)
+        pool_specs = [PoolSpec(slots, width, self.device.join(1.0, 1 / width)) for slots, width, _ in self.pools]
+        self.scheduler = Scheduler("m", self.rules_of, pool_specs)
         for index, (_, _, time) in enumerate(self.pools):
             self.scheduler.seed(index, [(1, time), (4, 2 * time)])
         self.submitted: list[Request] = []
@@ -81,7 +81,7 @@ class Walk(RuleBasedStateMachine):
         self.begun: dict[Run, int] = {}
         self.given_up: dict[Run, int] = {}
         self.hopeless: list[Place] = []
-        self.shut: set[int] = set()
+        self.disabled: set[int] = set()
         self.alone: set[Request] = set()
         self.due: dict[Request, int] = {}
 
@@ -92,7 +92,7 @@ class Walk(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1, 2, 2**64 - 1]),
         nbytes=st.integers(0, 60),
         rows=st.sampled_from([1, 1, 1, 2, 7]),
-        kind=st.sampled_from([None, "a", "a", "b"]),
+        batch_key=st.sampled_from([None, "a", "a", "b"]),
         client=st.sampled_from(["", "x"]),
         sequence=st.integers(0, 4),
         start=st.booleans(),
@@ -104,7 +104,7 @@ class Walk(RuleBasedStateMachine):
         priority: int,
         nbytes: int,
         rows: int,
-        kind: str | None,
+        batch_key: str | None,
         client: str,
         sequence: int,
         start: bool,
@@ -114,11 +114,11 @@ class Walk(RuleBasedStateMachine):
         step = None
         if self.rules_of.sequences and (sequence or self.rules_of.pinned):
             step, rows = SequenceStep(sequence, start, end, owner=sequence % 2, client=client), 1
-        kind = None if self.rules_of.pinned else kind
+        batch_key = None if self.rules_of.pinned else batch_key
         deadline = None if patience is None else self.now + patience
-        request = work(deadline, priority, nbytes, rows, kind, client, step)
+        request = work(deadline, priority, nbytes, rows, batch_key, client, step)
         request.stages.received = self.now
-        under_way = sum(r.client == client for r in self.alive())
+        in_flight = sum(r.client == client for r in self.alive())
         held = sum(r.nbytes for r in self.waiting)
         limits = self.rules_of.limits
         refusal: InferdError | None = None
@@ -131,7 +131,7 @@ class Walk(RuleBasedStateMachine):
                 case DeadlinePassed():
                     assert deadline is not None
                 case QuotaExceeded():
-                    assert under_way == limits.per_client
+                    assert in_flight == limits.per_client
                 case QueueFull():
                     assert len(self.waiting) >= limits.max_length or held + nbytes > limits.max_bytes
                     assert self.waiting
@@ -145,7 +145,7 @@ class Walk(RuleBasedStateMachine):
             assert getattr(refusal, "retry_after", 0) >= 0
         else:
             assert deadline is None or deadline > self.now
-            assert limits.per_client is None or under_way < limits.per_client
+            assert limits.per_client is None or in_flight < limits.per_client
             self.submitted.append(request)
             self.waiting.append(request)
             self.due[request] = self.scheduler._entries[request].due
@@ -205,13 +205,13 @@ class Walk(RuleBasedStateMachine):
             assert plan.wake_at is not None
             self.now = plan.wake_at
 
-    @precondition(lambda self: len(self.pools) - len(self.shut) > 1)
+    @precondition(lambda self: len(self.pools) - len(self.disabled) > 1)
     @rule(data=st.data())
     def lose_a_device(self, data: Any) -> None:
         self.count("lose a device")
-        index = data.draw(st.sampled_from([i for i in range(len(self.pools)) if i not in self.shut]))
-        self.shut.add(index)
-        self.scheduler.shut(index, self.now)
+        index = data.draw(st.sampled_from([i for i in range(len(self.pools)) if i not in self.disabled]))
+        self.disabled.add(index)
+        self.scheduler.disable(index, self.now)
         self.look()
 
     @rule(by=st.integers(1, 40))
@@ -260,7 +260,7 @@ class Walk(RuleBasedStateMachine):
 
     def full(self) -> bool:
         running = Counter(pool for pool, _ in self.runs)
-        return all(running[i] >= width for i, (_, width, _) in enumerate(self.pools) if i not in self.shut)
+        return all(running[i] >= width for i, (_, width, _) in enumerate(self.pools) if i not in self.disabled)
 
     def in_flight(self) -> set[Any]:
         return {m.sequence for run in self.runs.values() for m in run.members if m.sequence is not None}
@@ -287,7 +287,7 @@ class Walk(RuleBasedStateMachine):
     def complete(self, place: Place, ok: bool) -> None:
         run = self.runs.pop(place)
         alive = [m.request for m in run.members if m.request not in self.ended]
-        lost = place[0] in self.shut
+        lost = place[0] in self.disabled
         answered = [entry.request for entry in self.scheduler.finished(*place, self.now, ok=ok, lost=lost)]
         if not ok and (len(run.members) > 1 or lost):
             assert answered == []
@@ -323,7 +323,7 @@ class Walk(RuleBasedStateMachine):
             self.given_up[run] = self.now
         for place in plan.replaced:
             assert self.rules_of.hangs is not None
-            assert self.now - self.given_up[self.runs[place]] >= self.rules_of.hangs.let_go
+            assert self.now - self.given_up[self.runs[place]] >= self.rules_of.hangs.cancel_grace
             self.hopeless.append(place)
         if self.rules_of.hangs is not None and self.runs:
             assert plan.wake_at is not None, "a run may hang, and nobody will look again"
@@ -334,8 +334,8 @@ class Walk(RuleBasedStateMachine):
                 assert run not in self.cancelled_runs
                 self.cancelled_runs.add(run)
         for run in self.runs.values():
-            deserted = all(m.request in self.ended for m in run.members)
-            assert not deserted or run in self.cancelled_runs
+            abandoned = all(m.request in self.ended for m in run.members)
+            assert not abandoned or run in self.cancelled_runs
 
         for run in plan.starts:
             self.started(run)
@@ -356,20 +356,20 @@ class Walk(RuleBasedStateMachine):
     def started(self, run: Run) -> None:
         place = (run.pool, run.slot)
         assert place not in self.runs, "a slot was given to two runs"
-        assert run.pool not in self.shut, "a run was started on a device that is lost"
+        assert run.pool not in self.disabled, "a run was started on a device that is lost"
         self.begun[run] = self.now
         members = [m.request for m in run.members]
         assert members
         assert len(set(members)) == len(members)
         if len(members) > 1:
-            assert len({m.kind for m in members}) == 1
-            assert members[0].kind is not None
-            assert sum(m.batch for m in members) <= self.rules_of.batch.max_rows
+            assert len({m.batch_key for m in members}) == 1
+            assert members[0].batch_key is not None
+            assert sum(m.rows for m in members) <= self.rules_of.batch.max_rows
             assert not self.alone & set(members)
         at = 0
         for member in run.members:
-            assert member.rows == (range(at, at + member.request.batch) if len(members) > 1 else None)
-            at += member.request.batch
+            assert member.rows == (range(at, at + member.request.rows) if len(members) > 1 else None)
+            at += member.request.rows
         busy = self.in_flight()
         for member in run.members:
             if member.sequence is not None:
@@ -392,7 +392,8 @@ class Walk(RuleBasedStateMachine):
                 assert all(
                     self.due[r] > due or (self.due[r] == due and self.order(r) > self.order(member))
                     for r in self.waiting
-                    if (r.kind, r.priority or UNSET_PRIORITY) == (member.kind, member.priority or UNSET_PRIORITY)
+                    if (r.batch_key, r.priority or UNSET_PRIORITY)
+                    == (member.batch_key, member.priority or UNSET_PRIORITY)
                     and (r in self.alone) == (member in self.alone)
                 ), "someone was overtaken"
 
@@ -419,7 +420,7 @@ class Walk(RuleBasedStateMachine):
             held = Counter(s.client for s in self.places())
             assert held == inside._sequences._held
             # Nothing is taken away where others came later.
-            assert held["x"] <= portion(most, 0)
+            assert held["x"] <= fair_share(most, 0)
         for index, pool in enumerate(inside._pools):
             kept = [s.place[1] for s in self.places() if s.place is not None and s.place[0] == index]
             assert len(set(kept)) == len(kept), "a slot is kept for two sequences"
@@ -451,16 +452,16 @@ class Walk(RuleBasedStateMachine):
         assert not (inside._deadlines)
         assert not (inside._cancels)
         assert not (inside._refused)
-        assert (inside._waiting, inside._waiting_bytes, inside._line.length) == (0, 0, 0)
-        assert not (inside._line._levels)
-        assert not (inside._line._lines)
-        assert not (inside._line._rows)
-        assert not (inside._line._kinds)
-        assert inside._quota is None or not inside._quota._under_way
+        assert (inside._waiting, inside._waiting_bytes, inside._queue.length) == (0, 0, 0)
+        assert not (inside._queue._levels)
+        assert not (inside._queue._queues)
+        assert not (inside._queue._rows)
+        assert not (inside._queue._rows_by_key)
+        assert inside._quota is None or not inside._quota._in_flight
         assert [sorted(pool.free) for pool in inside._pools] == [list(range(n)) for n, _, _ in self.pools]
         assert [share.runs for share in inside._shares] == [0] * len(self.pools)
         assert abs(self.device._load) < 1e-9
-        assert not inside._hangs._patience
+        assert not inside._hangs._timers
         if inside._sequences is not None:
             assert inside.sequences == 0
             assert not inside._sequences._resting
@@ -476,17 +477,17 @@ class SeveralPools(Walk):
 
 
 class Joining(Walk):
-    name = "joining"
+    name = "batching"
 
-    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
-        return Rules(draw(LIMITS), draw(BATCH))
+    def rules_from(self, draw: Callable[[Any], Any]) -> SchedulerRules:
+        return SchedulerRules(draw(LIMITS), draw(BATCH))
 
 
 class UnderAnObjective(Walk):
     name = "objective"
 
-    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
-        return Rules(
+    def rules_from(self, draw: Callable[[Any], Any]) -> SchedulerRules:
+        return SchedulerRules(
             draw(LIMITS), draw(BATCH), Objective(draw(st.integers(5, 200)), draw(st.sampled_from([50.0, 99.0])))
         )
 
@@ -494,15 +495,15 @@ class UnderAnObjective(Walk):
 class InSequences(Walk):
     name = "sequences"
 
-    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
-        return Rules(draw(LIMITS), draw(BATCH), sequences=draw(SEQUENCES))
+    def rules_from(self, draw: Callable[[Any], Any]) -> SchedulerRules:
+        return SchedulerRules(draw(LIMITS), draw(BATCH), sequences=draw(SEQUENCES))
 
 
 class Pinned(Walk):
     name = "pinned sequences"
 
-    def rules_from(self, draw: Callable[[Any], Any]) -> Rules:
-        return Rules(
+    def rules_from(self, draw: Callable[[Any], Any]) -> SchedulerRules:
+        return SchedulerRules(
             draw(LIMITS), sequences=SequenceLimits(draw(st.integers(1, 3)), draw(st.integers(20, 80))), pinned=True
         )
 

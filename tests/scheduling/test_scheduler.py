@@ -5,19 +5,19 @@ import weakref
 
 import pytest
 
-from inferd.errors import Crowded, DeadlinePassed, QueueFull
+from inferd.errors import DeadlinePassed, QueueFull, SustainedOverload
 from inferd.requests import Request
 from inferd.scheduling.entry import Entry, Run
-from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
 from tests.scheduling.work import work
 
-ROOM = Limits(1000, 1_000_000)
+ROOM = QueueLimits(1000, 1_000_000)
 
 
-def scheduler(*pools: tuple[int, float], limits: Limits = ROOM) -> Scheduler:
+def scheduler(*pools: tuple[int, float], limits: QueueLimits = ROOM) -> Scheduler:
     """A scheduler over pools of (slots, known service time)."""
-    made = Scheduler("m", Rules(limits), [Lane(slots) for slots, _ in pools])
+    made = Scheduler("m", SchedulerRules(limits), [PoolSpec(slots) for slots, _ in pools])
     for index, (_, service_time) in enumerate(pools):
         made.seed(index, [(1, service_time)])
     return made
@@ -63,8 +63,8 @@ def test_a_lower_priority_number_goes_first_and_none_at_all_goes_last() -> None:
     assert [run.members[0].request.priority for run in one.poll(0).starts] == [1, 2, 2**64 - 1, 0]
 
 
-def test_a_full_line_says_how_long_it_takes_to_get_through_it() -> None:
-    one = scheduler((2, 1e9), limits=Limits(4, 1000))
+def test_a_full_queue_says_how_long_it_takes_to_get_through_it() -> None:
+    one = scheduler((2, 1e9), limits=QueueLimits(4, 1000))
     submit(one, 2)
     one.poll(0)
     submit(one, 4)
@@ -82,15 +82,15 @@ def test_the_wait_counts_the_slots_of_every_pool_by_its_own_speed() -> None:
 
 
 def test_nobody_is_told_a_time_before_anything_was_measured() -> None:
-    one = scheduler((1, 0), limits=Limits(1, 1000))
+    one = scheduler((1, 0), limits=QueueLimits(1, 1000))
     submit(one, 1)
     with pytest.raises(QueueFull) as refused:
         one.submit(work(), 0)
     assert refused.value.retry_after == 0.0
 
 
-def test_a_line_holds_no_more_bytes_than_its_limit() -> None:
-    one = scheduler((1, 10), limits=Limits(10, 100))
+def test_a_queue_holds_no_more_bytes_than_its_limit() -> None:
+    one = scheduler((1, 10), limits=QueueLimits(10, 100))
     one.submit(work(nbytes=60), 0)
     with pytest.raises(QueueFull, match="100 bytes waiting"):
         one.submit(work(nbytes=41), 0)
@@ -109,22 +109,22 @@ def test_our_own_requests_teach_nothing_about_those_of_clients() -> None:
     assert one.service_time == 1000
 
 
-def test_what_waits_and_what_is_under_way_is_told() -> None:
+def test_what_waits_and_what_is_in_flight_is_told() -> None:
     one = scheduler((1, 10))
     requests = [work(nbytes=n, received=n) for n in (3, 5, 7)]
     for request in requests:
         one.submit(request, 10)
     one.poll(10)
-    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (2, 12, 5, 3)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.in_flight) == (2, 12, 5, 3)
     one.cancel(requests[1], 11)
-    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (1, 7, 7, 2)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.in_flight) == (1, 7, 7, 2)
     one.finished(0, 0, 12)
     one.poll(12)
-    assert (one.waiting, one.waiting_bytes, one.oldest, one.under_way) == (0, 0, 0, 1)
+    assert (one.waiting, one.waiting_bytes, one.oldest, one.in_flight) == (0, 0, 0, 1)
 
 
-def test_a_request_larger_than_the_line_is_taken_where_it_need_not_wait() -> None:
-    one = scheduler((1, 10), limits=Limits(10, 100))
+def test_a_request_larger_than_the_queue_is_taken_where_it_need_not_wait() -> None:
+    one = scheduler((1, 10), limits=QueueLimits(10, 100))
     one.submit(work(nbytes=101), 0)
     assert len(one.poll(0).starts) == 1
 
@@ -154,7 +154,7 @@ def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled(
     assert len(one.poll(9).starts) == 1
 
 
-def test_a_request_that_expires_in_line_never_starts() -> None:
+def test_a_request_that_expires_in_the_queue_never_starts() -> None:
     one = scheduler((1, 0))
     submit(one, 1)
     one.poll(0)
@@ -190,7 +190,7 @@ def test_the_time_of_cancelled_and_failed_work_is_not_learnt() -> None:
 
 
 def test_an_ended_request_is_not_kept_in_memory_by_its_deadline() -> None:
-    # Sooner deadlines of work still under way keep later ones of ended work in the heap.
+    # Sooner deadlines of work still in flight keep later ones of ended work in the heap.
     one = scheduler((2, 10))
     held = work(deadline=1000)
     ended = [work(deadline=2000), work(deadline=2000)]
@@ -275,7 +275,7 @@ def test_a_pool_nobody_has_measured_is_tried() -> None:
     assert pools_of(two.poll(0).starts) == [1]
 
 
-def test_a_fast_pool_that_hangs_does_not_hold_the_line_for_ever() -> None:
+def test_a_fast_pool_that_hangs_does_not_hold_the_queue_for_ever() -> None:
     two = scheduler((1, 10), (1, 100))
     submit(two, 2)
     plan = two.poll(0)
@@ -299,7 +299,7 @@ MS = 1_000_000
 SECOND = 1_000 * MS
 
 
-def test_a_deadline_nearer_than_the_quickest_run_is_refused_until_that_is_doubted() -> None:
+def test_a_deadline_nearer_than_the_fastest_run_is_refused_until_that_is_stale() -> None:
     one = scheduler((1, 100 * MS))
     submit(one, 1, SECOND)
     (run,) = one.poll(SECOND).starts
@@ -316,7 +316,7 @@ def test_a_deadline_nearer_than_the_quickest_run_is_refused_until_that_is_doubte
     one.submit(work(deadline=at + 60 * MS), at + 11 * MS)
 
 
-def test_what_was_measured_too_slow_is_doubted_also_for_requests_that_took_long_to_come() -> None:
+def test_what_was_measured_too_slow_is_stale_also_for_requests_that_took_long_to_come() -> None:
     one = scheduler((1, 100 * MS))
     at = 5 * SECOND
     request = work(deadline=at + 80 * MS, received=at - 20 * MS)
@@ -325,7 +325,7 @@ def test_what_was_measured_too_slow_is_doubted_also_for_requests_that_took_long_
     assert answered(one.finished(run.pool, run.slot, at + 5 * MS)) == [request]
 
 
-def test_while_something_runs_nothing_is_doubted() -> None:
+def test_while_something_runs_nothing_is_stale() -> None:
     one = scheduler((2, 100 * MS))
     submit(one, 1, SECOND)
     one.poll(SECOND)
@@ -384,7 +384,7 @@ def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
         patient = number % 2 == 0
         try:
             one.submit(work(deadline=now + (800 * MS if patient else 50 * MS)), now)
-        except (Crowded, DeadlinePassed) as refusal:
+        except (SustainedOverload, DeadlinePassed) as refusal:
             told.add((refusal.reason, patient))
         if one.running and now - begun >= 10 * MS:
             one.finished(0, 0, now)
@@ -395,7 +395,7 @@ def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
 
 
 def test_a_request_refused_for_overload_is_told_when_to_come_back() -> None:
-    crowded = Crowded("m", 0.2, 0.05, 0.15)
+    crowded = SustainedOverload("m", 0.2, 0.05, 0.15)
     assert crowded.retry_after == 0.15
     assert "an answer would take 200 ms; while more is asked for than can be computed" in str(crowded)
     assert "held to 50 ms" in str(crowded)

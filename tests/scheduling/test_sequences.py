@@ -10,15 +10,15 @@ from inferd.errors import InferdError, SequenceGone, SequenceLost, TooManySequen
 from inferd.requests import Request, SequenceStep
 from inferd.scheduling import sequences
 from inferd.scheduling.entry import Run
-from inferd.scheduling.rules import Lane, Limits, Rules
+from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
 from inferd.scheduling.sequences import SequenceLimits
 from tests.scheduling.work import work
 
 
 def scheduler(*, pinned: bool = False, slots: int = 4, width: int = 4, most: int = 2) -> Scheduler:
-    rules = Rules(Limits(100, 1000), sequences=SequenceLimits(most, 100), pinned=pinned)
-    return Scheduler("m", rules, [Lane(slots, width)])
+    rules = SchedulerRules(QueueLimits(100, 1000), sequences=SequenceLimits(most, 100), pinned=pinned)
+    return Scheduler("m", rules, [PoolSpec(slots, width)])
 
 
 def step(

@@ -13,7 +13,7 @@ def known(*seen: tuple[int, float]) -> ServiceTimes:
 
 
 def test_nothing_is_expected_before_anything_was_seen() -> None:
-    assert (known().expected(3), known().quickest(3)) == (0.0, 0.0)
+    assert (known().expected(3), known().fastest(3)) == (0.0, 0.0)
 
 
 def test_sizes_between_known_ones_are_expected_in_proportion() -> None:
@@ -26,13 +26,13 @@ def test_beyond_the_largest_size_each_row_costs_the_same() -> None:
     assert known((1, 100), (4, 200)).expected(12) == 600
 
 
-def test_the_quickest_run_is_remembered_and_slowly_forgotten() -> None:
+def test_the_fastest_run_is_remembered_and_slowly_forgotten() -> None:
     times = known((1, 100))
     times.learn(1, 60)
-    assert times.quickest(1) == 60
+    assert times.fastest(1) == 60
     for _ in range(1000):
         times.learn(1, 500)
-    assert times.quickest(1) == pytest.approx(500, rel=0.01)
+    assert times.fastest(1) == pytest.approx(500, rel=0.01)
 
 
 def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() -> None:
@@ -45,19 +45,19 @@ def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() 
     assert times.slowest == pytest.approx(200, rel=0.01)
 
 
-def test_a_run_that_goes_on_says_how_long_runs_take_and_nothing_of_the_quickest() -> None:
+def test_a_run_that_goes_on_says_how_long_runs_take_and_nothing_of_the_fastest() -> None:
     times = known((1, 100))
     times.learn_at_least(1, 50)
     assert times.expected(1) == 100
     for _ in range(100):
         times.learn_at_least(1, 500)
     assert times.expected(1) == pytest.approx(500, rel=0.01)
-    assert times.quickest(1) == 100
+    assert times.fastest(1) == 100
 
 
 def test_what_is_first_known_of_a_run_that_goes_on_rules_nothing_out() -> None:
     times = known()
     times.learn_at_least(2, 500)
-    assert (times.expected(2), times.quickest(2)) == (500, 0)
+    assert (times.expected(2), times.fastest(2)) == (500, 0)
     times.learn(2, 300)
-    assert times.quickest(2) == 300
+    assert times.fastest(2) == 300

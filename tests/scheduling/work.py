@@ -1,4 +1,4 @@
-"""Requests as the scheduler sees them: a deadline, a priority, a size, a kind, a client, a place in a sequence."""
+"""Requests as the scheduler sees them: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
 
 from collections.abc import Hashable, Sequence
 
@@ -22,7 +22,7 @@ def work(
     priority: int = 0,
     nbytes: int = 0,
     rows: int = 1,
-    kind: Hashable | None = None,
+    batch_key: Hashable | None = None,
     client: str = "",
     step: SequenceStep | None = None,
     received: int = 0,
@@ -36,8 +36,8 @@ def work(
         deadline=deadline,
         priority=priority,
         nbytes=nbytes,
-        batch=rows,
-        kind=kind,
+        rows=rows,
+        batch_key=batch_key,
         client=client,
         step=step,
         stages=Stages(received=received),

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits, Live, shadow
+from inferd.catalog import Catalog, CatalogLimits, Deployment, synthetic_request
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import made_up
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import ModelUnavailable
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.supervision import canary
 from inferd.supervision.vitality import Ending
 from inferd.tensors import DType, Signature, Tensor
@@ -30,13 +30,13 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.seen: list[Observation] = []
-        limits = CatalogLimits(Limits(1000, 1 << 30), 1, 30)
+        limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 30)
         self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
 
     async def _changed(self) -> None:
         """Nobody is to be told here."""
 
-    async def __aenter__(self) -> Live:
+    async def __aenter__(self) -> Deployment:
         await self._catalog.load_all()
         return self._catalog.resolve("m", "")[1]
 
@@ -51,10 +51,10 @@ def test_a_model_that_works_answers_well_and_nothing_is_counted(dtype: DType, tm
     @on_loop
     async def test() -> None:
         house = House(tmp_path)
-        async with house as live:
-            before = live.dispatcher.completed
-            assert await canary.send(live, SECONDS) is Ending.WELL
-            assert live.dispatcher.completed == before + 1
+        async with house as deployment:
+            before = deployment.dispatcher.completed
+            assert await canary.send(deployment, SECONDS) is Ending.WELL
+            assert deployment.dispatcher.completed == before + 1
         assert house.seen == []
 
     test()
@@ -67,18 +67,22 @@ def test_a_model_that_was_unloaded_while_the_input_was_made_up_is_not_asked(
 
     @on_loop
     async def test() -> None:
-        async with House(tmp_path) as live:
+        async with House(tmp_path) as deployment:
             loop = asyncio.get_running_loop()
 
             def unloaded_meanwhile(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
-                loop.call_soon_threadsafe(live.dispatcher.close)
-                live.loaded.close()
-                return made_up(source, signature)
+                loop.call_soon_threadsafe(deployment.dispatcher.close)
+                deployment.loaded.close()
+                return synthetic_inputs(source, signature)
 
-            monkeypatch.setattr(canary, "made_up", unloaded_meanwhile)
-            assert await canary.send(live, SECONDS) is Ending.UNANSWERED
+            monkeypatch.setattr(canary, "synthetic_inputs", unloaded_meanwhile)
+            assert await canary.send(deployment, SECONDS) is Ending.UNANSWERED
             with pytest.raises(ModelUnavailable, match="model 'm' is unloaded"):
-                await shadow.answer(live.dispatcher, live.signature, made_up(live.source, live.signature))
+                await synthetic_request.answer(
+                    deployment.dispatcher,
+                    deployment.signature,
+                    synthetic_inputs(deployment.source, deployment.signature),
+                )
 
     test()
 
@@ -96,11 +100,11 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
 
     @on_loop
     async def test() -> None:
-        async with House(tmp_path) as live:
-            assert live.signature.in_sequences
+        async with House(tmp_path) as deployment:
+            assert deployment.signature.in_sequences
             for _ in range(3):
-                assert await canary.send(live, SECONDS) is Ending.WELL
-            assert live.dispatcher.sequences == 0
+                assert await canary.send(deployment, SECONDS) is Ending.WELL
+            assert deployment.dispatcher.sequences == 0
 
     test()
 
@@ -108,27 +112,27 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
 @on_loop
 async def test_a_model_that_can_not_run_on_made_up_input_fails(tmp_path: Path) -> None:
     models.save(picky(), tmp_path, "m", settings="[warmup]\nruns = 0")
-    async with House(tmp_path) as live:
-        assert await canary.send(live, SECONDS) is Ending.FAILED
+    async with House(tmp_path) as deployment:
+        assert await canary.send(deployment, SECONDS) is Ending.FAILED
 
 
 @on_loop
-async def test_a_full_line_says_nothing_of_the_model(tmp_path: Path) -> None:
+async def test_a_full_queue_says_nothing_of_the_model(tmp_path: Path) -> None:
     models.save(models.slow(), tmp_path, "m", settings=serial(1))
-    async with House(tmp_path) as live:
+    async with House(tmp_path) as deployment:
         asked = [ask([1.0]) for _ in range(2)]
         for request, _ in asked:
-            live.dispatcher.submit(request)
-        assert await canary.send(live, SECONDS) is Ending.UNANSWERED
+            deployment.dispatcher.submit(request)
+        assert await canary.send(deployment, SECONDS) is Ending.UNANSWERED
         for request, _ in asked:
-            live.dispatcher.cancel(request)
-        await live.dispatcher.drained()
+            deployment.dispatcher.cancel(request)
+        await deployment.dispatcher.drained()
 
 
 @on_loop
 async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) -> None:
     models.save(models.slow(), tmp_path, "m", settings=serial(1))
-    async with House(tmp_path) as live:
-        assert await canary.send(live, 0) is Ending.UNANSWERED
-        await live.dispatcher.drained()
-        assert live.dispatcher.under_way == 0
+    async with House(tmp_path) as deployment:
+        assert await canary.send(deployment, 0) is Ending.UNANSWERED
+        await deployment.dispatcher.drained()
+        assert deployment.dispatcher.in_flight == 0

@@ -249,18 +249,18 @@ STEPS = st.lists(LOOKS | st.sampled_from(Ending), max_size=60)
 def test_whatever_is_seen_it_fails_only_by_canaries_and_is_sent_no_more_of_them_than_agreed(
     steps: Sequence[tuple[float, int, int, int, bool] | Ending],
 ) -> None:
-    watched, under_way, asked = Watched(trusted=False), False, -100.0
+    watched, in_flight, asked = Watched(trusted=False), False, -100.0
     bad = 0
     for step in steps:
         if isinstance(step, Ending):
             trusted = watched.health.trust is Trust.TRUSTED
-            counts = under_way and ((step is Ending.FAILED and trusted) or step is Ending.UNANSWERED)
+            counts = in_flight and ((step is Ending.FAILED and trusted) or step is Ending.UNANSWERED)
             before = watched.health.standing
             standing = watched.ended(step)
-            bad = 0 if under_way and step is Ending.WELL else bad + counts
+            bad = 0 if in_flight and step is Ending.WELL else bad + counts
             if standing is not before:
-                assert under_way
-            under_way = False
+                assert in_flight
+            in_flight = False
         else:
             seconds, well, failed, hung, busy = step
             before = watched.health.standing
@@ -271,10 +271,10 @@ def test_whatever_is_seen_it_fails_only_by_canaries_and_is_sent_no_more_of_them_
             elif before is not Standing.FAILED:
                 assert watched.health.standing is not Standing.FAILED, "failed by what clients may have done"
             if wanted:
-                assert not under_way
+                assert not in_flight
                 assert watched.now - asked >= RULES.again
                 assert watched.health.trust is not Trust.UNTESTABLE
-                under_way, asked = True, watched.now
+                in_flight, asked = True, watched.now
         assert watched.health.standing is not Standing.FAILED or bad > 0
         assert bool(watched.health.reason) == (watched.health.standing is not Standing.HEALTHY)
 

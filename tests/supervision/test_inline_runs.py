@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.catalog import Beside, Live, Served
+from inferd.catalog import Deployment, ModelVersion, TrafficSplit
 from inferd.engine.runtime import ov
 from inferd.lifecycle import ModelState
 from inferd.requests import Stages
@@ -27,14 +27,14 @@ UNMEASURED = "[warmup]\nruns = 0\n"
 class Choosing:
     """Inline runs chosen for the model m of ``house``, on a clock that the test moves."""
 
-    def __init__(self, house: House, most: float, free: Callable[[Served], bool] = lambda _: True) -> None:
+    def __init__(self, house: House, most: float, free: Callable[[ModelVersion], bool] = lambda _: True) -> None:
         self.house = house
         self.told: list[bool] = []
         self.runs = InlineRuns(house.catalog, free, lambda _, inline: self.told.append(inline), most, lambda: self.now)
         self.now = 1000.0
 
     @property
-    def live(self) -> Live:
+    def deployment(self) -> Deployment:
         return self.house.catalog.resolve("m", "")[1]
 
     async def look(self, later: float = BETWEEN, times: int = 1) -> int:
@@ -43,7 +43,7 @@ class Choosing:
         for _ in range(times):
             self.now += later
             assert await self.house.times("m") == 2
-            held = [(s, live) for s, live in self.house.catalog.holding() if s.state is ModelState.READY]
+            held = [(s, deployment) for s, deployment in self.house.catalog.loaded() if s.state is ModelState.READY]
             for work in self.runs.look(held):
                 tried += 1
                 await work
@@ -56,7 +56,7 @@ async def choosing(
     most: float,
     network: "ov.Model | None" = None,
     toml: str = UNMEASURED,
-    **more: Callable[[Served], bool],
+    **more: Callable[[ModelVersion], bool],
 ) -> AsyncIterator[Choosing]:
     async with House(root / "models") as house:
         house.put("m", network or models.scaled(2), toml)
@@ -67,14 +67,14 @@ async def choosing(
         yield choice
 
 
-async def at_once(_: Beside) -> bool:
+async def at_once(_: TrafficSplit) -> bool:
     return True
 
 
 async def made_inline(choice: Choosing) -> None:
-    served, live = choice.house.catalog.resolve("m", "")
-    assert await choice.house.catalog.roll_out(served, live.config, at_once, inline=True)
-    assert choice.live.inline
+    model_version, deployment = choice.house.catalog.resolve("m", "")
+    assert await choice.house.catalog.roll_out(model_version, deployment.config, at_once, inline=True)
+    assert choice.deployment.inline
     # Not before something is known to be worth measuring.
     choice.now += FIRST
 
@@ -82,11 +82,11 @@ async def made_inline(choice: Choosing) -> None:
 @on_loop
 async def test_runs_that_prove_quick_after_the_load_become_inline(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
-        assert not choice.live.inline
+        assert not choice.deployment.inline
         assert await choice.look(FIRST / 2) == 0
         with capture_logs() as logged:
             assert await choice.look(FIRST) == 1
-        assert choice.live.inline
+        assert choice.deployment.inline
         assert choice.told == [True]
         [line] = [line for line in logged if line["event"] == "runs are inline now"]
         assert (line["model"], line["version"]) == ("m", 1)
@@ -95,7 +95,7 @@ async def test_runs_that_prove_quick_after_the_load_become_inline(tmp_path: Path
         assert await choice.house.times("m") == 2
         assert {seen.outcome for seen in choice.house.seen} == {"ok"}
         # As the model.toml says, so that a reload finds nothing changed.
-        assert choice.live.config.execution.path == "auto"
+        assert choice.deployment.config.execution.path == "auto"
         assert await choice.look(LONGEST, times=2 * LOOKS) == 0
 
 
@@ -110,9 +110,9 @@ def test_runs_that_prove_slow_stay_handed_over_and_are_tried_ever_more_rarely(
     @on_loop
     async def check() -> None:
         async with choosing(tmp_path, AMPLE) as choice:
-            before = choice.live
+            before = choice.deployment
             assert [await choice.look(FIRST) for _ in range(3)] == [1, 0, 1]
-            assert (choice.live is before, choice.told) == (True, [])
+            assert (choice.deployment is before, choice.told) == (True, [])
 
     check()
 
@@ -124,7 +124,7 @@ async def test_inline_runs_that_take_long_are_handed_over(tmp_path: Path) -> Non
         assert await choice.look(times=LOOKS - 1) == 0
         with capture_logs() as logged:
             assert await choice.look() == 1
-        assert not choice.live.inline
+        assert not choice.deployment.inline
         assert choice.told == [False]
         assert [line["model"] for line in logged if line["event"] == "runs are handed over now"] == ["m"]
         assert await choice.house.times("m") == 2
@@ -142,9 +142,9 @@ def test_inline_runs_that_only_look_slow_stay(tmp_path: Path, monkeypatch: pytes
     async def check() -> None:
         async with choosing(tmp_path, NONE) as choice:
             await made_inline(choice)
-            before = choice.live
+            before = choice.deployment
             assert await choice.look(times=3 * LOOKS) == 1
-            assert (choice.live is before, choice.told) == (True, [])
+            assert (choice.deployment is before, choice.told) == (True, [])
 
     check()
 
@@ -167,7 +167,7 @@ def test_what_is_not_left_open_stays_as_it_is(network: "ov.Model | None", toml: 
         settings = "\n".join(sorted(toml.splitlines(), key=lambda line: not line.startswith("devices")))
         async with choosing(tmp_path, AMPLE, network, settings) as choice:
             assert await choice.look(LONGEST, times=3) == 0
-            assert not choice.live.inline
+            assert not choice.deployment.inline
 
     check()
 
@@ -176,18 +176,18 @@ def test_what_is_not_left_open_stays_as_it_is(network: "ov.Model | None", toml: 
 async def test_what_somebody_else_decides_on_is_left_to_them(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE, free=lambda _: False) as choice:
         assert await choice.look(LONGEST, times=3) == 0
-        assert not choice.live.inline
+        assert not choice.deployment.inline
 
 
 @on_loop
 async def test_a_changed_model_starts_over_and_one_that_can_not_be_loaded_stays(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
-        before = choice.live
+        before = choice.serving
         (tmp_path / "models" / "m" / "1" / "model.xml").write_text("no model")
         assert await choice.look(FIRST) == 1
-        assert (choice.live is before, choice.told) == (True, [])
+        assert (choice.deployment is before, choice.told) == (True, [])
         choice.house.put("m", models.scaled(2), UNMEASURED)
         await choice.house.catalog.load("m")
         assert await choice.look(0.0) == 0
         assert await choice.look(FIRST) == 1
-        assert choice.live.inline
+        assert choice.deployment.inline

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits, Live
+from inferd.catalog import Catalog, CatalogLimits, Deployment
 from inferd.errors import InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.supervision.health import HealthRules, Standing
 from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
@@ -56,7 +56,7 @@ class House:
         self.catalog = Catalog(
             Repository(root),
             self.engine,  # type: ignore[arg-type]  # at the engine seam
-            CatalogLimits(Limits(100, 1 << 20), 2, 0.01),
+            CatalogLimits(QueueLimits(100, 1 << 20), 2, 0.01),
             self.seen.append,
             self._changed,
         )
@@ -77,7 +77,7 @@ class House:
         await self.catalog.load_all()
         self.monitor.start()
         # It looks once at the start, and knows the model then, and whether its device is there.
-        await until(lambda: self.live.dispatcher.alarm is not None)
+        await until(lambda: self.deployment.dispatcher.on_health_change is not None)
         if self.monitor._asking is not None:
             await self.monitor._asking
         return self
@@ -89,8 +89,8 @@ class House:
         await self.catalog.close()
 
     @property
-    def live(self) -> Live:
-        (held,) = self.catalog.holding()
+    def deployment(self) -> Deployment:
+        (held,) = self.catalog.loaded()
         return held[1]
 
     @property
@@ -144,8 +144,8 @@ async def test_a_run_that_says_that_its_device_is_gone_makes_the_model_not_ready
         assert isinstance(refused, ModelUnavailable)
         assert "NPU: " in str(refused)
         (entry,) = house.catalog.index()
-        assert (entry.state, entry.wanted) == (ModelState.UNAVAILABLE, True)
-        assert house.monitor.standing(house.live) is Standing.FAILED
+        assert (entry.state, entry.desired) == (ModelState.UNAVAILABLE, True)
+        assert house.monitor.standing(house.deployment) is Standing.FAILED
 
 
 @on_loop
@@ -178,7 +178,7 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
 async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: Path) -> None:
     rebuilds = RebuildRules(first=0.001, tries=3, slowly=0.002)
     async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:
-        before = house.live
+        before = house.deployment
         house.engine.present.clear()
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
@@ -189,7 +189,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 
         house.engine.present.add("GPU")
         await until(lambda: house.ready)
-        assert house.live is not before
+        assert house.deployment is not before
         (answer,) = house.submit()
         house.engine.running("GPU")[0].complete()
         assert (await answer.ended()).error is None
@@ -199,12 +199,12 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 @on_loop
 async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
     async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
-        before = house.live
+        before = house.serving
         (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
-        await until(lambda: house.ready and house.live is not before)
-        assert house.live.source.digest != before.source.digest
+        await until(lambda: house.ready and house.deployment is not before)
+        assert house.deployment.source.digest != before.source.digest
         assert house.reason == ""
 
 
@@ -268,13 +268,13 @@ async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often
     async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
         # Each hangs four runs of two slots, and one more that can't be put anywhere.
         for _ in range(2):
-            before = house.live
+            before = house.deployment
             answers = house.submit(5)
             for answer in answers:
                 await answer.ended()
             assert [answer.times for answer in answers] == [1] * 5
-            await until(lambda: house.ready and house.live is not before)  # noqa: B023 - asked before the next turn
-        assert house.catalog.stuck("m") <= 2
+            await until(lambda: house.ready and house.deployment is not before)  # noqa: B023 - asked before the next turn
+        assert house.catalog.unfreed("m") <= 2
 
 
 @on_loop
@@ -307,10 +307,10 @@ async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path
     toml = "[execution]\nhang_timeout = 0.005"
     rebuilds = RebuildRules(first=0.001, slowly=0.001)
     async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
-        before = house.live
+        before = house.deployment
         for answer in house.submit(5):
             await answer.ended()
-        await until(lambda: house.ready and house.live is not before)
+        await until(lambda: house.ready and house.deployment is not before)
         # One of two slots hung again on the infer request that it was given.
         assert house.monitor.hung["m", "1", "CPU"] >= 3
         assert house.monitor.replaced["m", "1", "CPU"] >= 1
@@ -322,7 +322,7 @@ async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path
 @on_loop
 async def test_a_model_whose_canaries_fail_is_not_ready_until_one_ends_well(tmp_path: Path) -> None:
     async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
-        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 3)
+        await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         assert house.ready
         await house.serve(lambda slot: slot.fail("wrong weather"), lambda: not house.ready)
         assert "inferences on made-up input fail, which ended well before" in str(house.refusal())
@@ -336,7 +336,7 @@ async def test_a_model_whose_canaries_fail_is_not_ready_until_one_ends_well(tmp_
 @on_loop
 async def test_a_model_that_leaves_canaries_without_an_answer_is_not_ready(tmp_path: Path) -> None:
     async with House(tmp_path, "CPU", rules=replace(EAGER, patience=0.02), look=0.001) as house:
-        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 3)
+        await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         await until(lambda: not house.ready)
         assert "no answer to an inference on made-up input" in str(house.refusal())
         assert house.seen == []
@@ -345,7 +345,7 @@ async def test_a_model_that_leaves_canaries_without_an_answer_is_not_ready(tmp_p
 @on_loop
 async def test_a_client_whose_requests_all_fail_does_not_make_the_model_unready(tmp_path: Path) -> None:
     async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
-        await house.serve(lambda slot: slot.complete(), lambda: house.live.dispatcher.completed > 0)
+        await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 0)
 
         def fails_but_for_canaries(slot: FakeSlot) -> None:
             slot.fail("no such shape") if _of_a_client(slot) else slot.complete()

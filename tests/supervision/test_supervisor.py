@@ -44,10 +44,10 @@ async def test_of_a_model_in_service_runs_that_fail_are_no_sign_of_life() -> Non
 @on_loop
 async def test_a_device_that_is_lost_is_told_from_one_that_hangs() -> None:
     bench = Bench(1, 1)
-    bench.dispatcher.shut(0, GONE)
+    bench.dispatcher.disable_device(0, GONE)
     assert not _lost(bench.dispatcher)
-    bench.dispatcher.shut(1, GONE)
+    bench.dispatcher.disable_device(1, GONE)
     assert _lost(bench.dispatcher)
-    bench.dispatcher.conduct[1].wedged = GONE
+    bench.dispatcher.device_stats[1].wedged = GONE
     assert not _lost(bench.dispatcher)
-    await until(lambda: bench.dispatcher.under_way == 0)
+    await until(lambda: bench.dispatcher.in_flight == 0)

@@ -92,7 +92,7 @@ def test_a_model_with_nothing_to_do_owes_nothing_even_where_no_canary_finds_room
     assert len(world.asked) > 5
 
 
-def test_a_full_line_with_completions_is_alive_though_its_canaries_are_refused() -> None:
+def test_a_full_queue_with_completions_is_alive_though_its_canaries_are_refused() -> None:
     world = World().trusted()
     for _ in range(50):
         world.completed += 3
@@ -178,7 +178,7 @@ def test_the_table_names_all_that_can_happen_to_a_model_that_is_asked() -> None:
     )
 )
 def test_no_walk_asks_too_often_or_calls_a_working_model_silent(walk: list[tuple[str, int, float]]) -> None:
-    world, under_way, good = World(), False, world_start()
+    world, in_flight, good = World(), False, world_start()
     for does, looks, pace in walk:
         for _ in range(looks):
             if does == "works":
@@ -187,14 +187,14 @@ def test_no_walk_asks_too_often_or_calls_a_working_model_silent(walk: list[tuple
             # The first look takes no time.
             good = world.now if does == "works" else good
             quiet_for = world.now - good
-            assert not (verdict.ask and under_way)
-            under_way |= bool(verdict.ask)
-            if under_way and does != "hangs":
+            assert not (verdict.ask and in_flight)
+            in_flight |= bool(verdict.ask)
+            if in_flight and does != "hangs":
                 ending = {"fails": Ending.FAILED, "refuses": Ending.UNANSWERED}.get(does, Ending.WELL)
                 world.completed += ending is Ending.WELL
                 world.vitality.ended("m", ending)
                 good = world.now if ending is Ending.WELL else good
-                under_way = False
+                in_flight = False
             if not verdict.alive:
                 assert does != "works"
                 assert quiet_for > RULES.limit

@@ -11,7 +11,7 @@ from tests import models
 _op = ov.opset13
 _STEP_SIZE = 256
 
-SLOTS, LINE = 3, 16
+SLOTS, QUEUE_LENGTH = 3, 16
 """Infer requests of the model `slots`, and how many may wait for one."""
 
 
@@ -24,7 +24,7 @@ def write(root: Path) -> Path:
     models.save(picky(), root, "picky", settings=serial(1024) + "[warmup]\nruns = 0")
     models.save(steps(), root, "steps", settings=serial(1024))
     models.save(steps(), root, "busy", settings=serial(1))
-    models.save(steps(), root, "slots", settings=serial(LINE, SLOTS))
+    models.save(steps(), root, "slots", settings=serial(QUEUE_LENGTH, SLOTS))
     broken = root / "broken" / "1"
     broken.mkdir(parents=True)
     (broken / "model.xml").write_text('<?xml version="1.0"?><net name="broken" version="11"><layers/></net>')

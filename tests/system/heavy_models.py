@@ -1,4 +1,4 @@
-"""Models that gain from joined requests or take long, and answer exactly."""
+"""Models that gain from batches or take long, and answer exactly."""
 
 import numpy as np
 

@@ -21,8 +21,8 @@ from tests.system.wire import connect, echo, method, request, steps
 
 OBJECTIVE = 0.1
 """Seconds, of the model ``strict``."""
-LINE = 3
-"""Requests that may wait for ``line``."""
+QUEUE_LENGTH = 3
+"""Requests that may wait for ``queued``."""
 BURST = 30
 
 
@@ -32,7 +32,7 @@ def write(root: Path) -> Path:
     models.save(models.sum_and_difference([-1, 2]), root, "rows", settings="[batching]\nmax_size = 8")
     objective = f"[objective]\nlatency_slo = {OBJECTIVE}\n"
     models.save(echo_models.steps(), root, "strict", settings=echo_models.serial(64) + objective)
-    models.save(echo_models.steps(), root, "line", settings=echo_models.serial(LINE))
+    models.save(echo_models.steps(), root, "queued", settings=echo_models.serial(QUEUE_LENGTH))
     models.save(echo_models.picky(), root, "picky", settings=echo_models.serial(64) + "[warmup]\nruns = 0\n")
     models.save(small.stateful(), root, "inner", settings="[sequences]\nmax_live = 8\n")
     broken = root / "broken" / "1"
@@ -56,15 +56,15 @@ async def bad(infer: Any, _: Any) -> None:
 
 
 async def late_or_given_up(infer: Any, _: Any) -> None:
-    late = infer(steps(500, model="line", parameters={"timeout": 20_000}))
-    given_up = infer(steps(500, model="line"))
+    late = infer(steps(500, model="queued", parameters={"timeout": 20_000}))
+    given_up = infer(steps(500, model="queued"))
     await late.code()
     given_up.cancel()
     await given_up.code()
 
 
 async def too_much(infer: Any, _: Any) -> None:
-    await codes([infer(steps(50, model=model)) for model in ("line", "strict") for _ in range(BURST)])
+    await codes([infer(steps(50, model=model)) for model in ("queued", "strict") for _ in range(BURST)])
 
 
 async def streamed(_: Any, stream: Any) -> None:

@@ -28,7 +28,7 @@ def write(root: Path) -> Path:
     models.save(
         small.accumulator(),
         root,
-        "joined",
+        "batched",
         settings='[batching]\nmax_size = 8\n[sequences.state.state]\noutput = "next"\nbatch_axis = 1\n',
     )
     models.save(steps_so_far(), root, "steps", settings=echo_models.serial(1024) + _CARRIED)

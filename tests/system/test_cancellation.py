@@ -20,7 +20,7 @@ from tests.system.wire import OK, all_slots_usable, by_outcome, connect, counts,
 pytestmark = pytest.mark.system
 
 REQUESTS = 4000
-# Together they fit into the model's infer requests and its line, so none is refused for want of room.
+# Together they fit into the model's infer requests and its queue, so none is refused for want of room.
 AT_ONCE = 16
 
 

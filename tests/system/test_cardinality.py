@@ -33,7 +33,7 @@ SCRAPES = 3
 """Looks at what is to stay as it is."""
 ROUNDS = 3
 
-TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_runs", "inferd_queue_length"
+TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_infer_requests_busy", "inferd_queue_length"
 
 Names = set[tuple[str, Labels]]
 
@@ -45,11 +45,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(repository: Path, cache_dir: Path) -> Iterator[Daemon]:
-    """A test that changes what is served has a model of its own for it."""
+    """A test that changes what is served has a model of its own for it; no canary makes a device busy between."""
     for name in ("echo", "coming", "renewed"):
         models.save(models.identity(DType.INT64, [-1]), repository, name)
     models.save(echo_models.steps(), repository, "leaving", settings=echo_models.serial(16))
-    with Daemon(repository, "--cache-dir", str(cache_dir), "--repository-control", "--request-log", "off") as daemon:
+    flags = ("--cache-dir", str(cache_dir), "--repository-control", "--request-log", "off", "--canary-interval", "0")
+    with Daemon(repository, *flags) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
 

@@ -27,8 +27,8 @@ Code = grpc.StatusCode
 P = ParamSpec("P")
 Array = npt.NDArray[Any]
 
-# Answers whether rows are joined, and takes tensors with no columns.
-_JOINED = '[batching]\nmax_size = 8\n[shapes]\nleft = ["?", "?"]\nright = ["?", "?"]\n'
+# Answers whether rows are batched, and takes tensors with no columns.
+_BATCHED = '[batching]\nmax_size = 8\n[shapes]\nleft = ["?", "?"]\nright = ["?", "?"]\n'
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     for dtype in DType:
         models.save(models.identity(dtype, [-1, 3]), root, f"any-{dtype.wire}")
     models.save(models.negative([-1, 3]), root, "negative")
-    models.save(models.sum_and_difference([-1, -1]), root, "joined", settings=_JOINED)
+    models.save(models.sum_and_difference([-1, -1]), root, "batched", settings=_BATCHED)
     models.save(models.negative([-1, 3]), root, "bounded", settings='[shapes]\nx = ["1..", 3]\n')
     flags = ("--cache-dir", str(cache_dir), "--preflight", "off", "--shared-memory", "mapped")
     with Daemon(root, *flags) as daemon:
@@ -166,13 +166,13 @@ async def test_they_are_answered_in_turns_with_others_on_a_stream(daemon: Daemon
 
 
 @connected
-async def test_rows_without_columns_are_joined_with_none_that_have_some(daemon: Daemon) -> None:
+async def test_rows_without_columns_are_batched_with_none_that_have_some(daemon: Daemon) -> None:
     shapes = [(1, 2), (2, 0), (1, 0), (3, 2), (1, 0)]
     async with wire.connect(daemon.grpc) as channel:
         infer = wire.method(channel, "ModelInfer")
         for _ in range(3):
             feeds = [{"left": np.full(s, i, np.float32), "right": np.ones(s, np.float32)} for i, s in enumerate(shapes)]
-            answers = await asyncio.gather(*(infer(request("joined", feed)) for feed in feeds))
+            answers = await asyncio.gather(*(infer(request("batched", feed)) for feed in feeds))
             for place, (shape, answer) in enumerate(zip(shapes, answers, strict=True)):
                 np.testing.assert_array_equal(outputs(answer)["sum"], np.full(shape, place + 1, np.float32))
 
@@ -208,7 +208,7 @@ async def test_shared_memory_holds_them_in_no_bytes(daemon: Daemon) -> None:
         ("bounded", {"x": np.zeros((0, 3), np.float32)}, "input 'x' must have shape [1..,3], got [0,3]"),
         ("negative", {"x": np.zeros((2, 0), np.float32)}, "input 'x' must have shape [?,3], got [2,0]"),
         (
-            "joined",
+            "batched",
             {"left": np.zeros((0, 2), np.float32), "right": np.zeros((0, 2), np.float32)},
             "input 'left' must have shape [1..8,?], got [0,2]",
         ),

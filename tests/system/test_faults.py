@@ -76,7 +76,7 @@ def answers(daemon: Daemon, model: str = "echo") -> bool:
 
 async def until_running(daemon: Daemon, model: str) -> None:
     """Until an infer request of ``model`` is in use."""
-    series = re.compile(rf'^inferd_runs\{{[^}}]*model="{model}"[^}}]*\}} [1-9]', re.MULTILINE)
+    series = re.compile(rf'^inferd_infer_requests_busy\{{[^}}]*model="{model}"[^}}]*\}} [1-9]', re.MULTILINE)
     while not series.search((await asyncio.to_thread(daemon.get, "/metrics"))[1]):  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.05)
 

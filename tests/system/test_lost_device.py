@@ -34,7 +34,7 @@ def under(supervisor: Supervisor, folder: Path, cache: Path, *flags: str) -> Dae
 
 
 async def lose(daemon: Daemon, device: Path) -> list[tuple[StatusCode, str]]:
-    """Answers before and after ``device`` is lost, of requests that are under way when it is, too."""
+    """Answers before and after ``device`` is lost, of requests that are in flight when it is, too."""
     async with connect(daemon.grpc) as channel:
         infer, health = method(channel, "ModelInfer"), watch(channel, "echo/1")
         assert (await health.read()).status == Status.SERVING

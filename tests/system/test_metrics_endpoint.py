@@ -25,7 +25,7 @@ from tests.system.wire import OK, connect, counts, echo, method, outcome, reques
 
 pytestmark = pytest.mark.system
 
-COUNTED = "inferd_(request|stage|inferences|run_rows|received|sent|objective)"
+COUNTED = "inferd_(request|stage|inferences|batch_rows|received|sent|objective)"
 
 
 def get(address: str, path: str, accept: str = "") -> tuple[int, str, str]:

@@ -110,7 +110,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models.save(_built(case), root, name)
     models.save(_built(CASES["add"]), root, "accepting", settings="[numbers]\nout_of_range = 'accept'\n")
     doubled = small.model({"y": op.add(x := parameter([-1, 1], ov.Type.i64), x)}, [x])
-    models.save(doubled, root, "joined", settings="[batching]\nmax_size = 8\nmax_delay = 0.2\n")
+    models.save(doubled, root, "batched", settings="[batching]\nmax_size = 8\nmax_delay = 0.2\n")
     fixed = small.model({"y": op.add(x := parameter([4], ov.Type.i64), x)}, [x])
     for path in ("inline", "sync", "async"):
         models.save(fixed, root, path, settings=f"[execution]\npath = '{path}'\n")
@@ -245,17 +245,17 @@ def test_a_model_may_accept_what_comes(server: Daemon) -> None:
     assert list(ask(server, raw, "accepting", np.array([2**40 + 1, 4]))) == [2, 5]
 
 
-def test_a_number_out_of_range_is_not_joined_with_others(server: Daemon) -> None:
+def test_a_number_out_of_range_is_not_batched_with_others(server: Daemon) -> None:
     async def together() -> list[Answer]:
         async with connect(server.grpc) as channel:
             rows = [np.array([[n]]) for n in (1, 2**32 + 5, 3)]
-            return await asyncio.gather(*(raw(channel, "joined", row) for row in rows))
+            return await asyncio.gather(*(raw(channel, "batched", row) for row in rows))
 
     first, second, third = asyncio.run(together())
 
     assert (list(first), list(third)) == ([2], [6])
     held = INT32.format("INT64")
-    said = f"model 'joined': input 'x': element [0,0] is 4294967301, outside of {held}"
+    said = f"model 'batched': input 'x': element [0,0] is 4294967301, outside of {held}"
     assert second == (grpc.StatusCode.INVALID_ARGUMENT, said)
 
 

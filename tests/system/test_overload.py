@@ -1,4 +1,4 @@
-"""More than can be done in time, seen by clients: quotas, an objective, a full line, and deadlines that pass in it."""
+"""More than can be done in time, seen by clients: quotas, an objective, a full queue, and deadlines that pass in it."""
 
 import asyncio
 import re
@@ -27,13 +27,13 @@ OBJECTIVE = 300
 """Milliseconds."""
 BURST = 300
 """Requests whose runs take some ten milliseconds each: many times what the objective has room for."""
-LINE = 3
+QUEUE_LENGTH = 3
 LONG = 6000
 """Steps of a run that outlasts whatever is tried meanwhile; each test asserts that it did."""
 TIMEOUT = 50_000
 """Microseconds."""
 
-RUNS, LENGTH = "inferd_runs", "inferd_queue_length"
+RUNS, LENGTH = "inferd_infer_requests_busy", "inferd_queue_length"
 EXPIRED = "deadline passed while the request was waiting in the queue"
 
 
@@ -45,7 +45,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     models.save(models.slow(20), repository, "promising", settings=serial + objective)
     untried = f"{serial}{objective}[warmup]\nruns = 0\n"
     models.save(echo_models.steps(), repository, "learning", settings=untried)
-    models.save(echo_models.steps(), repository, "short", settings=echo_models.serial(LINE))
+    models.save(echo_models.steps(), repository, "short", settings=echo_models.serial(QUEUE_LENGTH))
     models.save(echo_models.steps(), repository, "unary", settings=serial)
     models.save(echo_models.steps(), repository, "hasty", settings=f"{serial}default_timeout = {TIMEOUT / 1e6}\n")
     models.save(echo_models.steps(), repository, "streamed", settings=serial)
@@ -55,14 +55,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
 
 
 async def keep_busy(daemon: Daemon, infer: Any, model: str, **more: Any) -> grpc.aio.Call:
-    """Return once a long run is under way, as the daemon says; ``more`` goes to its call."""
+    """Return once a long run is in flight, as the daemon says; ``more`` goes to its call."""
     call = infer(steps(LONG, model=model, parameters={"timeout": 60_000_000}), **more)
     await asyncio.to_thread(wait_until, daemon, RUNS, model, 1)
     return call
 
 
 async def lined_up(daemon: Daemon, model: str, number: int) -> None:
-    """Return once so many wait in line."""
+    """Return once so many wait in the queue."""
     await asyncio.to_thread(wait_until, daemon, LENGTH, model, number)
 
 
@@ -94,7 +94,7 @@ def named(client: str, key: str = "inferd-client") -> tuple[tuple[str, str], ...
 async def over_quota(call: grpc.aio.Call, model: str, whom: str) -> bool:
     """Whether ``call`` was refused because ``whom`` has all it may have, and told when to come back."""
     await pushback(call)
-    return (await call.details()).startswith(f"model '{model}': {whom} may have {QUOTA} requests under way; retry in ")
+    return (await call.details()).startswith(f"model '{model}': {whom} may have {QUOTA} requests in flight; retry in ")
 
 
 def test_a_client_at_its_quota_is_told_when_to_come_back_and_others_are_served(rationed: Daemon) -> None:
@@ -237,7 +237,7 @@ def test_a_burst_beyond_the_objective_is_answered_or_refused_and_nothing_is_lost
     )
 
 
-# -- a full line ------------------------------------------------------------------
+# -- a full queue -----------------------------------------------------------------
 
 
 def test_an_urgent_request_takes_the_place_of_the_latest_unprioritised_one(daemon: Daemon) -> None:
@@ -253,20 +253,20 @@ def test_an_urgent_request_takes_the_place_of_the_latest_unprioritised_one(daemo
             running = await keep_busy(daemon, infer, "short")
             running.add_done_callback(lambda _: ended.append("running"))
             waiting = []
-            for place in range(1, LINE + 1):
+            for place in range(1, QUEUE_LENGTH + 1):
                 waiting.append(send(f"waiting {place}"))
                 await lined_up(daemon, "short", place)
 
             refused = send("refused")
-            full = f"model 'short': queue is full ({LINE} requests waiting); retry in "
+            full = f"model 'short': queue is full ({QUEUE_LENGTH} requests waiting); retry in "
             assert (await refused.details()).startswith(full)
             await pushback(refused)
 
             urgent = send("urgent", priority=1)
-            displaced = "model 'short': queue is full and a request of higher priority came; retry in "
-            assert (await waiting[-1].details()).startswith(displaced)
+            evicted = "model 'short': queue is full and a request of higher priority came; retry in "
+            assert (await waiting[-1].details()).startswith(evicted)
             await pushback(waiting[-1])
-            assert gauge(daemon, LENGTH, "short") == LINE
+            assert gauge(daemon, LENGTH, "short") == QUEUE_LENGTH
 
             for call in (running, urgent, *waiting[:-1]):
                 assert await outcome(call) == (OK, "")
@@ -274,15 +274,15 @@ def test_an_urgent_request_takes_the_place_of_the_latest_unprioritised_one(daemo
 
     ended = asyncio.run(talk())
     # Both were turned away while the long run went on, and the urgent one ran before those that had come first.
-    first = ["refused", f"waiting {LINE}", "running", "urgent"]
-    assert ended == first + [f"waiting {place}" for place in range(1, LINE)]
+    first = ["refused", f"waiting {QUEUE_LENGTH}", "running", "urgent"]
+    assert ended == first + [f"waiting {place}" for place in range(1, QUEUE_LENGTH)]
     assert counts(daemon)["short", "overloaded"] == 2
 
 
-# -- deadlines that pass in line --------------------------------------------------
+# -- deadlines that pass in the queue --------------------------------------------------
 
 
-def test_a_request_that_expires_in_line_is_answered_while_the_run_before_it_goes_on(daemon: Daemon) -> None:
+def test_a_request_that_expires_in_the_queue_is_answered_while_the_run_before_it_goes_on(daemon: Daemon) -> None:
     """The server says so, and not the client, which knows nothing of this deadline."""
 
     async def talk() -> None:

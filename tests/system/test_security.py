@@ -287,7 +287,7 @@ def test_a_quota_counts_those_who_have_proved_who_they_are(operator: Operator, c
     with Daemon(repository, *flags) as daemon:
         seen = asyncio.run(calls(daemon.grpc))
     operator.tokens.write_text(operator.lines)
-    refused = "RESOURCE_EXHAUSTED: model 'slow': client 'infer' may have 1 requests under way"
+    refused = "RESOURCE_EXHAUSTED: model 'slow': client 'infer' may have 1 requests in flight"
     assert sorted(seen[:2]) == ["OK: ", refused]
     assert seen[2] == "OK: "
 

@@ -129,9 +129,9 @@ def test_requests_that_contradict_the_model_leave_the_sequence_as_it_was(daemon:
             outside = request("inner", {"x": np.zeros((1, 2), np.float32)})
             narrow = request("inner", {"x": np.zeros((1, 1), np.float32)}, parameters=flags(80, end=True))
             inputs = {"x": np.zeros((2, 1), np.float32)}
-            two = request("joined", inputs, parameters=flags(80, start=True))
+            two = request("batched", inputs, parameters=flags(80, start=True))
             inputs["state"] = np.zeros((2, 2, 1), np.float32)
-            own = request("joined", inputs, parameters=flags(80, start=True))
+            own = request("batched", inputs, parameters=flags(80, start=True))
             said: list[Any] = [await say(add(1, 80, start=True))]
             for wrong in (outside, narrow, two, own):
                 code, sentence = await wire.outcome(Talk(channel).infer(wrong))
@@ -143,8 +143,8 @@ def test_requests_that_contradict_the_model_leave_the_sequence_as_it_was(daemon:
         2.0,
         "model 'inner': it keeps state between requests: a sequence_id is needed, and sequence_start first",
         "model 'inner': input 'x' must have shape [1,2], got [1,1]",
-        "model 'joined': a request of a sequence must have a batch of 1, got 2",
-        "model 'joined': input 'state' is state that the server carries in a sequence",
+        "model 'batched': a request of a sequence must have a batch of 1, got 2",
+        "model 'batched': input 'state' is state that the server carries in a sequence",
         3.0,
     ]
 
@@ -198,7 +198,7 @@ def test_a_client_that_gives_up_during_a_run_loses_the_sequence(daemon: Daemon) 
             talking = Talk(channel)
             said: list[Any] = [await talking.say(work(1, 83, start=True))]
             given_up = talking.infer(work(4000, 83))
-            await asyncio.to_thread(wait_until, daemon, "inferd_runs", "steps", 1)
+            await asyncio.to_thread(wait_until, daemon, "inferd_infer_requests_busy", "steps", 1)
             given_up.cancel()
             assert await given_up.code() is StatusCode.CANCELLED
             # Behind the run, which is not to be had back, and behind the sentence that says so.
@@ -274,7 +274,7 @@ def test_a_stream_that_breaks_off_during_a_run_leaves_nothing_behind(daemon: Dae
             call = method(channel, "ModelStreamInfer")()
             for number in range(3):
                 await call.write(work(2000, 86, str(number), start=number == 0))
-            await asyncio.to_thread(wait_until, daemon, "inferd_runs", "steps", 1)
+            await asyncio.to_thread(wait_until, daemon, "inferd_infer_requests_busy", "steps", 1)
             call.cancel()
         async with connect(daemon.grpc) as channel:
             await asyncio.to_thread(wait_until, daemon, LIVE, "steps", 0)
@@ -283,4 +283,4 @@ def test_a_stream_that_breaks_off_during_a_run_leaves_nothing_behind(daemon: Dae
     code, sentence = asyncio.run(talk())
     assert code is StatusCode.ABORTED
     assert sentence.startswith("model 'steps': sequence '86' is lost: ")
-    wait_until(daemon, "inferd_runs", "steps", 0)
+    wait_until(daemon, "inferd_infer_requests_busy", "steps", 0)

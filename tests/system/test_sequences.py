@@ -219,13 +219,13 @@ def test_a_priority_does_not_overtake_within_a_sequence(daemon: Daemon) -> None:
     assert asyncio.run(talk()) == np.cumsum(range(1, 7)).tolist()
 
 
-def test_sequences_that_run_joined_keep_their_states_apart(daemon: Daemon) -> None:
+def test_sequences_that_run_as_one_batch_keep_their_states_apart(daemon: Daemon) -> None:
     sequences, rounds = 40, 25
 
     def step(sequence: int, turn: int) -> pb.ModelInferRequest:
         inputs = {"x": np.array([[sequence + 1000 * (turn == 0)]], np.float32)}
         parameters = flags(sequence, start=turn == 0, end=turn == rounds - 1)
-        return request("joined", inputs, f"{turn}", parameters)
+        return request("batched", inputs, f"{turn}", parameters)
 
     async def talk() -> list[list[float]]:
         async with connect(daemon.grpc) as channel:
@@ -242,7 +242,7 @@ def test_outside_of_any_sequence_a_state_may_be_sent_by_the_client(daemon: Daemo
 
     async def ask() -> pb.ModelInferResponse:
         async with connect(daemon.grpc) as channel:
-            call = method(channel, "ModelInfer")(request("joined", {"x": np.ones((3, 1), np.float32), "state": state}))
+            call = method(channel, "ModelInfer")(request("batched", {"x": np.ones((3, 1), np.float32), "state": state}))
             assert await call.code() is OK
             return await call
 
@@ -254,7 +254,7 @@ def test_outside_of_any_sequence_a_state_may_be_sent_by_the_client(daemon: Daemo
 def test_metadata_leaves_out_what_the_server_carries(daemon: Daemon) -> None:
     async def ask() -> pb.ModelMetadataResponse:
         async with connect(daemon.grpc) as channel:
-            return await method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name="joined"))
+            return await method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name="batched"))
 
     metadata = asyncio.run(ask())
     assert [(tensor.name, list(tensor.shape)) for tensor in metadata.inputs] == [("x", [-1, 1])]

@@ -222,7 +222,7 @@ async def test_a_region_that_is_unregistered_while_a_run_uses_it_stays_until_tha
             _place(item.parameters, "r", 0, 4)
             _place(message.outputs.add(name="y").parameters, "r", 8, 4)
             running = asyncio.ensure_future(client.infer(message))
-            await asyncio.to_thread(gauges.wait_until, server, "inferd_runs", "slow", 1)
+            await asyncio.to_thread(gauges.wait_until, server, "inferd_infer_requests_busy", "slow", 1)
             assert await client.unregister("r") == pb.SystemSharedMemoryUnregisterResponse()
             made.path.unlink()
             answer = await running

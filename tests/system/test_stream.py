@@ -1,4 +1,4 @@
-"""One call, many requests: order, errors between good answers, and how much one stream may have under way."""
+"""One call, many requests: order, errors between good answers, and how much one stream may have in flight."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ PENDING = 4
 WINDOW = 16 << 20
 ASKED = 150
 # Beyond the window: the last request read and its answer, gRPC's copy of the answer it is sending and what it
-# receives ahead, requests held twice while under way, and what the allocator keeps of memory that was freed.
+# receives ahead, requests held twice while in flight, and what the allocator keeps of memory that was freed.
 ALLOWANCE = 48 << 20
 UNORDERED = (("inferd-unordered", "true"),)
 
@@ -154,7 +154,7 @@ def test_an_empty_stream_ends_well(daemon: Daemon) -> None:
 def test_a_stream_is_read_no_further_than_its_pending_requests_allow(
     daemon: Daemon, metadata: Sequence[tuple[str, str]]
 ) -> None:
-    """Sent all at once, they would not fit the model's line, as the unary calls show."""
+    """Sent all at once, they would not fit the model's queue, as the unary calls show."""
     flood = [steps(20, str(number), model="just") for number in range(10 * PENDING)]
 
     async def unary() -> set[StatusCode]:
@@ -184,7 +184,7 @@ def test_a_client_that_hangs_up_frees_what_it_asked_for(daemon: Daemon) -> None:
     lines = {line["id"]: line for line in map(json.loads, daemon.lines) if line["event"] == "request"}
     left = [lines[f"left-{number}"] for number in range(PENDING - 1)]
     assert [line["outcome"] for line in left] == ["cancelled"] * len(left)
-    # The first was running; those behind it were dropped from the line and never ran.
+    # The first was running; those behind it were dropped from the queue and never ran.
     assert [line["device"] for line in left] == ["CPU", *[""] * (len(left) - 1)]
     assert lines["next"]["outcome"] == "ok"
 

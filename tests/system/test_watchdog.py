@@ -120,7 +120,7 @@ def test_a_model_that_hangs_stops_the_feeding_until_it_answers_again(tmp_path: P
         supervisor.hear(alive)
 
 
-def test_a_full_line_with_completions_keeps_the_daemon_alive(tmp_path: Path, supervisor: Supervisor) -> None:
+def test_a_full_queue_with_completions_keeps_the_daemon_alive(tmp_path: Path, supervisor: Supervisor) -> None:
     models.save(steps(), tmp_path / "models", "busy", settings=serial(1))
     with under(supervisor, tmp_path / "models") as daemon:
         supervisor.hear(says("READY=1"))

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from inferd._pb import open_inference_pb2 as pb
 from inferd.tensors import DType
 from tests.system.daemon import Daemon
-from tests.system.echo_models import LINE, SLOTS
+from tests.system.echo_models import QUEUE_LENGTH, SLOTS
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 OK = grpc.StatusCode.OK
@@ -82,7 +82,7 @@ async def all_slots_usable(infer: Any, attempts: int = 30) -> bool:
     is lost. Runs that were given up may still hold some for a while, hence the attempts.
     """
     for _ in range(attempts):
-        calls = [infer(steps(300, model="slots")) for _ in range(SLOTS + LINE)]
+        calls = [infer(steps(300, model="slots")) for _ in range(SLOTS + QUEUE_LENGTH)]
         if all([await call.code() is OK for call in calls]):
             return True
     return False

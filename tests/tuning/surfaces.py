@@ -10,9 +10,9 @@ from functools import cache
 from random import Random
 from statistics import NormalDist
 
-from inferd.tuning.candidates import Candidate, Compiled, Space
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal
+from inferd.tuning.candidates import Candidate, CompileKey, Space
+from inferd.tuning.goal import Goal
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Look, Search
 
@@ -104,7 +104,7 @@ class Surface:
         phases = [math.log(1 + self.drift * math.sin(math.pi * i / 6)) for i in range(12 if self.drift else 1)]
         return sum(_NORMAL.cdf((room + phase) / spread) for phase in phases) / len(phases)
 
-    def window(self, candidate: Candidate, at: float, chance: Random) -> Window:
+    def window(self, candidate: Candidate, at: float, chance: Random) -> MeasurementWindow:
         """What is seen of it from second ``at`` on."""
         speed = math.exp(chance.gauss(0, self.noise)) * (1 + self.drift * math.sin(at / 15))
         speed *= 0.5 if chance.random() < self.disturbed else 1
@@ -112,7 +112,9 @@ class Surface:
         runs = max(1, round(rate * WINDOW))
         drawn = sorted((_DRAWN + _DRAWN)[start : start + runs])
         median = candidate.requests / rate
-        return Window(WINDOW, tuple(median * math.exp(self.jitter * z) for z in drawn for _ in range(candidate.batch)))
+        return MeasurementWindow(
+            WINDOW, tuple(median * math.exp(self.jitter * z) for z in drawn for _ in range(candidate.batch))
+        )
 
     def sweep(self) -> float:
         """Seconds to measure every candidate, each model compiled once."""
@@ -122,7 +124,7 @@ class Surface:
 @cache
 def _parts(space: Space) -> int:
     """How many models have to be compiled for all of ``space``."""
-    return len({c.compiled for c in space.all()})
+    return len({c.compile_key for c in space.all()})
 
 
 def surface_of(family: str, cores: int, chance: Random) -> Surface:
@@ -206,17 +208,17 @@ class Bench:
         self.spent = 0.0
         self.looks: list[tuple[Look, Measurement]] = []
         self._chance = chance
-        self._compiled: set[Compiled] = set()
-        self._current: Compiled | None = None
+        self._compiled: set[CompileKey] = set()
+        self._current: CompileKey | None = None
 
     def measure(self, look: Look) -> Measurement:
         """One look; an import costs half as much as a compile."""
         surface, asked, begun = self.surface, look.candidate, self.spent
-        if asked.compiled != self._current:
-            self.spent += surface.compile / (2 if asked.compiled in self._compiled else 1)
-        self._current = asked.compiled
-        self._compiled.add(asked.compiled)
-        effective, windows, failure = surface.clamp(asked), list[Window](), None
+        if asked.compile_key != self._current:
+            self.spent += surface.compile / (2 if asked.compile_key in self._compiled else 1)
+        self._current = asked.compile_key
+        self._compiled.add(asked.compile_key)
+        effective, windows, failure = surface.clamp(asked), list[MeasurementWindow](), None
         if surface.fails(asked):
             effective, failure = asked, "the device said no"
         else:

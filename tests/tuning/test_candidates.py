@@ -60,9 +60,9 @@ def test_a_candidate_is_described_in_words() -> None:
 
 
 def test_requests_batch_and_path_need_no_other_model() -> None:
-    assert replace(ONE, requests=8, batch=1, path="async").compiled == ONE.compiled
+    assert replace(ONE, requests=8, batch=1, path="async").compile_key == ONE.compile_key
     for change in ({"streams": 1}, {"threads": 2}, {"pinning": None}, {"hyper_threading": True}, {"core_type": "any"}):
-        assert replace(ONE, **change).compiled != ONE.compiled  # type: ignore[arg-type]
+        assert replace(ONE, **change).compile_key != ONE.compile_key  # type: ignore[arg-type]
 
 
 @given(st.lists(anything, min_size=2))
@@ -144,7 +144,7 @@ def test_more_streams_may_keep_the_requests_of_each() -> None:
     assert Candidate(4, 4, 8) in Space((1, 2, 4), (4,), (1, 2, 4, 8)).neighbours(Candidate(2, 4, 4))
 
 
-def test_rows_in_flight_may_be_joined_in_other_ways() -> None:
+def test_rows_in_flight_may_be_batched_in_other_ways() -> None:
     space = Space((1, 2, 4), (4,), (1, 2, 4, 8), (1, 2, 4))
     around = space.neighbours(Candidate(2, 4, 4, 2))
     assert Candidate(2, 4, 8, 1) in around

@@ -41,7 +41,7 @@ def test_pressure_memory_and_throttling_are_read(cgroup: str, stat: str, tmp_pat
 @pytest.mark.parametrize("text", ["", "some", "some avg10=", "\0", "MemTotal: kB\n", "full avg10=1"])
 def test_what_the_kernel_does_not_tell_speaks_against_nothing(text: str, tmp_path: Path) -> None:
     proc, groups = tree(tmp_path, cgroup="nonsense", stat="cpu.stat", pressure=text, meminfo=text)
-    assert read(proc, groups).objection(CALM) == ""
+    assert read(proc, groups).reason_to_wait(CALM) == ""
     assert read(tmp_path / "absent", tmp_path / "absent") == Conditions()
 
 
@@ -62,9 +62,9 @@ def test_this_machine_can_be_read() -> None:
     ],
 )
 def test_pressure_short_memory_and_a_biting_quota_speak_against_tuning(now: Conditions, said: str) -> None:
-    assert now.objection(CALM) == said
+    assert now.reason_to_wait(CALM) == said
 
 
 def test_what_measuring_does_to_the_cores_itself_does_not_speak_against_it() -> None:
-    assert Conditions(99.0, 0.5, 200, 100).objection(CALM, measuring=True) == ""
-    assert "of memory is available" in Conditions(99.0, 0.05).objection(CALM, measuring=True)
+    assert Conditions(99.0, 0.5, 200, 100).reason_to_wait(CALM, measuring=True) == ""
+    assert "of memory is available" in Conditions(99.0, 0.05).reason_to_wait(CALM, measuring=True)

@@ -12,7 +12,7 @@ from inferd.engine.topology import Tunables
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning.candidates import AXES, Candidate, Space
 from inferd.tuning.configure import Seeds, configured, goal_of, seeds_of, space_of
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
 
 CPU = Tunables((1, 4), 4, True, True, ("performance", "efficient"))
 PLAIN_CPU = Tunables((1, 2), 2, True)
@@ -146,18 +146,18 @@ def test_settings_beyond_what_the_device_has_are_capped(execution: Execution, ex
     [
         (Batching(), (1,)),
         (Batching(max_size=1), (1,)),
-        (Batching(max_size=8, join=False), (1,)),
+        (Batching(max_size=8, enabled=False), (1,)),
         (Batching(max_size=8), (1, 2, 4, 8)),
         (Batching(max_size=6), (1, 2, 4, 6)),
-        (Batching(max_size=8, max_joined=3), (1, 2, 3)),
-        (Batching(max_size=8, max_joined=1), (1,)),
+        (Batching(max_size=8, max_batch_rows=3), (1, 2, 3)),
+        (Batching(max_size=8, max_batch_rows=1), (1,)),
     ],
 )
-def test_batches_are_tried_where_requests_may_be_joined(batching: Batching, batch: tuple[int, ...]) -> None:
+def test_batches_are_tried_where_dynamic_batching_is_on(batching: Batching, batch: tuple[int, ...]) -> None:
     assert space(batching=batching).batch == batch
 
 
-def test_a_model_that_keeps_its_state_is_not_joined_nor_given_more_requests_than_sequences() -> None:
+def test_a_model_that_keeps_its_state_is_not_batched_nor_given_more_requests_than_sequences() -> None:
     config = ModelConfig(batching=Batching(max_size=8), sequences=Sequences(max_live=5))
     tried = space_of(config, signature(8, stateful=True), Tunables((1, 8), 8, True))
     assert tried.batch == (1,)
@@ -181,7 +181,7 @@ def test_a_candidate_becomes_settings() -> None:
         core_type="performance",
         path="sync",
     )
-    assert (config.batching.join, config.batching.max_joined) == (True, 16)
+    assert (config.batching.enabled, config.batching.max_batch_rows) == (True, 16)
 
 
 SETTINGS = """
@@ -218,7 +218,10 @@ LOG_LEVEL = "LOG_NONE"
 def test_nothing_else_changes() -> None:
     before = parse(SETTINGS, "m/model.toml")
     after = configured(before, FULL)
-    touched = {"execution": {*Execution.model_fields} - {"mode", "precision"}, "batching": {"join", "max_joined"}}
+    touched = {
+        "execution": {*Execution.model_fields} - {"mode", "precision"},
+        "batching": {"enabled", "max_batch_rows"},
+    }
     assert before.model_dump(exclude=touched) == after.model_dump(exclude=touched)
     assert before.model_dump(include=touched) != after.model_dump(include=touched)
     assert before == parse(SETTINGS, "m/model.toml")
@@ -235,7 +238,7 @@ def test_what_is_left_to_the_device_stays_as_the_settings_have_it() -> None:
 def test_a_batch_of_one_joins_nothing_and_a_model_without_a_batch_is_left_as_it_is() -> None:
     one = Candidate(1, 1, 1)
     assert configured(ModelConfig(batching=Batching(max_size=8)), one).batching == Batching(
-        max_size=8, join=False, max_joined=1
+        max_size=8, enabled=False, max_batch_rows=1
     )
     assert configured(ModelConfig(), one).batching == Batching()
 
@@ -250,7 +253,9 @@ EXECUTIONS = st.builds(
     core_type=st.sampled_from(["auto", "any", "performance", "efficient"]),
     path=st.sampled_from(["auto", "async", "sync"]),
 )
-BATCHES = st.tuples(st.sampled_from([0, 1, 2, 7, 64]), st.booleans()).map(lambda b: Batching(max_size=b[0], join=b[1]))
+BATCHES = st.tuples(st.sampled_from([0, 1, 2, 7, 64]), st.booleans()).map(
+    lambda b: Batching(max_size=b[0], enabled=b[1])
+)
 DEVICES = st.sampled_from([CPU, PLAIN_CPU, GPU, Tunables(), Tunables((1, 1), 1, True), Tunables((1, 1024), 2048, True)])
 
 

@@ -2,42 +2,42 @@
 
 import pytest
 
-from inferd.tuning.drift import Drift, LoadClass, Sight, load_class
+from inferd.tuning.drift import Drift, LoadClass, LoadSample, load_class
 
 
-def looks(*sights: Sight) -> list[str]:
+def looks(*sights: LoadSample) -> list[str]:
     drift = Drift()
-    return [drift.look(sight) for sight in sights]
+    return [drift.observe(sample) for sample in sights]
 
 
 def test_a_service_time_that_stays_is_no_drift() -> None:
-    assert not any(looks(*[Sight(100 + turn % 7, 0.5) for turn in range(50)]))
+    assert not any(looks(*[LoadSample(100 + turn % 7, 0.5) for turn in range(50)]))
 
 
 @pytest.mark.parametrize(("after", "said"), [(200.0, "2.00"), (50.0, "0.50")])
 def test_a_service_time_that_changed_for_good_is_told(after: float, said: str) -> None:
-    told = looks(Sight(100, 0.5), *[Sight(after, 0.5)] * 6)
+    told = looks(LoadSample(100, 0.5), *[LoadSample(after, 0.5)] * 6)
     assert told[:-1] == [""] * 6
     assert said in told[-1]
 
 
 def test_a_spell_of_slow_runs_is_not_for_good() -> None:
-    spell = [*[Sight(300, 0.5)] * 5, Sight(100, 0.5)]
-    assert not any(looks(Sight(100, 0.5), *spell * 4))
+    spell = [*[LoadSample(300, 0.5)] * 5, LoadSample(100, 0.5)]
+    assert not any(looks(LoadSample(100, 0.5), *spell * 4))
 
 
 def test_another_load_is_told_once_it_lasts() -> None:
-    told = looks(Sight(100, 0.1), *[Sight(100, 0.9)] * 6)
+    told = looks(LoadSample(100, 0.1), *[LoadSample(100, 0.9)] * 6)
     assert told[:-1] == [""] * 6
     assert told[-1] == "the load is heavy, and was light after the last tuning"
 
 
 def test_a_load_that_comes_and_goes_is_not_for_good() -> None:
-    assert not any(looks(*[Sight(100, 0.1), Sight(100, 0.9)] * 20))
+    assert not any(looks(*[LoadSample(100, 0.1), LoadSample(100, 0.9)] * 20))
 
 
 def test_a_model_that_nobody_asks_shows_nothing() -> None:
-    assert not any(looks(*[Sight(0, 0.0)] * 20))
+    assert not any(looks(*[LoadSample(0, 0.0)] * 20))
 
 
 def test_the_classes_are_by_the_part_in_use() -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from inferd.errors import InferenceFailed, QueueFull, TooManySequences
 from inferd.scheduling.batching import BatchRule
-from inferd.scheduling.rules import Limits, Rules
+from inferd.scheduling.rules import QueueLimits, SchedulerRules
 from inferd.scheduling.sequences import SequenceLimits
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning import load
-from inferd.tuning.load import Load, Traffic
-from inferd.tuning.measurement import Window
+from inferd.tuning.load import LoadGenerator, Traffic
+from inferd.tuning.measurement import MeasurementWindow
 from tests.dispatchers import ROOM, Bench, RealBench
 from tests.dispatchers import load as load_model
 from tests.engine import models
@@ -26,9 +26,9 @@ from tests.engine.models import tensor
 from tests.event_loop import on_loop, until
 
 HOUR = 3600.0
-STATEFUL = Rules(ROOM, sequences=SequenceLimits(8, 10**12), pinned=True)
+STATEFUL = SchedulerRules(ROOM, sequences=SequenceLimits(8, 10**12), pinned=True)
 # More than ever arrive at random here, however slowly this machine answers them.
-SPACIOUS = Rules(ROOM, sequences=SequenceLimits(64, 10**12), pinned=True)
+SPACIOUS = SchedulerRules(ROOM, sequences=SequenceLimits(64, 10**12), pinned=True)
 
 
 def signature(*shape: Dim, max_batch: int = 0, stateful: bool = False) -> Signature:
@@ -36,13 +36,13 @@ def signature(*shape: Dim, max_batch: int = 0, stateful: bool = False) -> Signat
     return Signature((spec,), (spec,), max_batch, stateful=stateful)
 
 
-PLAIN = Traffic(signature(), [[tensor([1, 2, 3, 4])]], joins=False)
-ROWS = Traffic(signature(Dim(1, 8), Dim(4, 4), max_batch=8), [[tensor([[1, 2, 3, 4]])]], joins=True)
-SEQUENCES = Traffic(signature(stateful=True), PLAIN.samples, joins=False)
+PLAIN = Traffic(signature(), [[tensor([1, 2, 3, 4])]], dynamic_batching=False)
+ROWS = Traffic(signature(Dim(1, 8), Dim(4, 4), max_batch=8), [[tensor([[1, 2, 3, 4]])]], dynamic_batching=True)
+SEQUENCES = Traffic(signature(stateful=True), PLAIN.samples, dynamic_batching=False)
 
 
 def in_flight(bench: Bench) -> int:
-    """Requests under way, as long as nothing is joined."""
+    """Requests in flight, as long as nothing is batched."""
     return bench.dispatcher.waiting + bench.dispatcher.running
 
 
@@ -54,7 +54,7 @@ async def answering(bench: Bench, task: "asyncio.Task[object]", end: Callable[[F
         await asyncio.sleep(0)
 
 
-async def served(
+async def model_version(
     bench: Bench, work: Awaitable[object], end: Callable[[FakeSlot], None] = FakeSlot.complete
 ) -> "asyncio.Task[object]":
     """``work``, over, with a device that lets each run ``end`` at once."""
@@ -79,7 +79,7 @@ def lasting(seconds: float) -> Callable[[FakeSlot], None]:
 @asynccontextmanager
 async def endless(bench: Bench, traffic: Traffic, clients: int) -> AsyncIterator[None]:
     """``clients`` that ask without end, until the test has seen enough; then what they have put in is answered."""
-    task = asyncio.create_task(Load(bench.dispatcher, traffic).closed(clients, 1, HOUR, 0.0))
+    task = asyncio.create_task(LoadGenerator(bench.dispatcher, traffic).closed_loop(clients, 1, HOUR, 0.0))
     try:
         yield
     finally:
@@ -120,9 +120,9 @@ def test_so_many_requests_are_in_flight_all_the_time(clients: int) -> None:
 async def test_windows_hold_their_latencies_ascending() -> None:
     bench = Bench(2)
     begun = time.monotonic()
-    task = await served(bench, Load(bench.dispatcher, PLAIN).closed(3, 4, 0.01, 0.005))
+    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 4, 0.01, 0.005))
     elapsed = time.monotonic() - begun
-    windows: list[Window] = task.result()  # type: ignore[assignment]
+    windows: list[MeasurementWindow] = task.result()  # type: ignore[assignment]
     assert len(windows) == 4
     for window in windows:
         assert window.latencies
@@ -138,7 +138,9 @@ async def test_windows_hold_their_latencies_ascending() -> None:
 @on_loop
 async def test_a_window_in_which_little_comes_is_longer() -> None:
     bench = Bench(1)
-    task = await served(bench, Load(bench.dispatcher, PLAIN).closed(1, 1, 0.01, 0.0), lasting(0.001))
+    task = await model_version(
+        bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(1, 1, 0.01, 0.0), lasting(0.001)
+    )
     [window] = task.result()  # type: ignore[misc]
     # Of 25 answers a millisecond apart at the least, no more than 11 come in the first 10 ms.
     assert window.seconds > 0.01
@@ -148,7 +150,7 @@ async def test_a_window_in_which_little_comes_is_longer() -> None:
 @on_loop
 async def test_a_window_of_the_slowest_model_has_one_answer() -> None:
     bench = Bench(1)
-    task = asyncio.create_task(Load(bench.dispatcher, PLAIN).closed(1, 2, 0.001, 0.0))
+    task = asyncio.create_task(LoadGenerator(bench.dispatcher, PLAIN).closed_loop(1, 2, 0.001, 0.0))
     for _ in range(2):
         await until(lambda: bool(bench.running))
         # So long does the device take: ten times what a window is stretched to.
@@ -172,7 +174,7 @@ async def test_the_error_of_a_request_that_fails_comes_out_and_nothing_stays_in_
         answered += 1
         slot.complete() if answered != 10 else slot.fail("too much")
 
-    task = await served(bench, Load(bench.dispatcher, PLAIN).closed(3, 5, 0.005, 0.0), sour)
+    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 5, 0.005, 0.0), sour)
     with pytest.raises(InferenceFailed, match="too much"):
         task.result()
     assert in_flight(bench) == 0
@@ -186,8 +188,8 @@ async def test_the_error_of_a_request_that_fails_comes_out_and_nothing_stays_in_
 @on_loop
 async def test_one_that_is_refused_at_once_ends_it_too() -> None:
     # One runs, one waits, and the third is one too many.
-    bench = Bench(1, limits=Limits(1, 1 << 30))
-    task = await served(bench, Load(bench.dispatcher, PLAIN).closed(3, 1, 0.001, 0.0))
+    bench = Bench(1, limits=QueueLimits(1, 1 << 30))
+    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 1, 0.001, 0.0))
     with pytest.raises(QueueFull):
         task.result()
     assert in_flight(bench) == 0
@@ -195,15 +197,15 @@ async def test_one_that_is_refused_at_once_ends_it_too() -> None:
 
 
 @on_loop
-async def test_requests_that_may_be_joined_are() -> None:
-    bench = Bench(1, rules=Rules(ROOM, BatchRule(max_rows=4)), service_times=[1e6], gains=[(4, 1e6)])
+async def test_requests_that_may_be_batched_are() -> None:
+    bench = Bench(1, rules=SchedulerRules(ROOM, BatchRule(max_rows=4)), service_times=[1e6], gains=[(4, 1e6)])
     slot = bench.slots[0][0]
     async with endless(bench, ROWS, 5):
         await until(lambda: bench.dispatcher.waiting == 4)
         slot.complete()
         await until(lambda: slot.starts == 2)
         assert slot._written[0].shape == (4, 4)
-    assert {seen.run_rows for seen in bench.seen} >= {1, 4}
+    assert {seen.batch_rows for seen in bench.seen} >= {1, 4}
 
 
 @on_loop
@@ -211,7 +213,7 @@ async def test_samples_are_sent_in_turn() -> None:
     bench = Bench(1)
     samples = [[tensor([n, 0, 0, 0])] for n in range(3)]
     slot, seen = bench.slots[0][0], []
-    async with endless(bench, Traffic(signature(), samples, joins=False), 1):
+    async with endless(bench, Traffic(signature(), samples, dynamic_batching=False), 1):
         for turn in range(1, 8):
             await until(lambda: slot.running and slot.starts == turn)  # noqa: B023
             seen.append(samples.index([slot._written[0]]))
@@ -239,9 +241,9 @@ async def test_each_client_of_a_model_with_state_is_a_sequence_of_its_own() -> N
 @on_loop
 async def test_sequences_are_over_when_the_load_is() -> None:
     bench = Bench(8, rules=STATEFUL)
-    traffic = Load(bench.dispatcher, SEQUENCES)
+    traffic = LoadGenerator(bench.dispatcher, SEQUENCES)
     for _ in range(2):
-        task = await served(bench, traffic.closed(8, 1, 0.002, 0.0))
+        task = await model_version(bench, traffic.closed_loop(8, 1, 0.002, 0.0))
         assert task.exception() is None
         assert bench.dispatcher.sequences == 0
 
@@ -249,7 +251,7 @@ async def test_sequences_are_over_when_the_load_is() -> None:
 @on_loop
 async def test_more_clients_than_sequences_may_be_live_is_an_error() -> None:
     bench = Bench(8, rules=STATEFUL)
-    task = await served(bench, Load(bench.dispatcher, SEQUENCES).closed(9, 1, 0.002, 0.0))
+    task = await model_version(bench, LoadGenerator(bench.dispatcher, SEQUENCES).closed_loop(9, 1, 0.002, 0.0))
     with pytest.raises(TooManySequences):
         task.result()
     assert (in_flight(bench), bench.dispatcher.sequences) == (0, 0)
@@ -258,11 +260,11 @@ async def test_more_clients_than_sequences_may_be_live_is_an_error() -> None:
 @on_loop
 async def test_each_random_arrival_is_a_sequence_that_begins_and_ends() -> None:
     bench = Bench(64, rules=SPACIOUS)
-    traffic = Load(bench.dispatcher, SEQUENCES)
-    await served(bench, traffic.closed(64, 1, 0.002, 0.0))
+    traffic = LoadGenerator(bench.dispatcher, SEQUENCES)
+    await model_version(bench, traffic.closed_loop(64, 1, 0.002, 0.0))
     before = sum(s.resets for s in bench.slots[0])
-    task = await served(bench, traffic.open(500, 0.05))
-    window: Window = task.result()  # type: ignore[assignment]
+    task = await model_version(bench, traffic.open_loop(500, 0.05))
+    window: MeasurementWindow = task.result()  # type: ignore[assignment]
     assert all(map(math.isfinite, window.latencies))
     assert sum(s.resets for s in bench.slots[0]) - before == len(window.latencies) > 0
     assert bench.dispatcher.sequences == 0
@@ -274,11 +276,11 @@ async def test_each_random_arrival_is_a_sequence_that_begins_and_ends() -> None:
 @on_loop
 async def test_arrivals_are_random_around_the_rate_and_the_same_each_time() -> None:
     bench = Bench(4)
-    traffic = Load(bench.dispatcher, PLAIN)
+    traffic = LoadGenerator(bench.dispatcher, PLAIN)
     counts = []
     for _ in range(2):
-        task = await served(bench, traffic.open(2000, 0.1))
-        window: Window = task.result()  # type: ignore[assignment]
+        task = await model_version(bench, traffic.open_loop(2000, 0.1))
+        window: MeasurementWindow = task.result()  # type: ignore[assignment]
         assert window.seconds == 0.1
         assert all(one <= other for one, other in pairwise(window.latencies))
         assert all(map(math.isfinite, window.latencies))
@@ -295,10 +297,10 @@ async def test_arrivals_are_random_around_the_rate_and_the_same_each_time() -> N
 async def test_latency_counts_from_when_a_request_was_due() -> None:
     bench = Bench(4)
     # Whoever sends is held up, as by a busy machine: what was due meanwhile is late by that, however fast its answer.
-    work = asyncio.ensure_future(Load(bench.dispatcher, PLAIN).open(1000, 0.1))
+    work = asyncio.ensure_future(LoadGenerator(bench.dispatcher, PLAIN).open_loop(1000, 0.1))
     asyncio.get_running_loop().call_soon(time.sleep, 0.05)
     begun = time.monotonic()
-    window: Window = (await served(bench, work)).result()  # type: ignore[assignment]
+    window: MeasurementWindow = (await model_version(bench, work)).result()  # type: ignore[assignment]
     assert sum(latency > 0.025 for latency in window.latencies) >= 10
     assert window.latencies[-1] < time.monotonic() - begun
 
@@ -306,7 +308,7 @@ async def test_latency_counts_from_when_a_request_was_due() -> None:
 @on_loop
 async def test_where_nothing_is_due_nothing_is_sent() -> None:
     bench = Bench(1)
-    assert await Load(bench.dispatcher, PLAIN).open(0.001, 0.01) == Window(0.01, ())
+    assert await LoadGenerator(bench.dispatcher, PLAIN).open_loop(0.001, 0.01) == MeasurementWindow(0.01, ())
     assert bench.slots[0][0].starts == 0
 
 
@@ -318,7 +320,9 @@ async def test_a_request_that_fails_is_never_in_time() -> None:
     def every_other(slot: FakeSlot) -> None:
         slot.complete() if next(turns) else slot.fail("sour")
 
-    window: Window = (await served(bench, Load(bench.dispatcher, PLAIN).open(500, 0.1), every_other)).result()  # type: ignore[assignment]
+    window: MeasurementWindow = (
+        await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(500, 0.1), every_other)
+    ).result()  # type: ignore[assignment]
     late = window.latencies.count(math.inf)
     assert late == bench.outcomes().count("internal") > 10
     assert window.latencies[-late:] == (math.inf,) * late
@@ -327,8 +331,10 @@ async def test_a_request_that_fails_is_never_in_time() -> None:
 
 @on_loop
 async def test_a_request_that_is_refused_is_never_in_time() -> None:
-    bench = Bench(1, limits=Limits(1, 1 << 30))
-    window: Window = (await served(bench, Load(bench.dispatcher, PLAIN).open(2000, 0.1), lasting(0.01))).result()  # type: ignore[assignment]
+    bench = Bench(1, limits=QueueLimits(1, 1 << 30))
+    window: MeasurementWindow = (
+        await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(2000, 0.1), lasting(0.01))
+    ).result()  # type: ignore[assignment]
     in_time = window.within(HOUR)
     assert 0 < in_time == len(bench.seen)
     # Of about 200 that came, the device can have had 12.
@@ -339,15 +345,15 @@ async def test_a_request_that_is_refused_is_never_in_time() -> None:
 async def test_what_is_not_answered_is_given_up_and_out_of_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "_PATIENCE", 0.01)
     bench = Bench(2)
-    traffic = Load(bench.dispatcher, PLAIN)
-    window = await traffic.open(500, 0.05)
+    traffic = LoadGenerator(bench.dispatcher, PLAIN)
+    window = await traffic.open_loop(500, 0.05)
     assert set(window.latencies) == {math.inf}
     assert in_flight(bench) == 0
     assert all(slot.cancels == 1 for slot in bench.slots[0])
     # Nothing of it stands before what comes next.
     monkeypatch.undo()
-    task = await served(bench, traffic.open(500, 0.05))
-    after: Window = task.result()  # type: ignore[assignment]
+    task = await model_version(bench, traffic.open_loop(500, 0.05))
+    after: MeasurementWindow = task.result()  # type: ignore[assignment]
     assert len(after.latencies) == len(window.latencies)
     assert all(map(math.isfinite, after.latencies))
 
@@ -358,10 +364,12 @@ async def test_what_is_not_answered_is_given_up_and_out_of_the_way(monkeypatch: 
 @on_loop
 async def test_a_real_model_under_both_loads(tmp_path: Path) -> None:
     async with RealBench(load_model(models.scaled(2.0), tmp_path)) as bench:
-        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, PLAIN.samples, joins=False))
-        windows = await traffic.closed(4, 3, 0.02, 0.01)
+        traffic = LoadGenerator(
+            bench.dispatcher, Traffic(bench.loaded.signature, PLAIN.samples, dynamic_batching=False)
+        )
+        windows = await traffic.closed_loop(4, 3, 0.02, 0.01)
         assert [len(w.latencies) > 0 for w in windows] == [True] * 3
-        window = await traffic.open(200, 0.1)
+        window = await traffic.open_loop(200, 0.1)
         assert all(map(math.isfinite, window.latencies))
         assert set(map(str, (seen.outcome for seen in bench.seen))) == {"ok"}
 
@@ -371,10 +379,12 @@ async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
     loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_live = 64")
     async with RealBench(loaded, SPACIOUS) as bench:
         assert loaded.signature.stateful
-        traffic = Load(bench.dispatcher, Traffic(loaded.signature, [[tensor([[1, 2]])]], joins=False))
-        [window] = await traffic.closed(4, 1, 0.02, 0.0)
+        traffic = LoadGenerator(
+            bench.dispatcher, Traffic(loaded.signature, [[tensor([[1, 2]])]], dynamic_batching=False)
+        )
+        [window] = await traffic.closed_loop(4, 1, 0.02, 0.0)
         assert window.latencies
-        assert all(map(math.isfinite, (await traffic.open(200, 0.05)).latencies))
+        assert all(map(math.isfinite, (await traffic.open_loop(200, 0.05)).latencies))
         assert bench.dispatcher.sequences == 0
 
 
@@ -382,7 +392,7 @@ async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
 async def test_a_real_model_that_fails_on_what_it_is_given(tmp_path: Path) -> None:
     async with RealBench(load_model(models.broadcasting(), tmp_path, "[warmup]\nruns = 0")) as bench:
         impossible = [tensor([1, 2, 3, 4]), tensor([2, 3], DType.INT64)]
-        traffic = Load(bench.dispatcher, Traffic(bench.loaded.signature, [impossible], joins=False))
+        traffic = LoadGenerator(bench.dispatcher, Traffic(bench.loaded.signature, [impossible], dynamic_batching=False))
         with pytest.raises(InferenceFailed):
-            await traffic.closed(2, 1, 0.01, 0.0)
+            await traffic.closed_loop(2, 1, 0.01, 0.0)
         assert bench.dispatcher.running == bench.dispatcher.waiting == 0

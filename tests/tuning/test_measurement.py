@@ -5,17 +5,17 @@ import math
 import pytest
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.measurement import Measurement, Window, percentile, undisturbed
+from inferd.tuning.measurement import Measurement, MeasurementWindow, percentile, undisturbed
 
 ONE = Candidate(1, 1, 1)
 
 
-def window(answers: int) -> Window:
-    return Window(2.0, (0.1,) * answers)
+def window(answers: int) -> MeasurementWindow:
+    return MeasurementWindow(2.0, (0.1,) * answers)
 
 
 def test_a_window_counts_answers_and_those_in_time() -> None:
-    seen = Window(0.5, (0.1, 0.2, 0.2, 0.3, math.inf))
+    seen = MeasurementWindow(0.5, (0.1, 0.2, 0.2, 0.3, math.inf))
     assert seen.rate == 10
     assert (seen.within(0.2), seen.within(0.05), seen.within(None)) == (3, 0, 5)
 
@@ -44,10 +44,12 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
 @pytest.mark.parametrize(("seconds", "latencies"), [(0.0, ()), (1.0, (0.0, 0.1))])
 def test_nothing_takes_no_time(seconds: float, latencies: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="some time"):
-        Window(seconds, latencies)
+        MeasurementWindow(seconds, latencies)
 
 
 @pytest.mark.parametrize(("windows", "failure"), [((), None), ((window(1),), "no")])
-def test_a_measurement_has_either_windows_or_a_failure(windows: tuple[Window, ...], failure: str | None) -> None:
+def test_a_measurement_has_either_windows_or_a_failure(
+    windows: tuple[MeasurementWindow, ...], failure: str | None
+) -> None:
     with pytest.raises(ValueError, match="either"):
         Measurement(ONE, ONE, windows, 1.0, failure)

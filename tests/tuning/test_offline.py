@@ -9,7 +9,7 @@ import pytest
 
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError
-from inferd.tuning.offline import TURNS, NotStored, Offline
+from inferd.tuning.offline import TURNS, OfflineTuner, ProfileNotStored
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.probe_process import ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, Sustained
@@ -49,9 +49,9 @@ class Silent:
         self.passed_over.append(f"{source.name}: {why}")
 
 
-def offline(folder: Path, show: Silent, profiles: Path | None = None) -> Offline:
+def offline(folder: Path, show: Silent, profiles: Path | None = None) -> OfflineTuner:
     stored = Profiles(profiles or folder / "profiles")
-    return Offline(models.engine(folder / "cache"), stored, folder / "cache", 1 << 30, 2, 1.0, show)
+    return OfflineTuner(models.engine(folder / "cache"), stored, folder / "cache", 1 << 30, 2, 1.0, show)
 
 
 def source(folder: Path, name: str, settings: str = "") -> ModelSource:
@@ -100,5 +100,5 @@ def test_one_that_fails_does_not_keep_the_others_from_being_tuned(tmp_path: Path
 
 def test_a_profile_that_can_not_be_stored_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NotStored):
+    with pytest.raises(ProfileNotStored):
         offline(tmp_path, Silent(), tmp_path / "file" / "profiles").one(source(tmp_path, "m"))

@@ -3,9 +3,9 @@
 import math
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Evidence
-from inferd.tuning.measurement import Window
-from inferd.tuning.objective import Goal
+from inferd.tuning.estimates import Estimates
+from inferd.tuning.goal import Goal
+from inferd.tuning.measurement import MeasurementWindow
 from inferd.tuning.outcome import Outcome, conclude
 
 A, B, C = (Candidate(1, 4, requests) for requests in (1, 2, 4))
@@ -14,9 +14,9 @@ IN_TIME = Goal("throughput", 0.02)
 
 def conclusion(goal: Goal, seen: dict[Candidate, tuple[int, float]]) -> Outcome:
     """From a rate and a latency of each; A and B are the hints' answers."""
-    evidence = Evidence(goal)
+    evidence = Estimates(goal)
     for candidate, (rate, latency) in seen.items():
-        evidence.add(candidate, [Window(1.0, (latency,) * rate)] * 4)
+        evidence.add(candidate, [MeasurementWindow(1.0, (latency,) * rate)] * 4)
     return conclude(goal, evidence.ranking(), evidence.ranking(), [A, B], {})
 
 

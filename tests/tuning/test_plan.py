@@ -12,7 +12,7 @@ from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, DeviceAbsent, LoadFailed
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.configure import Seeds
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
 from inferd.tuning.plan import hints_of, key_of, plan, tunable_device
 from tests.engine import models
 

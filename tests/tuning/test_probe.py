@@ -15,13 +15,13 @@ import pytest
 
 from inferd.engine.device import Effective
 from inferd.engine.source import ModelSource
-from inferd.engine.warmup import made_up
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import LoadFailed
 from inferd.tensors import DType
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.measurement import Measurement, Window
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.probe import Probe, effective_of
-from inferd.tuning.probe_process import Job, ProbeProcess, placement_of
+from inferd.tuning.probe_process import ProbeJob, ProbeProcess, placement_of
 from tests.engine import models
 from tests.engine.models import op, parameter, tensor
 from tests.tuning.probes import kill, probes
@@ -73,13 +73,13 @@ def test_what_the_device_made_of_a_candidate_is_told(tmp_path: Path, cache: Path
     assert seen.windows
 
 
-def test_batches_are_runs_of_joined_requests(tmp_path: Path, cache: Path) -> None:
+def test_batches_are_runs_of_several_requests(tmp_path: Path, cache: Path) -> None:
     with probing(source(tmp_path, rows(), BATCHED), cache) as probe:
-        alone, joined = (probe.measure(replace(ONE, batch=batch), 1) for batch in (1, 8))
+        alone, together = (probe.measure(replace(ONE, batch=batch), 1) for batch in (1, 8))
         one, many = (probe._loaded[c].dispatcher for c in (ONE, replace(ONE, batch=8)))
         assert (one._scheduler._rules.batch.max_rows, many._scheduler._rules.batch.max_rows) == (1, 8)
-    assert alone.failure is joined.failure is None
-    assert joined.effective.batch == 8
+    assert alone.failure is together.failure is None
+    assert together.effective.batch == 8
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_without_samples_inputs_are_made_up_as_for_warm_up(tmp_path: Path, cache
         assert probe.measure(ONE, 1).failure is None
         [loaded] = probe._loaded.values()
         [sample] = probe._traffic(loaded, ONE).samples
-        assert sample == made_up(model, loaded.model.signature)
+        assert sample == synthetic_inputs(model, loaded.model.signature)
     assert [(s.dtype, s.shape) for s in sample] == [(DType.FP32, (5, 3))]
 
 
@@ -227,8 +227,8 @@ def test_a_candidate_as_the_device_took_it(asked: Candidate, said: Effective, ef
 PINNED = replace(ONE, pinning=True)
 
 
-def job(model: ModelSource, cache: Path, **more: Any) -> Job:
-    return Job(model, cache, 1 << 30, 2, WINDOW, **more)
+def job(model: ModelSource, cache: Path, **more: Any) -> ProbeJob:
+    return ProbeJob(model, cache, 1 << 30, 2, WINDOW, **more)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_a_process_measures_as_a_probe_does(process: ProbeProcess) -> None:
     candidate = Candidate(2, 2, 4)
     assert_sound(process.measure(candidate, 2), candidate, 2)
     window = process.arrive(candidate, 200.0, 0.05)
-    assert isinstance(window, Window)
+    assert isinstance(window, MeasurementWindow)
     assert all(map(math.isfinite, window.latencies))
 
 
@@ -293,7 +293,7 @@ def test_one_that_is_gone_when_it_is_asked_is_a_failure_as_well(process: ProbePr
     assert process.arrive(ONE, 10.0, 0.01) is None
 
 
-def test_whoever_stops_it_ends_the_look_under_way_and_all_to_come(tmp_path: Path, cache: Path) -> None:
+def test_whoever_stops_it_ends_the_look_in_progress_and_all_to_come(tmp_path: Path, cache: Path) -> None:
     before = probes()
     with ProbeProcess(job(source(tmp_path), cache)) as probe:
         assert_sound(probe.measure(ONE, 1), ONE, 1)

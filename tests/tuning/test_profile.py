@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
-from inferd.tuning.objective import Goal, Verdict
+from inferd.tuning.estimates import Estimate
+from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.outcome import Gain, Outcome
-from inferd.tuning.profile import FORMAT, Point, Profile, Profiles, Sustained, as_json, profile_of
+from inferd.tuning.profile import FORMAT, Profile, ProfilePoint, Profiles, Sustained, as_json, profile_of
 
 WINNER = Candidate(2, 4, 4, 8, True, False, "performance", "sync")
 OTHER = Candidate(1, 4, 1)
 KEY = {"model": "abc", "openvino": "2026.4", "CPU threads": "4"}
-POINT = Point(WINNER, 8, 800, 400.0, 390.0, 410.0, 405.0, 0.01, 0.02, True)
+POINT = ProfilePoint(WINNER, 8, 800, 400.0, 390.0, 410.0, 405.0, 0.01, 0.02, True)
 PROFILE = Profile(
     model="m",
     version=3,
@@ -54,7 +54,7 @@ CANDIDATE = st.builds(
     st.sampled_from([None, "any", "performance", "efficient"]),
     st.sampled_from(["async", "sync"]),
 )
-ESTIMATED = st.builds(Point, CANDIDATE, COUNT, COUNT, *[FINITE] * 6, st.booleans())
+ESTIMATED = st.builds(ProfilePoint, CANDIDATE, COUNT, COUNT, *[FINITE] * 6, st.booleans())
 PROFILES = st.builds(
     Profile,
     model=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
@@ -178,7 +178,9 @@ def test_what_was_measured_of_the_winner_is_at_hand() -> None:
 
 
 def estimate(candidate: Candidate) -> Estimate:
-    return Estimate(candidate, 8, 800, 400.0, 390.0, 410.0, 405.0, 0.01, 0.02, 0.995, True, Verdict.KEEPS, 400.0, 0.025)
+    return Estimate(
+        candidate, 8, 800, 400.0, 390.0, 410.0, 405.0, 0.01, 0.02, 0.995, True, GoalVerdict.KEEPS, 400.0, 0.025
+    )
 
 
 def outcome(*gains: Gain, winner: Estimate | None = None) -> Outcome:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.catalog import Beside, Catalog, CatalogLimits, Served
-from inferd.catalog.shadow import answer
+from inferd.catalog import Catalog, CatalogLimits, ModelVersion, TrafficSplit
+from inferd.catalog.synthetic_request import answer
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
@@ -20,9 +20,9 @@ from inferd.errors import LoadFailed, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation, Request
-from inferd.scheduling.rules import Limits
-from inferd.tuning.rollout import Rollout
-from inferd.tuning.trial import Decision, Stage, Trial
+from inferd.scheduling.rules import QueueLimits
+from inferd.tuning.rollout import CandidateRollout
+from inferd.tuning.trial import Stage, Trial, TrialDecision
 from tests import models
 from tests.engine import models as small
 from tests.event_loop import on_loop, until
@@ -54,16 +54,16 @@ class Traffic:
         self._going = True
 
     @property
-    def served(self) -> Served:
+    def model_version(self) -> ModelVersion:
         return self.catalog.resolve("m", "")[0]
 
     async def send(self) -> None:
         """One request after the other, to whichever side it is routed to."""
         while self._going:
-            _, live = self.catalog.resolve("m", "")
+            _, deployment = self.catalog.resolve("m", "")
             request, reply = ask([1, 2, 3, 4])
             request.stages.received = time.monotonic_ns()
-            live.dispatcher.submit(request)
+            deployment.dispatcher.submit(request)
             self.answers.append((await reply.ended()).outputs[0].tolist())
             # What runs on the loop's own thread is answered before it is waited for.
             await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     wrong = small.save(instead, tmp_path / "other") if instead is not None else Path()
     cache = small.engine()._compiler._cache
     engine = Substituting(2, cache, wrong, three) if instead is not None else Engine(2, cache)
-    limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
+    limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
     catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, seen.append, changed)
     await catalog.load_all()
     busy = Traffic(catalog, seen)
@@ -102,33 +102,33 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     await catalog.close()
 
 
-def candidate(served: Served) -> Any:
+def candidate(model_version: ModelVersion) -> Any:
     """Other settings, recognised by their three infer requests."""
-    assert served.live is not None
-    config = served.live.config
+    assert model_version.deployment is not None
+    config = model_version.deployment.config
     return config.model_copy(update={"execution": config.execution.model_copy(update={"infer_requests": 3})})
 
 
-async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, Rollout]:
-    rollout = Rollout(trial or Trial(None, stages=SHORT), asyncio.Event())
+async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, CandidateRollout]:
+    rollout = CandidateRollout(trial or Trial(None, stages=SHORT), asyncio.Event())
     promoted = await busy.catalog.roll_out(busy.served, candidate(busy.served), rollout.steer)
     return promoted, rollout
 
 
-def infer_requests(served: Served) -> int:
-    assert served.live is not None
-    return served.live.loaded.pools[0].pool.size
+def infer_requests(model_version: ModelVersion) -> int:
+    assert model_version.deployment is not None
+    return model_version.deployment.loaded.pools[0].pool.size
 
 
 @on_loop
 async def test_a_sound_candidate_takes_over_and_no_request_notices(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.live
+        before = busy.served.deployment
         # An objective that other work on the machine does not break either.
         promoted, rollout = await rolled_out(busy, Trial(10.0, stages=SHORT))
-        assert (promoted, rollout.report.decision) == (True, Decision.PROMOTED)
-        assert busy.served.live is not before
+        assert (promoted, rollout.report.decision) == (True, TrialDecision.PROMOTED)
+        assert busy.served.deployment is not before
         assert infer_requests(busy.served) == 3
         after = len(busy.answers)
         await until(lambda: len(busy.answers) > after + 20)
@@ -142,11 +142,11 @@ async def test_a_sound_candidate_takes_over_and_no_request_notices(tmp_path: Pat
 async def test_a_candidate_that_answers_otherwise_never_sees_a_clients_request(tmp_path: Path) -> None:
     async with traffic(tmp_path, small.scaled(2.1)) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.live
+        before = busy.served.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, Decision.WRONG_OUTPUT)
+        assert (promoted, rollout.report.decision) == (False, TrialDecision.WRONG_OUTPUT)
         assert "output 0 is off by" in rollout.report.why
-        assert busy.served.live is before
+        assert busy.served.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
 
 
@@ -169,10 +169,10 @@ def laborious(factor: float) -> ov.Model:
 async def test_a_candidate_that_is_slower_is_rolled_back(tmp_path: Path) -> None:
     async with traffic(tmp_path, laborious(2)) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.live
+        before = busy.served.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, Decision.WORSE)
-        assert busy.served.live is before
+        assert (promoted, rollout.report.decision) == (False, TrialDecision.WORSE)
+        assert busy.served.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
     assert {seen.outcome for seen in busy.seen} == {"ok"}
 
@@ -180,51 +180,51 @@ async def test_a_candidate_that_is_slower_is_rolled_back(tmp_path: Path) -> None
 @on_loop
 async def test_a_candidate_that_can_not_be_loaded_leaves_all_as_it_was(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
-        before = busy.served.live
+        before = busy.served.deployment
         assert before is not None
         config = before.config.model_copy(update={"properties": {"NO_SUCH_PROPERTY": 1}})
         with pytest.raises(LoadFailed):
-            await busy.catalog.roll_out(busy.served, config, Rollout(Trial(None), asyncio.Event()).steer)
-        assert busy.served.live is before
+            await busy.catalog.roll_out(busy.served, config, CandidateRollout(Trial(None), asyncio.Event()).steer)
+        assert busy.served.deployment is before
         assert busy.served.state is ModelState.READY
 
 
 @on_loop
 async def test_a_trial_that_is_stopped_is_rolled_back(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
-        before, stop = busy.served.live, asyncio.Event()
-        rollout = Rollout(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
+        before, stop = busy.served.deployment, asyncio.Event()
+        rollout = CandidateRollout(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
         trying = asyncio.create_task(busy.catalog.roll_out(busy.served, candidate(busy.served), rollout.steer))
-        await until(lambda: busy.served.beside is not None)
+        await until(lambda: busy.served.split is not None)
         stop.set()
         assert await trying is False
-        assert (rollout.report.decision, busy.served.live) == (Decision.STOPPED, before)
+        assert (rollout.report.decision, busy.served.deployment) == (TrialDecision.STOPPED, before)
 
 
 @on_loop
 async def test_one_that_steers_badly_does_not_take_the_model_with_it(tmp_path: Path) -> None:
-    async def stumble(_: Beside) -> bool:
+    async def stumble(_: TrafficSplit) -> bool:
         raise ZeroDivisionError
 
     async with traffic(tmp_path) as busy:
-        before = busy.served.live
+        before = busy.served.deployment
         with pytest.raises(ZeroDivisionError):
             await busy.catalog.roll_out(busy.served, candidate(busy.served), stumble)
-        assert (busy.served.live, busy.served.beside) == (before, None)
+        assert (busy.served.deployment, busy.served.split) == (before, None)
 
 
 @on_loop
 async def test_the_candidate_gets_its_share(tmp_path: Path) -> None:
     counts: list[Request] = []
 
-    async def watch(beside: Beside) -> bool:
-        beside.share(0.25)
-        picked = [beside.pick() is beside.candidate for _ in range(100)]
+    async def watch(split: TrafficSplit) -> bool:
+        split.set_share(0.25)
+        picked = [split.pick() is split.candidate for _ in range(100)]
         assert picked.count(True) == 25
-        beside.share(0.0)
-        assert not any(beside.pick() is beside.candidate for _ in range(100))
-        beside.share(1.0)
-        assert all(beside.pick() is beside.candidate for _ in range(100))
+        split.set_share(0.0)
+        assert not any(split.pick() is split.candidate for _ in range(100))
+        split.set_share(1.0)
+        assert all(split.pick() is split.candidate for _ in range(100))
         return False
 
     async with traffic(tmp_path, clients=0) as busy:
@@ -235,18 +235,18 @@ async def test_the_candidate_gets_its_share(tmp_path: Path) -> None:
 @on_loop
 async def test_a_version_that_does_not_answer_can_not_be_rolled_out(tmp_path: Path) -> None:
     async with traffic(tmp_path, clients=0) as busy:
-        served = busy.served
-        config = candidate(served)
+        model_version = busy.served
+        config = candidate(model_version)
         await busy.catalog.unload("m")
         with pytest.raises(ModelUnavailable):
-            await busy.catalog.roll_out(served, config, Rollout(Trial(None), asyncio.Event()).steer)
+            await busy.catalog.roll_out(model_version, config, CandidateRollout(Trial(None), asyncio.Event()).steer)
 
 
 @on_loop
 async def test_shadow_requests_are_answered_and_counted_nowhere(tmp_path: Path) -> None:
     async with traffic(tmp_path, clients=0) as busy:
-        live = busy.served.live
-        assert live is not None
-        [output] = await answer(live.dispatcher, live.signature, [small.tensor([1, 2, 3, 4])])
+        deployment = busy.served.deployment
+        assert deployment is not None
+        [output] = await answer(deployment.dispatcher, deployment.signature, [small.tensor([1, 2, 3, 4])])
         assert small.numbers(output).tolist() == [2, 4, 6, 8]
     assert busy.seen == []

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.tuning.candidates import Candidate, Space
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal, Verdict
+from inferd.tuning.goal import Goal, GoalVerdict
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Look, Search
 from tests.tuning.surfaces import (
@@ -137,9 +137,9 @@ def test_a_winner_has_run_in_turns_with_the_best_seed(finishes: list[Finish]) ->
 def test_a_winner_is_never_one_that_the_evidence_speaks_against(finishes: list[Finish]) -> None:
     for found in finishes:
         assert found.outcome.winner is not None
-        missing = found.outcome.winner.verdict is Verdict.MISSES
+        missing = found.outcome.winner.verdict is GoalVerdict.MISSES
         assert missing == found.outcome.out_of_reach
-        assert not missing or all(e.verdict is Verdict.MISSES for e in found.outcome.points)
+        assert not missing or all(e.verdict is GoalVerdict.MISSES for e in found.outcome.points)
 
 
 # -- what always holds ----------------------------------------------------------------
@@ -186,10 +186,10 @@ class Chaos:
         windows = tuple(self._window() for _ in range(look.windows))
         return Measurement(look.candidate, effective, windows, sum(w.seconds for w in windows) + chance.random())
 
-    def _window(self) -> Window:
+    def _window(self) -> MeasurementWindow:
         chance = self._chance
         latencies = [chance.choice([chance.uniform(0.001, 1), math.inf]) for _ in range(chance.randrange(12))]
-        return Window(chance.uniform(0.1, 1), tuple(sorted(latencies)))
+        return MeasurementWindow(chance.uniform(0.1, 1), tuple(sorted(latencies)))
 
 
 @given(
@@ -235,8 +235,8 @@ TWO = SPACES[2]
 LATENCY, THROUGHPUT = seeds_of(TWO)
 
 
-def steady(latency: float = 0.01, answers: int = 200) -> tuple[Window, ...]:
-    return (Window(WINDOW, (latency,) * answers),) * 4
+def steady(latency: float = 0.01, answers: int = 200) -> tuple[MeasurementWindow, ...]:
+    return (MeasurementWindow(WINDOW, (latency,) * answers),) * 4
 
 
 def test_the_seeds_come_first_even_where_there_is_no_time_at_all() -> None:

@@ -6,11 +6,11 @@ from itertools import count
 import pytest
 
 from inferd.tuning.candidates import Candidate, Space
-from inferd.tuning.measurement import Measurement, Window
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Search
-from inferd.tuning.session import Progress, Stopped, tune
+from inferd.tuning.session import Progress, SearchStopped, tune
 
 SPACE = Space((1, 2, 4), (1, 2, 4), (1, 2, 4, 8))
 BEST = Candidate(2, 4, 4)
@@ -26,7 +26,7 @@ class Device:
     def measure(self, candidate: Candidate, windows: int) -> Measurement:
         self.asked.append((candidate, windows))
         answers = 100 * candidate.threads // (1 + abs(candidate.streams - 2)) + 10 * min(candidate.requests, 4)
-        window = Window(1.0, (0.01,) * answers)
+        window = MeasurementWindow(1.0, (0.01,) * answers)
         return Measurement(candidate, candidate, (window,) * windows, windows * 1.1)
 
 
@@ -67,7 +67,7 @@ def test_each_look_is_told_before_and_after() -> None:
 
 def test_an_objection_stops_it_before_the_next_look() -> None:
     device, told, turns = Device(), list[Progress](), count(1)
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(SearchStopped) as stopped:
         tune(search(), device.measure, 1000.0, told.append, lambda: "too busy" if next(turns) == 4 else "")
     assert (str(stopped.value), stopped.value.why) == ("too busy", "too busy")
     assert len(device.asked) == 3
@@ -76,7 +76,7 @@ def test_an_objection_stops_it_before_the_next_look() -> None:
 
 def test_somebody_who_objects_from_the_start_sees_nothing_measured() -> None:
     device, told = Device(), list[Progress]()
-    with pytest.raises(Stopped, match="no"):
+    with pytest.raises(SearchStopped, match="no"):
         tune(search(), device.measure, 1000.0, told.append, lambda: "no")
     assert device.asked == told == []
 
@@ -84,13 +84,13 @@ def test_somebody_who_objects_from_the_start_sees_nothing_measured() -> None:
 def test_what_is_over_is_not_objected_to() -> None:
     asked = 0
 
-    def objection() -> str:
+    def stop_reason() -> str:
         nonlocal asked
         asked += 1
         return ""
 
     device = Device()
-    tune(search(), device.measure, 1000.0, objection=objection)
+    tune(search(), device.measure, 1000.0, stop_reason=stop_reason)
     assert asked == len(device.asked)
 
 

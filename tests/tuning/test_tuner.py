@@ -11,19 +11,19 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.catalog import Beside, Catalog, CatalogLimits
+from inferd.catalog import Catalog, CatalogLimits, TrafficSplit
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
 from inferd.errors import InvalidRequest, UnknownModel
 from inferd.repository import Repository
 from inferd.requests import Observation
-from inferd.scheduling.rules import Limits
+from inferd.scheduling.rules import QueueLimits
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.conditions import Conditions
-from inferd.tuning.drift import Drift, Sight
-from inferd.tuning.profile import Point, Profile, Profiles
-from inferd.tuning.record import Decision, Phase, Record, Standing
+from inferd.tuning.drift import Drift, LoadSample
+from inferd.tuning.profile import Profile, ProfilePoint, Profiles
+from inferd.tuning.record import TuningDecision, TuningPhase, TuningRecord, TuningStatus
 from inferd.tuning.trial import Stage
 from inferd.tuning.tuner import Tuner, TunerRules
 from tests import models
@@ -58,7 +58,7 @@ class Workshop:
         rules = TunerRules(mode, budget, threads, folder / "cache", 1 << 30, STAGES)
         self.tuner = Tuner(rules, engine, self.profiles, conditions)
         self.seen: list[Observation] = []
-        limits = CatalogLimits(Limits(1000, 1 << 30), 1, 10.0)
+        limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
         self.catalog = Catalog(
             Repository(folder / "repository"), engine, limits, self.seen.append, self._changed, self.tuner.tuned
         )
@@ -67,19 +67,19 @@ class Workshop:
         return
 
     @property
-    def record(self) -> Record:
+    def record(self) -> TuningRecord:
         return self.tuner.record("m", "")
 
     @property
     def infer_requests(self) -> int:
-        _, live = self.catalog.resolve("m", "")
-        return live.loaded.pools[0].pool.size
+        _, deployment = self.catalog.resolve("m", "")
+        return deployment.loaded.pools[0].pool.size
 
     async def answer(self) -> list[float]:
-        _, live = self.catalog.resolve("m", "")
+        _, deployment = self.catalog.resolve("m", "")
         request, reply = ask([1, 2, 3, 4])
         request.stages.received = time.monotonic_ns()
-        live.dispatcher.submit(request)
+        deployment.dispatcher.submit(request)
         return (await reply.ended()).outputs[0].tolist()  # type: ignore[no-any-return]
 
 
@@ -102,7 +102,7 @@ async def workshop(folder: Path, **more: Any) -> AsyncIterator[Workshop]:
 
 def profile(shop: Workshop, winner: Candidate = OTHER, **more: Any) -> Profile:
     """As a search would have found it, for the model as it is now."""
-    point = Point(winner, 4, 400, 1000.0, 950.0, 1050.0, 1000.0, 0.001, 0.002, True)
+    point = ProfilePoint(winner, 4, 400, 1000.0, 950.0, 1050.0, 1000.0, 0.001, 0.002, True)
     found = Profile(
         "m", 1, "CPU", shop.record.key, winner, "made up", 0.01, 99.0, False, 1.0,
         "2026-01-01T00:00:00+00:00", {"the THROUGHPUT hint's answer": 1.25}, (point,),
@@ -124,13 +124,13 @@ async def test_a_model_without_a_profile_is_tuned_beside_serving_and_the_next_st
         found = shop.record.profile
         assert found is not None
         assert (tmp_path / "profiles" / "m" / "1.CPU.json").is_file()
-        assert (shop.record.phase, found.winner) == (Phase.SETTLED, shop.record.candidate)
+        assert (shop.record.phase, found.winner) == (TuningPhase.SETTLED, shop.record.candidate)
         assert shop.record.seconds > 0
         assert await shop.answer() == [2, 4, 6, 8]
     async with workshop(tmp_path) as again:
         assert again.record.profile == found
         assert again.infer_requests == found.winner.requests
-        assert (again.record.phase, again.record.decisions) == (Phase.SETTLED, {})
+        assert (again.record.phase, again.record.decisions) == (TuningPhase.SETTLED, {})
 
 
 @on_loop
@@ -143,7 +143,7 @@ async def test_a_stored_profile_is_verified_by_a_short_look_and_not_searched_aga
         async with workshop(tmp_path) as again:
             assert again.infer_requests == 3
             again.tuner.start(again.catalog)
-            await until(lambda: again.record.verified and again.record.phase is Phase.SETTLED)
+            await until(lambda: again.record.verified and again.record.phase is TuningPhase.SETTLED)
             assert not again.record.decisions
     assert "tuning" not in [line["event"] for line in logged]
 
@@ -188,13 +188,13 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
     now = Conditions(95.0, 0.9)
     async with workshop(repository(tmp_path), conditions=lambda: now) as shop:
         shop.tuner.start(shop.catalog)
-        await until(lambda: "CPU pressure" in shop.record.said)
-        assert shop.record.phase is Phase.WANTED
+        await until(lambda: "CPU pressure" in shop.record.status_text)
+        assert shop.record.phase is TuningPhase.WANTED
         assert await shop.answer() == [2, 4, 6, 8]
         now = CALM
-        shop.tuner.want(shop.catalog, shop.record)
-        await until(lambda: shop.record.phase is Phase.SEARCHING)
-        assert shop.record.said == "an operator asked for it"
+        shop.tuner.request_tuning(shop.catalog, shop.record)
+        await until(lambda: shop.record.phase is TuningPhase.SEARCHING)
+        assert shop.record.status_text == "an operator asked for it"
         await until(lambda: bool(shop.record.decisions))
 
 
@@ -203,8 +203,8 @@ async def test_memory_that_runs_short_ends_a_search(tmp_path: Path) -> None:
     looks = iter([CALM, CALM, CALM])
     async with workshop(repository(tmp_path), conditions=lambda: next(looks, Conditions(0.0, 0.01))) as shop:
         shop.tuner.start(shop.catalog)
-        await until(lambda: "of memory is available" in shop.record.said)
-        assert (shop.record.phase, shop.record.profile) == (Phase.WANTED, None)
+        await until(lambda: "of memory is available" in shop.record.status_text)
+        assert (shop.record.phase, shop.record.profile) == (TuningPhase.WANTED, None)
 
 
 @on_loop
@@ -213,7 +213,7 @@ async def test_stopping_ends_a_search_at_once(tmp_path: Path) -> None:
         shop.tuner.start(shop.catalog)
         await until(lambda: shop.record.progress is not None)
         await shop.tuner.stop()
-        assert (shop.record.phase, shop.record.profile) == (Phase.WANTED, None)
+        assert (shop.record.phase, shop.record.profile) == (TuningPhase.WANTED, None)
         assert await shop.answer() == [2, 4, 6, 8]
 
 
@@ -237,7 +237,7 @@ async def test_a_process_that_measures_and_is_killed_ends_a_measurement_and_noth
 
 @on_loop
 async def test_a_load_that_changed_for_good_starts_a_tuning_where_that_is_asked_for(tmp_path: Path) -> None:
-    for mode, phase in (("start", Phase.SETTLED), ("online", Phase.WANTED)):
+    for mode, phase in (("start", TuningPhase.SETTLED), ("online", TuningPhase.WANTED)):
         folder = repository(tmp_path / mode)
         async with workshop(folder, mode=mode) as shop:
             shop.profiles.store(profile(shop))
@@ -245,21 +245,21 @@ async def test_a_load_that_changed_for_good_starts_a_tuning_where_that_is_asked_
             record = again.record
             record.verified, record.seen, record.drift = True, (1.0, 0), Drift()
             # As it was after the last tuning: runs of a quarter of an hour.
-            record.drift.look(Sight(1e12, 1.0))
+            record.drift.look(LoadSample(1e12, 1.0))
             for _ in range(8):
                 await again.answer()
-                again.tuner._next(again.catalog)
+                again.tuner._next_record(again.catalog)
             assert record.phase is phase
 
 
 # -- what becomes of what was found -----------------------------------------------------
 
 
-async def adopted(shop: Workshop, **more: Any) -> Record:
+async def adopted(shop: Workshop, **more: Any) -> TuningRecord:
     record = shop.record
-    record.move(Phase.WANTED)
-    record.move(Phase.SEARCHING)
-    await shop.tuner._adopt(shop.catalog, record, profile(shop, **more))
+    record.move(TuningPhase.WANTED)
+    record.move(TuningPhase.SEARCHING)
+    await shop.tuner._apply(shop.catalog, record, profile(shop, **more))
     return record
 
 
@@ -276,7 +276,7 @@ async def test_a_better_candidate_is_promoted_under_load_and_counted(tmp_path: P
         record = await adopted(shop)
         stop.set()
         await client
-        assert record.decisions == {Decision.PROMOTED: 1}
+        assert record.decisions == {TuningDecision.PROMOTED: 1}
         assert (shop.infer_requests, record.gain) == (3, 1.25)
         assert {seen.outcome for seen in shop.seen} == {"ok"}
     assert shop.profiles.stored("m", 1, "CPU") == record.profile
@@ -290,7 +290,7 @@ async def test_a_candidate_with_wrong_answers_is_rolled_back_counted_and_not_tri
     async with workshop(repository(tmp_path), instead=wrong) as shop:
         before = shop.infer_requests
         record = await adopted(shop)
-        assert record.decisions == {Decision.WRONG_OUTPUT: 1}
+        assert record.decisions == {TuningDecision.WRONG_OUTPUT: 1}
         assert (shop.infer_requests, await shop.answer()) == (before, [2, 4, 6, 8])
         assert "was rolled back: output 0 is off by" in record.profile.reason  # type: ignore[union-attr]
     async with workshop(tmp_path) as again:
@@ -303,7 +303,7 @@ async def test_a_candidate_that_can_not_be_loaded_is_rolled_back(tmp_path: Path)
     broken.write_text("no model")
     async with workshop(repository(tmp_path), instead=broken) as shop:
         record = await adopted(shop)
-        assert record.decisions == {Decision.FAILED: 1}
+        assert record.decisions == {TuningDecision.FAILED: 1}
         assert await shop.answer() == [2, 4, 6, 8]
 
 
@@ -312,7 +312,7 @@ async def test_what_is_served_already_is_kept(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
         shop.profiles.store(profile(shop))
     async with workshop(tmp_path) as again:
-        assert (await adopted(again)).decisions == {Decision.KEPT: 1}
+        assert (await adopted(again)).decisions == {TuningDecision.KEPT: 1}
         assert again.infer_requests == 3
 
 
@@ -321,10 +321,10 @@ async def test_what_was_found_for_a_model_that_was_loaded_anew_meanwhile_is_let_
     async with workshop(repository(tmp_path)) as shop:
         old = shop.record
         await shop.catalog.load("m")
-        old.move(Phase.WANTED)
-        old.move(Phase.SEARCHING)
-        await shop.tuner._adopt(shop.catalog, old, profile(shop))
-        assert (old.decisions, shop.record.profile) == ({Decision.STOPPED: 1}, None)
+        old.move(TuningPhase.WANTED)
+        old.move(TuningPhase.SEARCHING)
+        await shop.tuner._apply(shop.catalog, old, profile(shop))
+        assert (old.decisions, shop.record.profile) == ({TuningDecision.STOPPED: 1}, None)
         assert shop.profiles.stored("m", 1, "CPU") is None
 
 
@@ -333,7 +333,7 @@ async def test_a_model_in_sequences_takes_it_up_at_its_next_load(tmp_path: Path)
     async with workshop(repository(tmp_path, small.stateful())) as shop:
         before = shop.catalog.resolve("m", "")[1]
         record = await adopted(shop, winner=Candidate(1, 2, 1, pinning=True))
-        assert record.decisions == {Decision.STORED: 1}
+        assert record.decisions == {TuningDecision.STORED: 1}
         assert shop.catalog.resolve("m", "")[1] is before
     async with workshop(tmp_path) as again:
         assert again.catalog.resolve("m", "")[1].loaded.pools[0].pool.width == 1
@@ -353,22 +353,22 @@ async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited
     async with workshop(three_models(tmp_path)) as shop:
         tuner = shop.tuner
         a, b, c = (tuner.record(name, "") for name in "abc")
-        assert tuner._next(shop.catalog) is a
-        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner._next_record(shop.catalog) is a
+        assert tuner.request_tuning(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
         assert (
-            tuner.want(shop.catalog, b)
+            tuner.request_tuning(shop.catalog, b)
             == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
         )
-        assert tuner.want(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
-        assert tuner._next(shop.catalog) is c
-        c.put_off("CPU pressure is 90 %", time.monotonic() + 30)
-        assert tuner._next(shop.catalog) is b
-        b.put_off("CPU pressure is 90 %", time.monotonic() + 30)
-        assert tuner._next(shop.catalog) is None
+        assert tuner.request_tuning(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner._next_record(shop.catalog) is c
+        c.postpone("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next_record(shop.catalog) is b
+        b.postpone("CPU pressure is 90 %", time.monotonic() + 30)
+        assert tuner._next_record(shop.catalog) is None
         for record in (c, b):
-            record.move(Phase.SETTLED)
-            record.asked, record.verified, record.not_before = 0, True, time.monotonic() + 600
-        assert tuner._next(shop.catalog) is a
+            record.move(TuningPhase.SETTLED)
+            record.ticket, record.verified, record.not_before = 0, True, time.monotonic() + 600
+        assert tuner._next_record(shop.catalog) is a
 
 
 @on_loop
@@ -381,34 +381,37 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
             await until(lambda: a.progress is not None)
             # Of the search that makes way, so it speaks against nothing.
             now = Conditions(95.0, 0.9)
-            shop.tuner.want(shop.catalog, b)
-            await until(lambda: b.phase is Phase.SEARCHING)
-        assert (a.phase, a.asked, a.decisions) == (Phase.WANTED, 0, {})
+            shop.tuner.request_tuning(shop.catalog, b)
+            await until(lambda: b.phase is TuningPhase.SEARCHING)
+        assert (a.phase, a.ticket, a.decisions) == (TuningPhase.WANTED, 0, {})
         [line] = [line for line in logged if line["event"] == "tuning put off"]
         assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
         # What was asked for is not put aside itself.
         assert (
-            shop.tuner.want(shop.catalog, c)
+            shop.tuner.request_tuning(shop.catalog, c)
             == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
         )
-        assert shop.tuner.want(shop.catalog, b) == "it is being tuned"
+        assert shop.tuner.request_tuning(shop.catalog, b) == "it is being tuned"
         assert shop.tuner._reason_to_stop() == ""
-        assert [r.phase for r in (a, b, c)] == [Phase.WANTED, Phase.SEARCHING, Phase.WANTED]
+        assert [r.phase for r in (a, b, c)] == [TuningPhase.WANTED, TuningPhase.SEARCHING, TuningPhase.WANTED]
 
 
 @on_loop
 async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survives_a_load(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
-        shop.record.move(Phase.TRYING)
-        shop.tuner.want(shop.catalog, shop.record)
-        assert (shop.tuner._next(shop.catalog), shop.record.phase) == (None, Phase.TRYING)
-        shop.tuner._settle(shop.record, Decision.KEPT, "as before")
-        assert shop.tuner._next(shop.catalog) is shop.record
+        shop.record.move(TuningPhase.TRYING)
+        shop.tuner.request_tuning(shop.catalog, shop.record)
+        assert (shop.tuner._next_record(shop.catalog), shop.record.phase) == (None, TuningPhase.TRYING)
+        shop.tuner._finish(shop.record, TuningDecision.KEPT, "as before")
+        assert shop.tuner._next_record(shop.catalog) is shop.record
         await shop.catalog.load("m")
-        assert (shop.tuner._next(shop.catalog), shop.record.said) == (shop.record, "an operator asked for it")
+        assert (shop.tuner._next_record(shop.catalog), shop.record.status_text) == (
+            shop.record,
+            "an operator asked for it",
+        )
 
 
-async def at_once(_: Beside) -> bool:
+async def at_once(_: TrafficSplit) -> bool:
     return True
 
 
@@ -419,34 +422,34 @@ async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_al
     async with workshop(tmp_path) as again:
         tuner, record = again.tuner, again.record
         assert record.profile is not None
-        [(served, live)] = again.catalog.live()
-        own = live.config.model_copy(update={"execution": record.source.config.execution})
-        assert await again.catalog.roll_out(served, own, at_once, inline=True)
-        tuner.runs_changed(served, inline=True)
+        [(model_version, deployment)] = again.catalog.serving()
+        own = deployment.config.model_copy(update={"execution": record.source.config.execution})
+        assert await again.catalog.roll_out(model_version, own, at_once, inline=True)
+        tuner.path_changed(model_version, inline=True)
         assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
-        assert (record.phase, "less time than handing them" in record.said) == (Phase.SETTLED, True)
-        assert tuner._next(again.catalog) is None
+        assert (record.phase, "less time than handing them" in record.status_text) == (TuningPhase.SETTLED, True)
+        assert tuner._next_record(again.catalog) is None
         with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
-            tuner.want(again.catalog, record)
-        assert await again.catalog.roll_out(served, own, at_once, inline=False)
-        tuner.runs_changed(served, inline=False)
-        assert (record.phase, record.said) == (Phase.WANTED, "its runs are handed over again")
-        assert tuner._next(again.catalog) is record
+            tuner.request_tuning(again.catalog, record)
+        assert await again.catalog.roll_out(model_version, own, at_once, inline=False)
+        tuner.path_changed(model_version, inline=False)
+        assert (record.phase, record.status_text) == (TuningPhase.WANTED, "its runs are handed over again")
+        assert tuner._next_record(again.catalog) is record
 
 
 @on_loop
 async def test_where_runs_are_computed_is_not_changed_while_they_are_tuned_or_pinned(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
-        [(served, _)] = shop.catalog.live()
+        [(model_version, _)] = shop.catalog.serving()
         record = shop.record
-        assert shop.tuner.leaves_open(served)
-        for phase in Phase:
-            record.standing = Standing(phase)
-            assert shop.tuner.leaves_open(served) is not record.standing.busy
-        record.drop("")
+        assert shop.tuner.may_change_path(model_version)
+        for phase in TuningPhase:
+            record.status = TuningStatus(phase)
+            assert shop.tuner.may_change_path(model_version) is not record.status.busy
+        record.cancel("")
         for pinned in (True, False):
             record.profile = profile(shop, pinned=pinned)
-            assert shop.tuner.leaves_open(served) is not pinned
+            assert shop.tuner.may_change_path(model_version) is not pinned
 
 
 @on_loop
@@ -478,12 +481,12 @@ async def test_a_profile_can_be_pinned_and_let_go(tmp_path: Path) -> None:
 @on_loop
 async def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path, settings='devices = ["CPU", "AUTO:CPU"]'), mode="off") as shop:
-        assert (shop.record.phase, shop.record.said) == (
-            Phase.UNTUNABLE,
+        assert (shop.record.phase, shop.record.status_text) == (
+            TuningPhase.UNTUNABLE,
             "it is served on several devices, whose settings are one",
         )
         with pytest.raises(InvalidRequest, match="tuning is off"):
-            shop.tuner.want(shop.catalog, shop.record)
+            shop.tuner.request_tuning(shop.catalog, shop.record)
         with pytest.raises(InvalidRequest, match="nothing to pin"):
             shop.tuner.pin(shop.record, True)
         with pytest.raises(InvalidRequest, match="nothing to roll back"):

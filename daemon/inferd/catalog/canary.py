@@ -6,8 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from inferd.catalog.judgement import CanaryRules, Judgement, Tally, Verdict
-from inferd.catalog.served import Beside, Live
+from inferd.catalog.canary_analysis import CanaryAnalysis, CanaryCounts, CanaryRules, CanaryVerdict
+from inferd.catalog.deployment import Deployment
+from inferd.catalog.traffic_split import TrafficSplit
 from inferd.config.model import ModelConfig
 from inferd.dispatcher import Dispatcher
 from inferd.errors import QuotaExceeded
@@ -17,7 +18,7 @@ from inferd.requests import Observation
 _LOOK = 0.05
 
 
-def rules_under(config: ModelConfig) -> CanaryRules:
+def canary_rules_of(config: ModelConfig) -> CanaryRules:
     """How a version with the settings ``config`` is tried."""
     rollout, objective = config.rollout, config.objective
     return CanaryRules(
@@ -30,26 +31,31 @@ def rules_under(config: ModelConfig) -> CanaryRules:
 
 
 class Canary:
-    """Shares the requests between the two of ``beside``; ``stop`` may be set to have it end soon.
+    """Shares the requests between the two of ``split``; ``stop`` may be set to have it end soon.
 
-    ``ailing`` says why the candidate or the incumbent does not answer any more, as far as others know, "" for well.
+    ``unready_reasons`` says why the candidate or the incumbent does not answer any more, as far as others know, "" for
+    well.
     """
 
     def __init__(
-        self, rules: CanaryRules, beside: Beside, stop: asyncio.Event, ailing: Callable[[], tuple[str, str]]
+        self,
+        rules: CanaryRules,
+        split: TrafficSplit,
+        stop: asyncio.Event,
+        unready_reasons: Callable[[], tuple[str, str]],
     ) -> None:
-        self._beside = beside
+        self._split = split
         self._stop = stop
-        self._ailing = ailing
-        self._judgement = Judgement(rules)
+        self._unready_reasons = unready_reasons
+        self._analysis = CanaryAnalysis(rules)
 
-    async def run(self) -> tuple[Verdict, str]:
+    async def run(self) -> tuple[CanaryVerdict, str]:
         """How it ended, and in words why."""
-        judgement, rules = self._judgement, self._judgement.rules
-        incumbent, candidate = self._beside.incumbent.dispatcher, self._beside.candidate.dispatcher
-        incumbent.watch = partial(_count, judgement.incumbent, rules.latency)
-        candidate.watch = partial(_count, judgement.candidate, rules.latency)
-        self._beside.share(rules.share)
+        analysis, rules = self._analysis, self._analysis.rules
+        incumbent, candidate = self._split.incumbent.dispatcher, self._split.candidate.dispatcher
+        incumbent.on_observation = partial(_count, analysis.incumbent, rules.latency)
+        candidate.on_observation = partial(_count, analysis.candidate, rules.latency)
+        self._split.set_share(rules.share)
         try:
             while (ended := self._look(candidate)) is None:
                 with suppress(TimeoutError):
@@ -57,32 +63,32 @@ class Canary:
                         await self._stop.wait()
             return ended
         finally:
-            self._beside.share(0.0)
-            incumbent.watch = candidate.watch = None
+            self._split.set_share(0.0)
+            incumbent.on_observation = candidate.on_observation = None
 
-    def _look(self, candidate: Dispatcher) -> tuple[Verdict, str] | None:
+    def _look(self, candidate: Dispatcher) -> tuple[CanaryVerdict, str] | None:
         if self._stop.is_set():
-            return Verdict.STOPPED, "another change came before it was decided"
-        why, other = self._ailing()
-        if why := why or _broken(self._beside.candidate):
-            return Verdict.FAILED, why
-        judgement, waiting = self._judgement, candidate.under_way
+            return CanaryVerdict.STOPPED, "another change came before it was decided"
+        why, other = self._unready_reasons()
+        if why := why or _broken(self._split.candidate):
+            return CanaryVerdict.FAILED, why
+        analysis, waiting = self._analysis, candidate.in_flight
         # Nobody is to wait for a version that may be better while the one before does not answer at all.
-        verdict = judgement.conclude(waiting) if other else judgement.step(time.monotonic(), waiting)
-        return None if verdict is None else (verdict, judgement.said())
+        verdict = analysis.conclude(waiting) if other else analysis.step(time.monotonic(), waiting)
+        return None if verdict is None else (verdict, analysis.summary())
 
 
-def _broken(live: Live) -> str:
+def _broken(deployment: Deployment) -> str:
     """What nobody needs to count: a device that is lost, a run that hangs."""
-    for conduct in live.dispatcher.conduct:
-        if conduct.lost:
-            return f"{conduct.device}: {conduct.lost}"
-        if conduct.hung:
-            return f"a run hangs on {conduct.device}"
+    for stats in deployment.dispatcher.device_stats:
+        if stats.lost:
+            return f"{stats.device}: {stats.lost}"
+        if stats.hung:
+            return f"a run hangs on {stats.device}"
     return ""
 
 
-def _count(tally: Tally, latency: float | None, seen: Observation) -> None:
+def _count(tally: CanaryCounts, latency: float | None, seen: Observation) -> None:
     """What clients did wrong or gave up says nothing of a version."""
     match seen.outcome:
         case "ok":

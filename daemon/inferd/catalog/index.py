@@ -2,21 +2,41 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
-from inferd.catalog.served import IndexEntry, Served
+from inferd.catalog.model_version import ModelVersion
 from inferd.disclosure import without_host_paths
 from inferd.errors import InferdError, ModelUnavailable, UnknownModel, UnknownVersion
 from inferd.lifecycle import ModelState
 
-Models = Mapping[str, Mapping[int, Served]]
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A line of the repository index; ``version`` is empty for a model that could not be read at all.
+    ``desired`` unless it was unloaded on purpose."""
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str
+    desired: bool = True
+
+
+Models = Mapping[str, Mapping[int, ModelVersion]]
 
 
 def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...]:
     """Every version of ``models`` and those that are ``broken``, with why, by name and version; as clients read it."""
     entries = [
-        IndexEntry(name, str(number), served.shown, without_host_paths(served.said), served.wanted)
+        IndexEntry(
+            name,
+            str(number),
+            model_version.effective_state,
+            without_host_paths(model_version.status_text),
+            model_version.desired,
+        )
         for name, versions in models.items()
-        for number, served in sorted(versions.items())
+        for number, model_version in sorted(versions.items())
     ]
     entries += [
         IndexEntry(name, "", ModelState.UNAVAILABLE, without_host_paths(reason))
@@ -26,19 +46,21 @@ def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...
     return tuple(sorted(entries, key=lambda e: (e.name, int(e.version or 0))))
 
 
-def unanswered(models: Models, broken: Mapping[str, str], name: str, version: str) -> InferdError:
+def routing_error(models: Models, broken: Mapping[str, str], name: str, version: str) -> InferdError:
     """Why nothing answers for ``version`` of ``name``, any version where that is empty."""
     if name not in models and name not in broken:
         return UnknownModel(name)
-    served = models.get(name, {})
+    known = models.get(name, {})
     if version:
-        one = next((s for number, s in served.items() if str(number) == version), None)
+        one = next((s for number, s in known.items() if str(number) == version), None)
         if one is None:
-            return UnknownVersion(name, version, sorted(served))
-        return ModelUnavailable(name, f"{one.shown.value.lower()} in version {version}", one.ailing or one.reason)
-    states = {s.shown for s in served.values()}
+            return UnknownVersion(name, version, sorted(known))
+        return ModelUnavailable(
+            name, f"{one.effective_state.value.lower()} in version {version}", one.unready_reason or one.reason
+        )
+    states = {s.effective_state for s in known.values()}
     state = ModelState.LOADING if ModelState.LOADING in states else ModelState.UNAVAILABLE
-    reason = broken.get(name) or next((why for s in served.values() if (why := s.ailing or s.reason)), "")
+    reason = broken.get(name) or next((why for s in known.values() if (why := s.unready_reason or s.reason)), "")
     return ModelUnavailable(name, state.value.lower(), reason)
 
 

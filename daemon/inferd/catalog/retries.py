@@ -11,7 +11,7 @@ from inferd.supervision.rebuilding import Rebuilding, RebuildRules
 log = structlog.get_logger("inferd.catalog")
 
 
-class Retries:
+class LoadRetries:
     """Calls ``again`` with a model's name, on the loop, until its loading ends otherwise. The waits are those of
     ``rules``: a few short ones, doubled each time, then long ones without end."""
 
@@ -51,6 +51,6 @@ class Retries:
             handle.cancel()
 
 
-def said(error: InferdError) -> str:
+def failure_text(error: InferdError) -> str:
     """What others read of a load that failed with ``error``."""
     return f"{error}; it will be loaded again" if isinstance(error, LoadInterrupted) else str(error)

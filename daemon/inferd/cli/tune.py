@@ -30,7 +30,7 @@ _QUANTITIES = {
     "streams": "streams",
     "threads": "CPU threads",
     "requests": "infer requests",
-    "batch": "rows joined at most",
+    "batch": "rows in a batch at most",
 }
 
 
@@ -105,7 +105,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import Display
     from inferd.repository import repository_of
-    from inferd.tuning.offline import Offline
+    from inferd.tuning.offline import OfflineTuner
     from inferd.tuning.profile import Profiles
 
     names: list[str] = arguments.models
@@ -125,7 +125,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         if not names or entry.name in names
         for version in entry.versions
     ]
-    offline = Offline(
+    offline = OfflineTuner(
         engine_of(settings),
         Profiles(settings.profile_dir),
         settings.cache_dir,

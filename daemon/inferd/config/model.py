@@ -192,7 +192,7 @@ class Execution(_Table):
     path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",
         description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
-        "its run, which saves time where a run takes a fraction of a millisecond and few are under way at once; inline "
+        "its run, which saves time where a run takes a fraction of a millisecond and few are in flight at once; inline "
         "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
         "interrupts. auto is inline for models on the CPU whose runs prove to take at most 0.1 ms, at warm-up or while "
         "they are served, and whose shapes are all fixed, unless several streams, or a number of threads or infer "
@@ -212,7 +212,7 @@ class Execution(_Table):
 
 
 class Batching(_Table):
-    """The batch dimension, and the joining of requests into one run."""
+    """The batch dimension, and dynamic batching."""
 
     max_size: int = Field(
         0,
@@ -220,19 +220,19 @@ class Batching(_Table):
         le=65536,
         description="Bound of the first dimension, 1..max_size, of every input; 0 leaves the model's own shapes.",
     )
-    join: bool = Field(
+    enabled: bool = Field(
         True,
-        description="Run waiting requests of equal shapes together, up to max_size rows, as far as that is measured "
-        "to give more throughput and keeps the objective.",
+        description="Dynamic batching: run waiting requests of equal shapes as one batch, where it is measured to give "
+        "more throughput and keeps the objective.",
     )
-    max_joined: int | None = Field(
-        None, ge=1, le=65536, description="Rows of requests joined into one run; unset: max_size."
+    max_batch_rows: int | None = Field(
+        None, ge=1, le=65536, description="Rows that one batch of requests may have; unset: max_size."
     )
     max_delay: float = Field(
         0.0,
         ge=0,
         le=60,
-        description="Seconds a request may wait for others to join it while an infer request is free; "
+        description="Seconds a request may wait for others to fill a batch while an infer request is free; "
         "0 starts it at once.",
     )
     preferred_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], _LIST] = Field(
@@ -243,13 +243,13 @@ class Batching(_Table):
     def _preferred_sizes_fit(self) -> "Batching":
         if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
             raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
-        if self.max_joined and self.max_joined > max(1, self.max_size):
-            raise ValueError(f"max_joined is {self.max_joined} and max_size is {self.max_size}")
+        if self.max_batch_rows and self.max_batch_rows > max(1, self.max_size):
+            raise ValueError(f"max_batch_rows is {self.max_batch_rows} and max_size is {self.max_size}")
         return self
 
 
 class Queue(_Table):
-    """Limits of the waiting line. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
+    """Limits of the request queue. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
 
     max_length: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait.")
     max_bytes: int | None = Field(None, ge=1, description="Bytes of input that may wait.")

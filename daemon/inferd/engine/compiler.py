@@ -13,7 +13,7 @@ from inferd.engine import state
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov, version
 from inferd.engine.source import ModelSource
-from inferd.engine.unwritten import REVISION
+from inferd.engine.unwritten_outputs import REVISION
 from inferd.errors import one_line
 
 log = structlog.get_logger("inferd.engine")
@@ -29,7 +29,7 @@ _TUNABLE = {
 }
 
 
-class Compiled(NamedTuple):
+class CompileResult(NamedTuple):
     """A compiled model: whether it came from the cache, the blob that it can be made again from, as far as that is
     there now, and whether it exports another."""
 
@@ -50,7 +50,9 @@ class Compiler:
         self._counting = Lock()
         self.lookups: Counter[str] = Counter(hit=0, miss=0, refused=0)
 
-    def compile(self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]) -> Compiled:
+    def compile(
+        self, source: ModelSource, model: "ov.Model", target: str, properties: Mapping[str, Any]
+    ) -> CompileResult:
         """``model``, read from ``source``, on the resolved device ``target``.
 
         Raises RuntimeError where OpenVINO does, and ContentChanged where what was compiled may not be the content that
@@ -59,7 +61,7 @@ class Compiler:
         if not self.caches(target):
             compiled = self._core.compile_model(model, target, dict(properties))
             source.check()
-            return Compiled(compiled, from_cache=False)
+            return CompileResult(compiled, from_cache=False)
         key = self.key(source, target, properties)
         kept = partial(self._cache.load, key)
         with self._cache.lock(key):
@@ -68,7 +70,7 @@ class Compiler:
                 try:
                     compiled = self._core.import_model(blob, target, dict(properties))
                     self._count("hit")
-                    return Compiled(compiled, True, kept, exports=False)
+                    return CompileResult(compiled, True, kept, exports=False)
                 except RuntimeError as error:
                     log.warning("cached blob refused", model=source.name, problem=one_line(str(error).strip(), 1000))
                     result = "refused"
@@ -78,9 +80,9 @@ class Compiler:
             blob = compiled.export_model().getvalue()
             self._cache.store(key, blob)
             if self._maps:
-                return Compiled(compiled, from_cache=False, blob=kept)
+                return CompileResult(compiled, from_cache=False, blob=kept)
             # Its weights may be in the file still (OpenVINO fact 45).
-            return Compiled(
+            return CompileResult(
                 self._core.import_model(blob, target, dict(properties)), from_cache=False, blob=kept, exports=False
             )
 

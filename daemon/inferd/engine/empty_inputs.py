@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from inferd.engine.emptiness import called, places, walk
 from inferd.engine.runtime import ov
 from inferd.engine.shape_check import skeleton
-from inferd.engine.slot import sentence
-from inferd.engine.unwritten import Written, at_least_one
+from inferd.engine.skipped_ops import node_label, skipping_dims, walk
+from inferd.engine.slot import error_summary
+from inferd.engine.unwritten_outputs import Written, at_least_one
 from inferd.tensors import Shape, Signature
 
 # For each input which of its dimensions are 0: as many patterns as a model has answers for. Clients make them up.
@@ -44,10 +44,10 @@ class EmptyInputs:
         try:
             self._model.reshape(dict(zip(self._ports, shapes, strict=True)))
         except RuntimeError as error:
-            return f"the model does not take empty inputs like that: {sentence(error)}"
+            return f"the model does not take empty inputs like that: {error_summary(error)}"
         for path, node in walk(self._model):
-            if (path, node.get_friendly_name()) not in self._written and places(node):
-                return f"{called(node)} would have nothing to work on: what it takes from is empty for such inputs"
+            if (path, node.get_friendly_name()) not in self._written and skipping_dims(node):
+                return f"{node_label(node)} would have nothing to work on: what it takes from is empty for such inputs"
         return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from inferd.config.model import ModelConfig
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
-from inferd.engine.slot import RunFailed, sentence
+from inferd.engine.slot import RunFailed, error_summary
 from inferd.tensors import DType, Placed, Signature, Tensor
 
 MOST_NS = 100_000
@@ -71,10 +71,10 @@ class InlineSlot:
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         self._ports.write_shared(inputs, into)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         # They may be views of it.
         self._arrays = ()
-        self._ports.give_back()
+        self._ports.release()
 
     def reset(self) -> None:
         self._request.reset_state()
@@ -84,7 +84,7 @@ class InlineSlot:
         try:
             self._arrays = tuple(self._infer({}, self._views, False).values())
         except RuntimeError as error:
-            raise RunFailed(sentence(error)) from None
+            raise RunFailed(error_summary(error)) from None
 
     def poll(self) -> bool:
         return True

@@ -11,18 +11,18 @@ import structlog
 
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import empty_inputs, numbers, onnx_constants, preprocessing, state, unwritten
+from inferd.engine import empty_inputs, number_ranges, onnx_constants, preprocessing, state, unwritten_outputs
 from inferd.engine.cache import BlobCache
-from inferd.engine.compiler import Compiled, Compiler
+from inferd.engine.compiler import Compiler, CompileResult
 from inferd.engine.device_status import DeviceStatus
 from inferd.engine.empty_inputs import EmptyInputs
-from inferd.engine.healing import bears_marks, remake
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, left_open, may_run_inline
-from inferd.engine.pool import Anew, Pool
+from inferd.engine.pool import Pool, SlotRebuilder
 from inferd.engine.preflight import Preflight
+from inferd.engine.rebuild import rebuilder, taints_on_failure
 from inferd.engine.runtime import give_memory_back, keep_small_blocks, ov
 from inferd.engine.shape_check import ShapeCheck, shape_check
-from inferd.engine.slot import InferSlot, Slot, SlotFactory, sentence
+from inferd.engine.slot import InferSlot, Slot, SlotFactory, error_summary
 from inferd.engine.source import ModelSource
 from inferd.engine.sync_slot import SyncSlot
 from inferd.engine.topology import Tunables, cpu_topology, tunables
@@ -63,9 +63,9 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class DevicePool:
+class LoadedPool:
     """A pool with what its device really does, and the service times seen at warm-up as (rows of the
-    run, nanoseconds). ``width`` is the part of the device that one run takes up; ``took`` says what
+    run, nanoseconds). ``width`` is the part of the device that one run takes up; ``timings`` says what
     making it took. It ``may_be_inline`` where the model and the device allow that, also while it is not."""
 
     pool: Pool
@@ -73,12 +73,12 @@ class DevicePool:
     times: tuple[tuple[int, float], ...]
     width: float
     from_cache: bool
-    took: "Took"
+    timings: "LoadTimings"
     may_be_inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class LoadTimings:
     """Seconds spent compiling (or importing from the cache), on warm-up, and in the first run of it."""
 
     compiling: float
@@ -92,7 +92,7 @@ class _Prepared(NamedTuple):
     model: "ov.Model"
     signature: Signature
     shapes: ShapeCheck | None
-    written: unwritten.Written
+    written: unwritten_outputs.Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class LoadedModel:
     ``empty_inputs`` knows what comes of those; None where it takes none."""
 
     signature: Signature
-    pools: tuple[DevicePool, ...]
+    pools: tuple[LoadedPool, ...]
     seconds: float
     shapes: ShapeCheck | None = None
     empty_inputs: EmptyInputs | None = None
@@ -204,7 +204,7 @@ class Engine:
         where the cache has no blob of it, and lets go of what it made. Raises as :meth:`load`.
         """
         target = devices.resolve(device, self.available_devices)
-        left_open = replace(source.settled(), config=_left_to(hint, source.config))
+        left_open = replace(source.settled(), config=_with_hint(hint, source.config))
         model, *_ = self._prepare(left_open)
         with _explained(source, target):
             return devices.read_back(self._compile(left_open, model, target).model)
@@ -222,11 +222,11 @@ class Engine:
 
     def device_name(self, device: str) -> str:
         """What the resolved ``device`` is, such as a CPU's model; of a compound device, those it may use."""
-        return self._told(device, lambda _: "FULL_DEVICE_NAME")
+        return self._query(device, lambda _: "FULL_DEVICE_NAME")
 
     def driver(self, device: str) -> str:
         """The version of the driver that the resolved ``device`` works with, "" where it has none or does not tell."""
-        return self._told(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
+        return self._query(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
 
     def close(self) -> None:
         """End the child processes that try models; those, and what is yet to come, fail to load."""
@@ -252,14 +252,14 @@ class Engine:
             return None
         return int(low), int(high)
 
-    def _told(self, device: str, property_of: Callable[[str], str]) -> str:
+    def _query(self, device: str, property_of: Callable[[str], str]) -> str:
         """What the devices behind ``device`` say to a property, those left out that don't know it."""
         plain = [device] if devices.family(device) in ("CPU", "GPU", "NPU") else devices.candidates(device)
-        said: list[str] = []
+        values: list[str] = []
         for name in plain or self.available_devices:
             with suppress(RuntimeError):
-                said.append(str(self._core.get_property(name, property_of(name))))
-        return ", ".join(said)
+                values.append(str(self._core.get_property(name, property_of(name))))
+        return ", ".join(values)
 
     def _prepare(self, source: ModelSource, *, maps: bool = True) -> _Prepared:
         try:
@@ -269,16 +269,18 @@ class Engine:
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
             refused = source.config.numbers.out_of_range == "refuse"
-            signature = numbers.told(_signature(model, source.config), model, self._targets(source), refused=refused)
+            signature = number_ranges.with_number_ranges(
+                _signature(model, source.config), model, self._targets(source), refused=refused
+            )
             signature = state.link(source, signature, stateful=_keeps_state(model, source))
             # Both look at the model as it was read.
-            return _Prepared(model, signature, shape_check(model, signature), unwritten.repair(model))
+            return _Prepared(model, signature, shape_check(model, signature), unwritten_outputs.repair(model))
         except InferdError:
             raise
-        except unwritten.Unrepairable as refused:
+        except unwritten_outputs.Unrepairable as refused:
             raise LoadFailed(source.name, source.version, str(refused)) from refused
         except RuntimeError as error:
-            problem = _OUTSIDE.sub(_NOT_READ, sentence(error, source.path))
+            problem = _OUTSIDE.sub(_NOT_READ, error_summary(error, source.path))
             raise LoadFailed(source.name, source.version, problem) from error
 
     def _pool(
@@ -289,7 +291,7 @@ class Engine:
         target: str,
         shapes: ShapeCheck | None,
         undo: ExitStack,
-    ) -> DevicePool:
+    ) -> LoadedPool:
         """``source`` on ``target``: inline where that is left open, may be, and turns out to be worth it."""
         # Of one thread alone, runs are handed over (OpenVINO fact 38).
         may = self.threads_for(source) > 1 and may_run_inline(target, model, signature)
@@ -309,9 +311,9 @@ class Engine:
         if not quick:
             return made
         # Made in two steps, of which the second finds in the cache what the first has left there.
-        took = (made.took, inline.took)
-        both = Took(sum(t.compiling for t in took), sum(t.warm_up for t in took), made.took.first_run)
-        return replace(inline, from_cache=made.from_cache, took=both, may_be_inline=True)
+        timings = (made.timings, inline.timings)
+        both = LoadTimings(sum(t.compiling for t in timings), sum(t.warm_up for t in timings), made.timings.first_run)
+        return replace(inline, from_cache=made.from_cache, timings=both, may_be_inline=True)
 
     def _made(
         self,
@@ -321,7 +323,7 @@ class Engine:
         target: str,
         shapes: ShapeCheck | None,
         undo: ExitStack,
-    ) -> DevicePool:
+    ) -> LoadedPool:
         begun = time.monotonic()
         with _explained(source, target):
             made = self._compile(source, model, target)
@@ -333,8 +335,8 @@ class Engine:
                 why = "by the calling thread alone, they would fail unnoticed"
                 log.warning("runs are handed over", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 38
-            marks = bears_marks(model, target)
-            if path == "sync" and marks:
+            taints = taints_on_failure(model, target)
+            if path == "sync" and taints:
                 why = "its shapes are not fixed, and which run failed first would not be known"
                 log.warning("runs are handed over", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 39
@@ -352,32 +354,32 @@ class Engine:
                 compiled,
                 width,
                 inline=path == "inline",
-                anew=self._anew(source, model, target, made, on_slots) if marks else None,
-                renewal=int(compiling * 1e9),
+                rebuild=self._slot_rebuilder(source, model, target, made, on_slots) if taints else None,
+                rebuild_ns=int(compiling * 1e9),
             )
         undo.callback(pool.close)
         part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
         begun = time.monotonic()
         warm = warm_up(source, signature, pool, shapes)
-        if pool.marred:
+        if pool.tainted:
             with _explained(source, target):
-                pool.renew_now()
-        took = Took(compiling, time.monotonic() - begun, warm.first / 1e9)
-        return DevicePool(pool, effective, warm.times, part / width, made.from_cache, took)
+                pool.rebuild_now()
+        timings = LoadTimings(compiling, time.monotonic() - begun, warm.first / 1e9)
+        return LoadedPool(pool, effective, warm.times, part / width, made.from_cache, timings)
 
-    def _anew(
+    def _slot_rebuilder(
         self,
         source: ModelSource,
         model: "ov.Model",
         target: str,
-        compiled: Compiled,
+        compiled: CompileResult,
         on_slots: "Callable[[ov.CompiledModel], SlotFactory]",
-    ) -> Anew:
-        take = remake(
+    ) -> SlotRebuilder:
+        take = rebuilder(
             self._core, model, target, self._properties(source, target), compiled.blob, exports=compiled.exports
         )
 
-        def anew(old: "ov.CompiledModel") -> Callable[[], tuple[SlotFactory, object]]:
+        def rebuild(old: "ov.CompiledModel") -> Callable[[], tuple[SlotFactory, object]]:
             again = take(old)
 
             def on_another() -> tuple[SlotFactory, object]:
@@ -386,9 +388,9 @@ class Engine:
 
             return on_another
 
-        return anew
+        return rebuild
 
-    def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> Compiled:
+    def _compile(self, source: ModelSource, model: "ov.Model", target: str) -> CompileResult:
         return self._compiler.compile(source, model, target, self._properties(source, target))
 
     def _properties(self, source: ModelSource, target: str) -> dict[str, Any]:
@@ -401,10 +403,10 @@ def _explained(source: ModelSource, target: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LoadFailed(source.name, source.version, f"on {target}: {sentence(error, source.path)}") from error
+        raise LoadFailed(source.name, source.version, f"on {target}: {error_summary(error, source.path)}") from error
 
 
-def _left_to(hint: Hint, config: ModelConfig) -> ModelConfig:
+def _with_hint(hint: Hint, config: ModelConfig) -> ModelConfig:
     """``config`` with the numbers that ``hint`` chooses left to it."""
     return config.model_copy(
         update={

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inferd.engine.emptiness import walk
 from inferd.engine.runtime import ov
+from inferd.engine.skipped_ops import walk
 from inferd.tensors import Shape
 
 # Numbers of fields, by message.

@@ -14,7 +14,7 @@ from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 from inferd.engine.device_loss import means_lost
-from inferd.engine.slot import RunFailed, Slot, SlotFactory, sentence
+from inferd.engine.slot import RunFailed, Slot, SlotFactory, error_summary
 from inferd.tensors import Placed, Tensor
 
 # What closing waits for runs that were cancelled and do not end; longer than any one kernel should take.
@@ -23,28 +23,28 @@ _CLOSING_SECONDS = 10.0
 _MAKING_NS = 5_000_000_000
 
 
-Anew = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
+SlotRebuilder = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
 """Takes what it needs from a model that is about to be let go of, and returns what makes slots on another like it."""
 
 
 class Completion(NamedTuple):
     """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
-    another infer request has taken the place of the one it is on. ``doubted`` where another run that failed may have
+    another infer request has taken the place of the one it is on. ``suspect`` where another run that failed may have
     spoilt it, however it ended. A tuple, because one is made for every run."""
 
     slot: int
     at: int
     failure: str | None
     replaced: bool = False
-    doubted: bool = False
+    suspect: bool = False
 
 
-class _Seat:
-    """An infer request and its present place. The number of its run tells a hand-over that arrives after the run was
-    swept, or left behind, from the next one's."""
+class PooledRequest:
+    """An infer request and its present index in the pool. The number of its run tells a hand-over that arrives after
+    the run was swept, or left behind, from the next one's."""
 
-    def __init__(self, place: int, model: object) -> None:
-        self.place = place
+    def __init__(self, index: int, model: object) -> None:
+        self.index = index
         self.run = 0
         self.begun = 0
         # Has to outlive the slot: freeing it last is what keeps that from hanging (OpenVINO fact 24).
@@ -62,12 +62,12 @@ class _Seat:
 class Pool:
     """Slots of one device; the scheduler decides which is free, the pool runs them.
 
-    ``start``, ``cancel``, ``replace``, ``read``, ``give_back``, ``drain``, ``sweep`` and ``renew`` belong to one
+    ``start``, ``cancel``, ``replace``, ``read``, ``release``, ``drain``, ``sweep`` and ``rebuild`` belong to one
     thread.
 
-    Where a run that ends early leaves its mark on the model (``inferd.engine.healing``), the pool is ``marred`` by it:
-    nothing may be started until all slots are on another model, which :meth:`renew` sees to; :attr:`unhealed` says why
-    that did not succeed.
+    Where a run that ends early leaves its mark on the model (``inferd.engine.rebuild``), the pool is ``tainted`` by it:
+    nothing may be started until all slots are on another model, which :meth:`rebuild` sees to; :attr:`rebuild_error`
+    says why that did not succeed.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Pool:
         width: int | None = None,
         *,
         inline: bool = False,
-        anew: Anew | None = None,
-        renewal: int = 0,
+        rebuild: SlotRebuilder | None = None,
+        rebuild_ns: int = 0,
     ) -> None:
         """``model`` is whatever the slots run: it is let go of only after all of them are freed.
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
         Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
-        ``anew`` is there where failed runs mar the model, and is said to take ``renewal`` nanoseconds.
+        ``rebuild`` is there where failed runs mar the model, and is said to take ``rebuild_ns`` nanoseconds.
         """
         self.device = device
         self.inline = inline
@@ -95,34 +95,34 @@ class Pool:
         self.width = width or size
         self._make_slot: SlotFactory | None = make_slot
         self._model = model
-        self._seats: list[_Seat] = []
+        self._requests: list[PooledRequest] = []
         self._in_flight: set[int] = set()
         # The slots to give back a client's memory.
-        self.lent: set[int] = set()
-        self._handed_over: deque[tuple[_Seat, int, int]] = deque()
+        self.shared: set[int] = set()
+        self._handed_over: deque[tuple[PooledRequest, int, int]] = deque()
         # Runs that do not end, on infer requests that others have replaced; and such that did end after all.
-        self._left: list[_Seat] = []
-        self._spare: list[_Seat] = []
+        self._orphans: list[PooledRequest] = []
+        self._spare: list[PooledRequest] = []
         # Since when a new infer request is being made for a place, what became of it, and why there is to be none.
         self._making: dict[int, int] = {}
-        self._made: deque[tuple[int, _Seat | str]] = deque()
+        self._made: deque[tuple[int, PooledRequest | str]] = deque()
         self._refusals: dict[int, str] = {}
-        self._anew = anew
-        self._renewal = renewal
-        self.marred = False
-        self.renewals = 0
-        self.unhealed = ""
-        self._renewing: Thread | None = None
-        self._renewed: deque[tuple[SlotFactory, object, list[_Seat]] | str] = deque()
+        self._rebuild = rebuild
+        self._rebuild_ns = rebuild_ns
+        self.tainted = False
+        self.rebuilds = 0
+        self.rebuild_error = ""
+        self._rebuilding: Thread | None = None
+        self._rebuilt: deque[tuple[SlotFactory, object, list[PooledRequest]] | str] = deque()
         # Slots whose runs no client waits for, to be cancelled once that is worth a renewal.
-        self._unwanted: set[int] = set()
+        self._abandoned: set[int] = set()
         self._closing = Lock()
         self._closed = False
         self._signalled = False
         self._notify: Callable[[], object] = lambda: None
         try:
-            for place in range(size):
-                self._seats.append(self._make(place))
+            for index in range(size):
+                self._requests.append(self._make(index))
         except BaseException:
             self.close()
             raise
@@ -133,14 +133,14 @@ class Pool:
         return len(self._in_flight)
 
     @property
-    def left_behind(self) -> int:
+    def orphaned(self) -> int:
         """Runs that do not end and that others have taken the place of."""
-        return len(self._left)
+        return len(self._orphans)
 
     @property
     def freed(self) -> bool:
         """Whether :meth:`close` has let go of everything."""
-        return self._closed and self._make_slot is None and self._renewing is None
+        return self._closed and self._make_slot is None and self._rebuilding is None
 
     @property
     def wedged(self) -> dict[int, str]:
@@ -163,30 +163,30 @@ class Pool:
     ) -> int:
         """Copy the inputs of each member and begin a run, from the model's initial state if ``fresh``.
 
-        With ``into``, a single member's memory may be used in place, also for those outputs, until :meth:`give_back`.
+        With ``into``, a single member's memory may be used in place, also for those outputs, until :meth:`release`.
         Returns the time the copy was done; raises RunFailed, and what placed inputs raise.
         """
-        seat = self._seats[slot]
+        request = self._requests[slot]
         try:
             if fresh:
-                seat.slot.reset()
+                request.slot.reset()
             if into is None:
-                seat.slot.write(members)
+                request.slot.write(members)
             else:
-                self.lent.add(slot)
-                seat.slot.write_shared(members[0], into)
+                self.shared.add(slot)
+                request.slot.write_shared(members[0], into)
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
-        seat.begun = copied = time.monotonic_ns()
-        seat.run += 1
+        request.begun = copied = time.monotonic_ns()
+        request.run += 1
         try:
-            seat.slot.start()
+            request.slot.start()
         except RunFailed:
-            self.marred = self._anew is not None
+            self.tainted = self._rebuild is not None
             raise
         self._in_flight.add(slot)
         if self.inline:
-            self._handed_over.append((seat, seat.run, time.monotonic_ns()))
+            self._handed_over.append((request, request.run, time.monotonic_ns()))
         return copied
 
     def run(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]] | None = None) -> tuple[int, int]:
@@ -196,12 +196,12 @@ class Pool:
         Returns the times when the copy was done and when the run had ended; :meth:`read` has what came out. Raises
         RunFailed, and what placed inputs raise.
         """
-        slot = self._seats[0].slot
+        slot = self._requests[0].slot
         try:
             if into is None:
                 slot.write((inputs,))
             else:
-                self.lent.add(0)
+                self.shared.add(0)
                 slot.write_shared(inputs, into)
         except (RuntimeError, ValueError) as error:
             raise _not_copied(error) from error
@@ -209,15 +209,15 @@ class Pool:
         try:
             slot.start()
         except RunFailed:
-            self.marred = self._anew is not None
+            self.tainted = self._rebuild is not None
             raise
         return copied, time.monotonic_ns()
 
-    def give_back(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Let go of the memory that the run on ``slot``, which has ended and was read, used in place."""
-        if slot in self.lent:
-            self.lent.discard(slot)
-            self._seats[slot].slot.give_back()
+        if slot in self.shared:
+            self.shared.discard(slot)
+            self._requests[slot].slot.release()
 
     def cancel(self, slot: int, *, hangs: bool = False) -> None:
         """Ask the run on ``slot`` to end; it is reported like any other once it has.
@@ -227,10 +227,10 @@ class Pool:
         """
         if slot not in self._in_flight:
             return
-        if self._anew is None or hangs or self._outlasts_renewal(slot):
-            _cancel(self._seats[slot])
+        if self._rebuild is None or hangs or self._outlasts_rebuild(slot):
+            _cancel(self._requests[slot])
         else:
-            self._unwanted.add(slot)
+            self._abandoned.add(slot)
 
     def replace(self, slot: int) -> bool:
         """Have another infer request take the place of ``slot``'s, whose run does not end.
@@ -241,8 +241,8 @@ class Pool:
         """
         if slot not in self._in_flight:
             return True
-        if slot not in self._making and len(self._left) + len(self._making) >= self.size:
-            self._refusals[slot] = f"{len(self._left)} runs hang and were left behind, as many as may be"
+        if slot not in self._making and len(self._orphans) + len(self._making) >= self.size:
+            self._refusals[slot] = f"{len(self._orphans)} runs hang and were left behind, as many as may be"
         if slot in self._making or slot in self._refusals:
             return slot not in self.wedged
         self._making[slot] = time.monotonic_ns()
@@ -255,21 +255,21 @@ class Pool:
 
     def read(self, slot: int, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         """Outputs of the run that ended on ``slot``, or ``rows`` of them; valid until the next start there."""
-        return self._seats[slot].slot.read(outputs, rows)
+        return self._requests[slot].slot.read(outputs, rows)
 
     def drain(self) -> list[Completion]:
         """The runs that ended well since the last call, and those whose slot was replaced, each once."""
         self._signalled = False
         ended = []
         while self._handed_over:
-            seat, run, at = self._handed_over.popleft()
-            if seat.place in self._in_flight and seat is self._seats[seat.place] and run == seat.run:
-                self._over(seat.place)
-                ended.append(Completion(seat.place, at, None))
-        if self._anew is not None and (self.marred or (ended and self._in_flight)):
+            request, run, at = self._handed_over.popleft()
+            if request.index in self._in_flight and request is self._requests[request.index] and run == request.run:
+                self._over(request.index)
+                ended.append(Completion(request.index, at, None))
+        if self._rebuild is not None and (self.tainted or (ended and self._in_flight)):
             ended = self._with_failed(ended)
-        if self._renewed:
-            self._put_renewed()
+        if self._rebuilt:
+            self._put_rebuilt()
         while self._made:
             slot, made = self._made.popleft()
             if (completion := self._put_in_place(slot, made)) is not None:
@@ -279,49 +279,49 @@ class Pool:
     def sweep(self) -> list[Completion]:
         """The reaper: runs that ended without a callback, because they failed or were cancelled."""
         ended = self.drain()
-        well, failed = self._looked_at()
-        if self._anew is not None and (failed or self.marred):
-            ended = self._doubting(ended + well, failed)
+        well, failed = self._polled()
+        if self._rebuild is not None and (failed or self.tainted):
+            ended = self._suspected(ended + well, failed)
         else:
             ended += [*well, *failed]
-        for slot in tuple(self._unwanted):
-            if self._outlasts_renewal(slot):
-                self._unwanted.discard(slot)
-                _cancel(self._seats[slot])
-        if self._left:
-            self._take_back()
+        for slot in tuple(self._abandoned):
+            if self._outlasts_rebuild(slot):
+                self._abandoned.discard(slot)
+                _cancel(self._requests[slot])
+        if self._orphans:
+            self._reclaim()
         return ended
 
-    def renew(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def rebuild(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Have all slots on another model like the one that was marred; nothing may be in flight.
 
         On a thread, which does ``meanwhile`` first. :meth:`attach` says whom to notify, :meth:`drain` puts them in
         place. Harmless while it goes on, or where there is nothing to mend.
         """
-        if self._anew is None or not self.marred or self._renewing is not None or self._closed:
+        if self._rebuild is None or not self.tainted or self._rebuilding is not None or self._closed:
             return
-        old = [*self._seats, *self._spare]
-        self._seats.clear()
+        old = [*self._requests, *self._spare]
+        self._requests.clear()
         self._spare.clear()
         # A list, to be emptied: the thread itself keeps what it is given to its end.
         models, self._model, self._make_slot = [self._model], None, None
-        work = (self._anew, models, old, meanwhile)
-        self._renewing = Thread(target=self._make_anew, args=work, name="inferd-renew", daemon=True)
-        self._renewing.start()
+        work = (self._rebuild, models, old, meanwhile)
+        self._rebuilding = Thread(target=self._make_rebuilt, args=work, name="inferd-renew", daemon=True)
+        self._rebuilding.start()
 
-    def renew_now(self) -> None:
+    def rebuild_now(self) -> None:
         """The same at once, before the pool is attached to anything. Raises RuntimeError."""
-        self.renew()
-        if self._renewing is not None:
-            self._renewing.join()
+        self.rebuild()
+        if self._rebuilding is not None:
+            self._rebuilding.join()
         self.drain()
-        if self.unhealed:
-            raise RuntimeError(self.unhealed)
+        if self.rebuild_error:
+            raise RuntimeError(self.rebuild_error)
 
     @property
-    def renewing(self) -> bool:
-        """Whether :meth:`renew` goes on."""
-        return self._renewing is not None
+    def rebuilding(self) -> bool:
+        """Whether :meth:`rebuild` goes on."""
+        return self._rebuilding is not None
 
     def close(self, seconds: float = _CLOSING_SECONDS) -> bool:
         """Cancel and wait for what is in flight, then free the slots; nothing can be started after.
@@ -335,29 +335,29 @@ class Pool:
             if self._closed:
                 return self.freed
             self._closed = True
-            made = [seat for _, seat in self._made if isinstance(seat, _Seat)]
+            made = [request for _, request in self._made if isinstance(request, PooledRequest)]
             self._made.clear()
-            made += [seat for one in self._renewed if not isinstance(one, str) for seat in one[2]]
-            if self._renewed:
-                self._renewed.clear()
-                self._renewing = None
-            renewing = self._renewing
-        if renewing is not None:
+            made += [request for one in self._rebuilt if not isinstance(one, str) for request in one[2]]
+            if self._rebuilt:
+                self._rebuilt.clear()
+                self._rebuilding = None
+            rebuilding = self._rebuilding
+        if rebuilding is not None:
             # It frees what it makes.
-            renewing.join(seconds)
-        busy = [*(self._seats[slot] for slot in sorted(self._in_flight)), *self._left]
-        seats = [*self._seats, *self._left, *self._spare, *made]
+            rebuilding.join(seconds)
+        busy = [*(self._requests[slot] for slot in sorted(self._in_flight)), *self._orphans]
+        requests = [*self._requests, *self._orphans, *self._spare, *made]
         self._in_flight.clear()
-        for mine in (self._seats, self._left, self._spare):
+        for mine in (self._requests, self._orphans, self._spare):
             mine.clear()
-        for seat in busy:
-            _cancel(seat)
+        for request in busy:
+            _cancel(request)
         until = time.monotonic() + seconds
-        hung = [seat for seat in busy if not seat.ended(max(0.001, until - time.monotonic()))]
+        hung = [request for request in busy if not request.ended(max(0.001, until - time.monotonic()))]
         if hung:
-            Thread(target=self._free, args=(seats, hung), name="inferd-hung", daemon=True).start()
+            Thread(target=self._free, args=(requests, hung), name="inferd-hung", daemon=True).start()
             return False
-        self._free(seats)
+        self._free(requests)
         return self.freed
 
     def run_all(self, inputs: Sequence[Tensor]) -> float:
@@ -375,23 +375,23 @@ class Pool:
             with ExitStack() as runs:
                 # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
                 runs.callback(self.drain)
-                for seat in self._seats[slots.start : slots.stop]:
-                    seat.slot.write([inputs])
-                    seat.slot.start()
-                    runs.callback(seat.slot.wait)
+                for request in self._requests[slots.start : slots.stop]:
+                    request.slot.write([inputs])
+                    request.slot.start()
+                    runs.callback(request.slot.wait)
         except RunFailed:
-            self.marred = self._anew is not None
+            self.tainted = self._rebuild is not None
             raise
         return float(time.monotonic_ns() - begun)
 
     # -- telling what failed, and healing it --------------------------------------------
 
-    def _looked_at(self) -> tuple[list[Completion], list[Completion]]:
+    def _polled(self) -> tuple[list[Completion], list[Completion]]:
         """The runs that have ended without a callback so far: those that ended well, and those that failed."""
         well, failed = [], []
         for slot in sorted(self._in_flight):
             try:
-                if not self._seats[slot].slot.poll():
+                if not self._requests[slot].slot.poll():
                     continue
                 well.append(Completion(slot, time.monotonic_ns(), None))
             except RunFailed as error:
@@ -401,69 +401,71 @@ class Pool:
 
     def _with_failed(self, ended: list[Completion]) -> list[Completion]:
         """``ended`` well, with those that have failed: their callbacks would have come before (OpenVINO fact 3)."""
-        well, failed = self._looked_at()
-        if not failed and not self.marred:
+        well, failed = self._polled()
+        if not failed and not self.tainted:
             return ended + well
-        return self._doubting(ended + well, failed)
+        return self._suspected(ended + well, failed)
 
-    def _doubting(self, well: list[Completion], failed: list[Completion]) -> list[Completion]:
+    def _suspected(self, well: list[Completion], failed: list[Completion]) -> list[Completion]:
         """All of them, doubted but for the one that failed first where that is known."""
-        sure = len(failed) == 1 and not self.marred
-        self.marred = True
-        return [c._replace(doubted=True) for c in well] + [c._replace(doubted=not sure) for c in failed]
+        sure = len(failed) == 1 and not self.tainted
+        self.tainted = True
+        return [c._replace(suspect=True) for c in well] + [c._replace(suspect=not sure) for c in failed]
 
-    def _outlasts_renewal(self, slot: int) -> bool:
-        return time.monotonic_ns() - self._seats[slot].begun >= self._renewal
+    def _outlasts_rebuild(self, slot: int) -> bool:
+        return time.monotonic_ns() - self._requests[slot].begun >= self._rebuild_ns
 
-    def _make_anew(self, anew: Anew, models: list[object], old: list[_Seat], meanwhile: Callable[[], object]) -> None:
+    def _make_rebuilt(
+        self, rebuild: SlotRebuilder, models: list[object], old: list[PooledRequest], meanwhile: Callable[[], object]
+    ) -> None:
         """On a thread of its own."""
         begun = time.monotonic_ns()
-        seats: list[_Seat] = []
-        made: tuple[SlotFactory, object, list[_Seat]] | str
+        requests: list[PooledRequest] = []
+        made: tuple[SlotFactory, object, list[PooledRequest]] | str
         try:
             meanwhile()
-            states = {seat.place: seat.slot.state() for seat in old}
-            again = anew(models[0])
+            states = {request.index: request.slot.state() for request in old}
+            make = rebuild(models[0])
             # Both at a time would be twice the memory.
             _close(old)
             models.clear()
-            make_slot, model = again()
-            seats.extend(self._seated(place, make_slot, model) for place in range(self.size))
-            for seat in seats:
-                seat.slot.resume(states.get(seat.place, {}))
-            made = make_slot, model, seats
+            make_slot, model = make()
+            requests.extend(self._pooled(index, make_slot, model) for index in range(self.size))
+            for request in requests:
+                request.slot.resume(states.get(request.index, {}))
+            made = make_slot, model, requests
         except Exception as error:
             # Memory running out, for one: to be told, as the slots are gone.
-            made = sentence(error)
+            made = error_summary(error)
             _close(old)
-            _close(seats)
-        self._renewal = time.monotonic_ns() - begun
+            _close(requests)
+        self._rebuild_ns = time.monotonic_ns() - begun
         with self._closing:
             if not self._closed:
-                self._renewed.append(made)
+                self._rebuilt.append(made)
         if not self._closed:
             self._signal()
             return
-        _close(seats)
-        self._renewing = None
+        _close(requests)
+        self._rebuilding = None
 
-    def _put_renewed(self) -> None:
-        made, self._renewing = self._renewed.popleft(), None
+    def _put_rebuilt(self) -> None:
+        made, self._rebuilding = self._rebuilt.popleft(), None
         if isinstance(made, str):
-            self.unhealed = made
+            self.rebuild_error = made
             return
-        self._make_slot, self._model, self._seats = made
-        self.marred = False
-        self.renewals += 1
+        self._make_slot, self._model, self._requests = made
+        self.tainted = False
+        self.rebuilds += 1
 
     # -- replacing --------------------------------------------------------------------
 
-    def _put_in_place(self, slot: int, made: _Seat | str) -> Completion | None:
+    def _put_in_place(self, slot: int, made: PooledRequest | str) -> Completion | None:
         """What is reported of the run on ``slot`` now that another infer request is there, or can't be had."""
         del self._making[slot]
         if slot not in self._in_flight:
             # It has ended after all, just now.
-            if isinstance(made, _Seat):
+            if isinstance(made, PooledRequest):
                 self._spare.append(made)
             return None
         if isinstance(made, str):
@@ -471,64 +473,64 @@ class Pool:
             return None
         self._over(slot)
         # That run was cancelled: it mars the model whenever it ends.
-        self.marred = self._anew is not None
-        self._left.append(self._seats[slot])
-        made.place, self._seats[slot] = slot, made
+        self.tainted = self._rebuild is not None
+        self._orphans.append(self._requests[slot])
+        made.index, self._requests[slot] = slot, made
         return Completion(slot, time.monotonic_ns(), "the run was left behind", replaced=True)
 
-    def _take_back(self) -> None:
+    def _reclaim(self) -> None:
         """Keep the infer requests whose runs have ended after all, to replace others with."""
-        for seat in [seat for seat in self._left if seat.ended()]:
-            seat.slot.give_back()
-            self._left.remove(seat)
-            if self._anew is None:
-                self._spare.append(seat)
+        for request in [request for request in self._orphans if request.ended()]:
+            request.slot.release()
+            self._orphans.remove(request)
+            if self._rebuild is None:
+                self._spare.append(request)
             else:
-                seat.slot.close()
+                request.slot.close()
 
     def _over(self, slot: int) -> None:
         self._in_flight.discard(slot)
-        self._unwanted.discard(slot)
+        self._abandoned.discard(slot)
         self._refusals.pop(slot, None)
 
-    def _make(self, place: int) -> _Seat:
+    def _make(self, index: int) -> PooledRequest:
         make_slot, model = self._make_slot, self._model
         if make_slot is None:
             raise RuntimeError("the pool is closed")
-        return self._seated(place, make_slot, model)
+        return self._pooled(index, make_slot, model)
 
-    def _seated(self, place: int, make_slot: SlotFactory, model: object) -> _Seat:
-        seat = _Seat(place, model)
-        seat.slot = make_slot(self._completion_of(seat))
-        return seat
+    def _pooled(self, index: int, make_slot: SlotFactory, model: object) -> PooledRequest:
+        request = PooledRequest(index, model)
+        request.slot = make_slot(self._completion_of(request))
+        return request
 
-    def _make_another(self, place: int) -> None:
+    def _make_another(self, index: int) -> None:
         """On a thread of its own: it may wait for a stream that hangs."""
         try:
-            self._offer(place, self._make(place))
+            self._offer(index, self._make(index))
         except RuntimeError as error:
-            self._offer(place, sentence(error))
+            self._offer(index, error_summary(error))
 
-    def _offer(self, place: int, made: _Seat | str) -> None:
+    def _offer(self, index: int, made: PooledRequest | str) -> None:
         with self._closing:
             if not self._closed:
-                self._made.append((place, made))
+                self._made.append((index, made))
                 made = ""
-        if isinstance(made, _Seat):
+        if isinstance(made, PooledRequest):
             made.slot.close()
         self._signal()
 
-    def _free(self, seats: list[_Seat], hung: Sequence[_Seat] = ()) -> None:
+    def _free(self, requests: list[PooledRequest], hung: Sequence[PooledRequest] = ()) -> None:
         """Close the slots once the runs of those that are ``hung`` have ended, and let go of the model last."""
-        for seat in hung:
+        for request in hung:
             with suppress(RunFailed):
-                seat.slot.wait()
-        _close(seats)
+                request.slot.wait()
+        _close(requests)
         self._model = self._make_slot = None
 
-    def _completion_of(self, seat: _Seat) -> Callable[[], None]:
+    def _completion_of(self, request: PooledRequest) -> Callable[[], None]:
         def completed() -> None:
-            self._handed_over.append((seat, seat.run, time.monotonic_ns()))
+            self._handed_over.append((request, request.run, time.monotonic_ns()))
             self._signal()
 
         return completed
@@ -543,18 +545,18 @@ class Pool:
                 pass
 
 
-def _close(seats: list[_Seat]) -> None:
+def _close(requests: list[PooledRequest]) -> None:
     """Free them, each one's model after it."""
-    while seats:
-        seats.pop().slot.close()
+    while requests:
+        requests.pop().slot.close()
 
 
 def _not_copied(error: Exception) -> RunFailed:
-    lost = f": {sentence(error)}" if means_lost(str(error)) else ""
+    lost = f": {error_summary(error)}" if means_lost(str(error)) else ""
     return RunFailed(f"inputs could not be copied ({type(error).__name__}){lost}")
 
 
-def _cancel(seat: _Seat) -> None:
+def _cancel(request: PooledRequest) -> None:
     # A device that is gone may refuse even that.
     with suppress(RuntimeError):
-        seat.slot.cancel()
+        request.slot.cancel()

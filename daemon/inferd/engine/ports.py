@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inferd.engine.runtime import ov
-from inferd.engine.unwritten import watched
+from inferd.engine.unwritten_outputs import watched
 from inferd.errors import InvalidRequest
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
 
@@ -18,7 +18,7 @@ State = Mapping[str, "ov.Tensor"]
 _Set = Callable[["ov.Tensor"], None]
 
 
-class _Kept(NamedTuple):
+class _SharedTensor(NamedTuple):
     """A client's memory as a tensor, which keeps the mapping that it is in."""
 
     dtype: DType
@@ -37,11 +37,11 @@ class Ports:
     def __init__(self, request: "ov.InferRequest", signature: Signature) -> None:
         self._request = request
         self._outputs = signature.outputs
-        self._lends = _on_cpu(request)
-        self._lenders = _lenders(request, signature) if self._lends else {}
+        self._can_share = _on_cpu(request)
+        self._shareable = _shareable(request, signature) if self._can_share else {}
         # What has its own tensor to get back, and the tensor in its place, which has to be kept (OpenVINO fact 37);
         # and the outputs that are computed into a client's memory at present, by port index.
-        self._lent: list[tuple[_NumericInput | _LentOutput, ov.Tensor]] = []
+        self._shared: list[tuple[_NumericInput | _SharedOutput, ov.Tensor]] = []
         self.in_place: dict[int, Tensor] = {}
         # What may have had nothing to work on, as one more output says after a run.
         self.watched = watched(request.model_outputs)
@@ -65,29 +65,29 @@ class Ports:
             placed = tensor.data
             # BYTES are never placed.
             if (
-                self._lends
+                self._can_share
                 and isinstance(placed, Placed)
                 and isinstance(writer, _NumericInput)
                 and placed.nbytes
                 and (memory := placed.view()) is not None
             ):
-                self._lend(writer, placed, memory, tensor.shape)
+                self._share(writer, placed, memory, tensor.shape)
             else:
                 writer.write_one(tensor)
         for index, placed in into:
-            lender = self._lenders.get(index)
-            if lender is not None and 0 < lender.nbytes <= placed.nbytes and (memory := placed.view()) is not None:
-                self._lend(lender, placed, memory[: lender.nbytes], lender.shape)
-                self.in_place[index] = Tensor(self._outputs[index].dtype, lender.shape, placed)
+            output = self._shareable.get(index)
+            if output is not None and 0 < output.nbytes <= placed.nbytes and (memory := placed.view()) is not None:
+                self._share(output, placed, memory[: output.nbytes], output.shape)
+                self.in_place[index] = Tensor(self._outputs[index].dtype, output.shape, placed)
 
-    def give_back(self) -> None:
-        """As :meth:`inferd.engine.slot.Slot.give_back`."""
+    def release(self) -> None:
+        """As :meth:`inferd.engine.slot.Slot.release`."""
         if self.in_place:
             self.in_place.clear()
-        while self._lent:
-            port, _ = self._lent[-1]
+        while self._shared:
+            port, _ = self._shared[-1]
             port.set(port.own)
-            self._lent.pop()
+            self._shared.pop()
 
     def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
         """As :meth:`inferd.engine.slot.Slot.read`."""
@@ -117,14 +117,14 @@ class Ports:
         for variable in self._request.query_state() if state else ():
             variable.state = state[variable.name]
 
-    def _lend(self, port: "_NumericInput | _LentOutput", placed: Placed, memory: memoryview, shape: Shape) -> None:
+    def _share(self, port: "_NumericInput | _SharedOutput", placed: Placed, memory: memoryview, shape: Shape) -> None:
         """Put ``memory``, which is that of ``placed``, in the place of the port's own tensor."""
-        kept: _Kept | None = placed.kept
+        kept: _SharedTensor | None = placed.kept
         if kept is None or kept.dtype is not port.dtype or kept.shape != shape:
             tensor = ov.Tensor(np.frombuffer(memory, np.uint8), ov.Shape(shape), port.own.element_type)
-            placed.kept = kept = _Kept(port.dtype, shape, tensor)
+            placed.kept = kept = _SharedTensor(port.dtype, shape, tensor)
         # Kept first: whatever goes wrong then, the infer request gets its own back.
-        self._lent.append((port, kept.tensor))
+        self._shared.append((port, kept.tensor))
         port.set(kept.tensor)
 
     def _read(self, index: int, spec: TensorSpec, rows: range | None) -> Tensor:
@@ -204,7 +204,7 @@ class _StringInput:
         self._request.set_input_tensor(self._index, ov.Tensor(strings))
 
 
-class _LentOutput:
+class _SharedOutput:
     """One output of a fixed shape, which may be computed right into other memory."""
 
     def __init__(self, request: "ov.InferRequest", index: int, dtype: DType, shape: Shape) -> None:
@@ -215,14 +215,14 @@ class _LentOutput:
         self.nbytes = int(self.own.byte_size)
 
 
-def _lenders(request: "ov.InferRequest", signature: Signature) -> dict[int, _LentOutput]:
+def _shareable(request: "ov.InferRequest", signature: Signature) -> dict[int, _SharedOutput]:
     """The outputs that may be lent other memory, by index: those of a fixed shape, strings apart.
 
     Not those that hand an input on: they go by its name, and setting one sets the other (OpenVINO fact 36).
     """
     taken = set().union(*(port.names for port in request.model_inputs))
     return {
-        i: _LentOutput(request, i, spec.dtype, spec.static_shape)
+        i: _SharedOutput(request, i, spec.dtype, spec.static_shape)
         # One output more may watch the others.
         for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=False))
         if spec.static_shape is not None

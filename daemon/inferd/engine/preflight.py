@@ -58,7 +58,7 @@ class PreflightLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PreflightJob:
     """What a child is to try: ``source``, compiled into the cache at ``cache``. It ends with its ``parent``."""
 
     source: ModelSource
@@ -71,7 +71,8 @@ class Job:
 class Preflight:
     """Tries model versions in child processes. Safe to call from several threads; each has a child of its own.
 
-    ``command`` runs one: it gets a pickled :class:`Job` on its standard input and answers with one JSON object.
+    ``command`` runs one: it gets a pickled :class:`PreflightJob` on its standard input and answers with one JSON
+    object.
     """
 
     def __init__(self, cache: BlobCache, limits: PreflightLimits, command: Sequence[str] = COMMAND) -> None:
@@ -118,7 +119,7 @@ class Preflight:
         begun = time.monotonic()
         child = self._start(source)
         try:
-            said, noise, timed_out = _hear(child, self._job(source), begun + self._limits.seconds)
+            said, noise, timed_out = _communicate(child, self._job(source), begun + self._limits.seconds)
         finally:
             child.kill()
             child.wait()
@@ -160,7 +161,9 @@ class Preflight:
             return child
 
     def _job(self, source: ModelSource) -> bytes:
-        return pickle.dumps(Job(source, self._cache.directory, self._cache.max_bytes, self._limits, os.getpid()))
+        return pickle.dumps(
+            PreflightJob(source, self._cache.directory, self._cache.max_bytes, self._limits, os.getpid())
+        )
 
     def _verdict(self, source: ModelSource, child: "subprocess.Popen[bytes]", said: bytes) -> InferdError | None:
         answer = _parsed(said) if child.returncode == 0 else {}
@@ -195,7 +198,7 @@ def _key(source: ModelSource, keys: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([*keys, shapes]).encode()).hexdigest()
 
 
-def _hear(child: "subprocess.Popen[bytes]", job: bytes, until: float) -> tuple[bytes, bytes, bool]:
+def _communicate(child: "subprocess.Popen[bytes]", job: bytes, until: float) -> tuple[bytes, bytes, bool]:
     """Its answer and the end of its error output; True if it had not ended by ``until`` on the monotonic clock."""
     if child.stdin is None or child.stdout is None or child.stderr is None:
         raise AssertionError("it was started with pipes")

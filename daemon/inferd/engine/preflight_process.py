@@ -1,4 +1,4 @@
-"""The child of a preflight: ``python -m inferd.engine.preflight_process``, a pickled Job on standard input.
+"""The child of a preflight: ``python -m inferd.engine.preflight_process``, a pickled PreflightJob on standard input.
 
 Answers with one JSON object on standard output: ``verdict`` is passed, refused (``problem``),
 misconfigured (``key``, ``problem``, ``allowed``) or memory. Only our own parent feeds it.
@@ -19,7 +19,7 @@ from pathlib import Path
 from inferd import logs
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
-from inferd.engine.preflight import Job
+from inferd.engine.preflight import PreflightJob
 from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, InferdError, LoadFailed
 
@@ -36,7 +36,7 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "unable to al
 def main() -> None:
     """Confine this process, then try what the job names."""
     job = pickle.load(sys.stdin.buffer)  # noqa: S301 - our parent wrote it
-    if not isinstance(job, Job):
+    if not isinstance(job, PreflightJob):
         raise AssertionError("our parent sends nothing else")
     confine(job)
     # What a library prints must not pass for an answer.
@@ -49,7 +49,7 @@ def main() -> None:
     os._exit(0)
 
 
-def confine(job: Job) -> None:
+def confine(job: PreflightJob) -> None:
     """Set this process's limits, for good. Ends it where its parent has gone already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -75,7 +75,7 @@ def confine(job: Job) -> None:
     _limit(resource.RLIMIT_FSIZE, job.cache_bytes)
 
 
-def verdict(job: Job) -> dict[str, str]:
+def verdict(job: PreflightJob) -> dict[str, str]:
     """What loading it, as the daemon would, came to."""
     engine = Engine(job.limits.cpu_threads, BlobCache(job.cache, job.cache_bytes), maps=True)
     try:

@@ -10,9 +10,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from inferd.engine.healing import BODIES
+from inferd.engine.rebuild import BODIES
 from inferd.engine.runtime import ov
-from inferd.engine.slot import lines
+from inferd.engine.slot import message_lines
 from inferd.errors import InvalidRequest, one_line
 from inferd.tensors import Shape, Signature, Tensor
 
@@ -133,7 +133,7 @@ def _shapes(inputs: Sequence[Tensor]) -> tuple[Shape, ...]:
 def _explained(error: RuntimeError) -> str:
     """What OpenVINO says of the operation: its type and name, and what is wrong."""
     text = str(error)
-    said = [line for line in lines(error) if not line.startswith(("Check '", "While validating"))]
+    said = [line for line in message_lines(error) if not line.startswith(("Check '", "While validating"))]
     problem = " ".join(said) or "its shapes can't be inferred"
     node = _NODE.search(text)
     return f"{node[1]} '{node[3]}': {problem}" if node else problem

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from inferd.disclosure import without_host_paths
 from inferd.engine.device_loss import means_lost
+from inferd.engine.openvino_messages import MESSAGE_LOG
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
-from inferd.engine.verbatim import VERBATIM
 from inferd.errors import one_line
 from inferd.tensors import Placed, Signature, Tensor
 
@@ -35,10 +35,10 @@ class Slot(Protocol):
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         """Likewise for one member, of whom inputs may be used where they are, in a client's memory, and outputs
-        computed right ``into`` it, by port index. Of others, copies are made as ever. :meth:`give_back` has to follow
+        computed right ``into`` it, by port index. Of others, copies are made as ever. :meth:`release` has to follow
         once the run has ended and was read."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let go of a client's memory that was used in place. Harmless where none was."""
 
     def reset(self) -> None:
@@ -83,19 +83,19 @@ SlotFactory = Callable[[Callable[[], None]], Slot]
 _FRAME = re.compile(r"\s*(Exception from|Caught exception:?)\s*")
 
 
-def sentence(error: Exception, near: Path | None = None) -> str:
+def error_summary(error: Exception, near: Path | None = None) -> str:
     """The part of an OpenVINO message that says what was wrong: one line without paths and source files, where files
     about ``near`` are told by their place there. What that leaves out is in the log.
 
     Advice may follow the line that says that the device is lost; else it is the last that counts.
     """
-    said = lines(error, near)
+    said = message_lines(error, near)
     told = one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
-    VERBATIM.tell(str(error), told)
+    MESSAGE_LOG.tell(str(error), told)
     return told
 
 
-def lines(error: Exception, near: Path | None = None) -> list[str]:
+def message_lines(error: Exception, near: Path | None = None) -> list[str]:
     """All lines of an OpenVINO message that say something, without paths and source files."""
     cleaned = [without_host_paths(line, near).strip(" :") for line in str(error).splitlines()]
     return [line for line in cleaned if line and not _FRAME.fullmatch(line)]
@@ -126,8 +126,8 @@ class InferSlot:
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         self._ports.write_shared(inputs, into)
 
-    def give_back(self) -> None:
-        self._ports.give_back()
+    def release(self) -> None:
+        self._ports.release()
 
     def reset(self) -> None:
         self._request.reset_state()
@@ -136,13 +136,13 @@ class InferSlot:
         try:
             self._start_async({}, None)
         except RuntimeError as error:
-            raise RunFailed(sentence(error)) from None
+            raise RunFailed(error_summary(error)) from None
 
     def poll(self) -> bool:
         try:
             return bool(self._request.wait_for(0))
         except RuntimeError as error:
-            raise RunFailed(sentence(error)) from None
+            raise RunFailed(error_summary(error)) from None
 
     def wait(self, seconds: float | None = None) -> bool:
         try:
@@ -150,7 +150,7 @@ class InferSlot:
                 return bool(self._request.wait_for(int(seconds * 1000)))
             self._request.wait()
         except RuntimeError as error:
-            raise RunFailed(sentence(error)) from None
+            raise RunFailed(error_summary(error)) from None
         return True
 
     def cancel(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
-from inferd.engine.slot import RunFailed, sentence
+from inferd.engine.slot import RunFailed, error_summary
 from inferd.tensors import DType, Placed, Signature, Tensor
 
 log = structlog.get_logger("inferd.engine")
@@ -53,8 +53,8 @@ class SyncSlot:
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         self._ports.write_shared(inputs, into)
 
-    def give_back(self) -> None:
-        self._ports.give_back()
+    def release(self) -> None:
+        self._ports.release()
 
     def reset(self) -> None:
         self._request.reset_state()
@@ -127,11 +127,11 @@ class SyncSlot:
             # It computes without the GIL.
             self._request.infer(share_outputs=self._views)
         except RuntimeError as error:
-            return sentence(error)
+            return error_summary(error)
         except Exception as error:
             # Memory running out, for one: the thread has to outlive it, or the slot would be lost.
             log.exception("run raised what OpenVINO does not raise")
-            return sentence(error)
+            return error_summary(error)
         return None
 
     def _hand_over(self) -> None:

@@ -29,16 +29,16 @@ class WarmUp:
     first: float = 0.0
 
 
-def joins_requests(config: ModelConfig, signature: Signature) -> bool:
-    """Whether requests may run together: not in a model that keeps one sequence's state a slot."""
-    return config.batching.join and signature.max_batch > 1 and not signature.stateful
+def uses_dynamic_batching(config: ModelConfig, signature: Signature) -> bool:
+    """Whether requests may run as one batch: not in a model that keeps one sequence's state a slot."""
+    return config.batching.enabled and signature.max_batch > 1 and not signature.stateful
 
 
-def rows_joined(config: ModelConfig, signature: Signature) -> int:
-    """How many rows of requests may run together, 1 where none may."""
-    if not joins_requests(config, signature):
+def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
+    """How many rows a batch of requests may have, 1 without dynamic batching."""
+    if not uses_dynamic_batching(config, signature):
         return 1
-    return min(signature.max_batch, config.batching.max_joined or signature.max_batch)
+    return min(signature.max_batch, config.batching.max_batch_rows or signature.max_batch)
 
 
 def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeCheck | None = None) -> WarmUp:
@@ -46,7 +46,7 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
 
     A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
     shapes may be ones a dynamic model can't take, which proves nothing about real ones.
-    Where requests may be joined, ever more rows are tried, as long as they gain something.
+    Where dynamic batching is on, ever more rows are tried, as long as they gain something.
     """
     config = source.config.warmup
     if unknown := set(config.shapes) - {s.name for s in signature.inputs}:
@@ -58,7 +58,7 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
     try:
         for rows in _row_counts(source.config, signature, shapes) if config.runs else ():
             inputs = [
-                _made_up(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
+                _zeros(spec, _with(shape, spec, rows)) for spec, shape in zip(signature.inputs, shapes, strict=True)
             ]
             if check is not None:
                 check.check(source.name, inputs)
@@ -76,20 +76,20 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
     return WarmUp(tuple(times), first)
 
 
-def made_up(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
+def synthetic_inputs(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
     """Input of the shapes warm-up runs on, a tensor an input port, the same each time: floats of 0..1, and 0 or 1
     where only whole numbers go, which as an index or a token lead nowhere bad. Raises ConfigurationError for bad
     shapes in [warmup.shapes]."""
     given, chance = source.config.warmup.shapes, np.random.default_rng(0)
-    return tuple(_varied(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
+    return tuple(_random(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
 
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
     """How many rows to try in turn; 0 where the model has no batch."""
-    if not joins_requests(config, signature):
+    if not uses_dynamic_batching(config, signature):
         yield shapes[0][signature.inputs[0].batch_axis] if signature.max_batch and shapes else 0
         return
-    rows, most = 1, rows_joined(config, signature)
+    rows, most = 1, max_batch_rows(config, signature)
     while rows < most:
         yield rows
         rows *= 2
@@ -109,7 +109,7 @@ def _shape(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -
     return concrete
 
 
-def _varied(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
+def _random(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
     count = elements(shape)
     if spec.dtype is DType.BYTES:
         return Tensor(spec.dtype, shape, [b"a" * int(n) for n in chance.integers(1, 9, count)])
@@ -121,6 +121,6 @@ def _varied(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tens
     return Tensor(spec.dtype, shape, numbers.astype(spec.dtype.numpy).tobytes())
 
 
-def _made_up(spec: TensorSpec, shape: Shape) -> Tensor:
+def _zeros(spec: TensorSpec, shape: Shape) -> Tensor:
     count = elements(shape)
     return Tensor(spec.dtype, shape, [b""] * count if spec.dtype is DType.BYTES else bytes(count * spec.dtype.itemsize))

@@ -16,7 +16,7 @@ STAGE_BUCKETS = (0.0001, 0.0004, 0.001, 0.004, 0.01, 0.04, 0.1, 0.4, 1.0, 4.0)
 # Waking late by less than a millisecond is what any busy machine does.
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
-# On an idle server less than a millisecond; what stands in line in front of a flooded one may take seconds.
+# On an idle server less than a millisecond; what queues in front of a flooded one may take seconds.
 ACCEPT_WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -52,8 +52,8 @@ REQUESTS = Instrument(
     "counter",
     "Inference requests that reached the server, each counted once, when it ended. outcome: ok, invalid, not_found, "
     "unavailable, overloaded, deadline, cancelled, aborted, internal, unauthenticated and denied (refused for their "
-    "credentials; a stream counts as one) or unread (too large, cancelled or out of time before its message was here "
-    "whole, so that nothing more is known of it); reason says why where an outcome has "
+    "credentials; a stream counts as one) or aborted_receive (too large, cancelled or out of time before its message "
+    "was here whole, so that nothing more is known of it); reason says why where an outcome has "
     f"several causes; device is empty where it never ran; model is {OTHER} where it named none of ours.",
     ("model", "version", "device", "outcome", "reason"),
 )
@@ -80,13 +80,13 @@ STAGE_SECONDS = Instrument(
     "inferd_stage_duration_seconds",
     "histogram",
     "Where the time of requests answered well went. decode: parsing and checking; queue: waiting in gRPC, "
-    "where calls do, and for an infer request; batch: waiting for company while one was free; input: copying in; "
+    "where calls do, and for an infer request; batch: waiting to fill a batch while one was free; input: copying in; "
     "compute: in OpenVINO; handover: from OpenVINO's thread to the event loop; output: copying out; encode: making the "
     "answer's bytes.",
     ("model", "version", "stage"),
 )
 INFERENCES = Instrument("inferd_inferences", "counter", "Rows of the batch dimension answered well.", _VERSION)
-RUN_ROWS = Instrument("inferd_run_rows", "histogram", "Rows that ran together, of runs that ended well.", _VERSION)
+BATCH_ROWS = Instrument("inferd_batch_rows", "histogram", "Rows in each batch, of batches that succeeded.", _VERSION)
 RECEIVED_BYTES = Instrument(
     "inferd_received_bytes",
     "counter",
@@ -115,7 +115,9 @@ IN_FLIGHT_LIMIT = Instrument(
     "else what queue and infer requests hold.",
     _VERSION,
 )
-RUNNING = Instrument("inferd_runs", "gauge", "Infer requests in use.", _VERSION)
+INFER_REQUESTS_BUSY = Instrument(
+    "inferd_infer_requests_busy", "gauge", "Infer requests in use, those of cancelled runs included.", _VERSION
+)
 BUSY_SECONDS = Instrument(
     "inferd_busy_seconds",
     "counter",
@@ -256,8 +258,8 @@ THREADS_ASKED = Instrument(
     "inferd_threads_asked", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
 )
 INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
-MAX_JOINED = Instrument(
-    "inferd_max_joined_rows", "gauge", "Rows of requests joined into one run at most.", _DEVICE, merged="max"
+MAX_BATCH_ROWS = Instrument(
+    "inferd_max_batch_rows", "gauge", "Rows that one batch of requests may have.", _DEVICE, merged="max"
 )
 INLINE = Instrument(
     "inferd_inline",

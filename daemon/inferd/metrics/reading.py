@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from inferd import __version__
-from inferd.catalog import Catalog, IndexEntry, Live, Served
+from inferd.catalog import Catalog, Deployment, IndexEntry, ModelVersion
 from inferd.disclosure import without_host_paths
-from inferd.engine.model import DevicePool, Engine
+from inferd.engine.model import Engine, LoadedPool
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.state import most_sequences
 from inferd.lifecycle import Lifecycle, ModelState
@@ -19,11 +19,10 @@ from inferd.metrics.recorder import Record, Recorder
 from inferd.metrics.state import DeviceState, ServerState, TuningState, VersionState
 from inferd.metrics.statistics import Statistics
 from inferd.supervision.monitor import HealthMonitor
-from inferd.tuning.record import Decision, Phase
-from inferd.tuning.record import Record as TuningRecord
+from inferd.tuning.record import TuningDecision, TuningPhase, TuningRecord
 from inferd.tuning.tuner import Tuner
 
-_QUIET = (Phase.UNTUNABLE, Phase.SETTLED, Phase.WANTED)
+_QUIET = (TuningPhase.UNTUNABLE, TuningPhase.SETTLED, TuningPhase.WANTED)
 
 
 class Reading:
@@ -68,7 +67,11 @@ class Reading:
         names = {name for name, _ in known}
         tunings = self._tunings()
         # Zero for those that answer until the monitor comes to them: a count that begins at one is none to Prometheus.
-        none = {(*_key(s), one.device): 0 for s, live in self._catalog.live() for one in live.dispatcher.conduct}
+        none = {
+            (*_key(s), one.device): 0
+            for s, deployment in self._catalog.serving()
+            for one in deployment.dispatcher.device_stats
+        }
         return ServerState(
             ready=self._lifecycle.accepts,
             open_calls=self._open_calls(),
@@ -77,17 +80,17 @@ class Reading:
             rollbacks={key: n for key, n in self._catalog.rollbacks.copy().items() if key[0] in names},
             cache_lookups=dict(self._engine.cache_lookups),
             reloads=dict(self._reloads),
-            versions=tuple(_version(s, live, tunings.get(_key(s))) for s, live in self._catalog.live()),
+            versions=tuple(_version(s, deployment, tunings.get(_key(s))) for s, deployment in self._catalog.serving()),
             ailments={key: why for key, why in self._health.ailments.items() if key in known},
             hung=none | {place: n for place, n in self._health.hung.copy().items() if place[:2] in known},
             replaced=none | {place: n for place, n in self._health.replaced.copy().items() if place[:2] in known},
-            busy={key: ns / 1e9 for key, ns in self._catalog.worked().items() if key in counted},
+            busy={key: ns / 1e9 for key, ns in self._catalog.busy_ns().items() if key in counted},
             tunings={key: tuning for key, tuning in tunings.items() if key in counted},
         )
 
     def figures(self) -> ServerFigures:
         """For the status page."""
-        live = {_key(served): live for served, live in self._catalog.live()}
+        deployment = {_key(model_version): deployment for model_version, deployment in self._catalog.serving()}
         tunings = self._tunings()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return ServerFigures(
@@ -99,45 +102,47 @@ class Reading:
             rss_bytes=_resident(),
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             other=_outcomes(self._recorder.record(OTHER, "")),
-            models=tuple(self._figures(e, live.get((e.name, e.version)), tunings) for e in self._wanted()),
+            models=tuple(self._figures(e, deployment.get((e.name, e.version)), tunings) for e in self._wanted()),
         )
 
     def devices(self) -> set[str]:
         """Those that models run on."""
-        return {pool.pool.device for _, live in self._catalog.holding() for pool in live.loaded.pools}
+        return {pool.pool.device for _, deployment in self._catalog.loaded() for pool in deployment.loaded.pools}
 
     def statistics(self) -> Iterable[tuple[str, str, Statistics, int | None]]:
         """Of each version that counts: name, version, what was counted of it, and how many requests wait, None where
         it does not answer any more."""
-        live = {_key(served): live.dispatcher for served, live in self._catalog.live()}
-        for name, version in sorted(key for key in self._recorder.counted() | live.keys() if key[1]):
-            dispatcher = live.get((name, version))
+        deployment = {
+            _key(model_version): deployment.dispatcher for model_version, deployment in self._catalog.serving()
+        }
+        for name, version in sorted(key for key in self._recorder.counted() | deployment.keys() if key[1]):
+            dispatcher = deployment.get((name, version))
             waiting = dispatcher.waiting if dispatcher is not None else None
             yield name, version, self._recorder.statistics(name, version), waiting
 
     def _wanted(self) -> list[IndexEntry]:
-        return [entry for entry in self._catalog.index() if entry.wanted]
+        return [entry for entry in self._catalog.index() if entry.desired]
 
     def _tunings(self) -> dict[tuple[str, str], TuningState]:
         return {
             (record.source.name, str(record.source.version)): TuningState(
                 record.phase not in _QUIET,
-                {decision.value: record.decisions[decision] for decision in Decision},
+                {decision.value: record.decisions[decision] for decision in TuningDecision},
                 record.seconds,
                 record.gain,
                 without_host_paths(_said(record)),
             )
             for record in self._tuner.records()
-            if record.phase is not Phase.UNTUNABLE
+            if record.phase is not TuningPhase.UNTUNABLE
         }
 
     def _figures(
-        self, entry: IndexEntry, live: Live | None, tunings: dict[tuple[str, str], TuningState]
+        self, entry: IndexEntry, deployment: Deployment | None, tunings: dict[tuple[str, str], TuningState]
     ) -> ModelFigures:
         record = self._recorder.record(entry.name, entry.version)
         answered = record.answered
-        dispatcher = live.dispatcher if live is not None else None
-        objective = live.config.objective if live is not None else None
+        dispatcher = deployment.dispatcher if deployment is not None else None
+        objective = deployment.config.objective if deployment is not None else None
         tuning = tunings.get((entry.name, entry.version))
         return ModelFigures(
             model=entry.name,
@@ -151,7 +156,7 @@ class Reading:
             rows=record.inferences,
             waiting=dispatcher.waiting if dispatcher else 0,
             oldest=dispatcher.oldest if dispatcher else 0.0,
-            in_flight=dispatcher.under_way if dispatcher else 0,
+            in_flight=dispatcher.in_flight if dispatcher else 0,
             limit=dispatcher.limit if dispatcher else 0,
             running=dispatcher.running if dispatcher else 0,
             sequences=dispatcher.sequences if dispatcher else 0,
@@ -159,7 +164,7 @@ class Reading:
                 DeviceFigures(
                     p.pool.device, p.effective.streams, p.effective.threads, p.pool.width, p.effective.precision
                 )
-                for p in (live.loaded.pools if live is not None else ())
+                for p in (deployment.loaded.pools if deployment is not None else ())
             ),
             objective=objective.latency_slo if objective is not None else None,
             percentile=objective.percentile if objective is not None else 0.0,
@@ -168,41 +173,43 @@ class Reading:
 
 
 def _said(record: TuningRecord) -> str:
-    standing = record.standing
-    if standing.phase is Phase.SETTLED and not standing.said:
+    status = record.status
+    if status.phase is TuningPhase.SETTLED and not status.status_text:
         return ""
-    return f"{standing.phase.value}: {standing.said}" if standing.said else standing.phase.value
+    return f"{status.phase.value}: {status.status_text}" if status.status_text else status.phase.value
 
 
-def _key(served: Served) -> tuple[str, str]:
-    return served.name, str(served.version)
+def _key(model_version: ModelVersion) -> tuple[str, str]:
+    return model_version.name, str(model_version.version)
 
 
-def _version(served: Served, live: Live, tuning: TuningState | None) -> VersionState:
-    dispatcher, objective = live.dispatcher, live.config.objective
+def _version(model_version: ModelVersion, deployment: Deployment, tuning: TuningState | None) -> VersionState:
+    dispatcher, objective = deployment.dispatcher, deployment.config.objective
     return VersionState(
-        model=served.name,
-        version=str(served.version),
+        model=model_version.name,
+        version=str(model_version.version),
         queue_length=dispatcher.waiting,
         queue_bytes=dispatcher.waiting_bytes,
         queue_oldest=dispatcher.oldest,
-        in_flight=dispatcher.under_way,
+        in_flight=dispatcher.in_flight,
         limit=dispatcher.limit,
         running=dispatcher.running,
         sequences=dispatcher.sequences,
-        sequences_limit=most_sequences(live.config, live.signature) if live.signature.in_sequences else None,
-        load_seconds=live.loaded.seconds,
+        sequences_limit=most_sequences(deployment.config, deployment.signature)
+        if deployment.signature.in_sequences
+        else None,
+        load_seconds=deployment.loaded.seconds,
         latency=objective.latency_slo,
         # 99.9 / 100 is 0.9990000000000001.
         latency_ratio=round(objective.percentile / 100, 9),
         availability_ratio=round(objective.availability / 100, 9),
-        devices=tuple(_device(live, pool) for pool in live.loaded.pools),
+        devices=tuple(_device(deployment, pool) for pool in deployment.loaded.pools),
         tuning=tuning,
     )
 
 
-def _device(live: Live, pool: DevicePool) -> DeviceState:
-    effective, execution = pool.effective, live.config.execution
+def _device(deployment: Deployment, pool: LoadedPool) -> DeviceState:
+    effective, execution = pool.effective, deployment.config.execution
     return DeviceState(
         device=pool.pool.device,
         execution_devices=",".join(effective.execution_devices),
@@ -213,11 +220,11 @@ def _device(live: Live, pool: DevicePool) -> DeviceState:
         threads=effective.threads,
         threads_asked=execution.threads,
         infer_requests=pool.pool.width,
-        max_joined=live.max_joined,
+        max_batch_rows=deployment.max_batch_rows,
         inline=pool.pool.inline,
-        compile_seconds=pool.took.compiling,
-        warm_up_seconds=pool.took.warm_up,
-        first_run_seconds=pool.took.first_run,
+        compile_seconds=pool.timings.compiling,
+        warm_up_seconds=pool.timings.warm_up,
+        first_run_seconds=pool.timings.first_run,
     )
 
 

@@ -67,7 +67,7 @@ class Record:
     def add(self, seen: Observation) -> None:
         """Count one request; on the path of each, so written for speed."""
         # Taken apart at once: attributes of a named tuple cost more one by one.
-        _, _, _, stages, device, _, batch_rows, rows, leader, error, received, sent, trace = seen
+        _, _, _, stages, device, _, rows, batch_rows, leader, error, received, sent, trace = seen
         ended = (device, "ok", "") if error is None else (device, error.outcome, error.reason)
         try:
             self.requests[ended] += 1
@@ -89,13 +89,13 @@ class Record:
             # Six of eight are nearly always in the first bucket.
             cell.counts[bisect_left(_STAGE_EDGES, ns) if ns > _FIRST_EDGE else 0] += 1
             cell.total += ns
-        self.inferences += batch_rows
+        self.inferences += rows
         self.sent += sent
         self._last = stages.answered
         if leader:
-            batch = self._batches.get(rows)
+            batch = self._batches.get(batch_rows)
             if batch is None:
-                batch = self._batches[rows] = [0, 0, 0, 0]
+                batch = self._batches[batch_rows] = [0, 0, 0, 0]
             batch[0] += 1
             batch[1] += spent[3]
             batch[2] += spent[4]
@@ -114,7 +114,7 @@ class Record:
         counts, place = tuple(self.answered.counts), self.answered.bounds.index(self.objective) + 1
         return met + sum(counts[:place]), missed + sum(counts[place:])
 
-    def run_rows(self) -> Histogram:
+    def batch_rows(self) -> Histogram:
         """Rows of the runs that ended well, from what is known of each number of rows."""
         cell, counts, total = self._rows, [0] * len(self._rows.counts), 0
         for rows, (runs, *_) in self._batches.copy().items():
@@ -233,4 +233,4 @@ class Recorder(Collector):
             for stage, cell in zip(instruments.STAGES, record.stages, strict=True)
         )
         yield histogram(instruments.STAGE_SECONDS, stages)
-        yield histogram(instruments.RUN_ROWS, ((key, record.run_rows()) for key, record in versions.items()))
+        yield histogram(instruments.BATCH_ROWS, ((key, record.batch_rows()) for key, record in versions.items()))

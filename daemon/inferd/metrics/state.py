@@ -26,7 +26,7 @@ class DeviceState:
     threads: int
     threads_asked: int
     infer_requests: int
-    max_joined: int
+    max_batch_rows: int
     inline: bool
     compile_seconds: float
     warm_up_seconds: float
@@ -97,7 +97,7 @@ _OF_VERSIONS: tuple[tuple[Instrument, Callable[[VersionState], float | None]], .
     (instruments.QUEUE_OLDEST, lambda v: v.queue_oldest),
     (instruments.IN_FLIGHT, lambda v: v.in_flight),
     (instruments.IN_FLIGHT_LIMIT, lambda v: v.limit),
-    (instruments.RUNNING, lambda v: v.running),
+    (instruments.INFER_REQUESTS_BUSY, lambda v: v.running),
     (instruments.SEQUENCES, lambda v: v.sequences),
     (instruments.SEQUENCES_LIMIT, lambda v: v.sequences_limit),
     (instruments.LOAD_SECONDS, lambda v: v.load_seconds),
@@ -113,7 +113,7 @@ _OF_DEVICES: tuple[tuple[Instrument, Callable[[DeviceState], float]], ...] = (
     (instruments.THREADS, lambda d: d.threads),
     (instruments.THREADS_ASKED, lambda d: d.threads_asked),
     (instruments.INFER_REQUESTS, lambda d: d.infer_requests),
-    (instruments.MAX_JOINED, lambda d: d.max_joined),
+    (instruments.MAX_BATCH_ROWS, lambda d: d.max_batch_rows),
     (instruments.INLINE, lambda d: d.inline),
     (instruments.COMPILE_SECONDS, lambda d: d.compile_seconds),
     (instruments.WARM_UP_SECONDS, lambda d: d.warm_up_seconds),

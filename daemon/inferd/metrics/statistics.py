@@ -31,7 +31,8 @@ class BatchStatistics:
 class Statistics:
     """One model version. ``last_inference`` is milliseconds since the epoch, 0 for never.
 
-    ``queue`` has the wait for company in it, ``compute_output`` hand-over and encoding: Triton knows no such stages.
+    ``queue`` has the wait to fill a batch in it, ``compute_output`` hand-over and encoding: Triton knows no such
+    stages.
     """
 
     last_inference: int = 0

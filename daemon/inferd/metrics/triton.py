@@ -52,7 +52,7 @@ _SERIES = (
     _Series(
         "nv_inference_exec_count",
         "counter",
-        "Runs, in which requests may have been joined.",
+        "Batches executed; a batch may hold several requests.",
         lambda seen, _: seen.executions,
     ),
     _Series(

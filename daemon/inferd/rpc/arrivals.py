@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from inferd.dispatcher import Observer
-from inferd.errors import Unread
+from inferd.errors import NotReceived
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Stages
 from inferd.rpc.services import Service
@@ -33,17 +33,17 @@ class Arrivals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         # One of another kind refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
-        return _Arrival(handler.unary_unary, self._unread, self._loop)
+        return _Arrival(handler.unary_unary, self._not_received, self._loop)
 
-    def _unread(self, arrived: int) -> None:
+    def _not_received(self, arrived: int) -> None:
         stages = Stages(received=arrived, answered=time.monotonic_ns())
-        self._observe(Observation(OTHER, "", Unread.outcome, stages, error=Unread()))
+        self._observe(Observation(OTHER, "", NotReceived.outcome, stages, error=NotReceived()))
 
 
 class _Arrival:
     """The handler of one call of ``behaviour``, which takes bytes, from the call's first bytes to its end."""
 
-    __slots__ = ("_at", "_behaviour", "_loop", "_read", "_unread")
+    __slots__ = ("_at", "_behaviour", "_loop", "_not_received", "_read")
 
     # As grpc.RpcMethodHandler has them.
     request_streaming = response_streaming = False
@@ -52,11 +52,11 @@ class _Arrival:
     def __init__(
         self,
         behaviour: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
-        unread: Callable[[int], None],
+        not_received: Callable[[int], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._behaviour = behaviour
-        self._unread = unread
+        self._not_received = not_received
         self._loop = loop
         self._at = time.monotonic_ns()
         self._read = False
@@ -70,4 +70,4 @@ class _Arrival:
     def __del__(self) -> None:
         # The garbage collector may come by on any thread, and counting is the loop's.
         if not self._read and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._unread, self._at)
+            self._loop.call_soon_threadsafe(self._not_received, self._at)

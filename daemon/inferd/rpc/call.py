@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Live, Served
+from inferd.catalog import Deployment, ModelVersion
 from inferd.dispatcher import Dispatcher
 from inferd.errors import InferdError
 from inferd.requests import Request, Stages
@@ -92,7 +92,7 @@ class Call:
         self.known: Known | None = None
         self.request: Request | None = None
         self.final_response = False
-        self.route: tuple[Served, Live] | None = None
+        self.route: tuple[ModelVersion, Deployment] | None = None
 
     @property
     def answer_bytes(self) -> int | None:
@@ -103,7 +103,7 @@ class Call:
             return self.known.answer_bytes
         elsewhere = dict(self.request.into)
         sent = [index for index in self.request.outputs if index not in elsewhere]
-        return codec.answer_bytes(self.route[1].signature, sent, self.request.batch)
+        return codec.answer_bytes(self.route[1].signature, sent, self.request.rows)
 
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode now: the outputs are views that the slot's next run overwrites."""
@@ -120,9 +120,11 @@ class Call:
         request.answer_nbytes = len(encoded)
         self.future.set_result(encoded)
 
-    def _encoded(self, request: Request, served: Served, live: Live, outputs: Sequence[Tensor]) -> bytes:
-        specs = [live.signature.outputs[i] for i in request.outputs]
-        name, version = served.name, str(served.version)
+    def _encoded(
+        self, request: Request, model_version: ModelVersion, deployment: Deployment, outputs: Sequence[Tensor]
+    ) -> bytes:
+        specs = [deployment.signature.outputs[i] for i in request.outputs]
+        name, version = model_version.name, str(model_version.version)
         if request.into:
             response = placement.answer(name, version, request, specs, outputs, codec.raw_bytes)
         else:

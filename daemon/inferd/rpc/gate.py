@@ -94,7 +94,7 @@ ACCESS: dict[str, Access] = {
 # Refused, these are inference requests that ended.
 _COUNTED = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
-# The name of whoever makes the call that is under way, as they have proved it; empty where nobody has to.
+# The name of whoever makes the call in progress, as they have proved it; empty where nobody has to.
 CALLER: ContextVar[str] = ContextVar("caller", default="")
 
 # What a worker shows its siblings, where one server is several processes, and for whom it calls.

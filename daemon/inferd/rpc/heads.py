@@ -22,12 +22,12 @@ _LOOKED_AT = (DType.BOOL, DType.BYTES)
 
 class Asked(NamedTuple):
     """What a request asks for, its tensors apart: ``outputs`` are port indexes, in the order to answer them; ``rows``
-    is how many it carries, and its ``kind`` says whom it may run with."""
+    is how many it carries, and its ``batch_key`` says whom it may run with."""
 
     outputs: tuple[int, ...]
     parameters: Parameters
     rows: int
-    kind: Hashable | None
+    batch_key: Hashable | None
 
 
 class Input(NamedTuple):

@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog, Live, Served
+from inferd.catalog import Catalog, Deployment, ModelVersion
 from inferd.dispatcher import Observer
 from inferd.errors import (
     Draining,
@@ -194,7 +194,7 @@ class Inference:
         raw: bytes,
         caller: Caller,
         apart: wire.Apart | None,
-        route: tuple[Served, Live] | None,
+        route: tuple[ModelVersion, Deployment] | None,
     ) -> None:
         """Submit a request that is not like one before: all of it is parsed and checked."""
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
@@ -203,16 +203,16 @@ class Inference:
             raise ModelUnavailable(one_line(message.model_name, 128), "loading", "the server is starting")
         if not self._lifecycle.accepts:
             raise Draining
-        served, live = route = route or self._catalog.resolve(message.model_name, message.model_version)
-        signature, connection, store = live.signature, caller.connection, self._shared_memory
+        model_version, deployment = route = route or self._catalog.resolve(message.model_name, message.model_version)
+        signature, connection, store = deployment.signature, caller.connection, self._shared_memory
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, signature)
         inside = sequence is not None
         places = None if store is None else placement.Places(placing(store, caller.context))
         inputs = codec.decode_inputs(message, signature, in_sequence=inside, limits=self._tensor_limits, places=places)
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)
-        if live.loaded.empty_inputs is not None and (
-            problem := live.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])
+        if deployment.loaded.empty_inputs is not None and (
+            problem := deployment.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])
         ):
             raise InvalidRequest(message.model_name, problem)
         call.final_response, call.route = parameters.final_response, route
@@ -221,15 +221,17 @@ class Inference:
             client = tenant(caller.context.peer(), caller.client)
             step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection, client)
             if connection is not None:
-                connection.dispatchers.add(live.dispatcher)
+                connection.dispatchers.add(deployment.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, places=places)
-        if (shapes := live.loaded.shapes) is not None:
+        if (shapes := deployment.loaded.shapes) is not None:
             # Those of a request like one before have passed.
-            shapes.check(served.name, inputs)
-        asked = Asked(outputs, parameters, rows, signature.kind_of(inputs) if live.joins else None)
+            shapes.check(model_version.name, inputs)
+        asked = Asked(outputs, parameters, rows, signature.batch_key(inputs) if deployment.dynamic_batching else None)
         into = () if places is None else places.into
         if apart is not None:
-            self._heads.keep(apart, message, signature, inputs, asked, (served.name, str(served.version)), into)
+            self._heads.keep(
+                apart, message, signature, inputs, asked, (model_version.name, str(model_version.version)), into
+            )
         if places is not None:
             # What was taken out of shared memory counts as what came over the wire does.
             call.nbytes += places.taken_out
@@ -240,7 +242,7 @@ class Inference:
         self,
         call: Call,
         caller: Caller,
-        route: tuple[Served, Live],
+        route: tuple[ModelVersion, Deployment],
         inputs: tuple[Tensor, ...],
         asked: Asked,
         into: Into,
@@ -249,13 +251,13 @@ class Inference:
         step: SequenceStep | None = None,
     ) -> None:
         """Submit what ``call`` asks of ``route``: ``shared`` says that an input is in a client's memory."""
-        served, live = route
+        model_version, deployment = route
         stages, parameters = call.stages, asked.parameters
-        default = live.config.queue.default_timeout
+        default = deployment.config.queue.default_timeout
         # Before it is handed over: what runs inline is answered by then.
         call.request = request = Request(
-            served.name,
-            served.version,
+            model_version.name,
+            model_version.version,
             inputs,
             asked.outputs,
             call,
@@ -263,8 +265,8 @@ class Inference:
             deadline=_earliest(stages.received, caller.deadline, parameters.timeout, default),
             priority=parameters.priority,
             nbytes=call.nbytes,
-            batch=asked.rows,
-            kind=asked.kind,
+            rows=asked.rows,
+            batch_key=asked.batch_key,
             client=caller.client,
             step=step,
             stages=stages,
@@ -272,7 +274,7 @@ class Inference:
             into=into,
             shared=shared,
         )
-        live.dispatcher.submit(request)
+        deployment.dispatcher.submit(request)
 
     def _refuse(self, call: Call, error: InferdError) -> None:
         """A request that never entered a queue still counts, under a model only if that is one of ours."""
@@ -281,8 +283,8 @@ class Inference:
         model, version = OTHER, ""
         try:
             # Whoever it was given to refused it; nobody was chosen yet where it could not be read.
-            served, _ = call.route or self._catalog.find(call.message.model_name, call.message.model_version)
-            model, version = served.name, str(served.version)
+            model_version, _ = call.route or self._catalog.find(call.message.model_name, call.message.model_version)
+            model, version = model_version.name, str(model_version.version)
         except UnknownModel:
             pass
         except InferdError:

@@ -1,7 +1,7 @@
 """Calls that inferd makes to itself, to see how long calls wait in gRPC before a handler of ours begins.
 
 They come over a socket in a folder that is open to this user alone, for a method whose name only this process knows,
-and wait in the same line as all others: a server has one. A thread sends them, also while the event loop is held up.
+and wait in the same queue as all others: a server has one. A thread sends them, also while the event loop is held up.
 gRPC's own client would take the interpreter's lock several times between the stamp and the wire, for milliseconds each
 on a busy server. So the few bytes of HTTP/2 that a call needs are made here, and leave with the first system call after
 the stamp.

@@ -7,7 +7,7 @@ import grpc
 from inferd import __version__
 from inferd._pb import model_config_pb2 as mc
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog, Live, Served
+from inferd.catalog import Catalog, Deployment, ModelVersion
 from inferd.errors import InvalidRequest, NotAllowed, listed
 from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder
@@ -63,19 +63,19 @@ class Metadata:
     async def model_metadata(
         self, asked: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelMetadataResponse:
-        served, live = self._catalog.find(asked.name, asked.version)
+        model_version, deployment = self._catalog.find(asked.name, asked.version)
         return pb.ModelMetadataResponse(
-            name=served.name,
-            versions=[str(s.version) for s, _ in self._catalog.live() if s.name == served.name],
+            name=model_version.name,
+            versions=[str(s.version) for s, _ in self._catalog.serving() if s.name == model_version.name],
             platform="openvino",
-            inputs=[_tensor_metadata(s) for s in live.signature.shown_inputs],
-            outputs=[_tensor_metadata(s) for s in live.signature.shown_outputs],
-            properties=_properties(live),
+            inputs=[_tensor_metadata(s) for s in deployment.signature.shown_inputs],
+            outputs=[_tensor_metadata(s) for s in deployment.signature.shown_outputs],
+            properties=_properties(deployment),
         )
 
     async def model_config(self, asked: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
-        served, live = self._catalog.find(asked.name, asked.version)
-        return pb.ModelConfigResponse(config=_config(served, live))
+        model_version, deployment = self._catalog.find(asked.name, asked.version)
+        return pb.ModelConfigResponse(config=_config(model_version, deployment))
 
     async def model_statistics(
         self, asked: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
@@ -83,11 +83,11 @@ class Metadata:
         """Of one version, of all versions of a model that answer, or of all that answer, as Triton does."""
         if asked.name:
             one, _ = self._catalog.find(asked.name, asked.version)
-            found = [one] if asked.version else [s for s, _ in self._catalog.live() if s.name == asked.name]
+            found = [one] if asked.version else [s for s, _ in self._catalog.serving() if s.name == asked.name]
         elif asked.version:
             raise InvalidRequest("", "a version is given without a model name")
         else:
-            found = [served for served, _ in self._catalog.live()]
+            found = [model_version for model_version, _ in self._catalog.serving()]
         return pb.ModelStatisticsResponse(
             model_stats=[
                 statistics.message(s.name, s.version, self._recorder.statistics(s.name, str(s.version))) for s in found
@@ -134,18 +134,18 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.dtype.wire, shape=spec.wire_shape)
 
 
-def _properties(live: Live) -> dict[str, str]:
+def _properties(deployment: Deployment) -> dict[str, str]:
     """Per device what was asked and what the device really does."""
-    config = live.config
+    config = deployment.config
     properties = {
         "devices": ",".join(config.devices),
         "objective": config.objective.goal,
         "execution_mode": config.execution.mode,
-        "max_batch_size": str(live.signature.max_batch),
+        "max_batch_size": str(deployment.signature.max_batch),
     }
-    if remarks := live.signature.remarks:
+    if remarks := deployment.signature.remarks:
         properties |= {"numbers": "; ".join(remarks), "numbers.out_of_range": config.numbers.out_of_range}
-    for entry in live.loaded.pools:
+    for entry in deployment.loaded.pools:
         effective, device = entry.effective, entry.pool.device
         properties |= {
             f"{device}.execution_devices": ",".join(effective.execution_devices),
@@ -157,14 +157,14 @@ def _properties(live: Live) -> dict[str, str]:
     return properties
 
 
-def _config(served: Served, live: Live) -> mc.ModelConfig:
-    signature = live.signature
+def _config(model_version: ModelVersion, deployment: Deployment) -> mc.ModelConfig:
+    signature = deployment.signature
     config = mc.ModelConfig(
-        name=served.name,
+        name=model_version.name,
         platform="openvino",
         backend="openvino",
         max_batch_size=signature.max_batch,
-        version_policy=_version_policy(live),
+        version_policy=_version_policy(deployment),
         input=[
             mc.ModelInput(name=s.name, data_type=_CONFIG_TYPES[s.dtype], dims=_dims(s, signature))
             for s in signature.shown_inputs
@@ -174,16 +174,16 @@ def _config(served: Served, live: Live) -> mc.ModelConfig:
             for s in signature.shown_outputs
         ],
     )
-    for entry in live.loaded.pools:
+    for entry in deployment.loaded.pools:
         kind = mc.ModelInstanceGroup.KIND_CPU if entry.pool.device == "CPU" else mc.ModelInstanceGroup.KIND_MODEL
         config.instance_group.add(name=entry.pool.device, kind=kind, count=entry.pool.size)
-    for key, value in _properties(live).items():
+    for key, value in _properties(deployment).items():
         config.parameters[key].string_value = value
     return config
 
 
-def _version_policy(live: Live) -> mc.ModelVersionPolicy:
-    versions = live.config.versions
+def _version_policy(deployment: Deployment) -> mc.ModelVersionPolicy:
+    versions = deployment.config.versions
     match versions.policy:
         case "all":
             return mc.ModelVersionPolicy(all=mc.ModelVersionPolicy.All())

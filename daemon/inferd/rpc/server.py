@@ -175,7 +175,7 @@ class Server:
         await self._health.show(states)
 
     async def stop(self, seconds: float) -> None:
-        """Take no new calls, and give inference under way ``seconds``. Harmless when called again.
+        """Take no new calls, and give inference in flight ``seconds``. Harmless when called again.
 
         Calls that have no end of their own (health's Watch, reflection) are cut once
         inference is through.

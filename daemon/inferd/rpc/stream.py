@@ -1,4 +1,4 @@
-"""One ModelStreamInfer call: requests side by side, and how much of it may be under way."""
+"""One ModelStreamInfer call: requests side by side, and how much of it may be in flight."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ _MOST_ECHOED = 128
 
 
 class Window:
-    """What one stream has under way, in requests and in bytes on the wire.
+    """What one stream has in flight, in requests and in bytes on the wire.
 
     A request counts its own bytes and a reserve for its answer until it is answered, and
     its answer's bytes until that is sent. The reserve is the answer's size where that is
@@ -26,7 +26,7 @@ class Window:
     model's first answer is there, nothing more is taken.
 
     The window is open below both limits, so ``bytes`` is at most ``max_bytes``, one request
-    and its answer; but where answers of unknown size grow, those already under way may
+    and its answer; but where answers of unknown size grow, those already in flight may
     exceed their reserves.
     """
 
@@ -39,7 +39,7 @@ class Window:
 
     @property
     def open(self) -> bool:
-        """Whether one more request may be taken; always when nothing is under way."""
+        """Whether one more request may be taken; always when nothing is in flight."""
         return self.requests < self._max_requests and self.bytes < self._max_bytes
 
     def take(self, model: str, nbytes: int, answer: int | None) -> int:
@@ -97,7 +97,7 @@ class Stream:
     streams nothing. Requests are let go of when they are answered, answers when they are
     sent, that is when all but the last 64 KiB are on the wire.
 
-    On top of the window's bytes come copies: a request under way is held as message and as
+    On top of the window's bytes come copies: a request in flight is held as message and as
     tensors, twice its size in all, and gRPC has a copy of the one answer it is sending. gRPC
     also receives ahead: what it holds of requests not yet read is the HTTP/2 window of the
     stream, which it widens to some 15 MiB for a fast client.

@@ -14,7 +14,7 @@ from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.profile import Profile, as_json
-from inferd.tuning.record import Record
+from inferd.tuning.record import TuningRecord
 from inferd.tuning.tuner import Tuner
 
 
@@ -41,7 +41,7 @@ class TunerControl:
 
     async def explain(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
-        answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.said))
+        answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.status_text))
         if (profile := record.profile) is not None:
             answer.reason = without_host_paths(profile.reason)
             answer.objective, answer.percentile = profile.objective or 0.0, profile.percentile
@@ -55,7 +55,7 @@ class TunerControl:
         record = self._tuner.record(asked.model, asked.version)
         if record.profile is None:
             raise InvalidRequest(
-                asked.model, f"it has no profile to export: {without_host_paths(record.said) or 'not tuned yet'}"
+                asked.model, f"it has no profile to export: {without_host_paths(record.status_text) or 'not tuned yet'}"
             )
         return pb.ExportResponse(profile=as_json(record.profile))
 
@@ -78,7 +78,7 @@ class TunerControl:
 
     async def tune(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
         record = self._tuner.record(asked.model, asked.version)
-        return pb.TunerAnswer(said=self._tuner.want(self._catalog, record))
+        return pb.TunerAnswer(said=self._tuner.request_tuning(self._catalog, record))
 
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
@@ -98,15 +98,15 @@ def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
     return changed
 
 
-def _tuning(record: Record) -> pb.Tuning:
-    standing = record.standing
+def _tuning(record: TuningRecord) -> pb.Tuning:
+    status = record.status
     answer = pb.Tuning(
         model=record.source.name,
         version=str(record.source.version),
         device=record.device,
-        phase=standing.phase.value,
+        phase=status.phase.value,
         serving=record.candidate.describe() if record.candidate is not None else "",
-        said=without_host_paths(standing.said),
+        said=without_host_paths(status.status_text),
         decisions={decision.value: count for decision, count in record.decisions.items()},
         seconds=record.seconds,
         gain=record.gain,

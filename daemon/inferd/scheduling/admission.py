@@ -1,11 +1,11 @@
 """Which requests are worth taking, and then worth starting: those that will be answered in time.
 
 An objective and a client's deadline are one thing here, a limit on the time from a request's arrival to its answer.
-They differ in what is said to those turned away, and in that nothing is ever taken that even the quickest run would
+They differ in what is said to those turned away, and in that nothing is ever taken that even the fastest run would
 be too late for, by its deadline.
 """
 
-from inferd.errors import Crowded, DeadlinePassed, InferdError, Overloaded, Shed
+from inferd.errors import DeadlinePassed, InferdError, Overloaded, Shed, SustainedOverload
 from inferd.scheduling.entry import Entry
 from inferd.scheduling.forecast import Forecast
 from inferd.scheduling.objective import LatencyBudget, Objective
@@ -23,7 +23,7 @@ _TOO_LITTLE_LEFT = "waiting in the queue, with too little time left to run"
 
 
 class Admission:
-    """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their line."""
+    """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their queue."""
 
     def __init__(self, model: str, objective: Objective | None, forecast: Forecast, pools: list[PoolState]) -> None:
         self._model = model
@@ -40,9 +40,9 @@ class Admission:
         entry.held_to = limit or _UNLIMITED_NS
         service_time = self._forecast.turnaround()
         if limit:
-            self._load.came(request.batch, limit, self._forecast.rate(), service_time, now)
+            self._load.came(request.rows, limit, self._forecast.rate(), service_time, now)
         else:
-            self._load.came_without_limit(request.batch)
+            self._load.came_without_limit(request.rows)
         if self._load.overloaded:
             entry.held_to = self._load.held_to(entry.held_to, service_time, now)
         entry.due = entry.since + min(entry.held_to, _LONGEST_NS)
@@ -63,9 +63,9 @@ class Admission:
         if not entry.limit or (deadline is None and within):
             return None
         wait = self._forecast.wait(entry, now)
-        quickest = min([p.quickest(request.batch, now) for p in self._pools], default=0.0)
-        if deadline is not None and now + quickest > deadline:
-            return self._too_late(deadline, wait + quickest, now)
+        fastest = min([p.fastest(request.rows, now) for p in self._pools], default=0.0)
+        if deadline is not None and now + fastest > deadline:
+            return self._too_late(deadline, wait + fastest, now)
         # What could start at once is never refused: where a run takes longer than the limit, serving still beats not.
         if within or not wait:
             return None
@@ -77,15 +77,17 @@ class Admission:
             return Overloaded(self._model, forecast / 1e9, entry.limit / 1e9, self.until_room(forecast))
         if not self.budget.admits(forecast, service_time, entry.held_to):
             held_to = self.budget.share * entry.held_to
-            return Crowded(self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9)
+            return SustainedOverload(
+                self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9
+            )
         return None
 
-    def objection(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
+    def late_refusal(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
         """Why one that was taken and has waited is not to be started on ``pool``, None to start it."""
-        deadline, rows = entry.request.deadline, entry.request.batch
-        if pool.doubted(rows, now):
+        deadline, rows = entry.request.deadline, entry.request.rows
+        if pool.is_stale(rows, now):
             return None
-        if deadline is not None and now + pool.times.quickest(rows) > deadline:
+        if deadline is not None and now + pool.times.fastest(rows) > deadline:
             return DeadlinePassed(self._model, _TOO_LITTLE_LEFT, "queue")
         # Sequences were taken as a whole: a gap would hurt them more than a late answer.
         if not entry.limit or entry.sequence is not None:
@@ -105,7 +107,7 @@ class Admission:
 
     def abandoned(self, entry: Entry, now: int) -> None:
         """The client of ``entry`` waits no more for the run that it is part of."""
-        if self._teaches(entry.limit, entry.request.batch):
+        if self._teaches(entry.limit, entry.request.rows):
             self.budget.abandoned(now - entry.since, entry.limit)
 
     def until_room(self, forecast: float) -> float:
@@ -115,8 +117,8 @@ class Admission:
         allowed = self.budget.share * self._objective.latency
         return max(forecast - allowed, self._forecast.turnaround()) / 1e9
 
-    def in_flight(self, slots: int, most_waiting: int) -> int:
-        """How many requests may be in flight at present: the learnt limit, else what slots and line can hold."""
+    def in_flight_limit(self, slots: int, most_waiting: int) -> int:
+        """How many requests may be in flight at present: the learnt limit, else what slots and queue can hold."""
         rate = self._forecast.rate()
         if self._objective is None or not rate:
             return slots + most_waiting

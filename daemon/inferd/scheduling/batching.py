@@ -14,7 +14,7 @@ _TRY_UNKNOWN_EVERY = 10
 
 @dataclass(frozen=True, slots=True)
 class BatchRule:
-    """``max_rows`` a run, 1 joins nothing; ``max_delay`` ns that a request may wait for company;
+    """``max_rows`` a batch, 1 for no batching; ``max_delay`` ns that a request may wait to fill one;
     ``preferred`` sizes, ascending, that runs keep to where enough rows wait."""
 
     max_rows: int = 1
@@ -35,7 +35,7 @@ class BatchSize:
         return most if most == 1 else self._most_throughput(times, most, None)
 
     def choose(self, times: ServiceTimes, waiting: int, free_slots: int, room: float | None) -> int:
-        """Rows to run now, of ``waiting`` that may be joined, before ``free_slots`` that could share them.
+        """Rows to run now, of ``waiting`` that may form a batch, before ``free_slots`` that could share them.
 
         ``room`` is how long the run may take, in ns, for its first request to keep the objective.
         """
@@ -50,7 +50,7 @@ class BatchSize:
             size = larger
         return max((p for p in self.rule.preferred if p <= size), default=size)
 
-    def wait_for_company(self, times: ServiceTimes, waiting: int, since: int, room: float | None) -> int | None:
+    def wait_to_fill(self, times: ServiceTimes, waiting: int, since: int, room: float | None) -> int | None:
         """Until when to leave ``waiting`` rows alone, the first of which came at ``since``; None to run them now."""
         rule = self.rule
         if not rule.max_delay or waiting >= self.usual(times) or waiting in rule.preferred:

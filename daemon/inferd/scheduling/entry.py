@@ -39,14 +39,14 @@ TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
 class Entry:
     """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
     the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
-    with nobody else. ``held`` is when it began to wait for company, 0 if it never did. ``level`` is the priority as an
+    with no other. ``held`` is when it began to wait to fill a batch, 0 if it never did. ``level`` is the priority as an
     order: lower goes first. ``limit`` is how many ns after ``since`` its answer has to be there, 0 for any,
     ``held_to`` what its forecast is held to, and ``due`` when it is to start before others of its level."""
 
     request: Request
     arrival: int
     since: int
-    sequence: "Sequence | None" = None
+    sequence: "SequenceState | None" = None
     state: EntryState = EntryState.WAITING
     rows: range | None = None
     alone: bool = False
@@ -60,10 +60,10 @@ class Entry:
     def __post_init__(self) -> None:
         self.level = self.request.priority or UNSET_PRIORITY
 
-    def joins(self, other: "Entry") -> bool:
-        """Whether the two may run together."""
-        kind = self.request.kind
-        return kind is not None and kind == other.request.kind and not (self.alone or other.alone)
+    def batches_with(self, other: "Entry") -> bool:
+        """Whether the two may be in one batch."""
+        key = self.request.batch_key
+        return key is not None and key == other.request.batch_key and not (self.alone or other.alone)
 
     def move(self, to: EntryState) -> None:
         """Enter ``to``; a transition outside the table is a bug."""
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """What is on a slot: one entry or several that were joined, in the order of their ``rows``, which are so many."""
+    """What is on a slot: one entry or a batch of several, in the order of their ``rows``, which are so many."""
 
     pool: int
     slot: int
@@ -82,14 +82,14 @@ class Run:
     rows: int
 
     @property
-    def deserted(self) -> bool:
-        """Nobody waits for it any more."""
+    def abandoned(self) -> bool:
+        """No client waits for it any more."""
         return all(m.state is EntryState.ABANDONED for m in self.members)
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
-    """Requests of one ``client`` that share a state and run one after the other: ``current`` in line or running, the
+class SequenceState:
+    """Requests of one ``client`` that share a state and run one after the other: ``current`` queued or running, the
     others held behind it. ``ending`` once the last request taken ends it, ``live`` until it is over.
 
     ``place`` is the slot kept for it where the model itself holds the state; ``carried`` are the

@@ -3,7 +3,7 @@
 Each model's runs use up device time: as long as they fit beside each other, their own;
 beyond that each gets its part of what there is. A model that has used more than its
 weight allows lets the others catch up, as long as they want to run. Nothing is held
-back while the device has room or nobody else waits.
+back while the device has room or no other waits.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class SharedDevice:
         return share
 
     def leave(self, share: "Share") -> None:
-        """The model is gone; runs of it that have not ended are nobody's any more."""
+        """The model is gone; runs of it that have not ended count for no model."""
         self._members.remove(share)
         self.crowded = len(self._members) > 1
         self.changed(share, -share.runs, self._now)
@@ -60,7 +60,7 @@ class SharedDevice:
         share.settle(self.clock, runs)
         self._load += runs * share.width
 
-    def ran(self, share: "Share", began: int, now: int) -> float:
+    def used_by_run(self, share: "Share", began: int, now: int) -> float:
         """A run of ``share`` began and has ended, and nothing changed meanwhile: what it used of the device."""
         self._advance(began)
         before = self.clock
@@ -105,7 +105,7 @@ class Share:
     def want(self, wants: bool, now: int) -> None:
         """Requests wait that could start, or none do any more."""
         if wants and not self.wants and not self.runs:
-            # Whoever comes back from idling starts level with the least served: idling earns no credit.
+            # A model that comes back from idling starts level with the least served: idling earns no credit.
             self._used = max(self._used, self._device.least_used(self, now))
         self.wants = wants
 
@@ -122,10 +122,10 @@ class Share:
         """A run ended."""
         self._device.changed(self, -1, now)
 
-    def ran(self, began: int, now: int) -> None:
+    def record_inline(self, began: int, now: int) -> None:
         """A run began and has ended, and nothing changed meanwhile: :meth:`started` and :meth:`ended` as one, for where
-        the device is :attr:`contended`. Where it is not, nobody compares."""
-        self._used += self._device.ran(self, began, now) / self._weight
+        the device is :attr:`contended`. Where it is not, there is nothing to compare."""
+        self._used += self._device.used_by_run(self, began, now) / self._weight
 
     @property
     def contended(self) -> bool:

@@ -3,20 +3,20 @@
 from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry
 from inferd.scheduling.pool_state import PoolState
-from inferd.scheduling.queue import WaitingLine
+from inferd.scheduling.queue import RequestQueue
 
 
 class Forecast:
-    """Of one line in front of ``pools``, those that are not shut, whose runs are of ``size``."""
+    """Of one queue in front of ``pools``, those that are not disabled, whose runs are of ``size``."""
 
-    def __init__(self, pools: list[PoolState], line: WaitingLine, size: BatchSize) -> None:
+    def __init__(self, pools: list[PoolState], queue: RequestQueue, size: BatchSize) -> None:
         self._pools = pools
-        self._line = line
+        self._queue = queue
         self._size = size
 
     def wait(self, newcomer: Entry, now: int) -> float:
-        """Nanoseconds until ``newcomer``, which is not in line yet, would start."""
-        ahead = self._line.rows_ahead(newcomer.level, newcomer.due)
+        """Nanoseconds until ``newcomer``, which is not queued yet, would start."""
+        ahead = self._queue.rows_ahead(newcomer.level, newcomer.due)
         soonest = min([pool.next_completion(now) for pool in self._pools], default=0.0)
         if not ahead and not soonest:
             return 0.0

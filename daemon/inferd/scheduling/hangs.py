@@ -20,10 +20,10 @@ _ONCE_MORE = 0.1
 @dataclass(frozen=True, slots=True)
 class HangRule:
     """Nanoseconds. A run that has not ended ``after`` so many is given up, None to go by how long runs take;
-    ``let_go`` is how long it then has to end, once it was cancelled, before its slot is replaced."""
+    ``cancel_grace`` is how long it then has to end, once it was cancelled, before its slot is replaced."""
 
     after: int | None = None
-    let_go: int = 1_000_000_000
+    cancel_grace: int = 1_000_000_000
 
     def allowed(self, times: ServiceTimes, rows: int) -> int:
         """How long a run of ``rows`` may take."""
@@ -33,7 +33,7 @@ class HangRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Hung:
+class HangActions:
     """``given_up`` are the runs that count as hung from now on, ``replaced`` those whose slots are to be."""
 
     given_up: tuple[Run, ...] = ()
@@ -41,10 +41,10 @@ class Hung:
 
 
 # Most looks find nothing.
-_NOTHING = Hung()
+_NOTHING = HangActions()
 
 
-class _Step(Enum):
+class _HangStep(Enum):
     """What comes next for a run that does not end."""
 
     NOTICE = "notice"
@@ -53,22 +53,22 @@ class _Step(Enum):
 
 
 @dataclass(slots=True)
-class _Patience:
+class _RunTimer:
     """With one run that began at ``begun`` and may take ``allowed``: the next ``step``, and ``due``, its time."""
 
     begun: int
     allowed: int
     due: int
-    step: _Step = _Step.NOTICE
+    step: _HangStep = _HangStep.NOTICE
 
 
-class Hangs:
+class HangDetector:
     """The runs that go on, and how much longer they may; without a ``rule``, for ever. ``due`` is when to :meth:`look`
     next, None for never."""
 
     def __init__(self, rule: HangRule | None) -> None:
         self._rule = rule
-        self._patience: dict[Run, _Patience] = {}
+        self._timers: dict[Run, _RunTimer] = {}
         self.due: int | None = None
 
     def begun(self, run: Run, times: ServiceTimes, now: int) -> None:
@@ -77,46 +77,46 @@ class Hangs:
             return
         allowed = self._rule.allowed(times, run.rows)
         due = now + allowed - int(allowed * _ONCE_MORE)
-        self._patience[run] = _Patience(now, allowed, due)
+        self._timers[run] = _RunTimer(now, allowed, due)
         if self.due is None or due < self.due:
             self.due = due
 
     def ended(self, run: Run) -> None:
         """Harmless when it was not begun."""
-        self._patience.pop(run, None)
+        self._timers.pop(run, None)
 
     def took(self, run: Run, now: int) -> int:
         """Nanoseconds since ``run`` began; it has not ended."""
-        return now - self._patience[run].begun
+        return now - self._timers[run].begun
 
-    def look(self, now: int) -> Hung:
+    def look(self, now: int) -> HangActions:
         """What has become due. A run whose slot is to be replaced is named again and again until it has ended."""
         if self._rule is None or self.due is None or now < self.due:
             return _NOTHING
         given_up, replaced = [], []
-        for run, patience in self._patience.items():
-            if now < patience.due:
+        for run, timer in self._timers.items():
+            if now < timer.due:
                 continue
-            match patience.step:
-                case _Step.NOTICE:
-                    once_more = now + int(patience.allowed * _ONCE_MORE)
-                    patience.step, patience.due = _Step.GIVE_UP, max(patience.begun + patience.allowed, once_more)
-                case _Step.GIVE_UP:
-                    patience.step, patience.due = _Step.REPLACE, now + self._rule.let_go
+            match timer.step:
+                case _HangStep.NOTICE:
+                    once_more = now + int(timer.allowed * _ONCE_MORE)
+                    timer.step, timer.due = _HangStep.GIVE_UP, max(timer.begun + timer.allowed, once_more)
+                case _HangStep.GIVE_UP:
+                    timer.step, timer.due = _HangStep.REPLACE, now + self._rule.cancel_grace
                     given_up.append(run)
-                case _Step.REPLACE:
-                    patience.due = now + self._rule.let_go
+                case _HangStep.REPLACE:
+                    timer.due = now + self._rule.cancel_grace
                     replaced.append(run)
-            patience.due = max(patience.due, now + 1)
-        self.due = min((p.due for p in self._patience.values()), default=None)
-        return Hung(tuple(given_up), tuple(replaced))
+            timer.due = max(timer.due, now + 1)
+        self.due = min((p.due for p in self._timers.values()), default=None)
+        return HangActions(tuple(given_up), tuple(replaced))
 
 
-class Held:
+class HungSlots:
     """The slots that runs which were given up hold, of pools that may run ``widths`` at a time.
 
     ``since`` is when the last slot that something could run on was taken that way; None while there is one, and once
-    all pools are shut.
+    all pools are disabled.
     """
 
     def __init__(self, widths: Iterable[int]) -> None:
@@ -127,20 +127,20 @@ class Held:
     def __bool__(self) -> bool:
         return bool(self._slots)
 
-    def take(self, pool: int, slot: int, now: int) -> None:
+    def add(self, pool: int, slot: int, now: int) -> None:
         """The run on ``slot`` was given up."""
         self._slots.add((pool, slot))
         self._judge(now)
 
-    def give_back(self, pool: int, slot: int, now: int) -> bool:
+    def release(self, pool: int, slot: int, now: int) -> bool:
         """The run on ``slot`` has ended, or another infer request has taken its place. False where it was not held."""
         held = (pool, slot) in self._slots
         self._slots.discard((pool, slot))
         self._judge(now)
         return held
 
-    def shut(self, pool: int, now: int) -> None:
-        """Nothing is started on ``pool`` any more. Harmless when it is shut already."""
+    def disable(self, pool: int, now: int) -> None:
+        """Nothing is started on ``pool`` any more. Harmless when it is disabled already."""
         self._open.pop(pool, None)
         self._judge(now)
 

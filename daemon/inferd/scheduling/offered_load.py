@@ -15,7 +15,7 @@ _STEP = 0.05
 _MORE = 39
 # Overload that a request has the time to sit out is a burst, but none lasts longer than this.
 _BURST_NS = 10_000_000_000
-# The longest line that is of use under overload, as the time it takes to get through: it evens out chance.
+# The longest queue that is of use under overload, as the time it takes to get through: it evens out chance.
 _STANDING_NS = 1_000_000_000
 _STANDING_RUNS = 16
 # Two runs' time is the least that anything may be held to.
@@ -43,7 +43,7 @@ class OfferedLoad:
             self._rows *= exp(min(0, self._counted - now) / self._window)
         self._rows += rows
         self._counted = now
-        # Those that have hardly the time for a run of their own can't be helped by a shorter line.
+        # Those that have hardly the time for a run of their own can't be helped by a shorter queue.
         if limit >= _LEAST_RUNS * service_time:
             self._note(limit)
         if capacity:
@@ -61,7 +61,7 @@ class OfferedLoad:
     def held_to(self, limit: int, service_time: float, now: int) -> int:
         """What to go by in place of ``limit``: under lasting overload no request waits longer than the hurried can.
 
-        A line that stands all the time evens nothing out. Those with much time would fill it, and those with little
+        A queue that stands all the time evens nothing out. Those with much time would fill it, and those with little
         would find it too long each time they come.
         """
         if self._overloaded_at is None or now - self._overloaded_at < min(limit, _BURST_NS):

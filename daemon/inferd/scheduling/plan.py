@@ -10,7 +10,7 @@ from inferd.scheduling.entry import Run
 
 @dataclass(slots=True)
 class Plan:
-    """What to do now, in this order: answer those turned away, cancel the deserted runs, replace the slots whose
+    """What to do now, in this order: answer those turned away, cancel the abandoned runs, replace the slots whose
     runs do not end even so, start the rest. ``given_up`` are the runs that count as hung from now on."""
 
     refused: Sequence[tuple[Request, InferdError]] = ()

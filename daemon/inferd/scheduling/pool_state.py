@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from inferd.scheduling.service_time import ServiceTimes
 
-# What was measured is doubted where nothing has run for so long, or for so many times what a run takes: a deadline that
+# What was measured is stale where nothing has run for so long, or for so many times what a run takes: a deadline that
 # seemed too short is tried then, or a model that was slow for a while would be refused for ever.
-_DOUBT_NS = 1_000_000_000
-_DOUBT_RUNS = 3
+_STALE_NS = 1_000_000_000
+_STALE_RUNS = 3
 
 
 @dataclass(slots=True)
@@ -15,9 +15,9 @@ class PoolState:
     """Slots of one pool, and how long runs take there.
 
     ``width`` is how many runs may go on at a time: all slots, but where sequences own
-    slots for as long as they live. A pool nobody has measured yet counts as the fastest,
-    so it is tried first. One that is ``shut`` starts nothing more, one that is ``paused`` nothing for now.
-    ``singly`` is how many runs are to go on by themselves first. ``begun`` is when the last run began.
+    slots for as long as they live. A pool that was not measured yet counts as the fastest,
+    so it is tried first. One that is ``disabled`` starts nothing more, one that is ``paused`` nothing for now.
+    ``solo_runs`` is how many runs are to go on by themselves first. ``begun`` is when the last run began.
     """
 
     slots: int
@@ -25,10 +25,10 @@ class PoolState:
     times: ServiceTimes = field(default_factory=ServiceTimes)
     free: list[int] = field(default_factory=list)
     running: dict[int, int] = field(default_factory=dict)
-    shut: bool = False
+    disabled: bool = False
     begun: int = 0
     paused: bool = False
-    singly: int = 0
+    solo_runs: int = 0
 
     def __post_init__(self) -> None:
         self.free = list(range(self.slots - 1, -1, -1))
@@ -36,9 +36,9 @@ class PoolState:
     @property
     def room(self) -> int:
         """How many runs could start now, if the slots they need are free."""
-        if self.shut or self.paused:
+        if self.disabled or self.paused:
             return 0
-        return (1 if self.singly else self.width) - len(self.running)
+        return (1 if self.solo_runs else self.width) - len(self.running)
 
     def occupy(self, now: int) -> int:
         """Take the most recently used free slot: its tensors are the warmest."""
@@ -54,20 +54,20 @@ class PoolState:
         """The run on ``slot`` ended; ``learn`` says whether its duration tells anything about the
         model, ``keep`` that the slot stays with its sequence."""
         duration = now - self.running.pop(slot)
-        if self.singly:
-            self.singly -= 1
+        if self.solo_runs:
+            self.solo_runs -= 1
         if not keep:
             self.free.append(slot)
         if learn:
             self.times.learn(rows, duration)
 
-    def quickest(self, rows: int, now: int) -> float:
+    def fastest(self, rows: int, now: int) -> float:
         """What a run of ``rows`` takes when all goes well, in ns; 0 where that is not known, or not any more."""
-        return 0.0 if self.doubted(rows, now) else self.times.quickest(rows)
+        return 0.0 if self.is_stale(rows, now) else self.times.fastest(rows)
 
-    def doubted(self, rows: int, now: int) -> bool:
+    def is_stale(self, rows: int, now: int) -> bool:
         """Whether what is known of runs of ``rows`` is so old that one is to be tried all the same."""
-        return not self.running and now - self.begun > max(_DOUBT_NS, _DOUBT_RUNS * self.times.quickest(rows))
+        return not self.running and now - self.begun > max(_STALE_NS, _STALE_RUNS * self.times.fastest(rows))
 
     def completions_within(self, horizon: float, now: int) -> int:
         """How many more runs of one row the busy slots are expected to finish within ``horizon`` ns.

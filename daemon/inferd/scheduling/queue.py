@@ -1,4 +1,4 @@
-"""The waiting line: by priority, and within one by when an answer is due."""
+"""The request queue: by priority, and within one by when an answer is due."""
 
 from bisect import bisect_left, insort
 from collections import Counter
@@ -7,73 +7,73 @@ from itertools import chain, islice
 
 from inferd.scheduling.entry import Entry
 
-# Whoever waited through this many starts of better priority goes next, so that none waits for ever.
+# An entry that waited through this many starts of better priority goes next, so that none waits for ever.
 PATIENCE = 64
-# A look from another thread finds the line changed under it now and then, hardly twice in a row.
+# A look from another thread finds the queue changed under it now and then, hardly twice in a row.
 _LOOKS = 5
 
 # An entry with what it is sorted by: when it is due, and among equals the order they came in.
 _Place = tuple[int, int, Entry]
 
 
-class WaitingLine:
+class RequestQueue:
     """Waiting entries in the order they should start, with their rows.
 
-    What leaves is forgotten at once, wherever it stood, and so is a level nobody waits
-    at: a request holds its inputs and clients choose the levels, so neither may pile up.
+    What leaves is forgotten at once, wherever it stood, and so is a level with no entry:
+    a request holds its inputs and clients choose the levels, so neither may pile up.
     """
 
     def __init__(self) -> None:
         self._levels: list[int] = []
         # Sorted lists: most entries come last and leave first, and moving a thousand pointers is quicker than a tree.
-        self._lines: dict[int, list[_Place]] = {}
+        self._queues: dict[int, list[_Place]] = {}
         self._rows: dict[int, int] = {}
-        self._kinds: Counter[Hashable] = Counter()
+        self._rows_by_key: Counter[Hashable] = Counter()
         self._passed_over = 0
         self.length = 0
 
     def append(self, entry: Entry) -> None:
         """Take the place in the entry's level that is its by when it is due."""
-        line = self._lines.get(entry.level)
-        if line is None:
-            line = self._lines[entry.level] = []
+        queue = self._queues.get(entry.level)
+        if queue is None:
+            queue = self._queues[entry.level] = []
             self._rows[entry.level] = 0
             insort(self._levels, entry.level)
-        insort(line, (entry.due, entry.arrival, entry))
+        insort(queue, (entry.due, entry.arrival, entry))
         self._count(entry, 1)
 
     def drop(self, entry: Entry) -> None:
         """Remove ``entry`` wherever it stands."""
         level = entry.level
-        line = self._lines[level]
-        del line[bisect_left(line, (entry.due, entry.arrival))]
+        queue = self._queues[level]
+        del queue[bisect_left(queue, (entry.due, entry.arrival))]
         self._count(entry, -1)
-        if not line:
-            del self._lines[level]
+        if not queue:
+            del self._queues[level]
             del self._rows[level]
             del self._levels[bisect_left(self._levels, level)]
 
     def first(self, position: int = 0) -> Entry:
         """The entry at ``position`` of the order, which is by level but for the one whose patience has ended."""
         if not position and self._passed_over >= PATIENCE and len(self._levels) > 1:
-            return min((line[0][2] for line in self._lines.values()), key=lambda e: e.arrival)
+            return min((queue[0][2] for queue in self._queues.values()), key=lambda e: e.arrival)
         if not position:
-            return self._lines[self._levels[0]][0][2]
+            return self._queues[self._levels[0]][0][2]
         return next(islice(self, position, None))
 
     def started(self, entry: Entry) -> None:
-        """``entry`` leaves the line to run."""
+        """``entry`` leaves the queue to run."""
         self.drop(entry)
         waited_behind = bool(self._levels) and entry.level < self._levels[-1]
         self._passed_over = self._passed_over + 1 if waited_behind else 0
 
     def last(self) -> Entry:
         """The latest of the least important: who goes when room must be made."""
-        return self._lines[self._levels[-1]][-1][2]
+        return self._queues[self._levels[-1]][-1][2]
 
-    def rows(self, kind: Hashable) -> int:
-        """Rows that wait and may run together with others of ``kind``."""
-        return self._kinds[kind]
+    def rows(self, key: Hashable) -> int:
+        """Rows that wait and may run together with others of ``key``."""
+        return self._rows_by_key[key]
 
     def rows_ahead(self, level: int, due: int) -> float:
         """Rows that wait and would start before a newcomer at ``level`` that is ``due`` then.
@@ -85,34 +85,34 @@ class WaitingLine:
             if other > level:
                 break
             if other == level:
-                line = self._lines[level]
-                return ahead + self._rows[level] * bisect_left(line, (due + 1,)) / len(line)
+                queue = self._queues[level]
+                return ahead + self._rows[level] * bisect_left(queue, (due + 1,)) / len(queue)
             ahead += self._rows[other]
         return ahead
 
     @property
     def oldest(self) -> int:
-        """When the first to come of those in line came, 0 for none.
+        """When the first of the queued requests came, 0 for none.
 
-        May be asked on another thread than the line's own, and is then as good as 0 where the line keeps changing.
+        May be asked on another thread than the queue's own, and is then as good as 0 where the queue keeps changing.
         """
         for _ in range(_LOOKS):
             try:
-                lines = tuple(self._lines.values())
+                queues = tuple(self._queues.values())
             except RuntimeError:
                 continue
-            return min((entry.since for line in lines for _, _, entry in tuple(line)), default=0)
+            return min((entry.since for queue in queues for _, _, entry in tuple(queue)), default=0)
         return 0
 
     def __iter__(self) -> Iterator[Entry]:
-        return (entry for _, _, entry in chain.from_iterable(self._lines[level] for level in self._levels))
+        return (entry for _, _, entry in chain.from_iterable(self._queues[level] for level in self._levels))
 
     def _count(self, entry: Entry, sign: int) -> None:
-        rows = sign * entry.request.batch
+        rows = sign * entry.request.rows
         self.length += sign
         self._rows[entry.level] += rows
-        kind = entry.request.kind
-        if kind is not None and not entry.alone:
-            self._kinds[kind] += rows
-            if not self._kinds[kind]:
-                del self._kinds[kind]
+        key = entry.request.batch_key
+        if key is not None and not entry.alone:
+            self._rows_by_key[key] += rows
+            if not self._rows_by_key[key]:
+                del self._rows_by_key[key]

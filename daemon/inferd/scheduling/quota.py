@@ -1,4 +1,4 @@
-"""How many requests one client may have under way, so that none starves the others."""
+"""How many requests one client may have in flight, so that none starves the others."""
 
 from collections import Counter
 
@@ -8,16 +8,16 @@ class ClientQuota:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._under_way: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
 
     def exhausted(self, client: str) -> bool:
         """Whether ``client`` has all it may have."""
-        return self._under_way[client] >= self.most
+        return self._in_flight[client] >= self.most
 
     def enter(self, client: str) -> None:
-        self._under_way[client] += 1
+        self._in_flight[client] += 1
 
     def leave(self, client: str) -> None:
-        self._under_way[client] -= 1
-        if not self._under_way[client]:
-            del self._under_way[client]
+        self._in_flight[client] -= 1
+        if not self._in_flight[client]:
+            del self._in_flight[client]

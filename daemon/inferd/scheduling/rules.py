@@ -10,8 +10,8 @@ from inferd.scheduling.sequences import SequenceLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the waiting line, and how many requests one client may have under way (None: any)."""
+class QueueLimits:
+    """Bounds of the request queue, and how many requests one client may have in flight (None: any)."""
 
     max_length: int
     max_bytes: int
@@ -19,10 +19,10 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SchedulerRules:
     """How one model version is scheduled."""
 
-    limits: Limits
+    limits: QueueLimits
     batch: BatchRule = field(default=BatchRule())
     objective: Objective | None = None
     sequences: SequenceLimits | None = None
@@ -33,7 +33,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class PoolSpec:
     """One pool as the scheduler needs it: its slots, how many may run at a time (None: all), its part of the device."""
 
     slots: int

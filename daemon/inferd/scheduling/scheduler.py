@@ -1,4 +1,4 @@
-"""The scheduler of one model version: a bounded line in front of one or more pools.
+"""The scheduler of one model version: a bounded queue in front of one or more pools.
 
 A pure core. Requests come in by :meth:`Scheduler.submit`, leave by completion, cancel,
 deadline or shedding, and :meth:`Scheduler.poll` says what to do now: whom to turn away,
@@ -6,13 +6,12 @@ which running work lost its clients, what to start where, and when to look again
 are integer nanoseconds of one clock that only the caller knows.
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence as Several
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
 from inferd.errors import (
     DeadlinePassed,
-    Displaced,
+    Evicted,
     InferdError,
     InferenceFailed,
     QueueFull,
@@ -22,42 +21,42 @@ from inferd.errors import (
 from inferd.requests import Request
 from inferd.scheduling.admission import Admission
 from inferd.scheduling.batching import BatchSize
-from inferd.scheduling.entry import Entry, EntryState, Run, Sequence
+from inferd.scheduling.entry import Entry, EntryState, Run, SequenceState
 from inferd.scheduling.fairness import LEAD, SharedDevice
 from inferd.scheduling.forecast import Forecast
-from inferd.scheduling.hangs import Hangs
+from inferd.scheduling.hangs import HangDetector
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.pool_state import PoolState
-from inferd.scheduling.queue import WaitingLine
+from inferd.scheduling.queue import RequestQueue
 from inferd.scheduling.quota import ClientQuota
-from inferd.scheduling.rules import Lane, Rules
+from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.sequences import Sequences
 
-# How far into the line company is looked for: requests of other kinds stand between.
+# How far into the queue a batch is looked for: requests of other keys stand between.
 _LOOK_AHEAD = 256
 
 
 class Scheduler:
     """Who runs next, with whom, and where; see the module's text."""
 
-    def __init__(self, model: str, rules: Rules, lanes: Several[Lane]) -> None:
+    def __init__(self, model: str, rules: SchedulerRules, pool_specs: Sequence[PoolSpec]) -> None:
         self._model = model
         self._rules = rules
-        self._pools = [PoolState(lane.slots, lane.width or lane.slots) for lane in lanes]
-        # Those that are not shut; and the places of those that are not paused either.
+        self._pools = [PoolState(spec.slots, spec.width or spec.slots) for spec in pool_specs]
+        # Those that are not disabled; and the places of those that are not paused either.
         self._open = list(self._pools)
         self._places = list(range(len(self._pools)))
-        self._shares = [lane.share or SharedDevice().join(1.0, 1.0) for lane in lanes]
-        self._line = WaitingLine()
+        self._shares = [spec.share or SharedDevice().join(1.0, 1.0) for spec in pool_specs]
+        self._queue = RequestQueue()
         self._size = BatchSize(rules.batch)
-        self._forecast = Forecast(self._open, self._line, self._size)
+        self._forecast = Forecast(self._open, self._queue, self._size)
         self._admission = Admission(model, rules.objective, self._forecast, self._open)
         self._quota = ClientQuota(rules.limits.per_client) if rules.limits.per_client is not None else None
         self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
-        self._hangs = Hangs(rules.hangs)
+        self._hangs = HangDetector(rules.hangs)
         self._entries: dict[Request, Entry] = {}
         self._runs: dict[tuple[int, int], Run] = {}
-        # In line and held behind an earlier request of the same sequence.
+        # Queued, and held behind an earlier request of the same sequence.
         self._waiting = 0
         self._waiting_bytes = 0
         # The heap outlives what it names, so it names by number: an ended request must not stay in memory.
@@ -75,7 +74,7 @@ class Scheduler:
             self._pools[pool].times.seed(rows, duration)
 
     def submit(self, request: Request, now: int) -> None:
-        """Put ``request`` in line. Raises DeadlinePassed, a Refused or a SequenceGone or -Lost, and then holds
+        """Queue ``request``. Raises DeadlinePassed, a Refused or a SequenceGone or -Lost, and then holds
         nothing of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
         self._admission.arrived(entry, now)
@@ -87,38 +86,38 @@ class Scheduler:
         self._waiting += 1
         self._waiting_bytes += request.nbytes
         if self._sequences is None or request.step is None or self._sequences.take(entry, request.step, now):
-            self._line.append(entry)
+            self._queue.append(entry)
         if request.deadline is not None:
             self._timed[entry.arrival] = entry
             heappush(self._deadlines, (request.deadline, entry.arrival))
 
-    def vacant(self, request: Request, now: int) -> bool:
-        """Whether ``request`` would start at once: who runs it to its end before anything else happens need only tell
-        :meth:`ran`."""
+    def can_run_inline(self, request: Request, now: int) -> bool:
+        """Whether ``request`` would start at once: a caller that runs it to its end before anything else happens need
+        only tell :meth:`record_inline`."""
         if self._entries or self._runs or self._sequences is not None:
             return False
-        if request.kind is not None:
+        if request.batch_key is not None:
             return False
         if len(self._pools) > 1 or not self._places or self._quota is not None:
             return False
         deadline = request.deadline
-        if deadline is not None and now + self._pools[0].quickest(request.batch, now) > deadline:
+        if deadline is not None and now + self._pools[0].fastest(request.rows, now) > deadline:
             return False
         return self._shares[0].may_start(now)
 
-    def ran(self, request: Request, began: int, now: int) -> None:
-        """``request`` has run well in between, on the only pool, with nobody beside or behind it."""
+    def record_inline(self, request: Request, began: int, now: int) -> None:
+        """``request`` has run well in between, on the only pool, with no other next to it or behind it."""
         share = self._shares[0]
         if share.contended:
-            share.ran(began, now)
+            share.record_inline(began, now)
         pool = self._pools[0]
         pool.begun = began
         if not request.shadow:
-            pool.times.learn(request.batch, now - began)
+            pool.times.learn(request.rows, now - began)
             if self._rules.objective is not None or request.deadline is not None:
                 since = request.stages.received or began
                 limit = self._admission.budget.limit(since, request.deadline)
-                self._admission.answered(limit, now - since, request.batch)
+                self._admission.answered(limit, now - since, request.rows)
 
     def cancel(self, request: Request, now: int) -> bool:
         """The client is gone. False when the request has already ended; else it counts as ended now."""
@@ -130,17 +129,17 @@ class Scheduler:
         return True
 
     def finished(
-        self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False, doubted: bool = False
+        self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False, suspect: bool = False
     ) -> list[Entry]:
         """``slot`` came back. The members to answer, those whose clients still wait.
 
         None of them where a run of several failed: each gets another try, alone, so that one bad request does
         not take its neighbours with it. Nor where the run is ``lost`` with its device and there is another. Nor where
-        it is ``doubted``, as another has spoilt it, unless it has changed a state.
+        it is ``suspect``, as another has spoilt it, unless it has changed a state.
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
-        again = not ok and (len(run.members) > 1 or (lost and bool(self._open)) or (doubted and not self._rules.pinned))
+        again = not ok and (len(run.members) > 1 or (lost and bool(self._open)) or (suspect and not self._rules.pinned))
         answered, retried, kept = [], [], False
         # Its duration tells how long clients' requests take, unless it was cancelled or is all our own.
         awaited = clients = False
@@ -156,13 +155,13 @@ class Scheduler:
                 self._forget(entry)
                 answered.append(entry)
                 if ok and entry.limit and not entry.request.shadow:
-                    self._admission.answered(entry.limit, now - entry.since, entry.request.batch)
+                    self._admission.answered(entry.limit, now - entry.since, entry.request.rows)
             if entry.sequence is not None:
                 kept = self._after_run(entry, ok, now)
         self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
         if self._pools[pool].paused:
             # Side by side it would not be known again which of them fails.
-            self._pools[pool].singly += len(retried)
+            self._pools[pool].solo_runs += len(retried)
         self._shares[pool].ended(now)
         for entry in reversed(retried):
             self._retry(entry)
@@ -179,7 +178,7 @@ class Scheduler:
             else:
                 self._lose(sequence, "its stream ended", now)
 
-    def doubt(self, entry: Entry, now: int) -> None:
+    def invalidate(self, entry: Entry, now: int) -> None:
         """The state after ``entry``'s run could not be kept."""
         if entry.sequence is not None:
             self._lose(entry.sequence, "its state could not be kept", now)
@@ -195,14 +194,14 @@ class Scheduler:
         self._regroup()
 
     def _regroup(self, pool: int | None = None, now: int = 0) -> None:
-        self._open[:] = [p for p in self._pools if not p.shut]
-        self._places = [i for i, p in enumerate(self._pools) if not (p.shut or p.paused)]
+        self._open[:] = [p for p in self._pools if not p.disabled]
+        self._places = [i for i, p in enumerate(self._pools) if not (p.disabled or p.paused)]
         if pool is not None:
             self._shares[pool].want(False, now)
 
-    def shut(self, pool: int, now: int) -> None:
+    def disable(self, pool: int, now: int) -> None:
         """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
-        self._pools[pool].shut = True
+        self._pools[pool].disabled = True
         self._regroup(pool, now)
         for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
             self._lose(sequence, "its device was lost", now)
@@ -262,7 +261,7 @@ class Scheduler:
     def _fill(self, now: int, plan: Plan) -> None:
         """Give each free slot the first requests that would finish there soonest.
 
-        Pools are taken from the fastest on. The requests at the head of the line are left
+        Pools are taken from the fastest on. The requests at the head of the queue are left
         to faster pools as far as those will be done with them before this pool would be,
         so a slow device only gets what the fast one could not finish first.
         """
@@ -272,61 +271,61 @@ class Scheduler:
         for rank, index in enumerate(order):
             pool, share = self._pools[index], self._shares[index]
             share.held_back, patient, ahead = False, False, 0
-            while self._line.length and pool.room > 0:
+            while self._queue.length and pool.room > 0:
                 if rank:
                     ahead = sum(self._pools[i].completions_within(pool.times.expected(1), now) for i in order[:rank])
-                if ahead >= self._line.length:
+                if ahead >= self._queue.length:
                     plan.wake(now + max(1, int(pool.times.expected(1))))
                     break
-                entry = self._line.first(ahead)
-                if self._hopeless(entry, pool, now):
+                entry = self._queue.first(ahead)
+                if self._refuse_if_late(entry, pool, now):
                     continue
-                members = self._company(entry, pool, now, plan)
+                members = self._form_batch(entry, pool, now, plan)
                 if not members:
                     patient = True
                     break
                 if not share.wants:
                     share.want(True, now)
                 if not share.may_start(now):
-                    # Whoever is ahead of us says when its run ends; should it hang, time says so.
+                    # The model ahead of us says when its run ends; should it hang, time says so.
                     plan.wake(now + LEAD)
                     break
                 plan.starts += (self._start(index, members, now),)
                 share.started(now)
-            wants = self._line.length > 0 and not patient
+            wants = self._queue.length > 0 and not patient
             if wants != share.wants:
                 share.want(wants, now)
 
-    def _hopeless(self, entry: Entry, pool: PoolState, now: int) -> bool:
+    def _refuse_if_late(self, entry: Entry, pool: PoolState, now: int) -> bool:
         """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
-        objection = self._admission.objection(entry, pool, now)
-        if objection is not None:
-            self._refuse(entry, objection, now)
-        return objection is not None
+        refusal = self._admission.late_refusal(entry, pool, now)
+        if refusal is not None:
+            self._refuse(entry, refusal, now)
+        return refusal is not None
 
-    def _company(self, entry: Entry, pool: PoolState, now: int, plan: Plan) -> list[Entry]:
-        """``entry`` and those that run with it; none while waiting for more is worth it."""
-        kind = entry.request.kind
-        if kind is None or entry.alone or self._rules.batch.max_rows < 2:
+    def _form_batch(self, entry: Entry, pool: PoolState, now: int, plan: Plan) -> list[Entry]:
+        """``entry`` and those that share its batch; none while waiting for more is worth it."""
+        key = entry.request.batch_key
+        if key is None or entry.alone or self._rules.batch.max_rows < 2:
             return [entry]
-        waiting = self._line.rows(kind)
+        waiting = self._queue.rows(key)
         room = self._room(entry, pool, now)
-        until = self._size.wait_for_company(pool.times, waiting, entry.since, room)
+        until = self._size.wait_to_fill(pool.times, waiting, entry.since, room)
         if until is not None and now < until:
             plan.wake(until)
             entry.held = entry.held or now
             return []
         size = self._size.choose(pool.times, waiting, pool.room, room)
-        members, rows = [entry], entry.request.batch
-        for other, _ in zip(self._line, range(_LOOK_AHEAD), strict=False):
+        members, rows = [entry], entry.request.rows
+        for other, _ in zip(self._queue, range(_LOOK_AHEAD), strict=False):
             if rows >= size:
                 break
-            if other is entry or not other.joins(entry):
+            if other is entry or not other.batches_with(entry):
                 continue
-            if rows + other.request.batch > size:
+            if rows + other.request.rows > size:
                 break
             members.append(other)
-            rows += other.request.batch
+            rows += other.request.rows
         return members
 
     def _room(self, entry: Entry, pool: PoolState, now: int) -> float | None:
@@ -335,7 +334,7 @@ class Scheduler:
         if self._rules.objective is not None:
             ends.append(entry.since + self._rules.objective.latency)
         room = min(ends, default=0) - now
-        return room if ends and room > pool.times.expected(entry.request.batch) else None
+        return room if ends and room > pool.times.expected(entry.request.rows) else None
 
     def _start(self, index: int, members: list[Entry], now: int) -> Run:
         pool, sequence = self._pools[index], members[0].sequence
@@ -350,14 +349,14 @@ class Scheduler:
         held = members[0].held
         for entry in members:
             if held:
-                # Whoever came while the first one waited for company has waited for nothing else.
+                # A request that came while the first waited to fill a batch has waited for nothing else.
                 entry.request.stages.held = max(held, entry.request.stages.queued)
-            self._line.started(entry)
+            self._queue.started(entry)
             self._waiting -= 1
             self._waiting_bytes -= entry.request.nbytes
             entry.move(EntryState.RUNNING)
             entry.run = run
-            before, run.rows = run.rows, run.rows + entry.request.batch
+            before, run.rows = run.rows, run.rows + entry.request.rows
             entry.rows = range(before, run.rows) if len(members) > 1 else None
         self._runs[index, slot] = run
         self._hangs.begun(run, pool.times, now)
@@ -376,18 +375,18 @@ class Scheduler:
             raise QuotaExceeded(self._model, request.client, self._quota.most, self._forecast.turnaround() / 1e9)
         if (refusal := self._admission.refusal(entry, now)) is not None:
             raise refusal
-        # What could start at once left the line at the last poll, so the limits only bind a real wait.
+        # What could start at once left the queue at the last poll, so the limits only bind a real wait.
         while self._waiting >= limits.max_length:
             self._make_room(entry, f"{limits.max_length} requests waiting", now)
         while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
             self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
 
     def _make_room(self, entry: Entry, limit: str, now: int) -> None:
-        """Turn away who is less important than ``entry``; raises QueueFull where nobody is."""
-        last = self._line.last() if self._line.length else None
+        """Turn away the entry that matters least; raises QueueFull where none matters less than ``entry``."""
+        last = self._queue.last() if self._queue.length else None
         if last is None or last.level <= entry.level or last.sequence is not None:
             raise QueueFull(self._model, limit, self.backlog_seconds())
-        self._refuse(last, Displaced(self._model, self.backlog_seconds()), now)
+        self._refuse(last, Evicted(self._model, self.backlog_seconds()), now)
 
     # -- endings ----------------------------------------------------------------------
 
@@ -412,13 +411,13 @@ class Scheduler:
             entry.move(EntryState.ABANDONED)
             if not entry.request.shadow:
                 self._learn_from_abandoned(entry, now)
-            if entry.run is not None and entry.run.deserted:
+            if entry.run is not None and entry.run.abandoned:
                 self._cancels.append((entry.run.pool, entry.run.slot))
             if entry.sequence is not None:
                 self._lose(entry.sequence, why, now)
             return
         if entry.state is EntryState.WAITING:
-            self._line.drop(entry)
+            self._queue.drop(entry)
         self._waiting -= 1
         self._waiting_bytes -= entry.request.nbytes
         entry.move(EntryState.ENDED)
@@ -431,14 +430,14 @@ class Scheduler:
         entry.move(EntryState.WAITING)
         self._waiting += 1
         self._waiting_bytes += entry.request.nbytes
-        self._line.append(entry)
+        self._queue.append(entry)
 
     def _learn_from_abandoned(self, entry: Entry, now: int) -> None:
         """Its run takes at least as long as it has: were only runs learnt that end in time, a model that has become
         slow would be believed fast for ever."""
         if entry.limit:
             self._admission.abandoned(entry, now)
-        if (run := entry.run) is not None and run.deserted:
+        if (run := entry.run) is not None and run.abandoned:
             pool = self._pools[run.pool]
             pool.times.learn_at_least(run.rows, now - pool.running[run.slot])
 
@@ -464,7 +463,7 @@ class Scheduler:
             sequence.place = None
         return sequence.place is not None
 
-    def _skipped(self, entry: Entry, sequence: Sequence, now: int) -> None:
+    def _skipped(self, entry: Entry, sequence: SequenceState, now: int) -> None:
         """``entry`` left before it ran."""
         if self._sequences is None or not sequence.live:
             return
@@ -484,9 +483,9 @@ class Scheduler:
         if follower is not None:
             follower.move(EntryState.WAITING)
             self._admission.ready(follower, now)
-            self._line.append(follower)
+            self._queue.append(follower)
 
-    def _lose(self, sequence: Sequence, why: str, now: int) -> None:
+    def _lose(self, sequence: SequenceState, why: str, now: int) -> None:
         """Turn away whatever waits for a state that is no more."""
         if self._sequences is None or not sequence.live:
             return
@@ -499,7 +498,7 @@ class Scheduler:
         if current is None or current.run is None:
             self._free_place(sequence)
 
-    def _free_place(self, sequence: Sequence) -> None:
+    def _free_place(self, sequence: SequenceState) -> None:
         """Give back the slot that was kept; a run that is still on it gives it back when it ends."""
         if sequence.place is not None and sequence.place not in self._runs:
             pool, slot = sequence.place
@@ -524,11 +523,11 @@ class Scheduler:
 
     @property
     def oldest(self) -> int:
-        """When the first of those in line came, 0 for none. May be asked on another thread."""
-        return self._line.oldest
+        """When the first of the queued requests came, 0 for none. May be asked on another thread."""
+        return self._queue.oldest
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._entries)
 
@@ -549,8 +548,8 @@ class Scheduler:
 
     @property
     def limit(self) -> int:
-        """How many requests may be under way at present: the learnt limit, else what slots and line can hold."""
-        return self._admission.in_flight(sum(p.width for p in self._open), self._rules.limits.max_length)
+        """How many requests may be in flight at present: the learnt limit, else what slots and queue can hold."""
+        return self._admission.in_flight_limit(sum(p.width for p in self._open), self._rules.limits.max_length)
 
     @property
     def idle(self) -> bool:
@@ -558,11 +557,11 @@ class Scheduler:
         return not self._entries and not self._runs
 
     @property
-    def still(self) -> bool:
+    def quiescent(self) -> bool:
         """Idle, and nothing is left that time could change: there is nothing to :meth:`poll` for."""
         return not self._entries and not self._runs and not (self._refused or self._cancels or self.sequences)
 
     def backlog_seconds(self) -> float:
-        """Expected time until everything now in line has started, in seconds."""
+        """Expected time until everything now queued has started, in seconds."""
         rate = self._forecast.rate()
         return self._waiting / rate / 1e9 if rate else 0.0

@@ -12,9 +12,9 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from inferd.errors import SequenceGone, SequenceLost, TooManySequences
-from inferd.portion import portion
+from inferd.fair_share import fair_share
 from inferd.requests import SequenceStep
-from inferd.scheduling.entry import Entry, EntryState, Sequence
+from inferd.scheduling.entry import Entry, EntryState, SequenceState
 
 # How many ids of sequences that are over are remembered, to tell "ended" from "never heard of".
 _REMEMBERED = 4096
@@ -76,18 +76,18 @@ class _Memory:
 class Sequences:
     """The live sequences of one model version, each known by its client and the id that client gave it.
 
-    A client that is told from others leaves them places: see :func:`inferd.portion.portion`. The client "" is all that
-    are not told apart.
+    A client that is told from others leaves them places: see :func:`inferd.fair_share.fair_share`. The client "" is all
+    that are not told apart.
     """
 
     def __init__(self, model: str, limits: SequenceLimits) -> None:
         self._model = model
         self._limits = limits
-        self._live: dict[_Key, Sequence] = {}
+        self._live: dict[_Key, SequenceState] = {}
         # Those at rest, the one resting longest first.
-        self._resting: OrderedDict[Sequence, None] = OrderedDict()
+        self._resting: OrderedDict[SequenceState, None] = OrderedDict()
         # Over, but a request of theirs still runs and keeps their slot.
-        self._parting: set[Sequence] = set()
+        self._parting: set[SequenceState] = set()
         # How many of both each client has.
         self._held: Counter[str] = Counter()
         self._past = _Memory(_REMEMBERED)
@@ -112,7 +112,7 @@ class Sequences:
     def _check_room(self, client: str, now: int) -> None:
         held, most = self._held[client], self._limits.most
         full = self.count >= most
-        if not full and (not client or held < portion(most, self.count - held)):
+        if not full and (not client or held < fair_share(most, self.count - held)):
             return
         # What would make room: for a client that holds its part only the end of one of its own.
         resting = (s for s in self._resting if full or s.client == client)
@@ -124,7 +124,7 @@ class Sequences:
         key = step.client, step.id
         sequence = self._live.get(key)
         if sequence is None:
-            sequence = self._live[key] = Sequence(step.client, step.id, step.owner, now)
+            sequence = self._live[key] = SequenceState(step.client, step.id, step.owner, now)
             self._held[step.client] += 1
             self._past.forget(key)
         sequence.owner, sequence.ending = step.owner, step.end
@@ -154,7 +154,7 @@ class Sequences:
                 self._resting[sequence] = None
         return sequence.current
 
-    def lose(self, sequence: Sequence, why: str) -> list[Entry]:
+    def lose(self, sequence: SequenceState, why: str) -> list[Entry]:
         """The state is gone or in doubt. The requests that were held behind: they can't be run any more."""
         if not sequence.live:
             return []
@@ -163,22 +163,22 @@ class Sequences:
         sequence.held.clear()
         return orphans
 
-    def part(self, sequence: Sequence) -> None:
+    def part(self, sequence: SequenceState) -> None:
         """The last run of a sequence that was over has ended."""
         if sequence in self._parting:
             self._parting.remove(sequence)
             self._let_go(sequence.client)
         sequence.current = None
 
-    def owned(self, owner: object) -> list[Sequence]:
+    def owned(self, owner: object) -> list[SequenceState]:
         """The live sequences that came over ``owner``."""
         return [s for s in self._live.values() if s.owner is owner]
 
-    def kept_on(self, pool: int) -> list[Sequence]:
+    def kept_on(self, pool: int) -> list[SequenceState]:
         """The live sequences that a slot of ``pool`` is kept for."""
         return [s for s in self._live.values() if s.place is not None and s.place[0] == pool]
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, sequence: SequenceState) -> None:
         """The connection a resting sequence came over is gone."""
         self._close(sequence, _Past("ended with the stream it came over", lost=False))
 
@@ -187,7 +187,7 @@ class Sequences:
         """When the sequence that rests longest times out."""
         return next(iter(self._resting)).used + self._limits.idle if self._resting else None
 
-    def expire(self, now: int) -> list[Sequence]:
+    def expire(self, now: int) -> list[SequenceState]:
         """The sequences that have timed out by ``now``."""
         over = []
         while (due := self.next_expiry) is not None and due <= now:
@@ -196,7 +196,7 @@ class Sequences:
             over.append(sequence)
         return over
 
-    def _close(self, sequence: Sequence, past: _Past) -> None:
+    def _close(self, sequence: SequenceState, past: _Past) -> None:
         sequence.live = False
         sequence.carried = None
         key = sequence.client, sequence.id

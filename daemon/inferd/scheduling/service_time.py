@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 
 _SMOOTHING = 0.1
-# The quickest and the slowest run seen are forgotten at this rate a run, so that a model that has become slower,
+# The fastest and the slowest run seen are forgotten at this rate a run, so that a model that has become slower,
 # or fast again, is believed.
 _FORGETTING = 0.01
 
@@ -14,7 +14,7 @@ class ServiceTimes:
     def __init__(self) -> None:
         self._sizes: list[int] = []
         self._mean: dict[int, float] = {}
-        self._quickest: dict[int, float] = {}
+        self._fastest: dict[int, float] = {}
         self._slowest = 0.0
 
     def seed(self, rows: int, duration: float) -> None:
@@ -22,7 +22,7 @@ class ServiceTimes:
         if duration > 0:
             if rows not in self._mean:
                 insort(self._sizes, rows)
-            self._mean[rows] = self._quickest[rows] = float(duration)
+            self._mean[rows] = self._fastest[rows] = float(duration)
             self._slowest = max(self._slowest, float(duration))
 
     def learn(self, rows: int, duration: float) -> None:
@@ -31,15 +31,15 @@ class ServiceTimes:
             self.seed(rows, duration)
             return
         self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
-        quickest = self._quickest[rows] or duration
-        self._quickest[rows] = min(duration, quickest + _FORGETTING * (duration - quickest))
+        fastest = self._fastest[rows] or duration
+        self._fastest[rows] = min(duration, fastest + _FORGETTING * (duration - fastest))
         self._slowest = max(duration, self._slowest + _FORGETTING * (duration - self._slowest))
 
     def learn_at_least(self, rows: int, duration: float) -> None:
         """A run of ``rows`` goes on after ``duration``: nothing is known of how quick others are."""
         if rows not in self._mean and duration > 0:
             insort(self._sizes, rows)
-            self._mean[rows], self._quickest[rows] = float(duration), 0.0
+            self._mean[rows], self._fastest[rows] = float(duration), 0.0
         elif duration > self._mean.get(rows, 0.0):
             self._mean[rows] += _SMOOTHING * (duration - self._mean[rows])
 
@@ -58,10 +58,10 @@ class ServiceTimes:
         known = self._mean.get(rows)
         return known if known is not None else self._between(self._mean, rows)
 
-    def quickest(self, rows: int) -> float:
+    def fastest(self, rows: int) -> float:
         """What a run of ``rows`` takes when all goes well: below it, hope is in vain."""
-        known = self._quickest.get(rows)
-        return known if known is not None else self._between(self._quickest, rows)
+        known = self._fastest.get(rows)
+        return known if known is not None else self._between(self._fastest, rows)
 
     def _between(self, times: dict[int, float], rows: int) -> float:
         """What is not known: between known sizes in proportion; beyond the largest each row costs the same."""

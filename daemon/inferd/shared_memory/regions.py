@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from inferd.errors import InvalidRequest, NotAllowed, RegionExists, RegionLimit, UnknownRegion, listed, one_line
-from inferd.portion import portion
+from inferd.fair_share import fair_share
 from inferd.tensors import Memory
 
 # Objects that the daemon itself may make one day; a client must never come to hold one (CVE-2025-23334).
@@ -62,7 +62,8 @@ class Span(NamedTuple):
 
 class Regions:
     """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's, nor can it take
-    all the room there is: see :func:`inferd.portion.portion`. The owner "" is all clients that are not told apart.
+    all the room there is: see :func:`inferd.fair_share.fair_share`. The owner "" is all clients that are not told
+    apart.
 
     What was removed counts until it is :meth:`released`: requests may still be using it.
     """
@@ -123,7 +124,7 @@ def _check_room(held: Counter[str], owner: str, more: int, most: int, what: str)
     if held.total() + more > most:
         raise RegionLimit(f"{most} {what}")
     others = held.total() - held[owner]
-    if owner and held[owner] + more > (part := portion(most, others)):
+    if owner and held[owner] + more > (part := fair_share(most, others)):
         raise RegionLimit(f"{part} {what} of one client")
 
 

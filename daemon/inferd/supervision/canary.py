@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from inferd.catalog import Live
-from inferd.engine.warmup import made_up
+from inferd.catalog import Deployment
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError, InferenceFailed, InternalFault
 from inferd.requests import Request, SequenceStep, Stages
 from inferd.supervision.vitality import Ending
@@ -33,36 +33,36 @@ class _Outcome:
             self.ended.set_result(ending)
 
 
-async def send(live: Live, seconds: float) -> Ending:
-    """Ask ``live`` for one inference on made-up input, counted nowhere, and wait for its end ``seconds`` at most.
+async def send(deployment: Deployment, seconds: float) -> Ending:
+    """Ask ``deployment`` for one inference on made-up input, counted nowhere, and wait for its end ``seconds`` at most.
 
     A model that has no room for it is not asked, and one that does not answer in time is told to let it go:
     both are UNANSWERED.
     """
     try:
         # Large inputs take a while to make up.
-        inputs = await asyncio.to_thread(made_up, live.source, live.signature)
-        batch = live.signature.rows_of(inputs)
-        if live.loaded.shapes is not None:
-            live.loaded.shapes.check(live.source.name, inputs)
+        inputs = await asyncio.to_thread(synthetic_inputs, deployment.source, deployment.signature)
+        batch = deployment.signature.rows_of(inputs)
+        if deployment.loaded.shapes is not None:
+            deployment.loaded.shapes.check(deployment.source.name, inputs)
     except InferdError:
         return Ending.FAILED
     outcome = _Outcome()
     request = Request(
-        live.source.name,
-        live.source.version,
+        deployment.source.name,
+        deployment.source.version,
         inputs,
-        tuple(range(len(live.signature.outputs))),
+        tuple(range(len(deployment.signature.outputs))),
         outcome,
         nbytes=sum(len(t.data) for t in inputs),
-        batch=batch,
+        rows=batch,
         client=_CLIENT,
-        step=SequenceStep(_SEQUENCE, start=True, end=True) if live.signature.in_sequences else None,
+        step=SequenceStep(_SEQUENCE, start=True, end=True) if deployment.signature.in_sequences else None,
         shadow=True,
         stages=Stages(received=time.monotonic_ns()),
     )
     try:
-        live.dispatcher.submit(request)
+        deployment.dispatcher.submit(request)
     except InferdError:
         return Ending.UNANSWERED
     try:
@@ -72,4 +72,4 @@ async def send(live: Live, seconds: float) -> Ending:
         return Ending.UNANSWERED
     finally:
         if not outcome.ended.done() or outcome.ended.cancelled():
-            live.dispatcher.cancel(request)
+            deployment.dispatcher.cancel(request)

@@ -10,7 +10,7 @@ from enum import Enum
 
 from inferd.supervision.vitality import TRUST, Ending, Trust
 
-# A canary may take so many times what a run does: others may be in line, and the machine busy.
+# A canary may take so many times what a run does: others may be queued, and the machine busy.
 _RUNS = 20
 # Who waited that part of the time has waited all of it, give or take what clocks and timers do.
 _ALL_OF_IT = 0.9
@@ -105,7 +105,7 @@ class Health:
         self._well = now
         self._asked: float | None = None
         self._well_when_asked = 0
-        self._under_way = False
+        self._in_flight = False
 
     def look(self, now: float, sight: Sight) -> bool:
         """Take in what is seen. True where a canary is to be sent: :meth:`ended` tells what became of it."""
@@ -126,7 +126,7 @@ class Health:
             self._take(Sign.WELL)
         if not self._due(now, sight):
             return False
-        self._under_way, self._asked, self._well_when_asked = True, now, sight.well
+        self._in_flight, self._asked, self._well_when_asked = True, now, sight.well
         return True
 
     @property
@@ -160,9 +160,9 @@ class Health:
     def ended(self, now: float, ending: Ending) -> None:
         """The canary that :meth:`look` asked for has ended."""
         asked, trusted = self._asked, self.trust is Trust.TRUSTED
-        if not self._under_way or asked is None:
+        if not self._in_flight or asked is None:
             return
-        self._under_way = False
+        self._in_flight = False
         self.trust = TRUST[self.trust, ending]
         if self._gone:
             return
@@ -176,11 +176,11 @@ class Health:
             self._take(Sign.BAD, silent, Ailment.SILENT)
 
     def _silent(self, now: float, asked: float) -> bool:
-        """Whether nothing at all came of it; one that found no room in line says nothing."""
+        """Whether nothing at all came of it; one that found the queue full says nothing."""
         return now - asked >= _ALL_OF_IT * self.patience(self._seen) and self._seen.well == self._well_when_asked
 
     def _due(self, now: float, sight: Sight) -> bool:
-        if self._under_way or not self._rules.quiet or self.trust is Trust.UNTESTABLE:
+        if self._in_flight or not self._rules.quiet or self.trust is Trust.UNTESTABLE:
             return False
         if self._asked is None:
             # Whether it runs on made-up input at all is to be known before it is in doubt.

@@ -7,11 +7,11 @@ from math import inf
 
 import structlog
 
-from inferd.catalog import Beside, Catalog, Live, Served
-from inferd.catalog.shadow import timed
+from inferd.catalog import Catalog, Deployment, ModelVersion, TrafficSplit
+from inferd.catalog.synthetic_request import timed
 from inferd.config.model import ModelConfig
 from inferd.engine.inline_slot import MOST_NS, left_open
-from inferd.engine.warmup import made_up
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError
 from inferd.supervision.inline_choice import InlineChoice
 
@@ -32,8 +32,8 @@ class InlineRuns:
     def __init__(
         self,
         catalog: Catalog,
-        free: Callable[[Served], bool] = lambda _: True,
-        told: Callable[[Served, bool], None] = lambda _, __: None,
+        free: Callable[[ModelVersion], bool] = lambda _: True,
+        told: Callable[[ModelVersion, bool], None] = lambda _, __: None,
         most: float = MOST_NS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,84 +42,106 @@ class InlineRuns:
         self._told = told
         self._most = most
         self._clock = clock
-        self._choices: dict[Served, InlineChoice] = {}
-        self._measuring: set[Served] = set()
+        self._choices: dict[ModelVersion, InlineChoice] = {}
+        self._measuring: set[ModelVersion] = set()
 
-    def look(self, held: Iterable[tuple[Served, Live]]) -> list[Coroutine[None, None, None]]:
+    def look(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> list[Coroutine[None, None, None]]:
         """What is to be done now for those that are ``held``."""
         now = self._clock()
-        eligible = {served: live for served, live in held if _may_change(served, live)}
-        self._choices = {served: self._choices.get(served) or InlineChoice(self._most, now) for served in eligible}
+        eligible = {
+            model_version: deployment for model_version, deployment in held if _may_change(model_version, deployment)
+        }
+        self._choices = {
+            model_version: self._choices.get(model_version) or InlineChoice(self._most, now)
+            for model_version in eligible
+        }
         work = []
-        for served, live in eligible.items():
-            if served in self._measuring or served.beside is not None or served.on_trial or served.ailing:
-                continue
-            choice, dispatcher = self._choices[served], live.dispatcher
-            if choice.look(now, dispatcher.completed, dispatcher.service_time, inline=live.inline) and self._free(
-                served
+        for model_version, deployment in eligible.items():
+            if (
+                model_version in self._measuring
+                or model_version.split is not None
+                or model_version.is_canary
+                or model_version.unready_reason
             ):
-                self._measuring.add(served)
-                work.append(self._measure(served, live, choice))
+                continue
+            choice, dispatcher = self._choices[model_version], deployment.dispatcher
+            if choice.look(now, dispatcher.completed, dispatcher.service_time, inline=deployment.inline) and self._free(
+                model_version
+            ):
+                self._measuring.add(model_version)
+                work.append(self._measure(model_version, deployment, choice))
         return work
 
-    async def _measure(self, served: Served, live: Live, choice: InlineChoice) -> None:
+    async def _measure(self, model_version: ModelVersion, deployment: Deployment, choice: InlineChoice) -> None:
         """Have runs computed where the quickest of some inline ones says."""
-        before, labels = live.inline, {"model": served.name, "version": served.version}
+        before, labels = deployment.inline, {"model": model_version.name, "version": model_version.version}
         inline, took, most = before, inf, choice.most(inline=before)
         try:
             if before:
-                took = await _longest(live, live, most)
+                took = await _longest(deployment, deployment, most)
                 if took > most:
-                    inline = not await self._catalog.roll_out(served, _own(served, live), _at_once, inline=False)
+                    inline = not await self._catalog.roll_out(
+                        model_version, _own(model_version, deployment), _at_once, inline=False
+                    )
             else:
 
-                async def quick(beside: Beside) -> bool:
+                async def quick(split: TrafficSplit) -> bool:
                     nonlocal took
-                    if beside.candidate.inline:
-                        took = await _longest(beside.candidate, live, most)
+                    if split.candidate.inline:
+                        took = await _longest(split.candidate, deployment, most)
                     return took <= most
 
-                inline = await self._catalog.roll_out(served, _own(served, live), quick, inline=True)
+                inline = await self._catalog.roll_out(
+                    model_version, _own(model_version, deployment), quick, inline=True
+                )
         except InferdError as error:
             log.debug("inline runs could not be measured", **labels, problem=str(error))
         except Exception:
             log.exception("inline runs could not be measured", **labels)
         finally:
-            self._measuring.discard(served)
+            self._measuring.discard(model_version)
             choice.measured(self._clock(), before=before, inline=inline)
         if inline != before:
             event = "runs are inline now" if inline else "runs are handed over now"
             log.info(event, **labels, took_us=round(took / 1000, 1), most_us=round(most / 1000, 1))
-            self._told(served, inline)
+            self._told(model_version, inline)
 
 
-def _may_change(served: Served, live: Live) -> bool:
+def _may_change(model_version: ModelVersion, deployment: Deployment) -> bool:
     """Whether its settings and what it computes leave it open where its runs are computed."""
-    pools = live.loaded.pools
-    return len(pools) == 1 and pools[0].may_be_inline and served.origin is not None and left_open(served.origin[1])
+    pools = deployment.loaded.pools
+    return (
+        len(pools) == 1
+        and pools[0].may_be_inline
+        and model_version.origin is not None
+        and left_open(model_version.origin[1])
+    )
 
 
-def _own(served: Served, live: Live) -> ModelConfig:
+def _own(model_version: ModelVersion, deployment: Deployment) -> ModelConfig:
     """What it is served with but for a tuner's choice, which is for runs that are handed over."""
-    if served.origin is None:
-        return live.config
-    own = served.origin[1]
-    return live.config.model_copy(update={"execution": own.execution, "batching": own.batching})
+    if model_version.origin is None:
+        return deployment.config
+    own = model_version.origin[1]
+    return deployment.config.model_copy(update={"execution": own.execution, "batching": own.batching})
 
 
-async def _at_once(_: Beside) -> bool:
+async def _at_once(_: TrafficSplit) -> bool:
     return True
 
 
-async def _longest(live: Live, asked: Live, enough: float) -> float:
-    """Nanoseconds that a run of ``live`` takes where nothing disturbs it: of what clients lately ``asked``, the input
-    that takes longest. No more is measured than shows whether that is ``enough``. Raises what keeps it from running."""
-    inputs = list(asked.dispatcher.samples) or [await asyncio.to_thread(made_up, live.source, live.signature)]
+async def _longest(deployment: Deployment, asked: Deployment, enough: float) -> float:
+    """Nanoseconds that a run of ``deployment`` takes where nothing disturbs it: of what clients lately ``asked``, the
+    input that takes longest. No more is measured than shows whether that is ``enough``. Raises what keeps it from
+    running."""
+    inputs = list(asked.dispatcher.samples) or [
+        await asyncio.to_thread(synthetic_inputs, deployment.source, deployment.signature)
+    ]
     longest = 0.0
     for one in inputs:
         quickest = inf
         for _ in range(_RUNS):
-            stages = await timed(live.dispatcher, live.signature, one)
+            stages = await timed(deployment.dispatcher, deployment.signature, one)
             quickest = min(quickest, stages.computed - stages.started)
             if quickest <= enough:
                 break

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
 import structlog
 
-from inferd.catalog import Beside, Catalog, Live, Served
+from inferd.catalog import Catalog, Deployment, ModelVersion, TrafficSplit
 from inferd.dispatcher import Dispatcher
 from inferd.engine.device import family
 from inferd.errors import ContentChanged, InferdError, ModelUnavailable
@@ -68,7 +68,7 @@ class HealthMonitor:
         self._health: dict[Dispatcher, Health] = {}
         self._failed: set[Dispatcher] = set()
         self._rebuilding: dict[tuple[str, int], Rebuilding] = {}
-        self._under_way: set[tuple[str, int]] = set()
+        self._in_flight: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -82,9 +82,9 @@ class HealthMonitor:
         """Whether threads are left, after :meth:`stop`, that may never end."""
         return bool(self._waiting or self._stopped_loading)
 
-    def standing(self, live: Live) -> Standing:
-        """What is thought of ``live``."""
-        health = self._health.get(live.dispatcher)
+    def standing(self, deployment: Deployment) -> Standing:
+        """What is thought of ``deployment``."""
+        health = self._health.get(deployment.dispatcher)
         return health.standing if health is not None else Standing.HEALTHY
 
     @property
@@ -104,7 +104,7 @@ class HealthMonitor:
 
     async def stop(self) -> None:
         """Look no more; what is being loaded is let go of. Harmless when called again."""
-        self._stopped_loading = bool(self._under_way)
+        self._stopped_loading = bool(self._in_flight)
         if self._making_way is not None:
             self._making_way.stop()
         tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
@@ -133,102 +133,111 @@ class HealthMonitor:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        held = [(served, live) for served, live in self._catalog.holding() if served.state is ModelState.READY]
-        self._health = {live.dispatcher: self._health.get(live.dispatcher) or self._new(live, now) for _, live in held}
+        held = [
+            (model_version, deployment)
+            for model_version, deployment in self._catalog.loaded()
+            if model_version.state is ModelState.READY
+        ]
+        self._health = {
+            deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
+            for _, deployment in held
+        }
         self._failed &= self._health.keys()
-        known = {(served.name, served.version) for served, _ in held}
+        known = {(model_version.name, model_version.version) for model_version, _ in held}
         self._rebuilding = {key: tries for key, tries in self._rebuilding.items() if key in known}
-        self._ask_devices([live for _, live in held])
+        self._ask_devices([deployment for _, deployment in held])
         self._count(held)
-        for served, live in held:
-            health, sight = self._health[live.dispatcher], _sight(live.dispatcher)
+        for model_version, deployment in held:
+            health, sight = self._health[deployment.dispatcher], _sight(deployment.dispatcher)
             if health.look(now, sight):
-                self._begin(self._try(health, live, health.patience(sight)))
-            if any(conduct.lost or conduct.wedged for conduct in live.dispatcher.conduct):
-                self._rebuild_if_due(served, live, now)
-        ailments = ((served, self._health[live.dispatcher].ailment) for served, live in held)
+                self._begin(self._try(health, deployment, health.patience(sight)))
+            if any(stats.lost or stats.wedged for stats in deployment.dispatcher.device_stats):
+                self._rebuild_if_due(model_version, deployment, now)
+        ailments = ((model_version, self._health[deployment.dispatcher].ailment) for model_version, deployment in held)
         self._ailments = {(s.name, str(s.version)): ailment.value for s, ailment in ailments if ailment is not None}
-        for served, live in held:
-            await self._show(served, live, self._health[live.dispatcher])
+        for model_version, deployment in held:
+            await self._show(model_version, deployment, self._health[deployment.dispatcher])
         for work in self._inline_runs.look(held) if self._inline_runs is not None else ():
             self._begin(work)
         if self._making_way is not None:
-            self._making_way.look(now, [self._plight(served, live) for served, live in held])
+            self._making_way.look(now, [self._plight(model_version, deployment) for model_version, deployment in held])
 
-    def _new(self, live: Live, now: float) -> Health:
-        live.dispatcher.alarm = self._news.set
+    def _new(self, deployment: Deployment, now: float) -> Health:
+        deployment.dispatcher.on_health_change = self._news.set
         return Health(self._rules, now)
 
-    async def _show(self, served: Served, live: Live, health: Health) -> None:
+    async def _show(self, model_version: ModelVersion, deployment: Deployment, health: Health) -> None:
         """Have the catalog take requests, or not."""
-        tries = self._rebuilding.get((served.name, served.version))
+        tries = self._rebuilding.get((model_version.name, model_version.version))
         said = [tries.said] if tries is not None and tries.said else []
-        lost = [f"{c.device} is used no more: {c.lost}" for c in live.dispatcher.conduct if c.lost]
-        reason, impaired = ("; ".join([why, *said]) if why else "" for why in (health.unready, "; ".join(lost)))
-        if bool(reason) != bool(served.ailing):
+        lost = [f"{c.device} is used no more: {c.lost}" for c in deployment.dispatcher.device_stats if c.lost]
+        reason, degraded_reason = ("; ".join([why, *said]) if why else "" for why in (health.unready, "; ".join(lost)))
+        if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
-            level("model failed" if reason else "model is well again", **_labels(served), reason=reason)
+            level("model failed" if reason else "model is well again", **_labels(model_version), reason=reason)
         if health.standing is not Standing.FAILED:
             # What waits behind runs that hang may still be answered.
-            self._failed.discard(live.dispatcher)
-        elif live.dispatcher not in self._failed:
-            self._failed.add(live.dispatcher)
-            live.dispatcher.abort(ModelUnavailable(served.name, "failed", reason))
-        await self._catalog.ail(served, live, reason, "" if reason else impaired)
+            self._failed.discard(deployment.dispatcher)
+        elif deployment.dispatcher not in self._failed:
+            self._failed.add(deployment.dispatcher)
+            deployment.dispatcher.abort(ModelUnavailable(model_version.name, "failed", reason))
+        await self._catalog.set_health(model_version, deployment, reason, "" if reason else degraded_reason)
 
-    def _count(self, held: Iterable[tuple[Served, Live]]) -> None:
+    def _count(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> None:
         """Add what has hung since the last look, also where another configuration is tried."""
-        lives = [(s, one) for s, live in held for one in (live, s.beside.candidate if s.beside else None) if one]
+        deployments = [
+            (s, one) for s, deployment in held for one in (deployment, s.split.candidate if s.split else None) if one
+        ]
         before, self._seen = self._seen, {}
-        for served, live in lives:
-            dispatcher = live.dispatcher
-            counts = self._seen[dispatcher] = tuple((c.hung, c.replaced) for c in dispatcher.conduct)
+        for model_version, deployment in deployments:
+            dispatcher = deployment.dispatcher
+            counts = self._seen[dispatcher] = tuple((c.hung, c.replaced) for c in dispatcher.device_stats)
             known = before.get(dispatcher, ((0, 0),) * len(counts))
-            for conduct, (hung, replaced), (hung_before, replaced_before) in zip(
-                dispatcher.conduct, counts, known, strict=True
+            for stats, (hung, replaced), (hung_before, replaced_before) in zip(
+                dispatcher.device_stats, counts, known, strict=True
             ):
-                place = served.name, str(served.version), conduct.device
+                place = model_version.name, str(model_version.version), stats.device
                 self.hung[place] += hung - hung_before
                 self.replaced[place] += replaced - replaced_before
 
-    def _plight(self, served: Served, live: Live) -> Plight:
-        key, conduct = (served.name, served.version), live.dispatcher.conduct
+    def _plight(self, model_version: ModelVersion, deployment: Deployment) -> Plight:
+        key, stats = (model_version.name, model_version.version), deployment.dispatcher.device_stats
         tries = self._rebuilding.get(key)
         return Plight(
-            frozenset(c.device for c in conduct),
-            frozenset(c.device for c in conduct if c.lost),
-            tries is not None and tries.exhausted and key not in self._under_way,
-            served.shown is ModelState.READY,
+            frozenset(c.device for c in stats),
+            frozenset(c.device for c in stats if c.lost),
+            tries is not None and tries.exhausted and key not in self._in_flight,
+            model_version.effective_state is ModelState.READY,
         )
 
-    async def _try(self, health: Health, live: Live, seconds: float) -> None:
+    async def _try(self, health: Health, deployment: Deployment, seconds: float) -> None:
         ending = Ending.UNANSWERED
         try:
-            ending = await canary.send(live, seconds)
+            ending = await canary.send(deployment, seconds)
         finally:
             health.ended(time.monotonic(), ending)
             self._news.set()
 
     # -- devices ----------------------------------------------------------------------
 
-    def _ask_devices(self, lives: list[Live]) -> None:
+    def _ask_devices(self, deployments: list[Deployment]) -> None:
         """Find out which devices are there, unless that is still being found out."""
         # A CPU is there as long as we are; who lists several devices chooses among those that are.
         asked = {
-            conduct.device
-            for live in lives
-            for conduct in live.dispatcher.conduct
-            if family(conduct.device) in ("GPU", "NPU") and not conduct.lost
+            stats.device
+            for deployment in deployments
+            for stats in deployment.dispatcher.device_stats
+            if family(stats.device) in ("GPU", "NPU") and not stats.lost
         }
         if asked and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(self._find_absent(sorted(asked), lives))
+            self._asking = asyncio.create_task(self._find_absent(sorted(asked), deployments))
 
-    async def _find_absent(self, devices: list[str], lives: list[Live]) -> None:
+    async def _find_absent(self, devices: list[str], deployments: list[Deployment]) -> None:
         absent = {device for device in devices if not await asyncio.to_thread(self._is_present, device)}
-        for live in lives:
-            for index, conduct in enumerate(live.dispatcher.conduct):
-                if conduct.device in absent:
-                    live.dispatcher.shut(index, "OpenVINO does not find it any more")
+        for deployment in deployments:
+            for index, stats in enumerate(deployment.dispatcher.device_stats):
+                if stats.device in absent:
+                    deployment.dispatcher.disable_device(index, "OpenVINO does not find it any more")
 
     def _is_present(self, device: str) -> bool:
         self._waiting.add(device)
@@ -239,36 +248,40 @@ class HealthMonitor:
 
     # -- loading anew -----------------------------------------------------------------
 
-    def _rebuild_if_due(self, served: Served, live: Live, now: float) -> None:
-        key = (served.name, served.version)
+    def _rebuild_if_due(self, model_version: ModelVersion, deployment: Deployment, now: float) -> None:
+        key = (model_version.name, model_version.version)
         tries = self._rebuilding.setdefault(key, Rebuilding(self._rebuild_rules))
-        if key not in self._under_way and tries.due(now):
-            self._under_way.add(key)
-            self._begin(self._rebuild(served, live, tries))
+        if key not in self._in_flight and tries.due(now):
+            self._in_flight.add(key)
+            self._begin(self._rebuild(model_version, deployment, tries))
 
-    async def _rebuild(self, served: Served, live: Live, tries: Rebuilding) -> None:
+    async def _rebuild(self, model_version: ModelVersion, deployment: Deployment, tries: Rebuilding) -> None:
         why = ""
         try:
-            if (stuck := self._catalog.stuck(served.name)) >= _MOST_STUCK:
+            if (stuck := self._catalog.unfreed(model_version.name)) >= _MOST_STUCK:
                 why = f"{stuck} versions of it hang and hold their memory; restart the daemon"
                 return
-            log.info("loading the model anew", **_labels(served))
-            await self._catalog.roll_out(served, live.config, _at_once)
+            log.info("loading the model anew", **_labels(model_version))
+            await self._catalog.roll_out(model_version, deployment.config, _at_once)
         except ContentChanged:
             # What it was loaded from is there no more.
-            why = await self._loaded_as_it_is_now(served.name) if served.live is live else "it was unloaded"
+            why = (
+                await self._loaded_as_it_is_now(model_version.name)
+                if model_version.deployment is deployment
+                else "it was unloaded"
+            )
         except InferdError as error:
             why = str(error)
         except Exception:
-            log.exception("model could not be loaded anew", **_labels(served))
+            log.exception("model could not be loaded anew", **_labels(model_version))
             why = "internal error"
         finally:
-            self._under_way.discard((served.name, served.version))
+            self._in_flight.discard((model_version.name, model_version.version))
             tries.tried(time.monotonic(), why)
-            self._catalog.loads[served.name, "failed" if why else "ok"] += 1
+            self._catalog.loads[model_version.name, "failed" if why else "ok"] += 1
             self._news.set()
             if why:
-                log.error("model was not loaded anew", **_labels(served), problem=why)
+                log.error("model was not loaded anew", **_labels(model_version), problem=why)
 
     async def _loaded_as_it_is_now(self, name: str) -> str:
         """Why it could not be, "" where it could."""
@@ -284,24 +297,24 @@ class HealthMonitor:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _at_once(_: Beside) -> bool:
+async def _at_once(_: TrafficSplit) -> bool:
     """Nothing is left to compare it with."""
     return True
 
 
 def _sight(dispatcher: Dispatcher) -> Sight:
-    conduct = dispatcher.conduct
+    stats = dispatcher.device_stats
     return Sight(
-        well=sum(c.well for c in conduct),
-        failed=sum(c.failed for c in conduct),
-        hung=sum(c.hung for c in conduct),
-        busy=bool(dispatcher.under_way or dispatcher.running),
+        well=sum(c.succeeded for c in stats),
+        failed=sum(c.failed for c in stats),
+        hung=sum(c.hung for c in stats),
+        busy=bool(dispatcher.in_flight or dispatcher.running),
         run=dispatcher.service_time / 1e9,
-        gone="; ".join(f"{c.device}: {c.lost}" for c in conduct) if all(c.lost for c in conduct) else "",
-        hangs=any(c.wedged and c.wedged == c.lost for c in conduct),
+        gone="; ".join(f"{c.device}: {c.lost}" for c in stats) if all(c.lost for c in stats) else "",
+        hangs=any(c.wedged and c.wedged == c.lost for c in stats),
         stalled=dispatcher.stalled,
     )
 
 
-def _labels(served: Served) -> dict[str, object]:
-    return {"model": served.name, "version": served.version}
+def _labels(model_version: ModelVersion) -> dict[str, object]:
+    return {"model": model_version.name, "version": model_version.version}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from inferd.catalog import Catalog, Live
+from inferd.catalog import Catalog, Deployment
 from inferd.dispatcher import Dispatcher
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.supervision import canary
@@ -100,12 +100,14 @@ class Supervisor:
         if self._vitality is None:
             return {}
         present = {
-            (live.dispatcher, bool(served.ailing)): live
-            for served, live in self._catalog.holding()
+            (deployment.dispatcher, bool(model_version.unready_reason)): deployment
+            for model_version, deployment in self._catalog.loaded()
             # One that is known to fail has been taken out of service, and a device that is lost is seen to elsewhere;
             # one that hangs beyond that needs a new process.
-            if served.state is ModelState.READY
-            and (not served.ailing or (_busy(live.dispatcher) and not _lost(live.dispatcher)))
+            if model_version.state is ModelState.READY
+            and (
+                not model_version.unready_reason or (_busy(deployment.dispatcher) and not _lost(deployment.dispatcher))
+            )
         }
         verdict = self._vitality.look(time.monotonic(), {key: _sight(*key) for key in present})
         for key in verdict.ask:
@@ -121,7 +123,7 @@ class Supervisor:
         self._report(verdict.silent, present)
         return silent
 
-    def _report(self, silent: Mapping[_Key, float], present: Mapping[_Key, Live]) -> None:
+    def _report(self, silent: Mapping[_Key, float], present: Mapping[_Key, Deployment]) -> None:
         for key in silent.keys() - self._silent:
             log.error("model is silent; the watchdog is not fed", model=_name(present[key]), seconds=round(silent[key]))
         for key in self._silent - silent.keys():
@@ -129,33 +131,33 @@ class Supervisor:
                 log.info("model answers again", model=_name(present[key]))
         self._silent = frozenset(silent)
 
-    async def _try(self, vitality: Vitality[_Key], key: _Key, live: Live) -> None:
+    async def _try(self, vitality: Vitality[_Key], key: _Key, deployment: Deployment) -> None:
         ending = Ending.UNANSWERED
         try:
-            ending = await canary.send(live, _GIVEN_UP * vitality.rules.limit)
+            ending = await canary.send(deployment, _GIVEN_UP * vitality.rules.limit)
         finally:
             vitality.ended(key, ending)
 
     def _status(self, silent: Mapping[str, float] | None = None) -> str:
         if silent:
             return "not alive: no answer from " + ", ".join(f"{m} for {s:.0f} s" for m, s in sorted(silent.items()))
-        return str(Served.of(entry.state for entry in self._catalog.index() if entry.wanted))
+        return str(Served.of(entry.state for entry in self._catalog.index() if entry.desired))
 
 
 def _sight(dispatcher: Dispatcher, ailing: bool) -> Sight:
     # Who is out of service because it fails, and still tried, is alive as long as its runs end at all.
-    failed = sum(conduct.failed for conduct in dispatcher.conduct) if ailing else 0
+    failed = sum(stats.failed for stats in dispatcher.device_stats) if ailing else 0
     return Sight(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
 
 
 def _lost(dispatcher: Dispatcher) -> bool:
     """Whether no device of it is left, and not because it hangs there."""
-    return all(conduct.lost and conduct.lost != conduct.wedged for conduct in dispatcher.conduct)
+    return all(stats.lost and stats.lost != stats.wedged for stats in dispatcher.device_stats)
 
 
 def _busy(dispatcher: Dispatcher) -> bool:
-    return bool(dispatcher.under_way or dispatcher.running)
+    return bool(dispatcher.in_flight or dispatcher.running)
 
 
-def _name(live: Live) -> str:
-    return f"{live.source.name}/{live.source.version}"
+def _name(deployment: Deployment) -> str:
+    return f"{deployment.source.name}/{deployment.source.version}"

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
-# A model may be silent for so many times what a run of it takes: there may be many rows, and others in line.
+# A model may be silent for so many times what a run of it takes: there may be many rows, and others queued.
 _RUNS = 20
 # Whoever looks so many times later than agreed was held up itself, and has seen nobody's silence.
 _HELD_UP = 2.0
@@ -27,7 +27,7 @@ class Trust(Enum):
 
 class Ending(Enum):
     """How a canary ended: answered well; answered with the model's error; or neither, as where there was no room
-    in line, which says nothing of the model."""
+    in the queue, which says nothing of the model."""
 
     WELL = "well"
     FAILED = "failed"
@@ -95,7 +95,7 @@ class _Heart:
     owing: float | None = None
     trust: Trust = Trust.PROVING
     failing: bool = False
-    under_way: bool = False
+    in_flight: bool = False
 
 
 class Vitality(Generic[Key]):
@@ -126,17 +126,17 @@ class Vitality(Generic[Key]):
                 continue
             if heart.owing is not None and now - heart.owing > heart.allowed:
                 silent[key] = now - heart.owing
-            if not heart.under_way and now - max(heart.well, heart.asked) >= rules.quiet:
-                heart.under_way, heart.asked = True, now
+            if not heart.in_flight and now - max(heart.well, heart.asked) >= rules.quiet:
+                heart.in_flight, heart.asked = True, now
                 ask.append(key)
         return Verdict(tuple(ask), silent)
 
     def ended(self, key: Key, ending: Ending) -> None:
         """The canary that ``key`` was asked for has ended. Harmless when the model is gone meanwhile."""
         heart = self._hearts.get(key)
-        if heart is None or not heart.under_way:
+        if heart is None or not heart.in_flight:
             return
-        heart.under_way = False
+        heart.in_flight = False
         heart.trust = TRUST[heart.trust, ending]
         if ending is not Ending.UNANSWERED:
             heart.failing = ending is Ending.FAILED

@@ -8,7 +8,7 @@ from itertools import product
 from math import log
 from typing import Any, Literal, NamedTuple
 
-Path = Literal["async", "sync"]
+ExecutionPath = Literal["async", "sync"]
 
 # Values of these have an order, and those beside each other behave alike.
 QUANTITIES = ("streams", "threads", "requests", "batch")
@@ -21,7 +21,7 @@ _BASES = (2, 3, 5, 7, 11, 13, 17, 19)
 _ALONE = (1, 1)
 
 
-class Compiled(NamedTuple):
+class CompileKey(NamedTuple):
     """The part of a candidate that can't change without compiling or importing the model again."""
 
     streams: int
@@ -48,16 +48,16 @@ class Candidate:
     pinning: bool | None = None
     hyper_threading: bool | None = None
     core_type: str | None = None
-    path: Path = "async"
+    path: ExecutionPath = "async"
 
     def __post_init__(self) -> None:
         if (self.streams, self.threads) == _ALONE:
             object.__setattr__(self, "path", "async")
 
     @property
-    def compiled(self) -> Compiled:
+    def compile_key(self) -> CompileKey:
         """What needs a compile or an import; the rest is free to change."""
-        return Compiled(self.streams, self.threads, self.pinning, self.hyper_threading, self.core_type)
+        return CompileKey(self.streams, self.threads, self.pinning, self.hyper_threading, self.core_type)
 
     @property
     def effort(self) -> tuple[int, int, int]:
@@ -102,7 +102,7 @@ class Space:
     pinning: tuple[bool | None, ...] = (None,)
     hyper_threading: tuple[bool | None, ...] = (None,)
     core_type: tuple[str | None, ...] = (None,)
-    path: tuple[Path, ...] = ("async",)
+    path: tuple[ExecutionPath, ...] = ("async",)
     multiples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -144,8 +144,8 @@ class Space:
     def all(self) -> Iterator[Candidate]:
         """Every candidate, those of one compiled part beside each other."""
         for streams in self.streams:
-            compiled = product(self._threads_for(streams), self.pinning, self.hyper_threading, self.core_type)
-            for threads, pinning, hyper_threading, core_type in compiled:
+            compile_key = product(self._threads_for(streams), self.pinning, self.hyper_threading, self.core_type)
+            for threads, pinning, hyper_threading, core_type in compile_key:
                 paths = self._paths_for(streams, threads)
                 for requests, batch, path in product(self._requests_for(streams), self.batch, paths):
                     yield Candidate(streams, threads, requests, batch, pinning, hyper_threading, core_type, path)
@@ -166,7 +166,7 @@ class Space:
     def neighbours(self, candidate: Candidate) -> tuple[Candidate, ...]:
         """Members one step away, on one axis or on axes that belong together, what is free to change first."""
         near = [*self._steps(candidate, "requests", 1), *self._steps(candidate, "batch", 1)]
-        # As many rows in flight, joined in other ways.
+        # As many rows in flight, batched in other ways.
         for other in self._steps(candidate, "batch", 1):
             requests = candidate.requests * candidate.batch // other.batch
             near += self._fitted(replace(other, requests=max(1, requests)))
@@ -231,7 +231,7 @@ class Space:
         allowed = {k * streams for k in self.multiples}
         return tuple(r for r in enough if r in allowed)
 
-    def _paths_for(self, streams: int, threads: int) -> tuple[Path, ...]:
+    def _paths_for(self, streams: int, threads: int) -> tuple[ExecutionPath, ...]:
         return tuple(p for p in self.path if p == "async" or (streams, threads) != _ALONE)
 
     def _fitted(self, candidate: Candidate) -> Iterator[Candidate]:

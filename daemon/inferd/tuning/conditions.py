@@ -27,7 +27,7 @@ class Conditions:
     periods: int = 0
     throttled: int = 0
 
-    def objection(self, before: "Conditions", *, measuring: bool = False) -> str:
+    def reason_to_wait(self, before: "Conditions", *, measuring: bool = False) -> str:
         """Why not to tune, "" where nothing speaks against it; ``before`` is how things were a while ago.
 
         While ``measuring`` goes on it is what presses on the cores, and only memory counts.

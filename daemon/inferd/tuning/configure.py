@@ -6,10 +6,10 @@ from typing import Literal
 from inferd.config.model import ModelConfig
 from inferd.engine.state import most_sequences
 from inferd.engine.topology import Tunables
-from inferd.engine.warmup import rows_joined
+from inferd.engine.warmup import max_batch_rows
 from inferd.tensors import Signature
-from inferd.tuning.candidates import Candidate, Path, Space
-from inferd.tuning.objective import Goal
+from inferd.tuning.candidates import Candidate, ExecutionPath, Space
+from inferd.tuning.goal import Goal
 
 # Infer requests for each stream: one keeps it busy, a second lies ready when the first ends.
 _MULTIPLES: tuple[int, ...] = (1, 2, 4)
@@ -42,7 +42,7 @@ def configured(config: ModelConfig, candidate: Candidate) -> ModelConfig:
     )
     batching = config.batching
     if batching.max_size:
-        batching = batching.model_copy(update={"join": candidate.batch > 1, "max_joined": candidate.batch})
+        batching = batching.model_copy(update={"enabled": candidate.batch > 1, "max_batch_rows": candidate.batch})
     return config.model_copy(update={"execution": execution, "batching": batching})
 
 
@@ -118,7 +118,7 @@ def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
     return (min(fixed, tunables.threads),) if fixed else _ladder(1, tunables.threads)
 
 
-def _paths(setting: str, threads: tuple[int, ...]) -> tuple[Path, ...]:
+def _paths(setting: str, threads: tuple[int, ...]) -> tuple[ExecutionPath, ...]:
     if threads == (1,):
         # One stream of one thread is handed over also where the settings say otherwise.
         return ("async",)
@@ -131,7 +131,7 @@ def _requests(streams: tuple[int, ...], most: int) -> tuple[int, ...]:
 
 
 def _batches(config: ModelConfig, signature: Signature) -> tuple[int, ...]:
-    most = rows_joined(config, signature)
+    most = max_batch_rows(config, signature)
     powers = [2**p for p in range(most.bit_length()) if 2**p < most]
     return (*powers, most)
 

@@ -25,7 +25,7 @@ def load_class(busy: float) -> LoadClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class LoadSample:
     """One look: the learnt service time in nanoseconds, 0 where nothing ran, and the part of the pool in use."""
 
     service_time: float
@@ -42,15 +42,15 @@ class Drift:
         self._other: LoadClass | None = None
         self._others = 0
 
-    def look(self, sight: Sight) -> str:
+    def observe(self, sample: LoadSample) -> str:
         """What has changed for good, in words; "" as long as nothing has."""
-        if not sight.service_time:
+        if not sample.service_time:
             return ""
-        now = load_class(sight.busy)
+        now = load_class(sample.busy)
         if self._class is None:
-            self._service_time, self._class = sight.service_time, now
+            self._service_time, self._class = sample.service_time, now
             return ""
-        ratio = sight.service_time / self._service_time
+        ratio = sample.service_time / self._service_time
         self._slower = self._slower + 1 if not 1 / _FACTOR < ratio < _FACTOR else 0
         self._others = self._others + 1 if now is not self._class and now is self._other else 1
         self._other = now

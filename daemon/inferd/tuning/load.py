@@ -16,7 +16,7 @@ from inferd.dispatcher import Dispatcher
 from inferd.errors import Cancelled, InferdError
 from inferd.requests import Request, SequenceStep, Stages
 from inferd.tensors import Signature, Tensor
-from inferd.tuning.measurement import Window
+from inferd.tuning.measurement import MeasurementWindow
 
 # A window of a slow model is stretched until it holds so many answers, to so many times its length at most.
 _LEAST_ANSWERS = 25
@@ -29,12 +29,12 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is sent: ``samples`` in turn, each a tensor an input port, of ``signature``; ``joins`` where
+    """What is sent: ``samples`` in turn, each a tensor an input port, of ``signature``; ``dynamic_batching`` where
     requests may run together."""
 
     signature: Signature
     samples: Sequence[Sequence[Tensor]]
-    joins: bool
+    dynamic_batching: bool
 
 
 class _Reply:
@@ -53,7 +53,7 @@ class _Reply:
         self._ended(error)
 
 
-class Load:
+class LoadGenerator:
     """``traffic`` put into ``dispatcher``, which nobody else uses."""
 
     def __init__(self, dispatcher: Dispatcher, traffic: Traffic) -> None:
@@ -69,7 +69,7 @@ class Load:
         self._failure: InferdError | None = None
         self._going = False
 
-    async def closed(self, in_flight: int, windows: int, seconds: float, settle: float) -> list[Window]:
+    async def closed_loop(self, in_flight: int, windows: int, seconds: float, settle: float) -> list[MeasurementWindow]:
         """``in_flight`` requests all the time, each put in again once it is answered, for ``windows`` of ``seconds``
         after ``settle``.
 
@@ -95,7 +95,7 @@ class Load:
         finally:
             await self._end()
 
-    async def open(self, rate: float, seconds: float) -> Window:
+    async def open_loop(self, rate: float, seconds: float) -> MeasurementWindow:
         """Random arrivals of ``rate`` a second. Latency counts from when a request was due; one that is refused, fails
         or is not answered in :data:`_PATIENCE` seconds has an infinite one."""
         chance, at, dues = Random(_SEED), 0.0, list[int]()  # noqa: S311 - nothing is secret here
@@ -122,7 +122,7 @@ class Load:
         # What is left over would be in the way of whatever is measured next.
         self._dispatcher.abort(Cancelled(""))
         await self._dispatcher.drained()
-        return Window(seconds, tuple(sorted(latencies)))
+        return MeasurementWindow(seconds, tuple(sorted(latencies)))
 
     async def _end(self) -> None:
         self._going = False
@@ -130,7 +130,7 @@ class Load:
         # Sequences hold infer requests, which others will need.
         self._dispatcher.disconnected(self)
 
-    async def _window(self, seconds: float, least: int) -> Window:
+    async def _window(self, seconds: float, least: int) -> MeasurementWindow:
         self._latencies = []
         begun = time.monotonic()
         await asyncio.sleep(seconds)
@@ -139,7 +139,7 @@ class Load:
         await self._answers(min(least, 1), None)
         if self._failure is not None:
             raise self._failure
-        return Window(time.monotonic() - begun, tuple(sorted(self._latencies)))
+        return MeasurementWindow(time.monotonic() - begun, tuple(sorted(self._latencies)))
 
     async def _answers(self, wanted: int, seconds: float | None) -> None:
         """Wait until the window has so many, a request has failed, or ``seconds`` have passed."""
@@ -178,8 +178,8 @@ class Load:
             self._outputs,
             reply,
             nbytes=sum(len(t.data) for t in inputs),
-            batch=signature.rows_of(inputs),
-            kind=signature.kind_of(inputs) if self._traffic.joins else None,
+            rows=signature.rows_of(inputs),
+            batch_key=signature.batch_key(inputs) if self._traffic.dynamic_batching else None,
             # Where the model keeps its state, one client is one sequence.
             step=step if signature.stateful else None,
             stages=Stages(received=received),

@@ -13,7 +13,7 @@ _DISTURBED = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class MeasurementWindow:
     """A stretch of ``seconds`` under full load; ``latencies`` ascending, one for each answer: each row of a run."""
 
     seconds: float
@@ -42,7 +42,7 @@ class Measurement:
 
     asked: Candidate
     effective: Candidate
-    windows: tuple[Window, ...]
+    windows: tuple[MeasurementWindow, ...]
     cost: float
     failure: str | None = None
 
@@ -51,7 +51,7 @@ class Measurement:
             raise ValueError("a measurement has either windows or a failure")
 
 
-def undisturbed(windows: list[Window]) -> list[Window]:
+def undisturbed(windows: list[MeasurementWindow]) -> list[MeasurementWindow]:
     """Those in which the candidate had the machine to itself, as far as can be told from its other windows."""
     # The upper median: what goes wrong makes a window slower, never faster.
     usual = median_high([w.rate for w in windows])

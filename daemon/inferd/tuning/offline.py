@@ -14,7 +14,7 @@ from inferd.errors import InferdError, listed
 from inferd.tuning.configure import configured
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.plan import key_of, plan, tunable_device
-from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
+from inferd.tuning.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, Sustained, profile_of
 from inferd.tuning.search import Search
 from inferd.tuning.session import Progress, tune
@@ -23,7 +23,7 @@ from inferd.tuning.session import Progress, tune
 TURNS = 2
 
 
-class NothingRan(InferdError):
+class NoCandidateRan(InferdError):
     """No candidate of a model ran."""
 
     outcome = "unavailable"
@@ -33,7 +33,7 @@ class NothingRan(InferdError):
         super().__init__(f"model '{model}': {why}")
 
 
-class NotStored(InferdError):
+class ProfileNotStored(InferdError):
     """A profile could not be written; the log has said why."""
 
     def __init__(self, model: str) -> None:
@@ -41,7 +41,7 @@ class NotStored(InferdError):
         super().__init__(f"model '{model}': its profile could not be stored")
 
 
-class Show(Protocol):
+class TuningView(Protocol):
     """Where it is told how searches go."""
 
     def model(self, name: str, version: int, device: str, size: int) -> AbstractContextManager[None]:
@@ -61,7 +61,7 @@ class Show(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Offline:
+class OfflineTuner:
     """Tunes with ``engine``, for ``budget`` seconds a search at most, and keeps what it finds in ``profiles``."""
 
     engine: Engine
@@ -70,7 +70,7 @@ class Offline:
     cache_bytes: int
     cpu_threads: int
     budget: float
-    show: Show
+    view: TuningView
 
     def one(self, source: ModelSource, companions: Sequence[ModelSource] = ()) -> Profile | None:
         """The new profile of ``source``, measured beside ``companions`` that have all the work they can do.
@@ -79,33 +79,33 @@ class Offline:
         """
         device, why = tunable_device(self.engine, source)
         if not device:
-            self.show.untunable(source, why)
+            self.view.untunable(source, why)
             return None
         source = source.settled()
         key = key_of(self.engine, source, device)
         stored = self.profiles.stored(source.name, source.version, device)
         begun = time.monotonic()
-        job = Job(
+        job = ProbeJob(
             source, self.cache, self.cache_bytes, self.cpu_threads, WINDOW_SECONDS, companions=tuple(companions)
         )  # fmt: skip
         with ProbeProcess(job) as probe:
             work = plan(self.engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
             search = Search(work.space, work.goal, work.seeds, self.budget)
-            with self.show.model(source.name, source.version, device, work.space.size):
-                outcome = tune(search, probe.measure, self.budget, self.show.tell)
-                sustained = self.show.check(probe, outcome)
+            with self.view.model(source.name, source.version, device, work.space.size):
+                outcome = tune(search, probe.measure, self.budget, self.view.tell)
+                sustained = self.view.check(probe, outcome)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = profile_of(
             source.name, source.version, device, key, outcome, time.monotonic() - begun, now, sustained=sustained
         )
         if profile is not None and companions:
-            beside = listed(c.name for c in companions)
-            profile = replace(profile, reason=f"{profile.reason}; measured beside {beside}")
-        self.show.result(outcome, profile)
+            companion_names = listed(c.name for c in companions)
+            profile = replace(profile, reason=f"{profile.reason}; measured beside {companion_names}")
+        self.view.result(outcome, profile)
         if profile is None:
-            raise NothingRan(source.name, outcome.reason)
+            raise NoCandidateRan(source.name, outcome.reason)
         if not self.profiles.store(profile):
-            raise NotStored(source.name)
+            raise ProfileNotStored(source.name)
         return profile
 
     def together(self, sources: Sequence[ModelSource], failed: Callable[[InferdError], None]) -> list[Profile]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import inf
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
-from inferd.tuning.objective import Goal, Verdict
+from inferd.tuning.estimates import Estimate
+from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.race import choose
 
 # What is assumed of a model that has no objective.
@@ -87,7 +87,7 @@ def _reason(goal: Goal, winner: Estimate, gains: Sequence[Gain]) -> str:
     share = ""
     if goal.latency is not None:
         share = f", {100 * winner.share:.4g} % of the answers within {_seconds(goal.latency)}"
-    if winner.verdict is Verdict.UNSURE:
+    if winner.verdict is GoalVerdict.UNSURE:
         share += ", as far as so few answers tell" if winner.kept else ", which may be too few"
     if not winner.answers:
         text = f"nothing answered while it was measured; {winner.candidate.describe()} would take least"

@@ -10,11 +10,11 @@ from inferd.engine.runtime import version as openvino_version
 from inferd.engine.source import ModelSource
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.configure import Seeds, goal_of, seeds_of, space_of
-from inferd.tuning.objective import Goal
+from inferd.tuning.goal import Goal
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TuningPlan:
     """A search to make: ``source`` has its settings as ``model.toml`` gives them, and ``device`` is its only one."""
 
     source: ModelSource
@@ -84,8 +84,8 @@ def plan(
     key: Mapping[str, str],
     hints: Seeds,
     stored: Candidate | None = None,
-) -> Plan:
+) -> TuningPlan:
     """The search for ``source``; ``stored`` was chosen before. Reads the model and compiles nothing. Raises as
     Engine.inspect."""
     space = space_of(source.config, engine.inspect(source), engine.tunable(device, source.cpu_threads))
-    return Plan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))
+    return TuningPlan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))

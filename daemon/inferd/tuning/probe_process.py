@@ -26,7 +26,7 @@ from inferd.errors import InferdError, LoadFailed
 from inferd.tensors import Tensor
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.configure import Seeds
-from inferd.tuning.measurement import Measurement, Window
+from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.plan import hints_of
 from inferd.tuning.probe import Probe
 
@@ -39,7 +39,7 @@ WINDOW_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ProbeJob:
     """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
 
     ``nice`` is added to the process's niceness, so that whoever is served goes first. ``companions`` are kept
@@ -64,11 +64,11 @@ class ProbeProcess:
     whatever was asked for (OpenVINO fact 30). One works at a time.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ProbeJob) -> None:
         self._job = job
         self._lock = Lock()
         self._killed = False
-        self._children: dict[Placement | None, _Child] = {}
+        self._children: dict[Placement | None, _ProbeChild] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -107,10 +107,10 @@ class ProbeProcess:
             return answer
         return Measurement(candidate, candidate, (), 0.0, str(answer))
 
-    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> Window | None:
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow | None:
         """As :meth:`Probe.arrive`; None where the candidate could not be run."""
         answer = self._answered(candidate, (candidate, rate, seconds))
-        return answer if isinstance(answer, Window) else None
+        return answer if isinstance(answer, MeasurementWindow) else None
 
     def _answered(self, candidate: Candidate | None, question: object) -> object:
         """The answer to ``question``, or in words why there is none."""
@@ -121,9 +121,9 @@ class ProbeProcess:
                     return "measuring was stopped"
                 child = self._children.get(placement)
                 if child is None:
-                    child = self._children[placement] = _Child(self._job)
+                    child = self._children[placement] = _ProbeChild(self._job)
             return child.ask(question)
-        except _Gone as gone:
+        except _ChildLost as gone:
             with self._lock:
                 lost = self._children.pop(placement, None)
             if lost is not None:
@@ -139,14 +139,14 @@ def placement_of(candidate: Candidate | None) -> Placement | None:
     return None if candidate is None else (candidate.pinning, candidate.hyper_threading, candidate.core_type)
 
 
-class _Gone(Exception):
+class _ChildLost(Exception):
     """The process ended or hangs."""
 
 
-class _Child:
+class _ProbeChild:
     """One process, running from the start."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ProbeJob) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
@@ -160,14 +160,14 @@ class _Child:
             self._pipe.send(job)
 
     def ask(self, question: object) -> object:
-        """Raises _Gone where no answer comes."""
+        """Raises _ChildLost where no answer comes."""
         try:
             self._pipe.send(question)
             if not self._pipe.poll(_HUNG):
-                raise _Gone(f"it did not come back for {_HUNG:.0f} s")
+                raise _ChildLost(f"it did not come back for {_HUNG:.0f} s")
             return self._pipe.recv()
         except (EOFError, OSError):
-            raise _Gone("the process that ran it ended") from None
+            raise _ChildLost("the process that ran it ended") from None
 
     def kill(self) -> None:
         self._process.kill()
@@ -178,7 +178,7 @@ class _Child:
         self._pipe.close()
 
 
-def serve(pipe: Connection, job: Job) -> None:
+def serve(pipe: Connection, job: ProbeJob) -> None:
     """The child: answers looks until the pipe closes."""
     # The terminal sends it to the whole group; who asked decides what becomes of us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -194,7 +194,7 @@ def serve(pipe: Connection, job: Job) -> None:
             pipe.send(_answer(engine, job, probe, question))
 
 
-def _answer(engine: Engine, job: Job, probe: Probe, question: tuple[Any, ...] | None) -> object:
+def _answer(engine: Engine, job: ProbeJob, probe: Probe, question: tuple[Any, ...] | None) -> object:
     try:
         match question:
             case None:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from inferd import whole_file
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
+from inferd.tuning.estimates import Estimate
 from inferd.tuning.outcome import Outcome
 
 log = structlog.get_logger("inferd.tuning")
@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ProfilePoint:
     """One measured candidate: answers a second, in time and in all; latencies in seconds."""
 
     candidate: Candidate
@@ -41,7 +41,7 @@ class Point:
     eligible: bool
 
     @classmethod
-    def of(cls, estimate: Estimate) -> "Point":
+    def of(cls, estimate: Estimate) -> "ProfilePoint":
         e = estimate
         return cls(
             e.candidate, e.windows, e.answers, e.goodput, e.low, e.high, e.throughput, e.median, e.tail, e.eligible
@@ -79,7 +79,7 @@ class Profile:
     seconds: float
     tuned_at: str
     gains: Mapping[str, float]
-    points: tuple[Point, ...]
+    points: tuple[ProfilePoint, ...]
     left_out: tuple[str, ...] = ()
     sustained: Sustained | None = None
     pinned: bool = False
@@ -87,7 +87,7 @@ class Profile:
     format: int = field(default=FORMAT)
 
     @property
-    def chosen(self) -> Point | None:
+    def chosen(self) -> ProfilePoint | None:
         """What was measured of the winner."""
         return next((p for p in self.points if p.candidate == self.winner), None)
 
@@ -129,7 +129,7 @@ def profile_of(
         round(seconds, 1),
         tuned_at,
         {gain.name: round(gain.ratio, 4) for gain in outcome.gains if isfinite(gain.ratio)},
-        tuple(map(Point.of, outcome.points)),
+        tuple(map(ProfilePoint.of, outcome.points)),
         tuple(f"{candidate.describe()}: {why}" for candidate, why in outcome.left_out.items()),
         sustained,
     )

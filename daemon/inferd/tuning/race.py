@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate, Evidence
+from inferd.tuning.estimates import Estimate, Estimates
 
 # Windows of one look of the race.
 WINDOWS = 2
@@ -20,10 +20,10 @@ class Race:
     room for all. The best of ``seeds`` runs as long as it isn't beaten, and at least once.
     """
 
-    def __init__(self, standing: Sequence[Estimate], seeds: Sequence[Candidate]) -> None:
-        leader = standing[0]
-        self._seed = next((e.candidate for e in standing if e.candidate in seeds), None)
-        rivals = [e for e in standing[1:] if e.may_beat(leader)]
+    def __init__(self, ranked: Sequence[Estimate], seeds: Sequence[Candidate]) -> None:
+        leader = ranked[0]
+        self._seed = next((e.candidate for e in ranked if e.candidate in seeds), None)
+        rivals = [e for e in ranked[1:] if e.may_beat(leader)]
         # Among those about as good as the leader, what takes least is wanted in the end.
         frugal = [e for e in rivals if abs(e.ahead(leader)) <= TIE and e.candidate.effort < leader.candidate.effort]
         entered = [leader.candidate, *([self._seed] if self._seed else [])]
@@ -35,11 +35,11 @@ class Race:
         self._queue: list[Candidate] = []
 
     def next(
-        self, evidence: Evidence, may: Callable[[Candidate], bool], affordable: Callable[[Sequence[Candidate]], bool]
+        self, estimates: Estimates, may: Callable[[Candidate], bool], affordable: Callable[[Sequence[Candidate]], bool]
     ) -> Candidate | None:
         """Whom to measure now, of those that still ``may`` be; None when all is decided or no round ``affordable``."""
         if not self._queue:
-            self._alive = self._remaining([evidence[c] for c in self._alive if c in evidence and may(c)])
+            self._alive = self._remaining([estimates[c] for c in self._alive if c in estimates and may(c)])
             while len(self._alive) > 2 and not affordable(self._alive[:: self._direction]):
                 self._alive = self._alive[:-1]
             if len(self._alive) < 2 or not affordable(self._alive[:: self._direction]):
@@ -67,17 +67,17 @@ class Race:
         return [leader.candidate, *(e.candidate for e in others)][: _ROOM[self._round]]
 
 
-def choose(standing: Sequence[Estimate], seeds: Sequence[Candidate], *, by_latency: bool) -> Estimate:
-    """The best of ``standing``, which has the best first; among those about as good, the one that takes least.
+def choose(ranked: Sequence[Estimate], seeds: Sequence[Candidate], *, by_latency: bool) -> Estimate:
+    """The best of ``ranked``, which has the best first; among those about as good, the one that takes least.
 
     Never one that the evidence puts behind a seed.
     """
-    leader = standing[0]
-    ties = [e for e in standing if e.rank[0] == leader.rank[0] and -e.ahead(leader) <= TIE and e.may_beat(leader)]
+    leader = ranked[0]
+    ties = [e for e in ranked if e.rank[0] == leader.rank[0] and -e.ahead(leader) <= TIE and e.may_beat(leader)]
     if by_latency and leader.eligible:
         most = max(e.throughput for e in ties)
         ties = [e for e in ties if e.throughput >= (1 - TIE) * most]
     else:
-        bar = max((e.score for e in standing if e.candidate in seeds and e.rank[0] == leader.rank[0]), default=0.0)
+        bar = max((e.score for e in ranked if e.candidate in seeds and e.rank[0] == leader.rank[0]), default=0.0)
         ties = [e for e in ties if e.score >= bar]
     return min(ties, key=lambda e: (e.candidate.effort, e.candidate not in seeds, -e.score, e.candidate))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from inferd.catalog import Beside, Live
-from inferd.catalog.shadow import answer
-from inferd.engine.warmup import made_up
+from inferd.catalog import Deployment, TrafficSplit
+from inferd.catalog.synthetic_request import answer
+from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError
 from inferd.requests import Observation
 from inferd.tensors import Tensor
 from inferd.tuning.comparison import difference
-from inferd.tuning.trial import Decision, Side, Trial
+from inferd.tuning.trial import Trial, TrialDecision, TrialSide
 
 # How often the sides are judged while they share the traffic, in seconds.
 _LOOK = 0.05
@@ -22,16 +22,16 @@ _OURS = "internal"
 
 
 @dataclass(slots=True)
-class Report:
+class RolloutReport:
     """How a roll-out went: the decision, in words why, and what both sides answered in the last stage."""
 
-    decision: Decision = Decision.STOPPED
+    decision: TrialDecision = TrialDecision.STOPPED
     why: str = ""
-    incumbent: Side | None = None
-    candidate: Side | None = None
+    incumbent: TrialSide | None = None
+    candidate: TrialSide | None = None
 
 
-class Rollout:
+class CandidateRollout:
     """One candidate's way into service; :meth:`steer` is what ``Catalog.roll_out`` is given.
 
     ``stop`` may be set to have it rolled back soon.
@@ -40,21 +40,21 @@ class Rollout:
     def __init__(self, trial: Trial, stop: asyncio.Event) -> None:
         self._trial = trial
         self._stop = stop
-        self.report = Report()
+        self.report = RolloutReport()
 
-    async def steer(self, beside: Beside) -> bool:
+    async def steer(self, split: TrafficSplit) -> bool:
         """True to promote; :attr:`report` says why or why not."""
-        if problem := await self._compare(beside):
-            self.report = Report(Decision.WRONG_OUTPUT, problem)
+        if problem := await self._compare(split):
+            self.report = RolloutReport(TrialDecision.WRONG_OUTPUT, problem)
             return False
-        decision = await self._share(beside)
-        self.report = Report(decision, _said(decision), self._trial.incumbent, self._trial.candidate)
-        return decision is Decision.PROMOTED
+        decision = await self._share(split)
+        self.report = RolloutReport(decision, _reason(decision), self._trial.incumbent, self._trial.candidate)
+        return decision is TrialDecision.PROMOTED
 
-    async def _compare(self, beside: Beside) -> str:
+    async def _compare(self, split: TrafficSplit) -> str:
         """What the candidate answers otherwise than the incumbent; "" where they agree."""
-        incumbent, candidate = beside.incumbent, beside.candidate
-        samples = list(incumbent.dispatcher.samples) or [made_up(incumbent.source, incumbent.signature)]
+        incumbent, candidate = split.incumbent, split.candidate
+        samples = list(incumbent.dispatcher.samples) or [synthetic_inputs(incumbent.source, incumbent.signature)]
         lowered = incumbent.config.execution.mode == "performance" or incumbent.config.execution.precision != "auto"
         for inputs in samples:
             expected = await self._expected(incumbent, inputs)
@@ -68,13 +68,13 @@ class Rollout:
                 return problem
         return ""
 
-    async def _expected(self, incumbent: Live, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+    async def _expected(self, incumbent: Deployment, inputs: Sequence[Tensor]) -> list[Tensor] | None:
         """None where the incumbent does not answer either, so that there is nothing to compare."""
         with suppress(InferdError):
             return await answer(incumbent.dispatcher, incumbent.signature, inputs)
         return None
 
-    async def _share(self, beside: Beside) -> Decision:
+    async def _share(self, split: TrafficSplit) -> TrialDecision:
         trial = self._trial
 
         def seen(side: str, observation: Observation) -> None:
@@ -83,25 +83,25 @@ class Rollout:
             elif observation.outcome == _OURS:
                 trial.observe(side, None)  # type: ignore[arg-type]
 
-        beside.incumbent.dispatcher.watch = lambda observation: seen("incumbent", observation)
-        beside.candidate.dispatcher.watch = lambda observation: seen("candidate", observation)
+        split.incumbent.dispatcher.on_observation = lambda observation: seen("incumbent", observation)
+        split.candidate.dispatcher.on_observation = lambda observation: seen("candidate", observation)
         try:
             while (decision := trial.step(time.monotonic())) is None:
-                beside.share(trial.share)
+                split.set_share(trial.share)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK):
                         await self._stop.wait()
-                        return Decision.STOPPED
+                        return TrialDecision.STOPPED
             return decision
         finally:
-            beside.incumbent.dispatcher.watch = beside.candidate.dispatcher.watch = None
+            split.incumbent.dispatcher.on_observation = split.candidate.dispatcher.on_observation = None
 
 
-def _said(decision: Decision) -> str:
+def _reason(decision: TrialDecision) -> str:
     return {
-        Decision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
-        Decision.FAILED: "more of its inferences failed",
-        Decision.WORSE: "more of its answers were late",
-        Decision.STOPPED: "the trial was stopped",
-        Decision.WRONG_OUTPUT: "its answers differ",
+        TrialDecision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
+        TrialDecision.FAILED: "more of its inferences failed",
+        TrialDecision.WORSE: "more of its answers were late",
+        TrialDecision.STOPPED: "the trial was stopped",
+        TrialDecision.WRONG_OUTPUT: "its answers differ",
     }[decision]

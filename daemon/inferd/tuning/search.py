@@ -9,13 +9,13 @@ which is. Every decision follows from the measurements alone, so that a search c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from inferd.tuning.candidates import Candidate, Compiled, Space
-from inferd.tuning.climb import CONFIRMED, FIRST, Climb
+from inferd.tuning.candidates import Candidate, CompileKey, Space
 from inferd.tuning.costs import Costs
-from inferd.tuning.evidence import Estimate, Evidence
+from inferd.tuning.deltas import delta_between
+from inferd.tuning.estimates import Estimate, Estimates
+from inferd.tuning.goal import Goal, GoalVerdict
+from inferd.tuning.hill_climb import CONFIRMED, FIRST, HillClimb
 from inferd.tuning.measurement import Measurement
-from inferd.tuning.moves import move_between
-from inferd.tuning.objective import Goal, Verdict
 from inferd.tuning.outcome import SEEDS, Outcome, conclude
 from inferd.tuning.race import WINDOWS, Race, choose
 
@@ -55,13 +55,13 @@ class Search:
         self._goal = goal
         self._budget = budget
         self._seeds = [space.clip(seed) for seed in seeds]
-        self._evidence = Evidence(goal)
+        self._estimates = Estimates(goal)
         self._costs = Costs()
-        self._climb = Climb(space, self._seeds[1 if len(self._seeds) > 1 else 0])
+        self._hill_climb = HillClimb(space, self._seeds[1 if len(self._seeds) > 1 else 0])
         self._left_out: dict[Candidate, str] = {}
         # How often a compiled part has failed that never ran, None once it did; and those that failed too often.
-        self._failures: dict[Compiled, int | None] = {}
-        self._hopeless: set[Compiled] = set()
+        self._failures: dict[CompileKey, int | None] = {}
+        self._ruled_out: set[CompileKey] = set()
         self._race: Race | None = None
         self._races = 0
         self._raced: list[Candidate] = []
@@ -71,8 +71,8 @@ class Search:
     @property
     def best_so_far(self) -> Estimate | None:
         """For showing how far it is; the outcome may prefer another that is about as good."""
-        standing = self._standing()
-        return standing[0] if standing else None
+        ranked = self._ranked()
+        return ranked[0] if ranked else None
 
     def step(self, spent: float) -> Look | Outcome:
         """What to measure next, after ``spent`` seconds; the same again until it was learnt."""
@@ -89,23 +89,23 @@ class Search:
         asked, effective = measurement.asked, measurement.effective
         if measurement.failure is not None:
             self._left_out[asked] = measurement.failure
-            self._evidence.drop(asked)
-            self._failed(asked.compiled)
+            self._estimates.drop(asked)
+            self._failed(asked.compile_key)
             return
-        self._failures[asked.compiled] = None
+        self._failures[asked.compile_key] = None
         if effective != asked:
             self._left_out[asked] = f"the device made it {effective.describe()}"
             self._seeds = [effective if seed == asked else seed for seed in self._seeds]
-        self._evidence.add(effective, measurement.windows)
-        if (base := self._base) is not None and base in self._evidence:
-            self._climb.learn(move_between(base, asked), self._evidence[base], self._evidence[effective])
+        self._estimates.add(effective, measurement.windows)
+        if (base := self._base) is not None and base in self._estimates:
+            self._hill_climb.learn(delta_between(base, asked), self._estimates[base], self._estimates[effective])
 
-    def _failed(self, compiled: Compiled) -> None:
-        failures = self._failures.get(compiled, 0)
+    def _failed(self, compile_key: CompileKey) -> None:
+        failures = self._failures.get(compile_key, 0)
         if failures is not None:
-            self._failures[compiled] = failures + 1
+            self._failures[compile_key] = failures + 1
             if failures + 1 == _FAILED:
-                self._hopeless.add(compiled)
+                self._ruled_out.add(compile_key)
 
     # -- the phases -------------------------------------------------------------------
 
@@ -119,13 +119,13 @@ class Search:
 
     def _seed(self) -> Look | None:
         for seed, name in zip(self._seeds, SEEDS, strict=False):
-            if seed not in self._evidence and seed not in self._left_out:
+            if seed not in self._estimates and seed not in self._left_out:
                 return Look(seed, FIRST, name)
         return None
 
     def _anything(self, spent: float) -> Look | None:
         """Where no seed ran, something that does."""
-        if self._evidence.ranking() or len(self._left_out) >= _MOST_FAILURES:
+        if self._estimates.ranking() or len(self._left_out) >= _MOST_FAILURES:
             return None
         for candidate in self._space.spread(64):
             if self._may(candidate) and self._affordable(spent, [candidate], FIRST):
@@ -133,18 +133,18 @@ class Search:
         return None
 
     def _explore(self, spent: float) -> Look | None:
-        standing = self._standing()
-        if self._race is not None or not standing:
+        ranked = self._ranked()
+        if self._race is not None or not ranked:
             return None
-        best = standing[0].candidate
+        best = ranked[0].candidate
         self._base = None
         spent += self._reserve(best)
-        if standing[0].windows < CONFIRMED:
+        if ranked[0].windows < CONFIRMED:
             if self._affordable(spent, [best], CONFIRMED - FIRST):
                 return Look(best, CONFIRMED - FIRST, "the best so far: another look, in case it was lucky")
             return None
-        proposal = self._climb.propose(
-            standing, self._evidence, self._costs, lambda c: self._may(c) and self._affordable(spent, [c], FIRST)
+        proposal = self._hill_climb.propose(
+            ranked, self._estimates, self._costs, lambda c: self._may(c) and self._affordable(spent, [c], FIRST)
         )
         if proposal is None:
             return None
@@ -153,21 +153,21 @@ class Search:
 
     def _compare(self, spent: float) -> Look | None:
         self._base = None
-        standing = self._standing()
-        if not standing:
+        ranked = self._ranked()
+        if not ranked:
             return None
         if self._race is None:
             # Whoever doesn't keep the objective need not run.
-            if proof := self._prove(spent + self._reserve(standing[0].candidate)):
+            if proof := self._prove(spent + self._reserve(ranked[0].candidate)):
                 return proof
-            race = Race(standing, self._seeds)
+            race = Race(ranked, self._seeds)
             if set(race.contenders) <= set(self._raced):
                 return None
             self._races += 1
             self._race = race
             self._raced += race.contenders
-            self._evidence.refresh(race.contenders)
-        candidate = self._race.next(self._evidence, self._may, lambda all_: self._affordable(spent, all_, WINDOWS))
+            self._estimates.refresh(race.contenders)
+        candidate = self._race.next(self._estimates, self._may, lambda all_: self._affordable(spent, all_, WINDOWS))
         if candidate is None:
             return self._prove(spent)
         return Look(candidate, WINDOWS, "in turns with the others that may be the best")
@@ -178,41 +178,41 @@ class Search:
             return None
         winner = choose(contenders, self._seeds, by_latency=self._goal.kind == "latency")
         latency = self._goal.latency or 0.0
-        unsure = winner.verdict is Verdict.UNSURE and winner.windows < _PROVEN and winner.tail > _EDGE * latency
+        unsure = winner.verdict is GoalVerdict.UNSURE and winner.windows < _PROVEN and winner.tail > _EDGE * latency
         if not unsure or not self._affordable(spent, [winner.candidate], _PROOF):
             return None
         return Look(winner.candidate, _PROOF, "whether the best so far keeps the objective")
 
     def _reopens(self) -> bool:
         """Whether the race has brought up another best, around which nobody has looked."""
-        standing = self._standing()
-        if self._race is None or self._races == _MOST_RACES or not standing:
+        ranked = self._ranked()
+        if self._race is None or self._races == _MOST_RACES or not ranked:
             return False
         self._race = None
         return True
 
     # -- what they share --------------------------------------------------------------
 
-    def _standing(self) -> list[Estimate]:
+    def _ranked(self) -> list[Estimate]:
         """Those that can be asked for, the best first."""
-        return [e for e in self._evidence.ranking() if self._may(e.candidate)]
+        return [e for e in self._estimates.ranking() if self._may(e.candidate)]
 
     def _may(self, candidate: Candidate) -> bool:
         """Whether it may be asked for: what the device made of a seed may, even where the space lacks it."""
         if candidate in self._left_out or not (self._space.contains(candidate) or candidate in self._seeds):
             return False
-        return candidate.compiled not in self._hopeless
+        return candidate.compile_key not in self._ruled_out
 
     def _affordable(self, spent: float, candidates: Sequence[Candidate], windows: int) -> bool:
-        return spent + self._costs.foresee(candidates, windows) <= self._budget
+        return spent + self._costs.predict(candidates, windows) <= self._budget
 
     def _reserve(self, best: Candidate) -> float:
         """Seconds to keep for the race: two rounds of the best and a seed."""
-        seed = next((s for s in self._seeds if s in self._evidence and s != best), best)
-        return min(_RESERVED * self._budget, self._costs.foresee((best, seed, best, seed), WINDOWS))
+        seed = next((s for s in self._seeds if s in self._estimates and s != best), best)
+        return min(_RESERVED * self._budget, self._costs.predict((best, seed, best, seed), WINDOWS))
 
     def _concluded(self) -> Outcome:
-        points = self._evidence.ranking()
+        points = self._estimates.ranking()
         return conclude(self._goal, points, self._contenders(), self._seeds, self._left_out)
 
     def _contenders(self) -> list[Estimate]:
@@ -221,8 +221,8 @@ class Search:
         Where what ran is beaten by others that were at least confirmed, there was no time for
         another race, and those count as well.
         """
-        standing = self._standing()
-        confirmed = [e for e in standing if e.windows >= CONFIRMED or e.candidate in self._seeds] or standing
+        ranked = self._ranked()
+        confirmed = [e for e in ranked if e.windows >= CONFIRMED or e.candidate in self._seeds] or ranked
         raced = [e for e in confirmed if e.candidate in self._raced or e.candidate in self._seeds]
         if raced and raced[0].rank[0] == confirmed[0].rank[0] and raced[0].may_beat(confirmed[0]):
             return raced

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.evidence import Estimate
+from inferd.tuning.estimates import Estimate
 from inferd.tuning.measurement import Measurement
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Look, Search
@@ -15,7 +15,7 @@ Measure = Callable[[Candidate, int], Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search has come: the look under way, or just done where ``measured`` is there. Times in seconds."""
+    """How far a search has come: the look in progress, or just done where ``measured`` is there. Times in seconds."""
 
     look: Look
     measured: Measurement | None
@@ -25,7 +25,7 @@ class Progress:
     budget: float
 
 
-class Stopped(Exception):
+class SearchStopped(Exception):
     """The session was told to stop before the search had ended; ``why`` is one phrase."""
 
     def __init__(self, why: str) -> None:
@@ -38,11 +38,11 @@ def tune(
     measure: Measure,
     budget: float,
     tell: Callable[[Progress], None] = lambda _: None,
-    objection: Callable[[], str] = lambda: "",
+    stop_reason: Callable[[], str] = lambda: "",
 ) -> Outcome:
     """Search to the end, at most about ``budget`` seconds.
 
-    ``objection`` is asked before each look; what it says stops the session. Raises Stopped.
+    ``stop_reason`` is asked before each look; what it says stops the session. Raises Stopped.
     """
     begun, looks = time.monotonic(), 0
     while True:
@@ -50,8 +50,8 @@ def tune(
         step = search.step(spent)
         if isinstance(step, Outcome):
             return step
-        if why := objection():
-            raise Stopped(why)
+        if why := stop_reason():
+            raise SearchStopped(why)
         tell(Progress(step, None, search.best_so_far, looks, spent, budget))
         measured = measure(step.candidate, step.windows)
         search.learn(measured)

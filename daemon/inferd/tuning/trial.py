@@ -12,7 +12,7 @@ from enum import Enum
 from math import sqrt
 from typing import Literal
 
-from inferd.tuning.objective import share_bounds
+from inferd.tuning.goal import share_bounds
 
 # One-sided: in a hundred sound candidates one is turned away, and is proposed again some day.
 _Z = 2.33
@@ -24,7 +24,7 @@ _ALLOWED = 0.1
 _MOST_KEPT = 2000
 
 
-class Decision(Enum):
+class TrialDecision(Enum):
     """How a trial ends. Everything but PROMOTED leaves the incumbent as it was."""
 
     PROMOTED = "promoted"
@@ -48,7 +48,7 @@ STAGES = (Stage(0.0, 100, 5.0), Stage(0.1, 10, 10.0), Stage(0.5, 100, 20.0))
 
 
 @dataclass(slots=True)
-class Side:
+class TrialSide:
     """What one configuration answered: ``latencies`` ascending, in seconds."""
 
     answered: int = 0
@@ -88,9 +88,9 @@ class Trial:
         self._stage = 0
         self._since: float | None = None
         # The incumbent while it was alone.
-        self.before = Side()
-        self.incumbent = Side()
-        self.candidate = Side()
+        self.before = TrialSide()
+        self.incumbent = TrialSide()
+        self.candidate = TrialSide()
 
     @property
     def share(self) -> float:
@@ -101,14 +101,14 @@ class Trial:
         """``side`` answered after ``latency`` seconds, or failed to where that is None."""
         getattr(self, side).add(latency)
 
-    def step(self, now: float) -> Decision | None:
+    def step(self, now: float) -> TrialDecision | None:
         """What is to be done at ``now``: None to go on with :attr:`share`."""
         if self._since is None:
             self._since = now
         if self._fails():
-            return Decision.FAILED
+            return TrialDecision.FAILED
         if self._worse():
-            return Decision.WORSE
+            return TrialDecision.WORSE
         stage = self._stages[self._stage]
         sides = [side for side, part in ((self.incumbent, 1 - stage.share), (self.candidate, stage.share)) if part > 0]
         enough = min(side.ended for side in sides) >= stage.answers
@@ -116,12 +116,12 @@ class Trial:
             return None
         # Where nobody asks there is nothing to see, and the measurements that proposed the candidate stand.
         if self._stage + 1 == len(self._stages) or not any(side.ended for side in (self.incumbent, self.candidate)):
-            return Decision.PROMOTED
+            return TrialDecision.PROMOTED
         self._stage, self._since = self._stage + 1, now
         # What was seen under another load is no measure for this one.
         if not stage.share:
             self.before = self.incumbent
-        self.incumbent, self.candidate = Side(), Side()
+        self.incumbent, self.candidate = TrialSide(), TrialSide()
         return None
 
     def _fails(self) -> bool:

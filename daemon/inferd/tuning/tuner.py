@@ -20,26 +20,26 @@ from typing import Literal
 
 import structlog
 
-from inferd.catalog import Catalog, Live, Served
+from inferd.catalog import Catalog, Deployment, ModelVersion
 from inferd.config.model import Execution, ModelConfig
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, NotAdopted, UnknownModel, listed
+from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel, listed
 from inferd.lifecycle import ModelState
 from inferd.tensors import Tensor
 from inferd.tuning import conditions
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.configure import configured, space_of
-from inferd.tuning.drift import Drift, Sight
+from inferd.tuning.drift import Drift, LoadSample
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.plan import key_of, plan, tunable_device
 from inferd.tuning.probe import effective_of
-from inferd.tuning.probe_process import WINDOW_SECONDS, Job, ProbeProcess
+from inferd.tuning.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
 from inferd.tuning.profile import Profile, Profiles, profile_of
-from inferd.tuning.record import Decision, Phase, Record, Standing
-from inferd.tuning.rollout import Rollout
+from inferd.tuning.record import TuningDecision, TuningPhase, TuningRecord, TuningStatus
+from inferd.tuning.rollout import CandidateRollout
 from inferd.tuning.search import Search
-from inferd.tuning.session import Progress, Stopped, tune
+from inferd.tuning.session import Progress, SearchStopped, tune
 from inferd.tuning.trial import STAGES, Stage, Trial
 
 log = structlog.get_logger("inferd.tuning")
@@ -69,7 +69,7 @@ class TunerRules:
 
 
 class Tuner:
-    """Keeps a :class:`Record` for each model version that was loaded."""
+    """Keeps a :class:`TuningRecord` for each model version that was loaded."""
 
     def __init__(
         self,
@@ -77,26 +77,26 @@ class Tuner:
         engine: Engine,
         profiles: Profiles,
         read_conditions: Callable[[], conditions.Conditions] = conditions.read,
-        stored: Callable[[str], None] = lambda _: None,
+        on_stored: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``stored`` is told of each model that has a new profile."""
+        """``on_stored`` is told of each model that has a new profile."""
         self._rules = rules
         self._engine = engine
         self._profiles = profiles
         self._conditions = read_conditions
-        self._told = stored
-        self._before = read_conditions()
+        self._on_stored = on_stored
+        self._last_conditions = read_conditions()
         # Versions are loaded on worker threads, several at a time.
         self._lock = Lock()
-        self._records: dict[tuple[str, int], Record] = {}
+        self._records: dict[tuple[str, int], TuningRecord] = {}
         self._stopping = asyncio.Event()
-        self._called = asyncio.Event()
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._probe: ProbeProcess | None = None
-        self._asks = count(1)
+        self._tickets = count(1)
         # What is searched, and why it is to make way for another.
-        self._searched: Record | None = None
-        self._makes_way = ""
+        self._searching: TuningRecord | None = None
+        self._preempted_by = ""
 
     # -- loading ------------------------------------------------------------------
 
@@ -108,18 +108,20 @@ class Tuner:
         except InferdError:
             # Loading it will say what is wrong.
             return source
-        record = Record(source, device, Standing(Phase.SETTLED if device else Phase.UNTUNABLE, why), key=key)
+        record = TuningRecord(
+            source, device, TuningStatus(TuningPhase.SETTLED if device else TuningPhase.UNTUNABLE, why), key=key
+        )
         if device:
             record.profile = self._profiles.find(source.name, source.version, device, key)
         with self._lock:
             old = self._records.get((source.name, source.version))
             if old is not None:
                 record.decisions, record.seconds = old.decisions, old.seconds
-                record.asked = old.asked if device else 0
+                record.ticket = old.ticket if device else 0
             self._records[source.name, source.version] = record
         if record.profile is None:
             return source
-        record.tell(f"from the profile of {record.profile.tuned_at}: {record.profile.reason}")
+        record.note(f"from the profile of {record.profile.tuned_at}: {record.profile.reason}")
         record.gain = _gain(record.profile)
         return _with(source, record.profile.winner)
 
@@ -133,7 +135,7 @@ class Tuner:
     async def stop(self) -> None:
         """Tune no further; returns once nothing is tried any more. Harmless when called again."""
         self._stopping.set()
-        self._called.set()
+        self._woken.set()
         if (probe := self._probe) is not None:
             # Whoever waits for its answer sees it die, and then that the tuner is stopping.
             probe.kill()
@@ -142,146 +144,146 @@ class Tuner:
 
     async def _run(self, catalog: Catalog) -> None:
         while not self._stopping.is_set():
-            record = self._next(catalog)
+            record = self._next_record(catalog)
             if record is not None:
                 try:
                     await self._work(catalog, record)
                 except Exception:
                     # Tuning is a service to serving and must never be what ends it.
                     log.exception("tuning failed", model=record.source.name)
-                    record.drop("internal error; the log has it")
+                    record.cancel("internal error; the log has it")
                     record.not_before = time.monotonic() + _COOL_DOWN
-                    record.decisions[Decision.FAILED] += 1
+                    record.decisions[TuningDecision.FAILED] += 1
                 continue
-            self._called.clear()
+            self._woken.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
-                    await self._called.wait()
+                    await self._woken.wait()
 
-    def _next(self, catalog: Catalog) -> Record | None:
+    def _next_record(self, catalog: Catalog) -> TuningRecord | None:
         """The record with work to do now. What operators asked for goes first, in their order, and is waited for."""
-        now, wanted = time.monotonic(), list[Record]()
-        for served, live in catalog.live():
-            record = self._records.get((served.name, served.version))
-            if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
+        now, target = time.monotonic(), list[TuningRecord]()
+        for model_version, deployment in catalog.serving():
+            record = self._records.get((model_version.name, model_version.version))
+            if record is None or record.phase is TuningPhase.UNTUNABLE or record.status.busy:
                 continue
-            if live.inline:
+            if deployment.inline:
                 # Nothing is left to tune.
-                record.drop(_INLINE)
+                record.cancel(_INLINE)
                 continue
-            if record.asked and record.phase is Phase.SETTLED:
-                record.ask(record.asked)
-            self._consider(record, live, now)
-            if record.phase is Phase.WANTED or (record.profile is not None and not record.verified):
-                wanted.append(record)
-        asked = sorted((r for r in wanted if r.asked), key=lambda r: r.asked)
-        return next((r for r in asked or wanted if r.not_before <= now), None)
+            if record.ticket and record.phase is TuningPhase.SETTLED:
+                record.request(record.ticket)
+            self._look_for_drift(record, deployment, now)
+            if record.phase is TuningPhase.WANTED or (record.profile is not None and not record.verified):
+                target.append(record)
+        asked = sorted((r for r in target if r.ticket), key=lambda r: r.ticket)
+        return next((r for r in asked or target if r.not_before <= now), None)
 
-    def _consider(self, record: Record, live: Live, now: float) -> None:
+    def _look_for_drift(self, record: TuningRecord, deployment: Deployment, now: float) -> None:
         """Whether ``record`` should be tuned by the tuner's own wish."""
-        if record.phase is not Phase.SETTLED or now < record.not_before:
+        if record.phase is not TuningPhase.SETTLED or now < record.not_before:
             return
         if record.profile is None:
             if not record.decisions:
-                record.move(Phase.WANTED, "it has no profile")
+                record.move(TuningPhase.WANTED, "it has no profile")
             return
         if self._rules.mode != "online" or record.profile.pinned or not record.verified:
             return
-        (then, before), record.seen = record.seen, (now, live.dispatcher.worked)
+        (then, before), record.seen = record.seen, (now, deployment.dispatcher.busy_ns)
         if not then or record.seen[1] < before:
             return
-        busy = (record.seen[1] - before) / 1e9 / (now - then) / live.dispatcher.width
-        why = record.drift.look(Sight(live.dispatcher.service_time, busy))
+        busy = (record.seen[1] - before) / 1e9 / (now - then) / deployment.dispatcher.width
+        why = record.drift.observe(LoadSample(deployment.dispatcher.service_time, busy))
         if why:
             log.info("tuning again", model=record.source.name, why=why)
-            record.move(Phase.WANTED, why)
+            record.move(TuningPhase.WANTED, why)
 
-    async def _work(self, catalog: Catalog, record: Record) -> None:
+    async def _work(self, catalog: Catalog, record: TuningRecord) -> None:
         # What pressed on the cores until now was the search that made way.
-        made_way, self._makes_way = self._makes_way, ""
-        if why := self._objection(measuring=bool(made_way)):
-            record.put_off(why, time.monotonic() + _WAIT_AFTER_OBJECTION)
+        preempted, self._preempted_by = self._preempted_by, ""
+        if why := self._reason_to_wait(measuring=bool(preempted)):
+            record.postpone(why, time.monotonic() + _WAIT_AFTER_OBJECTION)
             log.info("tuning put off", model=record.source.name, why=why)
-        elif record.phase is Phase.SETTLED:
+        elif record.phase is TuningPhase.SETTLED:
             await self._verify(record)
         else:
             await self._tune(catalog, record)
 
-    def _objection(self, *, measuring: bool = False) -> str:
+    def _reason_to_wait(self, *, measuring: bool = False) -> str:
         now = self._conditions()
-        why = now.objection(self._before, measuring=measuring)
-        self._before = now
+        why = now.reason_to_wait(self._last_conditions, measuring=measuring)
+        self._last_conditions = now
         return "the daemon is stopping" if self._stopping.is_set() else why
 
-    def _reason_to_stop(self) -> str:
+    def _stop_reason(self) -> str:
         """Why not to take the next look of a search; on its thread."""
-        return self._makes_way or self._objection(measuring=True)
+        return self._preempted_by or self._reason_to_wait(measuring=True)
 
-    async def _verify(self, record: Record) -> None:
+    async def _verify(self, record: TuningRecord) -> None:
         """A short look at whether the profile still tells the truth."""
         profile = record.profile
         if profile is None:
             return
-        record.move(Phase.VERIFYING)
+        record.move(TuningPhase.VERIFYING)
         record.verified = True
         chosen = profile.chosen
         with self._probing(record.source) as probe:
             seen = await asyncio.to_thread(probe.measure, profile.winner, _VERIFYING_WINDOWS)
         if self._stopping.is_set():
-            record.move(Phase.SETTLED)
+            record.move(TuningPhase.SETTLED)
             return
         rates = sorted(w.rate for w in seen.windows)
         rate = rates[len(rates) // 2] if rates else 0.0
         if chosen is None or rate >= _BELIEVED * chosen.throughput or profile.pinned:
-            record.move(Phase.SETTLED)
+            record.move(TuningPhase.SETTLED)
             return
         why = f"its profile says {chosen.throughput:.4g} answers/s, now it is {rate:.4g}"
         log.warning("profile is not what it was", model=profile.model, version=profile.version, why=why)
-        record.move(Phase.WANTED, why)
+        record.move(TuningPhase.WANTED, why)
 
-    async def _tune(self, catalog: Catalog, record: Record) -> None:
-        record.move(Phase.SEARCHING)
+    async def _tune(self, catalog: Catalog, record: TuningRecord) -> None:
+        record.move(TuningPhase.SEARCHING)
         for other in self.records():
             # The moment is good, so what they were put off for is over.
             other.resume()
         source, begun = record.source, time.monotonic()
-        log.info("tuning", model=source.name, version=source.version, why=record.said, budget=self._rules.budget)
-        self._searched = record
+        log.info("tuning", model=source.name, version=source.version, why=record.status_text, budget=self._rules.budget)
+        self._searching = record
         try:
             outcome = await asyncio.to_thread(self._search, record, self._samples(catalog, record))
-        except Stopped as stopped:
+        except SearchStopped as stopped:
             record.seconds += time.monotonic() - begun
-            record.put_off(stopped.why, time.monotonic() + (0.0 if self._makes_way else _WAIT_AFTER_OBJECTION))
+            record.postpone(stopped.why, time.monotonic() + (0.0 if self._preempted_by else _WAIT_AFTER_OBJECTION))
             log.info("tuning put off", model=source.name, why=stopped.why)
             return
         except InferdError as error:
-            record.asked = 0
-            self._settle(record, Decision.FAILED, str(error))
+            record.ticket = 0
+            self._finish(record, TuningDecision.FAILED, str(error))
             return
         finally:
-            record.progress = self._searched = None
-        record.asked = 0
+            record.progress = self._searching = None
+        record.ticket = 0
         record.seconds += time.monotonic() - begun
         now = datetime.now(UTC).isoformat(timespec="seconds")
         found = profile_of(
             source.name, source.version, record.device, record.key, outcome, time.monotonic() - begun, now
         )
         if found is None:
-            self._settle(record, Decision.FAILED, outcome.reason)
+            self._finish(record, TuningDecision.FAILED, outcome.reason)
         else:
-            await self._adopt(catalog, record, found)
+            await self._apply(catalog, record, found)
 
-    def _samples(self, catalog: Catalog, record: Record) -> list[tuple[Tensor, ...]]:
+    def _samples(self, catalog: Catalog, record: TuningRecord) -> list[tuple[Tensor, ...]]:
         """What clients sent lately, to measure with; empty where nothing came. The process gets copies."""
-        served = self._served(catalog, record)
-        if served is None or served.live is None:
+        model_version = self._model_version(catalog, record)
+        if model_version is None or model_version.deployment is None:
             return []
         return [
             tuple(t._replace(data=bytes(t.data)) if isinstance(t.data, memoryview) else t for t in inputs)
-            for inputs in served.live.dispatcher.samples
+            for inputs in model_version.deployment.dispatcher.samples
         ]
 
-    def _search(self, record: Record, samples: Sequence[Sequence[Tensor]]) -> Outcome:
+    def _search(self, record: TuningRecord, samples: Sequence[Sequence[Tensor]]) -> Outcome:
         def tell(progress: Progress) -> None:
             record.progress = progress
 
@@ -290,17 +292,17 @@ class Tuner:
             hints = probe.hints()
             work = plan(self._engine, record.source, record.device, record.key, hints, record.candidate)
             search = Search(work.space, work.goal, work.seeds, self._rules.budget)
-            outcome = tune(search, probe.measure, self._rules.budget, tell, self._reason_to_stop)
+            outcome = tune(search, probe.measure, self._rules.budget, tell, self._stop_reason)
         if self._stopping.is_set():
             # The last look failed because we ended it.
-            raise Stopped("the daemon is stopping")
+            raise SearchStopped("the daemon is stopping")
         return outcome
 
     @contextmanager
     def _probing(self, source: ModelSource, samples: Sequence[Sequence[Tensor]] = ()) -> Iterator[ProbeProcess]:
         """A process to measure with, which :meth:`stop` can end."""
         rules = self._rules
-        job = Job(source, rules.cache, rules.cache_bytes, rules.cpu_threads, WINDOW_SECONDS, _NICE, samples)
+        job = ProbeJob(source, rules.cache, rules.cache_bytes, rules.cpu_threads, WINDOW_SECONDS, _NICE, samples)
         with ProbeProcess(job) as probe:
             self._probe = probe
             try:
@@ -310,51 +312,55 @@ class Tuner:
 
     # -- decisions ----------------------------------------------------------------
 
-    async def _adopt(self, catalog: Catalog, record: Record, found: Profile) -> None:
+    async def _apply(self, catalog: Catalog, record: TuningRecord, found: Profile) -> None:
         """Serve as ``found`` says, unless that is how it is served or it proves worse."""
         if self._records.get((record.source.name, record.source.version)) is not record:
-            self._settle(record, Decision.STOPPED, "the model was loaded anew meanwhile")
+            self._finish(record, TuningDecision.STOPPED, "the model was loaded anew meanwhile")
             return
-        served = self._served(catalog, record)
+        model_version = self._model_version(catalog, record)
         before = record.candidate
         found = replace(found, previous=before)
-        if served is None or served.live is None:
-            self._settle(record, Decision.STORED, "the model is not served any more", found)
-        elif served.live.inline:
-            self._settle(record, Decision.STOPPED, _INLINE)
-        elif found.winner == (kept := before or _serving(served.live, found.winner)):
-            self._settle(record, Decision.KEPT, found.reason, found)
-        elif served.live.signature.in_sequences:
+        if model_version is None or model_version.deployment is None:
+            self._finish(record, TuningDecision.STORED, "the model is not served any more", found)
+        elif model_version.deployment.inline:
+            self._finish(record, TuningDecision.STOPPED, _INLINE)
+        elif found.winner == (kept := before or _current_candidate(model_version.deployment, found.winner)):
+            self._finish(record, TuningDecision.KEPT, found.reason, found)
+        elif model_version.deployment.signature.in_sequences:
             # Their states are where they are served: moving them would end every live sequence.
-            self._settle(record, Decision.STORED, f"from the next load on: {found.reason}", found)
+            self._finish(record, TuningDecision.STORED, f"from the next load on: {found.reason}", found)
         else:
-            wanted = found.winner.describe()
-            record.move(Phase.TRYING, f"trying {wanted}")
-            decision, why = await self._try(catalog, served, record.source, found.winner)
+            target = found.winner.describe()
+            record.move(TuningPhase.TRYING, f"trying {target}")
+            decision, why = await self._try(catalog, model_version, record.source, found.winner)
             profile: Profile | None = None
-            if decision is Decision.PROMOTED:
+            if decision is TuningDecision.PROMOTED:
                 profile = found
-            elif decision is not Decision.STOPPED:
-                profile = replace(found, winner=kept, reason=f"{wanted} was rolled back: {why}", gains={})
-            self._settle(record, decision, f"{wanted}: {why}", profile)
+            elif decision is not TuningDecision.STOPPED:
+                profile = replace(found, winner=kept, reason=f"{target} was rolled back: {why}", gains={})
+            self._finish(record, decision, f"{target}: {why}", profile)
 
     async def _try(
-        self, catalog: Catalog, served: Served, source: ModelSource, candidate: Candidate
-    ) -> tuple[Decision, str]:
+        self, catalog: Catalog, model_version: ModelVersion, source: ModelSource, candidate: Candidate
+    ) -> tuple[TuningDecision, str]:
         objective = source.config.objective
-        rollout = Rollout(Trial(objective.latency_slo, objective.percentile, self._rules.stages), self._stopping)
+        rollout = CandidateRollout(
+            Trial(objective.latency_slo, objective.percentile, self._rules.stages), self._stopping
+        )
         try:
-            await catalog.roll_out(served, configured(source.config, candidate), rollout.steer)
+            await catalog.roll_out(model_version, configured(source.config, candidate), rollout.steer)
         except InferdError as error:
-            return Decision.FAILED, str(error)
+            return TuningDecision.FAILED, str(error)
         # Every ending of a trial is one of a tuning, by the same name.
-        return Decision(rollout.report.decision.value), rollout.report.why
+        return TuningDecision(rollout.report.decision.value), rollout.report.why
 
-    def _settle(self, record: Record, decision: Decision, said: str, profile: Profile | None = None) -> None:
+    def _finish(
+        self, record: TuningRecord, decision: TuningDecision, reason: str, profile: Profile | None = None
+    ) -> None:
         """A tuning has ended; ``profile`` is what to serve by from now on, None to leave that as it is."""
         if profile is not None:
             self._store(record, profile)
-        record.move(Phase.SETTLED, said)
+        record.move(TuningPhase.SETTLED, reason)
         record.decisions[decision] += 1
         record.not_before = time.monotonic() + _COOL_DOWN
         record.verified = True
@@ -368,13 +374,13 @@ class Tuner:
             version=record.source.version,
             decision=decision.value,
             serving=record.candidate.describe() if record.candidate is not None else "as its settings say",
-            why=said,
+            why=reason,
         )
 
-    def _store(self, record: Record, profile: Profile) -> None:
+    def _store(self, record: TuningRecord, profile: Profile) -> None:
         record.profile = profile
         self._profiles.store(profile)
-        self._told(record.source.name)
+        self._on_stored(record.source.name)
 
     def forget(self, versions: Collection[tuple[str, str]]) -> None:
         """Count the tunings of ``versions``, of which nothing is there any more, from 0 again."""
@@ -382,18 +388,18 @@ class Tuner:
             if (record.source.name, str(record.source.version)) in versions:
                 record.decisions, record.seconds = Counter(), 0.0
 
-    def _served(self, catalog: Catalog, record: Record) -> Served | None:
+    def _model_version(self, catalog: Catalog, record: TuningRecord) -> ModelVersion | None:
         key = record.source.name, record.source.version
-        return next((s for s, _ in catalog.live() if (s.name, s.version) == key), None)
+        return next((s for s, _ in catalog.serving() if (s.name, s.version) == key), None)
 
     # -- what people ask for ------------------------------------------------------
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[TuningRecord]:
         """All of them, by name and version."""
         with self._lock:
             return [record for _, record in sorted(self._records.items())]
 
-    def record(self, model: str, version: str) -> Record:
+    def record(self, model: str, version: str) -> TuningRecord:
         """That of ``version``, the newest where empty. Raises UnknownModel or InvalidRequest."""
         found = [r for r in self.records() if r.source.name == model]
         if not found:
@@ -407,105 +413,105 @@ class Tuner:
             model, f"version '{version}' was not loaded; loaded: {listed(r.source.version for r in found)}"
         )
 
-    def leaves_open(self, served: Served) -> bool:
-        """Whether it may be changed now where the runs of ``served`` are computed: not while they are tuned, and not
-        where somebody has pinned how they are."""
-        record = self._records.get((served.name, served.version))
-        return record is None or not (record.standing.busy or (record.profile is not None and record.profile.pinned))
+    def may_change_path(self, model_version: ModelVersion) -> bool:
+        """Whether it may be changed now where the runs of ``model_version`` are computed: not while they are tuned,
+        and not where somebody has pinned how they are."""
+        record = self._records.get((model_version.name, model_version.version))
+        return record is None or not (record.status.busy or (record.profile is not None and record.profile.pinned))
 
-    def runs_changed(self, served: Served, inline: bool) -> None:
-        """Where the runs of ``served`` are computed has changed: ``inline``, its profile holds no more; else it is to
-        be tuned."""
-        record = self._records.get((served.name, served.version))
-        if record is None or record.phase is Phase.UNTUNABLE or record.standing.busy:
+    def path_changed(self, model_version: ModelVersion, inline: bool) -> None:
+        """Where the runs of ``model_version`` are computed has changed: ``inline``, its profile holds no more; else it
+        is to be tuned."""
+        record = self._records.get((model_version.name, model_version.version))
+        if record is None or record.phase is TuningPhase.UNTUNABLE or record.status.busy:
             return
         if inline:
-            record.drop(_INLINE)
+            record.cancel(_INLINE)
             if record.profile is not None:
                 record.profile, record.gain = None, 0.0
-                self._profiles.remove(served.name, served.version, record.device)
+                self._profiles.remove(model_version.name, model_version.version, record.device)
             return
-        record.tell("its runs are handed over again")
-        if self._rules.mode != "off" and record.phase is Phase.SETTLED:
-            record.move(Phase.WANTED)
-            self._called.set()
+        record.note("its runs are handed over again")
+        if self._rules.mode != "off" and record.phase is TuningPhase.SETTLED:
+            record.move(TuningPhase.WANTED)
+            self._woken.set()
 
-    def want(self, catalog: Catalog, record: Record) -> str:
+    def request_tuning(self, catalog: Catalog, record: TuningRecord) -> str:
         """Tune it before all that no operator asked for, as soon as there is a good moment; returns when that is, in
         words. A search by the tuner's own wish makes way after its present look. Raises InvalidRequest where it is not
         to be."""
         if self._rules.mode == "off":
             raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
-        if record.phase is Phase.UNTUNABLE:
-            raise InvalidRequest(record.source.name, record.said)
-        served = self._served(catalog, record)
-        if served is not None and served.live is not None and served.live.inline:
+        if record.phase is TuningPhase.UNTUNABLE:
+            raise InvalidRequest(record.source.name, record.status_text)
+        model_version = self._model_version(catalog, record)
+        if model_version is not None and model_version.deployment is not None and model_version.deployment.inline:
             raise InvalidRequest(record.source.name, f"{_INLINE}; set execution.path in model.toml to have it tuned")
-        record.ask(next(self._asks))
-        self._called.set()
-        if record.phase is Phase.SEARCHING:
+        record.request(next(self._tickets))
+        self._woken.set()
+        if record.phase is TuningPhase.SEARCHING:
             return "it is being tuned"
-        if self._searched is not None and not self._searched.asked:
-            self._makes_way = f"model '{record.source.name}' goes first, an operator asked for it"
-        before = sum(0 < other.asked < record.asked for other in self.records())
+        if self._searching is not None and not self._searching.ticket:
+            self._preempted_by = f"model '{record.source.name}' goes first, an operator asked for it"
+        before = sum(0 < other.ticket < record.ticket for other in self.records())
         turn = f"after {before} that were asked for before" if before else "next"
         return f"it is tuned {turn}, as soon as there is a good moment"
 
-    def pin(self, record: Record, pinned: bool) -> None:
+    def pin(self, record: TuningRecord, pinned: bool) -> None:
         """Keep what its profile says, whatever is measured, or no longer. Raises InvalidRequest without a profile."""
         if record.profile is None:
             raise InvalidRequest(record.source.name, "it has no profile yet, so there is nothing to pin")
         self._store(record, replace(record.profile, pinned=pinned))
-        record.tell("pinned" if pinned else "no longer pinned")
+        record.note("pinned" if pinned else "no longer pinned")
 
-    async def serve_with(self, catalog: Catalog, record: Record, change: Callable[[Candidate], Candidate]) -> str:
+    async def serve_with(self, catalog: Catalog, record: TuningRecord, change: Callable[[Candidate], Candidate]) -> str:
         """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
 
-        Returns what is served then. Raises InvalidRequest where that can't be asked for, NotAdopted where it does
+        Returns what is served then. Raises InvalidRequest where that can't be asked for, RolloutRejected where it does
         not pass its trial, and ModelUnavailable while the model is being tuned.
         """
-        served = self._idle(catalog, record)
-        name, source, live = record.source.name, record.source, served.live
-        if record.phase is Phase.UNTUNABLE:
-            raise InvalidRequest(name, record.said)
-        if live is None or live.signature.in_sequences:
+        model_version = self._idle(catalog, record)
+        name, source, deployment = record.source.name, record.source, model_version.deployment
+        if record.phase is TuningPhase.UNTUNABLE:
+            raise InvalidRequest(name, record.status_text)
+        if deployment is None or deployment.signature.in_sequences:
             raise InvalidRequest(name, "its sequences would end; set it in model.toml and load the model anew")
         tunables = await asyncio.to_thread(self._engine.tunable, record.device, source.cpu_threads)
         # Whatever the device allows, also where model.toml says something else: that is what an operator is for.
-        space = space_of(_left_open(source.config), live.signature, tunables)
-        before = record.candidate or _serving(live, next(iter(space.all())))
-        wanted = change(before)
-        if problem := _problem(space, wanted):
+        space = space_of(_without_run_settings(source.config), deployment.signature, tunables)
+        before = record.candidate or _current_candidate(deployment, next(iter(space.all())))
+        target = change(before)
+        if problem := _out_of_range(space, target):
             raise InvalidRequest(name, problem)
-        record.move(Phase.TRYING, f"trying {wanted.describe()}")
-        decision, why = Decision.FAILED, "an internal error"
+        record.move(TuningPhase.TRYING, f"trying {target.describe()}")
+        decision, why = TuningDecision.FAILED, "an internal error"
         try:
-            decision, why = await self._try(catalog, served, source, wanted)
+            decision, why = await self._try(catalog, model_version, source, target)
         finally:
-            self._settle(record, decision, f"{wanted.describe()}: {why}")
-        if decision is not Decision.PROMOTED:
-            raise NotAdopted(name, decision.value, why)
+            self._finish(record, decision, f"{target.describe()}: {why}")
+        if decision is not TuningDecision.PROMOTED:
+            raise RolloutRejected(name, decision.value, why)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
-            name, source.version, record.device, record.key, wanted, "", None, 99.0, False, 0.0, now, {}, ()
+            name, source.version, record.device, record.key, target, "", None, 99.0, False, 0.0, now, {}, ()
         )
         reason = "set by an operator"
-        self._store(record, replace(profile, winner=wanted, previous=before, pinned=True, reason=reason, gains={}))
-        record.tell("set by an operator, and pinned")
-        return wanted.describe()
+        self._store(record, replace(profile, winner=target, previous=before, pinned=True, reason=reason, gains={}))
+        record.note("set by an operator, and pinned")
+        return target.describe()
 
-    def _idle(self, catalog: Catalog, record: Record) -> Served:
+    def _idle(self, catalog: Catalog, record: TuningRecord) -> ModelVersion:
         """What is served of ``record``, which nobody is tuning. Raises ModelUnavailable otherwise."""
-        if record.phase in (Phase.VERIFYING, Phase.SEARCHING, Phase.TRYING):
+        if record.phase in (TuningPhase.VERIFYING, TuningPhase.SEARCHING, TuningPhase.TRYING):
             raise ModelUnavailable(
                 record.source.name, f"being tuned ({record.phase.value})", "try again when that has ended"
             )
-        served = self._served(catalog, record)
-        if served is None or served.state is not ModelState.READY:
+        model_version = self._model_version(catalog, record)
+        if model_version is None or model_version.state is not ModelState.READY:
             raise ModelUnavailable(record.source.name, "not served")
-        return served
+        return model_version
 
-    async def roll_back(self, catalog: Catalog, record: Record) -> str:
+    async def roll_back(self, catalog: Catalog, record: TuningRecord) -> str:
         """Serve as before the last promotion, pinned so that it stays so. Returns what is served now.
 
         Raises InvalidRequest where nothing came before, and what loading raises.
@@ -513,23 +519,23 @@ class Tuner:
         name, profile = record.source.name, record.profile
         if profile is None:
             raise InvalidRequest(name, "it has no profile, so there is nothing to roll back")
-        served = self._idle(catalog, record)
+        model_version = self._idle(catalog, record)
         back = profile.previous
         config = configured(record.source.config, back) if back is not None else record.source.config
 
         async def at_once(_: object) -> bool:
             return True
 
-        record.move(Phase.TRYING, "rolling back")
-        said = "not rolled back: it could not be loaded as before"
+        record.move(TuningPhase.TRYING, "rolling back")
+        reason = "not rolled back: it could not be loaded as before"
         try:
-            if not served.live or not served.live.signature.in_sequences:
-                await catalog.roll_out(served, config, at_once)
-            said = "rolled back by an operator, and pinned"
+            if not model_version.deployment or not model_version.deployment.signature.in_sequences:
+                await catalog.roll_out(model_version, config, at_once)
+            reason = "rolled back by an operator, and pinned"
         finally:
-            record.move(Phase.SETTLED, said)
-        live = served.live
-        winner = back or (_serving(live, profile.winner) if live is not None else profile.winner)
+            record.move(TuningPhase.SETTLED, reason)
+        deployment = model_version.deployment
+        winner = back or (_current_candidate(deployment, profile.winner) if deployment is not None else profile.winner)
         self._store(
             record,
             replace(profile, winner=winner, previous=profile.winner, pinned=True, reason="rolled back by an operator"),
@@ -538,39 +544,39 @@ class Tuner:
 
 
 _INLINE = "its runs take less time than handing them to another thread would"
-_ROLLED_BACK = (Decision.WRONG_OUTPUT, Decision.FAILED, Decision.WORSE)
+_ROLLED_BACK = (TuningDecision.WRONG_OUTPUT, TuningDecision.FAILED, TuningDecision.WORSE)
 
 
 def _with(source: ModelSource, candidate: Candidate) -> ModelSource:
     return replace(source, config=configured(source.config, candidate))
 
 
-def _serving(live: Live, like: Candidate) -> Candidate:
-    """What ``live`` runs with, spelt out as ``like`` is."""
-    entry = live.loaded.pools[0]
+def _current_candidate(deployment: Deployment, like: Candidate) -> Candidate:
+    """What ``deployment`` runs with, spelt out as ``like`` is."""
+    entry = deployment.loaded.pools[0]
     return replace(
         effective_of(like, entry.effective, entry.pool.width),
-        batch=live.max_joined,
-        path="sync" if live.config.execution.path == "sync" else "async",
+        batch=deployment.max_batch_rows,
+        path="sync" if deployment.config.execution.path == "sync" else "async",
     )
 
 
-def _left_open(config: ModelConfig) -> ModelConfig:
+def _without_run_settings(config: ModelConfig) -> ModelConfig:
     """``config`` with nothing said about how it is run."""
     own = config.execution
     kept = Execution(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
     return config.model_copy(update={"execution": kept})
 
 
-def _problem(space: Space, wanted: Candidate) -> str:
-    """Why ``wanted`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
+def _out_of_range(space: Space, target: Candidate) -> str:
+    """Why ``target`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
     for axis in ("streams", "threads", "requests", "batch"):
-        value, most = getattr(wanted, axis), getattr(space, axis)[-1]
+        value, most = getattr(target, axis), getattr(space, axis)[-1]
         if not 1 <= value <= most:
             return f"{axis} must be 1..{most}, not {value}"
-    if wanted.streams > min(wanted.threads, wanted.requests):
-        return f"{wanted.streams} streams need as many threads and requests at least"
-    if wanted.pinning not in (*space.pinning, None):
+    if target.streams > min(target.threads, target.requests):
+        return f"{target.streams} streams need as many threads and requests at least"
+    if target.pinning not in (*space.pinning, None):
         return "the device knows no pinning"
     return ""
 

@@ -6,7 +6,7 @@ OUTCOMES = {
     "invalid": "blue",
     "not_found": "super-light-blue",
     "cancelled": "purple",
-    "unread": "light-purple",
+    "aborted_receive": "light-purple",
     "unauthenticated": "light-blue",
     "denied": "dark-blue",
     "unsupported": "dark-purple",

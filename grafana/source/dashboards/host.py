@@ -283,7 +283,7 @@ def _housekeeping() -> Sequence[Panel]:
         ),
         stacked(
             counts(
-                "Requests under way",
+                "Requests in flight",
                 "Requests waiting or running, of all models.",
                 line(total(f"inferd_in_flight_requests{{{INSTANCE}}}", "instance"), "{{instance}}"),
             )

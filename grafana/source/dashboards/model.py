@@ -164,8 +164,8 @@ def _time() -> Sequence[Panel]:
     ]
     split = graph(
         "Stages",
-        "Mean time of an answer by what it was spent on: parsing, waiting for an infer request, waiting for company, "
-        "copying in, computing in OpenVINO, hand-over to the event loop, copying out, making the answer.",
+        "Mean time of an answer by what it was spent on: parsing, waiting for an infer request, waiting to fill a "
+        "batch, copying in, computing in OpenVINO, hand-over to the event loop, copying out, making the answer.",
         "s",
         *stages,
         width=12,
@@ -211,20 +211,20 @@ def _burn_rates(slo: str, errors: str) -> Panel:
 
 
 def _work() -> Sequence[Panel]:
-    runs = rate("inferd_run_rows_count", MODEL)
+    runs = rate("inferd_batch_rows_count", MODEL)
 
     def at_most(which: float) -> str:
         # Rows are whole, and what is between two boundaries is not known better.
-        return f"ceil({quantile(which, 'inferd_run_rows', MODEL)})"
+        return f"ceil({quantile(which, 'inferd_batch_rows', MODEL)})"
 
     rows = graph(
-        "Rows that ran together",
-        "Mean and quantiles of the rows in one run, and how many may be joined.",
+        "Rows in a batch",
+        "Mean and quantiles of the rows in one batch, and how many it may have.",
         "none",
-        line(ratio(total(rate("inferd_run_rows_sum", MODEL)), total(runs)), "mean"),
+        line(ratio(total(rate("inferd_batch_rows_sum", MODEL)), total(runs)), "mean"),
         line(at_most(0.5), "p50"),
         line(at_most(0.99), "p99"),
-        line(f"max(inferd_max_joined_rows{{{MODEL}}})", "may be joined"),
+        line(f"max(inferd_max_batch_rows{{{MODEL}}})", "limit"),
     )
     return [
         graph(
@@ -234,7 +234,7 @@ def _work() -> Sequence[Panel]:
             line(total(rate("inferd_inferences_total", MODEL)), "inferences"),
             line(total(runs), "runs"),
         ),
-        limit(rows, "may be joined"),
+        limit(rows, "limit"),
         graph(
             "Bytes",
             "Bytes of request messages and of answers, a second.",

@@ -1,7 +1,7 @@
 """Lean clients: a request is serialised once, an answer is not parsed, and each kind of transport gives *lanes*.
 
 A lane is a coroutine function that sends one request and returns the answer's bytes. A closed loop asks each of its
-lanes again as soon as it has answered, so that there are always as many requests under way as there are lanes.
+lanes again as soon as it has answered, so that there are always as many requests in flight as there are lanes.
 """
 
 import asyncio
@@ -150,7 +150,7 @@ async def unary(target: str, workload: Workload, count: int) -> AsyncIterator[li
 
 @asynccontextmanager
 async def stream(target: str, workload: Workload, count: int) -> AsyncIterator[list[Lane]]:
-    """ModelStreamInfer: a stream a connection, each with several requests under way, answered in their order."""
+    """ModelStreamInfer: a stream a connection, each with several requests in flight, answered in their order."""
     async with AsyncExitStack() as stack:
         streams = []
         for channel in await _channels(stack, target, count):

@@ -9,7 +9,7 @@ ECHO, COMPUTING_ECHO = "echo", "echo-computes"
 NO_PEERS = frozenset({INFERD, INFERD_MAPPED, BENCHMARK_APP, ECHO, COMPUTING_ECHO})
 UNARY, STREAM, SHARED_MEMORY, STREAMED_SHARED_MEMORY = "unary", "stream", "shared memory", "stream, shared memory"
 LOAD = 8
-"""Requests in flight at which costs are compared: all cores are busy, and no line is long."""
+"""Requests in flight at which costs are compared: all cores are busy, and no queue is long."""
 OBJECTIVE_FACTOR = 3.0
 
 

@@ -64,7 +64,7 @@ PACE = {"resnet50": 2.0}
 def make(names: list[str], repository: Path, settings: Callable[[str], str]) -> list[Workload]:
     """Write the models into ``repository`` as inferd wants them, ``settings`` gives each one's model.toml.
 
-    Shapes become static, one row: what is compared is serving, not the joining of requests.
+    Shapes become static, one row: what is compared is serving, not dynamic batching.
     """
     return [_make(name, repository, settings(name)) for name in names]
 

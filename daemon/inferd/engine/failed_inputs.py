@@ -1,0 +1,52 @@
+"""Inputs that a model has just failed on: the same again gets the same error, without another run.
+
+A run that fails costs others more than its own time where the model has to be made anew after it, and most such runs
+come from clients that retry what failed.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from inferd.errors import InferdError
+from inferd.requests import Request
+from inferd.tensors import Placed, Tensor
+
+# As many are held against each request as long as there are any; what is large is not kept.
+_KEPT = 16
+_LARGEST = 1 << 20
+# It may have been bad luck, such as memory running out.
+_FOR = 30_000_000_000
+
+
+class FailedInputs:
+    """The latest of them, with the errors they came to. Times are nanoseconds of one clock."""
+
+    def __init__(self) -> None:
+        # Until when, what was sent, on which device it failed and how.
+        self._kept: deque[tuple[int, Sequence[Tensor], str, InferdError]] = deque(maxlen=_KEPT)
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def keep(self, request: Request, error: InferdError, now: int) -> None:
+        """``request`` has failed with ``error``; a copy of its inputs is kept, if they are small and not where clients
+        can change them."""
+        inputs = request.inputs
+        if sum(len(tensor.data) for tensor in inputs) > _LARGEST or any(type(t.data) is Placed for t in inputs):
+            return
+        self._kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), request.device, error))
+
+    def find(self, request: Request, now: int) -> InferdError | None:
+        """The error that equal inputs came to, None where they did not lately. ``request`` has their device then, as
+        if it had run there."""
+        while self._kept and self._kept[0][0] <= now:
+            self._kept.popleft()
+        for _, bad, device, error in self._kept:
+            if all(_equal(a, b) for a, b in zip(bad, request.inputs, strict=True)):
+                request.device = device
+                return error
+        return None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and type(b.data) is not Placed and a.data == b.data

@@ -1,0 +1,45 @@
+"""Keeps for the log what OpenVINO said in full, as others get to read a part of it."""
+
+import time
+from collections.abc import Callable
+from threading import Lock
+
+import structlog
+
+from inferd.errors import one_line
+
+log = structlog.get_logger("inferd.engine")
+
+_MOST = 4000
+# Requests may fail as often as clients like: the log must not be theirs to fill.
+_AT_ONCE = 10
+_SECONDS_A_LINE = 1.0
+
+
+class MessageLog:
+    """Logs messages: ten at once, and one a second after that. On any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._free_at = clock() - _AT_ONCE * _SECONDS_A_LINE
+        self._untold = 0
+
+    def tell(self, message: str, told: str) -> None:
+        """Log ``message``, of which others read ``told``, unless that is all of it."""
+        whole = one_line(message.strip(), _MOST)
+        if whole in ("", told):
+            return
+        with self._lock:
+            now = self._clock()
+            free_at = max(self._free_at, now - _AT_ONCE * _SECONDS_A_LINE)
+            if free_at + _SECONDS_A_LINE > now:
+                self._untold += 1
+                return
+            self._free_at, untold = free_at + _SECONDS_A_LINE, self._untold
+            self._untold = 0
+        log.warning("OpenVINO failed", told=told, message=whole, **({"others_since": untold} if untold else {}))
+
+
+MESSAGE_LOG = MessageLog()
+"""Of this process."""

@@ -1,0 +1,29 @@
+"""What changes from one candidate to another: what was gained by it once may be gained by it again."""
+
+from inferd.tuning.candidates import AXES, QUANTITIES, Candidate
+
+# For each axis that changed, its name and the direction, or the new value where values have no order.
+Delta = tuple[tuple[str, object], ...]
+
+
+def delta_between(before: Candidate, after: Candidate) -> Delta:
+    """What changes from ``before`` to ``after``."""
+    changes: list[tuple[str, object]] = []
+    for axis in AXES:
+        old, new = getattr(before, axis), getattr(after, axis)
+        if old != new:
+            changes.append((axis, (1 if new > old else -1) if axis in QUANTITIES else new))
+    return tuple(changes)
+
+
+def delta_text(delta: Delta) -> str:
+    """``delta`` for people."""
+    return ", ".join(_axis_text(axis, to) for axis, to in delta)
+
+
+def _axis_text(axis: str, to: object) -> str:
+    if axis == "batch":
+        return "a larger batch" if to == 1 else "a smaller batch"
+    if axis in QUANTITIES:
+        return f"{'more' if to == 1 else 'fewer'} {axis}"
+    return f"{axis.replace('_', ' ')} {'on' if to is True else 'off' if to is False else to or 'left to the device'}"

@@ -13,7 +13,7 @@ PACKAGE = Path(inferd.__file__).parent
 MAY_ASK = {
     "cli.token": "until when a token holds is a date",
     "engine.cache": "the age of files is told by the clock that stamped them",
-    "metrics.cells": "exemplars carry a time stamp",
+    "metrics.histogram": "exemplars carry a time stamp",
     "metrics.exporter": "until when a token holds is a date",
     "metrics.recorder": "exemplars carry a time stamp",
     "rpc.gate": "until when a token holds is a date",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd import content as contents
-from inferd.content import Bounds, Content, Extent
+from inferd.content import Bounds, Content, FileSet
 from inferd.errors import RepositoryError
 
 
@@ -25,12 +25,12 @@ def plant(folder: Path, *names: str) -> Path:
 
 def look(folder: Path, main: str = "model.onnx") -> Content:
     """What is below ``folder``."""
-    return Extent(folder / main, folder, Bounds(folder.parent)).look()
+    return FileSet(folder / main, folder, Bounds(folder.parent)).look()
 
 
 def beside(file: Path) -> list[str]:
     """The names of what belongs to ``file``, at the root."""
-    return [f.name for f in Extent(file, None, Bounds(file.parent)).look().files]
+    return [f.name for f in FileSet(file, None, Bounds(file.parent)).look().files]
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_another_content_has_another_digest_and_does_not_rest(version: Path, change: Callable[[Path], object]) -> None:
     before = look(version).read()
-    assert before.rests()
+    assert before.is_unchanged()
     times = {file: file.stat() for file in version.rglob("*")}
     change(version)
     for file, status in times.items():
         if file.exists():
             os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert not before.rests()
+    assert not before.is_unchanged()
     after = look(version)
     assert after != before
     assert after.read().digest != before.digest
@@ -92,7 +92,7 @@ def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
 ) -> None:
     before = look(version).read()
     change(version)
-    assert not before.rests()
+    assert not before.is_unchanged()
     assert look(version).read().digest == before.digest
 
 
@@ -116,7 +116,7 @@ def test_a_link_that_moves_meanwhile_leaves_what_was_looked_at_where_it_is(versi
     plant(version.parent / "2", "model.onnx")
     (moved := version.parent / "next").symlink_to("2")
     moved.replace(link)
-    assert before.rests()
+    assert before.is_unchanged()
     assert before.main == version / "model.onnx"
     assert look(link) != before
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.disclosure import told, without_host_paths
+from inferd.disclosure import client_message, without_host_paths
 from inferd.errors import InferdError, InvalidRequest, LoadFailed, ModelUnavailable, RepositoryError, UnknownModel
 
 NAME = st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True)
@@ -48,8 +48,8 @@ def test_a_file_is_told_by_its_own_name(path: PurePosixPath, frame: str) -> None
 
 @given(paths(), paths(), st.text(st.characters(codec="utf-8", exclude_characters="/\n"), max_size=20))
 def test_two_files_are_told_apart_and_words_stay(one: PurePosixPath, other: PurePosixPath, words: str) -> None:
-    told = without_host_paths(f"{one} and {other}")
-    assert told == f"{one.name} and {other.name}"
+    client_message = without_host_paths(f"{one} and {other}")
+    assert client_message == f"{one.name} and {other.name}"
     if not re.search(r"\.\w+:\d|  |^\s|\s$", words):
         assert without_host_paths(words) == words
 
@@ -118,4 +118,4 @@ def test_what_they_say(text: str, cleaned: str) -> None:
     ],
 )
 def test_errors_that_carry_what_others_have_said_are_told_without_paths(error: InferdError, sentence: str) -> None:
-    assert told(error) == sentence
+    assert client_message(error) == sentence

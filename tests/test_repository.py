@@ -42,7 +42,7 @@ def test_each_layout_is_found_for_each_format(tmp_path, extension):
     plant(tmp_path, f"versioned/7/model{extension}", f"unversioned/model{extension}", f"single{extension}")
     listing = Repository(tmp_path).scan()
     assert listing.broken == ()
-    assert [(m.name, v.version, v.extent.main.relative_to(tmp_path)) for m in listing.models for v in m.versions] == [
+    assert [(m.name, v.version, v.file_set.main.relative_to(tmp_path)) for m in listing.models for v in m.versions] == [
         ("single", 1, Path(f"single{extension}")),
         ("unversioned", 1, Path(f"unversioned/model{extension}")),
         ("versioned", 7, Path(f"versioned/7/model{extension}")),
@@ -61,12 +61,12 @@ def test_the_settings_of_a_model_come_from_its_file(tmp_path):
 
 def test_one_model_file_of_another_name_will_do(tmp_path):
     plant(tmp_path, "m/1/resnet.onnx", "m/1/labels.txt")
-    assert Repository(tmp_path).find("m").versions[0].extent.main == tmp_path / "m/1/resnet.onnx"
+    assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/resnet.onnx"
 
 
 def test_a_file_called_model_goes_before_others(tmp_path):
     plant(tmp_path, "m/1/a.onnx", "m/1/model.xml", "m/1/z.pb")
-    assert Repository(tmp_path).find("m").versions[0].extent.main == tmp_path / "m/1/model.xml"
+    assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/model.xml"
 
 
 def test_hidden_and_unrelated_entries_are_ignored(tmp_path):
@@ -127,7 +127,7 @@ def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
 )
 def test_a_saved_model_is_found_wherever_a_file_would_be(tmp_path, files, read):
     (version,) = Repository(plant(tmp_path, *files)).find("m").versions
-    assert version.extent.main == version.content.main == tmp_path / read
+    assert version.file_set.main == version.content.main == tmp_path / read
 
 
 # -- which versions are served ----------------------------------------------------
@@ -471,7 +471,7 @@ def test_a_link_that_leads_out_is_followed_only_where_that_is_allowed(tmp_path: 
     (root / "m").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RepositoryError, match="leads out of the model repository"):
         Repository(root).find("m")
-    allowed = Repository(root, links_out=True)
+    allowed = Repository(root, external_links=True)
     assert [v.version for v in allowed.find("m").versions] == [1]
     (root / "lost").symlink_to(tmp_path / "nowhere")
     with pytest.raises(RepositoryError, match="symbolic link to nothing"):

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from inferd import __version__, errors
 from inferd.requests import Observation, Stages
 from inferd.rpc.status import code_of
-from inferd.spans import Spans, spent
+from inferd.spans import Spans, stage_intervals
 from inferd.trace_context import TraceContext
 from tests.span_collector import Collector, Received
 
@@ -134,14 +134,14 @@ def test_the_stages_lie_within_the_request_one_behind_the_other() -> None:
 
 @pytest.mark.parametrize("place", range(len(STAGES)))
 def test_a_request_that_failed_ended_in_the_stage_it_had_come_to(place: int) -> None:
-    names = [name for name, _, _ in spent(stages(place + 1))]
+    names = [name for name, _, _ in stage_intervals(stages(place + 1))]
     assert names == STAGES[: place + 1]
 
 
 def test_a_request_that_did_not_wait_to_fill_a_batch_has_no_batch_stage() -> None:
     alone = stages()
     queued, alone.held = alone.queued, 0
-    found = {name: (start, end) for name, start, end in spent(alone)}
+    found = {name: (start, end) for name, start, end in stage_intervals(alone)}
     assert list(found) == [name for name in STAGES if name != "batch"]
     assert found["queue"] == (queued, alone.started)
 
@@ -149,14 +149,14 @@ def test_a_request_that_did_not_wait_to_fill_a_batch_has_no_batch_stage() -> Non
 def test_a_call_that_waited_before_it_was_seen_has_a_stage_for_that() -> None:
     late = stages()
     received, late.received, late.waited = late.received, late.received - 70 * MS, 70 * MS
-    assert next(spent(late)) == ("accept", received - 70 * MS, received)
-    assert [name for name, _, _ in spent(late)] == ["accept", *STAGES]
+    assert next(stage_intervals(late)) == ("accept", received - 70 * MS, received)
+    assert [name for name, _, _ in stage_intervals(late)] == ["accept", *STAGES]
 
 
 def test_what_a_run_does_after_the_answer_is_not_the_requests() -> None:
     expired = stages(5)
     expired.computed = expired.answered + 1
-    assert [name for name, _, _ in spent(expired)] == STAGES[:5]
+    assert [name for name, _, _ in stage_intervals(expired)] == STAGES[:5]
 
 
 @given(
@@ -174,7 +174,7 @@ def test_the_stages_of_every_request_add_up_to_all_of_it(
     seen.answered = marks[reached]
     if not held:
         seen.held = 0
-    found = [*spent(seen)]
+    found = [*stage_intervals(seen)]
     assert (found[0][1], found[-1][2]) == (seen.received, seen.answered)
     assert all(end == start for (_, _, end), (_, start, _) in pairwise(found))
     assert sum(end - start for _, start, end in found) == seen.total()

@@ -28,10 +28,10 @@ from inferd.metrics.exporter import Exporter, registry_of
 from inferd.metrics.host import HostCollector
 from inferd.metrics.lag import AcceptWaitCollector, LagMonitor
 from inferd.metrics.merged import text_of
-from inferd.metrics.reading import Reading
 from inferd.metrics.recorder import Recorder
 from inferd.metrics.scrape import Scrape
 from inferd.metrics.security import SecurityCollector
+from inferd.metrics.snapshotter import Snapshotter
 from inferd.metrics.state import StateCollector
 from inferd.metrics.status import Status
 from inferd.metrics.triton import TritonCollector
@@ -40,32 +40,32 @@ from inferd.repository import repository_of
 from inferd.requests import Observation
 from inferd.rpc.codec import TensorLimits
 from inferd.rpc.control import RepositoryControl
+from inferd.rpc.fanout import WorkerFanout
 from inferd.rpc.gate import Access
 from inferd.rpc.inference import Inference
 from inferd.rpc.metadata import Metadata
 from inferd.rpc.server import ConnectionLimits, Server
-from inferd.rpc.spread import Spread
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from inferd.supervision.health import HealthRules
 from inferd.supervision.inline_runs import InlineRuns
-from inferd.supervision.making_way import MakingWay
 from inferd.supervision.monitor import HealthMonitor
-from inferd.supervision.notify import Notifier, supervised, watchdog_seconds
-from inferd.supervision.renewal import Renewal, RenewalRules
-from inferd.supervision.supervisor import Supervisor
+from inferd.supervision.notify import NotifySender, runs_as_service, watchdog_seconds
+from inferd.supervision.restart import Restarter
+from inferd.supervision.restart_policy import RestartPolicy, RestartRules
+from inferd.supervision.systemd_notifier import SystemdNotifier
 from inferd.tracing import Tracer
 from inferd.tuning.profile import Profiles
 from inferd.tuning.tuner import Tuner, TunerRules
 from inferd.watch import Watch
-from inferd.workers import figures
-from inferd.workers.channel import Answers, Channel
-from inferd.workers.place import Place
+from inferd.workers import merge_snapshots
+from inferd.workers.report_socket import Reports, ReportServer
+from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
@@ -76,12 +76,12 @@ _FREEING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended; ``abrupt`` when threads are left that would hold the process back, ``made_way`` when it was for
+class ExitOutcome:
+    """How a run ended; ``abrupt`` when threads are left that would hold the process back, ``restart`` when it was for
     a fresh process, which can use a device that this one has lost."""
 
     abrupt: bool
-    made_way: bool = False
+    restart: bool = False
 
 
 def cpu_threads(settings: Settings) -> int:
@@ -103,12 +103,12 @@ def _preflight_limits(settings: Settings) -> PreflightLimits:
     return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
-def store_of(settings: Settings) -> Store | None:
+def store_of(settings: Settings) -> RegionStore | None:
     """Where clients' shared memory is registered, None where it is off."""
     if settings.shared_memory == "off":
         return None
     limits = RegionLimits(settings.shared_memory_max_regions, settings.shared_memory_max_bytes)
-    return Store(limits, mapped=settings.shared_memory == "mapped")
+    return RegionStore(limits, mapped=settings.shared_memory == "mapped")
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:
@@ -127,25 +127,25 @@ def _controls(settings: Settings) -> list[tuple[Access, bool]]:
 
 
 class App:
-    """One daemon, from settings to exit; or one worker of a daemon that is several processes, see fleet.py."""
+    """One daemon, from settings to exit; or one worker of a daemon that is several processes, see workers/daemon.py."""
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings] | None = None, place: Place | None = None
+        self, settings: Settings, read: Callable[[], Settings] | None = None, identity: WorkerIdentity | None = None
     ) -> None:
-        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``place``
+        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``identity``
         makes it a worker, which has no metrics port and says all to its supervisor.
 
         Raises ConfigurationError.
         """
         self._settings = settings
-        self._place = place
-        spread = self._spread = Spread(place) if place is not None else None
+        self._identity = identity
+        fanout = self._fanout = WorkerFanout(identity) if identity is not None else None
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
-        self._made_way = False
+        self._restart = False
         self._grpc_port = 0
         self._lifecycle = Lifecycle()
-        self._recorder = Recorder(settings.metrics_grace)
+        self._recorder = Recorder(settings.metrics_retention)
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         self._credentials = credentials_of(settings)
@@ -153,14 +153,14 @@ class App:
         self._tuner = Tuner(
             TunerRules(
                 settings.tuning,
-                settings.tune_budget,
+                settings.tuning_budget,
                 cpu_threads(settings),
                 settings.cache_dir,
                 settings.cache_max_bytes,
             ),
             engine,
             Profiles(settings.profile_dir),
-            on_stored=spread.load if spread is not None else lambda _: None,
+            on_stored=fanout.load if fanout is not None else lambda _: None,
         )
         self._repository = repository_of(settings)
         self._catalog = Catalog(
@@ -176,7 +176,7 @@ class App:
             self._changed,
             self._tuner.tuned,
         )
-        self._reloader = Reloader(settings, read or (lambda: settings), self._resettle, self._catalog)
+        self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []
         shared_memory, accept_wait = store_of(settings), AcceptWait()
         self._inference = Inference(
@@ -214,26 +214,26 @@ class App:
             credentials=self._credentials,
             connections=_connection_limits(settings),
             shared_memory=shared_memory,
-            spread=spread,
-            secret=place.secret if place is not None else "",
+            fanout=fanout,
+            secret=identity.secret if identity is not None else "",
             accept_wait=accept_wait,
         )
-        self._supervisor = Supervisor(Notifier(), watchdog_seconds(), self._catalog, self._lifecycle)
+        self._systemd = SystemdNotifier(NotifySender(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
         self._device_probe = DeviceProbe(_preflight_limits(settings))
-        renewing = settings.restart_on_device_loss != "off" and supervised()
-        rules = RenewalRules(always=settings.restart_on_device_loss == "always")
+        may_restart = settings.restart_on_device_loss != "off" and runs_as_service()
+        rules = RestartRules(always=settings.restart_on_device_loss == "always")
         self._health = HealthMonitor(
             self._catalog,
             devices.present,
-            HealthRules(quiet=settings.canary_interval),
-            making_way=MakingWay(Renewal(rules, time.monotonic()), self._device_probe.unusable, self._make_way)
-            if renewing
+            HealthRules(probe_interval=settings.probe_interval),
+            restarter=Restarter(RestartPolicy(rules, time.monotonic()), self._device_probe.unusable, self._restart_for)
+            if may_restart
             else None,
             inline_runs=InlineRuns(self._catalog, self._tuner.may_change_path, self._tuner.path_changed),
         )
         self._lag = LagMonitor()
-        reading = Reading(
+        snapshotter = Snapshotter(
             self._lifecycle,
             self._catalog,
             engine,
@@ -245,31 +245,31 @@ class App:
         )
         collectors = (
             self._recorder,
-            StateCollector(reading.state, __version__, openvino_version()),
+            StateCollector(snapshotter.state, __version__, openvino_version()),
             HostCollector(cpu_threads(settings)),
             self._lag,
             AcceptWaitCollector(self._server.accept_waits),
-            DeviceCollector(reading.devices, devices.present, devices.memory),
+            DeviceCollector(snapshotter.devices, devices.present, devices.memory),
             SecurityCollector(self._credentials),
-            *([TritonCollector(reading.statistics)] if settings.triton_metrics else []),
+            *([TritonCollector(snapshotter.statistics)] if settings.triton_metrics else []),
         )
-        self._status = Status(reading.figures)
+        self._status = Status(snapshotter.figures)
         registry = registry_of(collectors)
-        self._exporter: Exporter | Channel
-        if place is not None:
-            self._exporter = Channel(place.socket("said"), _said(reading, Scrape(registry)))
+        self._exporter: Exporter | ReportServer
+        if identity is not None:
+            self._exporter = ReportServer(identity.socket("reports"), _worker_answers(snapshotter, Scrape(registry)))
         else:
             host, port = split_host_port(settings.metrics_bind)
-            self._exporter = Exporter(host, port, registry, reading.readiness, self._status, self._credentials)
+            self._exporter = Exporter(host, port, registry, snapshotter.readiness, self._status, self._credentials)
 
-    async def run(self) -> Ending:
+    async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         # From the first moment: unhandled, it would end the process.
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
-        if self._place is not None:
+        if self._identity is not None:
             # Nothing comes through this pipe; it ends when the supervisor wants us to, or is gone.
             loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
         loading = asyncio.create_task(self._start())
@@ -286,16 +286,16 @@ class App:
         unfinished = not loading.done()
         loading.cancel()
         abrupt = unfinished or self._health.stopped_short or self._catalog.unfreed() > 0
-        return Ending(abrupt, self._made_way)
+        return ExitOutcome(abrupt, self._restart)
 
     async def _start(self) -> None:
         # 1. Whoever watches sees "starting" from now on.
         self._lag.start(asyncio.get_running_loop())
-        if self._place is None:
+        if self._identity is None:
             self._status.start()
         self._exporter.start()
-        self._supervisor.start()
-        if self._place is None or self._place.first:
+        self._systemd.start()
+        if self._identity is None or self._identity.first:
             for name in unknown_variables():
                 log.warning("variable names no setting", variable=name)
             for setting, what in exposures(self._settings):
@@ -306,7 +306,7 @@ class App:
             await self._listen()
         # 3. Models; one that fails does not stop the others. What changes from here on is noticed.
         watch = Watch(self._repository)
-        if self._settings.repository_watch:
+        if self._settings.repository_poll_interval:
             await asyncio.to_thread(watch.changed)
         await self._catalog.load_all()
         # 4. Ready.
@@ -318,22 +318,20 @@ class App:
         self._lifecycle.move(Phase.READY)
         await self._changed()
         self._say_ready()
-        self._supervisor.ready()
+        self._systemd.ready()
         self._health.start()
         # From here on a worker is told itself what the others are told; this is for what came a moment before.
         await self._unload_as_others()
         # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
         self._tuner.start(self._catalog)
-        self._reloading.append(
-            asyncio.create_task(self._reloader.run(self._supervisor.reloading, self._supervisor.ready))
-        )
-        if self._settings.repository_watch:
-            watching = self._reloader.watch(watch, self._settings.repository_watch)
+        self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
+        if self._settings.repository_poll_interval:
+            watching = self._reloader.watch(watch, self._settings.repository_poll_interval)
             self._reloading.append(asyncio.create_task(watching))
 
     async def _unload_as_others(self) -> None:
         """Serve no model that clients had the other workers unload."""
-        for name in await self._spread.unloaded() if self._spread is not None else ():
+        for name in await self._fanout.unloaded() if self._fanout is not None else ():
             with suppress(UnknownModel):
                 await self._catalog.unload(name)
 
@@ -356,7 +354,7 @@ class App:
         self._lifecycle.move(Phase.DRAINING)
         await self._changed()
         log.info("draining", timeout=self._settings.drain_timeout)
-        self._supervisor.stopping(2 * self._settings.drain_timeout + _FREEING_SECONDS)
+        self._systemd.stopping(2 * self._settings.drain_timeout + _FREEING_SECONDS)
         for task in self._reloading:
             task.cancel()
         # 2. Streams are read no further; unary calls that still arrive are refused. Nothing is tuned any more.
@@ -379,7 +377,7 @@ class App:
         # 6. Last, so that the drain could be watched.
         self._exporter.close()
         self._credentials.stop()
-        self._supervisor.stop()
+        self._systemd.stop()
         self._status.stop()
         self._lag.stop()
         await asyncio.to_thread(self._tracer.close)
@@ -389,18 +387,18 @@ class App:
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         """The supervisor has ended its side of the pipe."""
         loop.remove_reader(sys.stdin.fileno())
-        self._made_way = False
+        self._restart = False
         self._stop.set()
 
     def _signalled(self, number: signal.Signals) -> None:
         now = time.monotonic()
-        if self._place is not None and self._stop.is_set():
+        if self._identity is not None and self._stop.is_set():
             # systemd tells every process of a unit, and the supervisor tells us too. It ends at once whom it wants to.
-            self._made_way = False
+            self._restart = False
             return
-        if self._made_way:
+        if self._restart:
             # Whoever asks for the end in progress wants no other process.
-            self._made_way, self._stopped_at = False, now
+            self._restart, self._stopped_at = False, now
             log.info("signal", signal=number.name)
             return
         if self._stop.is_set():
@@ -414,12 +412,12 @@ class App:
         self._stopped_at = now
         self._stop.set()
 
-    def _make_way(self, device: str) -> None:
+    def _restart_for(self, device: str) -> None:
         """Drain and end, for another process to be started."""
         if self._stop.is_set():
             return
         log.error("device is lost to this process, and not to a fresh one; making way for that", device=device)
-        self._made_way = True
+        self._restart = True
         self._stop.set()
 
     async def _changed(self) -> None:
@@ -431,8 +429,8 @@ class App:
                 counting.forget(dropped)
         await self._server.show_health(self._catalog, self._lifecycle)
 
-    def _resettle(self, settings: Settings) -> None:
-        """Take up what may change while serving: see reload.LIVE."""
+    def _apply_settings(self, settings: Settings) -> None:
+        """Take up what may change while serving: see reload.RELOADABLE."""
         self._request_log.which = settings.request_log
         self._credentials.reload()
 
@@ -445,12 +443,12 @@ class App:
             self._tracer.observe(seen)
 
 
-def _said(reading: Reading, scrape: Scrape) -> Answers:
+def _worker_answers(snapshotter: Snapshotter, scrape: Scrape) -> Reports:
     """What a worker answers its supervisor."""
     return {
         "metrics": lambda: text_of(scrape),
-        "figures": lambda: figures.as_json(reading.figures()),
-        "readiness": lambda: _text(reading.readiness()),
+        "figures": lambda: merge_snapshots.as_json(snapshotter.figures()),
+        "readiness": lambda: _text(snapshotter.readiness()),
     }
 
 

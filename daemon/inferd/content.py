@@ -43,17 +43,17 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where files may be: below ``root``, and with ``links_out`` wherever symbolic links lead."""
+    """Where files may be: below ``root``, and with ``external_links`` wherever symbolic links lead."""
 
     root: Path
-    links_out: bool = False
+    external_links: bool = False
 
     def check_link(self, path: Path | str, named: Path | str = "") -> None:
         """Raises RepositoryError where ``path``, links followed, is not within the root or not there. It is ``named``
         otherwise where folders above it are links themselves."""
         # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
         root, target = realpath(self.root), realpath(path)
-        if not self.links_out and commonpath((root, target)) != root:
+        if not self.external_links and commonpath((root, target)) != root:
             problem = "is a symbolic link that leads out of the model repository"
             raise RepositoryError(self.shown(named or path), problem)
         if not exists(target):
@@ -97,7 +97,7 @@ class Content:
             total.update(json.dumps([file.name, file.link or _digest(file)]).encode())
         return replace(self, digest=total.hexdigest())
 
-    def rests(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether nothing of it was written, moved, added or taken away since it was looked at."""
         try:
             return all(_stamp(os.lstat(f.path) if f.link else os.stat(f.path)) == f.stamp for f in self.files) and all(
@@ -108,7 +108,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class FileSet:
     """Which files belong to a version: ``main``, which OpenVINO reads (of a SavedModel the folder), and all below
     ``folder``; where that is None, those that the format of ``main``, or ``main`` itself, names."""
 

@@ -68,7 +68,7 @@ def without_host_paths(text: str, near: PurePath | None = None) -> str:
     return _BARE.sub(lambda found: found[0] if found["address"] else _name(found[0]), text)
 
 
-def told(error: InferdError) -> str:
+def client_message(error: InferdError) -> str:
     """The sentence of ``error`` as a client gets to read it."""
     return without_host_paths(str(error)) if isinstance(error, _OTHERS_WORDS) else str(error)
 

@@ -14,7 +14,7 @@ from inferd.requests import Observation
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-class _Losing:
+class _LossyStream:
     """``stream``, but what can't be written is lost: a disk that is full must not end the service.
 
     Python keeps a few kilobytes of it, and goes on from there once there is room.
@@ -48,7 +48,7 @@ def configure(
     ``worker`` says in every line which of several it is from.
     What libraries log by themselves, from warnings on, comes in the same form.
     """
-    losing = cast(TextIO, _Losing(stream))
+    lossy = cast(TextIO, _LossyStream(stream))
     for_people = stream.isatty() if format == "auto" else format == "console"
     processors: list[Processor] = [
         *([] if worker is None else [lambda _, __, event: {**event, "worker": worker}]),
@@ -63,10 +63,10 @@ def configure(
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(losing),
+        logger_factory=structlog.WriteLoggerFactory(lossy),
         cache_logger_on_first_use=True,
     )
-    libraries = logging.StreamHandler(losing)
+    libraries = logging.StreamHandler(lossy)
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors]

@@ -13,14 +13,14 @@ from inferd.watch import Watch
 log = structlog.get_logger("inferd.reload")
 
 # Settings that a reload takes up; all others need a restart.
-LIVE = ("request_log",)
+RELOADABLE = ("request_log",)
 
 
 class Reloader:
     """Reloads one at a time; who asks while one goes on is served by one more after it.
 
-    ``read`` gives the settings as they would be at a start now, ``take`` is given them for what is in :data:`LIVE`.
-    ``counts`` has the reloads so far by result.
+    ``read`` gives the settings as they would be at a start now, ``take`` is given them for what is in
+    :data:`RELOADABLE`. ``counts`` has the reloads so far by result.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reloader:
             self._wanted.clear()
             thorough, self._thorough = self._thorough, False
             begun()
-            well, failed = self._resettle(), list[str]()
+            well, failed = self._apply_settings(), list[str]()
             try:
                 failed = await self._catalog.reload(thorough=thorough)
             except InferdError as error:
@@ -70,7 +70,7 @@ class Reloader:
             if await asyncio.to_thread(watch.changed):
                 self.ask(thorough=False)
 
-    def _resettle(self) -> bool:
+    def _apply_settings(self) -> bool:
         """False where the settings can't be read: then all of them stay."""
         try:
             settings = self._read()
@@ -78,7 +78,7 @@ class Reloader:
             log.error("settings can't be used; those of before stay", problem=str(error))
             return False
         changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(self._settings, n)}
-        for name in sorted(changed.difference(LIVE)):
+        for name in sorted(changed.difference(RELOADABLE)):
             log.warning("setting is taken up by a restart only", setting=name)
         self._take(settings)
         return True

@@ -28,8 +28,8 @@ from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
 
 from inferd.config.daemon import Settings
-from inferd.config.model import ModelConfig, Versions, read
-from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, Extent
+from inferd.config.model import ModelConfig, VersionSettings, read
+from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, FileSet
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
 
 FORMATS = (".xml", ".onnx", ".pb", ".tflite", ".pdmodel")
@@ -48,7 +48,7 @@ class VersionFile:
     files, none of which was written, replaced or moved in between."""
 
     version: int
-    extent: Extent
+    file_set: FileSet
     content: Content
 
 
@@ -81,12 +81,13 @@ class Listing:
 class Repository:
     """A folder of models; each call looks at the disk anew.
 
-    At most ``max_models`` can be served, the first by name. ``links_out`` follows symbolic links that lead elsewhere.
+    At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead
+    elsewhere.
     """
 
     root: Path
     max_models: int = 1024
-    links_out: bool = False
+    external_links: bool = False
 
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, when that can't be read."""
@@ -192,12 +193,12 @@ class Repository:
 
     def _version(self, version: int, main: Path, folder: Path | None) -> VersionFile:
         self._check_link(main)
-        extent = Extent(main, folder, self._bounds)
-        return VersionFile(version, extent, extent.look())
+        file_set = FileSet(main, folder, self._bounds)
+        return VersionFile(version, file_set, file_set.look())
 
     @property
     def _bounds(self) -> Bounds:
-        return Bounds(self.root, self.links_out)
+        return Bounds(self.root, self.external_links)
 
     def _check_link(self, path: Path) -> None:
         self._bounds.check_link(path)
@@ -215,10 +216,10 @@ class Repository:
 
 def repository_of(settings: Settings) -> Repository:
     """The repository that the daemon's ``settings`` name."""
-    return Repository(settings.model_repository, settings.repository_max_models, settings.repository_links_out)
+    return Repository(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
 
 
-def _picked(name: str, policy: Versions, present: Sequence[int]) -> Sequence[int]:
+def _picked(name: str, policy: VersionSettings, present: Sequence[int]) -> Sequence[int]:
     match policy.policy:
         case "latest":
             return present[-policy.count :]

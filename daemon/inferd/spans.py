@@ -76,7 +76,7 @@ class Spans:
         state = _state(trace.state)
         own = SpanContext(trace_id, int(trace.span_id, 16), False, _SAMPLED, state)
         parent = SpanContext(trace_id, int(trace.parent_id, 16), True, _SAMPLED, state) if trace.parent_id else None
-        for name, start, end in spent(seen.stages):
+        for name, start, end in stage_intervals(seen.stages):
             context = SpanContext(trace_id, self._new_span_id(), False, _SAMPLED, state)
             self._end(
                 ReadableSpan(
@@ -183,7 +183,7 @@ class Delivery(SpanExporter):
             log.warning("spans are not delivered", endpoint=self._endpoint, why=one_line(why))
 
 
-def spent(stages: Stages) -> Iterator[tuple[str, int, int]]:
+def stage_intervals(stages: Stages) -> Iterator[tuple[str, int, int]]:
     """Name, start and end (monotonic ns) of each stage come to; a request that failed ended in the last of them."""
     ended = stages.answered
     reached = [

@@ -8,7 +8,7 @@ from inferd.repository import ModelEntry, Repository
 log = structlog.get_logger("inferd.watch")
 
 # What a look sees: all models, and the broken ones with what is wrong.
-_Sight = tuple[tuple[ModelEntry, ...], tuple[tuple[str, str], ...]]
+_Snapshot = tuple[tuple[ModelEntry, ...], tuple[tuple[str, str], ...]]
 
 
 class Watch:
@@ -16,8 +16,8 @@ class Watch:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._before: _Sight | None = None
-        self._told: _Sight | None = None
+        self._before: _Snapshot | None = None
+        self._reported: _Snapshot | None = None
         self._complained = False
 
     def changed(self) -> bool:
@@ -33,11 +33,11 @@ class Watch:
             self._complained = True
             return False
         self._complained = False
-        sight = listing.models, tuple((broken.name, str(broken.error)) for broken in listing.broken)
-        if self._told is None:
-            self._told = sight
-        rests, self._before = sight == self._before, sight
-        if not rests or sight == self._told:
+        snapshot = listing.models, tuple((broken.name, str(broken.error)) for broken in listing.broken)
+        if self._reported is None:
+            self._reported = snapshot
+        settled, self._before = snapshot == self._before, snapshot
+        if not settled or snapshot == self._reported:
             return False
-        self._told = sight
+        self._reported = snapshot
         return True

@@ -29,7 +29,7 @@ import grpc
 import uvloop
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.loopback import Connection, Loopback, call_headers
+from inferd.rpc.accept_wait_probe import AcceptWaitProbe, Http2Connection, call_headers
 from inferd.scheduling.accept_wait import AcceptWait
 from tests import models
 from tests.bench.arrival_times import STAMPED
@@ -169,7 +169,7 @@ class _Stamped:
 def _send_stamped(target: str, ready: Event, over: Event) -> None:
     # No model has the name: such a call is refused as soon as it is seen.
     host, _, port = target.rpartition(":")
-    connection, headers = Connection((host, int(port)), socket.AF_INET), call_headers(METHOD)
+    connection, headers = Http2Connection((host, int(port)), socket.AF_INET), call_headers(METHOD)
     # Or a call would wait for the server to acknowledge what was sent before it.
     connection._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     ready.set()
@@ -201,21 +201,21 @@ class _Probing(AcceptWait):
 async def _cost(seconds: float, turns: int = 6) -> dict[str, Any]:
     """Microseconds of CPU a probe: medians over turns with and without."""
     wait, server = _Probing(), grpc.aio.server()
-    loopback = Loopback(wait, lambda: True)
-    server.add_generic_rpc_handlers((loopback,))
-    loopback.bind(server)
+    probe = AcceptWaitProbe(wait, lambda: True)
+    server.add_generic_rpc_handlers((probe,))
+    probe.bind(server)
     await server.start()
-    loopback.start()
+    probe.start()
     taken: dict[bool, list[float]] = {True: [], False: []}
     probes = []
     for turn in range(2 * turns):
         wait.on = bool(turn % 2)
-        before, began, count = time.process_time(), time.monotonic(), sum(loopback.waits.counts)
+        before, began, count = time.process_time(), time.monotonic(), sum(probe.waits.counts)
         await asyncio.sleep(seconds / 2)
         taken[wait.on].append((time.process_time() - before) / (time.monotonic() - began))
         if wait.on:
-            probes.append((sum(loopback.waits.counts) - count) / (time.monotonic() - began))
-    loopback.stop()
+            probes.append((sum(probe.waits.counts) - count) / (time.monotonic() - began))
+    probe.stop()
     await server.stop(None)
     extra, a_second = statistics.median(taken[True]) - statistics.median(taken[False]), statistics.median(probes)
     return {

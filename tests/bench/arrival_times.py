@@ -13,7 +13,7 @@ from pathlib import Path
 
 from inferd.cli.main import main
 from inferd.rpc import inference
-from inferd.rpc.call import Call, Caller, Wrap
+from inferd.rpc.call import CallContext, InferCall, Wrap
 
 STAMPED = "sent at "
 
@@ -24,9 +24,9 @@ def run() -> int:
     noted: list[tuple[int, int, int]] = []
     begin = inference.Inference.begin
 
-    def stamped(self: inference.Inference, raw: bytes, wrap: Wrap, caller: Caller) -> Call:
+    def stamped(self: inference.Inference, raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
         seen = time.monotonic_ns()
-        call = begin(self, raw, wrap, caller)
+        call = begin(self, raw, wrap, call_context)
         if call.id.startswith(STAMPED):
             noted.append((int(call.id.removeprefix(STAMPED)), seen, call.stages.waited))
         return call

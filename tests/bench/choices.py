@@ -30,7 +30,7 @@ import uvloop
 from inferd._pb import open_inference_pb2 as pb
 from inferd.engine.runtime import keep_small_blocks
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Asked, Heads
+from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 from tests.bench.choices_server import NBYTES, SYNC
 from tests.bench.open_loop import CHANNEL_OPTIONS, METHOD, quantile
@@ -201,7 +201,7 @@ def _cpu(pid: int) -> float:
 
 def _messages() -> dict[str, dict[str, Callable[[], object]]]:
     """What is done to messages, and how: by protobuf alone, by inferd the long way, and by inferd where the head is
-    known. A request's tensor is copied to where a model would find it."""
+    template. A request's tensor is copied to where a model would find it."""
     ways = {}
     for size, elements in SIZES.items():
         dims = (Dim(elements, elements),)
@@ -209,20 +209,22 @@ def _messages() -> dict[str, dict[str, Callable[[], object]]]:
         raw = request("model", {"x": np.zeros(elements, np.float32)}).SerializeToString()
         target = memoryview(bytearray(elements * DType.FP32.itemsize))
         outputs = [Tensor(DType.FP32, (elements,), np.zeros(elements, np.float32).data)]
-        heads = Heads()
-        apart = wire.take_apart(raw)
-        assert apart is not None
+        templates = TemplateCache()
+        split = wire.split_request(raw)
+        assert split is not None
         message = pb.ModelInferRequest.FromString(raw)
         inputs = codec.decode_inputs(message, signature)
-        heads.keep(apart, message, signature, inputs, Asked((0,), codec.NO_PARAMETERS, 1, None), ("model", "1"))
+        templates.keep(
+            split, message, signature, inputs, RequestSpec((0,), codec.NO_PARAMETERS, 1, None), ("model", "1")
+        )
         ways[f"request of {size}"] = {
             "protobuf": _read_by_protobuf(raw, target),
             "inferd, parsed": _parsed(raw, target, signature),
-            "inferd, known": _known(raw, target, heads),
+            "inferd, known": _known(raw, target, templates),
         }
         ways[f"answer of {size}"] = {
             "protobuf": _built_by_protobuf(signature, outputs),
-            "inferd, known": _joined(heads, apart.head, outputs),
+            "inferd, known": _joined(templates, split.head, outputs),
         }
     return ways
 
@@ -247,13 +249,13 @@ def _parsed(raw: bytes, target: memoryview, signature: Signature) -> Callable[[]
     return read
 
 
-def _known(raw: bytes, target: memoryview, heads: Heads) -> Callable[[], object]:
+def _known(raw: bytes, target: memoryview, templates: TemplateCache) -> Callable[[], object]:
     def read() -> None:
-        apart = wire.take_apart(raw)
-        assert apart is not None
-        known = heads.get(apart.head)
-        assert known is not None
-        inputs = known.tensors(apart.contents)
+        split = wire.split_request(raw)
+        assert split is not None
+        template = templates.get(split.head)
+        assert template is not None
+        inputs = template.tensors(split.contents)
         assert inputs is not None
         target[:] = inputs[0].data  # type: ignore[assignment]
 
@@ -264,10 +266,10 @@ def _built_by_protobuf(signature: Signature, outputs: list[Tensor]) -> Callable[
     return lambda: codec.encode("model", "1", "", signature.outputs, outputs).SerializeToString()
 
 
-def _joined(heads: Heads, head: bytes, outputs: list[Tensor]) -> Callable[[], object]:
-    known = heads.get(head)
-    assert known is not None
-    return lambda: wire.alone(*known.answer("", outputs))
+def _joined(templates: TemplateCache, head: bytes, outputs: list[Tensor]) -> Callable[[], object]:
+    template = templates.get(head)
+    assert template is not None
+    return lambda: wire.as_unary(*template.answer("", outputs))
 
 
 def _cost(do: Callable[[], object], seconds: float) -> float:

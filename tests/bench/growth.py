@@ -128,7 +128,7 @@ def _daemon(count: int, *more: str) -> Iterator[Daemon]:
         for number in range(count):
             execution = "[execution]\nstreams = 2\nthreads = 2\ninfer_requests = 2\n"
             models.save(models.identity(DType.FP32, [1, 4]), repository, _name(number), settings=execution)
-        flags = ("--cache-dir", f"{scratch}/cache", "--canary-interval", "0", "--queue-max-length", "20000")
+        flags = ("--cache-dir", f"{scratch}/cache", "--probe-interval", "0", "--queue-max-length", "20000")
         with Daemon(repository, *flags, "--max-concurrent-streams", "20000", *more) as daemon:
             yield daemon
 

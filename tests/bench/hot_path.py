@@ -105,7 +105,7 @@ def _subjects(stack: ExitStack, elements: int) -> dict[str, Subject]:
         settings = f'[execution]\nstreams = 1\npath = "{path}"\n[queue]\nmax_length = 4096\n'
         models.save(models.identity(DType.FP32, [elements]), scratch / "models", f"noop-{path}", settings=settings)
     daemon = stack.enter_context(
-        Daemon(scratch / "models", "--cache-dir", str(scratch / "cache"), "--canary-interval", "0")
+        Daemon(scratch / "models", "--cache-dir", str(scratch / "cache"), "--probe-interval", "0")
     )
     values = np.zeros(elements, np.float32)
     asked = {path: request(f"noop-{path}", {"x": values}).SerializeToString() for path in PATHS}

@@ -96,7 +96,7 @@ def main() -> int:
             for setting in SETTINGS:
                 text = f"[numbers]\nout_of_range = '{setting}'\n[execution]\nstreams = 1\n"
                 models.save(first(dtype), Path(folder) / "models", f"{dtype.wire}-{setting}", settings=text)
-        flags = ("--cache-dir", str(Path(folder) / "cache"), "--canary-interval", "0")
+        flags = ("--cache-dir", str(Path(folder) / "cache"), "--probe-interval", "0")
         with Daemon(Path(folder) / "models", *flags) as daemon:
             figures = uvloop.run(compare(daemon, given.rounds, given.count, given.in_flight))
     given.out.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ import uvloop
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.engine.runtime import ov
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
 from tests import models
 from tests.bench import plot_overload
 from tests.bench.closed_loop import capacity
@@ -206,7 +206,7 @@ def _make_repository(root: Path, options: argparse.Namespace) -> None:
 def request_for(address: str, model: str) -> bytes:
     """A ModelInferRequest for ``model``, every input all ones and as small as it may be."""
     request = pb.ModelInferRequest(model_name=model)
-    with Client(address) as client:
+    with InferenceClient(address) as client:
         for spec in client.model_metadata(model).inputs:
             shape = [max(1, dim) for dim in spec.wire_shape]
             request.inputs.add(name=spec.name, datatype=spec.dtype.wire, shape=shape)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Closed, Load
-from inferd.bench.report import Objective, Run, Step
+from inferd.bench.report import BenchRun, LatencyObjective, Step
 from inferd.bench.server_side import STAGES, ServerSide
-from inferd.bench.tally import OK, Window
+from inferd.bench.tally import OK, LoadWindow
 
 MS = 1_000_000
 SILENT = ServerSide(None, None, None, None, None, None, None, None)
@@ -30,12 +30,12 @@ def window(
     in_time: int | None = None,
     lags: Sequence[int] = (),
     busiest: float = 0.1,
-) -> Window:
+) -> LoadWindow:
     """Answers with ``latencies`` in milliseconds, all of which came in the window; ``lags`` likewise."""
     count = len(latencies)
     kept = count if in_time is None else in_time
     codes = {**({OK: count} if count else {}), **(errors or {})}
-    return Window(
+    return LoadWindow(
         seconds,
         codes,
         count,
@@ -50,12 +50,14 @@ def window(
 
 def step(
     load: Load | None = None,
-    seen: Window | None = None,
+    seen: LoadWindow | None = None,
     server: ServerSide = SILENT,
-    objective: Objective | None = None,
+    objective: LatencyObjective | None = None,
 ) -> Step:
     return Step(load or Closed(1), seen or window(), server, objective)
 
 
-def run(*steps: Step, objective: Objective | None = None, processes: int = 1, interrupted: bool = False) -> Run:
-    return Run("inferd 1.0", "m", "1", "unary", "x FP32 [1,4]", processes, objective, steps, interrupted)
+def run(
+    *steps: Step, objective: LatencyObjective | None = None, processes: int = 1, interrupted: bool = False
+) -> BenchRun:
+    return BenchRun("inferd 1.0", "m", "1", "unary", "x FP32 [1,4]", processes, objective, steps, interrupted)

@@ -135,7 +135,7 @@ def main() -> int:
         repository = _repository(Path(scratch) / "models", options)
         print(f"starting the daemon with {options.models} models", flush=True)
         # Idle models would be tried now and then.
-        flags = ("--cache-dir", f"{scratch}/cache", "--request-log", "off", "--canary-interval", "0")
+        flags = ("--cache-dir", f"{scratch}/cache", "--request-log", "off", "--probe-interval", "0")
         with Daemon(repository, *flags) as daemon:
             uvloop.run(_acquaint(daemon.grpc, options))
             busy, start = foreign_cpu(daemon.process.pid), time.monotonic()

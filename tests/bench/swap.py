@@ -109,7 +109,7 @@ def main() -> int:
         models.save(products(options.products), folder / "models", MODEL, settings=settings)
         flags = ["--cache-dir", f"{folder}/cache", "--profile-dir", f"{folder}/profiles", "--tuner-control"]
         # Tuning is on and has the settings' own profile, so that nothing is tuned unless it is asked for.
-        with Daemon(folder / "models", *flags, "--tuning", "start", "--tune-budget", "8") as daemon:
+        with Daemon(folder / "models", *flags, "--tuning", "start", "--tuning-budget", "8") as daemon:
             ended = daemon.wait_for("tuned", timeout=300)
             print(f"tuned at the start: {ended['decision']}", flush=True)
             request = request_for(daemon.grpc, MODEL)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from inferd.bench.comparison import compare, only_one
+from inferd.bench.comparison import compare, unmatched_loads
 from inferd.bench.load import Closed, Open
-from inferd.bench.report import Objective
+from inferd.bench.report import LatencyObjective
 from tests.bench.runs import TOLD, run, step, window
 
 SLOW = step(Closed(1), window((20, 40), 2.0), replace(TOLD, cpu=0.004))
@@ -30,7 +30,7 @@ def test_only_loads_that_both_had_are_compared() -> None:
     other = step(Open(5, "poisson"))
     first, second = run(SLOW, step(Closed(2))), run(other, QUICK)
     assert {c.load for c in compare(first, second)} == {Closed(1)}
-    assert only_one(first, second) == (Closed(2), Open(5, "poisson"))
+    assert unmatched_loads(first, second) == (Closed(2), Open(5, "poisson"))
 
 
 def test_random_and_even_arrivals_are_two_loads() -> None:
@@ -44,7 +44,7 @@ def test_nothing_is_no_part_of_nothing() -> None:
 
 
 def test_goodput_is_compared_under_one_objective_alone() -> None:
-    tight, loose = Objective(0.01, 99.0), Objective(0.1, 99.0)
+    tight, loose = LatencyObjective(0.01, 99.0), LatencyObjective(0.1, 99.0)
     first = run(step(objective=tight), objective=tight)
     assert "goodput" in {c.quantity.name for c in compare(first, first)}
     assert "goodput" not in {c.quantity.name for c in compare(first, run(step(objective=loose), objective=loose))}

@@ -10,9 +10,9 @@ import pytest
 
 from inferd.bench.generator import Generator
 from inferd.bench.load import Open
-from inferd.bench.tally import OK, UNANSWERED, Tally
-from inferd.rpc import traffic
-from inferd.security.shown import NOTHING
+from inferd.bench.tally import OK, UNANSWERED, RequestTally
+from inferd.rpc import load_channels
+from inferd.security.client_credentials import NO_CREDENTIALS
 from tests.bench.inference_server import Answer, serving
 from tests.event_loop import on_loop
 
@@ -24,15 +24,17 @@ REQUESTS = (b"a", b"b", b"c")
 @asynccontextmanager
 async def generating(
     answer: Answer, seconds: float, *, stream: bool = False, connections: int = 2, objective: float = 3600.0
-) -> AsyncIterator[tuple[Generator, Tally]]:
+) -> AsyncIterator[tuple[Generator, RequestTally]]:
     """A generator whose window opens now."""
     async with (
         serving(answer) as address,
-        traffic.lines(address, connections, stream=stream, deadline=None, shown=NOTHING) as lines,
+        load_channels.open_channels(
+            address, connections, stream=stream, deadline=None, credentials=NO_CREDENTIALS
+        ) as channels,
     ):
         now = time.monotonic_ns()
-        tally = Tally(now, now + round(seconds * SECOND), round(objective * SECOND))
-        yield Generator(lines, REQUESTS, tally), tally
+        tally = RequestTally(now, now + round(seconds * SECOND), round(objective * SECOND))
+        yield Generator(channels, REQUESTS, tally), tally
 
 
 @WAYS

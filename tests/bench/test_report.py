@@ -7,11 +7,11 @@ import pytest
 
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Closed, Open
-from inferd.bench.report import Objective, document, run_of
+from inferd.bench.report import LatencyObjective, document, run_of
 from inferd.bench.server_side import ServerSide
 from tests.bench.runs import SILENT, TOLD, run, step, window
 
-OBJECTIVE = Objective(0.02, 90.0)
+OBJECTIVE = LatencyObjective(0.02, 90.0)
 
 
 def test_a_document_holds_the_whole_run() -> None:
@@ -80,15 +80,15 @@ def test_memory_is_shared_out_among_the_requests_in_flight() -> None:
 
 
 def test_a_client_without_time_left_is_what_was_measured() -> None:
-    (doubt,) = step(Closed(4), window(busiest=0.95)).doubts()
-    assert doubt.startswith("4 in flight: a client process was busy for 95% of the time")
-    assert step(Closed(4), window(busiest=0.85)).doubts() == []
+    (warning,) = step(Closed(4), window(busiest=0.95)).warnings()
+    assert warning.startswith("4 in flight: a client process was busy for 95% of the time")
+    assert step(Closed(4), window(busiest=0.85)).warnings() == []
 
 
 def test_requests_that_left_late_are_told_of() -> None:
-    (doubt,) = step(Open(5, "poisson"), window((10, 10), lags=(6, 6))).doubts()
-    assert doubt.startswith("5/s: requests left up to 6 ms late (p99)")
-    assert step(Open(5, "poisson"), window((10, 10), lags=(1, 2))).doubts() == []
+    (warning,) = step(Open(5, "poisson"), window((10, 10), lags=(6, 6))).warnings()
+    assert warning.startswith("5/s: requests left up to 6 ms late (p99)")
+    assert step(Open(5, "poisson"), window((10, 10), lags=(1, 2))).warnings() == []
 
 
 def test_the_server_side_of_a_document_may_be_silent() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from inferd.bench.server_probe import MetricsPage, NoFigures, ProcessTree
+from inferd.bench.server_probe import MetricsPage, NoResourceUsage, ProcessTree
 from inferd.bench.server_side import Resources
-from inferd.security.shown import NOTHING, Shown
+from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 
 PAGE = """# HELP process_cpu_seconds_total Total user and system CPU time spent in seconds.
 # TYPE process_cpu_seconds_total counter
@@ -51,8 +51,8 @@ def page(body: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
 
 def test_a_prometheus_page_says_cpu_time_and_memory() -> None:
     with page(PAGE) as (url, shown):
-        assert MetricsPage(url, NOTHING).read() == Resources(12.5, 300_000_000)
-        assert MetricsPage(url, Shown(token="secret")).read().cpu_seconds == 12.5
+        assert MetricsPage(url, NO_CREDENTIALS).read() == Resources(12.5, 300_000_000)
+        assert MetricsPage(url, ClientCredentials(token="secret")).read().cpu_seconds == 12.5
     assert shown == ["", "Bearer secret"]
 
 
@@ -63,7 +63,7 @@ def test_a_page_of_several_processes_is_their_sum() -> None:
         for w in range(3)
     )
     with page(body) as (url, _):
-        assert MetricsPage(url, NOTHING).read() == Resources(4.5, 303)
+        assert MetricsPage(url, NO_CREDENTIALS).read() == Resources(4.5, 303)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_page_of_several_processes_is_their_sum() -> None:
     ],
 )
 def test_a_page_that_says_nothing_is_one_sentence(body: str, status: int, says: str) -> None:
-    with page(body, status) as (url, _), pytest.raises(NoFigures, match=says):
-        MetricsPage(url, NOTHING).read()
+    with page(body, status) as (url, _), pytest.raises(NoResourceUsage, match=says):
+        MetricsPage(url, NO_CREDENTIALS).read()
 
 
 def test_a_page_that_is_not_there_is_one_sentence() -> None:
-    with pytest.raises(NoFigures, match=r"http://127\.0\.0\.1:1/metrics: .*refused"):
-        MetricsPage("http://127.0.0.1:1/metrics", NOTHING).read()
+    with pytest.raises(NoResourceUsage, match=r"http://127\.0\.0\.1:1/metrics: .*refused"):
+        MetricsPage("http://127.0.0.1:1/metrics", NO_CREDENTIALS).read()
 
 
 def test_a_process_is_known_by_the_kernel() -> None:
@@ -113,5 +113,5 @@ def test_the_children_of_a_process_are_counted_with_it_and_those_of_others_are_n
 def test_a_process_that_is_not_there_is_one_sentence() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with pytest.raises(NoFigures, match=f"process {ended.pid}: No such file"):
+    with pytest.raises(NoResourceUsage, match=f"process {ended.pid}: No such file"):
         ProcessTree(ended.pid).read()

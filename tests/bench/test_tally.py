@@ -4,15 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.bench.latencies import Latencies
-from inferd.bench.tally import OK, UNANSWERED, Tally, Window
+from inferd.bench.tally import OK, UNANSWERED, LoadWindow, RequestTally
 
 OPENS, CLOSES, OBJECTIVE = 1000, 2000, 100
 codes = st.sampled_from([OK, "RESOURCE_EXHAUSTED", UNANSWERED])
 ended = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 500), codes), max_size=60)
 
 
-def counted(*requests: tuple[int, int, str]) -> Window:
-    tally = Tally(OPENS, CLOSES, OBJECTIVE)
+def counted(*requests: tuple[int, int, str]) -> LoadWindow:
+    tally = RequestTally(OPENS, CLOSES, OBJECTIVE)
     for due, latency, code in requests:
         tally.ended(due, due + latency, code)
     return tally.window(0.5)
@@ -49,7 +49,7 @@ def test_nothing_is_no_share_of_anything() -> None:
 
 
 def test_how_late_requests_left_is_known_for_those_of_the_window() -> None:
-    tally = Tally(OPENS, CLOSES, OBJECTIVE)
+    tally = RequestTally(OPENS, CLOSES, OBJECTIVE)
     for due, left in ((999, 1200), (1000, 1003), (2000, 2001)):
         tally.left(due, left)
     assert tally.window(0.0).lags == Latencies.of([3])
@@ -58,7 +58,7 @@ def test_how_late_requests_left_is_known_for_those_of_the_window() -> None:
 @settings(max_examples=25)
 @given(requests=ended, early=st.integers(OPENS, CLOSES))
 def test_a_window_closed_early_is_the_window_of_that_length(requests: list[tuple[int, int, str]], early: int) -> None:
-    shorter, moved = Tally(OPENS, early, OBJECTIVE), Tally(OPENS, CLOSES, OBJECTIVE)
+    shorter, moved = RequestTally(OPENS, early, OBJECTIVE), RequestTally(OPENS, CLOSES, OBJECTIVE)
     # As they happen; no request begins after the window was closed.
     for due, latency, code in sorted(requests, key=lambda r: r[0] + r[1]):
         if due < early:
@@ -76,7 +76,7 @@ def test_what_several_processes_saw_is_what_one_would_have_seen(
     requests: list[tuple[int, int, str]], places: list[int]
 ) -> None:
     parts = [counted(*(r for r, place in zip(requests, places, strict=False) if place == part)) for part in range(3)]
-    whole, merged = counted(*requests), Window.merged(parts)
+    whole, merged = counted(*requests), LoadWindow.merged(parts)
     assert merged.codes == whole.codes
     assert (merged.answered, merged.answered_in_time, merged.in_time) == (
         whole.answered,

@@ -6,10 +6,10 @@ from structlog.testing import capture_logs
 
 from inferd.catalog.retries import LoadRetries, failure_text
 from inferd.errors import InferdError, LoadFailed, LoadInterrupted
-from inferd.supervision.rebuilding import RebuildRules
+from inferd.supervision.reload_backoff import ReloadBackoffRules
 from tests.event_loop import on_loop, until
 
-RULES = RebuildRules(first=0.001, tries=4, slowly=0.02)
+RULES = ReloadBackoffRules(first=0.001, fast_tries=4, slow_interval=0.02)
 KILLED = LoadInterrupted("m", 1, "killed")
 BROKEN = LoadFailed("m", 1, "broken")
 
@@ -53,7 +53,7 @@ async def test_nothing_else_is_tried_again() -> None:
 
 @on_loop
 async def test_what_has_loaded_in_between_begins_at_the_first_wait() -> None:
-    retries = LoadRetries(lambda _: None, RebuildRules(first=60.0))
+    retries = LoadRetries(lambda _: None, ReloadBackoffRules(first=60.0))
     with capture_logs() as logs:
         for failures in ([KILLED], [KILLED], [], [KILLED]):
             retries.ended("m", failures)

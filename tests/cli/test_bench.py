@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from inferd.bench.load import Closed, Open
-from inferd.bench.report import Objective, Run, document
+from inferd.bench.report import BenchRun, LatencyObjective, document
 from inferd.cli import bench, bench_display, bench_plot
-from inferd.cli.bench_display import Display
+from inferd.cli.bench_display import BenchDisplay
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
 from tests.bench.runs import SILENT, TOLD, run, step, window
 
-OBJECTIVE = Objective(0.025, 99.0)
+OBJECTIVE = LatencyObjective(0.025, 99.0)
 SWEEP = run(
     step(Closed(1), window([5] * 100), TOLD, OBJECTIVE),
     step(Closed(8), window([10] * 200, in_time=199), TOLD, OBJECTIVE),
@@ -36,8 +36,8 @@ def shown(show: Callable[[Console], object], width: int = 80, *, terminal: bool 
     return out.getvalue()
 
 
-def result(found: Run, width: int = 80) -> str:
-    return shown(lambda console: Display(console, 2.0, 10.0).result(found), width)
+def result(found: BenchRun, width: int = 80) -> str:
+    return shown(lambda console: BenchDisplay(console, 2.0, 10.0).result(found), width)
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -90,7 +90,9 @@ def test_errors_are_told_by_code_and_what_is_to_be_doubted_too() -> None:
 
 def test_a_percentile_that_no_answer_lies_beyond_is_dim() -> None:
     out = io.StringIO()
-    Display(Console(file=out, width=100, force_terminal=True), 2.0, 10.0).result(run(step(seen=window([10] * 500))))
+    BenchDisplay(Console(file=out, width=100, force_terminal=True), 2.0, 10.0).result(
+        run(step(seen=window([10] * 500)))
+    )
     # p50, p90 and p99 are not, p99.9 of 500 is.
     assert out.getvalue().count("\x1b[2m") == 1
 
@@ -120,7 +122,7 @@ def test_figures_are_written_as_people_do(number: float, text: str) -> None:
 
 
 def going_on(console: Console) -> None:
-    with Display(console, 2.0, 10.0) as display:
+    with BenchDisplay(console, 2.0, 10.0) as display:
         display.begin(run(), Closed(8))
         display.tick(1.0, 100, 0)
         display.tick(3.0, 500, 7)
@@ -186,7 +188,7 @@ def test_a_file_that_is_no_run_is_one_sentence_and_78(
     [(SWEEP,), (SWEEP, SWEEP), (run(step()),), (run(step(seen=window(()))),)],
     ids=["sweep", "two", "one", "none"],
 )
-def test_runs_are_drawn(runs: tuple[Run, ...], tmp_path: Path) -> None:
+def test_runs_are_drawn(runs: tuple[BenchRun, ...], tmp_path: Path) -> None:
     file = tmp_path / "folder" / "run.png"
     bench_plot.draw(runs, file, ("a", "b"))
     head = file.read_bytes()[:24]

@@ -8,7 +8,7 @@ import pytest
 from inferd.cli.check import TryOut, check
 from inferd.config.daemon import Settings
 from inferd.config.model import parse
-from inferd.config.understood import understood
+from inferd.config.summary import summary
 from inferd.errors import LoadFailed, RepositoryError
 from inferd.repository import ModelEntry, VersionFile
 from inferd.tensors import Dim, DType, Signature, TensorSpec
@@ -137,7 +137,7 @@ def test_every_version_that_is_broken_has_a_line(repository):
     ],
 )
 def test_it_says_what_it_understood(settings, said):
-    assert list(understood(parse(settings, "m/model.toml"))) == said
+    assert list(summary(parse(settings, "m/model.toml"))) == said
 
 
 def test_a_file_that_can_not_be_read_as_a_model_breaks_only_its_own(repository):

@@ -17,8 +17,8 @@ from inferd.errors import ConfigurationError
 from inferd.metrics.exporter import Exporter
 from inferd.metrics.status import Status
 from inferd.security.certificates import CertificateFiles
+from inferd.security.client_credentials import ClientCredentials
 from inferd.security.credentials import Credentials
-from inferd.security.shown import Shown
 from tests.certificates import CertificateAuthority, Pair
 from tests.metrics.made_up import server
 from tests.rpc.parts import Parts
@@ -35,10 +35,10 @@ scopes = ["read"]
 """
 
 
-def shown(*flags: str) -> Shown:
+def shown(*flags: str) -> ClientCredentials:
     parser = argparse.ArgumentParser()
     connection.add_arguments(parser)
-    return connection.shown_by(parser.parse_args(flags))
+    return connection.credentials_from(parser.parse_args(flags))
 
 
 def problem(*flags: str) -> str:
@@ -53,8 +53,8 @@ def no_token_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_flags_nothing_is_shown_and_the_call_is_made_in_the_clear() -> None:
-    assert shown() == Shown()
-    assert (Shown().authorization, Shown().context()) == ("", None)
+    assert shown() == ClientCredentials()
+    assert (ClientCredentials().authorization, ClientCredentials().context()) == ("", None)
 
 
 def test_the_token_is_that_of_the_file_or_else_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +94,12 @@ def test_flags_that_go_together_are_wanted_together(flags: tuple[str, ...], said
 
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
-    for made in (Shown(ca=file), Shown(ca=file).pem):
+    for made in (ClientCredentials(ca=file), ClientCredentials(ca=file).pem):
         with pytest.raises(ConfigurationError, match="No such file"):
-            made.context() if isinstance(made, Shown) else made()
+            made.context() if isinstance(made, ClientCredentials) else made()
     file.write_text("no certificate")
     with pytest.raises(ConfigurationError, match="holds no certificate"):
-        Shown(ca=file).context()
+        ClientCredentials(ca=file).context()
 
 
 # -- against real ports -----------------------------------------------------------

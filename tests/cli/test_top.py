@@ -30,10 +30,10 @@ from rich.console import Console
 
 from inferd.cli import top
 from inferd.cli.main import main
-from inferd.cli.top_display import picture
+from inferd.cli.top_display import render
 from inferd.metrics.exporter import Exporter
 from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
-from inferd.metrics.live import History, Live
+from inferd.metrics.rolling import History, ServerView
 from inferd.metrics.status import Status
 from tests.metrics.made_up import model, server
 
@@ -47,18 +47,18 @@ def busy(name: str, answered: int, seconds: float, **known: Any) -> list[ModelFi
     return [model(name, **known), model(name, **(known | after))]
 
 
-def live_of(*models: Sequence[ModelFigures], **known: Any) -> Live:
+def live_of(*models: Sequence[ModelFigures], **known: Any) -> ServerView:
     history = History()
     for place, at in enumerate((100.0, 101.0)):
         history.add(server(at, [readings[place] for readings in models], **known))
-    live = history.live()
-    assert live is not None
-    return live
+    view = history.view()
+    assert view is not None
+    return view
 
 
-def shown(live: Live, width: int = 300, height: int | None = None, doubt: str = "") -> list[str]:
+def shown(view: ServerView, width: int = 300, height: int | None = None, warning: str = "") -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width, height=height).print(picture(live, width, height, doubt))
+    Console(file=out, width=width, height=height).print(render(view, width, height, warning))
     return out.getvalue().splitlines()
 
 
@@ -142,9 +142,9 @@ def test_requests_for_no_model_of_ours_are_told() -> None:
     history = History()
     history.add(server(100))
     history.add(server(102, other={"not_found": 5, "internal": 2}))
-    live = history.live()
-    assert live is not None
-    lines = shown(live)
+    view = history.view()
+    assert view is not None
+    lines = shown(view)
     assert "requests that named no model of this server: internal 1.0/s, not_found 2.5/s" in lines
     assert "1.0 errors/s" in lines[0]
 
@@ -270,8 +270,8 @@ def test_json_is_the_figures_on_one_line(capsys: pytest.CaptureFixture[str]) -> 
     with serving() as address:
         assert main(["top", "--json", "--metrics-address", address]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    live = json.loads(line)
-    assert (live["service"], [m["model"] for m in live["models"]]) == ("inferd", ["small"])
+    view = json.loads(line)
+    assert (view["service"], [m["model"] for m in view["models"]]) == ("inferd", ["small"])
 
 
 def test_when_nothing_listens_it_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from inferd.cli import tune_plot
-from inferd.cli.tune_display import Display
+from inferd.cli.tune_display import TuneDisplay
 from inferd.errors import ConfigurationError
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
@@ -86,17 +86,17 @@ class Arrivals:
         )
 
 
-def shown(show: Callable[[Display], object], width: int = 100, *, terminal: bool = False) -> str:
+def shown(show: Callable[[TuneDisplay], object], width: int = 100, *, terminal: bool = False) -> str:
     out = io.StringIO()
-    show(Display(Console(file=out, width=width, force_terminal=terminal, color_system=None), 60.0))
+    show(TuneDisplay(Console(file=out, width=width, force_terminal=terminal, color_system=None), 60.0))
     return out.getvalue()
 
 
 # -- while it goes on --------------------------------------------------------------------------
 
 
-def searching(*steps: Progress) -> Callable[[Display], None]:
-    def show(display: Display) -> None:
+def searching(*steps: Progress) -> Callable[[TuneDisplay], None]:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             for step in steps:
                 display.tell(step)
@@ -131,7 +131,7 @@ def test_on_a_terminal_the_look_in_progress_and_the_best_so_far_are_kept_up_to_d
 
 
 def test_one_search_follows_the_other() -> None:
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         for name in ("m", "n"):
             with display.model(name, 1, "CPU", 24):
                 display.tell(progress(None))
@@ -148,7 +148,7 @@ def test_one_search_follows_the_other() -> None:
 def checked(probe: Arrivals, found: Outcome, *, terminal: bool = False) -> tuple[Sustained | None, str]:
     held: list[Sustained | None] = []
 
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             held.append(display.check(probe, found))  # type: ignore[arg-type]
         display.result(found, profile(found, held[0]) if found.winner else None)
@@ -207,7 +207,7 @@ def test_on_a_terminal_the_rate_is_shown_while_it_is_tried() -> None:
 
 
 def result(found: Outcome, width: int = 100) -> list[str]:
-    def show(display: Display) -> None:
+    def show(display: TuneDisplay) -> None:
         with display.model("m", 1, "CPU", 24):
             pass
         display.result(found, profile(found) if found.winner else None)

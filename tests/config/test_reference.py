@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from inferd.config import reference
 from inferd.config.daemon import Settings, load
-from inferd.config.model import ModelConfig, Preprocessing, StateTensor
+from inferd.config.model import ModelConfig, PreprocessingSettings, StateTensor
 
 PAGES = reference.pages()
 
@@ -24,7 +24,7 @@ def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 MODEL_KEYS = [
     *keys(ModelConfig),
-    *keys(Preprocessing, "preprocessing.<input>."),
+    *keys(PreprocessingSettings, "preprocessing.<input>."),
     *keys(StateTensor, "sequences.state.<input>."),
 ]
 

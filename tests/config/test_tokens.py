@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.config import tokens
-from inferd.config.tokens import SCOPES, Client
+from inferd.config.tokens import SCOPES, CertificateClient
 from inferd.errors import ConfigurationError
 
 DIGEST = "9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08"
@@ -34,7 +34,7 @@ def test_tokens_and_clients_are_read() -> None:
     expires = datetime(2027, 1, 31, tzinfo=UTC).timestamp()
     (one,) = found.token
     assert (one.name, one.sha256, one.scopes, one.expires) == ("a", DIGEST.lower(), ("infer",), expires)
-    assert found.client == (Client(name="a", scopes=("read", "tuner")),)
+    assert found.client == (CertificateClient(name="a", scopes=("read", "tuner")),)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.demo.magika import Rules, Verdict
+from inferd.demo.magika import Classification, MagikaRules
 from inferd.errors import RepositoryError
 
 # Small enough that a few dozen bytes reach every border.
-RULES = Rules(
+RULES = MagikaRules(
     labels=("python", "markdown", "png", "noise"),
     thresholds={"markdown": 0.75},
     threshold=0.5,
@@ -24,9 +24,9 @@ RULES = Rules(
 )
 
 
-def examined(content: bytes) -> "Verdict | list[int]":
+def examined(content: bytes) -> "Classification | list[int]":
     seen = RULES.examine_content(io.BytesIO(content))
-    return seen if isinstance(seen, Verdict) else seen.tolist()
+    return seen if isinstance(seen, Classification) else seen.tolist()
 
 
 def test_a_file_fills_the_front_from_its_start_and_the_back_up_to_its_end() -> None:
@@ -55,14 +55,14 @@ def test_of_a_long_file_only_a_block_at_each_end_is_looked_at() -> None:
     ],
 )
 def test_too_little_to_judge_is_answered_without_the_model(content: bytes, label: str) -> None:
-    assert examined(content) == Verdict(label, 1.0)
+    assert examined(content) == Classification(label, 1.0)
 
 
 @given(st.binary(max_size=60))
 def test_features_are_bytes_of_the_file_or_padding(content: bytes) -> None:
     seen = examined(content)
 
-    if isinstance(seen, Verdict):
+    if isinstance(seen, Classification):
         assert len(content[:16].lstrip()) < 4
     else:
         front, back = bytes(v for v in seen[:8] if v != 256), bytes(v for v in seen[8:] if v != 256)
@@ -89,17 +89,17 @@ def test_a_label_is_shown_when_its_score_reaches_the_threshold(scores: list[floa
 
 
 def test_a_folder_and_a_device_take_no_model(tmp_path: Path) -> None:
-    assert RULES.examine(tmp_path) == Verdict("directory", 1.0)
-    assert RULES.examine(Path("/dev/null")) == Verdict("unknown", 1.0)
+    assert RULES.examine(tmp_path) == Classification("directory", 1.0)
+    assert RULES.examine(Path("/dev/null")) == Classification("unknown", 1.0)
 
 
 def test_missing_rules_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match=r"config\.min\.json: No such file.*inferd demo fetch"):
-        Rules.read(tmp_path)
+        MagikaRules.read(tmp_path)
 
 
 def test_the_published_rules_name_every_label_the_model_scores(demo_repository: Path) -> None:
-    rules = Rules.read(demo_repository / "magika")
+    rules = MagikaRules.read(demo_repository / "magika")
 
     assert len(rules.labels) == 214
     assert {"python", "markdown", "txt"} <= rules.textual

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inferd.config.model import parse
-from inferd.content import Bounds, Extent
+from inferd.content import Bounds, FileSet
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.engine.runtime import ov
@@ -99,7 +99,7 @@ def save(network: ov.Model, folder: Path) -> Path:
 
 def source(file: Path, toml: str = "", name: str = "small") -> ModelSource:
     """``file`` as version 1 of a model with the settings in ``toml``."""
-    return ModelSource(name, 1, Extent(file, None, Bounds(file.parent)), parse(toml, f"{name}/model.toml"))
+    return ModelSource(name, 1, FileSet(file, None, Bounds(file.parent)), parse(toml, f"{name}/model.toml"))
 
 
 def engine(cache: Path | None = None) -> Engine:

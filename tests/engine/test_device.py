@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.config.model import Execution, ModelConfig, Objective
+from inferd.config.model import ExecutionSettings, ModelConfig, ObjectiveSettings
 from inferd.engine.device import Effective, compile_properties, family, read_back, resolve
 from inferd.engine.runtime import ov
 from inferd.engine.topology import cpu_topology
@@ -89,7 +89,9 @@ def test_the_family_is_what_stands_before_index_and_list(device: str, expected: 
 
 
 def config(goal: str = "throughput", properties: dict[str, Any] | None = None, **execution: Any) -> ModelConfig:
-    return ModelConfig(objective=Objective(goal=goal), execution=Execution(**execution), properties=properties or {})
+    return ModelConfig(
+        objective=ObjectiveSettings(goal=goal), execution=ExecutionSettings(**execution), properties=properties or {}
+    )
 
 
 HINTS = {"PERFORMANCE_HINT": "THROUGHPUT", "EXECUTION_MODE_HINT": "ACCURACY"}

@@ -7,7 +7,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.errors import InferdError, InvalidRequest
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Asked, Heads
+from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 
 ROWS = Dim(1, 8)
@@ -77,7 +77,7 @@ def exercise(raw: bytes, which: int) -> str:
             raise Wrong(f"{type(error).__name__} is no answer to a request's own mistake") from error
         return _told(error)
     _check(signature, inputs, rows, outputs)
-    _remember(raw, message, signature, inputs, Asked(outputs, parameters, rows, None))
+    _remember(raw, message, signature, inputs, RequestSpec(outputs, parameters, rows, None))
     answer = codec.encode("m", "1", message.id, signature.inputs, inputs)
     if len(answer.raw_output_contents) != len(inputs):
         raise Wrong("not every tensor was encoded")
@@ -89,19 +89,19 @@ def _remember(
     message: pb.ModelInferRequest,
     signature: Signature,
     inputs: tuple[Tensor, ...],
-    asked: Asked,
+    request_spec: RequestSpec,
 ) -> None:
     """Once more as a request like one before, which is not parsed: it has to come to the same."""
-    apart = wire.take_apart(raw)
-    if apart is None:
+    split = wire.split_request(raw)
+    if split is None:
         return
-    heads = Heads()
-    heads.keep(apart, message, signature, inputs, asked, ("m", "1"))
-    known = heads.get(apart.head)
-    if known is None:
+    templates = TemplateCache()
+    templates.keep(split, message, signature, inputs, request_spec, ("m", "1"))
+    template = templates.get(split.head)
+    if template is None:
         return
-    given = known.tensors(apart.contents)
-    if apart.id != message.id or given is None or len(given) != len(inputs):
+    given = template.tensors(split.contents)
+    if split.id != message.id or given is None or len(given) != len(inputs):
         raise Wrong("a request is not like itself")
     for one, other in zip(given, inputs, strict=True):
         if (one.dtype, one.shape, bytes(one.data)) != (other.dtype, other.shape, other.data):  # type: ignore[arg-type]

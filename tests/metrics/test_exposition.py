@@ -20,8 +20,8 @@ from prometheus_client.samples import Exemplar, Sample
 
 from inferd.errors import Cancelled
 from inferd.metrics import exposition, instruments
-from inferd.metrics.cells import Histogram
 from inferd.metrics.families import histogram
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.recorder import Recorder
 from inferd.requests import Observation, Stages
 from inferd.trace_context import TraceContext

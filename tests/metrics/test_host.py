@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from inferd.metrics import instruments
 from inferd.metrics.host import HostCollector
 from inferd.metrics.instruments import Instrument
-from tests.control_groups import machine, under_quota
+from tests.cgroups import machine, under_quota
 from tests.metrics.scraped import Scrape, scraped
 
 THREADS = ("inferd_cpu_threads",)

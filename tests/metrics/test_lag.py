@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import ACCEPT_WAIT_BUCKETS, LAG_BUCKETS
 from inferd.metrics.lag import AcceptWaitCollector, LagMonitor
 from tests.event_loop import until

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inferd.errors import DeadlinePassed, InferdError, QueueFull, QuotaExceeded, UnknownModel
 from inferd.metrics.instruments import LATENCY_BUCKETS, OTHER, STAGES
-from inferd.metrics.recorder import MOST_GONE, Record, Recorder
+from inferd.metrics.recorder import MOST_GONE, Recorder, VersionCounters
 from inferd.metrics.statistics import Statistics
 from inferd.requests import Observation, Stages
 from inferd.trace_context import TraceContext
@@ -152,16 +152,16 @@ OBJECTIVES = st.none() | st.sampled_from([0.001, 0.003, 0.05, 0.0501, 1.0, 3.0])
 def test_each_answer_is_judged_once_by_the_objective_that_held(
     steps: list[tuple[float | None, list[int]]],
 ) -> None:
-    record, met, missed = Record(), 0, 0
+    counters, met, missed = VersionCounters(), 0, 0
     for objective, durations in steps:
-        record.aim(objective)
-        assert record.judged() == (met, missed)
+        counters.set_objective(objective)
+        assert counters.judged() == (met, missed)
         for duration in durations:
-            record.add(seen(stages=lasting(duration)))
+            counters.add(seen(stages=lasting(duration)))
             if objective is not None:
                 met += duration <= round(objective * 1e9)
                 missed += duration > round(objective * 1e9)
-        assert record.judged() == (met, missed)
+        assert counters.judged() == (met, missed)
 
 
 class Clock:

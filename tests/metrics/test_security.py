@@ -28,16 +28,16 @@ def test_expiry_and_what_became_of_changes_are_told(tmp_path: Path) -> None:
     held = Credentials(CertificateFiles(pair.certificate, pair.key), tokens)
     tokens.write_text("[[client]")
     held.look()
-    held.refusals.add("grpc", "ModelInfer", NotAuthenticated("missing"), "p")
+    held.denied_calls.add("grpc", "ModelInfer", NotAuthenticated("missing"), "p")
     seen = series(held)
     assert {name: value for name, value in seen.items() if name[0] != "inferd_refused_calls_total"} == {
         ("inferd_tls_certificate_expiry_timestamp_seconds",): datetime(2040, 1, 1, tzinfo=UTC).timestamp(),
         ("inferd_credentials_current", "certificate"): 1,
         ("inferd_credentials_current", "tokens"): 0,
-        ("inferd_credentials_readings_total", "certificate", "ok"): 0,
-        ("inferd_credentials_readings_total", "certificate", "failed"): 0,
-        ("inferd_credentials_readings_total", "tokens", "ok"): 0,
-        ("inferd_credentials_readings_total", "tokens", "failed"): 1,
+        ("inferd_credentials_reloads_total", "certificate", "ok"): 0,
+        ("inferd_credentials_reloads_total", "certificate", "failed"): 0,
+        ("inferd_credentials_reloads_total", "tokens", "ok"): 0,
+        ("inferd_credentials_reloads_total", "tokens", "failed"): 1,
     }
     assert seen["inferd_refused_calls_total", "grpc", "missing"] == 1
     assert seen["inferd_refused_calls_total", "metrics", "missing"] == 0

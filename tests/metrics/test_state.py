@@ -53,10 +53,10 @@ def test_each_model_is_in_exactly_one_state() -> None:
 
 def test_what_hangs_and_what_ails_is_shown() -> None:
     place = ("m", "1", "CPU")
-    server = replace(SERVER, ailments={("n", "2"): "hanging"}, hung={place: 3}, replaced={place: 2})
+    server = replace(SERVER, unready={("n", "2"): "hanging"}, hung={place: 3}, replaced={place: 2})
     samples = collected(server)
     # Labels by name: model, reason, version; and device, model, version.
-    assert named(samples, "inferd_model_ailing") == {("n", "hanging", "2"): 1}
+    assert named(samples, "inferd_model_unhealthy") == {("n", "hanging", "2"): 1}
     assert named(samples, "inferd_hung_runs_total") == {("CPU", "m", "1"): 3}
     assert named(samples, "inferd_replaced_infer_requests_total") == {("CPU", "m", "1"): 2}
 
@@ -102,9 +102,9 @@ def test_what_a_version_does_not_have_is_left_out() -> None:
     ("name", "cpu", "gpu"),
     [
         ("streams", 2, 1),
-        ("streams_asked", 0, 1),
+        ("streams_requested", 0, 1),
         ("threads", 4, 0),
-        ("threads_asked", 3, 0),
+        ("threads_requested", 3, 0),
         ("infer_requests", 8, 2),
         ("max_batch_rows", 16, 1),
         ("inline", 1, 0),

@@ -19,7 +19,7 @@ from inferd.rpc.server import Server
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from inferd.tuning.profile import Profiles
 from inferd.tuning.tuner import Tuner, TunerRules
 
@@ -32,9 +32,9 @@ class Parts:
         self,
         root: Path,
         log_settings: Mapping[str, Any],
-        switched_on: Collection[Access] = (Access.REPOSITORY, Access.TUNER),
+        enabled: Collection[Access] = (Access.REPOSITORY, Access.TUNER),
         credentials: Credentials | None = None,
-        shared_memory: Store | None = None,
+        shared_memory: RegionStore | None = None,
     ) -> None:
         async def unchanged() -> None:
             return
@@ -65,7 +65,7 @@ class Parts:
             TunerControl(tuner, self.catalog),
             1 << 20,
             observe,
-            switched_on,
+            enabled,
             credentials=credentials,
             shared_memory=shared_memory,
         )

@@ -188,9 +188,9 @@ async def _code(channel: grpc.aio.Channel, method: str, metadata: Any) -> Code:
 
 @asynccontextmanager
 async def serving(
-    world: World, root: Path, held: Credentials, switched_on: tuple[Access, ...] = CONTROLS
+    world: World, root: Path, held: Credentials, enabled: tuple[Access, ...] = CONTROLS
 ) -> AsyncIterator[Serving]:
-    parts = Parts(root, {}, switched_on, held)
+    parts = Parts(root, {}, enabled, held)
     port = parts.server.bind("127.0.0.1:0")
     await parts.server.start()
     try:
@@ -267,7 +267,7 @@ async def test_without_a_tokens_file_a_verified_certificate_opens_everything(
 @on_loop
 async def test_no_scope_opens_a_control_that_is_switched_off(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_TOKENS[who]
-    async with serving(world, tmp_path, credentials(world, tokens=True), switched_on=()) as served:
+    async with serving(world, tmp_path, credentials(world, tokens=True), enabled=()) as served:
         codes = await served.codes(shown)
     refused = UNAUTHENTICATED if scopes is None else DENIED
     assert {method: codes[method] for method in ADMINISTRATION} == dict.fromkeys(ADMINISTRATION, refused)
@@ -329,7 +329,7 @@ async def test_a_refused_inference_is_counted_once_and_nothing_else_that_is_refu
         gc.collect()
         await answer(served, f"/{SERVICE}/ServerLive", Presented("read"))
         seen = list(served.parts.seen)
-        refused = {key: n for key, n in served.held.refusals.counts.items() if n}
+        refused = {key: n for key, n in served.held.denied_calls.counts.items() if n}
     by_token = [("_OTHER", "", "unauthenticated", "unknown"), ("_OTHER", "", "denied", "scope")]
     assert seen == [by_token[0], by_token[0], by_token[1], by_token[1], by_token[1], by_token[1]]
     # A reader may read metadata.
@@ -362,7 +362,7 @@ async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(worl
         broken = await answer(served, INFER, bearing("another"))
     assert before[0] is another[0] is broken[0] is Code.UNAVAILABLE  # no model is there yet
     assert after == (UNAUTHENTICATED, "the token is not known")
-    assert [(one.current, one.readings) for one in held.followed()] == [(False, {"ok": 1, "failed": 1})]
+    assert [(one.current, one.readings) for one in held.watched_files()] == [(False, {"ok": 1, "failed": 1})]
 
 
 # -- who a quota counts -----------------------------------------------------------
@@ -375,14 +375,14 @@ async def test_calls_side_by_side_are_each_their_own_callers(world: World, tmp_p
     async with serving(world, tmp_path, held) as served:
         inference = served.parts.inference
         clients: list[str] = []
-        caller = inference._caller
+        caller = inference._call_context
 
         def recorded(context: grpc.aio.ServicerContext) -> Any:
             said = caller(context)
             clients.append(said.client)
             return said
 
-        inference._caller = recorded  # type: ignore[method-assign]
+        inference._call_context = recorded  # type: ignore[method-assign]
         channel = served._channel("infer")
         metadata: list[tuple[tuple[str, str], ...]] = [
             (),
@@ -521,7 +521,7 @@ def test_a_refused_reader_is_told_how_and_counted(world: World) -> None:
     assert (status, body) == (401, f"{NotAuthenticated('missing')}\n")
     assert [said.split()[0] for said in headers.get_all("WWW-Authenticate")] == ["Bearer", "Basic"]
     assert (denied[0], denied[2]) == (403, "/metrics needs the scope 'read', which 'infer' does not have\n")
-    assert {key: n for key, n in held.refusals.counts.items() if n} == {
+    assert {key: n for key, n in held.denied_calls.counts.items() if n} == {
         ("metrics", "missing"): 1,
         ("metrics", "scope"): 1,
     }
@@ -604,8 +604,8 @@ async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path
     exporter.close()
     await parts.server.stop(0)
     assert seen == [["server 4"] * 2, ["server 5"] * 2, ["server 5"] * 2, ["server 5"] * 2, ["server 6"] * 2]
-    (followed,) = held.followed()
-    assert (followed.current, followed.readings) == (True, {"ok": 2, "failed": 2})
+    (watched_file,) = held.watched_files()
+    assert (watched_file.current, watched_file.readings) == (True, {"ok": 2, "failed": 2})
     assert held.certificate is not None
     assert held.certificate.expires == datetime(2069, 1, 1, tzinfo=UTC).timestamp()
 

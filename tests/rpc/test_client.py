@@ -7,8 +7,8 @@ import pytest
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 from inferd.tensors import DType
 
 Call = grpc.ServicerContext
@@ -49,7 +49,7 @@ def unary(method: Callable[..., object], request: type) -> grpc.RpcMethodHandler
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
+def client() -> Iterator[InferenceClient]:
     """Connected to a real server that answers as written above."""
     handlers = {
         "ServerReady": unary(lambda *_: pb.ServerReadyResponse(ready=True), pb.ServerReadyRequest),
@@ -64,13 +64,13 @@ def client() -> Iterator[Client]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with Client(f"127.0.0.1:{port}") as client:
+    with InferenceClient(f"127.0.0.1:{port}") as client:
         yield client
     server.stop(0).wait()
 
 
 @pytest.mark.parametrize("dtype", [t for t in DType if t not in (DType.BF16, DType.BYTES)], ids=lambda t: t.wire)
-def test_arrays_of_every_fixed_size_type_travel_whole(client: Client, dtype: DType) -> None:
+def test_arrays_of_every_fixed_size_type_travel_whole(client: InferenceClient, dtype: DType) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype.numpy)
 
     back = client.infer("echo", {"x": array})["x"]
@@ -79,7 +79,7 @@ def test_arrays_of_every_fixed_size_type_travel_whole(client: Client, dtype: DTy
     np.testing.assert_array_equal(back, array)
 
 
-def test_arrays_of_another_memory_layout_keep_their_values(client: Client) -> None:
+def test_arrays_of_another_memory_layout_keep_their_values(client: InferenceClient) -> None:
     transposed, big_endian = np.arange(6, dtype=np.int32).reshape(2, 3).T, np.array([1, 256], ">i4")
 
     back = client.infer("echo", {"a": transposed, "b": big_endian})
@@ -88,38 +88,38 @@ def test_arrays_of_another_memory_layout_keep_their_values(client: Client) -> No
     np.testing.assert_array_equal(back["b"], big_endian)
 
 
-def test_only_the_outputs_asked_for_come_back(client: Client) -> None:
+def test_only_the_outputs_asked_for_come_back(client: InferenceClient) -> None:
     one = np.ones(1, np.float32)
 
     assert list(client.infer("echo", {"a": one, "b": one}, ["b"])) == ["b"]
 
 
-def test_an_answer_larger_than_grpcs_own_limit_arrives(client: Client) -> None:
+def test_an_answer_larger_than_grpcs_own_limit_arrives(client: InferenceClient) -> None:
     assert client.infer("large", {})["y"].nbytes == 8 << 20
 
 
-def test_a_refused_call_raises_with_the_servers_code_and_message(client: Client) -> None:
+def test_a_refused_call_raises_with_the_servers_code_and_message(client: InferenceClient) -> None:
     with pytest.raises(CallFailed, match="unknown model 'nope'") as caught:
         client.infer("nope", {"x": np.ones(1, np.float32)})
 
     assert caught.value.code == "NOT_FOUND"
 
 
-def test_strings_are_refused_in_both_directions(client: Client) -> None:
+def test_strings_are_refused_in_both_directions(client: InferenceClient) -> None:
     with pytest.raises(InvalidRequest, match="input 'x' is an array of object"):
         client.infer("echo", {"x": np.array(["a"], object)})
     with pytest.raises(InvalidRequest, match="output 'y' is BYTES"):
         client.infer("text", {})
 
 
-def test_metadata_becomes_a_signature(client: Client) -> None:
+def test_metadata_becomes_a_signature(client: InferenceClient) -> None:
     signature = client.model_metadata("echo")
 
     assert [(t.name, t.dtype, t.wire_shape) for t in signature.inputs] == [("x", DType.FP32, [-1, 3])]
     assert [(t.name, t.dtype, t.wire_shape) for t in signature.outputs] == [("y", DType.INT64, [2])]
 
 
-def test_a_server_says_what_it_is(client: Client) -> None:
+def test_a_server_says_what_it_is(client: InferenceClient) -> None:
     assert client.server_ready()
     info = client.server_metadata()
     assert (info.name, info.version, info.extensions) == ("s", "1", ("statistics",))

@@ -11,7 +11,7 @@ import pytest
 from inferd.errors import ModelUnavailable
 from inferd.lifecycle import Phase
 from inferd.rpc import wire
-from inferd.rpc.call import Call, Caller, Wrap
+from inferd.rpc.call import CallContext, InferCall, Wrap
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.tensors import DType
 from tests import models
@@ -41,7 +41,7 @@ async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_g
 
     def ask(request_id: str) -> tuple[str, bool]:
         message.id = request_id
-        call = parts.inference.begin(message.SerializeToString(), wire.alone, Caller(None))
+        call = parts.inference.begin(message.SerializeToString(), wire.as_unary, CallContext(None))
         asked.append(call)
         return call.id, call.final_response
 
@@ -57,14 +57,14 @@ async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_g
     await parts.catalog.close()
 
 
-async def serving(tmp_path: Path) -> tuple[Parts, list[Call], str]:
+async def serving(tmp_path: Path) -> tuple[Parts, list[InferCall], str]:
     """A server with a model ``m``, the inferences that it begins, and where it listens."""
     models.save(models.identity(DType.FP32, [4]), tmp_path, "m")
     parts, begun = Parts(tmp_path, {}), []
     begin = parts.inference.begin
 
-    def noted(raw: bytes, wrap: Wrap, caller: Caller) -> Call:
-        begun.append(begin(raw, wrap, caller))
+    def noted(raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
+        begun.append(begin(raw, wrap, call_context))
         return begun[-1]
 
     parts.inference.begin = noted
@@ -145,7 +145,7 @@ async def test_a_request_that_comes_later_than_its_stream_has_not_waited(tmp_pat
         stream = method(channel, "ModelStreamInfer")()
         await until(lambda: len(parts.inference._streams) == 1)
         (opened,) = parts.inference._streams
-        await until(lambda: opened._begin.keywords["caller"].waited == 0)
+        await until(lambda: opened._begin.keywords["call_context"].waited == 0)
         await stream.write(ZEROS)
         await stream.read()
         await stream.done_writing()

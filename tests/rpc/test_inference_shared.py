@@ -15,15 +15,15 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed
 from inferd.lifecycle import Phase
 from inferd.rpc import codec, wire
-from inferd.rpc.call import Caller
+from inferd.rpc.call import CallContext
 from inferd.shared_memory.regions import RegionLimits
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from tests import models
 from tests.event_loop import on_loop
 from tests.rpc.parts import Parts
-from tests.rpc.test_placement import at
 from tests.rpc.test_shared_memory import SECRETS, credentials
 from tests.rpc.test_shared_memory import Caller as Client
+from tests.rpc.test_shm_params import at
 from tests.shared_memory.objects import SharedObject, shared_object
 from tests.shared_memory.test_store import open_files
 from tests.system.wire import connect, method
@@ -44,7 +44,10 @@ async def serving(
     models.save(models.negative(SHAPE), root, "negative")
     models.save(models.sum_and_difference([-1, 2]), root, "sums")
     parts = Parts(
-        root, {}, credentials=credentials(root) if tokens else None, shared_memory=Store(RegionLimits(), mapped=mapped)
+        root,
+        {},
+        credentials=credentials(root) if tokens else None,
+        shared_memory=RegionStore(RegionLimits(), mapped=mapped),
     )
     await parts.catalog.load_all()
     parts.lifecycle.move(Phase.READY)
@@ -242,7 +245,7 @@ async def test_who_is_elsewhere_uses_nothing_that_others_have_used_before(tmp_pa
         async with serving(tmp_path) as (parts, channel):
             await Client(channel).register("r", made.key, 0, 2 * NBYTES)
             for peer, allowed in 2 * [("ipv4:127.0.0.1:1", True), ("ipv4:10.0.0.7:1", False)]:
-                call = parts.inference.begin(raw, wire.alone, Caller(Peer(peer)))
+                call = parts.inference.begin(raw, wire.as_unary, CallContext(Peer(peer)))
                 if allowed:
                     await call.future
                 else:

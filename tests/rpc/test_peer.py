@@ -3,7 +3,7 @@
 import pytest
 
 from inferd.errors import InvalidRequest
-from inferd.rpc.gate import CALLER
+from inferd.rpc.gate import PRINCIPAL
 from inferd.rpc.peer import MAX_CLIENT_NAME, is_local, tenant
 
 
@@ -41,11 +41,11 @@ LOCAL = (
 
 
 def test_a_client_that_proves_its_name_is_known_by_that_from_wherever_it_calls() -> None:
-    token = CALLER.set("a")
+    token = PRINCIPAL.set("a")
     try:
         assert {tenant(peer, said) for peer in (*LOCAL, "ipv4:10.0.0.7:1", "?") for said in ("", "b")} == {"a"}
     finally:
-        CALLER.reset(token)
+        PRINCIPAL.reset(token)
 
 
 def test_all_of_this_machine_that_say_nothing_are_one_client() -> None:

@@ -5,7 +5,7 @@ import threading
 
 import grpc
 
-from inferd.rpc.poller import let_the_loop_go_on
+from inferd.rpc.poller import set_poller_batch_scheduling
 from tests.event_loop import on_loop
 
 
@@ -20,7 +20,7 @@ async def test_grpcs_poller_alone_is_a_batch_thread_once_there_is_a_server() -> 
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    let_the_loop_go_on()
+    set_poller_batch_scheduling()
     assert policies().count(os.SCHED_BATCH) == 1
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -15,7 +15,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc.gate import SERVICE
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import RegionLimits
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from tests.event_loop import on_loop
 from tests.rpc.parts import Parts
 from tests.shared_memory.objects import shared_object
@@ -67,7 +67,7 @@ def credentials(root: Path) -> Credentials:
 
 
 @asynccontextmanager
-async def serving(root: Path, store: Store | None, *, tokens: bool = False) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(root: Path, store: RegionStore | None, *, tokens: bool = False) -> AsyncIterator[grpc.aio.Channel]:
     parts = Parts(root, {}, credentials=credentials(root) if tokens else None, shared_memory=store)
     port = parts.server.bind("127.0.0.1:0")
     await parts.server.start()
@@ -79,8 +79,8 @@ async def serving(root: Path, store: Store | None, *, tokens: bool = False) -> A
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store(LIMITS, mapped=False)
+def store() -> RegionStore:
+    return RegionStore(LIMITS, mapped=False)
 
 
 OK = pb.SystemSharedMemoryRegisterResponse()
@@ -88,7 +88,7 @@ GIVEN_UP = pb.SystemSharedMemoryUnregisterResponse()
 
 
 @on_loop
-async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, store: Store) -> None:
+async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -112,7 +112,7 @@ async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, 
 
 
 @on_loop
-async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Path, store: Store) -> None:
+async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -143,7 +143,7 @@ async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Pat
 
 
 @on_loop
-async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store) -> None:
+async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made, shared_object(1000, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -159,7 +159,7 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Store
 
 
 @on_loop
-async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: Store) -> None:
+async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -180,7 +180,7 @@ async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_pa
 
 
 @on_loop
-async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: Store) -> None:
+async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made, shared_object(4096, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -210,14 +210,14 @@ async def test_where_it_is_off_nothing_is_registered_and_all_else_is_answered(tm
 
 
 @on_loop
-async def test_the_extension_is_told_where_it_is_on(tmp_path: Path, store: Store) -> None:
+async def test_the_extension_is_told_where_it_is_on(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         metadata = await Caller(channel)("ServerMetadata", pb.ServerMetadataRequest())
         assert "system_shared_memory" in metadata.extensions
 
 
 @on_loop
-async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: Store) -> None:
+async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         call = Caller(channel)
         status = await call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())

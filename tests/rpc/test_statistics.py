@@ -23,7 +23,7 @@ def answer(*versions: tuple[str, int, Statistics]) -> bytes:
 
 
 def test_every_number_of_every_version_is_added() -> None:
-    whole = statistics.added(
+    whole = statistics.summed(
         [
             answer(("m", 1, counted(1, 1, 8)), ("m", 2, counted(2))),
             answer(("m", 2, counted(3, 4)), ("m", 1, counted(4, 8, 2))),
@@ -42,4 +42,4 @@ def test_every_number_of_every_version_is_added() -> None:
 
 def test_one_answer_alone_stays_as_it_is() -> None:
     alone = answer(("m", 1, counted(3, 1, 2)))
-    assert statistics.added([alone]) == alone
+    assert statistics.summed([alone]) == alone

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from inferd.rpc.codec import answer_bytes
-from inferd.rpc.stream import Window
+from inferd.rpc.stream import StreamWindow
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 SIZES = st.integers(0, 60)
@@ -22,7 +22,7 @@ class Walk(RuleBasedStateMachine):
     @initialize(requests=st.integers(1, 6), nbytes=st.integers(1, 100))
     def begin(self, requests: int, nbytes: int) -> None:
         self.limits = requests, nbytes
-        self.window = Window(requests, nbytes)
+        self.window = StreamWindow(requests, nbytes)
         self.unanswered: list[tuple[str, int, int | None]] = []
         self.unsent: list[int] = []
         self.seen: dict[str, int] = {}
@@ -81,7 +81,7 @@ TestWalk = Walk.TestCase
 def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_answer(
     limit: int, requests: Sequence[tuple[int, int, int]]
 ) -> None:
-    window = Window(len(requests), limit)
+    window = StreamWindow(len(requests), limit)
     in_flight: list[tuple[int, int]] = []
     for nbytes, answer, ended in requests:
         if window.open:
@@ -94,7 +94,7 @@ def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_a
 
 
 def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> None:
-    window = Window(10, 100)
+    window = StreamWindow(10, 100)
     counted = window.take("m", 5, None)
     assert (counted, window.open) == (105, False)
     window.answered("m", counted, 20)
@@ -104,14 +104,14 @@ def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> 
 
 
 def test_a_failure_says_nothing_about_the_size_of_answers() -> None:
-    window = Window(10, 100)
+    window = StreamWindow(10, 100)
     window.failed(window.take("m", 5, None), 30)
     assert (window.bytes, window.open) == (30, True)
     assert window.take("m", 5, None) == 105
 
 
 def test_each_model_has_its_own_largest_answer() -> None:
-    window = Window(10, 100)
+    window = StreamWindow(10, 100)
     for model, size in (("large", 40), ("small", 2), ("large", 30)):
         window.answered(model, window.take(model, 0, None), size)
         window.sent(size)

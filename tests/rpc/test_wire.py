@@ -1,4 +1,4 @@
-"""Taking requests apart and joining answers is what protobuf would make of them, byte for byte."""
+"""Taking requests split and joining answers is what protobuf would make of them, byte for byte."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc import codec, wire
-from inferd.rpc.heads import Asked, Heads, Known
+from inferd.rpc.request_templates import RequestSpec, RequestTemplate, TemplateCache
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 
 texts = st.text(max_size=20)
@@ -29,19 +29,19 @@ def messages(draw: st.DrawFn) -> pb.ModelInferRequest:
     return message
 
 
-def whole(apart: wire.Apart) -> pb.ModelInferRequest:
-    message = pb.ModelInferRequest.FromString(apart.head)
-    message.id = apart.id
-    message.raw_input_contents.extend(map(bytes, apart.contents))
+def whole(split: wire.SplitRequest) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest.FromString(split.head)
+    message.id = split.id
+    message.raw_input_contents.extend(map(bytes, split.contents))
     return message
 
 
 @given(messages())
 def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.ModelInferRequest) -> None:
-    apart = wire.take_apart(message.SerializeToString())
-    assert apart is not None
-    assert whole(apart) == message
-    head = pb.ModelInferRequest.FromString(apart.head)
+    split = wire.split_request(message.SerializeToString())
+    assert split is not None
+    assert whole(split) == message
+    head = pb.ModelInferRequest.FromString(split.head)
     assert not head.id
     assert not head.raw_input_contents
 
@@ -51,25 +51,25 @@ def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data:
     if raw and data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + data.draw(st.integers(0, 2)) :]
-    apart = wire.take_apart(raw)
-    if apart is None:
+    split = wire.split_request(raw)
+    if split is None:
         return
     try:
         expected = pb.ModelInferRequest.FromString(raw)
     except Exception:  # what protobuf can't read is in the head, which it is asked to read once
         with pytest.raises(Exception, match="parsing"):
-            pb.ModelInferRequest.FromString(apart.head)
+            pb.ModelInferRequest.FromString(split.head)
         return
-    assert whole(apart) == expected
+    assert whole(split) == expected
 
 
 def test_contents_are_views_of_what_came() -> None:
     message = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"first", b"", b"x" * 70_000])
     raw = message.SerializeToString()
-    apart = wire.take_apart(raw)
-    assert apart is not None
-    assert [bytes(c) for c in apart.contents] == [b"first", b"", b"x" * 70_000]
-    assert all(c.obj is raw for c in apart.contents)
+    split = wire.split_request(raw)
+    assert split is not None
+    assert [bytes(c) for c in split.contents] == [b"first", b"", b"x" * 70_000]
+    assert all(c.obj is raw for c in split.contents)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_contents_are_views_of_what_came() -> None:
     ],
 )
 def test_what_is_not_as_libraries_write_it_is_left_to_the_parser(raw: bytes) -> None:
-    assert wire.take_apart(raw) is None
+    assert wire.split_request(raw) is None
 
 
 # -- answers ----------------------------------------------------------------------
@@ -121,31 +121,31 @@ def test_an_answer_is_joined_to_what_protobuf_writes(
 ) -> None:
     described, tensors = answer
     parameters = codec.Parameters(final_response=final)
-    known = Known(
+    template = RequestTemplate(
         pb.ModelInferRequest(),
         Signature((), described),
         [],
-        Asked(tuple(range(len(described))), parameters, 1, None),
+        RequestSpec(tuple(range(len(described))), parameters, 1, None),
         ("m", "3"),
     )
     for outputs in (tensors, tensors):
         expected = codec.encode("m", "3", request_id, described, outputs)
         if final:
             expected.parameters["triton_final_response"].bool_param = True
-        parts, nbytes = known.answer(request_id, outputs)
-        assert wire.alone(parts, nbytes) == expected.SerializeToString()
+        parts, nbytes = template.answer(request_id, outputs)
+        assert wire.as_unary(parts, nbytes) == expected.SerializeToString()
         assert nbytes == expected.ByteSize()
         streamed = pb.ModelStreamInferResponse(infer_response=expected)
-        assert wire.in_stream(parts, nbytes) == streamed.SerializeToString()
+        assert wire.as_stream(parts, nbytes) == streamed.SerializeToString()
     other = [Tensor(t.dtype, (1, 2), bytes(2 * t.dtype.itemsize)) for t in tensors]
-    parts, nbytes = known.answer(request_id, other)
+    parts, nbytes = template.answer(request_id, other)
     expected = codec.encode("m", "3", request_id, described, other)
     if final:
         expected.parameters["triton_final_response"].bool_param = True
-    assert wire.alone(parts, nbytes) == expected.SerializeToString()
+    assert wire.as_unary(parts, nbytes) == expected.SerializeToString()
 
 
-# -- heads ------------------------------------------------------------------------
+# -- templates ------------------------------------------------------------------------
 
 SIGNATURE = Signature(
     (TensorSpec("left", DType.FP32, (Dim(2, 2),)), TensorSpec("right", DType.INT8, (Dim(1, 1),), frozenset({"r"}))),
@@ -162,59 +162,61 @@ def asked(model: str = "m", request_id: str = "7") -> pb.ModelInferRequest:
     return message
 
 
-def keep(heads: Heads, message: pb.ModelInferRequest, signature: Signature = SIGNATURE) -> wire.Apart:
-    apart = wire.take_apart(message.SerializeToString())
-    assert apart is not None
+def keep(
+    templates: TemplateCache, message: pb.ModelInferRequest, signature: Signature = SIGNATURE
+) -> wire.SplitRequest:
+    split = wire.split_request(message.SerializeToString())
+    assert split is not None
     inputs = codec.decode_inputs(message, signature)
     outputs = codec.decode_outputs(message, signature)
-    heads.keep(apart, message, signature, inputs, Asked(outputs, codec.NO_PARAMETERS, 1, None), ("m", "1"))
-    return apart
+    templates.keep(split, message, signature, inputs, RequestSpec(outputs, codec.NO_PARAMETERS, 1, None), ("m", "1"))
+    return split
 
 
 def test_a_request_like_one_before_gives_the_tensors_that_decoding_it_gives() -> None:
-    heads = Heads()
-    keep(heads, asked())
+    templates = TemplateCache()
+    keep(templates, asked())
     message = asked(request_id="8")
     message.raw_input_contents[0], message.raw_input_contents[1] = b"\x09", b"12345678"
-    apart = wire.take_apart(message.SerializeToString())
-    assert apart is not None
-    known = heads.get(apart.head)
-    assert known is not None
-    given = known.tensors(apart.contents)
+    split = wire.split_request(message.SerializeToString())
+    assert split is not None
+    template = templates.get(split.head)
+    assert template is not None
+    given = template.tensors(split.contents)
     assert given is not None
     decoded = codec.decode_inputs(message, SIGNATURE)
     assert [(t.dtype, t.shape, bytes(t.data)) for t in given] == [(t.dtype, t.shape, t.data) for t in decoded]  # type: ignore[arg-type]
-    assert known.asked == ((0,), codec.NO_PARAMETERS, 1, None)
+    assert template.request_spec == ((0,), codec.NO_PARAMETERS, 1, None)
 
 
 @pytest.mark.parametrize("contents", [[b"\x05"], [b"\x05", bytes(7)], [b"", bytes(8)], [b"\x05", bytes(8), b""], []])
 def test_contents_of_other_lengths_are_left_to_the_decoder(contents: list[bytes]) -> None:
-    heads = Heads()
-    apart = keep(heads, asked())
-    known = heads.get(apart.head)
-    assert known is not None
-    assert known.tensors(list(map(memoryview, contents))) is None
+    templates = TemplateCache()
+    split = keep(templates, asked())
+    template = templates.get(split.head)
+    assert template is not None
+    assert template.tensors(list(map(memoryview, contents))) is None
 
 
 def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
-    heads = Heads()
+    templates = TemplateCache()
     for dtype, raw in ((DType.BOOL, b"\1"), (DType.BYTES, b"\1\0\0\0a")):
         signature = Signature((TensorSpec("x", dtype, (Dim(1, 1),)),), ())
         message = pb.ModelInferRequest(model_name="m", raw_input_contents=[raw])
         message.inputs.add(name="x", datatype=dtype.wire, shape=[1])
-        assert heads.get(keep(heads, message, signature).head) is None
+        assert templates.get(keep(templates, message, signature).head) is None
     typed = asked()
     del typed.raw_input_contents[:]
     typed.inputs[0].contents.int_contents.append(5)
     typed.inputs[1].contents.fp32_contents.extend([0, 0])
-    assert heads.get(keep(heads, typed).head) is None
+    assert templates.get(keep(templates, typed).head) is None
 
 
 def test_no_more_heads_are_remembered_than_some_hundred() -> None:
-    heads = Heads()
-    first = keep(heads, asked("m0"))
+    templates = TemplateCache()
+    first = keep(templates, asked("m0"))
     for n in range(1, 1000):
-        last = keep(heads, asked(f"m{n}"))
-    assert heads.get(first.head) is None
-    assert heads.get(last.head) is not None
-    assert len(heads._known) <= 256
+        last = keep(templates, asked(f"m{n}"))
+    assert templates.get(first.head) is None
+    assert templates.get(last.head) is not None
+    assert len(templates._templates) <= 256

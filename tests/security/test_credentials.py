@@ -18,7 +18,7 @@ def test_without_files_whoever_can_connect_may_call() -> None:
     held = Credentials()
     held.start()
     assert (held.certificate, held.authority, held.verifies_clients, held.takes_tokens) == (None, None, False, False)
-    assert list(held.followed()) == []
+    assert list(held.watched_files()) == []
     held.stop()
 
 
@@ -46,15 +46,15 @@ def test_a_change_is_seen_by_the_thread_that_follows(tmp_path: Path, asked: bool
     file = tmp_path / "tokens.toml"
     file.write_text(TOKEN)
     held = Credentials(None, file)
-    before, (followed,) = held.authority, held.followed()
-    seen, look = Event(), followed.look
+    before, (watched_file,) = held.authority, held.watched_files()
+    seen, look = Event(), watched_file.look
 
     def watched(*, anyway: bool = False) -> None:
         look(anyway=anyway)
         if held.authority is not before:
             seen.set()
 
-    followed.look = watched  # type: ignore[method-assign]
+    watched_file.look = watched  # type: ignore[method-assign]
     held.start()
     file.write_text(TOKEN + "expires = 2020-01-01\n")
     if asked:

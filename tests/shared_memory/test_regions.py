@@ -13,11 +13,11 @@ from inferd.shared_memory.regions import (
     MAX_NAME,
     Region,
     RegionLimits,
-    Regions,
+    RegionTable,
     check_name,
     check_own,
     check_span,
-    lent,
+    is_accessible,
     object_name,
 )
 
@@ -150,20 +150,20 @@ def test_a_client_has_no_other_keys(name: str) -> None:
 @given(st.integers(0, 0o777), st.booleans(), st.booleans())
 def test_the_first_that_fits_of_user_group_and_others_decides(mode: int, same_user: bool, same_group: bool) -> None:
     bits = mode >> 6 if same_user else mode >> 3 if same_group else mode
-    assert lent(mode, 7 if same_user else 8, 3 if same_group else 4, 7, {1, 3}) == (bits & 0o6 == 0o6)
+    assert is_accessible(mode, 7 if same_user else 8, 3 if same_group else 4, 7, {1, 3}) == (bits & 0o6 == 0o6)
 
 
 def test_a_daemon_that_runs_as_root_uses_only_what_is_open_to_it() -> None:
-    assert not lent(0o600, 1000, 1000, 0, {0})
-    assert lent(0o606, 1000, 1000, 0, {0})
-    assert lent(0o600, 0, 0, 0, {0})
+    assert not is_accessible(0o600, 1000, 1000, 0, {0})
+    assert is_accessible(0o606, 1000, 1000, 0, {0})
+    assert is_accessible(0o600, 0, 0, 0, {0})
 
 
 # -- the table --------------------------------------------------------------------
 
 
 def test_each_owner_has_names_of_its_own() -> None:
-    regions = Regions(RegionLimits())
+    regions = RegionTable(RegionLimits())
     regions.add(region("a", "x", 1))
     regions.check_room("b", "x", 2)
     regions.add(region("b", "x", 2))
@@ -178,7 +178,7 @@ def test_each_owner_has_names_of_its_own() -> None:
 
 
 def test_only_ones_own_are_removed() -> None:
-    regions = Regions(RegionLimits())
+    regions = RegionTable(RegionLimits())
     for owner, name in itertools.product("ab", "xy"):
         regions.add(region(owner, name))
     regions.remove("c", "x")
@@ -190,7 +190,7 @@ def test_only_ones_own_are_removed() -> None:
 
 
 def test_an_object_is_one_owners() -> None:
-    regions = Regions(RegionLimits())
+    regions = RegionTable(RegionLimits())
     regions.add(region("a", "x", identity=(1, 5)))
     regions.check_unclaimed("a", "/x", (1, 5))
     regions.check_unclaimed("b", "/x", (2, 5))
@@ -201,7 +201,7 @@ def test_an_object_is_one_owners() -> None:
 
 
 def test_there_is_room_for_so_many_regions_and_bytes() -> None:
-    regions = Regions(RegionLimits(2, 100))
+    regions = RegionTable(RegionLimits(2, 100))
     regions.check_room("", "x", 100)
     with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
         regions.check_room("", "x", 101)
@@ -214,7 +214,7 @@ def test_there_is_room_for_so_many_regions_and_bytes() -> None:
 
 
 def test_one_client_leaves_regions_and_bytes_to_others() -> None:
-    regions = Regions(RegionLimits(8, 100))
+    regions = RegionTable(RegionLimits(8, 100))
     with pytest.raises(RegionLimit, match="at most 75 bytes in all regions of one client may"):
         regions.check_room("a", "x", 76)
     regions.add(region("a", "x", 75))
@@ -239,7 +239,7 @@ def test_one_client_leaves_regions_and_bytes_to_others() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60), st.booleans()), max_size=60))
 def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[tuple[str, int, bool]]) -> None:
-    regions, held = Regions(RegionLimits(8, 100)), dict[str, list[int]]()
+    regions, held = RegionTable(RegionLimits(8, 100)), dict[str, list[int]]()
     for turn, (owner, nbytes, give_up) in enumerate(steps):
         if give_up and held.get(owner):
             regions.released(owner, held[owner].pop())
@@ -256,7 +256,7 @@ def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[
 
 
 def test_what_was_removed_counts_until_nobody_uses_it_any_more() -> None:
-    regions = Regions(RegionLimits(1, 100))
+    regions = RegionTable(RegionLimits(1, 100))
     regions.add(region("a", "x", 60))
     regions.remove("a", "x")
     with pytest.raises(RegionLimit):

@@ -10,7 +10,7 @@ import pytest
 
 from inferd.errors import InferdError, InvalidRequest, NotAllowed, RegionExists, RegionLimit, UnknownRegion
 from inferd.shared_memory.regions import RegionLimits, Span
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from tests.shared_memory.objects import FOLDER, SharedObject, shared_object
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -18,8 +18,8 @@ LARGE = 64 * PAGE
 
 
 @pytest.fixture(params=[False, True], ids=["copied", "mapped"])
-def store(request: pytest.FixtureRequest) -> Store:
-    return Store(RegionLimits(8, 1 << 30), mapped=request.param)
+def store(request: pytest.FixtureRequest) -> RegionStore:
+    return RegionStore(RegionLimits(8, 1 << 30), mapped=request.param)
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def refusal(call: Callable[[], object]) -> str:
 NONE = "there is no shared memory object '{}' that this server may read and write"
 
 
-def test_what_is_placed_is_read_and_written_where_it_is(store: Store, made: SharedObject) -> None:
+def test_what_is_placed_is_read_and_written_where_it_is(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 100, 1000)
     made.write(b"before-it", 91)
     made.write(b"0123456789", 100 + 50)
-    placed = store.place("me", Span("x", 50, 10))
+    placed = store.locate("me", Span("x", 50, 10))
 
     assert (placed.region, len(placed)) == ("x", 10)
     assert placed.copied() == b"0123456789"
@@ -70,16 +70,16 @@ def test_what_is_placed_is_read_and_written_where_it_is(store: Store, made: Shar
 
 
 def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_aligned(made: SharedObject) -> None:
-    copied, mapped = (Store(RegionLimits(), mapped=m) for m in (False, True))
+    copied, mapped = (RegionStore(RegionLimits(), mapped=m) for m in (False, True))
     for one in (copied, mapped):
         one.register("", "x", made.key, 64, LARGE - 64)
     large = LARGE // 2
 
-    assert copied.place("", Span("x", 0, large)).view() is None
-    assert mapped.place("", Span("x", 1, large)).view() is None
-    assert mapped.place("", Span("x", 32, large)).view() is None
-    assert mapped.place("", Span("x", 0, 64)).view() is None
-    view = mapped.place("", Span("x", PAGE, large)).view()
+    assert copied.locate("", Span("x", 0, large)).view() is None
+    assert mapped.locate("", Span("x", 1, large)).view() is None
+    assert mapped.locate("", Span("x", 32, large)).view() is None
+    assert mapped.locate("", Span("x", 0, 64)).view() is None
+    view = mapped.locate("", Span("x", PAGE, large)).view()
     assert view is not None
     made.write(b"seen", 64 + PAGE)
     assert bytes(view[:4]) == b"seen"
@@ -88,7 +88,7 @@ def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_alig
     assert len(view) == large
 
 
-def test_a_region_may_be_registered_again_once_it_is_given_up(store: Store, made: SharedObject) -> None:
+def test_a_region_may_be_registered_again_once_it_is_given_up(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(RegionExists):
         store.register("me", "x", made.key, 0, 10)
@@ -99,7 +99,7 @@ def test_a_region_may_be_registered_again_once_it_is_given_up(store: Store, made
         store.regions("me", "y")
 
 
-def test_nothing_stays_open_of_what_is_refused_or_given_up(store: Store, made: SharedObject) -> None:
+def test_nothing_stays_open_of_what_is_refused_or_given_up(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     refusal(lambda: store.register("me", "x", made.key, 0, LARGE + 1))
     refusal(lambda: store.register("me", "x", "/test-absent", 0, 1))
@@ -111,17 +111,17 @@ def test_nothing_stays_open_of_what_is_refused_or_given_up(store: Store, made: S
     assert open_files() == before
 
 
-def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject) -> None:
+def test_memory_is_kept_while_a_request_uses_it(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", Span("x", 0, LARGE))
+    placed = store.locate("me", Span("x", 0, LARGE))
     view = placed.view()
     store.unregister("me", "x")
     made.write(b"still here")
     made.path.unlink()
 
     with pytest.raises(UnknownRegion):
-        store.place("me", Span("x", 0, 1))
+        store.locate("me", Span("x", 0, 1))
     assert placed.copied()[:10] == b"still here"
     if view is not None:
         del placed
@@ -133,9 +133,9 @@ def test_memory_is_kept_while_a_request_uses_it(store: Store, made: SharedObject
 
 
 def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject) -> None:
-    store = Store(RegionLimits(1, LARGE), mapped=False)
+    store = RegionStore(RegionLimits(1, LARGE), mapped=False)
     store.register("", "x", made.key, 0, LARGE)
-    placed = store.place("", Span("x", 0, 1))
+    placed = store.locate("", Span("x", 0, 1))
     store.unregister("", "x")
     with pytest.raises(RegionLimit, match="at most 1 regions"):
         store.register("you", "y", made.key, 0, 1)
@@ -143,39 +143,39 @@ def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject)
     store.register("", "y", made.key, 0, LARGE)
 
 
-def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: Store, made: SharedObject) -> None:
+def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     spans = (Span("x", 0, 8), Span("y", 2, 4))
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(UnknownRegion):
-        store.places("me", spans)
+        store.locate_all("me", spans)
     store.register("me", "y", made.key, 20, 10)
-    first = store.places("me", spans)
-    assert first == tuple(store.place("me", span) for span in spans)
-    assert all(one is other for one, other in zip(first, store.places("me", spans), strict=True))
+    first = store.locate_all("me", spans)
+    assert first == tuple(store.locate("me", span) for span in spans)
+    assert all(one is other for one, other in zip(first, store.locate_all("me", spans), strict=True))
     with pytest.raises(UnknownRegion):
-        store.places("you", spans)
+        store.locate_all("you", spans)
 
     store.unregister("me", "y")
     with pytest.raises(UnknownRegion):
-        store.places("me", spans)
+        store.locate_all("me", spans)
     store.register("me", "y", made.key, 40, 6)
     made.write(b"anew", 42)
-    assert store.places("me", spans)[1].copied() == b"anew"
+    assert store.locate_all("me", spans)[1].copied() == b"anew"
     store.unregister("me", "y")
     store.register("me", "y", made.key, 40, 5)
     with pytest.raises(InvalidRequest, match=r"region 'y': 4 bytes from offset 2 on reach past its 5 bytes"):
-        store.places("me", spans)
+        store.locate_all("me", spans)
     del first
     store.unregister("me")
     assert open_files() == before
 
 
-def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: Store, made: SharedObject) -> None:
+def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     store.register("me", "x", made.key, 0, LARGE)
     for offset in range(5000):
-        assert store.places("me", (Span("x", offset, 1),))[0].offset == offset
+        assert store.locate_all("me", (Span("x", offset, 1),))[0].offset == offset
     assert len(store._found) <= 1024
     store.unregister("me", "x")
     assert open_files() == before
@@ -188,36 +188,36 @@ def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: Store, m
     ("offset", "nbytes"),
     [(0, LARGE + 1), (LARGE, 1), (1, LARGE), (2**64 - 1, 1), (2**64 - 1, 2), (2**63, 1), (LARGE + 1, 1)],
 )
-def test_a_region_lies_within_its_object(store: Store, made: SharedObject, offset: int, nbytes: int) -> None:
+def test_a_region_lies_within_its_object(store: RegionStore, made: SharedObject, offset: int, nbytes: int) -> None:
     said = refusal(lambda: store.register("me", "x", made.key, offset, nbytes))
     assert re.search(rf"region 'x': .* reach past its {LARGE} bytes", said)
     assert store.regions("me") == []
 
 
 @pytest.mark.parametrize("nbytes", [2**64 - 1, 2**63, (1 << 30) + 1])
-def test_a_size_beyond_all_limits_is_refused_before_anything_is_opened(store: Store, nbytes: int) -> None:
+def test_a_size_beyond_all_limits_is_refused_before_anything_is_opened(store: RegionStore, nbytes: int) -> None:
     with pytest.raises(RegionLimit):
         store.register("me", "x", "/test-absent", 0, nbytes)
 
 
 @pytest.mark.parametrize(("offset", "nbytes"), [(0, 101), (100, 1), (101, 0), (2**63 - 1, 2**63 - 1), (-1, 1), (0, -1)])
-def test_a_tensor_lies_within_its_region(store: Store, made: SharedObject, offset: int, nbytes: int) -> None:
+def test_a_tensor_lies_within_its_region(store: RegionStore, made: SharedObject, offset: int, nbytes: int) -> None:
     store.register("me", "x", made.key, 0, 100)
     with pytest.raises(InvalidRequest, match=r"region 'x': .* reach past its 100 bytes"):
-        store.place("me", Span("x", offset, nbytes))
+        store.locate("me", Span("x", offset, nbytes))
 
 
-def test_an_empty_region_is_refused(store: Store, made: SharedObject) -> None:
+def test_an_empty_region_is_refused(store: RegionStore, made: SharedObject) -> None:
     with pytest.raises(InvalidRequest, match="region 'x' would have no bytes"):
         store.register("me", "x", made.key, 0, 0)
 
 
-def test_an_object_that_does_not_exist_is_not_made(store: Store) -> None:
+def test_an_object_that_does_not_exist_is_not_made(store: RegionStore) -> None:
     assert refusal(lambda: store.register("me", "x", "/test-absent", 0, 1)) == NONE.format("/test-absent")
     assert not (FOLDER / "test-absent").exists()
 
 
-def test_links_folders_and_pipes_are_no_objects(store: Store, made: SharedObject, tmp_path: Path) -> None:
+def test_links_folders_and_pipes_are_no_objects(store: RegionStore, made: SharedObject, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     others = [FOLDER / f"{made.name}-{kind}" for kind in ("link", "folder", "pipe", "to-it")]
@@ -236,14 +236,14 @@ def test_links_folders_and_pipes_are_no_objects(store: Store, made: SharedObject
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o200, 0o400, 0o066])
-def test_an_object_that_is_not_open_to_us_is_not_used_though_we_could(store: Store, mode: int) -> None:
+def test_an_object_that_is_not_open_to_us_is_not_used_though_we_could(store: RegionStore, mode: int) -> None:
     # Who runs as root can open anything.
     with shared_object(10) as closed:
         os.fchmod(closed.descriptor, mode)
         assert refusal(lambda: store.register("me", "x", closed.key, 0, 1)) == NONE.format(closed.key)
 
 
-def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: Store, made: SharedObject) -> None:
+def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     absent = refusal(lambda: store.register("you", "x", "/test-absent", 0, LARGE + 1))
     same = refusal(lambda: store.register("you", "x", made.key, 0, LARGE + 1))
@@ -251,7 +251,7 @@ def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: Store, 
     assert store.regions("you") == []
 
 
-def test_what_is_anothers_by_its_key_is_not_even_looked_for(store: Store, made: SharedObject) -> None:
+def test_what_is_anothers_by_its_key_is_not_even_looked_for(store: RegionStore, made: SharedObject) -> None:
     for key in (made.key, "/test-absent"):
         with pytest.raises(
             NotAllowed, match=f"the key '{key[1:]}' is not allowed; keys of the client 'you' begin with"
@@ -261,7 +261,7 @@ def test_what_is_anothers_by_its_key_is_not_even_looked_for(store: Store, made: 
         store.register("you", "x", own.key, 0, 10, ("you+",))
 
 
-def test_an_object_with_another_name_is_not_used(store: Store, made: SharedObject) -> None:
+def test_an_object_with_another_name_is_not_used(store: RegionStore, made: SharedObject) -> None:
     link = FOLDER / f"you+{made.name}"
     link.hardlink_to(made.path)
     try:
@@ -272,10 +272,10 @@ def test_an_object_with_another_name_is_not_used(store: Store, made: SharedObjec
     store.register("me", "x", made.key, 0, 10)
 
 
-def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedObject) -> None:
+def test_another_can_not_use_see_or_give_up_a_region(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(UnknownRegion):
-        store.place("you", Span("x", 0, 1))
+        store.locate("you", Span("x", 0, 1))
     with pytest.raises(UnknownRegion):
         store.regions("you", "x")
     assert store.regions("you") == []
@@ -288,9 +288,9 @@ def test_another_can_not_use_see_or_give_up_a_region(store: Store, made: SharedO
 # -- what its maker does ----------------------------------------------------------
 
 
-def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: Store, made: SharedObject) -> None:
+def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", Span("x", PAGE, LARGE - PAGE))
+    placed = store.locate("me", Span("x", PAGE, LARGE - PAGE))
     made.truncate(2 * PAGE)
     for use in (placed.copied, lambda: placed.write(b"x")):
         assert refusal(use) == "region 'x' is larger than its shared memory object has become"
@@ -301,28 +301,28 @@ def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: Store, mad
 
 
 def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> None:
-    store = Store(RegionLimits(), mapped=True)
+    store = RegionStore(RegionLimits(), mapped=True)
     store.register("me", "x", made.key, 0, LARGE)
-    placed = store.place("me", Span("x", 0, LARGE))
+    placed = store.locate("me", Span("x", 0, LARGE))
     assert placed.view() is not None
     made.truncate(LARGE - 1)
     assert refusal(placed.view) == "region 'x' is larger than its shared memory object has become"
 
 
-def test_what_is_written_never_makes_an_object_larger(store: Store, made: SharedObject) -> None:
+def test_what_is_written_never_makes_an_object_larger(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
     made.truncate(LARGE - 1)
-    refusal(lambda: store.place("me", Span("x", 0, 2)).write(b"xy"))
+    refusal(lambda: store.locate("me", Span("x", 0, 2)).write(b"xy"))
     assert os.fstat(made.descriptor).st_size == LARGE - 1
     assert made.read(2) == b"\0\0"
 
 
-def test_an_object_that_its_maker_has_unlinked_goes_on_being_used(store: Store, made: SharedObject) -> None:
+def test_an_object_that_its_maker_has_unlinked_goes_on_being_used(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     made.path.unlink()
     made.write(b"unlinked")
-    assert store.place("me", Span("x", 0, 8)).copied() == b"unlinked"
+    assert store.locate("me", Span("x", 0, 8)).copied() == b"unlinked"
     with shared_object(4) as other:
         os.rename(other.path, made.path)
         other.write(b"new!")
-        assert store.place("me", Span("x", 0, 8)).copied() == b"unlinked"
+        assert store.locate("me", Span("x", 0, 8)).copied() == b"unlinked"

@@ -16,11 +16,11 @@ from inferd.lifecycle import ModelState
 from inferd.repository import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import QueueLimits
-from inferd.supervision.health import HealthRules, Standing
-from inferd.supervision.making_way import MakingWay
+from inferd.supervision.health import HealthRules, HealthState
 from inferd.supervision.monitor import HealthMonitor
-from inferd.supervision.rebuilding import RebuildRules
-from inferd.supervision.renewal import Renewal, RenewalRules
+from inferd.supervision.reload_backoff import ReloadBackoffRules
+from inferd.supervision.restart import Restarter
+from inferd.supervision.restart_policy import RestartPolicy, RestartRules
 from tests.engine.fake_engine import FakeEngine
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until
@@ -29,8 +29,8 @@ from tests.replies import Answer, ask
 GONE = "L0 zeFenceHostSynchronize result: ZE_RESULT_ERROR_DEVICE_LOST, code 0x70000001 - device hung"
 # Nothing but news makes such a monitor look.
 NEVER = 3600.0
-NO_CANARIES = HealthRules(quiet=0.0)
-EAGER = HealthRules(quiet=0.005, again=0.005)
+NO_PROBES = HealthRules(probe_interval=0.0)
+EAGER = HealthRules(probe_interval=0.005, retry_interval=0.005)
 
 
 class House:
@@ -41,8 +41,8 @@ class House:
         root: Path,
         *present: str,
         toml: str = "",
-        rules: HealthRules = NO_CANARIES,
-        rebuilds: RebuildRules | None = None,
+        rules: HealthRules = NO_PROBES,
+        backoff_rules: ReloadBackoffRules | None = None,
         look: float = NEVER,
         deaf: bool = False,
         unusable: str | None = None,
@@ -62,11 +62,11 @@ class House:
         )
         self.tried: list[str] = []
         self.way_for: list[str] = []
-        making_way = None
+        restarter = None
         if unusable is not None:
-            renewal = Renewal(RenewalRules(settled=0.0, again=0.001), time.monotonic())
-            making_way = MakingWay(renewal, lambda device: self.tried.append(device) or unusable, self.way_for.append)  # type: ignore[func-returns-value]
-        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, rebuilds, look, making_way)
+            policy = RestartPolicy(RestartRules(min_uptime=0.0, retry_interval=0.001), time.monotonic())
+            restarter = Restarter(policy, lambda device: self.tried.append(device) or unusable, self.way_for.append)  # type: ignore[func-returns-value]
+        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, backoff_rules, look, restarter)
 
     async def _changed(self) -> None:
         for entry in self.catalog.index():
@@ -145,7 +145,7 @@ async def test_a_run_that_says_that_its_device_is_gone_makes_the_model_not_ready
         assert "NPU: " in str(refused)
         (entry,) = house.catalog.index()
         assert (entry.state, entry.desired) == (ModelState.UNAVAILABLE, True)
-        assert house.monitor.standing(house.deployment) is Standing.FAILED
+        assert house.monitor.state(house.deployment) is HealthState.FAILED
 
 
 @on_loop
@@ -171,13 +171,13 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
         assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
         await until(lambda: "loading it anew has failed" in house.reason)
         assert house.reason.startswith(f"GPU is used no more: {GONE}; ")
-        assert house.monitor.ailments == {}
+        assert house.monitor.unready_reasons == {}
 
 
 @on_loop
 async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: Path) -> None:
-    rebuilds = RebuildRules(first=0.001, tries=3, slowly=0.002)
-    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, fast_tries=3, slow_interval=0.002)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), backoff_rules=backoff_rules, look=0.001) as house:
         before = house.deployment
         house.engine.present.clear()
         house.submit()
@@ -210,8 +210,8 @@ async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path:
 
 @on_loop
 async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path: Path) -> None:
-    rebuilds = RebuildRules(first=0.001, slowly=0.001)
-    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001) as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, slow_interval=0.001)
+    async with House(tmp_path, "GPU", toml=devices("GPU"), backoff_rules=backoff_rules, look=0.001) as house:
         house.engine.present.clear()
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
@@ -233,22 +233,26 @@ async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path:
 async def test_once_loading_anew_has_failed_often_enough_the_process_makes_way_if_another_can_use_it(
     tmp_path: Path,
 ) -> None:
-    rebuilds = RebuildRules(first=0.001, tries=3, slowly=3600.0)
-    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001, unusable="") as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, fast_tries=3, slow_interval=3600.0)
+    async with House(
+        tmp_path, "GPU", toml=devices("GPU"), backoff_rules=backoff_rules, look=0.001, unusable=""
+    ) as house:
         house.engine.present.clear()
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: bool(house.way_for))
         assert (house.tried, house.way_for) == (["GPU"], ["GPU"])
         # The first load, and the tries.
-        assert house.engine.loads == 1 + rebuilds.tries
+        assert house.engine.loads == 1 + backoff_rules.tries
         assert not house.ready
 
 
 @on_loop
 async def test_what_a_fresh_process_could_not_use_either_ends_none(tmp_path: Path) -> None:
-    rebuilds = RebuildRules(first=0.001, tries=3, slowly=0.01)
-    async with House(tmp_path, "GPU", toml=devices("GPU"), rebuilds=rebuilds, look=0.001, unusable="no") as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, fast_tries=3, slow_interval=0.01)
+    async with House(
+        tmp_path, "GPU", toml=devices("GPU"), backoff_rules=backoff_rules, look=0.001, unusable="no"
+    ) as house:
         house.engine.present.clear()
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
@@ -264,8 +268,8 @@ async def test_what_a_fresh_process_could_not_use_either_ends_none(tmp_path: Pat
 @on_loop
 async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often(tmp_path: Path) -> None:
     toml = "[execution]\nhang_timeout = 0.005"
-    rebuilds = RebuildRules(first=0.001, slowly=0.001)
-    async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, slow_interval=0.001)
+    async with House(tmp_path, "CPU", toml=toml, backoff_rules=backoff_rules, look=0.001, deaf=True) as house:
         # Each hangs four runs of two slots, and one more that can't be put anywhere.
         for _ in range(2):
             before = house.deployment
@@ -280,7 +284,7 @@ async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often
 @on_loop
 async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answered_once_it_can(tmp_path: Path) -> None:
     toml = "[execution]\nhang_timeout = 0.001"
-    rules = replace(NO_CANARIES, grace=0.001)
+    rules = replace(NO_PROBES, hang_grace=0.001)
     async with House(tmp_path, "CPU", toml=toml, rules=rules, deaf=True) as house:
         # The next infer request would be made at once.
         house.engine.no_more = Event()
@@ -289,7 +293,7 @@ async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answe
             await answer.ended()
         await until(lambda: not house.ready)
         assert house.reason == "runs that hang hold every infer request of it"
-        assert house.monitor.ailments == {("m", "1"): "hanging"}
+        assert house.monitor.unready_reasons == {("m", "1"): "hanging"}
         assert isinstance(house.refusal(), ModelUnavailable)
         assert [answer.times for answer in answers] == [1, 1, 0, 0]
 
@@ -298,15 +302,15 @@ async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answe
         await house.serve(lambda slot: slot.complete(), lambda: all(answer.times for answer in answers))
         assert [answer.times for answer in answers] == [1] * 4
         assert house.monitor.hung["m", "1", "CPU"] >= 2
-        assert house.monitor.ailments == {}
+        assert house.monitor.unready_reasons == {}
         house.engine.no_more.set()
 
 
 @on_loop
 async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path: Path) -> None:
     toml = "[execution]\nhang_timeout = 0.005"
-    rebuilds = RebuildRules(first=0.001, slowly=0.001)
-    async with House(tmp_path, "CPU", toml=toml, rebuilds=rebuilds, look=0.001, deaf=True) as house:
+    backoff_rules = ReloadBackoffRules(first=0.001, slow_interval=0.001)
+    async with House(tmp_path, "CPU", toml=toml, backoff_rules=backoff_rules, look=0.001, deaf=True) as house:
         before = house.deployment
         for answer in house.submit(5):
             await answer.ended()
@@ -316,11 +320,11 @@ async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path
         assert house.monitor.replaced["m", "1", "CPU"] >= 1
 
 
-# -- canaries --------------------------------------------------------------------------
+# -- probes --------------------------------------------------------------------------
 
 
 @on_loop
-async def test_a_model_whose_canaries_fail_is_not_ready_until_one_ends_well(tmp_path: Path) -> None:
+async def test_a_model_whose_probes_fail_is_not_ready_until_one_ends_well(tmp_path: Path) -> None:
     async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         assert house.ready
@@ -329,13 +333,13 @@ async def test_a_model_whose_canaries_fail_is_not_ready_until_one_ends_well(tmp_
         await house.serve(lambda slot: slot.complete(), lambda: house.ready)
         (answer,) = house.submit()
         await house.serve(lambda slot: slot.complete(), lambda: answer.times > 0)
-        # Canaries are counted nowhere.
+        # Probes are counted nowhere.
         assert [seen.outcome for seen in house.seen] == ["ok"]
 
 
 @on_loop
-async def test_a_model_that_leaves_canaries_without_an_answer_is_not_ready(tmp_path: Path) -> None:
-    async with House(tmp_path, "CPU", rules=replace(EAGER, patience=0.02), look=0.001) as house:
+async def test_a_model_that_leaves_probes_without_an_answer_is_not_ready(tmp_path: Path) -> None:
+    async with House(tmp_path, "CPU", rules=replace(EAGER, probe_timeout=0.02), look=0.001) as house:
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         await until(lambda: not house.ready)
         assert "no answer to an inference on made-up input" in str(house.refusal())
@@ -347,12 +351,12 @@ async def test_a_client_whose_requests_all_fail_does_not_make_the_model_unready(
     async with House(tmp_path, "CPU", rules=EAGER, look=0.001) as house:
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 0)
 
-        def fails_but_for_canaries(slot: FakeSlot) -> None:
+        def fails_but_for_probes(slot: FakeSlot) -> None:
             slot.fail("no such shape") if _of_a_client(slot) else slot.complete()
 
         for _ in range(20):
             answers = house.submit(2)
-            await house.serve(fails_but_for_canaries, lambda: all(a.times for a in answers))  # noqa: B023 - likewise
+            await house.serve(fails_but_for_probes, lambda: all(a.times for a in answers))  # noqa: B023 - likewise
             assert house.ready
         assert [seen.outcome for seen in house.seen] == ["internal"] * 40
 

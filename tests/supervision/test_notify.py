@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from inferd.supervision.notify import Notifier, supervised, watchdog_seconds
+from inferd.supervision.notify import NotifySender, runs_as_service, watchdog_seconds
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def supervisor(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def notifier(supervisor: socket.socket) -> Notifier:
-    return Notifier({"NOTIFY_SOCKET": supervisor.getsockname()})
+def notifier(supervisor: socket.socket) -> NotifySender:
+    return NotifySender({"NOTIFY_SOCKET": supervisor.getsockname()})
 
 
 def lines(supervisor: socket.socket) -> list[str]:
@@ -65,15 +65,15 @@ def test_an_abstract_socket_is_named_with_an_at_sign() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("")  # the kernel picks an abstract name
         listener.setblocking(False)
-        Notifier({"NOTIFY_SOCKET": "@" + listener.getsockname()[1:].decode()}).alive()
+        NotifySender({"NOTIFY_SOCKET": "@" + listener.getsockname()[1:].decode()}).alive()
         assert lines(listener) == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 def test_nothing_is_sent_where_nobody_listens(environment: dict[str, str]) -> None:
     with capture_logs() as logs:
-        quiet = Notifier(environment)
-        assert not quiet.listened_to
+        quiet = NotifySender(environment)
+        assert not quiet.enabled
         told = len(logs)
         quiet.ready("")
         quiet.alive()
@@ -81,7 +81,7 @@ def test_nothing_is_sent_where_nobody_listens(environment: dict[str, str]) -> No
 
 
 def test_a_supervisor_that_is_gone_is_complained_of_once(tmp_path: Path) -> None:
-    lost = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    lost = NotifySender({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     with capture_logs() as logs:
         lost.alive()
         lost.alive()
@@ -116,4 +116,4 @@ def test_any_value_of_the_variables_is_taken_without_a_fault(usec: str, pid: str
     ],
 )
 def test_only_a_service_is_started_anew(environment: dict[str, str], service: bool) -> None:
-    assert supervised(environment, 42) is service
+    assert runs_as_service(environment, 42) is service

@@ -17,8 +17,8 @@ from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
 from inferd.errors import LoadFailed
 from inferd.supervision import monitor
-from inferd.supervision.rebuilding import RebuildRules
-from inferd.supervision.renewal import RenewalRules
+from inferd.supervision.reload_backoff import ReloadBackoffRules
+from inferd.supervision.restart_policy import RestartRules
 
 LOST = "Exception from ocl_stream.cpp: clFlush, error code: -5 CL_OUT_OF_RESOURCES"
 
@@ -38,8 +38,8 @@ def losing(lost: Path) -> None:
         return load(engine, source)
 
     Pool.start, Engine.load = start_or_fail, load_or_fail  # type: ignore[method-assign]
-    monitor.RebuildRules = partial(RebuildRules, first=0.01, tries=3, slowly=3600.0)  # type: ignore[misc,assignment]
-    app.RenewalRules = partial(RenewalRules, settled=0.0)  # type: ignore[misc,assignment]
+    monitor.ReloadBackoffRules = partial(ReloadBackoffRules, first=0.01, fast_tries=3, slow_interval=3600.0)  # type: ignore[misc,assignment]
+    app.RestartRules = partial(RestartRules, min_uptime=0.0)  # type: ignore[misc,assignment]
 
 
 if __name__ == "__main__":

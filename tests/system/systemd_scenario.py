@@ -29,8 +29,8 @@ QUICK = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n"
 ASK = """
 import json, sys
 import numpy as np
-from inferd.rpc.client import Client
-with Client("127.0.0.1:8001") as client:
+from inferd.rpc.client import InferenceClient
+with InferenceClient("127.0.0.1:8001") as client:
     model, name, dtype, value = sys.argv[1:]
     shape = [] if model == "busy" else [1]
     given = {name: np.full(shape, int(value), dtype)}

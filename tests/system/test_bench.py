@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.bench.inputs import given
+from inferd.bench.inputs import given_inputs
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Open
 from inferd.bench.server_probe import MetricsPage, ProcessTree, ServerProbe
 from inferd.bench.shared_regions import shared
-from inferd.rpc.client import Client
-from inferd.security.shown import NOTHING
+from inferd.rpc.client import InferenceClient
+from inferd.security.client_credentials import NO_CREDENTIALS
 from inferd.tensors import DType, TensorSpec
 from tests.system import echo_models
 from tests.system.daemon import Daemon
@@ -89,10 +89,13 @@ def test_a_document_says_how_every_request_of_two_processes_went(daemon: Daemon,
 
 
 def test_what_the_server_says_of_itself_is_what_it_did(daemon: Daemon) -> None:
-    with Client(daemon.grpc) as client:
+    with InferenceClient(daemon.grpc) as client:
         probes = [
             ServerProbe(client, "echo", "", source)
-            for source in (MetricsPage(f"http://{daemon.metrics}/metrics", NOTHING), ProcessTree(daemon.process.pid))
+            for source in (
+                MetricsPage(f"http://{daemon.metrics}/metrics", NO_CREDENTIALS),
+                ProcessTree(daemon.process.pid),
+            )
         ]
         before = [probe.sample() for probe in probes]
         for _ in range(5):
@@ -138,13 +141,13 @@ def test_tensors_pass_through_shared_memory(daemon: Daemon, tmp_path: Path, way:
     (step,) = said["steps"]
     assert said["way"].endswith("shared memory")
     assert step["window"]["codes"] == {"OK": 30}
-    with Client(daemon.grpc) as client:
+    with InferenceClient(daemon.grpc) as client:
         assert client.regions() == ()
 
 
 def test_shared_memory_is_there_for_as_long_as_requests_refer_to_it(daemon: Daemon) -> None:
-    feeds = given("echo", (TensorSpec("x", DType.INT64, None),), {"x": np.arange(4)})
-    with Client(daemon.grpc) as client:
+    feeds = given_inputs("echo", (TensorSpec("x", DType.INT64, None),), {"x": np.arange(4)})
+    with InferenceClient(daemon.grpc) as client:
         with shared(client, "echo", "", feeds, [("x", 32)], slots=2) as requests:
             names = client.regions()
             assert len(names) == 2
@@ -172,7 +175,7 @@ def test_a_rate_beyond_capacity_is_told_by_latency_from_when_requests_were_due(d
     )
     (step,) = json.loads((tmp_path / "a.json").read_text())["steps"]
     assert step["window"]["codes"] == {"OK": 40}, done.stdout + done.stderr
-    with Client(daemon.grpc) as client:
+    with InferenceClient(daemon.grpc) as client:
         (said,) = client.model_statistics("steps").model_stats
     run = said.inference_stats.compute_infer
     # On average twenty were before each, all of which it waited for, whenever it was sent.

@@ -45,11 +45,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(repository: Path, cache_dir: Path) -> Iterator[Daemon]:
-    """A test that changes what is served has a model of its own for it; no canary makes a device busy between."""
+    """A test that changes what is served has a model of its own for it; no probe makes a device busy between."""
     for name in ("echo", "coming", "renewed"):
         models.save(models.identity(DType.INT64, [-1]), repository, name)
     models.save(echo_models.steps(), repository, "leaving", settings=echo_models.serial(16))
-    flags = ("--cache-dir", str(cache_dir), "--repository-control", "--request-log", "off", "--canary-interval", "0")
+    flags = ("--cache-dir", str(cache_dir), "--repository-control", "--request-log", "off", "--probe-interval", "0")
     with Daemon(repository, *flags) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
@@ -277,5 +277,5 @@ def test_without_a_grace_a_model_that_is_unloaded_leaves_no_series(tmp_path: Pat
         for _ in range(SCRAPES):
             assert (await asyncio.to_thread(scrape, daemon)).having(model="coming") == set()
 
-    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--repository-control", "--metrics-grace", "0") as daemon:
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--repository-control", "--metrics-retention", "0") as daemon:
         talk(daemon, unload)

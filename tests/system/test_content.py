@@ -244,7 +244,7 @@ def test_what_is_replaced_is_served_however_that_comes_to_be_known(
         reload(daemon)
         assert asyncio.run(answers(daemon)) == dict.fromkeys(KINDS, 8)
         assert compiled(daemon)[before:] == []
-    with Daemon(root, *flags, "--repository-watch", "0.2") as daemon:
+    with Daemon(root, *flags, "--repository-poll-interval", "0.2") as daemon:
         assert asyncio.run(answers(daemon)) == dict.fromkeys(KINDS, 8)
         put_all(root, FIVE)
         until(lambda: asyncio.run(answers(daemon)) == dict.fromkeys(KINDS, 40), PATIENCE, daemon.log)
@@ -286,7 +286,7 @@ def test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why(t
     (root / "out/1/data").symlink_to(tmp_path / "elsewhere")
     (root / "circle/1/again").symlink_to("..")
     (root / "circle/1/.lock").symlink_to("editor@host:1")
-    with Daemon(root, "--cache-dir", str(cache_dir), "--repository-control", "--repository-links-out") as daemon:
+    with Daemon(root, "--cache-dir", str(cache_dir), "--repository-control", "--repository-external-links") as daemon:
         assert asyncio.run(load(daemon, "pipe", "pipe-main", "pipe-root", "socket")) == [
             "pipe/1/.events: is not a regular file",
             "pipe-main/1/model.onnx: is not a regular file",

@@ -95,7 +95,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     (broken / "model.xml").write_text('<?xml version="1.0"?><net name="broken" version="11"><layers/></net>')
     flags = ["--cache-dir", str(cache_dir), "--request-log", "off", "--client-max-requests", str(CROWD)]
     # What inferd asks of an idle model by itself would queue with the others, and teach it what runs take.
-    flags += ["--max-message-bytes", str(MAX_MESSAGE), "--canary-interval", "0"]
+    flags += ["--max-message-bytes", str(MAX_MESSAGE), "--probe-interval", "0"]
     with Daemon(repository, *flags) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()

@@ -33,9 +33,9 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.atomic_file import UNFINISHED
 from inferd.engine.runtime import ov
 from inferd.tensors import DType
-from inferd.whole_file import UNFINISHED
 from tests import models
 from tests.engine import models as small
 from tests.system import echo_models, wall_clock
@@ -339,7 +339,7 @@ def test_a_wall_clock_that_jumps_changes_no_deadline_no_wait_and_no_health(tmp_p
             assert (await method(channel, "ModelReady")(pb.ModelReadyRequest(name="steps"))).ready
         return found
 
-    flags = ("--cache-dir", str(cache_dir), "--canary-interval", "0.2")
+    flags = ("--cache-dir", str(cache_dir), "--probe-interval", "0.2")
     with Daemon(repository, *flags, environment=clock.environment) as daemon:
         found = asyncio.run(story())
         assert set(map(tuple, found.values())) == {(StatusCode.DEADLINE_EXCEEDED, *[OK] * 6)}

@@ -52,7 +52,7 @@ def test_a_daemon_makes_way_once_a_fresh_process_can_use_what_it_has_lost(
     with under(supervisor, tmp_path, cache_dir) as daemon:
         ended = asyncio.run(lose(daemon, tmp_path / "lost"))
         daemon.wait_for("stopped")
-        assert daemon.process.wait(60) == exit_status.MADE_WAY
+        assert daemon.process.wait(60) == exit_status.RESTART
         supervisor.hear(says("STOPPING=1"))
     assert [code for code, _ in ended] == [OK] * 5 + [StatusCode.UNAVAILABLE] * 10
     assert len(daemon.events("loading the model anew")) == 3
@@ -73,9 +73,9 @@ def test_a_daemon_that_is_to_stay_stays_and_says_what_it_has_lost(
         assert [code for code, _ in ended] == [OK] * 5 + [StatusCode.UNAVAILABLE] * 10
         assert by_outcome(counts(daemon)) == {"ok": 5, "unavailable": 10}
         text = daemon.get("/metrics")[1]
-        ailing = [line for line in text.splitlines() if line.startswith("inferd_model_ailing{")]
-        assert len(ailing) == 1
-        assert all(label in ailing[0] for label in ('model="echo"', 'version="1"', 'reason="device_lost"'))
+        unhealthy = [line for line in text.splitlines() if line.startswith("inferd_model_unhealthy{")]
+        assert len(unhealthy) == 1
+        assert all(label in unhealthy[0] for label in ('model="echo"', 'version="1"', 'reason="device_lost"'))
         assert "CL_OUT_OF_RESOURCES" in daemon.get("/readyz")[1]
     assert daemon.stop() == 0, daemon.log()
     assert not daemon.events("trying in a process of its own whether a fresh one can use the device")

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from inferd.demo.magika import INPUT, MODEL, OUTPUT, Rules, Verdict
-from inferd.rpc.client import Client
+from inferd.demo.magika import INPUT, MODEL, OUTPUT, Classification, MagikaRules
+from inferd.rpc.client import InferenceClient
 from tests.system import clients, samples
 from tests.system.daemon import Daemon
 
@@ -33,30 +33,30 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def rules(demo_repository: Path) -> Rules:
-    return Rules.read(demo_repository / MODEL)
+def rules(demo_repository: Path) -> MagikaRules:
+    return MagikaRules.read(demo_repository / MODEL)
 
 
 @pytest.fixture(scope="module")
-def features(rules: Rules, paths: list[Path]) -> npt.NDArray[np.int32]:
+def features(rules: MagikaRules, paths: list[Path]) -> npt.NDArray[np.int32]:
     """Of all samples that the model is asked about; shape [samples, 2048]."""
     seen = [rules.examine(path) for path in paths]
-    return np.stack([s for s in seen if not isinstance(s, Verdict)])
+    return np.stack([s for s in seen if not isinstance(s, Classification)])
 
 
 @pytest.fixture
-def client(demo_server: Daemon) -> Client:
-    with Client(demo_server.grpc) as client:
+def client(demo_server: Daemon) -> InferenceClient:
+    with InferenceClient(demo_server.grpc) as client:
         yield client
 
 
 def test_labels_and_scores_are_those_of_magikas_own_package(
-    client: Client, rules: Rules, paths: list[Path], figure: Callable[[str], None]
+    client: InferenceClient, rules: MagikaRules, paths: list[Path], figure: Callable[[str], None]
 ) -> None:
     ours = []
     for path in paths:
         seen = rules.examine(path)
-        if not isinstance(seen, Verdict):
+        if not isinstance(seen, Classification):
             seen = rules.verdict(client.infer(MODEL, {INPUT: seen[None]})[OUTPUT][0])
         ours.append(seen)
 
@@ -71,14 +71,16 @@ def test_labels_and_scores_are_those_of_magikas_own_package(
     figure(f"magika: {len(paths)} files of {kinds} kinds, all labels identical, scores off by at most {worst:.1e}")
 
 
-def test_the_samples_cover_many_kinds_of_file(rules: Rules, features: npt.NDArray[np.int32], client: Client) -> None:
+def test_the_samples_cover_many_kinds_of_file(
+    rules: MagikaRules, features: npt.NDArray[np.int32], client: InferenceClient
+) -> None:
     labels = {rules.verdict(scores).label for scores in client.infer(MODEL, {INPUT: features})[OUTPUT]}
 
     assert len(labels) >= 20, sorted(labels)
 
 
 def test_all_scores_are_those_of_onnxruntime(
-    client: Client, features: npt.NDArray[np.int32], demo_repository: Path
+    client: InferenceClient, features: npt.NDArray[np.int32], demo_repository: Path
 ) -> None:
     session = onnxruntime.InferenceSession(demo_repository / MODEL / "1" / "model.onnx")
     [expected] = session.run([OUTPUT], {INPUT: features})

@@ -190,7 +190,7 @@ def test_settings_that_can_change_do_and_the_others_say_so(repository: Path, cac
 
 
 def test_a_watch_needs_no_signal(repository: Path, cache_dir: Path) -> None:
-    with Daemon(repository, "--cache-dir", str(cache_dir), "--repository-watch", "0.1") as daemon:
+    with Daemon(repository, "--cache-dir", str(cache_dir), "--repository-poll-interval", "0.1") as daemon:
         put(repository, "swapped", 3)
         until(lambda: asyncio.run(asked(daemon, "swapped")) == [3], PATIENCE, daemon.log)
         assert asyncio.run(asked(daemon, "steady")) == [1]

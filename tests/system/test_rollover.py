@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
 from inferd.tensors import DType
 from tests import models
 from tests.system.daemon import Daemon
@@ -32,7 +32,7 @@ def test_one_takes_over_from_the_other_on_its_port(repository: Path) -> None:
     with Daemon(repository, "--reuse-port") as old, Daemon(repository, "--reuse-port", "--grpc-bind", old.grpc) as new:
         assert new.grpc == old.grpc
         assert old.stop(signal.SIGTERM) == 0
-        with Client(new.grpc) as client:
+        with InferenceClient(new.grpc) as client:
             assert client.infer("echo", {"x": np.array([7])})["x"].tolist() == [7]
 
 

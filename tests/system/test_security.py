@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
-from inferd.security.shown import Shown
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
+from inferd.security.client_credentials import ClientCredentials
 from inferd.tensors import DType
 from tests import models
 from tests.certificates import CertificateAuthority, Pair
@@ -69,9 +69,9 @@ class Operator:
             *("--tokens-file", str(self.tokens)),
         ]
 
-    def shown(self, scope: str, pair: Pair | None = None) -> Shown:
+    def shown(self, scope: str, pair: Pair | None = None) -> ClientCredentials:
         certificate, key = (pair.certificate, pair.key) if pair is not None else (None, None)
-        return Shown(self.authority.certificate, certificate, key, "", self.secrets.get(scope, scope))
+        return ClientCredentials(self.authority.certificate, certificate, key, "", self.secrets.get(scope, scope))
 
     def get(self, daemon: Daemon, path: str, secret: str = "") -> tuple[int, str]:
         """Status and body of a GET at the metrics port."""
@@ -120,9 +120,9 @@ def daemon(operator: Operator, cache_dir: Path) -> Iterator[Daemon]:
     assert running.stop() == 0, running.log()
 
 
-def infer(daemon: Daemon, shown: Shown) -> str:
+def infer(daemon: Daemon, shown: ClientCredentials) -> str:
     """How an inference ends."""
-    with Client(daemon.grpc, shown=shown) as client:
+    with InferenceClient(daemon.grpc, credentials=shown) as client:
         try:
             answer = client.infer("echo", {"x": np.array([1, 2], np.int64)})
         except CallFailed as failed:
@@ -212,7 +212,7 @@ def test_certificate_and_tokens_change_while_it_serves(operator: Operator, cache
         def shown() -> list[str]:
             return [operator.certificate_of(daemon.grpc, "h2"), operator.certificate_of(daemon.metrics, "http/1.1")]
 
-        with Client(daemon.grpc, shown=operator.shown("infer")) as client:
+        with InferenceClient(daemon.grpc, credentials=operator.shown("infer")) as client:
             assert client.infer("echo", {"x": np.array([1], np.int64)})
             before = shown()
             operator.issue("second")
@@ -232,7 +232,7 @@ def test_certificate_and_tokens_change_while_it_serves(operator: Operator, cache
             series = operator.series(daemon)
             assert ("inferd_credentials_current", "tokens") not in series
             assert ("inferd_credentials_current", "certificate") not in series
-            assert series["inferd_credentials_readings_total", "tokens", "failed"] >= 1
+            assert series["inferd_credentials_reloads_total", "tokens", "failed"] >= 1
             assert series[("inferd_tls_certificate_expiry_timestamp_seconds",)] > 0
             operator.tokens.write_text(operator.lines)
             operator.issue("third")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
 from tests.system.daemon import Daemon
 
 pytestmark = pytest.mark.system
@@ -64,7 +64,7 @@ def test_probabilities_and_state_are_those_of_onnxruntime(
         lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), signal
     )
 
-    with Client(demo_server.grpc) as client:
+    with InferenceClient(demo_server.grpc) as client:
         actual, actual_state = voice_activity(lambda inputs: client.infer(MODEL, inputs), signal)
 
     off, state_off = np.abs(actual - expected).max(), np.abs(actual_state - expected_state).max()

@@ -28,7 +28,7 @@ def repository(folder: Path) -> Path:
 
 def flags(folder: Path, tuning: str = "off") -> list[str]:
     places = ["--cache-dir", str(folder / "cache"), "--profile-dir", str(folder / "profiles")]
-    return [*places, "--tuning", tuning, "--tune-budget", "2"]
+    return [*places, "--tuning", tuning, "--tuning-budget", "2"]
 
 
 def inferd(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 from tests import models
 from tests.system.daemon import Daemon
 from tests.system.echo_models import serial, steps
@@ -88,7 +88,7 @@ def test_a_daemon_says_when_it_loads_serves_and_ends(tmp_path: Path, supervisor:
         supervisor.hear(says("STOPPING=1"))
 
 
-def test_canaries_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) -> None:
+def test_probes_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) -> None:
     models.save(models.identity(models.DType.INT64, [-1]), tmp_path / "models", "echo")
     with under(supervisor, tmp_path / "models", watchdog=0.2) as daemon:
         supervisor.hear(says("READY=1"))
@@ -98,13 +98,16 @@ def test_canaries_are_counted_nowhere(tmp_path: Path, supervisor: Supervisor) ->
         assert 'inferd_inferences_total{model="echo",version="1"} 0' in text.replace(".0\n", "\n")
         busy = [line for line in text.splitlines() if line.startswith("inferd_busy_seconds_total")]
         assert busy, text
-        assert any(float(line.split()[-1]) > 0 for line in busy), "no canary has run"
+        assert any(float(line.split()[-1]) > 0 for line in busy), "no probe has run"
 
 
 def test_a_model_that_hangs_stops_the_feeding_until_it_answers_again(tmp_path: Path, supervisor: Supervisor) -> None:
     models.save(steps(LOOPS), tmp_path / "models", "busy", settings=serial(16))
     models.save(models.identity(models.DType.INT64, [-1]), tmp_path / "models", "echo")
-    with under(supervisor, tmp_path / "models") as daemon, Client(daemon.grpc, timeout=20 * WATCHDOG) as client:
+    with (
+        under(supervisor, tmp_path / "models") as daemon,
+        InferenceClient(daemon.grpc, timeout=20 * WATCHDOG) as client,
+    ):
         supervisor.hear(says("READY=1"))
         hanging = threading.Thread(target=_ask, args=(client, LONG))
         hanging.start()
@@ -138,7 +141,7 @@ def test_a_full_queue_with_completions_keeps_the_daemon_alive(tmp_path: Path, su
         assert not any(says("STATUS=not alive")(message) for message in supervisor.heard)
 
 
-def _ask(client: Client, count: int) -> None:
+def _ask(client: InferenceClient, count: int) -> None:
     try:
         client.infer("busy", {"steps": np.array(count, np.int32)})
     except (CallFailed, ValueError):
@@ -147,6 +150,6 @@ def _ask(client: Client, count: int) -> None:
 
 
 def _keep_asking(target: str, count: int, over: threading.Event) -> None:
-    with Client(target) as client:
+    with InferenceClient(target) as client:
         while not over.is_set():
             _ask(client, count)

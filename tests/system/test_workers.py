@@ -19,8 +19,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from inferd._pb import open_inference_pb2 as pb
 from inferd.config.daemon import WORKER_VARIABLE
 from inferd.tensors import DType
-from inferd.workers.channel import ask
-from inferd.workers.place import Place
+from inferd.workers.report_socket import query
+from inferd.workers.worker_identity import WorkerIdentity
 from tests import models as saving
 from tests.engine import models
 from tests.system import echo_models
@@ -72,18 +72,18 @@ def pids(daemon: Daemon) -> dict[int, int]:
     return {event["worker"]: event["pid"] for event in daemon.events("worker started")}
 
 
-def place(pid: int) -> Place:
+def identity(pid: int) -> WorkerIdentity:
     """Where the worker with ``pid`` has its sockets."""
     environment = dict(
         entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
     )
-    found = Place.of({WORKER_VARIABLE: environment[WORKER_VARIABLE]})
+    found = WorkerIdentity.of({WORKER_VARIABLE: environment[WORKER_VARIABLE]})
     assert found is not None
     return found
 
 
 def says(pid: int, word: str = "metrics") -> str:
-    return ask(place(pid).socket("said"), word, PATIENCE).decode()
+    return query(identity(pid).socket("reports"), word, PATIENCE).decode()
 
 
 def says_merged(daemon: Daemon) -> str:

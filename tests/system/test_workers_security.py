@@ -13,13 +13,13 @@ import pytest
 from grpc import StatusCode
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.gate import CALLER_KEY, SECRET_KEY
+from inferd.rpc.gate import PRINCIPAL_KEY, SECRET_KEY
 from tests.certificates import Pair
 from tests.shared_memory.objects import shared_object
 from tests.system.daemon import Daemon
 from tests.system.prometheus import until
 from tests.system.test_security import Operator, new_token
-from tests.system.test_workers import counted, pids, place, says
+from tests.system.test_workers import counted, identity, pids, says
 from tests.system.wire import OK, connect, echo, method
 
 pytestmark = pytest.mark.system
@@ -135,10 +135,10 @@ def test_the_socket_between_workers_lets_nobody_in_by_itself(daemon: Daemon, ope
         async with connect(f"unix:{path}") as channel:
             return await method(channel, "RepositoryModelLoad")(load, metadata=metadata).code()
 
-    guessed = ((SECRET_KEY, "guessed"), (CALLER_KEY, "repository"))
+    guessed = ((SECRET_KEY, "guessed"), (PRINCIPAL_KEY, "repository"))
     scoped = ("authorization", f"Bearer {operator.secrets['infer']}")
     for pid in pids(daemon).values():
-        socket = place(pid).socket("grpc")
+        socket = identity(pid).socket("grpc")
         assert socket.parent.stat().st_mode & 0o077 == 0
         assert [asyncio.run(call(socket, *shown)) for shown in ((), guessed, (scoped,))] == [
             NOT_IN,

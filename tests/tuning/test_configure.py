@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.config.model import Batching, Execution, ModelConfig, Objective, Sequences, parse
+from inferd.config.model import (
+    BatchingSettings,
+    ExecutionSettings,
+    ModelConfig,
+    ObjectiveSettings,
+    SequenceSettings,
+    parse,
+)
 from inferd.engine.topology import Tunables
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuning.candidates import AXES, Candidate, Space
@@ -17,7 +24,7 @@ from inferd.tuning.goal import Goal
 CPU = Tunables((1, 4), 4, True, True, ("performance", "efficient"))
 PLAIN_CPU = Tunables((1, 2), 2, True)
 GPU = Tunables((1, 3))
-ALWAYS_ASYNC = Execution(path="async")
+ALWAYS_ASYNC = ExecutionSettings(path="async")
 FULL = Candidate(2, 4, 8, 16, True, False, "performance", "sync")
 
 
@@ -28,7 +35,7 @@ def signature(max_batch: int = 0, *, stateful: bool = False) -> Signature:
     )
 
 
-def space(execution: Execution = ALWAYS_ASYNC, tunables: Tunables = CPU, **more: Any) -> Space:
+def space(execution: ExecutionSettings = ALWAYS_ASYNC, tunables: Tunables = CPU, **more: Any) -> Space:
     config = ModelConfig(execution=execution, **more)
     return space_of(config, signature(config.batching.max_size), tunables)
 
@@ -37,7 +44,7 @@ def space(execution: Execution = ALWAYS_ASYNC, tunables: Tunables = CPU, **more:
 
 
 def test_everything_that_the_device_can_do_may_be_tried() -> None:
-    assert space(Execution(path="auto"), batching=Batching(max_size=8)) == Space(
+    assert space(ExecutionSettings(path="auto"), batching=BatchingSettings(max_size=8)) == Space(
         streams=(1, 2, 3, 4),
         threads=(1, 2, 3, 4),
         requests=(1, 2, 3, 4, 6, 8, 12, 16),
@@ -62,19 +69,19 @@ def test_on_a_device_that_takes_no_number_of_threads_streams_are_still_tried() -
     assert (tried.pinning, tried.hyper_threading, tried.core_type) == ((None,), (None,), (None,))
     assert {c.streams for c in tried.all()} == {1, 2, 3}
     # Its settings have a number all the same, which is passed to CPUs only.
-    assert space(Execution(threads=2), GPU).threads == (3,)
+    assert space(ExecutionSettings(threads=2), GPU).threads == (3,)
 
 
 def test_where_there_is_nothing_one_candidate_is_left() -> None:
-    assert list(space(Execution(infer_requests=1), Tunables()).all()) == [Candidate(1, 1, 1)]
+    assert list(space(ExecutionSettings(infer_requests=1), Tunables()).all()) == [Candidate(1, 1, 1)]
 
 
 def test_a_path_that_one_thread_can_not_have_is_not_tried_though_the_settings_say_so() -> None:
     one = Tunables((1, 1), 1, pinning=True)
-    assert {c.path for c in space(Execution(path="sync"), one).all()} == {"async"}
-    assert {c.path for c in space(Execution(path="sync", threads=1)).all()} == {"async"}
+    assert {c.path for c in space(ExecutionSettings(path="sync"), one).all()} == {"async"}
+    assert {c.path for c in space(ExecutionSettings(path="sync", threads=1)).all()} == {"async"}
     # With more threads there is a way to heed them.
-    heeded = {(c.streams, c.threads, c.path) for c in space(Execution(path="sync", streams=1)).all()}
+    heeded = {(c.streams, c.threads, c.path) for c in space(ExecutionSettings(path="sync", streams=1)).all()}
     assert heeded == {(1, threads, "sync") for threads in space().threads if threads > 1}
 
 
@@ -87,29 +94,29 @@ def test_many_streams_and_threads_are_tried_in_steps() -> None:
 @pytest.mark.parametrize(
     ("execution", "axis", "values"),
     [
-        (Execution(streams=3), "streams", (3,)),
-        (Execution(threads=3), "threads", (3,)),
-        (Execution(infer_requests=5), "requests", (5,)),
-        (Execution(pinning="on"), "pinning", (True,)),
-        (Execution(pinning="off"), "pinning", (False,)),
-        (Execution(hyper_threading="on"), "hyper_threading", (True,)),
-        (Execution(hyper_threading="off"), "hyper_threading", (False,)),
-        (Execution(core_type="any"), "core_type", ("any",)),
-        (Execution(core_type="efficient"), "core_type", ("efficient",)),
-        (Execution(path="sync"), "path", ("sync",)),
-        (Execution(path="async"), "path", ("async",)),
+        (ExecutionSettings(streams=3), "streams", (3,)),
+        (ExecutionSettings(threads=3), "threads", (3,)),
+        (ExecutionSettings(infer_requests=5), "requests", (5,)),
+        (ExecutionSettings(pinning="on"), "pinning", (True,)),
+        (ExecutionSettings(pinning="off"), "pinning", (False,)),
+        (ExecutionSettings(hyper_threading="on"), "hyper_threading", (True,)),
+        (ExecutionSettings(hyper_threading="off"), "hyper_threading", (False,)),
+        (ExecutionSettings(core_type="any"), "core_type", ("any",)),
+        (ExecutionSettings(core_type="efficient"), "core_type", ("efficient",)),
+        (ExecutionSettings(path="sync"), "path", ("sync",)),
+        (ExecutionSettings(path="async"), "path", ("async",)),
     ],
 )
-def test_what_the_settings_say_is_not_tuned(execution: Execution, axis: str, values: tuple[Any, ...]) -> None:
+def test_what_the_settings_say_is_not_tuned(execution: ExecutionSettings, axis: str, values: tuple[Any, ...]) -> None:
     tried = space(execution)
     assert {getattr(c, axis) for c in tried.all()} == set(getattr(tried, axis)) == set(values)
     # All else still is.
-    free = [a for a in AXES if len(getattr(space(Execution(path="auto")), a)) > 1 and a not in (axis, "path")]
+    free = [a for a in AXES if len(getattr(space(ExecutionSettings(path="auto")), a)) > 1 and a not in (axis, "path")]
     assert all(len(getattr(tried, a)) > 1 for a in free)
 
 
 def test_all_of_them_together_leave_one_candidate() -> None:
-    execution = Execution(
+    execution = ExecutionSettings(
         streams=2,
         threads=4,
         infer_requests=3,
@@ -125,18 +132,18 @@ def test_all_of_them_together_leave_one_candidate() -> None:
     ("execution", "expected"),
     [
         # As the device does it: asked for more, it takes what it has.
-        (Execution(streams=16), Candidate(2, 2, 2, pinning=True)),
-        (Execution(streams=3, threads=8), Candidate(2, 2, 2, pinning=True)),
-        (Execution(threads=8), Candidate(1, 2, 1, pinning=True)),
+        (ExecutionSettings(streams=16), Candidate(2, 2, 2, pinning=True)),
+        (ExecutionSettings(streams=3, threads=8), Candidate(2, 2, 2, pinning=True)),
+        (ExecutionSettings(threads=8), Candidate(1, 2, 1, pinning=True)),
         # It has no such choice, and whatever is set has no effect.
-        (Execution(hyper_threading="on"), Candidate(1, 1, 1, pinning=True)),
-        (Execution(core_type="efficient"), Candidate(1, 1, 1, pinning=True)),
+        (ExecutionSettings(hyper_threading="on"), Candidate(1, 1, 1, pinning=True)),
+        (ExecutionSettings(core_type="efficient"), Candidate(1, 1, 1, pinning=True)),
         # A stream without a thread or an infer request would be idle.
-        (Execution(streams=2, threads=1), Candidate(1, 1, 1, pinning=True)),
-        (Execution(streams=2, infer_requests=1), Candidate(1, 1, 1, pinning=True)),
+        (ExecutionSettings(streams=2, threads=1), Candidate(1, 1, 1, pinning=True)),
+        (ExecutionSettings(streams=2, infer_requests=1), Candidate(1, 1, 1, pinning=True)),
     ],
 )
-def test_settings_beyond_what_the_device_has_are_capped(execution: Execution, expected: Candidate) -> None:
+def test_settings_beyond_what_the_device_has_are_capped(execution: ExecutionSettings, expected: Candidate) -> None:
     asked = execution.model_copy(update={"path": "async"})
     assert next(space(asked, PLAIN_CPU).all()) == expected
 
@@ -144,26 +151,26 @@ def test_settings_beyond_what_the_device_has_are_capped(execution: Execution, ex
 @pytest.mark.parametrize(
     ("batching", "batch"),
     [
-        (Batching(), (1,)),
-        (Batching(max_size=1), (1,)),
-        (Batching(max_size=8, enabled=False), (1,)),
-        (Batching(max_size=8), (1, 2, 4, 8)),
-        (Batching(max_size=6), (1, 2, 4, 6)),
-        (Batching(max_size=8, max_batch_rows=3), (1, 2, 3)),
-        (Batching(max_size=8, max_batch_rows=1), (1,)),
+        (BatchingSettings(), (1,)),
+        (BatchingSettings(max_size=1), (1,)),
+        (BatchingSettings(max_size=8, enabled=False), (1,)),
+        (BatchingSettings(max_size=8), (1, 2, 4, 8)),
+        (BatchingSettings(max_size=6), (1, 2, 4, 6)),
+        (BatchingSettings(max_size=8, max_batch_rows=3), (1, 2, 3)),
+        (BatchingSettings(max_size=8, max_batch_rows=1), (1,)),
     ],
 )
-def test_batches_are_tried_where_dynamic_batching_is_on(batching: Batching, batch: tuple[int, ...]) -> None:
+def test_batches_are_tried_where_dynamic_batching_is_on(batching: BatchingSettings, batch: tuple[int, ...]) -> None:
     assert space(batching=batching).batch == batch
 
 
 def test_a_model_that_keeps_its_state_is_not_batched_nor_given_more_requests_than_sequences() -> None:
-    config = ModelConfig(batching=Batching(max_size=8), sequences=Sequences(max_live=5))
+    config = ModelConfig(batching=BatchingSettings(max_size=8), sequences=SequenceSettings(max_active=5))
     tried = space_of(config, signature(8, stateful=True), Tunables((1, 8), 8, True))
     assert tried.batch == (1,)
     assert tried.streams == (1, 2, 3, 4, 5)
     assert max(tried.requests) == 5
-    many = ModelConfig(sequences=Sequences(max_live=5), execution=Execution(infer_requests=9))
+    many = ModelConfig(sequences=SequenceSettings(max_active=5), execution=ExecutionSettings(infer_requests=9))
     assert space_of(many, signature(stateful=True), CPU).requests == (5,)
 
 
@@ -171,8 +178,8 @@ def test_a_model_that_keeps_its_state_is_not_batched_nor_given_more_requests_tha
 
 
 def test_a_candidate_becomes_settings() -> None:
-    config = configured(ModelConfig(batching=Batching(max_size=32)), FULL)
-    assert config.execution == Execution(
+    config = configured(ModelConfig(batching=BatchingSettings(max_size=32)), FULL)
+    assert config.execution == ExecutionSettings(
         streams=2,
         threads=4,
         infer_requests=8,
@@ -219,7 +226,7 @@ def test_nothing_else_changes() -> None:
     before = parse(SETTINGS, "m/model.toml")
     after = configured(before, FULL)
     touched = {
-        "execution": {*Execution.model_fields} - {"mode", "precision"},
+        "execution": {*ExecutionSettings.model_fields} - {"mode", "precision"},
         "batching": {"enabled", "max_batch_rows"},
     }
     assert before.model_dump(exclude=touched) == after.model_dump(exclude=touched)
@@ -228,7 +235,7 @@ def test_nothing_else_changes() -> None:
 
 
 def test_what_is_left_to_the_device_stays_as_the_settings_have_it() -> None:
-    own = Execution(pinning="on", hyper_threading="off", core_type="efficient")
+    own = ExecutionSettings(pinning="on", hyper_threading="off", core_type="efficient")
     after = configured(ModelConfig(execution=own), Candidate(1, 2, 3)).execution
     assert (after.pinning, after.hyper_threading, after.core_type) == ("on", "off", "efficient")
     after = configured(ModelConfig(), Candidate(1, 2, 3)).execution
@@ -237,14 +244,14 @@ def test_what_is_left_to_the_device_stays_as_the_settings_have_it() -> None:
 
 def test_a_batch_of_one_joins_nothing_and_a_model_without_a_batch_is_left_as_it_is() -> None:
     one = Candidate(1, 1, 1)
-    assert configured(ModelConfig(batching=Batching(max_size=8)), one).batching == Batching(
+    assert configured(ModelConfig(batching=BatchingSettings(max_size=8)), one).batching == BatchingSettings(
         max_size=8, enabled=False, max_batch_rows=1
     )
-    assert configured(ModelConfig(), one).batching == Batching()
+    assert configured(ModelConfig(), one).batching == BatchingSettings()
 
 
 EXECUTIONS = st.builds(
-    Execution,
+    ExecutionSettings,
     streams=st.sampled_from([0, 0, 1, 3, 1024]),
     threads=st.sampled_from([0, 0, 1, 3, 4096]),
     infer_requests=st.sampled_from([0, 0, 1, 3, 4096]),
@@ -254,14 +261,14 @@ EXECUTIONS = st.builds(
     path=st.sampled_from(["auto", "async", "sync"]),
 )
 BATCHES = st.tuples(st.sampled_from([0, 1, 2, 7, 64]), st.booleans()).map(
-    lambda b: Batching(max_size=b[0], enabled=b[1])
+    lambda b: BatchingSettings(max_size=b[0], enabled=b[1])
 )
 DEVICES = st.sampled_from([CPU, PLAIN_CPU, GPU, Tunables(), Tunables((1, 1), 1, True), Tunables((1, 1024), 2048, True)])
 
 
 @given(EXECUTIONS, BATCHES, DEVICES, st.booleans(), st.data())
 def test_whatever_may_be_tried_are_settings_that_model_toml_could_have_and_those_that_it_fixes(
-    execution: Execution, batching: Batching, tunables: Tunables, stateful: bool, data: st.DataObject
+    execution: ExecutionSettings, batching: BatchingSettings, tunables: Tunables, stateful: bool, data: st.DataObject
 ) -> None:
     config = ModelConfig(execution=execution, batching=batching)
     tried = space_of(config, signature(batching.max_size, stateful=stateful), tunables)
@@ -288,7 +295,7 @@ def test_whatever_may_be_tried_are_settings_that_model_toml_could_have_and_those
 
 
 def test_a_search_begins_with_what_the_hints_would_choose_and_the_last_winner() -> None:
-    tried = space(Execution(path="auto"))
+    tried = space(ExecutionSettings(path="auto"))
     stored = Candidate(3, 3, 6, 1, False, False, "efficient", "sync")
     latency, throughput, last = seeds_of(tried, Seeds((1, 4, 1), (4, 4, 4)), stored)
     # By themselves devices pin, share cores and take any.
@@ -303,7 +310,7 @@ def test_hints_that_say_the_same_keep_their_places() -> None:
 
 
 def test_seeds_outside_of_what_may_be_tried_are_brought_inside() -> None:
-    tried = space(Execution(streams=2, pinning="off", path="sync"))
+    tried = space(ExecutionSettings(streams=2, pinning="off", path="sync"))
     seeds = seeds_of(tried, Seeds((1, 64, 1), (64, 64, 64)), replace(FULL, streams=9))
     assert all(map(tried.contains, seeds))
     assert {(s.streams, s.pinning, s.path) for s in seeds} == {(2, False, "sync")}
@@ -314,5 +321,5 @@ def test_seeds_outside_of_what_may_be_tried_are_brought_inside() -> None:
 
 def test_the_goal_is_the_objective_of_the_settings() -> None:
     assert goal_of(ModelConfig()) == Goal("throughput", None, 99.0)
-    objective = Objective(goal="latency", latency_slo=0.25, percentile=95.0)
+    objective = ObjectiveSettings(goal="latency", latency_slo=0.25, percentile=95.0)
     assert goal_of(ModelConfig(objective=objective)) == Goal("latency", 0.25, 95.0)

@@ -54,7 +54,7 @@ async def answering(bench: Bench, task: "asyncio.Task[object]", end: Callable[[F
         await asyncio.sleep(0)
 
 
-async def model_version(
+async def under_load(
     bench: Bench, work: Awaitable[object], end: Callable[[FakeSlot], None] = FakeSlot.complete
 ) -> "asyncio.Task[object]":
     """``work``, over, with a device that lets each run ``end`` at once."""
@@ -120,7 +120,7 @@ def test_so_many_requests_are_in_flight_all_the_time(clients: int) -> None:
 async def test_windows_hold_their_latencies_ascending() -> None:
     bench = Bench(2)
     begun = time.monotonic()
-    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 4, 0.01, 0.005))
+    task = await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 4, 0.01, 0.005))
     elapsed = time.monotonic() - begun
     windows: list[MeasurementWindow] = task.result()  # type: ignore[assignment]
     assert len(windows) == 4
@@ -138,9 +138,7 @@ async def test_windows_hold_their_latencies_ascending() -> None:
 @on_loop
 async def test_a_window_in_which_little_comes_is_longer() -> None:
     bench = Bench(1)
-    task = await model_version(
-        bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(1, 1, 0.01, 0.0), lasting(0.001)
-    )
+    task = await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(1, 1, 0.01, 0.0), lasting(0.001))
     [window] = task.result()  # type: ignore[misc]
     # Of 25 answers a millisecond apart at the least, no more than 11 come in the first 10 ms.
     assert window.seconds > 0.01
@@ -174,7 +172,7 @@ async def test_the_error_of_a_request_that_fails_comes_out_and_nothing_stays_in_
         answered += 1
         slot.complete() if answered != 10 else slot.fail("too much")
 
-    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 5, 0.005, 0.0), sour)
+    task = await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 5, 0.005, 0.0), sour)
     with pytest.raises(InferenceFailed, match="too much"):
         task.result()
     assert in_flight(bench) == 0
@@ -189,7 +187,7 @@ async def test_the_error_of_a_request_that_fails_comes_out_and_nothing_stays_in_
 async def test_one_that_is_refused_at_once_ends_it_too() -> None:
     # One runs, one waits, and the third is one too many.
     bench = Bench(1, limits=QueueLimits(1, 1 << 30))
-    task = await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 1, 0.001, 0.0))
+    task = await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).closed_loop(3, 1, 0.001, 0.0))
     with pytest.raises(QueueFull):
         task.result()
     assert in_flight(bench) == 0
@@ -243,7 +241,7 @@ async def test_sequences_are_over_when_the_load_is() -> None:
     bench = Bench(8, rules=STATEFUL)
     traffic = LoadGenerator(bench.dispatcher, SEQUENCES)
     for _ in range(2):
-        task = await model_version(bench, traffic.closed_loop(8, 1, 0.002, 0.0))
+        task = await under_load(bench, traffic.closed_loop(8, 1, 0.002, 0.0))
         assert task.exception() is None
         assert bench.dispatcher.sequences == 0
 
@@ -251,7 +249,7 @@ async def test_sequences_are_over_when_the_load_is() -> None:
 @on_loop
 async def test_more_clients_than_sequences_may_be_live_is_an_error() -> None:
     bench = Bench(8, rules=STATEFUL)
-    task = await model_version(bench, LoadGenerator(bench.dispatcher, SEQUENCES).closed_loop(9, 1, 0.002, 0.0))
+    task = await under_load(bench, LoadGenerator(bench.dispatcher, SEQUENCES).closed_loop(9, 1, 0.002, 0.0))
     with pytest.raises(TooManySequences):
         task.result()
     assert (in_flight(bench), bench.dispatcher.sequences) == (0, 0)
@@ -261,9 +259,9 @@ async def test_more_clients_than_sequences_may_be_live_is_an_error() -> None:
 async def test_each_random_arrival_is_a_sequence_that_begins_and_ends() -> None:
     bench = Bench(64, rules=SPACIOUS)
     traffic = LoadGenerator(bench.dispatcher, SEQUENCES)
-    await model_version(bench, traffic.closed_loop(64, 1, 0.002, 0.0))
+    await under_load(bench, traffic.closed_loop(64, 1, 0.002, 0.0))
     before = sum(s.resets for s in bench.slots[0])
-    task = await model_version(bench, traffic.open_loop(500, 0.05))
+    task = await under_load(bench, traffic.open_loop(500, 0.05))
     window: MeasurementWindow = task.result()  # type: ignore[assignment]
     assert all(map(math.isfinite, window.latencies))
     assert sum(s.resets for s in bench.slots[0]) - before == len(window.latencies) > 0
@@ -279,7 +277,7 @@ async def test_arrivals_are_random_around_the_rate_and_the_same_each_time() -> N
     traffic = LoadGenerator(bench.dispatcher, PLAIN)
     counts = []
     for _ in range(2):
-        task = await model_version(bench, traffic.open_loop(2000, 0.1))
+        task = await under_load(bench, traffic.open_loop(2000, 0.1))
         window: MeasurementWindow = task.result()  # type: ignore[assignment]
         assert window.seconds == 0.1
         assert all(one <= other for one, other in pairwise(window.latencies))
@@ -300,7 +298,7 @@ async def test_latency_counts_from_when_a_request_was_due() -> None:
     work = asyncio.ensure_future(LoadGenerator(bench.dispatcher, PLAIN).open_loop(1000, 0.1))
     asyncio.get_running_loop().call_soon(time.sleep, 0.05)
     begun = time.monotonic()
-    window: MeasurementWindow = (await model_version(bench, work)).result()  # type: ignore[assignment]
+    window: MeasurementWindow = (await under_load(bench, work)).result()  # type: ignore[assignment]
     assert sum(latency > 0.025 for latency in window.latencies) >= 10
     assert window.latencies[-1] < time.monotonic() - begun
 
@@ -321,7 +319,7 @@ async def test_a_request_that_fails_is_never_in_time() -> None:
         slot.complete() if next(turns) else slot.fail("sour")
 
     window: MeasurementWindow = (
-        await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(500, 0.1), every_other)
+        await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(500, 0.1), every_other)
     ).result()  # type: ignore[assignment]
     late = window.latencies.count(math.inf)
     assert late == bench.outcomes().count("internal") > 10
@@ -333,7 +331,7 @@ async def test_a_request_that_fails_is_never_in_time() -> None:
 async def test_a_request_that_is_refused_is_never_in_time() -> None:
     bench = Bench(1, limits=QueueLimits(1, 1 << 30))
     window: MeasurementWindow = (
-        await model_version(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(2000, 0.1), lasting(0.01))
+        await under_load(bench, LoadGenerator(bench.dispatcher, PLAIN).open_loop(2000, 0.1), lasting(0.01))
     ).result()  # type: ignore[assignment]
     in_time = window.within(HOUR)
     assert 0 < in_time == len(bench.seen)
@@ -352,7 +350,7 @@ async def test_what_is_not_answered_is_given_up_and_out_of_the_way(monkeypatch: 
     assert all(slot.cancels == 1 for slot in bench.slots[0])
     # Nothing of it stands before what comes next.
     monkeypatch.undo()
-    task = await model_version(bench, traffic.open_loop(500, 0.05))
+    task = await under_load(bench, traffic.open_loop(500, 0.05))
     after: MeasurementWindow = task.result()  # type: ignore[assignment]
     assert len(after.latencies) == len(window.latencies)
     assert all(map(math.isfinite, after.latencies))

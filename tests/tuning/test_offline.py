@@ -92,7 +92,7 @@ def test_models_tuned_together_are_measured_beside_each_other_as_they_were_chose
 
 def test_one_that_fails_does_not_keep_the_others_from_being_tuned(tmp_path: Path) -> None:
     failures: list[InferdError] = []
-    broken = replace(source(tmp_path, "broken"), extent=models.source(tmp_path / "gone.xml").extent)
+    broken = replace(source(tmp_path, "broken"), file_set=models.source(tmp_path / "gone.xml").file_set)
     show = Silent()
     found = offline(tmp_path, show).together([source(tmp_path, "m", 'devices = ["AUTO:CPU"]'), broken], failures.append)
     assert (found, len(failures)) == ([], TURNS)

@@ -13,9 +13,9 @@ from tests.engine import models
 EVENTS: dict[str, Callable[[TuningRecord], None]] = {
     "put off": lambda r: r.postpone("CPU pressure is 90 %", 30.0),
     "resume": lambda r: r.resume(),
-    "ask": lambda r: r.ask(1),
-    "tell": lambda r: r.tell("pinned"),
-    "drop": lambda r: r.drop("internal error"),
+    "ask": lambda r: r.request(1),
+    "tell": lambda r: r.note("pinned"),
+    "drop": lambda r: r.cancel("internal error"),
     **{f"move to {phase.value}": lambda r, to=phase: r.move(to) for phase in TuningPhase},  # type: ignore[misc]  # bound now
     **{f"move to {phase.value}, why": lambda r, to=phase: r.move(to, "it has no profile") for phase in TuningPhase},  # type: ignore[misc]
 }
@@ -56,8 +56,8 @@ def test_what_is_asked_for_is_wanted_at_once_or_when_what_goes_on_has_ended() ->
     for phase in TUNING_PHASES:
         told = record(phase)
         told.not_before = 99.0
-        told.ask(7)
-        told.ask(8)
+        told.request(7)
+        told.request(8)
         assert told.ticket == 7
         if phase in WORKING:
             assert (told.phase, told.not_before) == (phase, 99.0)

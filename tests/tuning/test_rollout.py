@@ -40,7 +40,7 @@ class Substituting(Engine):
 
     def load(self, source: ModelSource) -> LoadedModel:
         if self._when(source):
-            source = replace(source, extent=small.source(self._instead).extent, content=None)
+            source = replace(source, file_set=small.source(self._instead).file_set, content=None)
         return super().load(source)
 
 

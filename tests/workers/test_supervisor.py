@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from inferd.errors import ConfigurationError
-from inferd.supervision.notify import Notifier
-from inferd.workers.life import State
-from inferd.workers.place import Place
+from inferd.supervision.notify import NotifySender
+from inferd.workers.lifecycle import WorkerState
 from inferd.workers.port import HeldPort
-from inferd.workers.supervisor import Job, Workers
+from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
+from inferd.workers.worker_identity import WorkerIdentity
 from tests.system.prometheus import until
 
 PATIENCE = 60.0
@@ -45,7 +45,7 @@ class Systemd:
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "systemd"))
-        self.notifier = Notifier({"NOTIFY_SOCKET": str(folder / "systemd")})
+        self.notifier = NotifySender({"NOTIFY_SOCKET": str(folder / "systemd")})
         self.heard: list[str] = []
         self._thread = threading.Thread(target=self._hear, name="systemd", daemon=True)
         self._thread.start()
@@ -71,16 +71,16 @@ class Scene:
     def __init__(self, folder: Path, scripts: list[str], watchdog: float | None = None) -> None:
         self.systemd = Systemd(folder)
         self.completed = 0
-        secret = Place(0, 1, folder).secret
-        jobs = [
-            Job(
-                Place(index, len(scripts), folder, secret),
+        secret = WorkerIdentity(0, 1, folder).secret
+        specs = [
+            WorkerSpec(
+                WorkerIdentity(index, len(scripts), folder, secret),
                 (sys.executable, "-c", script),
                 frozenset(os.sched_getaffinity(0)),
             )
             for index, script in enumerate(scripts)
         ]
-        self.workers = Workers(jobs, self.systemd.notifier, watchdog, self._complete)
+        self.workers = WorkerSupervisor(specs, self.systemd.notifier, watchdog, self._complete)
         self.workers.start()
 
     def _complete(self) -> None:
@@ -112,8 +112,8 @@ def run(scene: Callable[[], Scene], test: Callable[[Scene], Awaitable[None]]) ->
 
 def test_all_are_ready_before_the_daemon_is_and_the_first_comes_alone(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
-        await scene.until(lambda: scene.workers.states[0] is State.READY)
-        assert scene.workers.states[1] in (State.WAITING, State.STARTING)
+        await scene.until(lambda: scene.workers.states[0] is WorkerState.READY)
+        assert scene.workers.states[1] in (WorkerState.WAITING, WorkerState.STARTING)
         assert not scene.workers.ready
         (tmp_path / "go").touch()
         await scene.until(lambda: scene.completed == 1)
@@ -130,7 +130,7 @@ def test_one_that_dies_is_replaced_and_the_daemon_stays_ready(tmp_path: Path) ->
     async def test(scene: Scene) -> None:
         await scene.until(lambda: scene.completed == 1)
         _kill(scene, 1)
-        await scene.until(lambda: scene.generations().get(1) == 2 and scene.workers.states[1] is State.READY)
+        await scene.until(lambda: scene.generations().get(1) == 2 and scene.workers.states[1] is WorkerState.READY)
         assert scene.generations()[0] == 1
         assert (scene.workers.ready, scene.workers.replaced, scene.completed) == (True, 1, 1)
 
@@ -170,7 +170,7 @@ hung.touch()
 
     async def test(scene: Scene) -> None:
         await scene.until(lambda: scene.completed == 1)
-        await scene.until(lambda: scene.generations().get(0, 0) > 1 and scene.workers.states[0] is State.READY)
+        await scene.until(lambda: scene.generations().get(0, 0) > 1 and scene.workers.states[0] is WorkerState.READY)
         fed = scene.systemd.said("WATCHDOG=1")
         await scene.until(lambda: scene.systemd.said("WATCHDOG=1") > fed)
 
@@ -180,7 +180,7 @@ hung.touch()
 def test_a_first_start_that_was_refused_is_told_and_not_tried_again(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         assert await asyncio.wait_for(scene.workers.failed(), PATIENCE) == 78
-        assert scene.workers.states[0] is State.WAITING
+        assert scene.workers.states[0] is WorkerState.WAITING
 
     run(lambda: Scene(tmp_path, ["raise SystemExit(78)", script()]), test)
 
@@ -191,7 +191,7 @@ def test_a_drain_is_clean_where_every_worker_says_so(status: int, clean: bool, t
         scene = Scene(tmp_path, [script(), script(status=status)])
         await scene.until(lambda: scene.completed == 1)
         assert await scene.workers.drain(PATIENCE) is clean
-        assert set(scene.workers.states) == {State.ENDED}
+        assert set(scene.workers.states) == {WorkerState.ENDED}
         assert not scene.workers.ready
         scene.systemd.close()
 

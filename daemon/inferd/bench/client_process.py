@@ -18,10 +18,10 @@ import uvloop
 
 from inferd.bench.generator import Generator
 from inferd.bench.load import Closed, Load
-from inferd.bench.tally import Tally, Window
+from inferd.bench.tally import LoadWindow, RequestTally
 from inferd.errors import InferdError
-from inferd.rpc import traffic
-from inferd.security.shown import Shown
+from inferd.rpc import load_channels
+from inferd.security.client_credentials import ClientCredentials
 
 _TICK = 0.25
 _STOP_TIMEOUT = 5.0
@@ -29,7 +29,7 @@ _NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientSpec:
     """What the process ``part`` of ``parts`` sends, and to whom: ``requests`` in turn, each a serialised
     ModelInferRequest. ``deadline`` is in seconds."""
 
@@ -37,7 +37,7 @@ class Client:
     connections: int
     stream: bool
     deadline: float | None
-    shown: Shown
+    credentials: ClientCredentials
     requests: tuple[bytes, ...]
     part: int
     parts: int
@@ -97,7 +97,7 @@ class ClientFailed(InferdError):
 class ClientProcess:
     """The process, as who asks it sees it; use as a context. ``connection`` is there to wait on."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ClientSpec) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_main, args=(theirs, client), daemon=True)
@@ -131,7 +131,7 @@ class ClientProcess:
         except OSError:
             raise self._gone() from None
 
-    def hear(self) -> Ready | Tick | Window:
+    def hear(self) -> Ready | Tick | LoadWindow:
         """What it says next. Raises ClientFailed where it can't go on or is gone."""
         try:
             said = self.connection.recv()
@@ -139,7 +139,7 @@ class ClientProcess:
             raise self._gone() from None
         if isinstance(said, Failed):
             raise ClientFailed(said.problem)
-        message: Ready | Tick | Window = said
+        message: Ready | Tick | LoadWindow = said
         return message
 
     def _gone(self) -> ClientFailed:
@@ -150,9 +150,9 @@ class ClientProcess:
 # -- in the process ---------------------------------------------------------------
 
 
-def _main(connection: Connection, client: Client) -> None:
+def _main(connection: Connection, client: ClientSpec) -> None:
     try:
-        uvloop.run(_Child(connection, client).serve())
+        uvloop.run(_ClientLoop(connection, client).serve())
     except InferdError as error:
         with suppress(OSError):
             connection.send(Failed(str(error)))
@@ -160,10 +160,10 @@ def _main(connection: Connection, client: Client) -> None:
         pass  # who asked is gone
 
 
-class _Child:
+class _ClientLoop:
     """Answers each task with Ready, ticks and its window, until the connection closes."""
 
-    def __init__(self, connection: Connection, client: Client) -> None:
+    def __init__(self, connection: Connection, client: ClientSpec) -> None:
         self._connection = connection
         self._client = client
         self._inbox: asyncio.Queue[Task | Begin | None] = asyncio.Queue()
@@ -173,9 +173,13 @@ class _Child:
     async def serve(self) -> None:
         asyncio.get_running_loop().add_reader(self._connection.fileno(), self._read)
         client = self._client
-        async with traffic.lines(
-            client.target, client.connections, stream=client.stream, deadline=client.deadline, shown=client.shown
-        ) as lines:
+        async with load_channels.open_channels(
+            client.target,
+            client.connections,
+            stream=client.stream,
+            deadline=client.deadline,
+            credentials=client.credentials,
+        ) as channels:
             # What is there now stays: the collector need not look at it again and again.
             gc.freeze()
             while isinstance(task := await self._inbox.get(), Task):
@@ -185,7 +189,7 @@ class _Child:
                 if not isinstance(begin := await self._inbox.get(), Begin):
                     return
                 mine = (begin.moment + due[client.part :: client.parts]).tolist()
-                self._connection.send(await self._step(task, begin.moment, lines, mine))
+                self._connection.send(await self._step(task, begin.moment, channels, mine))
 
     def _read(self) -> None:
         message: Task | Begin | Stop | None = None
@@ -201,10 +205,12 @@ class _Child:
         if self._stop is not None and self._generator is not None:
             self._generator.stop(self._stop.patience)
 
-    async def _step(self, task: Task, begins: int, lines: list[traffic.Line], due: list[int]) -> Window:
+    async def _step(
+        self, task: Task, begins: int, channels: list[load_channels.LoadChannel], due: list[int]
+    ) -> LoadWindow:
         opens = begins + round(task.warm_up * 1e9)
-        tally = Tally(opens, opens + round(task.seconds * 1e9), round(task.objective * 1e9))
-        self._generator = Generator(lines, self._client.requests, tally)
+        tally = RequestTally(opens, opens + round(task.seconds * 1e9), round(task.objective * 1e9))
+        self._generator = Generator(channels, self._client.requests, tally)
         if self._stop is not None:
             self._generator.stop(self._stop.patience)
         opened = _cpu()
@@ -230,7 +236,7 @@ class _Child:
             self._generator = None
         return tally.window(used)
 
-    async def _tick(self, tally: Tally) -> None:
+    async def _tick(self, tally: RequestTally) -> None:
         while True:
             await asyncio.sleep(_TICK)
             self._connection.send(Tick(tally.succeeded, tally.failed))

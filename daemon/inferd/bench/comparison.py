@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inferd.bench.load import Load
-from inferd.bench.report import Run, Step
+from inferd.bench.report import BenchRun, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Compared:
         return self.second / self.first if self.first else None
 
 
-def compare(first: Run, second: Run) -> tuple[Compared, ...]:
+def compare(first: BenchRun, second: BenchRun) -> tuple[Compared, ...]:
     """Every quantity that both runs know, under every load that both had, in the order of the first.
 
     Goodput under two objectives is two quantities.
@@ -61,7 +61,7 @@ def compare(first: Run, second: Run) -> tuple[Compared, ...]:
     )
 
 
-def only_one(first: Run, second: Run) -> tuple[Load, ...]:
+def unmatched_loads(first: BenchRun, second: BenchRun) -> tuple[Load, ...]:
     """The loads that one of the runs has and the other has not."""
     return tuple(
         dict.fromkeys(

@@ -7,8 +7,8 @@ from contextlib import suppress
 from functools import partial
 
 from inferd.bench.alarm import Alarm
-from inferd.bench.tally import UNANSWERED, Tally
-from inferd.rpc.traffic import Ended, Line
+from inferd.bench.tally import UNANSWERED, RequestTally
+from inferd.rpc.load_channels import LoadChannel, OnEnded
 
 # A server that is gone refuses in no time: its clients would do nothing but ask.
 _PAUSE = 0.01
@@ -18,13 +18,13 @@ _GIVING_UP = 5.0
 
 
 class Generator:
-    """Sends ``requests`` in turn over ``lines`` in turn until the window of ``tally`` closes, and counts there.
+    """Sends ``requests`` in turn over ``channels`` in turn until the window of ``tally`` closes, and counts there.
 
     Made for one step: either :meth:`closed` or :meth:`open`, then :meth:`settle`.
     """
 
-    def __init__(self, lines: Sequence[Line], requests: Sequence[bytes], tally: Tally) -> None:
-        self._lines = lines
+    def __init__(self, channels: Sequence[LoadChannel], requests: Sequence[bytes], tally: RequestTally) -> None:
+        self._channels = channels
         self._requests = requests
         self._tally = tally
         self._due: Sequence[int] = ()
@@ -70,14 +70,14 @@ class Generator:
 
     def _give_up(self) -> None:
         self._gave_up = True
-        for line in self._lines:
-            line.give_up()
+        for channel in self._channels:
+            channel.give_up()
 
     # -- a closed loop ------------------------------------------------------------
 
     def _ask(self, seat: int) -> None:
-        line, request = self._lines[seat % len(self._lines)], self._requests[seat % len(self._requests)]
-        self._start(line, request, partial(self._asked, seat, time.monotonic_ns()))
+        channel, request = self._channels[seat % len(self._channels)], self._requests[seat % len(self._requests)]
+        self._start(channel, request, partial(self._asked, seat, time.monotonic_ns()))
 
     def _asked(self, seat: int, begun: int, code: str) -> None:
         self._ended(begun, code)
@@ -100,11 +100,11 @@ class Generator:
             moment, now = self._due[self._sent], time.monotonic_ns()
             if moment > now:
                 break
-            line = self._lines[self._sent % len(self._lines)]
+            channel = self._channels[self._sent % len(self._channels)]
             request = self._requests[self._sent % len(self._requests)]
             self._sent += 1
             self._tally.left(moment, now)
-            self._start(line, request, partial(self._ended, moment))
+            self._start(channel, request, partial(self._ended, moment))
         if self._more_due():
             self._alarm.set(self._due[self._sent])
 
@@ -113,9 +113,9 @@ class Generator:
 
     # -- either -------------------------------------------------------------------
 
-    def _start(self, line: Line, request: bytes, ended: Ended) -> None:
+    def _start(self, channel: LoadChannel, request: bytes, ended: OnEnded) -> None:
         self._pending += 1
-        line.start(request, ended)
+        channel.start(request, ended)
 
     def _ended(self, due: int, code: str) -> None:
         now = time.monotonic_ns()

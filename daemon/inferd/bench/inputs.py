@@ -26,7 +26,9 @@ class Feed:
         return f"{self.name} {self.dtype.wire} [{','.join(map(str, self.shape))}]"
 
 
-def made_up(model: str, specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shape], seed: int) -> tuple[Feed, ...]:
+def synthetic_inputs(
+    model: str, specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shape], seed: int
+) -> tuple[Feed, ...]:
     """Random elements for each of ``specs``: floats of 0 to 1, bytes of all values, whole numbers of 0 or 1, short
     strings.
 
@@ -43,7 +45,7 @@ def made_up(model: str, specs: tuple[TensorSpec, ...], shapes: Mapping[str, Shap
     )
 
 
-def given(model: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Feed, ...]:
+def given_inputs(model: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Feed, ...]:
     """``arrays`` by input, their elements converted to those of ``specs`` where nothing is lost.
 
     An array more than the metadata names is sent as it is: state that the server would carry otherwise is not shown

@@ -8,7 +8,7 @@ from inferd.bench.inputs import Feed
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ShmSlice:
     """Where a tensor is in shared memory: ``offset`` and ``nbytes`` in the region the server knows as ``region``."""
 
     region: str
@@ -29,8 +29,8 @@ def request(model: str, version: str, feeds: Sequence[Feed]) -> pb.ModelInferReq
     return message
 
 
-def placed_request(
-    model: str, version: str, feeds: Sequence[Feed], inputs: Sequence[Place], outputs: Sequence[tuple[str, Place]]
+def shm_request(
+    model: str, version: str, feeds: Sequence[Feed], inputs: Sequence[ShmSlice], outputs: Sequence[tuple[str, ShmSlice]]
 ) -> pb.ModelInferRequest:
     """A request whose inputs are at ``inputs`` and whose ``outputs``, by name, are to be put at their places.
 
@@ -44,17 +44,17 @@ def placed_request(
     return message
 
 
-def laid_out(region: str, sizes: Sequence[int], start: int = 0) -> list[Place]:
+def lay_out(region: str, sizes: Sequence[int], start: int = 0) -> list[ShmSlice]:
     """Places for tensors of ``sizes`` bytes one after the other, each on a cache line of its own."""
     places, offset = [], start
     for size in sizes:
-        places.append(Place(region, offset, size))
+        places.append(ShmSlice(region, offset, size))
         offset = -(-(offset + size) // 64) * 64
     return places
 
 
 def _refer(
-    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor, place: Place
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor, place: ShmSlice
 ) -> None:
     tensor.parameters["shared_memory_region"].string_param = place.region
     tensor.parameters["shared_memory_byte_size"].int64_param = place.nbytes

@@ -7,7 +7,7 @@ from typing import Any
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Closed, Load, Open
 from inferd.bench.server_side import ServerSide
-from inferd.bench.tally import Window
+from inferd.bench.tally import LoadWindow
 
 FORMAT = 1
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
@@ -18,7 +18,7 @@ _LATE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class LatencyObjective:
     """``percentile`` % of requests are to be answered within ``latency`` seconds."""
 
     latency: float
@@ -33,9 +33,9 @@ class Step:
     """One load, the window it was seen in, and the server meanwhile; ``objective`` is the run's."""
 
     load: Load
-    window: Window
+    window: LoadWindow
     server: ServerSide
-    objective: Objective | None
+    objective: LatencyObjective | None
 
     @property
     def met(self) -> bool | None:
@@ -57,7 +57,7 @@ class Step:
             return None
         return max(0, self.server.rss_growth) / self.in_flight
 
-    def doubts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Why the figures may say more about the client than about the server, in sentences."""
         found = []
         window = self.window
@@ -75,7 +75,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class BenchRun:
     """A whole run. ``server`` and ``model`` are as the server names them, ``way`` is how requests were sent,
     ``inputs`` what they held in words. ``interrupted`` runs have fewer steps, the last of them shorter."""
 
@@ -85,7 +85,7 @@ class Run:
     way: str
     inputs: str
     processes: int
-    objective: Objective | None
+    objective: LatencyObjective | None
     steps: tuple[Step, ...]
     interrupted: bool = False
 
@@ -98,7 +98,7 @@ class Run:
 # -- the document -----------------------------------------------------------------
 
 
-def document(run: Run) -> dict[str, Any]:
+def document(run: BenchRun) -> dict[str, Any]:
     """``run`` as JSON: seconds, bytes and counts; what can be worked out from the rest is there for readers."""
     return {
         "inferd_bench": FORMAT,
@@ -114,13 +114,13 @@ def document(run: Run) -> dict[str, Any]:
     }
 
 
-def run_of(read: Any) -> Run:
+def run_of(read: Any) -> BenchRun:
     """The run of a document. Raises ValueError with a sentence for what is none."""
     if not isinstance(read, dict) or read.get("inferd_bench") != FORMAT:
         raise ValueError("not written by inferd bench, or by another version of it")
     try:
-        objective = None if read["objective"] is None else Objective(**read["objective"])
-        return Run(
+        objective = None if read["objective"] is None else LatencyObjective(**read["objective"])
+        return BenchRun(
             read["server"],
             read["model"],
             read["version"],
@@ -159,9 +159,11 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-def _step_of(read: Mapping[str, Any], objective: Objective | None) -> Step:
+def _step_of(read: Mapping[str, Any], objective: LatencyObjective | None) -> Step:
     load = dict(read["load"])
     kind = {"closed": Closed, "open": Open}[load.pop("kind")]
     window = dict(read["window"])
     latencies, lags = Latencies(**window.pop("latencies")), Latencies(**window.pop("lags"))
-    return Step(kind(**load), Window(latencies=latencies, lags=lags, **window), ServerSide(**read["server"]), objective)
+    return Step(
+        kind(**load), LoadWindow(latencies=latencies, lags=lags, **window), ServerSide(**read["server"]), objective
+    )

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 
 from inferd.bench.server_side import STAGES, Counted, Resources, Sample
 from inferd.errors import InferdError
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
-from inferd.security.shown import Shown
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
+from inferd.security.client_credentials import ClientCredentials
 
 _PATIENCE = 5.0
 _CPU, _RSS = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
-class NoFigures(InferdError):
+class NoResourceUsage(InferdError):
     """Where the server's CPU time and memory were to come from, there are none."""
 
 
@@ -32,10 +32,10 @@ class ResourceSource(Protocol):
 class MetricsPage:
     """The Prometheus page at ``url``, with the names that client libraries give a process."""
 
-    def __init__(self, url: str, shown: Shown) -> None:
+    def __init__(self, url: str, credentials: ClientCredentials) -> None:
         self._url = url
-        self._headers = {"Authorization": shown.authorization} if shown.token else {}
-        self._context = shown.context() if urlsplit(url).scheme == "https" else None
+        self._headers = {"Authorization": credentials.authorization} if credentials.token else {}
+        self._context = credentials.context() if urlsplit(url).scheme == "https" else None
 
     def read(self) -> Resources:
         request = urllib.request.Request(self._url, headers=self._headers)  # noqa: S310 - the flag allows http alone
@@ -43,10 +43,10 @@ class MetricsPage:
             with urllib.request.urlopen(request, timeout=_PATIENCE, context=self._context) as answer:  # noqa: S310
                 lines = answer.read().decode("utf-8", "replace").splitlines()
         except (OSError, ValueError) as error:
-            raise NoFigures(f"{self._url}: {getattr(error, 'reason', None) or error}") from None
+            raise NoResourceUsage(f"{self._url}: {getattr(error, 'reason', None) or error}") from None
         cpu, rss = _sum(lines, _CPU), _sum(lines, _RSS)
         if cpu is None or rss is None:
-            raise NoFigures(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
+            raise NoResourceUsage(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
         return Resources(cpu, round(rss))
 
 
@@ -67,7 +67,7 @@ class ProcessTree:
                 fields = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
             except OSError as error:
                 if pid == self._pid:
-                    raise NoFigures(f"process {pid}: {error.strerror}") from None
+                    raise NoResourceUsage(f"process {pid}: {error.strerror}") from None
                 continue
             # proc(5): utime, stime and rss are fields 14, 15 and 24; the first here is 3.
             cpu += int(fields[11]) + int(fields[12])
@@ -91,7 +91,7 @@ class ServerProbe:
     A server without statistics, or that won't give them, is one that says nothing.
     """
 
-    def __init__(self, client: Client, model: str, version: str, resources: ResourceSource | None) -> None:
+    def __init__(self, client: InferenceClient, model: str, version: str, resources: ResourceSource | None) -> None:
         self._client = client
         self._model, self._version = model, version
         self._resources = resources
@@ -99,7 +99,7 @@ class ServerProbe:
     def sample(self) -> Sample:
         """Now. What a server in trouble does not say is not known; the run goes on."""
         resources = None
-        with suppress(NoFigures):
+        with suppress(NoResourceUsage):
             resources = self.resources()
         return Sample(self._counted(), resources)
 

@@ -8,16 +8,16 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from inferd.bench import messages
-from inferd.bench.client_process import Begin, Client, ClientProcess, Ready, Stop, Task, Tick
+from inferd.bench.client_process import Begin, ClientProcess, ClientSpec, Ready, Stop, Task, Tick
 from inferd.bench.inputs import Feed
 from inferd.bench.load import Closed, Load
-from inferd.bench.report import Objective, Run, Step
+from inferd.bench.report import BenchRun, LatencyObjective, Step
 from inferd.bench.server_probe import ServerProbe
 from inferd.bench.server_side import Resources, Sample, during
 from inferd.bench.shared_regions import shared
-from inferd.bench.tally import Window
-from inferd.rpc.client import Client as Caller
-from inferd.security.shown import Shown
+from inferd.bench.tally import LoadWindow
+from inferd.rpc.client import InferenceClient
+from inferd.security.client_credentials import ClientCredentials
 
 # Between telling the processes when to begin and that moment.
 _AHEAD = 0.1
@@ -29,7 +29,7 @@ _NEVER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What to ask ``target``, HOST:PORT, for, and how. ``connections`` are those of each of ``processes``.
 
     ``deadline``, ``warm_up`` and ``seconds`` are in seconds; the latter two are each load's.
@@ -45,10 +45,10 @@ class Plan:
     connections: int
     warm_up: float
     seconds: float
-    objective: Objective | None
+    objective: LatencyObjective | None
     deadline: float | None
     seed: int
-    shown: Shown
+    credentials: ClientCredentials
 
     @property
     def way(self) -> str:
@@ -57,24 +57,30 @@ class Plan:
         return ", ".join(ways)
 
 
-class Display(Protocol):
+class ProgressDisplay(Protocol):
     """Is told what goes on."""
 
-    def begin(self, run: Run, load: Load) -> None:
+    def begin(self, run: BenchRun, load: Load) -> None:
         """The next step is ``load``; ``run`` is what there is so far."""
 
     def tick(self, elapsed: float, succeeded: int, failed: int) -> None:
         """So many seconds after the step's begin, with so many answers since then."""
 
 
-def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed], display: Display) -> Run:
+def measure(
+    plan: BenchPlan,
+    inference_client: InferenceClient,
+    probe: ServerProbe,
+    feeds: Sequence[Feed],
+    display: ProgressDisplay,
+) -> BenchRun:
     """The run of ``plan``, or as much of it as there is when it is interrupted by KeyboardInterrupt.
 
-    Raises CallFailed where a first request is not answered, ClientFailed, NoRoom and NoFigures.
+    Raises CallFailed where a first request is not answered, ClientFailed, SharedMemoryTooSmall and NoResourceUsage.
     """
-    first = caller.ask(messages.request(plan.model, plan.version, feeds))
-    server = caller.server_metadata()
-    run = Run(
+    first = inference_client.ask(messages.request(plan.model, plan.version, feeds))
+    server = inference_client.server_metadata()
+    run = BenchRun(
         f"{server.name} {server.version}",
         plan.model,
         plan.version or first.model_version,
@@ -85,7 +91,7 @@ def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed
         (),
     )
     with ExitStack() as stack:
-        requests = stack.enter_context(_requests(plan, caller, feeds, first))
+        requests = stack.enter_context(_requests(plan, inference_client, feeds, first))
         try:
             idle = probe.resources()
             processes = [
@@ -93,7 +99,7 @@ def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed
             ]
             for place, load in enumerate(plan.loads):
                 display.begin(run, load)
-                step, interrupted = _Step(plan, load, plan.seed + place, processes, probe, idle, display).run()
+                step, interrupted = _StepRun(plan, load, plan.seed + place, processes, probe, idle, display).run()
                 run = replace(run, steps=(*run.steps, *([step] if step is not None else [])), interrupted=interrupted)
                 if interrupted:
                     break
@@ -103,41 +109,45 @@ def measure(plan: Plan, caller: Caller, probe: ServerProbe, feeds: Sequence[Feed
 
 
 @contextmanager
-def _requests(plan: Plan, caller: Caller, feeds: Sequence[Feed], first: Any) -> Iterator[tuple[bytes, ...]]:
+def _requests(
+    plan: BenchPlan, inference_client: InferenceClient, feeds: Sequence[Feed], first: Any
+) -> Iterator[tuple[bytes, ...]]:
     if not plan.shared_memory:
         yield (messages.request(plan.model, plan.version, feeds).SerializeToString(),)
         return
     # Metadata may leave an output's size open; the first answer does not.
     outputs = [(o.name, len(raw)) for o, raw in zip(first.outputs, first.raw_output_contents, strict=True)]
     most = max(load.concurrency if isinstance(load, Closed) else _OPEN_SLOTS for load in plan.loads)
-    with shared(caller, plan.model, plan.version, feeds, outputs, max(most, plan.processes)) as requests:
+    with shared(inference_client, plan.model, plan.version, feeds, outputs, max(most, plan.processes)) as requests:
         # What every client would be told is said here once, in a sentence.
-        caller.ask(requests[0])
+        inference_client.ask(requests[0])
         yield tuple(request.SerializeToString() for request in requests)
 
 
-def _client(plan: Plan, requests: tuple[bytes, ...], part: int) -> Client:
+def _client(plan: BenchPlan, requests: tuple[bytes, ...], part: int) -> ClientSpec:
     # Each of several requests has places of its own: no two processes share one.
     own = requests[part :: plan.processes] if len(requests) > 1 else requests
-    return Client(plan.target, plan.connections, plan.stream, plan.deadline, plan.shown, own, part, plan.processes)
+    return ClientSpec(
+        plan.target, plan.connections, plan.stream, plan.deadline, plan.credentials, own, part, plan.processes
+    )
 
 
-class _Step:
+class _StepRun:
     """One load."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         load: Load,
         seed: int,
         processes: list[ClientProcess],
         probe: ServerProbe,
         idle: Resources | None,
-        display: Display,
+        display: ProgressDisplay,
     ) -> None:
         self._plan, self._load, self._seed = plan, load, seed
         self._processes, self._probe, self._idle, self._display = processes, probe, idle, display
-        self._windows: dict[ClientProcess, Window] = {}
+        self._windows: dict[ClientProcess, LoadWindow] = {}
         self._ticks: dict[ClientProcess, Tick] = {}
         self._samples: list[tuple[float, Sample]] = []
 
@@ -178,7 +188,7 @@ class _Step:
         for process in left:
             if process.connection in said:
                 match process.hear():
-                    case Window() as window:
+                    case LoadWindow() as window:
                         self._windows[process] = window
                     case Tick() as tick:
                         self._ticks[process] = tick
@@ -194,7 +204,7 @@ class _Step:
             self._samples.append((time.monotonic(), self._probe.sample()))
 
     def _seen(self) -> Step | None:
-        window = Window.merged(list(self._windows.values()))
+        window = LoadWindow.merged(list(self._windows.values()))
         # Interrupted before there was anything to see.
         if window.seconds <= 0:
             return None

@@ -10,21 +10,26 @@ import numpy as np
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.bench.inputs import Feed
-from inferd.bench.messages import laid_out, placed_request
+from inferd.bench.messages import lay_out, shm_request
 from inferd.errors import InferdError
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 
 _MOUNT = "/dev/shm"  # noqa: S108 - where Linux keeps it
 
 
-class NoRoom(InferdError):
+class SharedMemoryTooSmall(InferdError):
     """There is less shared memory than the run needs. To go on would kill whoever writes there first."""
 
 
 @contextmanager
 def shared(
-    client: Client, model: str, version: str, feeds: Sequence[Feed], outputs: Sequence[tuple[str, int]], slots: int
+    client: InferenceClient,
+    model: str,
+    version: str,
+    feeds: Sequence[Feed],
+    outputs: Sequence[tuple[str, int]],
+    slots: int,
 ) -> Iterator[list[pb.ModelInferRequest]]:
     """So many requests with a place of its own for each one's ``outputs``, by name and size in bytes.
 
@@ -34,15 +39,15 @@ def shared(
     # Servers keep names that begin with their own to themselves.
     run = secrets.token_hex(6)
     given, region, first = f"bench-in-{run}", f"bench-out-{run}", 0
-    inputs = laid_out(given, [len(f.data) for f in feeds])
+    inputs = lay_out(given, [len(f.data) for f in feeds])
     places = []
     for _ in range(slots):
-        places.append(laid_out(region, [size for _, size in outputs], first))
+        places.append(lay_out(region, [size for _, size in outputs], first))
         first = -(-max([first, *(p.end() for p in places[-1])]) // 64) * 64
     whole = max([p.end() for p in inputs], default=0) + first
     room = os.statvfs(_MOUNT)
     if whole > room.f_bavail * room.f_frsize:
-        raise NoRoom(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has fewer left")
+        raise SharedMemoryTooSmall(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has fewer left")
     names = [name for name, _ in outputs]
     with (
         _registered(client, given, max([p.end() for p in inputs], default=0)) as memory,
@@ -50,11 +55,11 @@ def shared(
     ):
         for feed, place in zip(feeds, inputs, strict=True):
             np.ndarray(place.nbytes, np.uint8, memory.buf, place.offset)[:] = np.frombuffer(feed.data, np.uint8)
-        yield [placed_request(model, version, feeds, inputs, list(zip(names, p, strict=True))) for p in places]
+        yield [shm_request(model, version, feeds, inputs, list(zip(names, p, strict=True))) for p in places]
 
 
 @contextmanager
-def _registered(client: Client, name: str, nbytes: int) -> Iterator[SharedMemory]:
+def _registered(client: InferenceClient, name: str, nbytes: int) -> Iterator[SharedMemory]:
     memory = SharedMemory(name, create=True, size=max(1, nbytes))
     try:
         client.register_region(name, f"/{memory.name}", max(1, nbytes))

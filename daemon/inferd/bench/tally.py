@@ -13,7 +13,7 @@ UNANSWERED = "UNANSWERED"
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LoadWindow:
     """What was seen in a window of ``seconds``.
 
     Requests that were *due* in it are told by ``codes``, gRPC's names or UNANSWERED; ``latencies`` are of those
@@ -34,7 +34,7 @@ class Window:
     busiest: float
 
     @classmethod
-    def merged(cls, parts: Sequence["Window"]) -> "Window":
+    def merged(cls, parts: Sequence["LoadWindow"]) -> "LoadWindow":
         """What several processes saw in the same window."""
         codes: Counter[str] = Counter()
         for part in parts:
@@ -78,7 +78,7 @@ class Window:
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestTally:
     """Counts the requests of the window from ``opens`` to ``closes``; an answer within ``objective`` is in time.
 
     ``closes`` may be moved nearer while it counts, to no earlier than now.
@@ -118,9 +118,9 @@ class Tally:
                 self.in_time += latency <= self.objective
                 self.latencies.append(latency)
 
-    def window(self, cpu: float) -> Window:
+    def window(self, cpu: float) -> LoadWindow:
         """What was counted; ``cpu`` is what the process took meanwhile, seconds."""
-        return Window(
+        return LoadWindow(
             (self.closes - self.opens) / 1e9,
             dict(self.codes),
             self.answered,

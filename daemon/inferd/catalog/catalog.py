@@ -21,7 +21,7 @@ from inferd.catalog.output_check import output_mismatch, signature_mismatch
 from inferd.catalog.retries import LoadRetries, failure_text
 from inferd.catalog.settings import cpu_parts, source_of
 from inferd.catalog.traffic_split import TrafficSplit
-from inferd.config.model import ModelConfig, Rollout
+from inferd.config.model import ModelConfig, RolloutSettings
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
@@ -447,7 +447,7 @@ class Catalog:
         key, old = (entry.name, version.version), versions.get(version.version)
         model = ModelVersion(*key)
         # How it is brought into service is nothing that it has to be loaded anew for.
-        model.origin = origin = (version, entry.config.model_copy(update={"rollout": Rollout()}))
+        model.origin = origin = (version, entry.config.model_copy(update={"rollout": RolloutSettings()}))
         before = self._predecessor(model, old)
         if not force and before is not None:
             if before is old and old.origin == origin:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from inferd.errors import InferdError, LoadInterrupted
-from inferd.supervision.rebuilding import Rebuilding, RebuildRules
+from inferd.supervision.reload_backoff import ReloadBackoff, ReloadBackoffRules
 
 log = structlog.get_logger("inferd.catalog")
 
@@ -15,10 +15,10 @@ class LoadRetries:
     """Calls ``again`` with a model's name, on the loop, until its loading ends otherwise. The waits are those of
     ``rules``: a few short ones, doubled each time, then long ones without end."""
 
-    def __init__(self, again: Callable[[str], object], rules: RebuildRules | None = None) -> None:
+    def __init__(self, again: Callable[[str], object], rules: ReloadBackoffRules | None = None) -> None:
         self._again = again
-        self._rules = rules or RebuildRules()
-        self._tries: dict[str, Rebuilding] = {}
+        self._rules = rules or ReloadBackoffRules()
+        self._tries: dict[str, ReloadBackoff] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
 
@@ -30,7 +30,7 @@ class LoadRetries:
             self._tries.pop(name, None)
             return
         loop = asyncio.get_running_loop()
-        tries = self._tries.setdefault(name, Rebuilding(self._rules))
+        tries = self._tries.setdefault(name, ReloadBackoff(self._rules))
         tries.tried(loop.time(), why)
         self._waiting[name] = loop.call_later(tries.delay, self._again, name)
         log.info("model will be loaded again", model=name, seconds=tries.delay)

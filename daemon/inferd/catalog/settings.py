@@ -19,7 +19,7 @@ from inferd.tensors import Signature
 
 def source_of(entry: ModelEntry, version: VersionFile, cpu_threads: int = 0) -> ModelSource:
     """What the engine needs to load ``version`` of ``entry``, with its part of the CPU budget, 0 for all of it."""
-    return ModelSource(entry.name, version.version, version.extent, entry.config, cpu_threads)
+    return ModelSource(entry.name, version.version, version.file_set, entry.config, cpu_threads)
 
 
 def cpu_parts(models: Iterable[ModelEntry], threads: int) -> dict[str, int]:

@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from inferd.bench.comparison import QUANTITIES, Compared, compare, only_one
+from inferd.bench.comparison import QUANTITIES, Compared, compare, unmatched_loads
 from inferd.bench.load import Load
-from inferd.bench.report import Run, Step
+from inferd.bench.report import BenchRun, Step
 from inferd.bench.server_side import STAGES
 
 _SHOWN = (50.0, 90.0, 99.0, 99.9)
@@ -24,14 +24,14 @@ _BAR = 30
 _RATE_OVER = 0.5
 
 
-class Display:
+class BenchDisplay:
     """Shows a run on ``console``: alive on a terminal, a line a step elsewhere. Use as a context."""
 
     def __init__(self, console: Console, warm_up: float, seconds: float) -> None:
         self._console = console
         self._warm_up, self._seconds = warm_up, seconds
         self._live: Live | None = None
-        self._run: Run | None = None
+        self._run: BenchRun | None = None
         self._load: Load | None = None
         self._last = (0.0, 0)
         self._rate = 0.0
@@ -48,7 +48,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def begin(self, run: Run, load: Load) -> None:
+    def begin(self, run: BenchRun, load: Load) -> None:
         """The next step is ``load``; ``run`` is what there is so far."""
         self._run, self._load, self._last, self._rate = run, load, (0.0, 0), 0.0
         if self._live is None:
@@ -84,7 +84,7 @@ class Display:
         )
         return line
 
-    def result(self, run: Run) -> None:
+    def result(self, run: BenchRun) -> None:
         """What was found, and what is to be doubted of it."""
         console = self._console
         if not run.steps:
@@ -99,8 +99,8 @@ class Display:
             if step.window.errors:
                 told = ", ".join(f"{count} {code}" for code, count in step.window.errors.items())
                 self._say(f"{step.load.describe()}: of {step.window.due} requests {told}", "red")
-            for doubt in step.doubts():
-                self._say(doubt, "yellow")
+            for warning in step.warnings():
+                self._say(warning, "yellow")
         if (verdict := _verdict(run)) is not None:
             self._say(verdict, "bold")
         if run.interrupted:
@@ -110,7 +110,7 @@ class Display:
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
-def comparison(console: Console, first: Run, second: Run, names: Sequence[str]) -> None:
+def comparison(console: Console, first: BenchRun, second: BenchRun, names: Sequence[str]) -> None:
     """Both runs' figures under each load that both had, and how many times the first the second is."""
     for name, run in zip(names, (first, second), strict=True):
         console.print(Text.assemble((f"{name}: ", "bold"), run.title, f", {run.inputs}"), soft_wrap=True)
@@ -130,7 +130,7 @@ def comparison(console: Console, first: Run, second: Run, names: Sequence[str]) 
         console.print(table)
     else:
         console.print("the two runs have no load in common", highlight=False)
-    if left := only_one(first, second):
+    if left := unmatched_loads(first, second):
         console.print(f"in one of them only: {', '.join(load.describe() for load in left)}", highlight=False)
 
 
@@ -147,12 +147,12 @@ def figure(number: float, digits: int = 3) -> str:
 # -- tables -----------------------------------------------------------------------
 
 
-def _title(run: Run) -> Text:
+def _title(run: BenchRun) -> Text:
     processes = f", {run.processes} client processes" if run.processes > 1 else ""
     return Text.assemble((run.title, "bold"), f"\n{run.inputs}{processes}")
 
 
-def _latencies(run: Run) -> Table:
+def _latencies(run: BenchRun) -> Table:
     table = _table("load")
     _numbers(table, "answers\n/s")
     if run.objective is not None:
@@ -176,7 +176,7 @@ def _row(step: Step) -> list[str | Text]:
     return [*row, Text(_share(failed / window.due), style="red") if failed else "0"]
 
 
-def _stages(run: Run) -> Table:
+def _stages(run: BenchRun) -> Table:
     """Where a request's time went, by the server's word."""
     table = _table("at the server")
     _numbers(table, "queue\nms", "input\nms", "infer\nms", "output\nms", "in all\nms", "beyond\nms", "rows\na run")
@@ -189,7 +189,7 @@ def _stages(run: Run) -> Table:
     return table
 
 
-def _resources(run: Run) -> Table:
+def _resources(run: BenchRun) -> Table:
     """What it took: of the server where that is known, and of the client always."""
     table = _table("for a request")
     known = any(step.server.cpu is not None for step in run.steps)
@@ -210,7 +210,7 @@ def _resources(run: Run) -> Table:
     return table
 
 
-def _verdict(run: Run) -> str | None:
+def _verdict(run: BenchRun) -> str | None:
     if run.objective is None or len(run.steps) < 2:
         return None
     kept = [s for s in run.steps if s.met]

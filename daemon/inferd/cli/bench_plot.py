@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferd.bench.load import Closed, Load
-from inferd.bench.report import Run
+from inferd.bench.report import BenchRun
 from inferd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _POINTS = 90
 _MOST_CURVES = 6
 
 
-def draw(runs: Sequence[Run], file: Path, names: Sequence[str] = ("",)) -> None:
+def draw(runs: Sequence[BenchRun], file: Path, names: Sequence[str] = ("",)) -> None:
     """Write the plot of ``runs`` to ``file``, in the format of its ending. Raises ConfigurationError where that can't
     be written."""
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def draw(runs: Sequence[Run], file: Path, names: Sequence[str] = ("",)) -> None:
         raise ConfigurationError("flag --plot", "", f"{file} can't be written: {why}") from None
 
 
-def _latency_over_throughput(axes: "Axes", runs: Sequence[Run], names: Sequence[str]) -> None:
+def _latency_over_throughput(axes: "Axes", runs: Sequence[BenchRun], names: Sequence[str]) -> None:
     for own, run, name in zip(_RUNS, runs, names, strict=False):
         for percentile, mark, colour in _LINES:
             axes.plot(
@@ -82,7 +82,7 @@ def _latency_over_throughput(axes: "Axes", runs: Sequence[Run], names: Sequence[
     _legend(axes)
 
 
-def _spread(axes: "Axes", runs: Sequence[Run], names: Sequence[str]) -> None:
+def _spread(axes: "Axes", runs: Sequence[BenchRun], names: Sequence[str]) -> None:
     from matplotlib import colormaps
 
     loads = list(dict.fromkeys(step.load for run in runs for step in run.steps))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from inferd.config.daemon import Settings
-from inferd.config.understood import understood
+from inferd.config.summary import summary
 from inferd.errors import ConfigurationError, InferdError, one_line
 from inferd.repository import ModelEntry, VersionFile, repository_of
 from inferd.tensors import Signature, TensorSpec
@@ -43,7 +43,7 @@ def _report(entry: ModelEntry, try_out: TryOut | None) -> tuple[list[str], list[
     numbers = ", ".join(str(v.version) for v in entry.versions)
     noun = "version" if len(entry.versions) == 1 else "versions"
     lines = [f"ok      {entry.name}: {noun} {numbers} on {', '.join(entry.config.devices)}"]
-    lines += understood(entry.config)
+    lines += summary(entry.config)
     errors: list[InferdError] = []
     if try_out is None:
         return lines, errors

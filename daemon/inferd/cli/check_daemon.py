@@ -10,11 +10,11 @@ from pathlib import Path
 
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
-from inferd.fleet import workers_wanted
 from inferd.rpc.status import code_of
 from inferd.security.credentials import credentials_of
 from inferd.tracing import Tracer
-from inferd.workers.place import Place
+from inferd.workers.daemon import worker_count
+from inferd.workers.worker_identity import WorkerIdentity
 
 # A socket's path in the file system, of which the last byte ends it: sys/un.h.
 _LONGEST_SOCKET = 107
@@ -38,7 +38,7 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
     (host, port), (metrics_host, metrics_port) = ports.values()
     if port and port == metrics_port and (host == metrics_host or {"0.0.0.0", "::"} & {host, metrics_host}):  # noqa: S104
         yield ConfigurationError("metrics_bind", "", f"has port {port}, as grpc_bind has")
-    if workers_wanted(settings) > 1 and (why := _no_sockets()):
+    if worker_count(settings) > 1 and (why := _no_sockets()):
         yield ConfigurationError("variable TMPDIR", "", why)
 
 
@@ -79,7 +79,7 @@ def _no_sockets() -> str | None:
     """Why workers could have no sockets in the folder for temporary files; None where they can."""
     try:
         with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
-            path = Place(999, 1000, Path(folder)).socket("notify")
+            path = WorkerIdentity(999, 1000, Path(folder)).socket("notify")
     except OSError as error:
         return f"no folder for the sockets of workers: {error.strerror}"
     if len(os.fsencode(path)) > _LONGEST_SOCKET:

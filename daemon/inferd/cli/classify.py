@@ -8,8 +8,8 @@ from pathlib import Path
 from inferd.cli import connection
 from inferd.demo import magika
 from inferd.errors import one_line
-from inferd.rpc.caller import CallFailed
-from inferd.rpc.client import Client
+from inferd.rpc.client import InferenceClient
+from inferd.rpc.rpc_client import CallFailed
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -17,10 +17,10 @@ def classify(arguments: argparse.Namespace) -> int:
 
     Raises InferdError where the server or the models are not as they should be.
     """
-    rules = magika.Rules.read(arguments.models / magika.MODEL)
+    rules = magika.MagikaRules.read(arguments.models / magika.MODEL)
     width = max(len(one_line(name)) for name in arguments.files)
     status = 0
-    with Client(arguments.server, shown=connection.shown_by(arguments)) as client:
+    with InferenceClient(arguments.server, credentials=connection.credentials_from(arguments)) as client:
         try:
             client.server_ready()
         except CallFailed as error:
@@ -41,14 +41,16 @@ def _failed(problem: str) -> int:
     return 1
 
 
-def _verdicts(client: Client, rules: magika.Rules, names: list[str]) -> Iterator[tuple[str, magika.Verdict | OSError]]:
+def _verdicts(
+    client: InferenceClient, rules: magika.MagikaRules, names: list[str]
+) -> Iterator[tuple[str, magika.Classification | OSError]]:
     for name in names:
         try:
             seen = rules.examine(Path(name))
         except OSError as error:
             yield name, error
             continue
-        if not isinstance(seen, magika.Verdict):
+        if not isinstance(seen, magika.Classification):
             scores = client.infer(magika.MODEL, {magika.INPUT: seen[None]}, [magika.OUTPUT])[magika.OUTPUT]
             seen = rules.verdict(scores[0])
         yield name, seen

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inferd.config.daemon import TOKEN_VARIABLE
 from inferd.errors import ConfigurationError
-from inferd.security.shown import Shown
+from inferd.security.client_credentials import ClientCredentials
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shown_by(arguments: argparse.Namespace) -> Shown:
+def credentials_from(arguments: argparse.Namespace) -> ClientCredentials:
     """What the flags say, or the variable. Raises ConfigurationError."""
     if (arguments.client_cert is None) != (arguments.client_key is None):
         raise ConfigurationError("flag --client-cert", "", "goes with --client-key: give both or neither")
     for flag in ("client_cert", "server_name"):
         if getattr(arguments, flag) and arguments.ca is None:
             raise ConfigurationError(f"flag --{flag.replace('_', '-')}", "", "goes with --ca, which turns TLS on")
-    return Shown(
+    return ClientCredentials(
         arguments.ca, arguments.client_cert, arguments.client_key, arguments.server_name, _token(arguments.token_file)
     )
 

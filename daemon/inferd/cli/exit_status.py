@@ -4,4 +4,4 @@
 CONFIGURATION = 78
 FAILED_START = 3
 # sysexits.h: EX_TEMPFAIL. Drained, for a fresh process to take over a device that this one has lost.
-MADE_WAY = 75
+RESTART = 75

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from inferd.supervision.served import Served
+from inferd.supervision.status_line import StatusLine
 
 Systemctl = Callable[[Sequence[str]], "tuple[int, str]"]
 """Runs systemctl with these arguments: its exit status, and what it wrote to stdout."""
@@ -42,7 +42,7 @@ def rollover(old: str, new: str, *, fewer: bool, systemctl: Systemctl) -> int:
     status, _ = systemctl(["start", new])
     if status:
         return _failed(f"{new} did not start, and {old} serves on; see: journalctl --unit {new}")
-    before, after = (Served.read(_shown(systemctl, unit, "StatusText")) for unit in (old, new))
+    before, after = (StatusLine.read(_shown(systemctl, unit, "StatusText")) for unit in (old, new))
     print(f"{old}: {before or 'says nothing'}; {new}: {after or 'says nothing'}", flush=True)
     if before and after and after.serving < before.serving and not fewer:
         systemctl(["stop", new])

@@ -16,10 +16,10 @@ from inferd import logs
 from inferd.cli import exit_status
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
-from inferd.workers.place import Place
+from inferd.workers.worker_identity import WorkerIdentity
 
 if TYPE_CHECKING:
-    from inferd.app import Ending
+    from inferd.app import ExitOutcome
 
 
 def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
@@ -30,19 +30,19 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
     """
     # A watchdog ends a process that hangs with SIGABRT: this has it say where each thread was.
     faulthandler.enable()
-    place = Place.of(os.environ)
-    logs.configure(settings.log_level, settings.log_format, worker=None if place is None else place.index)
+    identity = WorkerIdentity.of(os.environ)
+    logs.configure(settings.log_level, settings.log_format, worker=None if identity is None else identity.index)
     # As many connections as the machine lets us have: the soft limit is 1024 for the sake of select(2), not used here.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
-        if place is None and settings.workers != 1:
-            from inferd.fleet import workers_wanted
+        if identity is None and settings.workers != 1:
+            from inferd.workers.daemon import worker_count
 
             # OpenVINO and gRPC are for the workers: their supervisor is small, and starts at once.
-            if (count := workers_wanted(settings)) > 1:
+            if (count := worker_count(settings)) > 1:
                 return asyncio.run(_supervise(settings, argv, count))
-        return _serve(settings, read, place)
+        return _serve(settings, read, identity)
     except InferdError:
         raise
     except Exception:
@@ -51,21 +51,21 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
 
 
 async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int:
-    from inferd.fleet import Fleet
+    from inferd.workers.daemon import WorkersDaemon
 
-    return await Fleet(settings, argv, count).run()
+    return await WorkersDaemon(settings, argv, count).run()
 
 
-def _serve(settings: Settings, read: Callable[[], Settings], place: Place | None) -> int:
+def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None) -> int:
     from inferd.app import App
 
-    async def run() -> "Ending":
-        return await App(settings, read, place).run()
+    async def run() -> "ExitOutcome":
+        return await App(settings, read, identity).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ending = runner.run(run())
-        status = exit_status.MADE_WAY if ending.made_way else 0
-        if ending.abrupt:
+        outcome = runner.run(run())
+        status = exit_status.RESTART if outcome.restart else 0
+        if outcome.abrupt:
             # A compile can't be interrupted; waiting for it could outlast the supervisor's patience.
             with suppress(OSError):
                 sys.stderr.flush()

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.live import Live as Screen
 
 from inferd.cli import connection
-from inferd.cli.top_display import CURVE, lasting, picture
+from inferd.cli.top_display import CURVE, duration_text, render
 from inferd.config.daemon import split_host_port
 from inferd.errors import InferdError, one_line
-from inferd.metrics.live import Live
-from inferd.security.shown import NOTHING, Shown
+from inferd.metrics.rolling import ServerView
+from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
@@ -30,7 +30,7 @@ _UNLIMITED = 10_000
 _QUIT = ("q", "Q", "\x04")
 
 
-class NoFigures(InferdError):
+class StatusUnavailable(InferdError):
     """The daemon could not be asked for its figures."""
 
     def __init__(self, address: str, problem: str) -> None:
@@ -60,74 +60,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Show the figures until q or Ctrl-C, or once; the exit status is 1 when there are none to begin with."""
     address: str = arguments.metrics_address
-    shown = connection.shown_by(arguments)
+    credentials = connection.credentials_from(arguments)
     try:
-        live = read(address, shown=shown)
-    except NoFigures as error:
+        view = read(address, credentials=credentials)
+    except StatusUnavailable as error:
         print(f"inferd: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        print(json.dumps(live, separators=(",", ":")))
+        print(json.dumps(view, separators=(",", ":")))
         return 0
     console = Console()
     if not arguments.once and console.is_terminal and not console.is_dumb_terminal:
-        _watch(console, address, arguments.interval, live, shown)
+        _watch(console, address, arguments.interval, view, credentials)
         return 0
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=_UNLIMITED)
-    console.print(picture(live, console.width))
+    console.print(render(view, console.width))
     return 0
 
 
-def read(address: str, since: int = 0, shown: Shown = NOTHING) -> Live:
+def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> ServerView:
     """The figures of the daemon whose metrics port is at ``address``; histories from reading ``since`` on.
 
-    Raises NoFigures, and ConfigurationError where a file of what is ``shown`` can't be used.
+    Raises NoFigures, and ConfigurationError where a file of ``credentials`` can't be used.
     """
     host, port = split_host_port(address)
-    context, headers = shown.context(), {"Authorization": shown.authorization} if shown.token else {}
+    context, headers = credentials.context(), {"Authorization": credentials.authorization} if credentials.token else {}
     asking = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
     try:
         if context is not None:
             asking.connect()
-            asking.sock = context.wrap_socket(asking.sock, server_hostname=shown.server_name or host)
+            asking.sock = context.wrap_socket(asking.sock, server_hostname=credentials.server_name or host)
         asking.request("GET", f"/status.json?since={since}", headers=headers)
         response = asking.getresponse()
         body = response.read(_LARGEST)
     except http.client.HTTPException:
         raise _foreign(address) from None
     except OSError as error:
-        raise NoFigures(address, f"no daemon answers: {error.strerror or error}") from None
+        raise StatusUnavailable(address, f"no daemon answers: {error.strerror or error}") from None
     finally:
         asking.close()
     if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-        raise NoFigures(address, one_line(body.decode(errors="replace").strip()))
+        raise StatusUnavailable(address, one_line(body.decode(errors="replace").strip()))
     if response.status == http.client.SERVICE_UNAVAILABLE:
-        raise NoFigures(address, "there are no figures yet")
+        raise StatusUnavailable(address, "there are no figures yet")
     try:
-        live: Any = json.loads(body)
+        view: Any = json.loads(body)
     except ValueError:
         raise _foreign(address) from None
-    if not isinstance(live, dict) or live.get("service") != "inferd":
+    if not isinstance(view, dict) or view.get("service") != "inferd":
         raise _foreign(address)
-    return cast("Live", live)
+    return cast("ServerView", view)
 
 
-def _foreign(address: str) -> NoFigures:
-    return NoFigures(address, "what answers is not the metrics port of inferd, or of one without a status page")
+def _foreign(address: str) -> StatusUnavailable:
+    return StatusUnavailable(address, "what answers is not the metrics port of inferd, or of one without a status page")
 
 
-def _watch(console: Console, address: str, interval: float, live: Live, shown: Shown) -> None:
+def _watch(console: Console, address: str, interval: float, view: ServerView, credentials: ClientCredentials) -> None:
     # A supervisor's signal, too, is to leave the terminal as it was.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    seen, doubt = time.monotonic(), ""
+    seen, warning = time.monotonic(), ""
     due = seen + interval
     try:
         with _keys() as pressed, Screen(console=console, screen=True, auto_refresh=False) as screen:
             while True:
                 now = time.monotonic()
-                said = f"{doubt}; what is shown is {lasting(now - seen)} old" if doubt else ""
-                screen.update(picture(live, console.width, console.height, said), refresh=True)
+                said = f"{warning}; what is shown is {duration_text(now - seen)} old" if warning else ""
+                screen.update(render(view, console.width, console.height, said), refresh=True)
                 # At least once a second it is drawn anew, to a window of another size if need be.
                 key = pressed(min(1.0, max(0.0, due - now)))
                 if key in _QUIT:
@@ -135,10 +135,10 @@ def _watch(console: Console, address: str, interval: float, live: Live, shown: S
                 if not key and time.monotonic() < due:
                     continue
                 try:
-                    live = read(address, max(0, live["sequence"] + 1 - CURVE), shown)
-                    seen, doubt = time.monotonic(), ""
-                except NoFigures as error:
-                    doubt = str(error)
+                    view = read(address, max(0, view["sequence"] + 1 - CURVE), credentials)
+                    seen, warning = time.monotonic(), ""
+                except StatusUnavailable as error:
+                    warning = str(error)
                 due = time.monotonic() + interval
     except KeyboardInterrupt:
         return

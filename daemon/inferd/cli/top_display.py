@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferd.errors import one_line
-from inferd.metrics.live import Live, ModelLive
+from inferd.metrics.rolling import ModelView, ServerView
 
 CURVE = 20
 """How many readings the curve of the throughput shows."""
@@ -21,16 +21,16 @@ _NAME, _SHORTEST_NAME = 20, 8
 _BAD, _GOOD, _HEAD = "bold red", "green", "bold"
 
 
-def picture(live: Live, width: int, height: int | None = None, doubt: str = "") -> RenderableType:
-    """The server and its models in ``width`` columns; ``height`` lines are all there is, ``doubt`` comes on top."""
-    models = sorted(live["models"], key=lambda m: (-m["load"], -m["answered"], m["model"], m["version"]))
-    head = [_server(live)]
-    if doubt:
-        head.append(Text(one_line(doubt), "reverse"))
+def render(view: ServerView, width: int, height: int | None = None, warning: str = "") -> RenderableType:
+    """The server and its models in ``width`` columns; ``height`` lines are all there is, ``warning`` comes on top."""
+    models = sorted(view["models"], key=lambda m: (-m["load"], -m["answered"], m["model"], m["version"]))
+    head = [_server(view)]
+    if warning:
+        head.append(Text(one_line(warning), "reverse"))
     troubles = [Text(_trouble(m), _BAD) for m in models if m["reason"]]
-    if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in live["other"].items()):
+    if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in view["other"].items()):
         troubles.append(Text(f"requests that named no model of this server: {other}"))
-    foot = [Text(f"Rates and percentiles of the last {_plain(live['window'])} s.", "dim")]
+    foot = [Text(f"Rates and percentiles of the last {_plain(view['window'])} s.", "dim")]
     if height is not None:
         foot[0].append(" q leaves.")
         # Two lines for a gap and the table's head, one for what is left out.
@@ -39,14 +39,14 @@ def picture(live: Live, width: int, height: int | None = None, doubt: str = "") 
         if (left := len(models) - room) > 0:
             foot.insert(0, Text(f"and {left} more", "dim"))
         models = models[:room]
-    table = _table(models, width, "dim" if doubt else "") if models else Text("no models")
+    table = _table(models, width, "dim" if warning else "") if models else Text("no models")
     lines = [*troubles, *foot]
     for text in (*head, *lines):
         text.no_wrap, text.overflow = True, "ellipsis"
     return Group(*head, "", table, *lines)
 
 
-def lasting(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Such as "3 h 12 min"."""
     whole = int(seconds)
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
@@ -60,21 +60,21 @@ def lasting(seconds: float) -> str:
 # -- lines ------------------------------------------------------------------------
 
 
-def _server(live: Live) -> Text:
+def _server(view: ServerView) -> Text:
     said = Text()
     said.append("inferd ", _HEAD)
-    phase = one_line(live["phase"])
+    phase = one_line(view["phase"])
     said.append(phase, _GOOD if phase == "ready" else _BAD)
-    said.append(f"  {_plain(live['answered'])} answers/s")
+    said.append(f"  {_plain(view['answered'])} answers/s")
     for name in ("shed", "errors"):
-        said.append(f"  {_plain(live[name])} {name}/s", _BAD if live[name] else "")
-    said.append(f"  {live['cpu']:.2f} CPUs  {_size(live['rss_bytes'])}  up {lasting(live['uptime'])}")
+        said.append(f"  {_plain(view[name])} {name}/s", _BAD if view[name] else "")
+    said.append(f"  {view['cpu']:.2f} CPUs  {_size(view['rss_bytes'])}  up {duration_text(view['uptime'])}")
     # OpenVINO's number goes on with that of its build.
-    said.append(f"  {one_line(live['version'])}, OpenVINO {one_line(live['openvino'].partition('-')[0])}", "dim")
+    said.append(f"  {one_line(view['version'])}, OpenVINO {one_line(view['openvino'].partition('-')[0])}", "dim")
     return said
 
 
-def _trouble(model: ModelLive) -> str:
+def _trouble(model: ModelView) -> str:
     return one_line(f"{model['model']} {model['version']}: {model['state']} {model['reason']}")
 
 
@@ -87,11 +87,11 @@ class _Column:
 
     head: str
     rank: int
-    cell: Callable[[ModelLive], Text]
+    cell: Callable[[ModelView], Text]
     align: Literal["left", "right"] = "right"
 
 
-def _table(models: Sequence[ModelLive], width: int, style: str) -> Table:
+def _table(models: Sequence[ModelView], width: int, style: str) -> Table:
     cells = {column.head: [column.cell(model) for model in models] for column in _COLUMNS}
     widths = {head: max(cell_len(head), *(text.cell_len for text in texts)) for head, texts in cells.items()}
     # A long name is cut before a column is dropped, and has what room is left in the end.
@@ -115,11 +115,11 @@ def _taken(columns: Sequence[_Column], widths: Mapping[str, int]) -> int:
     return sum(widths[column.head] for column in columns) + _GAP * (len(columns) - 1)
 
 
-def _state(model: ModelLive) -> Text:
+def _state(model: ModelView) -> Text:
     return Text(one_line(model["state"], 20), _GOOD if model["state"] == "READY" else _BAD)
 
 
-def _objective(model: ModelLive) -> Text:
+def _objective(model: ModelView) -> Text:
     if (objective := model["objective"]) is None:
         return Text("-", "dim")
     asked = f"p{model['percentile']:g} ≤ {_duration(objective)}"
@@ -130,7 +130,7 @@ def _objective(model: ModelLive) -> Text:
     return Text(f"{asked} {'✓' if kept else '✗'} {int(within * 1000) / 10:g} %", _GOOD if kept else _BAD)
 
 
-def _percentile(model: ModelLive, value: float | None) -> Text:
+def _percentile(model: ModelView, value: float | None) -> Text:
     if value is None:
         return Text("-", "dim")
     return Text(f"≥ {_duration(value)}" if value >= model["ceiling"] else _duration(value))
@@ -140,14 +140,14 @@ def _lost(rate: float) -> Text:
     return Text(_plain(rate), _BAD if rate else "dim")
 
 
-def _curve(model: ModelLive) -> Text:
+def _curve(model: ModelView) -> Text:
     rates = model["history"]["answered"][-CURVE:]
     top = max(rates, default=0.0)
     bars = (_BARS[round(rate / top * (len(_BARS) - 1))] if top else _BARS[0] for rate in rates)
     return Text("".join(bars).rjust(CURVE))
 
 
-def _devices(model: ModelLive) -> Text:
+def _devices(model: ModelView) -> Text:
     # What a device does not tell is 0.
     each = (
         f"{d['device']} {d['streams']}" + (f"×{d['threads']}" if d["threads"] else "") + f" {d['precision']}"
@@ -195,7 +195,7 @@ def _duration(seconds: float) -> str:
         return f"{ms:.2f} ms"
     if ms < 99.5:
         return f"{ms:.1f} ms" if ms < 9.95 else f"{ms:.3g} ms"
-    return f"{ms:.0f} ms" if ms < 999.5 else f"{seconds:.3g} s" if seconds < 99.5 else lasting(seconds)
+    return f"{ms:.0f} ms" if ms < 999.5 else f"{seconds:.3g} s" if seconds < 99.5 else duration_text(seconds)
 
 
 def _size(nbytes: int) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inferd.cli import connection
-from inferd.cli.connection import shown_by
+from inferd.cli.connection import credentials_from
 from inferd.config import daemon
 from inferd.config.daemon import Settings
 from inferd.errors import ConfigurationError, InferdError, UnknownModel
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
     from inferd.rpc.tuner_client import TunerClient
 
     try:
-        with TunerClient(arguments.server, shown=shown_by(arguments)) as client:
+        with TunerClient(arguments.server, credentials=credentials_from(arguments)) as client:
             return _steer(client, arguments)
     except InferdError as error:
         print(f"inferd: {error}", file=sys.stderr)
@@ -103,7 +103,7 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd.app import cpu_threads, engine_of
     from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot
-    from inferd.cli.tune_display import Display
+    from inferd.cli.tune_display import TuneDisplay
     from inferd.repository import repository_of
     from inferd.tuning.offline import OfflineTuner
     from inferd.tuning.profile import Profiles
@@ -131,8 +131,8 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         settings.cache_dir,
         settings.cache_max_bytes,
         threads,
-        settings.tune_budget,
-        Display(Console(), settings.tune_budget),
+        settings.tuning_budget,
+        TuneDisplay(Console(), settings.tuning_budget),
     )
     failures: list[InferdError] = []
 

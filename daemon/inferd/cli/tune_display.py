@@ -36,7 +36,7 @@ _HYPER_THREADING: dict[str, Callable[[Candidate], str]] = {"hyper-\nthreads": la
 _CORES: dict[str, Callable[[Candidate], str]] = {"cores": lambda c: c.core_type or "auto"}
 
 
-class Display:
+class TuneDisplay:
     """Shows one search after the other on ``console``: alive on a terminal, a line a look elsewhere."""
 
     def __init__(self, console: Console, budget: float) -> None:

@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     repository_max_models: int = Field(
         1024, ge=1, le=1_000_000, description="Models that are served, by name; those beyond are reported as broken."
     )
-    repository_links_out: bool = Field(
+    repository_external_links: bool = Field(
         False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
     )
     repository_control: bool = Field(
@@ -205,7 +205,7 @@ class Settings(BaseSettings):
         description="off serves each model as its settings and its stored profile say; start also tunes models that "
         "have no profile, beside serving; online tunes again when service times drift or the load changes for good.",
     )
-    tune_budget: float = Field(
+    tuning_budget: float = Field(
         30.0, ge=1, le=86400, description="Seconds of measuring that tuning one model version on one device may take."
     )
     profile_dir: Folder = Field(default_factory=default_profile_dir, description="Folder of what tuning found.")
@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     preflight_timeout: float = Field(
         300.0, gt=0, le=86400, description="Seconds that reading, compiling and warming up may take the child process."
     )
-    repository_watch: float = Field(
+    repository_poll_interval: float = Field(
         0.0,
         ge=0,
         le=86400,
@@ -339,7 +339,7 @@ class Settings(BaseSettings):
         description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
         "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
     )
-    metrics_grace: float = Field(
+    metrics_retention: float = Field(
         300.0,
         ge=0,
         le=86400,
@@ -352,11 +352,11 @@ class Settings(BaseSettings):
         False,
         description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",
     )
-    canary_interval: float = Field(
+    probe_interval: float = Field(
         30.0,
         ge=0,
         le=86400,
-        description="Seconds without a run of its own after which a model is tried with an inference on made-up input, "
+        description="Seconds without a run of its own after which a model gets a health probe, a synthetic inference "
         "counted nowhere; one that fails what it did well before takes no requests until it does it again. 0: never.",
     )
     restart_on_device_loss: Literal["off", "alone", "always"] = Field(
@@ -428,17 +428,17 @@ def load(
     except ValidationError as error:
         problem = problem_of(error, Settings, lambda key: _origin(key, file, in_file, flag_values))
     else:
-        at_odds = [
+        conflicts = [
             ConfigurationError(_origin(key, file, in_file, flag_values), key, wrong)
-            for key, wrong in _at_odds(settings)
+            for key, wrong in _conflicts(settings)
         ]
-        if not at_odds:
+        if not conflicts:
             return settings
-        problem = ConfigurationError.of(at_odds)
+        problem = ConfigurationError.of(conflicts)
     raise problem
 
 
-def _at_odds(settings: Settings) -> Iterator[tuple[str, str]]:
+def _conflicts(settings: Settings) -> Iterator[tuple[str, str]]:
     """Settings that don't go with the others, and why."""
     pair = ("tls_cert", "tls_key")
     for given, absent in (pair, pair[::-1]):

@@ -53,7 +53,7 @@ _RESERVED_PROPERTIES = {
 _LIST = Strict(False)
 
 
-class _Table(BaseModel):
+class _SettingsTable(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, protected_namespaces=()
     )
@@ -121,7 +121,7 @@ PropertyValue = Annotated[
 ]
 
 
-class Versions(_Table):
+class VersionSettings(_SettingsTable):
     """Which versions on disk are served."""
 
     policy: Literal["latest", "all", "listed"] = Field(
@@ -133,7 +133,7 @@ class Versions(_Table):
     )
 
     @model_validator(mode="after")
-    def _listed_goes_with_its_policy(self) -> "Versions":
+    def _listed_goes_with_its_policy(self) -> "VersionSettings":
         if self.policy == "listed" and not self.listed:
             raise ValueError("policy is 'listed' and listed names no version")
         if self.policy != "listed" and self.listed:
@@ -141,7 +141,7 @@ class Versions(_Table):
         return self
 
 
-class Objective(_Table):
+class ObjectiveSettings(_SettingsTable):
     """What to optimise for."""
 
     goal: Literal["throughput", "latency"] = Field(
@@ -168,7 +168,7 @@ class Objective(_Table):
     )
 
 
-class Execution(_Table):
+class ExecutionSettings(_SettingsTable):
     """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
 
     mode: Literal["accuracy", "performance"] = Field(
@@ -211,7 +211,7 @@ class Execution(_Table):
     )
 
 
-class Batching(_Table):
+class BatchingSettings(_SettingsTable):
     """The batch dimension, and dynamic batching."""
 
     max_size: int = Field(
@@ -240,7 +240,7 @@ class Batching(_Table):
     )
 
     @model_validator(mode="after")
-    def _preferred_sizes_fit(self) -> "Batching":
+    def _preferred_sizes_fit(self) -> "BatchingSettings":
         if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
             raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
         if self.max_batch_rows and self.max_batch_rows > max(1, self.max_size):
@@ -248,7 +248,7 @@ class Batching(_Table):
         return self
 
 
-class Queue(_Table):
+class QueueSettings(_SettingsTable):
     """Limits of the request queue. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
 
     max_length: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait.")
@@ -261,7 +261,7 @@ class Queue(_Table):
     )
 
 
-class StateTensor(_Table):
+class StateTensor(_SettingsTable):
     """An input that the server fills with what an output gave in the sequence's last request."""
 
     output: str = Field(min_length=1, description="Name of the output that feeds this input.")
@@ -271,10 +271,10 @@ class StateTensor(_Table):
     )
 
 
-class Sequences(_Table):
+class SequenceSettings(_SettingsTable):
     """Requests with a sequence_id, which share a state that the server keeps between them."""
 
-    max_live: int | None = Field(
+    max_active: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
@@ -288,7 +288,7 @@ class Sequences(_Table):
     state: dict[str, StateTensor] = Field({}, description="State tensors by input name.")
 
 
-class Share(_Table):
+class ShareSettings(_SettingsTable):
     """The model's part of a device that several models want."""
 
     weight: float = Field(
@@ -296,7 +296,7 @@ class Share(_Table):
     )
 
 
-class Numbers(_Table):
+class NumberSettings(_SettingsTable):
     """Numbers that the model's devices can't hold: they compute 64-bit integers in 32 bits, doubles in float32."""
 
     out_of_range: Literal["refuse", "accept"] = Field(
@@ -307,7 +307,7 @@ class Numbers(_Table):
     )
 
 
-class Rollout(_Table):
+class RolloutSettings(_SettingsTable):
     """How a new version, or a changed one, takes the place of the one that answers."""
 
     check: Literal["outputs", "off"] = Field(
@@ -342,13 +342,13 @@ class Rollout(_Table):
     )
 
     @model_validator(mode="after")
-    def _tolerance_goes_with_the_check(self) -> "Rollout":
+    def _tolerance_goes_with_the_check(self) -> "RolloutSettings":
         if self.tolerance is not None and self.check == "off":
             raise ValueError("tolerance is set and check is 'off'")
         return self
 
 
-class Warmup(_Table):
+class WarmupSettings(_SettingsTable):
     """Inferences on made-up input before the model is ready."""
 
     runs: int = Field(2, ge=0, le=1000, description="Inferences on each infer request; 0 skips the warm-up.")
@@ -357,7 +357,7 @@ class Warmup(_Table):
     )
 
 
-class Preprocessing(_Table):
+class PreprocessingSettings(_SettingsTable):
     """Steps compiled into the model in front of one image input: clients send u8 NHWC of any size."""
 
     layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="The layout the model itself expects.")
@@ -377,7 +377,7 @@ class Preprocessing(_Table):
     ] = Field((), description="Divided by, per channel (or one for all), after the mean.")
 
 
-class ModelConfig(_Table):
+class ModelConfig(_SettingsTable):
     """One model's settings; the tables mirror the sections of the file."""
 
     devices: Annotated[tuple[DeviceName, ...], _LIST, AfterValidator(_once)] = Field(
@@ -385,20 +385,20 @@ class ModelConfig(_Table):
         min_length=1,
         description=f"Devices to serve on, one pool of infer requests each: {_DEVICES}.",
     )
-    versions: Versions = Versions()
-    objective: Objective = Objective()
-    execution: Execution = Execution()
-    batching: Batching = Batching()
-    queue: Queue = Queue()
-    sequences: Sequences = Sequences()
-    share: Share = Share()
+    versions: VersionSettings = VersionSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    batching: BatchingSettings = BatchingSettings()
+    queue: QueueSettings = QueueSettings()
+    sequences: SequenceSettings = SequenceSettings()
+    share: ShareSettings = ShareSettings()
     shapes: dict[str, Annotated[tuple[ShapeDim, ...], _LIST]] = Field(
         {}, description='Shape by input name; a dimension is a size, "?" (any), "LO..HI" or "LO..".'
     )
-    preprocessing: dict[str, Preprocessing] = Field({}, description="Image preprocessing by input name.")
-    numbers: Numbers = Numbers()
-    warmup: Warmup = Warmup()
-    rollout: Rollout = Rollout()
+    preprocessing: dict[str, PreprocessingSettings] = Field({}, description="Image preprocessing by input name.")
+    numbers: NumberSettings = NumberSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    rollout: RolloutSettings = RolloutSettings()
     properties: dict[PropertyName, PropertyValue] = Field(
         {}, description="Further OpenVINO properties, passed to compile_model as they are."
     )

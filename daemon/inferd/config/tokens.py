@@ -77,7 +77,7 @@ def _digest(value: Any) -> str:
     return value.lower()
 
 
-def _moment(value: Any) -> float | None:
+def _timestamp(value: Any) -> float | None:
     match value:
         case None:
             return None
@@ -96,20 +96,20 @@ def _tables(value: Any) -> Any:
     return tuple(value)
 
 
-def _some(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+def _unique_scopes(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
     for scope in scopes:
         if scopes.count(scope) > 1:
             raise ValueError(f"{scope} is listed {scopes.count(scope)} times; list each scope once")
     return scopes
 
 
-class _Table(BaseModel):
+class _TokensTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 _Scopes = Annotated[
     tuple[Annotated[Scope, Allowed(", ".join(SCOPES), f"{', '.join(SCOPES[:-1])} and {SCOPES[-1]}")], ...],
-    AfterValidator(_some),
+    AfterValidator(_unique_scopes),
     Strict(False),
 ]
 
@@ -129,7 +129,7 @@ _Keys = Annotated[
 ]
 
 
-class Token(_Table):
+class Token(_TokensTable):
     """A secret that opens something; ``expires`` is in seconds since 1970. Several tokens may share a name, as an old
     and a new one do for a while."""
 
@@ -137,12 +137,12 @@ class Token(_Table):
     sha256: Annotated[str, BeforeValidator(_digest)]
     scopes: _Scopes = Field(min_length=1)
     expires: Annotated[
-        float | None, BeforeValidator(_moment), Allowed("a date, or a date and time with its offset from UTC")
+        float | None, BeforeValidator(_timestamp), Allowed("a date, or a date and time with its offset from UTC")
     ] = None
     shared_memory_keys: _Keys = ()
 
 
-class Client(_Table):
+class CertificateClient(_TokensTable):
     """The scopes of whoever has a certificate with this name in it: a subject alternative name, or the common name of
     one that has none."""
 
@@ -151,14 +151,14 @@ class Client(_Table):
     shared_memory_keys: _Keys = ()
 
 
-class Tokens(_Table):
+class Tokens(_TokensTable):
     """All that the file says."""
 
     token: Annotated[tuple[Token, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
-    client: Annotated[tuple[Client, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
+    client: Annotated[tuple[CertificateClient, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
 
     @validates_all(mode="after")
-    def _makes_sense(self) -> "Tokens":
+    def _consistent(self) -> "Tokens":
         if not self.token and not self.client:
             raise ValueError("it names no token and no client, so that nobody could call")
         digests = [token.sha256 for token in self.token]
@@ -176,7 +176,7 @@ class Tokens(_Table):
         """How the shared memory keys of each client begin that may infer, by its name. A token and a certificate of one
         name are one client."""
         found: dict[str, tuple[str, ...]] = {}
-        callers: tuple[Token | Client, ...] = (*self.token, *self.client)
+        callers: tuple[Token | CertificateClient, ...] = (*self.token, *self.client)
         for one in callers:
             if "infer" in one.scopes:
                 found[one.name] = found.get(one.name, ()) + one.shared_memory_keys

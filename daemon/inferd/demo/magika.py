@@ -25,7 +25,7 @@ Features = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Classification:
     """What a file is: a label such as ``markdown`` and how sure the model is of it, 0..1."""
 
     label: str
@@ -33,7 +33,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class MagikaRules:
     """The facts published with the model.
 
     ``labels`` are in the order of the model's scores. A label whose score is below its
@@ -52,7 +52,7 @@ class Rules:
     least_bytes: int
 
     @classmethod
-    def read(cls, folder: Path) -> "Rules":
+    def read(cls, folder: Path) -> "MagikaRules":
         """The rules in ``folder``; raises RepositoryError when they can't be read."""
         try:
             config = json.loads((folder / "config.min.json").read_bytes())
@@ -72,16 +72,16 @@ class Rules:
             least_bytes=config["min_file_size_for_dl"],
         )
 
-    def examine(self, path: Path) -> Verdict | Features:
+    def examine(self, path: Path) -> Classification | Features:
         """What ``path`` is when that takes no model, else what the model has to see. Raises OSError."""
         if path.is_dir():
-            return Verdict("directory", 1.0)
+            return Classification("directory", 1.0)
         if path.exists() and not path.is_file():
-            return Verdict("unknown", 1.0)
+            return Classification("unknown", 1.0)
         with path.open("rb") as content:
             return self.examine_content(content)
 
-    def examine_content(self, content: BinaryIO) -> Verdict | Features:
+    def examine_content(self, content: BinaryIO) -> Classification | Features:
         """As :meth:`examine`; features have the shape [first_bytes + last_bytes].
 
         A block is read at each end. The start of the first without leading whitespace
@@ -90,7 +90,7 @@ class Rules:
         """
         size = content.seek(0, SEEK_END)
         if size == 0:
-            return Verdict("empty", 1.0)
+            return Classification("empty", 1.0)
         content.seek(0)
         head = content.read(self.block_size)
         content.seek(max(0, size - self.block_size))
@@ -98,21 +98,21 @@ class Rules:
 
         front = head.lstrip()[: self.first_bytes]
         if len(front) < self.least_bytes:
-            return Verdict("txt" if _is_utf8(head) else "unknown", 1.0)
+            return Classification("txt" if _is_utf8(head) else "unknown", 1.0)
         back = tail.rstrip()[-self.last_bytes :]
         features = np.full(self.first_bytes + self.last_bytes, self.padding, np.int32)
         features[: len(front)] = np.frombuffer(front, np.uint8)
         features[len(features) - len(back) :] = np.frombuffer(back, np.uint8)
         return features
 
-    def verdict(self, scores: npt.NDArray[np.float32]) -> Verdict:
+    def verdict(self, scores: npt.NDArray[np.float32]) -> Classification:
         """The label to show for the model's ``scores``, shape [214]: a generic one when it is not sure."""
         best = int(scores.argmax())
         guess, score = self.labels[best], float(scores[best])
         label = self.renamed.get(guess, guess)
         if score < self.thresholds.get(guess, self.threshold):
             label = "txt" if label in self.textual else "unknown"
-        return Verdict(label, score)
+        return Classification(label, score)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from inferd import whole_file
+from inferd import atomic_file
 
 _log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ _LOCK_RETRY_SECONDS = 0.1
 _MARK = ".passed"
 # How long files other than blobs stay. Writing and locking end before that unless the process has ended, as no
 # compile takes so long; marks take no room to speak of, and one not asked for is of a model long gone.
-_KEPT_SECONDS = {whole_file.UNFINISHED: 3600.0, ".lock": 3600.0, _MARK: 90 * 86400.0}
+_KEPT_SECONDS = {atomic_file.UNFINISHED: 3600.0, ".lock": 3600.0, _MARK: 90 * 86400.0}
 
 
 def blob_key(digest: str, facts: Mapping[str, str]) -> str:
@@ -99,7 +99,7 @@ class BlobCache:
             return
         try:
             self._make_directory()
-            whole_file.write(self._file(key), _header(key, blob), blob)
+            atomic_file.write(self._file(key), _header(key, blob), blob)
             self._prune(self._file(key))
         except OSError as error:
             _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
@@ -120,7 +120,7 @@ class BlobCache:
             return
         try:
             self._make_directory()
-            whole_file.write(self._mark_file(key), b"")
+            atomic_file.write(self._mark_file(key), b"")
         except OSError as error:
             _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
 

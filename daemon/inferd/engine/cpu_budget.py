@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from inferd.control_group import cpu_quotas
+from inferd.cgroup import cpu_quotas
 
 
 @dataclass(frozen=True, slots=True)

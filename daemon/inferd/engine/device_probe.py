@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferd.config.model import ModelConfig
-from inferd.content import Bounds, Extent
+from inferd.content import Bounds, FileSet
 from inferd.engine.cache import BlobCache
 from inferd.engine.preflight import COMMAND, Preflight, PreflightLimits
 from inferd.engine.source import ModelSource
@@ -57,9 +57,9 @@ class DeviceProbe:
             with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
                 network = Path(folder) / "model.xml"
                 network.write_text(_NETWORK)
-                extent = Extent(network, None, Bounds(Path(folder)))
+                file_set = FileSet(network, None, Bounds(Path(folder)))
                 config = ModelConfig.model_validate({"devices": [device]})
-                self._preflight.run(ModelSource(f"trial of {device}", 1, extent, config))
+                self._preflight.run(ModelSource(f"trial of {device}", 1, file_set, config))
         except LoadFailed as error:
             return error.problem
         except InferdError as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import structlog
 
-from inferd.control_group import memory_limit
+from inferd.cgroup import memory_limit
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
 from inferd.engine.source import ModelSource

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from inferd.config.model import Preprocessing
+from inferd.config.model import PreprocessingSettings
 from inferd.engine.runtime import ov
 from inferd.errors import ConfigurationError, listed
 
@@ -14,7 +14,7 @@ _RESIZE = {
 _COLOR = {"RGB": ov.preprocess.ColorFormat.RGB, "BGR": ov.preprocess.ColorFormat.BGR}
 
 
-def embed(model: ov.Model, tables: Mapping[str, Preprocessing]) -> ov.Model:
+def embed(model: ov.Model, tables: Mapping[str, PreprocessingSettings]) -> ov.Model:
     """``model`` with the steps of ``tables``, by input name, in front of its inputs; changed in place.
 
     Each such input then takes u8 ``[N,H,W,C]`` with the model's own N and C, and any H and
@@ -41,7 +41,7 @@ def _index(model: ov.Model, name: str) -> int:
     raise _problem(name, "the model has no such input", listed(" or ".join(sorted(names)) for names in known))
 
 
-def _check_image(shape: ov.PartialShape, name: str, table: Preprocessing) -> None:
+def _check_image(shape: ov.PartialShape, name: str, table: PreprocessingSettings) -> None:
     if shape.rank.is_dynamic or len(shape) != 4:
         raise _problem(name, f"the input's shape is {shape}", f"an image input of rank 4, {table.layout}")
     channels = shape[table.layout.index("C")]
@@ -56,7 +56,7 @@ def _check_image(shape: ov.PartialShape, name: str, table: Preprocessing) -> Non
         )
 
 
-def _describe(info: ov.preprocess.InputInfo, table: Preprocessing, shape: ov.PartialShape) -> None:
+def _describe(info: ov.preprocess.InputInfo, table: PreprocessingSettings, shape: ov.PartialShape) -> None:
     tensor = info.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     if table.resize != "none":
         # Not set_spatial_dynamic_shape(): its dimensions begin at 0, and resizing nothing gives something.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from inferd.config.model import ModelConfig
-from inferd.content import Content, Extent
+from inferd.content import Content, FileSet
 from inferd.errors import ConfigurationError, ContentChanged, LoadFailed, RepositoryError
 
 
@@ -21,7 +21,7 @@ class ModelSource:
 
     name: str
     version: int
-    extent: Extent
+    file_set: FileSet
     config: ModelConfig
     cpu_threads: int = 0
     inline: bool | None = None
@@ -30,7 +30,7 @@ class ModelSource:
     @property
     def path(self) -> Path:
         """What OpenVINO reads."""
-        return self.content.main if self.content is not None else self.extent.main
+        return self.content.main if self.content is not None else self.file_set.main
 
     @property
     def digest(self) -> str:
@@ -42,10 +42,10 @@ class ModelSource:
     def settled(self) -> Self:
         """The same with what its files hold now, all of which are read; one that was settled before has to find
         what it held then. Raises LoadFailed where a file can't be read, and ContentChanged."""
-        if self.content is not None and self.content.rests():
+        if self.content is not None and self.content.is_unchanged():
             return self
         try:
-            content = self.extent.look().read()
+            content = self.file_set.look().read()
         except RepositoryError as error:
             raise LoadFailed(self.name, self.version, str(error)) from error
         except OSError as error:
@@ -56,7 +56,7 @@ class ModelSource:
 
     def check(self) -> None:
         """Raises ContentChanged where its files may have changed since it was settled."""
-        if self.content is None or not self.content.rests():
+        if self.content is None or not self.content.is_unchanged():
             raise ContentChanged(self.name, self.version)
 
     def verify(self) -> None:

@@ -17,7 +17,7 @@ _MOST_WITH_DECLARED_STATE = 1024
 
 def most_sequences(config: ModelConfig, signature: Signature) -> int:
     """How many sequences may be live."""
-    return config.sequences.max_live or (_MOST_WITH_OWN_STATE if signature.stateful else _MOST_WITH_DECLARED_STATE)
+    return config.sequences.max_active or (_MOST_WITH_OWN_STATE if signature.stateful else _MOST_WITH_DECLARED_STATE)
 
 
 def batch_axes(config: ModelConfig) -> Mapping[str, int]:

@@ -17,13 +17,13 @@ from inferd.metrics.families import gauge
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _DeviceReading:
     at: float
     present: bool
     memory: DeviceMemory | None
 
 
-_ABSENT = _Answer(-math.inf, False, None)
+_ABSENT = _DeviceReading(-math.inf, False, None)
 
 
 class DeviceCollector(Collector):
@@ -47,7 +47,7 @@ class DeviceCollector(Collector):
         self._every, self._clock = every, clock
         self._asking = Lock()
         self._since = math.inf
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, _DeviceReading] = {}
 
     def collect(self) -> Iterator[Metric]:
         named = sorted(set(self._devices()))
@@ -80,9 +80,9 @@ class DeviceCollector(Collector):
             self._since = math.inf
             self._asking.release()
 
-    def _answer(self, device: str) -> _Answer:
+    def _answer(self, device: str) -> _DeviceReading:
         present, memory = False, None
         with suppress(RuntimeError):
             present = self._present(device)
             memory = self._memory(device) if present else None
-        return _Answer(self._clock(), present, memory)
+        return _DeviceReading(self._clock(), present, memory)

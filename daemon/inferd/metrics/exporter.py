@@ -51,7 +51,7 @@ _MOST_CONNECTIONS = 64
 _NAMES = "inferd.names"
 
 
-class _Quiet(WSGIRequestHandler):
+class _RequestHandler(WSGIRequestHandler):
     timeout = _PATIENCE
 
     def get_environ(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ _NOSNIFF = ("X-Content-Type-Options", "nosniff")
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Response:
     status: str
     headers: list[tuple[str, str]]
     body: bytes
@@ -99,7 +99,7 @@ class Exporter:
 
         connections = Connections(_MOST_CONNECTIONS)
 
-        class Server(ThreadingWSGIServer):
+        class MetricsServer(ThreadingWSGIServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             daemon_threads = True
             request_queue_size = 64  # the library's 5 makes the sixth of a few probes at once wait a second
@@ -127,7 +127,7 @@ class Exporter:
                     super().handle_error(request, client_address)
 
         try:
-            self._server = make_server(host, port, self._route, Server, _Quiet)
+            self._server = make_server(host, port, self._route, MetricsServer, _RequestHandler)
         except OSError as error:
             raise ConfigurationError("metrics_bind", "", f"can't listen on {host}:{port}: {error.strerror}") from None
         # How often it looks whether it was closed, in seconds.
@@ -160,14 +160,14 @@ class Exporter:
         start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body))), _NOSNIFF])
         return [] if method == "HEAD" else [answer.body]
 
-    def _refusal(self, environ: WSGIEnvironment) -> _Answer | None:
+    def _refusal(self, environ: WSGIEnvironment) -> _Response | None:
         """What to say instead to those who may not read, None to those who may."""
         if environ["PATH_INFO"] in _OPEN:
             return None
         try:
             self._check(environ)
         except (NotAuthenticated, OutOfScope) as error:
-            self._credentials.refusals.add("metrics", environ["PATH_INFO"], error, environ.get("REMOTE_ADDR", ""))
+            self._credentials.denied_calls.add("metrics", environ["PATH_INFO"], error, environ.get("REMOTE_ADDR", ""))
             if isinstance(error, OutOfScope):
                 return _text("403 Forbidden", str(error))
             return _text("401 Unauthorized", str(error), *_CHALLENGES)
@@ -185,11 +185,11 @@ class Exporter:
             caller = authority.identify(said, environ[_NAMES], now)
         caller.check("read", environ["PATH_INFO"])
 
-    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+    def _answer(self, environ: WSGIEnvironment) -> _Response:
         match environ["PATH_INFO"]:
             case "/":
                 page = self._status.page
-                return _Answer(
+                return _Response(
                     "200 OK",
                     [("Content-Type", "text/html; charset=utf-8"), _FRESH, ("Content-Security-Policy", page.policy)],
                     page.body,
@@ -198,11 +198,11 @@ class Exporter:
                 body = self._status.body(_since(environ))
                 if body is None:
                     return _text("503 Service Unavailable", "no figures yet")
-                return _Answer("200 OK", [("Content-Type", "application/json"), _FRESH], body)
+                return _Response("200 OK", [("Content-Type", "application/json"), _FRESH], body)
             case "/metrics":
                 names = parse_qs(environ.get("QUERY_STRING", "")).get("name[]", [])
                 accept, accept_encoding = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", "")
-                return _Answer("200 OK", *self._metrics.answer(accept, accept_encoding, names))
+                return _Response("200 OK", *self._metrics.answer(accept, accept_encoding, names))
             case "/healthz":
                 return _text("200 OK", "ok")
             case _:
@@ -229,5 +229,5 @@ def _since(environ: WSGIEnvironment) -> int:
     return int(number) if re.fullmatch("[0-9]{1,15}", number) else 0
 
 
-def _text(status: str, body: str, *headers: tuple[str, str]) -> _Answer:
-    return _Answer(status, [("Content-Type", "text/plain; charset=utf-8"), _FRESH, *headers], body.encode() + b"\n")
+def _text(status: str, body: str, *headers: tuple[str, str]) -> _Response:
+    return _Response(status, [("Content-Type", "text/plain; charset=utf-8"), _FRESH, *headers], body.encode() + b"\n")

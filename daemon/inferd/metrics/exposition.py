@@ -12,8 +12,8 @@ from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from inferd.metrics.cells import Exemplar, Histogram
 from inferd.metrics.families import HeadSamples, HistogramSamples, PairSamples
+from inferd.metrics.histogram import Exemplar, Histogram
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 

@@ -11,10 +11,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.samples import Exemplar, Sample
 
-from inferd.metrics.cells import Exemplar as CellExemplar
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Exemplar as CellExemplar
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import Instrument
-from inferd.workers.merging import labels_of
+from inferd.workers.merge_text import labels_of
 
 # Values of the instrument's labels, in its order, and the sample.
 Samples = Iterable[tuple[tuple[str, ...], float]]
@@ -91,7 +91,8 @@ class HistogramSamples:
 
 
 class HeadSamples:
-    """Makes samples of ``values``: number and exemplar's text by the head of its line, as workers.merging has them."""
+    """Makes samples of ``values``: number and exemplar's text by the head of its line, as workers.merge_text has
+    them."""
 
     def __init__(self, values: Mapping[str, tuple[float, str]]) -> None:
         self.values = values

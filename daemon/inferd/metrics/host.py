@@ -10,7 +10,7 @@ from pathlib import Path
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from inferd import control_group
+from inferd import cgroup
 from inferd.metrics import instruments
 from inferd.metrics.families import counter, gauge
 
@@ -34,19 +34,19 @@ class HostCollector(Collector):
         seconds = (stat[name] / parts for name, parts in _THROTTLED if name in stat)
         yield counter(instruments.CPU_THROTTLED_SECONDS, _one(next(seconds, None)))
         yield counter(instruments.PRESSURE, self._pressure())
-        yield gauge(instruments.MEMORY_LIMIT, _one(control_group.memory_limit(self._proc, self._groups)))
+        yield gauge(instruments.MEMORY_LIMIT, _one(cgroup.memory_limit(self._proc, self._groups)))
 
     def _cpu_stat(self) -> dict[str, int]:
         """cpu.stat of the group whose quota stops this process first: of equal ones, the nearest.
 
         Without a quota, of the process's own group.
         """
-        quotas = control_group.cpu_quotas(self._proc, self._groups)
+        quotas = cgroup.cpu_quotas(self._proc, self._groups)
         if quotas:
             tightest = min(reversed(quotas), key=lambda quota: quota.cpus)
-            return _numbers(control_group.read(tightest.group / "cpu.stat"))
-        for lineage in control_group.lineages("cpu", self._proc, self._groups):
-            stat = _numbers(control_group.read(own / "cpu.stat")) if (own := lineage.own()) else {}
+            return _numbers(cgroup.read(tightest.group / "cpu.stat"))
+        for lineage in cgroup.lineages("cpu", self._proc, self._groups):
+            stat = _numbers(cgroup.read(own / "cpu.stat")) if (own := lineage.own()) else {}
             # Beside version 1, which then has the quotas, version 2 counts no periods.
             if "nr_periods" in stat:
                 return stat
@@ -56,19 +56,19 @@ class HostCollector(Collector):
         """(resource, kind) and the seconds stalled."""
         group = self._measured()
         for resource in _RESOURCES:
-            text = control_group.read(group / f"{resource}.pressure") if group else ""
+            text = cgroup.read(group / f"{resource}.pressure") if group else ""
             machine = text == ""
-            for kind, seconds in _stalled(text or control_group.read(self._proc / "pressure" / resource)):
+            for kind, seconds in _stalled(text or cgroup.read(self._proc / "pressure" / resource)):
                 # A machine is never out of all its CPUs: its line is there, at zero, for the sake of old readers.
                 if not (machine and (resource, kind) == ("cpu", "full")):
                     yield (resource, kind), seconds
 
     def _measured(self) -> Path | None:
         """This process's own group of version 2, None where that is the whole machine's."""
-        for lineage in control_group.lineages("cpu", self._proc, self._groups):
+        for lineage in cgroup.lineages("cpu", self._proc, self._groups):
             own = lineage.own()
             # The machine's group has no type.
-            if lineage.version == 2 and own and control_group.read(own / "cgroup.type"):
+            if lineage.version == 2 and own and cgroup.read(own / "cgroup.type"):
                 return own
         return None
 
@@ -82,7 +82,7 @@ def _numbers(text: str) -> dict[str, int]:
     found = {}
     for line in text.splitlines():
         name, _, count = line.partition(" ")
-        if (value := control_group.number(count.strip())) is not None:
+        if (value := cgroup.number(count.strip())) is not None:
             found[name] = value
     return found
 
@@ -94,6 +94,6 @@ def _stalled(text: str) -> Iterator[tuple[str, float]]:
         for field in fields:
             name, _, microseconds = field.partition("=")
             if name == "total" and kind in ("some", "full"):
-                total = control_group.number(microseconds)
+                total = cgroup.number(microseconds)
                 if total is not None:
                     yield kind, total / 10**6

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from inferd.workers.merging import Rule
+from inferd.workers.merge_text import Rule
 
 # 1 / 1.6 / 2.5 / 4 / 6.3 a decade from 100 us to 10 s: worst error of a p99 read off it 34 %.
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)
@@ -176,8 +176,8 @@ RELOADS = Instrument(
     ("result",),
     merged="max",
 )
-MODEL_AILING = Instrument(
-    "inferd_model_ailing",
+MODEL_UNHEALTHY = Instrument(
+    "inferd_model_unhealthy",
     "gauge",
     "1 for what keeps a model version that is loaded from being ready, absent while nothing does. reason: device_lost; "
     "hanging (runs that hang hold every infer request, or can't be got rid of); failing and silent (inferences on "
@@ -252,10 +252,12 @@ AVAILABILITY_RATIO = Instrument(
 # -- how it runs, and tuning ------------------------------------------------------
 
 STREAMS = Instrument("inferd_streams", "gauge", "Streams the model is compiled for, as read back.", _DEVICE)
-STREAMS_ASKED = Instrument("inferd_streams_asked", "gauge", "Streams asked for; 0 leaves them to OpenVINO.", _DEVICE)
+STREAMS_REQUESTED = Instrument(
+    "inferd_streams_requested", "gauge", "Streams asked for; 0 leaves them to OpenVINO.", _DEVICE
+)
 THREADS = Instrument("inferd_threads", "gauge", "CPU threads of all its streams, as read back; 0 if unknown.", _DEVICE)
-THREADS_ASKED = Instrument(
-    "inferd_threads_asked", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
+THREADS_REQUESTED = Instrument(
+    "inferd_threads_requested", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
 )
 INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
 MAX_BATCH_ROWS = Instrument(
@@ -303,8 +305,8 @@ CREDENTIALS_CURRENT = Instrument(
     ("kind",),
     merged="min",
 )
-CREDENTIALS_READINGS = Instrument(
-    "inferd_credentials_readings",
+CREDENTIALS_RELOADS = Instrument(
+    "inferd_credentials_reloads",
     "counter",
     "Times the files were read again because they had changed, by result: ok or failed.",
     ("kind", "result"),

@@ -10,8 +10,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from inferd.metrics import instruments
-from inferd.metrics.cells import Histogram
 from inferd.metrics.families import histogram
+from inferd.metrics.histogram import Histogram
 
 # A timer may run this many seconds too soon: uvloop's count whole milliseconds, of a clock that was read a while ago.
 _EARLY = 0.002

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from inferd.metrics import exposition, instruments
 from inferd.metrics.families import HeadSamples, counter, gauge
 from inferd.metrics.scrape import Scrape
-from inferd.workers import merging
-from inferd.workers.ledger import Ledger
+from inferd.workers import merge_text
+from inferd.workers.retired_counters import RetiredCounters
 
 # Number of the worker, and of the process that is it.
 Key = tuple[int, int]
@@ -23,7 +23,7 @@ Said = Callable[[], tuple[Mapping[Key, bytes], Collection[Key]]]
 SUPERVISOR = "supervisor"
 
 # What the client library exports of each process. The others are added.
-_PROCESS: Mapping[str, merging.Rule] = {
+_PROCESS: Mapping[str, merge_text.Rule] = {
     # The youngest: so that a restart of any is seen.
     "process_start_time_seconds": "max",
     # The process that is nearest to its limit.
@@ -32,12 +32,12 @@ _PROCESS: Mapping[str, merging.Rule] = {
 }
 
 
-def rule(family: str) -> merging.Rule:
+def rule(family: str) -> merge_text.Rule:
     """How the series of ``family`` are merged, as declared with it."""
     return _DECLARED.get(family) or _PROCESS.get(family, "sum")
 
 
-_DECLARED: Mapping[str, merging.Rule] = {one.name: one.merged for one in instruments.ALL}
+_DECLARED: Mapping[str, merge_text.Rule] = {one.name: one.merged for one in instruments.ALL}
 
 
 def text_of(scrape: Scrape) -> bytes:
@@ -55,9 +55,9 @@ class MergedCollector(Collector):
             self._own.register(collector)
         ProcessCollector(registry=self._own)
         GCCollector(registry=self._own)
-        self._ledger: Ledger[Key, merging.Families] = Ledger(
-            lambda before, last: merging.left_behind(before, last, rule),
-            lambda before, now: merging.dropped(before, now, rule),
+        self._counters: RetiredCounters[Key, merge_text.Families] = RetiredCounters(
+            lambda before, last: merge_text.add_retired(before, last, rule),
+            lambda before, now: merge_text.vanished_series(before, now, rule),
         )
         # Two scrapes at once must not take what the workers said in the wrong order.
         self._one = Lock()
@@ -65,12 +65,12 @@ class MergedCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         with self._one:
             said, present = self._said()
-            self._ledger.take({key: merging.parsed(text.decode()) for key, text in said.items()}, present)
-            parts = {str(index): part for (index, _), part in sorted(self._ledger.parts.items())}
-            if (departed := self._ledger.departed) is not None:
-                departed = self._ledger.departed = merging.still_named(departed, self._ledger.parts.values())
-        parts[SUPERVISOR] = merging.parsed(b"".join(exposition.pieces(self._own.collect())).decode())
-        for family in merging.merged(parts, departed, rule):
+            self._counters.update({key: merge_text.parse(text.decode()) for key, text in said.items()}, present)
+            parts = {str(index): part for (index, _), part in sorted(self._counters.parts.items())}
+            if (retired := self._counters.retired) is not None:
+                retired = self._counters.retired = merge_text.keep_named(retired, self._counters.parts.values())
+        parts[SUPERVISOR] = merge_text.parse(b"".join(exposition.pieces(self._own.collect())).decode())
+        for family in merge_text.merge(parts, retired, rule):
             metric = Metric(family.name, family.help, family.kind, family.unit)
             metric.samples = HeadSamples(family.values)  # type: ignore[assignment]  # it is only iterated over
             yield metric

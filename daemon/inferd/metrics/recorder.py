@@ -13,9 +13,9 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from inferd.metrics import instruments
-from inferd.metrics.cells import Histogram
 from inferd.metrics.families import counter, histogram
 from inferd.metrics.grace import Grace
+from inferd.metrics.histogram import Histogram
 from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 from inferd.requests import Observation
 
@@ -32,7 +32,7 @@ MOST_GONE = 256
 """Versions that are gone and still have their counters, at most: beyond it, those that left first lose them at once."""
 
 
-class Record:
+class VersionCounters:
     """All that is counted of one model version. ``requests`` has (device, outcome, reason) -> number."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Record:
         # Rows of a run -> runs, and nanoseconds of copying in, computing and answering.
         self._batches: dict[int, list[int]] = {}
 
-    def aim(self, objective: float | None) -> None:
+    def set_objective(self, objective: float | None) -> None:
         """Make the latency ``objective``, in seconds, one of the boundaries, in place of an earlier one.
 
         What was answered before is judged by the objective that held then, or by none.
@@ -153,9 +153,9 @@ class Recorder(Collector):
 
     def __init__(self, grace: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._records: dict[Key, Record] = {}
+        self._by_version: dict[Key, VersionCounters] = {}
         # Those of versions that are gone, in the order in which they left.
-        self._gone: dict[Key, Record] = {}
+        self._gone: dict[Key, VersionCounters] = {}
         self._grace: Grace[Key] = Grace(grace)
         self._dropped: set[Key] = set()
         # Scrapes, on their threads, drop what is gone for long, while versions may come back.
@@ -164,10 +164,10 @@ class Recorder(Collector):
     def observe(self, seen: Observation) -> None:
         """Count one request that has ended."""
         key = seen[:2]
-        record = self._records.get(key)
-        if record is None:
-            record = self._records[key] = Record()
-        record.add(seen)
+        counters = self._by_version.get(key)
+        if counters is None:
+            counters = self._by_version[key] = VersionCounters()
+        counters.add(seen)
 
     def follow(self, objectives: Mapping[Key, float | None]) -> frozenset[Key]:
         """The versions that there are, with their latency objectives in seconds. Gives those whose counters were
@@ -178,11 +178,11 @@ class Recorder(Collector):
         """
         with self._leaving:
             for key, objective in objectives.items():
-                self._records.setdefault(key, Record()).aim(objective)
+                self._by_version.setdefault(key, VersionCounters()).set_objective(objective)
             models = {model for model, _ in objectives}
             gone = {
-                key: record
-                for key, record in self._records.copy().items()
+                key: counters
+                for key, counters in self._by_version.copy().items()
                 if key not in objectives and key != _OTHERS and (key[1] or key[0] not in models)
             }
             left = [*(key for key in self._gone if key in gone), *(key for key in gone if key not in self._gone)]
@@ -194,43 +194,43 @@ class Recorder(Collector):
     def counted(self) -> frozenset[Key]:
         """The versions whose counters a scrape at this moment shows, also those that are gone; on any thread."""
         with self._leaving:
-            gone = {key: record.number for key, record in self._gone.items()}
+            gone = {key: counters.number for key, counters in self._gone.items()}
             self._drop(gone.keys() - self._grace.shows(gone, self._clock()))
-        return frozenset(self._records.copy())
+        return frozenset(self._by_version.copy())
 
     def _drop(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            del self._gone[key], self._records[key]
+            del self._gone[key], self._by_version[key]
             self._dropped.add(key)
 
-    def record(self, model: str, version: str) -> Record:
+    def counters(self, model: str, version: str) -> VersionCounters:
         """What is counted of that version; an empty record where that is nothing."""
-        return self._records.get((model, version)) or Record()
+        return self._by_version.get((model, version)) or VersionCounters()
 
     def statistics(self, model: str, version: str) -> Statistics:
         """The statistics of one model version, all zero when nothing was observed yet."""
-        return self.record(model, version).statistics()
+        return self.counters(model, version).statistics()
 
     def collect(self) -> Iterator[Metric]:
         """The series as they stand; called by the exporter on its own thread."""
         shown = self.counted()
-        records = {key: record for key, record in self._records.copy().items() if key in shown}
-        versions = {key: record for key, record in records.items() if key[1]}
+        by_version = {key: counters for key, counters in self._by_version.copy().items() if key in shown}
+        versions = {key: counters for key, counters in by_version.items() if key[1]}
         requests = (
-            ((*key, *ended), n) for key, record in records.items() for ended, n in record.requests.copy().items()
+            ((*key, *ended), n) for key, counters in by_version.items() for ended, n in counters.requests.copy().items()
         )
         yield counter(instruments.REQUESTS, requests)
-        yield counter(instruments.RECEIVED_BYTES, ((key, record.received) for key, record in records.items()))
-        yield counter(instruments.SENT_BYTES, ((key, record.sent) for key, record in versions.items()))
-        yield counter(instruments.INFERENCES, ((key, record.inferences) for key, record in versions.items()))
-        judged = [(key, record.judged()) for key, record in versions.items() if record.objective is not None]
+        yield counter(instruments.RECEIVED_BYTES, ((key, counters.received) for key, counters in by_version.items()))
+        yield counter(instruments.SENT_BYTES, ((key, counters.sent) for key, counters in versions.items()))
+        yield counter(instruments.INFERENCES, ((key, counters.inferences) for key, counters in versions.items()))
+        judged = [(key, counters.judged()) for key, counters in versions.items() if counters.objective is not None]
         yield counter(instruments.OBJECTIVE_MET, ((key, met) for key, (met, _) in judged))
         yield counter(instruments.OBJECTIVE_MISSED, ((key, missed) for key, (_, missed) in judged))
-        yield histogram(instruments.REQUEST_SECONDS, ((key, record.answered) for key, record in versions.items()))
+        yield histogram(instruments.REQUEST_SECONDS, ((key, counters.answered) for key, counters in versions.items()))
         stages = (
             ((*key, stage), cell)
-            for key, record in versions.items()
-            for stage, cell in zip(instruments.STAGES, record.stages, strict=True)
+            for key, counters in versions.items()
+            for stage, cell in zip(instruments.STAGES, counters.stages, strict=True)
         )
         yield histogram(instruments.STAGE_SECONDS, stages)
-        yield histogram(instruments.BATCH_ROWS, ((key, record.batch_rows()) for key, record in versions.items()))
+        yield histogram(instruments.BATCH_ROWS, ((key, counters.batch_rows()) for key, counters in versions.items()))

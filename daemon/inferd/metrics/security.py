@@ -20,9 +20,9 @@ class SecurityCollector(Collector):
         credentials = self._credentials
         if (certificate := credentials.certificate) is not None:
             yield gauge(instruments.CERTIFICATE_EXPIRY, [((), certificate.expires)])
-        if followed := tuple(credentials.followed()):
-            yield gauge(instruments.CREDENTIALS_CURRENT, (((one.kind,), one.current) for one in followed))
-            readings = (((one.kind, result), n) for one in followed for result, n in one.readings.items())
-            yield counter(instruments.CREDENTIALS_READINGS, readings)
+        if watched_file := tuple(credentials.watched_files()):
+            yield gauge(instruments.CREDENTIALS_CURRENT, (((one.kind,), one.current) for one in watched_file))
+            readings = (((one.kind, result), n) for one in watched_file for result, n in one.readings.items())
+            yield counter(instruments.CREDENTIALS_RELOADS, readings)
         if credentials.authority is not None:
-            yield counter(instruments.REFUSED_CALLS, credentials.refusals.counts.items())
+            yield counter(instruments.REFUSED_CALLS, credentials.denied_calls.counts.items())

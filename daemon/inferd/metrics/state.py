@@ -22,9 +22,9 @@ class DeviceState:
     precision: str
     from_cache: bool
     streams: int
-    streams_asked: int
+    streams_requested: int
     threads: int
-    threads_asked: int
+    threads_requested: int
     infer_requests: int
     max_batch_rows: int
     inline: bool
@@ -72,7 +72,7 @@ class VersionState:
 class ServerState:
     """``models`` are (name, version, state) of all that is to be served; ``loads`` attempts by (model, result);
     ``rollbacks`` by (model, version, reason);
-    ``ailments`` what keeps loaded versions from being ready, by (name, version); ``hung`` runs and ``replaced`` infer
+    ``unready`` what keeps loaded versions from being ready, by (name, version); ``hung`` runs and ``replaced`` infer
     requests by (name, version, device). Counters are also of versions that are gone, as long as they keep them:
     ``busy`` seconds of infer requests and ``tunings`` by (name, version)."""
 
@@ -83,7 +83,7 @@ class ServerState:
     cache_lookups: Mapping[str, int]
     reloads: Mapping[str, int]
     versions: tuple[VersionState, ...]
-    ailments: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unready: Mapping[tuple[str, str], str] = field(default_factory=dict)
     hung: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     replaced: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     rollbacks: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
@@ -109,9 +109,9 @@ _OF_VERSIONS: tuple[tuple[Instrument, Callable[[VersionState], float | None]], .
 )
 _OF_DEVICES: tuple[tuple[Instrument, Callable[[DeviceState], float]], ...] = (
     (instruments.STREAMS, lambda d: d.streams),
-    (instruments.STREAMS_ASKED, lambda d: d.streams_asked),
+    (instruments.STREAMS_REQUESTED, lambda d: d.streams_requested),
     (instruments.THREADS, lambda d: d.threads),
-    (instruments.THREADS_ASKED, lambda d: d.threads_asked),
+    (instruments.THREADS_REQUESTED, lambda d: d.threads_requested),
     (instruments.INFER_REQUESTS, lambda d: d.infer_requests),
     (instruments.MAX_BATCH_ROWS, lambda d: d.max_batch_rows),
     (instruments.INLINE, lambda d: d.inline),
@@ -135,7 +135,7 @@ class StateCollector(Collector):
         yield gauge(instruments.MODEL_READY, ((m[:2], m[2] is ModelState.READY) for m in server.models))
         states = (((*m[:2], state.value), m[2] is state) for m in server.models for state in ModelState)
         yield gauge(instruments.MODEL_STATE, states)
-        yield gauge(instruments.MODEL_AILING, (((*of, reason), 1.0) for of, reason in server.ailments.items()))
+        yield gauge(instruments.MODEL_UNHEALTHY, (((*of, reason), 1.0) for of, reason in server.unready.items()))
         yield counter(instruments.HUNG_RUNS, server.hung.items())
         yield counter(instruments.REPLACED_REQUESTS, server.replaced.items())
         yield counter(instruments.MODEL_LOADS, server.loads.items())

@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 import structlog
 
 from inferd.metrics.figures import ServerFigures
-from inferd.metrics.live import History
+from inferd.metrics.rolling import History
 
 log = structlog.get_logger("inferd")
 
@@ -82,19 +82,19 @@ class Status:
             self._thread.join()
 
     def body(self, since: int = 0) -> bytes | None:
-        """The answer to ``/status.json?since=``: metrics.live.Live and ``age``, the seconds since its reading.
+        """The answer to ``/status.json?since=``: metrics.rolling.ServerView and ``age``, the seconds since its reading.
 
         None while there was no reading.
         """
         with self._lock:
-            live, read_at = self._history.live(since, _nap), self._read_at
-        if live is None or read_at is None:
+            view, read_at = self._history.view(since, _nap), self._read_at
+        if view is None or read_at is None:
             return None
         models = []
-        for model in live["models"]:
+        for model in view["models"]:
             models.append(_json(model))
             _nap()
-        server = {name: value for name, value in live.items() if name != "models"}
+        server = {name: value for name, value in view.items() if name != "models"}
         server["age"] = round(time.monotonic() - read_at, 1)
         return f'{_json(server)[:-1]},"models":[{",".join(models)}]}}\n'.encode()
 

@@ -12,8 +12,8 @@ from inferd.catalog import Deployment, ModelVersion
 from inferd.dispatcher import Dispatcher
 from inferd.errors import InferdError
 from inferd.requests import Request, Stages
-from inferd.rpc import codec, placement, wire
-from inferd.rpc.heads import Known
+from inferd.rpc import codec, shm_params, wire
+from inferd.rpc.request_templates import RequestTemplate
 from inferd.tensors import Tensor
 from inferd.trace_context import TraceContext
 
@@ -22,7 +22,7 @@ Wrap = Callable[[Iterable[wire.Part], int], bytes]
 _NOTHING = pb.ModelInferRequest()
 
 
-class Connection:
+class StreamConnection:
     """A stream that sequences came over, and the dispatchers that hold some which end with it."""
 
     def __init__(self) -> None:
@@ -35,21 +35,21 @@ class Connection:
 
 
 @dataclass(slots=True)
-class Caller:
+class CallContext:
     """An RPC as its requests see it.
 
-    ``context`` is gRPC's, for memory that its client shares. Its metadata say ``client``, as a quota counts it, and the
-    trace; they are empty where it says nothing. ``deadline`` is on the monotonic clock, in nanoseconds. Sequences end
-    with their ``connection``, where there is one. ``waited`` is how long its next request has waited to be seen, in
-    nanoseconds: only the first can have come with the call.
+    ``servicer_context`` is gRPC's, for memory that its client shares. Its metadata say ``client``, as a quota counts
+    it, and the trace; they are empty where it says nothing. ``deadline`` is on the monotonic clock, in nanoseconds.
+    Sequences end with their ``connection``, where there is one. ``waited`` is how long its next request has waited to
+    be seen, in nanoseconds: only the first can have come with the call.
     """
 
-    context: grpc.aio.ServicerContext
+    servicer_context: grpc.aio.ServicerContext
     client: str = ""
     traceparent: str = ""
     tracestate: str = ""
     deadline: int | None = None
-    connection: Connection | None = None
+    connection: StreamConnection | None = None
     waited: int = 0
 
     def came_later(self) -> None:
@@ -57,7 +57,7 @@ class Caller:
         self.waited = 0
 
 
-class Call:
+class InferCall:
     """One inference on the wire and its reply slot: the future holds the encoded answer.
 
     ``wrap`` joins the parts of the answer, which are so many bytes together, to the bytes to send. ``nbytes`` is the
@@ -69,12 +69,12 @@ class Call:
         "final_response",
         "future",
         "id",
-        "known",
         "message",
         "nbytes",
         "request",
         "route",
         "stages",
+        "template",
         "trace",
         "wrap",
     )
@@ -89,7 +89,7 @@ class Call:
         self.trace = trace
         self.message = _NOTHING
         self.id = ""
-        self.known: Known | None = None
+        self.template: RequestTemplate | None = None
         self.request: Request | None = None
         self.final_response = False
         self.route: tuple[ModelVersion, Deployment] | None = None
@@ -99,8 +99,8 @@ class Call:
         """Bytes of tensors that it is answered with on the wire, None where that is open."""
         if self.request is None or self.route is None:
             return 0  # refused, or answered already
-        if self.known is not None:
-            return self.known.answer_bytes
+        if self.template is not None:
+            return self.template.answer_bytes
         elsewhere = dict(self.request.into)
         sent = [index for index in self.request.outputs if index not in elsewhere]
         return codec.answer_bytes(self.route[1].signature, sent, self.request.rows)
@@ -110,8 +110,8 @@ class Call:
         request = self.request
         if request is None or self.route is None or self.future.done():
             return
-        if self.known is not None:
-            parts, nbytes = self.known.answer(request.id, outputs, request.into)
+        if self.template is not None:
+            parts, nbytes = self.template.answer(request.id, outputs, request.into)
         else:
             whole = self._encoded(request, *self.route, outputs)
             parts, nbytes = [whole], len(whole)
@@ -126,7 +126,7 @@ class Call:
         specs = [deployment.signature.outputs[i] for i in request.outputs]
         name, version = model_version.name, str(model_version.version)
         if request.into:
-            response = placement.answer(name, version, request, specs, outputs, codec.raw_bytes)
+            response = shm_params.answer(name, version, request, specs, outputs, codec.raw_bytes)
         else:
             response = codec.encode(name, version, request.id, specs, outputs)
         if self.final_response:

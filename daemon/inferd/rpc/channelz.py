@@ -21,8 +21,8 @@ class Channelz(channelz.aio.ChannelzServicer):  # type: ignore[misc]  # grpc shi
 
 
 def _cleaned(ask: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]) -> Any:
-    async def answer(asked: Any, context: grpc.aio.ServicerContext) -> Message:
-        message = await ask(asked, context)
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Message:
+        message = await ask(request, context)
         _clean(message)
         return message
 

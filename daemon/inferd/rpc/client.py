@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
-from inferd.rpc.caller import Caller
-from inferd.security.shown import NOTHING, Shown
+from inferd.rpc.rpc_client import RpcClient
+from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -32,14 +32,14 @@ class ServerInfo:
     extensions: tuple[str, ...]
 
 
-class Client:
+class InferenceClient:
     """Calls one server at ``target``, HOST:PORT. Connects on the first call; every call can raise CallFailed.
 
     ``timeout`` is in seconds and becomes each call's deadline.
     """
 
-    def __init__(self, target: str, timeout: float = 30.0, shown: Shown = NOTHING) -> None:
-        self._caller = Caller(target, _SERVICE, timeout, shown)
+    def __init__(self, target: str, timeout: float = 30.0, credentials: ClientCredentials = NO_CREDENTIALS) -> None:
+        self._rpc = RpcClient(target, _SERVICE, timeout, credentials)
 
     def __enter__(self) -> Self:
         return self
@@ -51,26 +51,26 @@ class Client:
 
     def close(self) -> None:
         """Give up the connection; a call still running ends as CANCELLED."""
-        self._caller.close()
+        self._rpc.close()
 
     def server_ready(self) -> bool:
         """Whether the server takes requests now."""
-        return bool(self._caller.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
+        return bool(self._rpc.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
 
     def server_metadata(self) -> ServerInfo:
         """The server's name, version and protocol extensions."""
-        answer = self._caller.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+        answer = self._rpc.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
         return ServerInfo(answer.name, answer.version, tuple(answer.extensions))
 
     def model_metadata(self, model: str, version: str = "") -> Signature:
         """The model's inputs and outputs as the server shows them; an empty ``version`` is the newest."""
         request = pb.ModelMetadataRequest(name=model, version=version)
-        answer = self._caller.call("ModelMetadata", request, pb.ModelMetadataResponse)
+        answer = self._rpc.call("ModelMetadata", request, pb.ModelMetadataResponse)
         return Signature(tuple(map(_spec, answer.inputs)), tuple(map(_spec, answer.outputs)))
 
     def model_statistics(self, model: str, version: str = "") -> pb.ModelStatisticsResponse:
         """The model's counters; all its versions' where ``version`` is empty."""
-        answer: pb.ModelStatisticsResponse = self._caller.call(
+        answer: pb.ModelStatisticsResponse = self._rpc.call(
             "ModelStatistics", pb.ModelStatisticsRequest(name=model, version=version), pb.ModelStatisticsResponse
         )
         return answer
@@ -78,22 +78,22 @@ class Client:
     def register_region(self, name: str, key: str, nbytes: int) -> None:
         """Let the server map the POSIX shared memory ``key``, to be referred to as ``name``."""
         request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=nbytes)
-        self._caller.call("SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
+        self._rpc.call("SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
 
     def unregister_region(self, name: str) -> None:
         """Let it go."""
         request = pb.SystemSharedMemoryUnregisterRequest(name=name)
-        self._caller.call("SystemSharedMemoryUnregister", request, pb.SystemSharedMemoryUnregisterResponse)
+        self._rpc.call("SystemSharedMemoryUnregister", request, pb.SystemSharedMemoryUnregisterResponse)
 
     def regions(self) -> tuple[str, ...]:
         """The names of those that are registered."""
         request = pb.SystemSharedMemoryStatusRequest()
-        answer = self._caller.call("SystemSharedMemoryStatus", request, pb.SystemSharedMemoryStatusResponse)
+        answer = self._rpc.call("SystemSharedMemoryStatus", request, pb.SystemSharedMemoryStatusResponse)
         return tuple(sorted(answer.regions))
 
     def ask(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         """One inference, as the messages of the protocol."""
-        answer: pb.ModelInferResponse = self._caller.call("ModelInfer", request, pb.ModelInferResponse)
+        answer: pb.ModelInferResponse = self._rpc.call("ModelInfer", request, pb.ModelInferResponse)
         return answer
 
     def infer(
@@ -119,7 +119,7 @@ class Client:
             request.raw_input_contents.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         for name in outputs:
             request.outputs.add(name=name)
-        answer = self._caller.call("ModelInfer", request, pb.ModelInferResponse)
+        answer = self._rpc.call("ModelInfer", request, pb.ModelInferResponse)
         return {
             tensor.name: _array(model, tensor, raw)
             for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)

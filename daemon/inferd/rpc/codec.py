@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest, listed, one_line
-from inferd.rpc import placement
+from inferd.rpc import shm_params
 from inferd.tensors import BY_WIRE_NAME, DType, Placed, Shape, Signature, Tensor, TensorSpec, elements
 
 # Fields of InferTensorContents by element type; FP16 and BF16 have none.
@@ -185,19 +185,19 @@ def decode_inputs(
     *,
     in_sequence: bool = False,
     limits: TensorLimits = DEFAULT_LIMITS,
-    places: placement.Places | None = None,
+    bindings: shm_params.ShmBindings | None = None,
 ) -> tuple[Tensor, ...]:
     """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong.
 
-    ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``places`` takes those in
-    shared memory, which are all refused without it; it raises more.
+    ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``bindings`` takes those
+    in shared memory, which are all refused without it; it raises more.
     """
     model, raw = message.model_name, message.raw_input_contents
     given: list[Tensor | None] = [None] * len(signature.inputs)
     carried = {link.input for link in signature.states} if in_sequence else ()
     sent = len(message.inputs)
-    if places is not None and sent <= len(signature.inputs):
-        sent = placement.elsewhere(message)
+    if bindings is not None and sent <= len(signature.inputs):
+        sent = len(message.inputs) - shm_params.count_in_shm(message)
     if raw and len(raw) != sent:
         raise InvalidRequest(model, f"{sent} inputs come with {len(raw)} raw_input_contents; expected one each")
     skipped = 0
@@ -222,9 +222,9 @@ def decode_inputs(
                 _wrong_shape(model, spec, shape)
             _check_size(model, spec, shape, limits)
         if item.parameters:
-            if places is None:
-                placement.refuse(model, f"input '{spec.name}'", item.parameters)
-            elif (placed := places.input(model, spec, shape, item, limits.nbytes)) is not None:
+            if bindings is None:
+                shm_params.refuse(model, f"input '{spec.name}'", item.parameters)
+            elif (placed := bindings.input(model, spec, shape, item, limits.nbytes)) is not None:
                 if isinstance(placed, bytes):
                     given[index] = _from_raw(model, spec, shape, placed)
                 else:
@@ -398,7 +398,7 @@ def decode_outputs(
     signature: Signature,
     *,
     in_sequence: bool = False,
-    places: placement.Places | None = None,
+    bindings: shm_params.ShmBindings | None = None,
 ) -> tuple[int, ...]:
     """Port indexes of the outputs asked for; raises InvalidRequest.
 
@@ -418,10 +418,10 @@ def decode_outputs(
         if index in wanted:
             raise InvalidRequest(message.model_name, f"output '{signature.outputs[index].name}' is asked for twice")
         if item.parameters:
-            if places is None:
-                placement.refuse(message.model_name, f"output '{item.name}'", item.parameters)
+            if bindings is None:
+                shm_params.refuse(message.model_name, f"output '{item.name}'", item.parameters)
             else:
-                places.output(message.model_name, index, signature.outputs[index], item)
+                bindings.output(message.model_name, index, signature.outputs[index], item)
         wanted.append(index)
     return tuple(wanted)
 

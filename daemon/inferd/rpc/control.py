@@ -14,20 +14,20 @@ class RepositoryControl:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    async def load(self, asked: pb.RepositoryModelLoadRequest, _: grpc.aio.ServicerContext) -> Message:
-        for key in asked.parameters:
+    async def load(self, request: pb.RepositoryModelLoadRequest, _: grpc.aio.ServicerContext) -> Message:
+        for key in request.parameters:
             raise InvalidRequest(
-                asked.model_name,
+                request.model_name,
                 f"load parameter '{one_line(key, 80)}' is not accepted: the repository's files decide",
             )
-        await self._catalog.load(asked.model_name)
+        await self._catalog.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
-    async def unload(self, asked: pb.RepositoryModelUnloadRequest, _: grpc.aio.ServicerContext) -> Message:
-        for key in asked.parameters:
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, _: grpc.aio.ServicerContext) -> Message:
+        for key in request.parameters:
             if key != "unload_dependents":
                 raise InvalidRequest(
-                    asked.model_name, f"unknown unload parameter '{one_line(key, 80)}'; allowed: unload_dependents"
+                    request.model_name, f"unknown unload parameter '{one_line(key, 80)}'; allowed: unload_dependents"
                 )
-        await self._catalog.unload(asked.model_name)
+        await self._catalog.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()

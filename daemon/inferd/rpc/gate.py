@@ -18,7 +18,7 @@ from inferd.errors import InferdError, NotAllowed, NotAuthenticated, OutOfScope
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Stages
 from inferd.rpc import status
-from inferd.rpc.cutoff import KINDS
+from inferd.rpc.long_lived_calls import HANDLER_KINDS
 from inferd.rpc.services import Service
 from inferd.security.credentials import Credentials
 
@@ -70,7 +70,7 @@ _TUNER = {
     "Rollback": Access.TUNER,
     "Tune": Access.TUNER,
 }
-_BESIDE = {
+_OF_LIBRARIES = {
     "/grpc.health.v1.Health/Check": Access.OPEN,
     "/grpc.health.v1.Health/Watch": Access.OPEN,
     # It names the models.
@@ -88,23 +88,23 @@ _BESIDE = {
 ACCESS: dict[str, Access] = {
     **{f"/{SERVICE}/{name}": access for name, access in _OF_THE_PROTOCOL.items()},
     **{f"/{TUNER_SERVICE}/{name}": access for name, access in _TUNER.items()},
-    **_BESIDE,
+    **_OF_LIBRARIES,
 }
 
 # Refused, these are inference requests that ended.
 _COUNTED = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
 # The name of whoever makes the call in progress, as they have proved it; empty where nobody has to.
-CALLER: ContextVar[str] = ContextVar("caller", default="")
+PRINCIPAL: ContextVar[str] = ContextVar("principal", default="")
 
 # What a worker shows its siblings, where one server is several processes, and for whom it calls.
-SECRET_KEY, CALLER_KEY = "inferd-worker-secret", "inferd-worker-caller"
+SECRET_KEY, PRINCIPAL_KEY = "inferd-worker-secret", "inferd-worker-principal"
 
 
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     """Lets through to ``inner`` what :data:`ACCESS` opens to whoever calls.
 
-    ``switched_on`` has the flags that were given.
+    ``enabled`` has the flags that were given.
     ``credentials`` know the callers, where there are any to know. A refused inference is told to ``observe``.
     A call that is refused before it is known to be one of ours has its message left unread, however long.
     What shows ``secret``, unless that is empty, comes from another worker of this server, which has let it through.
@@ -113,16 +113,16 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     def __init__(
         self,
         inner: Service,
-        switched_on: Collection[Access] = (),
+        enabled: Collection[Access] = (),
         credentials: Credentials | None = None,
         observe: Observer = lambda _: None,
         secret: str = "",
     ) -> None:
         self._inner = inner
-        self._closed = _FLAGS.keys() - set(switched_on)
+        self._closed = _FLAGS.keys() - set(enabled)
         # Open to everybody, as long as nobody has to say who they are; what workers pass on says for whom.
-        asked = _FLAGS.keys() if secret else self._closed
-        self._unasked = {method for method, access in ACCESS.items() if access not in asked}
+        guarded = _FLAGS.keys() if secret else self._closed
+        self._ungated = {method for method, access in ACCESS.items() if access not in guarded}
         self._credentials = credentials if credentials is not None else Credentials()
         self._observe = observe
         self._secret = secret
@@ -130,7 +130,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """The handler of an RPC for those who may call it, for others one that refuses it."""
         method = details.method
-        if method in self._unasked and self._credentials.authority is None:
+        if method in self._ungated and self._credentials.authority is None:
             return self._inner.service(details)
         access = ACCESS.get(method)
         if access is None:
@@ -139,7 +139,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
             return self._denial(method, NotAllowed(_short(method)))
         authorization = _authorization(details.invocation_metadata) if self._credentials.takes_tokens else None
         try:
-            if access is Access.OPEN or self._passed_on(details.invocation_metadata):
+            if access is Access.OPEN or self._forwarded(details.invocation_metadata):
                 return self._inner.service(details)
             if authorization is None and self._credentials.verifies_clients:
                 # Only the call itself knows the client's certificate.
@@ -149,27 +149,28 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
             return self._denial(method, error)
         return self._inner.service(details)
 
-    def _passed_on(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    def _forwarded(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
         """Whether another worker makes the call, for a caller that it has admitted."""
         if not self._secret or not is_sibling(metadata, self._secret):
             return False
-        CALLER.set(next((str(value) for key, value in metadata or () if key == CALLER_KEY), ""))
+        PRINCIPAL.set(next((str(value) for key, value in metadata or () if key == PRINCIPAL_KEY), ""))
         return True
 
     def _admit(self, method: str, access: Access, authorization: str | None, names: Sequence[str]) -> None:
         """Raises what is to be answered unless the call may be made."""
         if (authority := self._credentials.authority) is not None:
-            caller = authority.identify(authorization, names, time.time())
-            caller.check(access.value, _short(method))
-            CALLER.set(caller.name)
+            identity = authority.identify(authorization, names, time.time())
+            identity.check(access.value, _short(method))
+            PRINCIPAL.set(identity.name)
         if access in self._closed:
             raise NotAllowed(_short(method), f"start the server with {_FLAGS[access]}")
 
     def _checked(self, handler: grpc.RpcMethodHandler, method: str, access: Access) -> grpc.RpcMethodHandler:
-        """``handler`` for those whose certificate opens it. Cutoff has made its behaviour a coroutine function."""
+        """``handler`` for those whose certificate opens it. LongLivedCalls has made its behaviour a coroutine
+        function."""
         if handler is None:
             return None
-        kind = next(k for k in KINDS if getattr(handler, k))
+        kind = next(k for k in HANDLER_KINDS if getattr(handler, k))
         behaviour = getattr(handler, kind)
 
         async def checked(request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -190,7 +191,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
 
     async def _refuse(self, method: str, error: InferdError, context: grpc.aio.ServicerContext) -> NoReturn:
         if isinstance(error, NotAuthenticated | OutOfScope):
-            self._credentials.refusals.add("grpc", _short(method), error, context.peer())
+            self._credentials.denied_calls.add("grpc", _short(method), error, context.peer())
         if method in _COUNTED:
             now = time.monotonic_ns()
             self._observe(Observation(OTHER, "", error.outcome, Stages(received=now, answered=now), error=error))

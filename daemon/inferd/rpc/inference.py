@@ -23,16 +23,16 @@ from inferd.errors import (
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
-from inferd.rpc import codec, placement, status, wire
-from inferd.rpc.call import Call, Caller, Connection, Wrap
-from inferd.rpc.gate import CALLER
-from inferd.rpc.heads import Asked, Heads
+from inferd.rpc import codec, shm_params, status, wire
+from inferd.rpc.call import CallContext, InferCall, StreamConnection, Wrap
+from inferd.rpc.gate import PRINCIPAL
 from inferd.rpc.peer import tenant
-from inferd.rpc.placement import Into
-from inferd.rpc.shared_memory import found, placing
-from inferd.rpc.stream import Stream, Window
+from inferd.rpc.request_templates import RequestSpec, TemplateCache
+from inferd.rpc.shared_memory import locate_all, locator
+from inferd.rpc.shm_params import OutputBindings
+from inferd.rpc.stream import InferStream, StreamWindow
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from inferd.tensors import Placed, Tensor
 from inferd.trace_context import TraceContext
 
@@ -54,10 +54,10 @@ class Inference:
         client_key: str = "",
         traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
         tensor_limits: codec.TensorLimits = codec.DEFAULT_LIMITS,
-        shared_memory: Store | None = None,
+        shared_memory: RegionStore | None = None,
         accept_wait: AcceptWait | None = None,
     ) -> None:
-        self._heads = Heads()
+        self._templates = TemplateCache()
         self._accept_wait = accept_wait if accept_wait is not None else AcceptWait()
         self._shared_memory = shared_memory
         self._tensor_limits = tensor_limits
@@ -69,13 +69,13 @@ class Inference:
         self._client_key = client_key
         self._looked_for = frozenset({client_key, "traceparent", "tracestate"})
         self._traced = traced
-        self._streams: set[Stream] = set()
+        self._streams: set[InferStream] = set()
         self._open = 0
         self._none_open = asyncio.Event()
 
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """One request, one answer."""
-        call = self.begin(raw, wire.alone, self._caller(context))
+        call = self.begin(raw, wire.as_unary, self._call_context(context))
         self._open += 1
         try:
             return await call.future
@@ -90,7 +90,7 @@ class Inference:
             self._leave()
 
     async def model_stream_infer(self, _: object, context: grpc.aio.ServicerContext) -> None:
-        """Requests side by side, each answered on its own; see :class:`Stream`.
+        """Requests side by side, each answered on its own; see :class:`InferStream`.
 
         Reads from ``context`` rather than from the iterator gRPC offers: reading must be stoppable.
         """
@@ -98,12 +98,12 @@ class Inference:
         context.add_done_callback(lambda _: self._leave())
         if self._lifecycle.phase is Phase.DRAINING:
             await status.abort(context, Draining())
-        window = Window(self._max_pending, self._max_pending_bytes)
-        connection = Connection()
-        caller = self._caller(context, connection)
-        if caller.waited:
-            asyncio.get_running_loop().call_later(caller.waited / 1e9, caller.came_later)
-        stream = Stream(partial(self.begin, caller=caller), context, window)
+        window = StreamWindow(self._max_pending, self._max_pending_bytes)
+        connection = StreamConnection()
+        call_context = self._call_context(context, connection)
+        if call_context.waited:
+            asyncio.get_running_loop().call_later(call_context.waited / 1e9, call_context.came_later)
+        stream = InferStream(partial(self.begin, call_context=call_context), context, window)
         self._streams.add(stream)
         try:
             complete = await stream.run()
@@ -134,7 +134,9 @@ class Inference:
         if not self._open:
             self._none_open.set()
 
-    def _caller(self, context: grpc.aio.ServicerContext, connection: Connection | None = None) -> Caller:
+    def _call_context(
+        self, context: grpc.aio.ServicerContext, connection: StreamConnection | None = None
+    ) -> CallContext:
         said: dict[str, str] = {}
         for key, value in context.invocation_metadata() or ():
             if key in self._looked_for:
@@ -143,21 +145,21 @@ class Inference:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic_ns() + int(remaining * 1e9)
         # Who they have proved to be goes before who they say they are.
-        client, waited = CALLER.get(), self._accept_wait.current
+        client, waited = PRINCIPAL.get(), self._accept_wait.current
         if not said:
-            return Caller(context, client, "", "", deadline, connection, waited)
+            return CallContext(context, client, "", "", deadline, connection, waited)
         client = client or said.get(self._client_key, "")
         traceparent, tracestate = said.get("traceparent", ""), said.get("tracestate", "")
-        return Caller(context, client, traceparent, tracestate, deadline, connection, waited)
+        return CallContext(context, client, traceparent, tracestate, deadline, connection, waited)
 
-    def begin(self, raw: bytes, wrap: Wrap, caller: Caller) -> Call:
+    def begin(self, raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
         """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once."""
-        waited, caller.waited = caller.waited, 0
+        waited, call_context.waited = call_context.waited, 0
         stages = Stages(time.monotonic_ns() - waited, waited=waited)
-        trace = self._traced(caller.traceparent, caller.tracestate)
-        call = Call(asyncio.get_running_loop().create_future(), wrap, len(raw), stages, trace)
+        trace = self._traced(call_context.traceparent, call_context.tracestate)
+        call = InferCall(asyncio.get_running_loop().create_future(), wrap, len(raw), stages, trace)
         try:
-            self._submit(call, raw, caller)
+            self._submit(call, raw, call_context)
         except InferdError as error:
             # Without the frames that it came through, which hold the message and a client's memory.
             self._refuse(call, error.bare())
@@ -166,37 +168,39 @@ class Inference:
             self._refuse(call, InternalFault())
         return call
 
-    def _submit(self, call: Call, raw: bytes, caller: Caller) -> None:
-        apart = wire.take_apart(raw)
+    def _submit(self, call: InferCall, raw: bytes, call_context: CallContext) -> None:
+        split = wire.split_request(raw)
         route = None
-        if apart is not None and self._lifecycle.accepts and (known := self._heads.get(apart.head)) is not None:
+        if split is not None and self._lifecycle.accepts and (template := self._templates.get(split.head)) is not None:
             # Before anything is refused: it is counted and answered by these.
-            call.message, call.id = known.message, apart.id
-            call.final_response = known.asked.parameters.final_response
+            call.message, call.id = template.message, split.id
+            call.final_response = template.request_spec.parameters.final_response
             # Once for each request: which of two versions answers is a matter of turns.
-            route = self._catalog.resolve(known.message.model_name, known.message.model_version)
-            # Asked for as itself: another version's may be equal.
-            if known.signature is route[1].signature and len(apart.id) <= codec.MAX_REQUEST_ID:
-                there: Sequence[Placed] = ()
-                into: Into = ()
-                if known.spans and self._shared_memory is not None:
-                    there = found(self._shared_memory, caller.context, known.spans)
-                    into = known.into(there)
-                if (inputs := known.tensors(apart.contents, there)) is not None:
-                    call.known, call.route = known, route
-                    self._hand_over(call, caller, route, inputs, known.asked, into, shared=known.shared)
+            route = self._catalog.resolve(template.message.model_name, template.message.model_version)
+            # Compared by identity: another version's signature may be equal.
+            if template.signature is route[1].signature and len(split.id) <= codec.MAX_REQUEST_ID:
+                placed: Sequence[Placed] = ()
+                into: OutputBindings = ()
+                if template.spans and self._shared_memory is not None:
+                    placed = locate_all(self._shared_memory, call_context.servicer_context, template.spans)
+                    into = template.into(placed)
+                if (inputs := template.tensors(split.contents, placed)) is not None:
+                    call.template, call.route = template, route
+                    self._hand_over(
+                        call, call_context, route, inputs, template.request_spec, into, shared=template.shared
+                    )
                     return
-        self._take_whole(call, raw, caller, apart, route)
+        self._take_whole(call, raw, call_context, split, route)
 
     def _take_whole(
         self,
-        call: Call,
+        call: InferCall,
         raw: bytes,
-        caller: Caller,
-        apart: wire.Apart | None,
+        call_context: CallContext,
+        split: wire.SplitRequest | None,
         route: tuple[ModelVersion, Deployment] | None,
     ) -> None:
-        """Submit a request that is not like one before: all of it is parsed and checked."""
+        """Submit a request that has no template: all of it is parsed and checked."""
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
         call.id = message.id
         if self._lifecycle.phase is Phase.STARTING:
@@ -204,12 +208,14 @@ class Inference:
         if not self._lifecycle.accepts:
             raise Draining
         model_version, deployment = route = route or self._catalog.resolve(message.model_name, message.model_version)
-        signature, connection, store = deployment.signature, caller.connection, self._shared_memory
+        signature, connection, store = deployment.signature, call_context.connection, self._shared_memory
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, signature)
         inside = sequence is not None
-        places = None if store is None else placement.Places(placing(store, caller.context))
-        inputs = codec.decode_inputs(message, signature, in_sequence=inside, limits=self._tensor_limits, places=places)
+        bindings = None if store is None else shm_params.ShmBindings(locator(store, call_context.servicer_context))
+        inputs = codec.decode_inputs(
+            message, signature, in_sequence=inside, limits=self._tensor_limits, bindings=bindings
+        )
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)
         if deployment.loaded.empty_inputs is not None and (
             problem := deployment.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])
@@ -218,56 +224,58 @@ class Inference:
         call.final_response, call.route = parameters.final_response, route
         step = None
         if sequence is not None:
-            client = tenant(caller.context.peer(), caller.client)
+            client = tenant(call_context.servicer_context.peer(), call_context.client)
             step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection, client)
             if connection is not None:
                 connection.dispatchers.add(deployment.dispatcher)
-        outputs = codec.decode_outputs(message, signature, in_sequence=inside, places=places)
+        outputs = codec.decode_outputs(message, signature, in_sequence=inside, bindings=bindings)
         if (shapes := deployment.loaded.shapes) is not None:
-            # Those of a request like one before have passed.
+            # Those of a request with a template have passed.
             shapes.check(model_version.name, inputs)
-        asked = Asked(outputs, parameters, rows, signature.batch_key(inputs) if deployment.dynamic_batching else None)
-        into = () if places is None else places.into
-        if apart is not None:
-            self._heads.keep(
-                apart, message, signature, inputs, asked, (model_version.name, str(model_version.version)), into
+        request_spec = RequestSpec(
+            outputs, parameters, rows, signature.batch_key(inputs) if deployment.dynamic_batching else None
+        )
+        into = () if bindings is None else bindings.into
+        if split is not None:
+            self._templates.keep(
+                split, message, signature, inputs, request_spec, (model_version.name, str(model_version.version)), into
             )
-        if places is not None:
+        if bindings is not None:
             # What was taken out of shared memory counts as what came over the wire does.
-            call.nbytes += places.taken_out
-        shared = places is not None and places.shared
-        self._hand_over(call, caller, route, inputs, asked, into, shared=shared, step=step)
+            call.nbytes += bindings.taken_out
+        shared = bindings is not None and bindings.shared
+        self._hand_over(call, call_context, route, inputs, request_spec, into, shared=shared, step=step)
 
     def _hand_over(
         self,
-        call: Call,
-        caller: Caller,
+        call: InferCall,
+        call_context: CallContext,
         route: tuple[ModelVersion, Deployment],
         inputs: tuple[Tensor, ...],
-        asked: Asked,
-        into: Into,
+        request_spec: RequestSpec,
+        into: OutputBindings,
         *,
         shared: bool,
         step: SequenceStep | None = None,
     ) -> None:
         """Submit what ``call`` asks of ``route``: ``shared`` says that an input is in a client's memory."""
         model_version, deployment = route
-        stages, parameters = call.stages, asked.parameters
+        stages, parameters = call.stages, request_spec.parameters
         default = deployment.config.queue.default_timeout
         # Before it is handed over: what runs inline is answered by then.
         call.request = request = Request(
             model_version.name,
             model_version.version,
             inputs,
-            asked.outputs,
+            request_spec.outputs,
             call,
             id=call.id,
-            deadline=_earliest(stages.received, caller.deadline, parameters.timeout, default),
+            deadline=_earliest(stages.received, call_context.deadline, parameters.timeout, default),
             priority=parameters.priority,
             nbytes=call.nbytes,
-            rows=asked.rows,
-            batch_key=asked.batch_key,
-            client=caller.client,
+            rows=request_spec.rows,
+            batch_key=request_spec.batch_key,
+            client=call_context.client,
             step=step,
             stages=stages,
             trace=call.trace,
@@ -276,7 +284,7 @@ class Inference:
         )
         deployment.dispatcher.submit(request)
 
-    def _refuse(self, call: Call, error: InferdError) -> None:
+    def _refuse(self, call: InferCall, error: InferdError) -> None:
         """A request that never entered a queue still counts, under a model only if that is one of ours."""
         call.request = None
         call.stages.answered = time.monotonic_ns()

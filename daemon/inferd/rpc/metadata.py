@@ -51,8 +51,8 @@ class Metadata:
     async def server_ready(self, _: pb.ServerReadyRequest, __: grpc.aio.ServicerContext) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._lifecycle.accepts)
 
-    async def model_ready(self, asked: pb.ModelReadyRequest, _: grpc.aio.ServicerContext) -> pb.ModelReadyResponse:
-        answers = self._catalog.ready(asked.name, asked.version)
+    async def model_ready(self, request: pb.ModelReadyRequest, _: grpc.aio.ServicerContext) -> pb.ModelReadyResponse:
+        answers = self._catalog.ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=answers and self._lifecycle.accepts)
 
     async def server_metadata(
@@ -61,9 +61,9 @@ class Metadata:
         return pb.ServerMetadataResponse(name="inferd", version=__version__, extensions=self._extensions)
 
     async def model_metadata(
-        self, asked: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
+        self, request: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelMetadataResponse:
-        model_version, deployment = self._catalog.find(asked.name, asked.version)
+        model_version, deployment = self._catalog.find(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=model_version.name,
             versions=[str(s.version) for s, _ in self._catalog.serving() if s.name == model_version.name],
@@ -73,18 +73,18 @@ class Metadata:
             properties=_properties(deployment),
         )
 
-    async def model_config(self, asked: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
-        model_version, deployment = self._catalog.find(asked.name, asked.version)
+    async def model_config(self, request: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
+        model_version, deployment = self._catalog.find(request.name, request.version)
         return pb.ModelConfigResponse(config=_config(model_version, deployment))
 
     async def model_statistics(
-        self, asked: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
+        self, request: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelStatisticsResponse:
         """Of one version, of all versions of a model that answer, or of all that answer, as Triton does."""
-        if asked.name:
-            one, _ = self._catalog.find(asked.name, asked.version)
-            found = [one] if asked.version else [s for s, _ in self._catalog.serving() if s.name == asked.name]
-        elif asked.version:
+        if request.name:
+            one, _ = self._catalog.find(request.name, request.version)
+            found = [one] if request.version else [s for s, _ in self._catalog.serving() if s.name == request.name]
+        elif request.version:
             raise InvalidRequest("", "a version is given without a model name")
         else:
             found = [model_version for model_version, _ in self._catalog.serving()]
@@ -95,9 +95,9 @@ class Metadata:
         )
 
     async def repository_index(
-        self, asked: pb.RepositoryIndexRequest, _: grpc.aio.ServicerContext
+        self, request: pb.RepositoryIndexRequest, _: grpc.aio.ServicerContext
     ) -> pb.RepositoryIndexResponse:
-        entries = [e for e in self._catalog.index() if not asked.ready or e.state.value == "READY"]
+        entries = [e for e in self._catalog.index() if not request.ready or e.state.value == "READY"]
         return pb.RepositoryIndexResponse(
             models=[
                 pb.RepositoryIndexResponse.ModelIndex(
@@ -108,15 +108,15 @@ class Metadata:
         )
 
     async def trace_setting(
-        self, asked: pb.TraceSettingRequest, _: grpc.aio.ServicerContext
+        self, request: pb.TraceSettingRequest, _: grpc.aio.ServicerContext
     ) -> pb.TraceSettingResponse:
-        _refuse_change("trace settings", asked.settings)
+        _refuse_change("trace settings", request.settings)
         response = pb.TraceSettingResponse()
         response.settings["trace_level"].value.append("OFF")
         return response
 
-    async def log_settings(self, asked: pb.LogSettingsRequest, _: grpc.aio.ServicerContext) -> pb.LogSettingsResponse:
-        _refuse_change("log settings", asked.settings)
+    async def log_settings(self, request: pb.LogSettingsRequest, _: grpc.aio.ServicerContext) -> pb.LogSettingsResponse:
+        _refuse_change("log settings", request.settings)
         response = pb.LogSettingsResponse()
         for key, value in self._log_settings.items():
             response.settings[key].string_param = value

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote
 
 from inferd.errors import InvalidRequest
-from inferd.rpc.gate import CALLER
+from inferd.rpc.gate import PRINCIPAL
 
 # What a client may call itself where that is kept.
 MAX_CLIENT_NAME = 255
@@ -30,7 +30,7 @@ def tenant(peer: str, said: str) -> str:
     name it says, which is worth no more than its word. "" is a client on this machine that says nothing. Raises
     InvalidRequest where the name is too long to keep.
     """
-    if proved := CALLER.get():
+    if proved := PRINCIPAL.get():
         return proved
     if len(said) > MAX_CLIENT_NAME:
         raise InvalidRequest(

@@ -17,7 +17,7 @@ log = structlog.get_logger("inferd.rpc")
 _NAME = "(_poll_wrapper)"
 
 
-def let_the_loop_go_on() -> None:
+def set_poller_batch_scheduling() -> None:
     """Have gRPC's poller put no other thread aside. Once there is a server; where the system does not let us, or gRPC
     has no such thread any more, all stays as it was."""
     for thread in threading.enumerate():

@@ -21,26 +21,26 @@ from inferd.catalog import Catalog
 from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
-from inferd.metrics.cells import Histogram
+from inferd.metrics.histogram import Histogram
 from inferd.rpc import codec, status
-from inferd.rpc.arrivals import Arrivals
+from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.rpc.channelz import Channelz
 from inferd.rpc.control import RepositoryControl
-from inferd.rpc.cutoff import Cutoff
+from inferd.rpc.fanout import WorkerFanout
 from inferd.rpc.gate import SERVICE, TUNER_SERVICE, Access, Gate
-from inferd.rpc.health import Health
+from inferd.rpc.health import HealthService
 from inferd.rpc.inference import Inference
-from inferd.rpc.loopback import Loopback
+from inferd.rpc.long_lived_calls import LongLivedCalls
 from inferd.rpc.metadata import Metadata
-from inferd.rpc.poller import let_the_loop_go_on
+from inferd.rpc.poller import set_poller_batch_scheduling
 from inferd.rpc.services import Services
 from inferd.rpc.shared_memory import SharedMemory
-from inferd.rpc.spread import Spread
 from inferd.rpc.transport import server_credentials
 from inferd.rpc.tuning import TunerControl
+from inferd.rpc.unread_calls import UnreadCalls
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.security.credentials import Credentials
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -84,23 +84,23 @@ class Server:
         tuner: TunerControl,
         max_message_bytes: int,
         observe: Observer,
-        switched_on: Collection[Access] = (),
+        enabled: Collection[Access] = (),
         *,
         reuse_port: bool = False,
         credentials: Credentials | None = None,
         connections: ConnectionLimits = DEFAULT_CONNECTIONS,
-        spread: Spread | None = None,
+        fanout: WorkerFanout | None = None,
         secret: str = "",
-        shared_memory: Store | None = None,
+        shared_memory: RegionStore | None = None,
         accept_wait: AcceptWait | None = None,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._inference = inference
         services = Services()
-        self._cutoff = Cutoff(services, _INFERENCE)
+        self._long_lived = LongLivedCalls(services, _INFERENCE)
         self._credentials = credentials if credentials is not None else Credentials()
-        gate = Gate(self._cutoff, switched_on, self._credentials, observe, secret)
-        self._spread = spread
+        gate = Gate(self._long_lived, enabled, self._credentials, observe, secret)
+        self._fanout = fanout
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=[
@@ -117,17 +117,17 @@ class Server:
                 *_connection_options(connections),
             ],
         )
-        let_the_loop_go_on()
+        set_poller_batch_scheduling()
         wait = accept_wait if accept_wait is not None else AcceptWait()
-        self._loopback = Loopback(wait, lambda: inference.open_calls > 0)
+        self._accept_wait_probe = AcceptWaitProbe(wait, lambda: inference.open_calls > 0)
         # The only ones that gRPC knows of. The first only counts: what the gate refuses it leaves alone.
-        arrivals = Arrivals(gate, f"/{SERVICE}/ModelInfer", observe)
-        self._server.add_generic_rpc_handlers((arrivals, self._loopback))
+        unread_calls = UnreadCalls(gate, f"/{SERVICE}/ModelInfer", observe)
+        self._server.add_generic_rpc_handlers((unread_calls, self._accept_wait_probe))
         of_the_protocol = _handlers(
-            inference, metadata, control, SharedMemory(shared_memory, self._credentials), spread
+            inference, metadata, control, SharedMemory(shared_memory, self._credentials), fanout
         )
-        services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, spread)))
-        self._health = Health()
+        services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, fanout)))
+        self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         channelz_pb2_grpc.add_ChannelzServicer_to_server(Channelz(), services)
         reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
@@ -147,22 +147,22 @@ class Server:
             port = 0
         if not port:
             raise ConfigurationError("grpc_bind", "", f"can't listen on {address}: the address is in use or not ours")
-        if self._spread is not None:
+        if self._fanout is not None:
             # In a folder that is open to this user alone, and for calls that were let through elsewhere.
-            self._server.add_insecure_port(self._spread.address)
-        self._loopback.bind(self._server)
+            self._server.add_insecure_port(self._fanout.address)
+        self._accept_wait_probe.bind(self._server)
         return int(port)
 
     @property
     def accept_waits(self) -> Histogram:
         """How long calls waited before inferd saw them, of those that it makes to itself."""
-        return self._loopback.waits
+        return self._accept_wait_probe.waits
 
     async def start(self) -> None:
         """Answer calls; health says NOT_SERVING until :meth:`show_health` knows better."""
         await self._health.show({"": False})
         await self._server.start()
-        self._loopback.start()
+        self._accept_wait_probe.start()
 
     async def show_health(self, catalog: Catalog, lifecycle: Lifecycle) -> None:
         """Tell health watchers the server's state and each model's, as ``model`` and ``model/version``."""
@@ -185,13 +185,13 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, seconds: float) -> None:
-        self._loopback.stop()
-        # One call only: of two at once the second can touch what the first has freed (see rpc/cutoff).
+        self._accept_wait_probe.stop()
+        # One call only: of two at once the second can touch what the first has freed (see rpc/long_lived_calls).
         stopping = asyncio.ensure_future(self._server.stop(seconds))
         finished = asyncio.ensure_future(self._inference.finished())
         await asyncio.wait({stopping, finished}, return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
-        self._cutoff.cut()
+        self._long_lived.terminate()
         await stopping
 
 
@@ -217,7 +217,7 @@ def _handlers(
     metadata: Metadata,
     control: RepositoryControl,
     shared_memory: SharedMemory,
-    spread: Spread | None,
+    fanout: WorkerFanout | None,
 ) -> grpc.GenericRpcHandler:
     """The service's handlers. Messages arrive as bytes: inferd parses them, so a malformed
     one is our INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
@@ -241,25 +241,25 @@ def _handlers(
         "TraceSetting": metadata.trace_setting,
         "LogSettings": metadata.log_settings,
     }
-    methods = _unary(unary, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"], spread)
+    methods = _unary(unary, pb.DESCRIPTOR.services_by_name["GRPCInferenceService"], fanout)
     methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(inference.model_infer)
     methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(inference.model_stream_infer)
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
 
-def _tuner_handlers(tuner: TunerControl, spread: Spread | None) -> grpc.GenericRpcHandler:
-    methods = _unary(tuner.methods, tuner_pb2.DESCRIPTOR.services_by_name["Tuner"], spread)
+def _tuner_handlers(tuner: TunerControl, fanout: WorkerFanout | None) -> grpc.GenericRpcHandler:
+    methods = _unary(tuner.methods, tuner_pb2.DESCRIPTOR.services_by_name["Tuner"], fanout)
     return grpc.method_handlers_generic_handler(TUNER_SERVICE, methods)
 
 
 def _unary(
-    run: dict[str, Unary], service: ServiceDescriptor, spread: Spread | None
+    run: dict[str, Unary], service: ServiceDescriptor, fanout: WorkerFanout | None
 ) -> dict[str, grpc.RpcMethodHandler]:
     """A handler for each method in ``run``, which are of ``service``."""
     messages = {m.name: GetMessageClass(m.input_type) for m in service.methods}
     answers = {name: _guarded(r, messages[name]) for name, r in run.items()}
-    if spread is not None:
-        answers = {name: spread.over(f"/{service.full_name}/{name}", answer) for name, answer in answers.items()}
+    if fanout is not None:
+        answers = {name: fanout.wrap(f"/{service.full_name}/{name}", answer) for name, answer in answers.items()}
     return {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()}
 
 

@@ -7,12 +7,12 @@ from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
-from inferd.rpc.gate import CALLER
+from inferd.rpc.gate import PRINCIPAL
 from inferd.rpc.peer import is_local
-from inferd.rpc.placement import Place
+from inferd.rpc.shm_params import Locate
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import Span
-from inferd.shared_memory.store import Store
+from inferd.shared_memory.store import RegionStore
 from inferd.tensors import Placed
 
 
@@ -23,36 +23,36 @@ class SharedMemory:
     ``credentials`` know which keys are whose.
     """
 
-    def __init__(self, store: Store | None = None, credentials: Credentials | None = None) -> None:
+    def __init__(self, store: RegionStore | None = None, credentials: Credentials | None = None) -> None:
         self._store = store
         self._credentials = credentials if credentials is not None else Credentials()
 
     async def system_status(
-        self, asked: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
+        self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
     ) -> Message:
         response = pb.SystemSharedMemoryStatusResponse()
         if self._store is not None:
-            for region in self._store.regions(_local_owner(context), asked.name):
+            for region in self._store.regions(_local_owner(context), request.name):
                 shown = response.regions[region.name]
                 shown.name, shown.key = region.name, region.key
                 shown.offset, shown.byte_size = region.offset, region.nbytes
         return response
 
     async def system_register(
-        self, asked: pb.SystemSharedMemoryRegisterRequest, context: grpc.aio.ServicerContext
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.aio.ServicerContext
     ) -> Message:
         if self._store is None:
             raise NotSupported("system shared memory (the setting shared_memory is off)")
         owner, authority = _local_owner(context), self._credentials.authority
-        beginnings = ("",) if authority is None else authority.keys_of(owner)
-        self._store.register(owner, asked.name, asked.key, asked.offset, asked.byte_size, beginnings)
+        prefixes = ("",) if authority is None else authority.keys_of(owner)
+        self._store.register(owner, request.name, request.key, request.offset, request.byte_size, prefixes)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def system_unregister(
-        self, asked: pb.SystemSharedMemoryUnregisterRequest, context: grpc.aio.ServicerContext
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.aio.ServicerContext
     ) -> Message:
         if self._store is not None:
-            self._store.unregister(_local_owner(context), asked.name)
+            self._store.unregister(_local_owner(context), request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def cuda_status(self, *_: Any) -> Message:
@@ -65,18 +65,18 @@ class SharedMemory:
         return pb.CudaSharedMemoryUnregisterResponse()
 
 
-def placing(store: Store, context: grpc.aio.ServicerContext) -> Place:
+def locator(store: RegionStore, context: grpc.aio.ServicerContext) -> Locate:
     """Finds memory for the requests that come with the call of ``context``, among the regions of who makes it."""
-    return lambda span: store.place(_local_owner(context), span)
+    return lambda span: store.locate(_local_owner(context), span)
 
 
-def found(store: Store, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
+def locate_all(store: RegionStore, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
     """Likewise all ``spans`` of a request at once."""
-    return store.places(_local_owner(context), spans)
+    return store.locate_all(_local_owner(context), spans)
 
 
 def _local_owner(context: grpc.aio.ServicerContext) -> str:
     """Who is elsewhere can't have made an object here, and would be using another's: raises NotAllowed."""
     if not is_local(context.peer()):
         raise NotAllowed("shared memory", "connect from this machine, over its loopback interface")
-    return CALLER.get()
+    return PRINCIPAL.get()

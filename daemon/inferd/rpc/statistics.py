@@ -6,7 +6,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 
 
-def added(answers: Sequence[bytes]) -> bytes:
+def summed(answers: Sequence[bytes]) -> bytes:
     """What several workers answered to one ModelStatistics call, as one server's answer; versions in the order of the
     first that has them."""
     found: dict[tuple[str, str], pb.ModelStatistics] = {}

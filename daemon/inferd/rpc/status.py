@@ -8,7 +8,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from inferd import errors
-from inferd.disclosure import told
+from inferd.disclosure import client_message
 
 _REFUSALS = (
     errors.Refused,
@@ -63,7 +63,7 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
     if not isinstance(error, errors.Refused):
         return ()
     milliseconds = max(1, round(error.retry_after * 1000))
-    status = Status(code=code_of(error).value[0], message=told(error))
+    status = Status(code=code_of(error).value[0], message=client_message(error))
     status.details.add().Pack(
         RetryInfo(retry_delay=Duration(nanos=milliseconds % 1000 * 1_000_000, seconds=milliseconds // 1000))
     )
@@ -72,5 +72,5 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
 
 async def abort(context: grpc.aio.ServicerContext, error: errors.InferdError) -> NoReturn:
     """End the RPC with ``error``."""
-    await context.abort(code_of(error), told(error), trailers(error))
+    await context.abort(code_of(error), client_message(error), trailers(error))
     raise AssertionError("abort returned")

@@ -8,16 +8,16 @@ from typing import Protocol
 import grpc
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.disclosure import told
+from inferd.disclosure import client_message
 from inferd.errors import InferdError, one_line
 from inferd.requests import Request
 from inferd.rpc import codec, status, wire
 
 # Characters of a model's name or version in an answer that says there is none: names have no more.
-_MOST_ECHOED = 128
+_MAX_ECHOED = 128
 
 
-class Window:
+class StreamWindow:
     """What one stream has in flight, in requests and in bytes on the wire.
 
     A request counts its own bytes and a reserve for its answer until it is answered, and
@@ -69,7 +69,7 @@ class Window:
         self.bytes -= answer
 
 
-class Call(Protocol):
+class PendingCall(Protocol):
     """An inference as its stream sees it: ``future`` holds the bytes to send."""
 
     future: "asyncio.Future[bytes]"
@@ -86,10 +86,10 @@ class Call(Protocol):
         """The client is gone."""
 
 
-Begin = Callable[[bytes, Callable[[Iterable[wire.Part], int], bytes]], Call]
+Begin = Callable[[bytes, Callable[[Iterable[wire.Part], int], bytes]], PendingCall]
 
 
-class Stream:
+class InferStream:
     """One ModelStreamInfer call: a reader that starts requests, a writer that sends answers.
 
     While ``window`` is closed the stream is read no further, and HTTP/2 flow control holds
@@ -103,7 +103,7 @@ class Stream:
     stream, which it widens to some 15 MiB for a fast client.
     """
 
-    def __init__(self, begin: Begin, context: grpc.aio.ServicerContext, window: Window) -> None:
+    def __init__(self, begin: Begin, context: grpc.aio.ServicerContext, window: StreamWindow) -> None:
         self._begin = begin
         self._context = context
         self._window = window
@@ -112,7 +112,7 @@ class Stream:
         # In the order to send them: an answer gets its place when its request is taken, in
         # unordered streams when it is there. None once nothing more will be taken.
         self._answers: asyncio.Queue[asyncio.Future[bytes] | bytes | None] = asyncio.Queue()
-        self._unanswered: set[Call] = set()
+        self._unanswered: set[PendingCall] = set()
         self._reader: asyncio.Task[None] | None = None
 
     async def run(self) -> bool:
@@ -150,7 +150,7 @@ class Stream:
     def _take(self, raw: bytes) -> bool:
         if raw is grpc.aio.EOF:
             return False
-        call = self._begin(raw, wire.in_stream)
+        call = self._begin(raw, wire.as_stream)
         if call.future.done():
             self._answered_at_once(call)
             return True
@@ -162,20 +162,20 @@ class Stream:
         call.future.add_done_callback(partial(self._answered, call, counted, answer))
         return True
 
-    def _answered_at_once(self, call: Call) -> None:
+    def _answered_at_once(self, call: PendingCall) -> None:
         """Refused, or run inline: nothing to wait for, so the answer takes its place as it is."""
-        answer, _ = _taken(call)
+        answer, _ = _result_of(call)
         self._window.take_answered(len(answer))
         self._answers.put_nowait(answer)
 
     def _answered(
-        self, call: Call, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
+        self, call: PendingCall, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
     ) -> None:
         if future.cancelled() or answer.cancelled():
             call.request = None
             return
         self._unanswered.discard(call)
-        encoded, good = _taken(call)
+        encoded, good = _result_of(call)
         answer.set_result(encoded)
         if good:
             self._window.answered(call.message.model_name, counted, len(encoded))
@@ -199,7 +199,7 @@ class Stream:
             self._room.set()
 
 
-def _taken(call: Call) -> tuple[bytes, bool]:
+def _result_of(call: PendingCall) -> tuple[bytes, bool]:
     """The answer of ``call``, which has ended, and whether it is no error."""
     # They refer to each other: left so, answer and all would stay until the garbage collector comes by.
     call.request = None
@@ -208,18 +208,18 @@ def _taken(call: Call) -> tuple[bytes, bool]:
     return call.future.result(), True
 
 
-def _error_in_stream(call: Call, error: InferdError) -> bytes:
+def _error_in_stream(call: PendingCall, error: InferdError) -> bytes:
     """A request's own failure; clients that show only the text still learn code and id."""
     message = call.message
     whose = f" request '{one_line(call.id, 80)}'" if call.id else ""
     # Cut, as what is wrong with the request may be their length.
     response = pb.ModelInferResponse(
-        model_name=message.model_name[:_MOST_ECHOED],
-        model_version=message.model_version[:_MOST_ECHOED],
+        model_name=message.model_name[:_MAX_ECHOED],
+        model_version=message.model_version[:_MAX_ECHOED],
         id=call.id[: codec.MAX_REQUEST_ID],
     )
     if call.final_response:
         response.parameters["triton_final_response"].bool_param = True
     return pb.ModelStreamInferResponse(
-        error_message=f"[{status.code_of(error).name}]{whose}: {told(error)}", infer_response=response
+        error_message=f"[{status.code_of(error).name}]{whose}: {client_message(error)}", infer_response=response
     ).SerializeToString()

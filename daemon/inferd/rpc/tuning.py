@@ -39,8 +39,8 @@ class TunerControl:
     async def status(self, *_: Any) -> Message:
         return pb.StatusResponse(tunings=map(_tuning, self._tuner.records()))
 
-    async def explain(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(asked.model, asked.version)
+    async def explain(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(request.model, request.version)
         answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.status_text))
         if (profile := record.profile) is not None:
             answer.reason = without_host_paths(profile.reason)
@@ -51,33 +51,34 @@ class TunerControl:
             answer.gains.update(profile.gains)
         return answer
 
-    async def export(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(asked.model, asked.version)
+    async def export(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(request.model, request.version)
         if record.profile is None:
             raise InvalidRequest(
-                asked.model, f"it has no profile to export: {without_host_paths(record.status_text) or 'not tuned yet'}"
+                request.model,
+                f"it has no profile to export: {without_host_paths(record.status_text) or 'not tuned yet'}",
             )
         return pb.ExportResponse(profile=as_json(record.profile))
 
-    async def pin(self, asked: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(asked.model, asked.version)
-        if asked.HasField("settings"):
-            if not asked.pinned:
-                raise InvalidRequest(asked.model, "settings are given and pinned is false: they would not stay")
+    async def pin(self, request: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(request.model, request.version)
+        if request.HasField("settings"):
+            if not request.pinned:
+                raise InvalidRequest(request.model, "settings are given and pinned is false: they would not stay")
             serving = await self._tuner.serve_with(
-                self._catalog, record, partial(_changed, asked.model, asked.settings)
+                self._catalog, record, partial(_changed, request.model, request.settings)
             )
             return pb.TunerAnswer(said=f"serving with {serving}, and pinned")
-        self._tuner.pin(record, asked.pinned)
-        return pb.TunerAnswer(said="pinned" if asked.pinned else "no longer pinned")
+        self._tuner.pin(record, request.pinned)
+        return pb.TunerAnswer(said="pinned" if request.pinned else "no longer pinned")
 
-    async def roll_back(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(asked.model, asked.version)
+    async def roll_back(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(request.model, request.version)
         serving = await self._tuner.roll_back(self._catalog, record)
         return pb.TunerAnswer(said=f"rolled back to {serving}, and pinned")
 
-    async def tune(self, asked: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(asked.model, asked.version)
+    async def tune(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+        record = self._tuner.record(request.model, request.version)
         return pb.TunerAnswer(said=self._tuner.request_tuning(self._catalog, record))
 
 

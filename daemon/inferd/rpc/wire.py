@@ -19,11 +19,11 @@ _TAGS = frozenset((number << 3) | 2 for number in range(1, 8))
 # raw_output_contents of ModelInferResponse, infer_response of ModelStreamInferResponse.
 _OUTPUT_CONTENTS, _IN_STREAM = b"\x32", b"\x12"
 
-_MOST_HEAD = 4096
-"""Longer heads are no clients' everyday request, and are kept by nobody."""
+_MAX_HEAD = 4096
+"""Longer heads are no everyday request, and get no template."""
 
 
-class Apart(NamedTuple):
+class SplitRequest(NamedTuple):
     """A ModelInferRequest: ``contents`` are its raw_input_contents, views of the bytes it came in; ``head`` is all the
     rest but the id, and is a message itself."""
 
@@ -32,7 +32,7 @@ class Apart(NamedTuple):
     contents: list[memoryview]
 
 
-def take_apart(raw: bytes) -> Apart | None:
+def split_request(raw: bytes) -> SplitRequest | None:
     """The parts of ``raw``; None unless its fields are those of a ModelInferRequest, in order as libraries write them.
 
     The head is not looked into: whether it is a message is for a parser to say, once for each head.
@@ -63,11 +63,11 @@ def take_apart(raw: bytes) -> Apart | None:
                     return None
                 id_from, id_at, id_to = at, start, stop
             at = stop
-        if head_to > _MOST_HEAD:
+        if head_to > _MAX_HEAD:
             return None
         if not id_to:
-            return Apart(raw[:head_to], "", contents)
-        return Apart(raw[:id_from] + raw[id_to:head_to], raw[id_at:id_to].decode(), contents)
+            return SplitRequest(raw[:head_to], "", contents)
+        return SplitRequest(raw[:id_from] + raw[id_to:head_to], raw[id_at:id_to].decode(), contents)
     except (IndexError, ValueError):
         return None
 
@@ -108,12 +108,12 @@ def id_field(request_id: str) -> bytes:
     return b"\x1a" + _length(len(encoded)) + encoded
 
 
-def alone(parts: Iterable[Part], _: int) -> bytes:
+def as_unary(parts: Iterable[Part], _: int) -> bytes:
     """An answer of ``parts`` as the message of a unary call."""
     return b"".join(parts)
 
 
-def in_stream(parts: Iterable[Part], nbytes: int) -> bytes:
+def as_stream(parts: Iterable[Part], nbytes: int) -> bytes:
     """An answer of ``parts``, together ``nbytes``, as the message of a stream."""
     return b"".join((_IN_STREAM, _length(nbytes), *parts))
 

@@ -33,7 +33,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _TokenEntry:
     digest: bytes
     identity: Identity
     expires: float | None
@@ -44,7 +44,7 @@ class Authority:
 
     def __init__(self, tokens: Tokens | None) -> None:
         self._tokens = tuple(
-            _Known(bytes.fromhex(t.sha256), Identity(t.name, frozenset(t.scopes)), t.expires)
+            _TokenEntry(bytes.fromhex(t.sha256), Identity(t.name, frozenset(t.scopes)), t.expires)
             for t in (tokens.token if tokens is not None else ())
         )
         self._clients = {c.name: frozenset(c.scopes) for c in (tokens.client if tokens is not None else ())}
@@ -74,7 +74,7 @@ class Authority:
         """Whose secret that is. Raises NotAuthenticated."""
         digest = sha256(secret.encode()).digest()
         # No early end: how long it takes must not tell which hash came close.
-        fitting = [known for known in self._tokens if hmac.compare_digest(known.digest, digest)]
+        fitting = [entry for entry in self._tokens if hmac.compare_digest(entry.digest, digest)]
         if not fitting or not SECRET_LENGTH[0] <= len(secret) <= SECRET_LENGTH[1]:
             raise NotAuthenticated("unknown")
         if fitting[0].expires is not None and fitting[0].expires <= now:

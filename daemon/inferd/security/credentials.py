@@ -1,4 +1,4 @@
-"""The certificate and the tokens that hold now, followed on disk by a thread of its own."""
+"""The certificate and the tokens that hold now, watched on disk by a thread of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,8 @@ from inferd.config.daemon import Settings
 from inferd.security import certificates
 from inferd.security.authorisation import Authority
 from inferd.security.certificates import Certificate, CertificateFiles
-from inferd.security.followed import Followed
-from inferd.security.refusals import Refusals
+from inferd.security.denied_calls import DeniedCalls
+from inferd.security.watched_file import WatchedFile
 
 # How soon a change on disk is seen, in seconds.
 _EVERY = 1.0
@@ -26,17 +26,17 @@ def credentials_of(settings: Settings) -> "Credentials":
 
 
 class Credentials:
-    """What both ports go by. Each call and each new connection asks anew, so a change holds from then on."""
+    """What both ports go by. Each call and each new connection asks again, so a change holds from then on."""
 
     def __init__(self, files: CertificateFiles | None = None, tokens_file: Path | None = None) -> None:
         """Raises ConfigurationError where a file can't be used."""
-        self.refusals = Refusals()
+        self.denied_calls = DeniedCalls()
         self._files = files
-        self._certificate = files and Followed("certificate", files.paths, lambda: certificates.read(files))
-        self._tokens = tokens_file and Followed("tokens", [tokens_file], lambda: Authority(tokens.read(tokens_file)))
+        self._certificate = files and WatchedFile("certificate", files.paths, lambda: certificates.read(files))
+        self._tokens = tokens_file and WatchedFile("tokens", [tokens_file], lambda: Authority(tokens.read(tokens_file)))
         self._anyone_verified = Authority(None) if self.verifies_clients else None
         self._asked, self._stopped = Event(), False
-        self._thread = Thread(target=self._follow, name="credentials", daemon=True)
+        self._thread = Thread(target=self._watch, name="credentials", daemon=True)
 
     @property
     def certificate(self) -> Certificate | None:
@@ -58,22 +58,22 @@ class Credentials:
         """Who knows the callers; None where whoever can connect may call."""
         return self._tokens.value if self._tokens else self._anyone_verified
 
-    def followed(self) -> Iterator[Followed[Certificate] | Followed[Authority]]:
+    def watched_files(self) -> Iterator[WatchedFile[Certificate] | WatchedFile[Authority]]:
         """What is read from files."""
         yield from (one for one in (self._certificate, self._tokens) if one)
 
     def reload(self) -> None:
-        """Have all files read again, changed or not, by the thread that follows them."""
+        """Have all files read again, changed or not, by the thread that watches them."""
         self._asked.set()
 
     def look(self, *, anyway: bool = False) -> None:
         """Read the files that have changed, or ``anyway`` all of them. For one thread at a time."""
-        for one in self.followed():
+        for one in self.watched_files():
             one.look(anyway=anyway)
 
     def start(self) -> None:
         """Look again and again until :meth:`stop`."""
-        if any(self.followed()):
+        if any(self.watched_files()):
             self._thread.start()
 
     def stop(self) -> None:
@@ -83,7 +83,7 @@ class Credentials:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _follow(self) -> None:
+    def _watch(self) -> None:
         while True:
             asked = self._asked.wait(_EVERY)
             self._asked.clear()

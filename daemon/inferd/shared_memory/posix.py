@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 
 from inferd.errors import InferdError
-from inferd.shared_memory.regions import lent
+from inferd.shared_memory.regions import is_accessible
 from inferd.tensors import Buffer
 
 # Where the C library's shm_open() keeps them.
@@ -24,7 +24,7 @@ _ALIGNMENT = 64
 _WORTH_MAPPING = 64 << 10
 
 
-class Opened:
+class OpenedObject:
     """An object that is open until it is closed or taken over: its descriptor, its size, what tells it from others."""
 
     def __init__(self, name: str) -> None:
@@ -54,7 +54,7 @@ def _check(found: os.stat_result) -> None:
     if found.st_nlink > 1:
         # Another's, it may be, under a name that is ours to use.
         raise OSError("has another name")
-    if not lent(found.st_mode, found.st_uid, found.st_gid, os.geteuid(), {os.getegid(), *os.getgroups()}):
+    if not is_accessible(found.st_mode, found.st_uid, found.st_gid, os.geteuid(), {os.getegid(), *os.getgroups()}):
         raise OSError("not ours to read and write")
 
 
@@ -66,7 +66,7 @@ class PosixMemory:
     """
 
     def __init__(
-        self, opened: Opened, offset: int, nbytes: int, shrunk: Callable[[], InferdError], *, mapped: bool
+        self, opened: OpenedObject, offset: int, nbytes: int, shrunk: Callable[[], InferdError], *, mapped: bool
     ) -> None:
         """Raises OSError or ValueError where it can't be mapped."""
         self._descriptor = opened.descriptor

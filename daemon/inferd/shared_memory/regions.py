@@ -60,7 +60,7 @@ class Span(NamedTuple):
     nbytes: int
 
 
-class Regions:
+class RegionTable:
     """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's, nor can it take
     all the room there is: see :func:`inferd.fair_share.fair_share`. The owner "" is all clients that are not told
     apart.
@@ -85,7 +85,7 @@ class Regions:
     def check_unclaimed(self, owner: str, key: str, identity: tuple[int, int]) -> None:
         """Raises InvalidRequest where a region of another owner lies in that object."""
         if any(r.object == identity and r.owner != owner for r in self._regions.values()):
-            raise unusable(key)
+            raise unusable_error(key)
 
     def add(self, region: Region) -> None:
         """It was checked before."""
@@ -153,11 +153,11 @@ def object_name(key: str) -> str:
     return name
 
 
-def check_own(owner: str, name: str, beginnings: Collection[str]) -> None:
-    """Raises NotAllowed unless the object ``name`` is ``owner``'s: it begins with one of its own ``beginnings``."""
-    if not name.startswith(tuple(beginnings)):
+def check_own(owner: str, name: str, prefixes: Collection[str]) -> None:
+    """Raises NotAllowed unless the object ``name`` is ``owner``'s: it begins with one of its own ``prefixes``."""
+    if not name.startswith(tuple(prefixes)):
         raise NotAllowed(
-            f"the key '{_shown(name)}'", f"keys of the client '{_shown(owner)}' begin with {listed(beginnings)}"
+            f"the key '{_shown(name)}'", f"keys of the client '{_shown(owner)}' begin with {listed(prefixes)}"
         )
 
 
@@ -169,26 +169,26 @@ def check_span(what: str, offset: int, nbytes: int, size: int) -> None:
         )
 
 
-def lent(mode: int, uid: int, gid: int, our_uid: int, our_gids: Collection[int]) -> bool:
+def is_accessible(mode: int, uid: int, gid: int, our_uid: int, our_gids: Collection[int]) -> bool:
     """Whether an object of such a mode, user and group is ours to read and write by its mode alone.
 
     A daemon that runs as root could open anybody's, and must not for whoever asks.
     """
     if uid == our_uid:
-        wanted = 0o600
+        needed = 0o600
     elif gid in our_gids:
-        wanted = 0o060
+        needed = 0o060
     else:
-        wanted = 0o006
-    return mode & wanted == wanted
+        needed = 0o006
+    return mode & needed == needed
 
 
-def unusable(key: str) -> InvalidRequest:
+def unusable_error(key: str) -> InvalidRequest:
     """What is said of an object that is not there, is not ours to use, or is another's."""
     return InvalidRequest("", f"there is no shared memory object '{_shown(key)}' that this server may read and write")
 
 
-def shrunk(name: str) -> InvalidRequest:
+def shrunk_error(name: str) -> InvalidRequest:
     """What is said where an object has become smaller than its region."""
     return InvalidRequest("", f"region '{_shown(name)}' is larger than its shared memory object has become")
 

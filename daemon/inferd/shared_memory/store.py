@@ -6,26 +6,26 @@ from collections.abc import Collection
 from functools import partial
 
 from inferd.errors import InvalidRequest
-from inferd.shared_memory.posix import Opened, PosixMemory
+from inferd.shared_memory.posix import OpenedObject, PosixMemory
 from inferd.shared_memory.regions import (
     Region,
     RegionLimits,
-    Regions,
+    RegionTable,
     Span,
     check_name,
     check_own,
     check_span,
     object_name,
-    shrunk,
-    unusable,
+    shrunk_error,
+    unusable_error,
 )
 from inferd.tensors import Placed
 
 # Bounds the memory that clients with ever new offsets can take.
-_REMEMBERED = 1024
+_MAX_CACHED = 1024
 
 
-class Store:
+class RegionStore:
     """Registers, finds and gives up regions. Belongs to one thread.
 
     ``owner`` is who is calling, as they have proved it; where nobody has to, all are one. ``mapped`` regions are used
@@ -33,39 +33,39 @@ class Store:
     """
 
     def __init__(self, limits: RegionLimits, *, mapped: bool) -> None:
-        self._regions = Regions(limits)
+        self._regions = RegionTable(limits)
         self._mapped = mapped
         # The last reference to a region's memory may go on any thread.
         self._released: deque[tuple[str, int]] = deque()
         # What was found of late, by owner and spans; it has to go when any region does, whose memory it would keep.
-        self._found: dict[tuple[str, tuple[Span, ...]], tuple[Placed, ...]] = {}
+        self._located: dict[tuple[str, tuple[Span, ...]], tuple[Placed, ...]] = {}
 
     def register(
-        self, owner: str, name: str, key: str, offset: int, nbytes: int, beginnings: Collection[str] = ("",)
+        self, owner: str, name: str, key: str, offset: int, nbytes: int, prefixes: Collection[str] = ("",)
     ) -> None:
-        """``beginnings`` are those of the keys that are ``owner``'s. Raises InvalidRequest, NotAllowed, RegionExists or
+        """``prefixes`` are those of the keys that are ``owner``'s. Raises InvalidRequest, NotAllowed, RegionExists or
         RegionLimit, and then nothing is held."""
         check_name(name)
-        wanted = object_name(key)
+        object_key = object_name(key)
         # Before anything is looked at: whether there is such an object is none of another's business.
-        check_own(owner, wanted, beginnings)
+        check_own(owner, object_key, prefixes)
         if not nbytes:
             raise InvalidRequest("", f"region '{name}' would have no bytes")
         while self._released:
             self._regions.released(*self._released.popleft())
         self._regions.check_room(owner, name, nbytes)
         try:
-            opened = Opened(wanted)
+            opened = OpenedObject(object_key)
         except (OSError, ValueError):
-            raise unusable(key) from None
+            raise unusable_error(key) from None
         try:
             # Before its size is told: it may be another's.
             self._regions.check_unclaimed(owner, key, opened.identity)
             check_span(f"region '{name}'", offset, nbytes, opened.size)
-            memory = PosixMemory(opened, offset, nbytes, partial(shrunk, name), mapped=self._mapped)
+            memory = PosixMemory(opened, offset, nbytes, partial(shrunk_error, name), mapped=self._mapped)
         except (OSError, ValueError):
             opened.close()
-            raise unusable(key) from None
+            raise unusable_error(key) from None
         except BaseException:
             opened.close()
             raise
@@ -74,7 +74,7 @@ class Store:
 
     def unregister(self, owner: str, name: str = "") -> None:
         """Forget that region of ``owner``'s, or all of them. Requests that use it keep it until they end."""
-        self._found.clear()
+        self._located.clear()
         if name:
             self._regions.remove(owner, name)
         else:
@@ -84,18 +84,18 @@ class Store:
         """That region of ``owner``'s, or all of them. Raises UnknownRegion."""
         return [self._regions.find(owner, name)] if name else self._regions.of(owner)
 
-    def place(self, owner: str, span: Span) -> Placed:
+    def locate(self, owner: str, span: Span) -> Placed:
         """That part of a region of ``owner``'s. Raises UnknownRegion or InvalidRequest."""
         region = self._regions.find(owner, span.region)
         check_span(f"region '{span.region}'", span.offset, span.nbytes, region.nbytes)
         return Placed(span.region, span.offset, span.nbytes, region.memory)
 
-    def places(self, owner: str, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
+    def locate_all(self, owner: str, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
         """All of those parts, where clients ask for the same ones again and again: they may be the same objects as
         before, and are never those of a region that was given up. Raises likewise, for the first that is not there."""
-        if (found := self._found.get((owner, spans))) is None:
-            found = tuple(self.place(owner, span) for span in spans)
-            if len(self._found) >= _REMEMBERED:
-                self._found.clear()
-            self._found[owner, spans] = found
+        if (found := self._located.get((owner, spans))) is None:
+            found = tuple(self.locate(owner, span) for span in spans)
+            if len(self._located) >= _MAX_CACHED:
+                self._located.clear()
+            self._located[owner, spans] = found
         return found

@@ -1,16 +1,16 @@
-"""Decides whether a model version may be shown as ready, from how its runs end and what its canaries say.
+"""Decides whether a model version may be shown as ready, from how its runs end and what its probes say.
 
 A run that fails may be its client's fault, and one that hangs may be the only one: what real runs do badly only
-makes a model suspect, and a canary then tells. One that can run nothing at all, because runs that hang hold all there
+makes a model suspect, and a probe then tells. One that can run nothing at all, because runs that hang hold all there
 is, is not ready for as long as that lasts. Time is an argument, in seconds of any clock.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-from inferd.supervision.vitality import TRUST, Ending, Trust
+from inferd.supervision.liveness import PROBE_TRUST, ProbeOutcome, ProbeTrust
 
-# A canary may take so many times what a run does: others may be queued, and the machine busy.
+# A probe may take so many times what a run does: others may be queued, and the machine busy.
 _RUNS = 20
 # Who waited that part of the time has waited all of it, give or take what clocks and timers do.
 _ALL_OF_IT = 0.9
@@ -18,7 +18,7 @@ _ALL_OF_IT = 0.9
 _IN_A_ROW = 3
 
 
-class Standing(Enum):
+class HealthState(Enum):
     """What is thought of a model version. It takes requests unless it has FAILED."""
 
     HEALTHY = "healthy"
@@ -26,28 +26,28 @@ class Standing(Enum):
     FAILED = "failed"
 
 
-class Sign(Enum):
-    """A run ended well; real runs give reason to doubt; a canary that should have ended well did not."""
+class HealthSignal(Enum):
+    """A run ended well; real runs give reason to doubt; a probe that should have ended well did not."""
 
-    WELL = "well"
-    DOUBT = "doubt"
-    BAD = "bad"
+    OK = "ok"
+    SUSPICIOUS = "suspicious"
+    PROBE_FAILED = "probe_failed"
 
 
-STANDINGS: dict[tuple[Standing, Sign], Standing] = {
-    (Standing.HEALTHY, Sign.WELL): Standing.HEALTHY,
-    (Standing.HEALTHY, Sign.DOUBT): Standing.SUSPECT,
-    (Standing.HEALTHY, Sign.BAD): Standing.SUSPECT,
-    (Standing.SUSPECT, Sign.WELL): Standing.HEALTHY,
-    (Standing.SUSPECT, Sign.DOUBT): Standing.SUSPECT,
-    (Standing.SUSPECT, Sign.BAD): Standing.FAILED,
-    (Standing.FAILED, Sign.WELL): Standing.HEALTHY,
-    (Standing.FAILED, Sign.DOUBT): Standing.FAILED,
-    (Standing.FAILED, Sign.BAD): Standing.FAILED,
+TRANSITIONS: dict[tuple[HealthState, HealthSignal], HealthState] = {
+    (HealthState.HEALTHY, HealthSignal.OK): HealthState.HEALTHY,
+    (HealthState.HEALTHY, HealthSignal.SUSPICIOUS): HealthState.SUSPECT,
+    (HealthState.HEALTHY, HealthSignal.PROBE_FAILED): HealthState.SUSPECT,
+    (HealthState.SUSPECT, HealthSignal.OK): HealthState.HEALTHY,
+    (HealthState.SUSPECT, HealthSignal.SUSPICIOUS): HealthState.SUSPECT,
+    (HealthState.SUSPECT, HealthSignal.PROBE_FAILED): HealthState.FAILED,
+    (HealthState.FAILED, HealthSignal.OK): HealthState.HEALTHY,
+    (HealthState.FAILED, HealthSignal.SUSPICIOUS): HealthState.FAILED,
+    (HealthState.FAILED, HealthSignal.PROBE_FAILED): HealthState.FAILED,
 }
 
 
-class Ailment(Enum):
+class UnreadyReason(Enum):
     """What keeps a version from being shown as ready."""
 
     LOST = "device_lost"
@@ -57,7 +57,7 @@ class Ailment(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class HealthObservation:
     """What is seen of a version: runs that have ended well, failed and hung since it was loaded, whether it has
     anything to do, the seconds that a run takes, why no device of it is left, "" while one is, and whether that is
     because runs hang there; and for how many seconds runs that hang have held all it could run on, None while they do
@@ -75,125 +75,131 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """Seconds: ``quiet`` until a model that had nothing to do is sent a canary (0: never is), ``again`` between two
-    of them in doubt, ``patience`` with one; ``grace`` until a model that runs which hang leave nothing to run on is not
-    ready: most such runs end at once when they are cancelled."""
+    """Seconds: ``probe_interval`` until a model that had nothing to do is sent a probe (0: never is),
+    ``retry_interval`` between two of them in doubt, ``probe_timeout`` with one; ``hang_grace`` until a model that runs
+    which hang leave nothing to run on is not ready: most such runs end at once when they are cancelled."""
 
-    quiet: float = 30.0
-    again: float = 5.0
-    patience: float = 10.0
-    grace: float = 0.5
+    probe_interval: float = 30.0
+    retry_interval: float = 5.0
+    probe_timeout: float = 10.0
+    hang_grace: float = 0.5
 
 
-class Health:
-    """One version's standing and the reason for it, "" while it is healthy.
+class HealthTracker:
+    """The state of one version and the reason for it, "" while it is healthy.
 
     Without a device it has failed for good: whatever is loaded in its place has a health of its own.
     """
 
     def __init__(self, rules: HealthRules, now: float) -> None:
-        self.standing = Standing.HEALTHY
+        self.state = HealthState.HEALTHY
         self.reason = ""
-        self._failed_of: Ailment | None = None
-        self.trust = Trust.PROVING
+        self._failure_reason: UnreadyReason | None = None
+        self.trust = ProbeTrust.PROVING
         self._rules = rules
-        self._seen = Sight()
+        self._last = HealthObservation()
         self._gone = False
         # Real runs that failed with none between that ended well.
         self._in_a_row = 0
         # Warm-up has just shown that it runs.
         self._well = now
-        self._asked: float | None = None
-        self._well_when_asked = 0
-        self._in_flight = False
+        self._probed_at: float | None = None
+        self._well_when_probed = 0
+        self._probing = False
 
-    def look(self, now: float, sight: Sight) -> bool:
-        """Take in what is seen. True where a canary is to be sent: :meth:`ended` tells what became of it."""
-        before, self._seen = self._seen, sight
-        if sight.gone:
-            self._gone, self.standing, self.reason = True, Standing.FAILED, sight.gone
-            self._failed_of = Ailment.HANGING if sight.hangs else Ailment.LOST
+    def look(self, now: float, observation: HealthObservation) -> bool:
+        """Take in what is seen. True where a probe is to be sent: :meth:`ended` tells what became of it."""
+        before, self._last = self._last, observation
+        if observation.gone:
+            self._gone, self.state, self.reason = True, HealthState.FAILED, observation.gone
+            self._failure_reason = UnreadyReason.HANGING if observation.hangs else UnreadyReason.LOST
         if self._gone:
             return False
-        well, failed = sight.well - before.well, sight.failed - before.failed
+        well, failed = observation.well - before.well, observation.failed - before.failed
         self._in_a_row = 0 if well else self._in_a_row + failed
-        if sight.hung > before.hung:
-            self._take(Sign.DOUBT, "a run hung")
+        if observation.hung > before.hung:
+            self._apply(HealthSignal.SUSPICIOUS, "a run hung")
         if self._in_a_row >= _IN_A_ROW and failed:
-            self._take(Sign.DOUBT, f"{self._in_a_row} runs in a row failed")
+            self._apply(HealthSignal.SUSPICIOUS, f"{self._in_a_row} runs in a row failed")
         if well:
             self._well = now
-            self._take(Sign.WELL)
-        if not self._due(now, sight):
+            self._apply(HealthSignal.OK)
+        if not self._due(now, observation):
             return False
-        self._in_flight, self._asked, self._well_when_asked = True, now, sight.well
+        self._probing, self._probed_at, self._well_when_probed = True, now, observation.well
         return True
 
     @property
-    def ailment(self) -> Ailment | None:
+    def unready_reason(self) -> UnreadyReason | None:
         """What keeps it from being shown as ready; None while nothing does."""
-        if self.standing is Standing.FAILED:
-            return self._failed_of
-        return Ailment.HANGING if self._stalled else None
+        if self.state is HealthState.FAILED:
+            return self._failure_reason
+        return UnreadyReason.HANGING if self._stalled else None
 
     @property
-    def unready(self) -> str:
+    def unready_text(self) -> str:
         """The same in words, "" while nothing does."""
-        if self.standing is Standing.FAILED:
+        if self.state is HealthState.FAILED:
             return self.reason
         return "runs that hang hold every infer request of it" if self._stalled else ""
 
     @property
     def until_unready(self) -> float | None:
         """Seconds until what was seen last makes it unready, should it go on; None where it does not."""
-        stalled = self._seen.stalled
-        return None if stalled is None or self._stalled else self._rules.grace - stalled
+        stalled = self._last.stalled
+        return None if stalled is None or self._stalled else self._rules.hang_grace - stalled
 
     @property
     def _stalled(self) -> bool:
-        return self._seen.stalled is not None and self._seen.stalled >= self._rules.grace
+        return self._last.stalled is not None and self._last.stalled >= self._rules.hang_grace
 
-    def patience(self, sight: Sight) -> float:
-        """Seconds that a canary may take."""
-        return max(self._rules.patience, _RUNS * sight.run)
+    def probe_timeout(self, observation: HealthObservation) -> float:
+        """Seconds that a probe may take."""
+        return max(self._rules.probe_timeout, _RUNS * observation.run)
 
-    def ended(self, now: float, ending: Ending) -> None:
-        """The canary that :meth:`look` asked for has ended."""
-        asked, trusted = self._asked, self.trust is Trust.TRUSTED
-        if not self._in_flight or asked is None:
+    def ended(self, now: float, outcome: ProbeOutcome) -> None:
+        """The probe that :meth:`look` asked for has ended."""
+        probed_at, trusted = self._probed_at, self.trust is ProbeTrust.TRUSTED
+        if not self._probing or probed_at is None:
             return
-        self._in_flight = False
-        self.trust = TRUST[self.trust, ending]
+        self._probing = False
+        self.trust = PROBE_TRUST[self.trust, outcome]
         if self._gone:
             return
-        if ending is Ending.WELL:
+        if outcome is ProbeOutcome.OK:
             self._well = now
-            self._take(Sign.WELL)
-        elif ending is Ending.FAILED and trusted:
-            self._take(Sign.BAD, "inferences on made-up input fail, which ended well before", Ailment.FAILING)
-        elif ending is Ending.UNANSWERED and self._silent(now, asked):
-            silent = f"no answer to an inference on made-up input for {now - asked:.0f} s"
-            self._take(Sign.BAD, silent, Ailment.SILENT)
+            self._apply(HealthSignal.OK)
+        elif outcome is ProbeOutcome.FAILED and trusted:
+            self._apply(
+                HealthSignal.PROBE_FAILED,
+                "inferences on made-up input fail, which ended well before",
+                UnreadyReason.FAILING,
+            )
+        elif outcome is ProbeOutcome.UNANSWERED and self._silent(now, probed_at):
+            silent = f"no answer to an inference on made-up input for {now - probed_at:.0f} s"
+            self._apply(HealthSignal.PROBE_FAILED, silent, UnreadyReason.SILENT)
 
-    def _silent(self, now: float, asked: float) -> bool:
+    def _silent(self, now: float, probed_at: float) -> bool:
         """Whether nothing at all came of it; one that found the queue full says nothing."""
-        return now - asked >= _ALL_OF_IT * self.patience(self._seen) and self._seen.well == self._well_when_asked
+        return (
+            now - probed_at >= _ALL_OF_IT * self.probe_timeout(self._last) and self._last.well == self._well_when_probed
+        )
 
-    def _due(self, now: float, sight: Sight) -> bool:
-        if self._in_flight or not self._rules.quiet or self.trust is Trust.UNTESTABLE:
+    def _due(self, now: float, observation: HealthObservation) -> bool:
+        if self._probing or not self._rules.probe_interval or self.trust is ProbeTrust.UNTESTABLE:
             return False
-        if self._asked is None:
+        if self._probed_at is None:
             # Whether it runs on made-up input at all is to be known before it is in doubt.
             return True
-        if self.standing is not Standing.HEALTHY:
-            return now - self._asked >= self._rules.again
+        if self.state is not HealthState.HEALTHY:
+            return now - self._probed_at >= self._rules.retry_interval
         # Whoever has something to do is judged by how that ends.
-        return not sight.busy and now - max(self._well, self._asked) >= self._rules.quiet
+        return not observation.busy and now - max(self._well, self._probed_at) >= self._rules.probe_interval
 
-    def _take(self, sign: Sign, reason: str = "", ailment: Ailment | None = None) -> None:
-        self.standing = STANDINGS[self.standing, sign]
-        self._failed_of = ailment or self._failed_of
-        if sign is Sign.WELL:
+    def _apply(self, signal: HealthSignal, reason: str = "", unready_reason: UnreadyReason | None = None) -> None:
+        self.state = TRANSITIONS[self.state, signal]
+        self._failure_reason = unready_reason or self._failure_reason
+        if signal is HealthSignal.OK:
             self.reason, self._in_a_row = "", 0
         else:
-            self.reason = reason if sign is Sign.BAD or not self.reason else self.reason
+            self.reason = reason if signal is HealthSignal.PROBE_FAILED or not self.reason else self.reason

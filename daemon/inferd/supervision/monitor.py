@@ -1,4 +1,4 @@
-"""The shell around health and rebuilding: looks at the models, sends canaries, and acts on what they say."""
+"""The shell around health and reload backoff: looks at the models, sends probes, and acts on what they say."""
 
 import asyncio
 import time
@@ -12,13 +12,13 @@ from inferd.dispatcher import Dispatcher
 from inferd.engine.device import family
 from inferd.errors import ContentChanged, InferdError, ModelUnavailable
 from inferd.lifecycle import ModelState
-from inferd.supervision import canary
-from inferd.supervision.health import Health, HealthRules, Sight, Standing
+from inferd.supervision import probe
+from inferd.supervision.health import HealthObservation, HealthRules, HealthState, HealthTracker
 from inferd.supervision.inline_runs import InlineRuns
-from inferd.supervision.making_way import MakingWay
-from inferd.supervision.rebuilding import Rebuilding, RebuildRules
-from inferd.supervision.renewal import Plight
-from inferd.supervision.vitality import Ending
+from inferd.supervision.liveness import ProbeOutcome
+from inferd.supervision.reload_backoff import ReloadBackoff, ReloadBackoffRules
+from inferd.supervision.restart import Restarter
+from inferd.supervision.restart_policy import VersionHealth
 
 log = structlog.get_logger("inferd.supervision")
 
@@ -28,7 +28,7 @@ _LOOK = 1.0
 _MOST_STUCK = 2
 
 # Model, version, device.
-Place = tuple[str, str, str]
+VersionDevice = tuple[str, str, str]
 
 
 class HealthMonitor:
@@ -36,7 +36,7 @@ class HealthMonitor:
 
     A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
     repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
-    for a driver. ``making_way`` is told how the versions are, to judge whether a fresh process would do better, and
+    for a driver. ``restarter`` is told how the versions are, to judge whether a fresh process would do better, and
     ``inline_runs`` to judge where their runs are best computed.
 
     ``hung`` counts the runs that were given up because they hang, ``replaced`` the infer requests that others took the
@@ -48,55 +48,55 @@ class HealthMonitor:
         catalog: Catalog,
         present: Callable[[str], bool],
         rules: HealthRules | None = None,
-        rebuilds: RebuildRules | None = None,
+        backoff_rules: ReloadBackoffRules | None = None,
         look: float = _LOOK,
-        making_way: MakingWay | None = None,
+        restarter: Restarter | None = None,
         inline_runs: InlineRuns | None = None,
     ) -> None:
         self._catalog = catalog
         self._present = present
         self._rules = rules or HealthRules()
-        self._rebuild_rules = rebuilds or RebuildRules()
-        self._look_seconds = look
-        self._making_way = making_way
+        self._backoff_rules = backoff_rules or ReloadBackoffRules()
+        self._interval = look
+        self._restarter = restarter
         self._inline_runs = inline_runs
-        self.hung: Counter[Place] = Counter()
-        self.replaced: Counter[Place] = Counter()
+        self.hung: Counter[VersionDevice] = Counter()
+        self.replaced: Counter[VersionDevice] = Counter()
         # What has been counted already.
         self._seen: dict[Dispatcher, tuple[tuple[int, int], ...]] = {}
-        self._ailments: dict[tuple[str, str], str] = {}
-        self._health: dict[Dispatcher, Health] = {}
+        self._unready_reasons: dict[tuple[str, str], str] = {}
+        self._health: dict[Dispatcher, HealthTracker] = {}
         self._failed: set[Dispatcher] = set()
-        self._rebuilding: dict[tuple[str, int], Rebuilding] = {}
-        self._in_flight: set[tuple[str, int]] = set()
+        self._backoffs: dict[tuple[str, int], ReloadBackoff] = {}
+        self._reloads_running: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         # Threads that wait for a driver, and may do so for ever.
         self._waiting: set[str] = set()
-        self._stopped_loading = False
+        self._stopped_reloading = False
 
     @property
     def stopped_short(self) -> bool:
         """Whether threads are left, after :meth:`stop`, that may never end."""
-        return bool(self._waiting or self._stopped_loading)
+        return bool(self._waiting or self._stopped_reloading)
 
-    def standing(self, deployment: Deployment) -> Standing:
+    def state(self, deployment: Deployment) -> HealthState:
         """What is thought of ``deployment``."""
         health = self._health.get(deployment.dispatcher)
-        return health.standing if health is not None else Standing.HEALTHY
+        return health.state if health is not None else HealthState.HEALTHY
 
     @property
-    def ailments(self) -> Mapping[tuple[str, str], str]:
+    def unready_reasons(self) -> Mapping[tuple[str, str], str]:
         """What keeps versions from being ready although they are loaded, by name and version. Any thread may ask."""
-        return self._ailments
+        return self._unready_reasons
 
     def forget(self, versions: Collection[tuple[str, str]]) -> None:
         """Let go of what was counted of ``versions``, of which nothing is there any more."""
         for counts in (self.hung, self.replaced):
-            for place in [place for place in counts if place[:2] in versions]:
-                del counts[place]
+            for key in [key for key in counts if key[:2] in versions]:
+                del counts[key]
 
     def start(self) -> None:
         """Called once, on the loop."""
@@ -104,9 +104,9 @@ class HealthMonitor:
 
     async def stop(self) -> None:
         """Look no more; what is being loaded is let go of. Harmless when called again."""
-        self._stopped_loading = bool(self._in_flight)
-        if self._making_way is not None:
-            self._making_way.stop()
+        self._stopped_reloading = bool(self._reloads_running)
+        if self._restarter is not None:
+            self._restarter.stop()
         tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -115,21 +115,21 @@ class HealthMonitor:
 
     async def _keep_looking(self) -> None:
         while True:
-            self._news.clear()
+            self._wake.clear()
             try:
                 await self._look()
             except Exception:
                 log.exception("the models' health could not be looked at")
             try:
                 async with asyncio.timeout(self._until_next()):
-                    await self._news.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 pass
 
     def _until_next(self) -> float:
         """Seconds until something has to be looked at, whatever happens."""
         due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
-        return min([self._look_seconds, *due])
+        return min([self._interval, *due])
 
     async def _look(self) -> None:
         now = time.monotonic()
@@ -144,38 +144,48 @@ class HealthMonitor:
         }
         self._failed &= self._health.keys()
         known = {(model_version.name, model_version.version) for model_version, _ in held}
-        self._rebuilding = {key: tries for key, tries in self._rebuilding.items() if key in known}
+        self._backoffs = {key: backoff for key, backoff in self._backoffs.items() if key in known}
         self._ask_devices([deployment for _, deployment in held])
         self._count(held)
         for model_version, deployment in held:
-            health, sight = self._health[deployment.dispatcher], _sight(deployment.dispatcher)
-            if health.look(now, sight):
-                self._begin(self._try(health, deployment, health.patience(sight)))
+            health, observation = self._health[deployment.dispatcher], _observed(deployment.dispatcher)
+            if health.look(now, observation):
+                self._begin(self._try(health, deployment, health.probe_timeout(observation)))
             if any(stats.lost or stats.wedged for stats in deployment.dispatcher.device_stats):
-                self._rebuild_if_due(model_version, deployment, now)
-        ailments = ((model_version, self._health[deployment.dispatcher].ailment) for model_version, deployment in held)
-        self._ailments = {(s.name, str(s.version)): ailment.value for s, ailment in ailments if ailment is not None}
+                self._reload_if_due(model_version, deployment, now)
+        unready_reasons = (
+            (model_version, self._health[deployment.dispatcher].unready_reason) for model_version, deployment in held
+        )
+        self._unready_reasons = {
+            (s.name, str(s.version)): unready_reason.value
+            for s, unready_reason in unready_reasons
+            if unready_reason is not None
+        }
         for model_version, deployment in held:
             await self._show(model_version, deployment, self._health[deployment.dispatcher])
         for work in self._inline_runs.look(held) if self._inline_runs is not None else ():
             self._begin(work)
-        if self._making_way is not None:
-            self._making_way.look(now, [self._plight(model_version, deployment) for model_version, deployment in held])
+        if self._restarter is not None:
+            self._restarter.look(
+                now, [self._version_health(model_version, deployment) for model_version, deployment in held]
+            )
 
-    def _new(self, deployment: Deployment, now: float) -> Health:
-        deployment.dispatcher.on_health_change = self._news.set
-        return Health(self._rules, now)
+    def _new(self, deployment: Deployment, now: float) -> HealthTracker:
+        deployment.dispatcher.on_health_change = self._wake.set
+        return HealthTracker(self._rules, now)
 
-    async def _show(self, model_version: ModelVersion, deployment: Deployment, health: Health) -> None:
+    async def _show(self, model_version: ModelVersion, deployment: Deployment, health: HealthTracker) -> None:
         """Have the catalog take requests, or not."""
-        tries = self._rebuilding.get((model_version.name, model_version.version))
-        said = [tries.said] if tries is not None and tries.said else []
+        backoff = self._backoffs.get((model_version.name, model_version.version))
+        said = [backoff.status_text] if backoff is not None and backoff.status_text else []
         lost = [f"{c.device} is used no more: {c.lost}" for c in deployment.dispatcher.device_stats if c.lost]
-        reason, degraded_reason = ("; ".join([why, *said]) if why else "" for why in (health.unready, "; ".join(lost)))
+        reason, degraded_reason = (
+            "; ".join([why, *said]) if why else "" for why in (health.unready_text, "; ".join(lost))
+        )
         if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
             level("model failed" if reason else "model is well again", **_labels(model_version), reason=reason)
-        if health.standing is not Standing.FAILED:
+        if health.state is not HealthState.FAILED:
             # What waits behind runs that hang may still be answered.
             self._failed.discard(deployment.dispatcher)
         elif deployment.dispatcher not in self._failed:
@@ -196,27 +206,27 @@ class HealthMonitor:
             for stats, (hung, replaced), (hung_before, replaced_before) in zip(
                 dispatcher.device_stats, counts, known, strict=True
             ):
-                place = model_version.name, str(model_version.version), stats.device
-                self.hung[place] += hung - hung_before
-                self.replaced[place] += replaced - replaced_before
+                key = model_version.name, str(model_version.version), stats.device
+                self.hung[key] += hung - hung_before
+                self.replaced[key] += replaced - replaced_before
 
-    def _plight(self, model_version: ModelVersion, deployment: Deployment) -> Plight:
+    def _version_health(self, model_version: ModelVersion, deployment: Deployment) -> VersionHealth:
         key, stats = (model_version.name, model_version.version), deployment.dispatcher.device_stats
-        tries = self._rebuilding.get(key)
-        return Plight(
+        backoff = self._backoffs.get(key)
+        return VersionHealth(
             frozenset(c.device for c in stats),
             frozenset(c.device for c in stats if c.lost),
-            tries is not None and tries.exhausted and key not in self._in_flight,
+            backoff is not None and backoff.exhausted and key not in self._reloads_running,
             model_version.effective_state is ModelState.READY,
         )
 
-    async def _try(self, health: Health, deployment: Deployment, seconds: float) -> None:
-        ending = Ending.UNANSWERED
+    async def _try(self, health: HealthTracker, deployment: Deployment, seconds: float) -> None:
+        outcome = ProbeOutcome.UNANSWERED
         try:
-            ending = await canary.send(deployment, seconds)
+            outcome = await probe.send(deployment, seconds)
         finally:
-            health.ended(time.monotonic(), ending)
-            self._news.set()
+            health.ended(time.monotonic(), outcome)
+            self._wake.set()
 
     # -- devices ----------------------------------------------------------------------
 
@@ -248,14 +258,14 @@ class HealthMonitor:
 
     # -- loading anew -----------------------------------------------------------------
 
-    def _rebuild_if_due(self, model_version: ModelVersion, deployment: Deployment, now: float) -> None:
+    def _reload_if_due(self, model_version: ModelVersion, deployment: Deployment, now: float) -> None:
         key = (model_version.name, model_version.version)
-        tries = self._rebuilding.setdefault(key, Rebuilding(self._rebuild_rules))
-        if key not in self._in_flight and tries.due(now):
-            self._in_flight.add(key)
-            self._begin(self._rebuild(model_version, deployment, tries))
+        backoff = self._backoffs.setdefault(key, ReloadBackoff(self._backoff_rules))
+        if key not in self._reloads_running and backoff.due(now):
+            self._reloads_running.add(key)
+            self._begin(self._reload(model_version, deployment, backoff))
 
-    async def _rebuild(self, model_version: ModelVersion, deployment: Deployment, tries: Rebuilding) -> None:
+    async def _reload(self, model_version: ModelVersion, deployment: Deployment, backoff: ReloadBackoff) -> None:
         why = ""
         try:
             if (stuck := self._catalog.unfreed(model_version.name)) >= _MOST_STUCK:
@@ -276,10 +286,10 @@ class HealthMonitor:
             log.exception("model could not be loaded anew", **_labels(model_version))
             why = "internal error"
         finally:
-            self._in_flight.discard((model_version.name, model_version.version))
-            tries.tried(time.monotonic(), why)
+            self._reloads_running.discard((model_version.name, model_version.version))
+            backoff.tried(time.monotonic(), why)
             self._catalog.loads[model_version.name, "failed" if why else "ok"] += 1
-            self._news.set()
+            self._wake.set()
             if why:
                 log.error("model was not loaded anew", **_labels(model_version), problem=why)
 
@@ -302,9 +312,9 @@ async def _at_once(_: TrafficSplit) -> bool:
     return True
 
 
-def _sight(dispatcher: Dispatcher) -> Sight:
+def _observed(dispatcher: Dispatcher) -> HealthObservation:
     stats = dispatcher.device_stats
-    return Sight(
+    return HealthObservation(
         well=sum(c.succeeded for c in stats),
         failed=sum(c.failed for c in stats),
         hung=sum(c.hung for c in stats),

@@ -17,7 +17,7 @@ log = structlog.get_logger("inferd.supervision")
 _SEND_SECONDS = 0.5
 
 
-class Notifier:
+class NotifySender:
     """Sends to the socket that ``NOTIFY_SOCKET`` names; without one every method does nothing.
 
     A message that can't be sent is logged, once: the daemon serves on.
@@ -34,7 +34,7 @@ class Notifier:
             self._address = ""
 
     @property
-    def listened_to(self) -> bool:
+    def enabled(self) -> bool:
         """Whether there is anybody to tell."""
         return bool(self._address)
 
@@ -87,7 +87,7 @@ def watchdog_seconds(environment: Mapping[str, str] = os.environ, pid: int | Non
     return int(usec) / 1e6
 
 
-def supervised(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
+def runs_as_service(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
     """Whether this process (``pid``, by default this one) is a service, and not what a service has started, such as
     a terminal: only then may somebody start another in its place."""
     if environment.get("NOTIFY_SOCKET"):

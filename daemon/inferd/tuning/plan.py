@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inferd.config.model import Objective
+from inferd.config.model import ObjectiveSettings
 from inferd.engine import device as devices
 from inferd.engine.model import Engine
 from inferd.engine.runtime import version as openvino_version
@@ -60,7 +60,7 @@ def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
     }
 
 
-def _asked_for(objective: Objective) -> str:
+def _asked_for(objective: ObjectiveSettings) -> str:
     if objective.latency_slo is None:
         return f"{objective.goal} alone"
     return f"{objective.goal} {objective.latency_slo} p{objective.percentile}"

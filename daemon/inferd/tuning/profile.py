@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from inferd import whole_file
+from inferd import atomic_file
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
 from inferd.tuning.outcome import Outcome
@@ -195,7 +195,7 @@ class Profiles:
             # The mode is that of the last folder alone.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.parent.mkdir(mode=0o700, exist_ok=True)
-            whole_file.write(file, text.encode())
+            atomic_file.write(file, text.encode())
         except OSError as error:
             log.warning("profile can't be stored", file=str(file), reason=error.strerror)
             return False

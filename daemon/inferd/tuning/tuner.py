@@ -21,7 +21,7 @@ from typing import Literal
 import structlog
 
 from inferd.catalog import Catalog, Deployment, ModelVersion
-from inferd.config.model import Execution, ModelConfig
+from inferd.config.model import ExecutionSettings, ModelConfig
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel, listed
@@ -564,7 +564,7 @@ def _current_candidate(deployment: Deployment, like: Candidate) -> Candidate:
 def _without_run_settings(config: ModelConfig) -> ModelConfig:
     """``config`` with nothing said about how it is run."""
     own = config.execution
-    kept = Execution(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
+    kept = ExecutionSettings(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
     return config.model_copy(update={"execution": kept})
 
 

@@ -50,14 +50,14 @@ def cpu_sets(layout: Layout, count: int) -> tuple[Cpus, ...]:
     if len(layout.cpus) < count:
         return (layout.cpus,) * count
     if len(cores) < count:
-        return _dealt([frozenset({cpu}) for core in cores for cpu in sorted(core)], count)
+        return _deal([frozenset({cpu}) for core in cores for cpu in sorted(core)], count)
     if count < len(layout.nodes):
-        return _dealt(cores, count)
+        return _deal(cores, count)
     shares = _shares([len(node) for node in layout.nodes], count)
-    return tuple(cpus for node, share in zip(layout.nodes, shares, strict=True) for cpus in _dealt(node, share))
+    return tuple(cpus for node, share in zip(layout.nodes, shares, strict=True) for cpus in _deal(node, share))
 
 
-def _dealt(cores: Sequence[Cpus], count: int) -> tuple[Cpus, ...]:
+def _deal(cores: Sequence[Cpus], count: int) -> tuple[Cpus, ...]:
     """Runs of neighbours, which share caches, that differ by one core at most."""
     ends = [len(cores) * i // count for i in range(count + 1)]
     return tuple(frozenset().union(*cores[a:b]) for a, b in pairwise(ends))

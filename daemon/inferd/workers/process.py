@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Thread
 
-from inferd.workers.place import Place
+from inferd.workers.worker_identity import WorkerIdentity
 
 # What systemd has told the supervisor is not for its workers.
-_OUR_OWN = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+_NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
-class Ear:
-    """Hears what the processes of one worker say, one after the other."""
+class NotifySocket:
+    """Receives the sd_notify(3) messages of one worker, whichever process is it."""
 
-    def __init__(self, place: Place) -> None:
-        self.path = place.socket("notify")
+    def __init__(self, identity: WorkerIdentity) -> None:
+        self.path = identity.socket("notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind(str(self.path))
 
@@ -25,7 +25,7 @@ class Ear:
         """For an event loop."""
         return self._socket.fileno()
 
-    def heard(self) -> list[dict[str, str]]:
+    def receive(self) -> list[dict[str, str]]:
         """The messages that have come since the last time, each as its assignments."""
         messages = []
         with suppress(BlockingIOError):
@@ -39,36 +39,36 @@ class Ear:
 
 
 class Process:
-    """Runs ``command`` as the worker at ``place``, on ``cpus`` alone; ``ended`` is called with the exit status, on a
-    thread of its own. With ``watchdog`` it is to say all that often, in seconds, that all is well."""
+    """Runs ``command`` as the worker with ``identity``, on ``cpus`` alone; ``ended`` is called with the exit status, on
+    a thread of its own. With ``watchdog`` it is to say all that often, in seconds, that all is well."""
 
     def __init__(
         self,
         command: Sequence[str],
-        place: Place,
+        identity: WorkerIdentity,
         cpus: frozenset[int],
         watchdog: float | None,
         ended: Callable[[int], None],
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        told = {name: value for name, value in environment.items() if name not in _OUR_OWN}
-        told |= place.environment() | {"NOTIFY_SOCKET": str(place.socket("notify"))}
+        variables = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
+        variables |= identity.environment() | {"NOTIFY_SOCKET": str(identity.socket("notify"))}
         if watchdog is not None:
-            told["WATCHDOG_USEC"] = str(round(watchdog * 1e6))
-        ours = os.sched_getaffinity(0)
+            variables["WATCHDOG_USEC"] = str(round(watchdog * 1e6))
+        before = os.sched_getaffinity(0)
         # A child has the CPUs of the thread that starts it, from its first instruction on: OpenVINO counts them once.
         os.sched_setaffinity(0, cpus)
         try:
             # A session of its own: what a terminal sends to its group is for the supervisor, which tells the workers.
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                command, stdin=subprocess.PIPE, env=told, start_new_session=True
+                command, stdin=subprocess.PIPE, env=variables, start_new_session=True
             )
         finally:
-            os.sched_setaffinity(0, ours)
+            os.sched_setaffinity(0, before)
         self.pid = self._process.pid
-        Thread(target=lambda: ended(self._process.wait()), name=f"worker {place.index}", daemon=True).start()
+        Thread(target=lambda: ended(self._process.wait()), name=f"worker {identity.index}", daemon=True).start()
 
-    def tell_to_end(self) -> None:
+    def request_stop(self) -> None:
         """Have it drain, as it does when the supervisor is gone: its end of the pipe says so. Harmless again."""
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -302,13 +302,13 @@ def _setup() -> Sequence[Panel]:
         "Streams",
         "Streams the model is compiled for, as read back, and those asked for; 0 leaves them to OpenVINO.",
         of_device("inferd_streams", "streams"),
-        of_device("inferd_streams_asked", "asked"),
+        of_device("inferd_streams_requested", "asked"),
     )
     threads = counts(
         "Threads",
         "CPU threads of all streams, as read back, and those asked for; 0 leaves them to OpenVINO.",
         of_device("inferd_threads", "threads"),
-        of_device("inferd_threads_asked", "asked"),
+        of_device("inferd_threads_requested", "asked"),
     )
     info = f"count by (version, execution_devices, precision, from_cache) (inferd_model_info{{{MODEL}}})"
     instances = counts(

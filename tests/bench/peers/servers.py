@@ -102,7 +102,7 @@ def _start_inferd(kind: Kind, budget: Budget, workloads: Sequence[Workload], sta
     family = _family(kind)
     repository = workloads[0].file.parents[2]
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="inferd-bench-"))
-    flags = ["--cache-dir", f"{scratch}/cache", "--canary-interval", "0"]
+    flags = ["--cache-dir", f"{scratch}/cache", "--probe-interval", "0"]
     flags += ["--shared-memory", "mapped" if kind.name == INFERD_MAPPED else "copy", *budget.inferd_flags]
     daemon = Daemon(repository, *flags, environment={MARK: family.mark})
     # The other way round a halted daemon would be asked to end, and never would.

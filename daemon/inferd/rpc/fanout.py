@@ -1,0 +1,148 @@
+"""A call that changes a server changes all of its workers, and one that asks what it has counted is answered for all,
+although it reaches one of them."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum
+
+import grpc
+import structlog
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc import statistics
+from inferd.rpc.gate import PRINCIPAL, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
+from inferd.workers.worker_identity import WorkerIdentity
+
+log = structlog.get_logger("inferd.rpc")
+
+
+class FanoutScope(Enum):
+    """Which workers a call is for: every one, the first alone, which does what is done once, or every one that can
+    answer, whose answers are summed."""
+
+    EVERY = "every"
+    FIRST = "first"
+    SUMMED = "summed"
+
+
+FANOUT_SCOPES: dict[str, FanoutScope] = {
+    f"/{SERVICE}/RepositoryModelLoad": FanoutScope.EVERY,
+    f"/{SERVICE}/RepositoryModelUnload": FanoutScope.EVERY,
+    f"/{SERVICE}/SystemSharedMemoryRegister": FanoutScope.EVERY,
+    f"/{SERVICE}/SystemSharedMemoryUnregister": FanoutScope.EVERY,
+    f"/{SERVICE}/ModelStatistics": FanoutScope.SUMMED,
+    # The first tunes for all; what it stores the others load.
+    **{
+        f"/{TUNER_SERVICE}/{name}": FanoutScope.FIRST
+        for name in ("Status", "Explain", "Export", "Pin", "Rollback", "Tune")
+    },
+}
+
+_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+
+Answer = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+
+
+class WorkerFanout:
+    """Passes calls on between the workers of one server, over sockets in their folder.
+
+    A worker that does not listen is passed over: one that starts takes up what the others have, see :meth:`unloaded`.
+    """
+
+    def __init__(self, identity: WorkerIdentity) -> None:
+        self._identity = identity
+        self.address = f"unix:{identity.socket('grpc')}"
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def wrap(self, method: str, answer: Answer) -> Answer:
+        """``answer``, for all the workers that ``method`` is for."""
+        scope = FANOUT_SCOPES.get(method)
+        if scope is None or (scope is FanoutScope.FIRST and self._identity.first):
+            return answer
+
+        async def fan_out(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            if is_sibling(context.invocation_metadata(), self._identity.secret):
+                return await answer(raw, context)
+            try:
+                if scope is FanoutScope.FIRST:
+                    return await self._ask(0, method, raw, context.time_remaining())
+                # What it refuses itself reaches no other.
+                own = await answer(raw, context)
+                if scope is FanoutScope.SUMMED:
+                    return statistics.summed(
+                        [own, *await self._answers_of_others(method, raw, context.time_remaining())]
+                    )
+                await self._require_others(method, raw, context.time_remaining())
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details() or "")
+            return own
+
+        return fan_out
+
+    async def unloaded(self) -> set[str]:
+        """The models that the others were told to unload, as far as any of them answers."""
+        for index in self._identity.others:
+            if not self._listens(index):
+                continue
+            with suppress(grpc.aio.AioRpcError):
+                answer = await self._ask(index, f"/{SERVICE}/RepositoryIndex", b"", None)
+                models = pb.RepositoryIndexResponse.FromString(answer).models
+                kept = {model.name for model in models if model.reason != "unloaded"}
+                return {model.name for model in models} - kept
+        return set()
+
+    def load(self, model: str) -> None:
+        """Have the others load ``model`` again, soon: it has a new profile."""
+        raw = pb.RepositoryModelLoadRequest(model_name=model).SerializeToString()
+        task = asyncio.ensure_future(self._load(model, raw))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+
+    async def _load(self, model: str, raw: bytes) -> None:
+        try:
+            await self._require_others(f"/{SERVICE}/RepositoryModelLoad", raw, None)
+        except grpc.aio.AioRpcError as error:
+            log.warning("not all workers serve by the new profile", model=model, problem=error.details())
+
+    async def _require_others(self, method: str, raw: bytes, seconds: float | None) -> None:
+        """Have all others answer it too; raises the first AioRpcError, once all have."""
+        for answer in await self._ask_others(method, raw, seconds):
+            if isinstance(answer, BaseException):
+                raise answer
+
+    async def _answers_of_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes]:
+        """The answers of all others that have one."""
+        answers = await self._ask_others(method, raw, seconds)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _ask_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes | BaseException]:
+        listening = [index for index in self._identity.others if self._listens(index)]
+        return await asyncio.gather(
+            *(self._ask(index, method, raw, seconds) for index in listening), return_exceptions=True
+        )
+
+    async def _ask(self, index: int, method: str, raw: bytes, seconds: float | None) -> bytes:
+        metadata = ((SECRET_KEY, self._identity.secret), (PRINCIPAL_KEY, PRINCIPAL.get()))
+        # A channel of its own each time: one that is kept would not notice at once that a worker was replaced.
+        address = f"unix:{self._identity.socket('grpc', index)}"
+        async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
+            try:
+                answer: bytes = await channel.unary_unary(method)(raw, timeout=seconds, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                raise grpc.aio.AioRpcError(
+                    error.code(),
+                    error.initial_metadata(),
+                    error.trailing_metadata(),
+                    details=f"worker {index}: {error.details() if self._listens(index) else 'it does not serve now'}",
+                ) from None
+        return answer
+
+    def _listens(self, index: int) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(str(self._identity.socket("grpc", index))) == 0

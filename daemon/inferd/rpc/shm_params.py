@@ -1,0 +1,169 @@
+"""Inputs and outputs that lie in shared memory: the parameters that say where, and the answer that does.
+
+An input is ``shared_memory_byte_size`` from ``shared_memory_offset`` on of the region ``shared_memory_region``, to the
+byte; an output may take up less than that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.errors import InvalidRequest, listed, one_line
+from inferd.requests import Request
+from inferd.shared_memory.regions import Span
+from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
+
+REGION, NBYTES, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+_ALLOWED = (REGION, NBYTES, OFFSET)
+
+# Every byte of these is looked at before anything waits, so they are taken out at once; as are numbers that have to be
+# in a device's range, which a client must not change after the look.
+_COPIED_DTYPES = (DType.BOOL, DType.BYTES)
+
+OutputBindings = tuple[tuple[int, Placed], ...]
+"""The outputs that go into shared memory, by port index, as :class:`inferd.requests.Request` has them."""
+
+Locate = Callable[[Span], Placed]
+
+
+class ShmBindings:
+    """What one request has in shared memory: ``shared`` says that an input is there, ``taken_out`` are the bytes that
+    were copied from there, which count as those do that came over the wire. ``locate`` finds the memory."""
+
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+        self.into: OutputBindings = ()
+        self.shared = False
+        self.taken_out = 0
+
+    def input(
+        self, model: str, spec: TensorSpec, shape: Shape, item: pb.ModelInferRequest.InferInputTensor, most: int
+    ) -> Placed | bytes | None:
+        """Where ``item`` lies, or what lies there where that has to be looked at now; None where it is nowhere here.
+
+        ``most`` are the bytes that may be taken out. Raises what ``locate`` does and InvalidRequest.
+        """
+        what = f"input '{spec.name}'"
+        if (placed := self._placed(model, what, item.parameters)) is None:
+            return None
+        if item.HasField("contents"):
+            raise InvalidRequest(model, f"{what} has contents and is in shared memory; expected one of them")
+        if spec.dtype is not DType.BYTES:
+            expected = elements(shape) * spec.dtype.itemsize
+            if placed.nbytes != expected:
+                raise InvalidRequest(
+                    model,
+                    f"{what} of shape {list(shape)} {spec.dtype.wire} must be {expected} bytes, got {placed.nbytes} "
+                    f"as {NBYTES}",
+                )
+        self.shared = True
+        if spec.dtype not in _COPIED_DTYPES and spec.checked is None:
+            return placed
+        if placed.nbytes > most:
+            raise InvalidRequest(model, f"{what} would be {placed.nbytes} bytes; at most {most} are allowed")
+        self.taken_out += placed.nbytes
+        return placed.copied()
+
+    def output(
+        self, model: str, index: int, spec: TensorSpec, item: pb.ModelInferRequest.InferRequestedOutputTensor
+    ) -> None:
+        """Note where ``item``, the output of that port index, is to go, if anywhere. Raises likewise."""
+        what = f"output '{spec.name}'"
+        if (placed := self._placed(model, what, item.parameters)) is None:
+            return
+        if spec.static_shape is not None and spec.dtype is not DType.BYTES:
+            check_fits(model, spec, placed.nbytes, elements(spec.static_shape) * spec.dtype.itemsize)
+        self.into += ((index, placed),)
+
+    def _placed(self, model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> Placed | None:
+        region, numbers = None, {}
+        for key, value in parameters.items():
+            if key == REGION:
+                if value.WhichOneof("parameter_choice") != "string_param":
+                    raise InvalidRequest(model, f"{what}: parameter '{key}' must be a string (string_param)")
+                region = value.string_param
+            elif key in _ALLOWED:
+                numbers[key] = _number(model, what, key, value)
+            elif key != "binary_data":
+                raise InvalidRequest(
+                    model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: {listed(_ALLOWED)}"
+                )
+        if region is None and not numbers:
+            return None
+        if region is None or NBYTES not in numbers:
+            raise InvalidRequest(model, f"{what}: {REGION} and {NBYTES} go together")
+        return self._locate(Span(region, numbers.get(OFFSET, 0), numbers[NBYTES]))
+
+
+def refuse(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
+    """Inputs and outputs take no parameters where shared memory is off; ``binary_data`` is what some clients always
+    send. Raises InvalidRequest."""
+    for key in parameters:
+        if key.startswith("shared_memory"):
+            raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
+        if key != "binary_data":
+            raise InvalidRequest(model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: none")
+
+
+def count_in_shm(message: pb.ModelInferRequest) -> int:
+    """How many inputs are in shared memory."""
+    return sum(REGION in item.parameters for item in message.inputs)
+
+
+def answer(
+    model: str,
+    version: str,
+    request: Request,
+    specs: Sequence[TensorSpec],
+    outputs: Sequence[Tensor],
+    raw: Callable[[Tensor], bytes],
+) -> pb.ModelInferResponse:
+    """The answer to a request with outputs in shared memory, which are written there. ``raw`` makes a tensor's bytes.
+
+    Raises InvalidRequest where one does not fit, and what writing raises.
+    """
+    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id)
+    into = dict(request.into)
+    for index, spec, tensor in zip(request.outputs, specs, outputs, strict=True):
+        item = response.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=tensor.shape)
+        if (placed := into.get(index)) is None:
+            response.raw_output_contents.append(raw(tensor))
+            continue
+        # Clients count the entries: one an output.
+        response.raw_output_contents.append(b"")
+        describe(item, placed, _put(model, spec, tensor, placed, raw))
+    return response
+
+
+def describe(item: pb.ModelInferResponse.InferOutputTensor, where: Placed | Span, nbytes: int) -> None:
+    """Say in ``item`` of an answer that ``nbytes`` of it are there."""
+    item.parameters[REGION].string_param = where.region
+    item.parameters[NBYTES].int64_param = nbytes
+    if where.offset:
+        item.parameters[OFFSET].int64_param = where.offset
+
+
+def _put(model: str, spec: TensorSpec, tensor: Tensor, placed: Placed, raw: Callable[[Tensor], bytes]) -> int:
+    """Write ``tensor`` where it belongs, unless it was computed there; returns its bytes."""
+    data = tensor.data
+    if isinstance(data, Placed):
+        return elements(tensor.shape) * spec.dtype.itemsize
+    if not (isinstance(data, memoryview) and data.c_contiguous):
+        data = raw(tensor)
+    check_fits(model, spec, placed.nbytes, memoryview(data).nbytes)
+    placed.write(data)
+    return memoryview(data).nbytes
+
+
+def check_fits(model: str, spec: TensorSpec, room: int, nbytes: int) -> None:
+    """Raises InvalidRequest where an output is larger than the ``room`` in bytes that there is for it."""
+    if nbytes > room:
+        raise InvalidRequest(model, f"output '{spec.name}' is {nbytes} bytes; its {NBYTES} is {room}")
+
+
+def _number(model: str, what: str, key: str, value: pb.InferParameter) -> int:
+    kind = value.WhichOneof("parameter_choice")
+    if kind in ("int64_param", "uint64_param") and (number := int(getattr(value, kind))) >= 0:
+        return number
+    raise InvalidRequest(
+        model, f"{what}: parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)"
+    )

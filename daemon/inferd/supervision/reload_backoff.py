@@ -1,0 +1,59 @@
+"""When a model version that has lost a device is loaded anew: at once, then ever later, and never given up for good."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadBackoffRules:
+    """Seconds: after ``first``, doubled each time, for so many ``fast_tries``; ``slow_interval`` from then on. What has
+    worked for ``stable_after`` seconds is taken to be sound: the next loss is the first again."""
+
+    first: float = 1.0
+    fast_tries: int = 6
+    slow_interval: float = 300.0
+    stable_after: float = 600.0
+
+
+class ReloadBackoff:
+    """The tries for one version, over all its losses. Time is an argument, in seconds of any clock."""
+
+    def __init__(self, rules: ReloadBackoffRules) -> None:
+        self._rules = rules
+        self._tries = 0
+        self._next: float | None = None
+        self._worked: float | None = None
+        self._why = ""
+
+    def due(self, now: float) -> bool:
+        """Whether to try at ``now``; the device is lost."""
+        if self._next is None:
+            if self._worked is not None and now - self._worked >= self._rules.stable_after:
+                self._tries = 0
+            self._next = now + (self.delay if self._tries else 0.0)
+        return now >= self._next
+
+    def tried(self, now: float, why: str = "") -> None:
+        """A try has ended: well, or not because of ``why``."""
+        self._tries += 1
+        self._why = why
+        self._worked = None if why else now
+        self._next = now + self.delay if why else None
+
+    @property
+    def status_text(self) -> str:
+        """What there is to say of the tries so far, "" before the first."""
+        if not self._why:
+            return ""
+        times = "once" if self._tries == 1 else f"{self._tries} times"
+        ending = f"is tried every {self._rules.slow_interval:.0f} s from now on" if self.exhausted else "goes on"
+        return f"loading it anew has failed {times} and {ending}: {self._why}"
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is only tried slowly from now on."""
+        return self._tries >= self._rules.fast_tries
+
+    @property
+    def delay(self) -> float:
+        """Seconds before the next try, once there was one."""
+        return self._rules.slow_interval if self.exhausted else float(self._rules.first * 2 ** (self._tries - 1))

@@ -1,0 +1,46 @@
+"""The shell around :mod:`inferd.supervision.restart_policy`: has a child try a device, and this process end."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+import structlog
+
+from inferd.supervision.restart_policy import RestartPolicy, RestartState, VersionHealth
+
+log = structlog.get_logger("inferd.supervision")
+
+
+class Restarter:
+    """Has the process end where ``policy`` says so; all on the event loop's thread.
+
+    ``unusable`` says why a child process could not use a device, "" where it could, and takes its time, on a thread of
+    its own. ``end`` is called once, with the device that the next process can use.
+    """
+
+    def __init__(self, policy: RestartPolicy, unusable: Callable[[str], str], end: Callable[[str], None]) -> None:
+        self._policy = policy
+        self._unusable = unusable
+        self._end = end
+        self._trying: asyncio.Task[None] | None = None
+
+    def look(self, now: float, versions: Collection[VersionHealth]) -> None:
+        """Take in how the ``versions`` are, and have a device tried where that is due."""
+        if self._trying is not None and not self._trying.done():
+            return
+        if (device := self._policy.look(now, versions)) is not None:
+            self._trying = asyncio.create_task(self._try(device))
+
+    def stop(self) -> None:
+        """Wait for no child any more. Harmless when called again."""
+        if self._trying is not None:
+            self._trying.cancel()
+
+    async def _try(self, device: str) -> None:
+        log.info("trying in a process of its own whether a fresh one can use the device", device=device)
+        why = await asyncio.to_thread(self._unusable, device)
+        self._policy.answered(time.monotonic(), usable=not why)
+        if why:
+            log.error("a fresh process can't use the device either", device=device, problem=why)
+        elif self._policy.state is RestartState.RESTARTING:
+            self._end(device)

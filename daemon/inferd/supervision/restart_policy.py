@@ -1,0 +1,110 @@
+"""Decides when a fresh process is to replace this one, because a device is lost to it for good.
+
+A driver may give up on a process, and on that process only. So once loading anew has failed here as often as it is
+tried, a child process tries the device; where that can use it, this one drains and ends, and its supervisor starts
+another. Time is an argument, in seconds of any clock.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RestartState(Enum):
+    """Nothing is wrong that a fresh process could mend; a child tries a device; none is worth trying for a while;
+    this process ends."""
+
+    RUNNING = "running"
+    TESTING = "testing"
+    WAITING = "waiting"
+    RESTARTING = "restarting"
+
+
+class RestartEvent(Enum):
+    """No device is lost for good; one is; a child could use it, or could not."""
+
+    FOUND = "found"
+    LOST = "lost"
+    USABLE = "usable"
+    UNUSABLE = "unusable"
+
+
+TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
+    (RestartState.RUNNING, RestartEvent.FOUND): RestartState.RUNNING,
+    (RestartState.RUNNING, RestartEvent.LOST): RestartState.TESTING,
+    # The device came back while the child tried it.
+    (RestartState.RUNNING, RestartEvent.USABLE): RestartState.RUNNING,
+    (RestartState.RUNNING, RestartEvent.UNUSABLE): RestartState.RUNNING,
+    (RestartState.TESTING, RestartEvent.FOUND): RestartState.RUNNING,
+    (RestartState.TESTING, RestartEvent.LOST): RestartState.TESTING,
+    (RestartState.TESTING, RestartEvent.USABLE): RestartState.RESTARTING,
+    (RestartState.TESTING, RestartEvent.UNUSABLE): RestartState.WAITING,
+    (RestartState.WAITING, RestartEvent.FOUND): RestartState.RUNNING,
+    (RestartState.WAITING, RestartEvent.LOST): RestartState.TESTING,
+    (RestartState.WAITING, RestartEvent.USABLE): RestartState.WAITING,
+    (RestartState.WAITING, RestartEvent.UNUSABLE): RestartState.WAITING,
+    (RestartState.RESTARTING, RestartEvent.FOUND): RestartState.RESTARTING,
+    (RestartState.RESTARTING, RestartEvent.LOST): RestartState.RESTARTING,
+    (RestartState.RESTARTING, RestartEvent.USABLE): RestartState.RESTARTING,
+    (RestartState.RESTARTING, RestartEvent.UNUSABLE): RestartState.RESTARTING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionHealth:
+    """What one version is to run on, which of those it has lost, whether loading it anew was tried in vain as often
+    as it is done in quick succession, and whether it answers all the same."""
+
+    devices: frozenset[str]
+    lost: frozenset[str] = frozenset()
+    exhausted: bool = False
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRules:
+    """``always`` also ends a process that answers for other models. Seconds: a process is not ended before it ran for
+    ``min_uptime``, so that a device that is lost again and again restarts it no more often than that;
+    ``retry_interval`` lie between two children."""
+
+    always: bool = False
+    min_uptime: float = 600.0
+    retry_interval: float = 300.0
+
+
+class RestartPolicy:
+    """The policy for one process that began at ``began``."""
+
+    def __init__(self, rules: RestartRules, began: float) -> None:
+        self.state = RestartState.RUNNING
+        self._rules = rules
+        self._next = began + rules.min_uptime
+        self._attempts = 0
+
+    def look(self, now: float, versions: Collection[VersionHealth]) -> str | None:
+        """Take in how the ``versions`` are. A device where a child is to try it now: :meth:`answered` tells."""
+        lost = lost_for_good(versions)
+        spared = not self._rules.always and any(version.ready for version in versions)
+        event = RestartEvent.LOST if lost and not spared else RestartEvent.FOUND
+        if event is RestartEvent.LOST and now < self._next:
+            return None
+        before, self.state = self.state, TRANSITIONS[self.state, event]
+        if self.state is not RestartState.TESTING or before is RestartState.TESTING:
+            return None
+        self._attempts += 1
+        # Each gets its turn: one that is gone from the machine must not stand before one that is not.
+        return lost[self._attempts % len(lost)]
+
+    def answered(self, now: float, *, usable: bool) -> None:
+        """The child that :meth:`look` asked for has ended."""
+        self.state = TRANSITIONS[self.state, RestartEvent.USABLE if usable else RestartEvent.UNUSABLE]
+        self._next = max(self._next, now + self._rules.retry_interval)
+
+
+def lost_for_good(versions: Collection[VersionHealth]) -> list[str]:
+    """The devices that every version on them has lost, and was loaded anew on in vain: where one works, the process
+    is not what is wrong."""
+    devices = sorted({device for version in versions for device in version.devices})
+    return [
+        device for device in devices if all(v.exhausted and device in v.lost for v in versions if device in v.devices)
+    ]

@@ -1,0 +1,213 @@
+"""The composition root of a daemon of several processes: their supervisor, which serves no model itself.
+
+It knows neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with a command line of its own.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from inferd.config.daemon import Settings, split_host_port
+from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.preflight import memory_allowed
+from inferd.engine.topology import cpu_layout
+from inferd.errors import ConfigurationError
+from inferd.lifecycle import Lifecycle, Phase
+from inferd.metrics.exporter import Exporter
+from inferd.metrics.figures import ServerFigures
+from inferd.metrics.merged import Key, WorkersCollector, merged_registry
+from inferd.metrics.security import SecurityCollector
+from inferd.metrics.status import Status
+from inferd.security.credentials import credentials_of
+from inferd.supervision.notify import NotifySender, watchdog_seconds
+from inferd.workers import merge_snapshots
+from inferd.workers.cpu_sets import automatic, cpu_sets
+from inferd.workers.lifecycle import SERVING
+from inferd.workers.port import HeldPort
+from inferd.workers.report_socket import query_all
+from inferd.workers.retired_counters import RetiredCounters
+from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
+from inferd.workers.worker_identity import WorkerIdentity
+
+log = structlog.get_logger("inferd")
+
+# timeout(1) and some supervisors signal a process and then its group: that is one wish, not two.
+_SAME_SIGNAL_SECONDS = 0.1
+# What a worker's drain may take beyond twice its drain_timeout; see app.py.
+_FREEING_SECONDS = 30.0
+# A worker that takes longer than this, in seconds, to report counts with its last report.
+_PATIENCE = 2.0
+
+NOT_CLEAN = 1
+"""Exit status where a worker did not drain well."""
+
+
+def worker_count(settings: Settings) -> int:
+    """How many workers ``settings`` ask for on this machine."""
+    return settings.workers or automatic(cpu_layout(), _threads(settings))
+
+
+def _threads(settings: Settings) -> int:
+    budget = cpu_budget().threads
+    return min(settings.cpu_threads or budget, budget)
+
+
+def worker_specs(
+    settings: Settings, argv: Sequence[str], count: int, bind: str, folder: Path, memory: int
+) -> tuple[WorkerSpec, ...]:
+    """What each of ``count`` workers is to run, with its part of CPUs and ``memory`` (bytes for trying models)."""
+    sets = cpu_sets(cpu_layout(), count)
+    # The same for all: a profile that one has found then holds for the others.
+    threads = max(1, min(_threads(settings) // count, *map(len, sets)))
+    first = WorkerIdentity(0, count, folder)
+    common = ["--workers", "1", "--grpc-bind", bind, "--reuse-port", "--cpu-threads", str(threads)]
+    common += ["--preflight-memory-bytes", str(max(1, memory // count))]
+    return tuple(
+        WorkerSpec(
+            WorkerIdentity(index, count, folder, first.secret),
+            # What is given twice counts as it was given last. Tuning is done once, by the first.
+            (sys.executable, "-P", "-m", "inferd", *argv, *common, *(() if index == 0 else ("--tuning", "off"))),
+            cpus,
+        )
+        for index, cpus in enumerate(sets)
+    )
+
+
+class WorkersDaemon:
+    """One daemon, from settings to exit, as ``count`` workers."""
+
+    def __init__(self, settings: Settings, argv: Sequence[str], count: int) -> None:
+        """Hold the gRPC port and bind the metrics port; inside the event loop. Raises ConfigurationError."""
+        self._settings = settings
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._stopped_at = 0.0
+        self._lifecycle = Lifecycle()
+        self._credentials = credentials_of(settings)
+        self._notifier = NotifySender()
+        self._folder = tempfile.TemporaryDirectory(prefix="inferd-")
+        self._port = HeldPort(settings.grpc_bind, shared=settings.reuse_port)
+        folder = Path(self._folder.name)
+        memory = memory_allowed(settings.preflight_memory_bytes)
+        specs = worker_specs(settings, argv, count, self._port.bind, folder, memory)
+        try:
+            self._supervisor = WorkerSupervisor(specs, self._notifier, watchdog_seconds(), self._complete)
+        except OSError as error:
+            # Such as a path that is too long for one, about a hundred characters.
+            raise ConfigurationError("variable TMPDIR", "", f"can't have sockets in {folder}: {error}") from None
+        self._counters: RetiredCounters[Key, ServerFigures] = RetiredCounters(merge_snapshots.add_retired)
+        self._status = Status(self._figures)
+        host, port = split_host_port(settings.metrics_bind)
+        own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
+        registry = merged_registry(lambda: self._query("metrics"), own)
+        self._exporter = Exporter(host, port, registry, self._readiness, self._status, self._credentials)
+
+    async def run(self) -> int:
+        """Serve until a signal, then drain; the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._credentials.start()
+        self._exporter.start()
+        self._supervisor.start()
+        self._status.start()
+        failing = asyncio.create_task(self._supervisor.failed())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        clean = await self._drain()
+        status = failing.result() if failing.done() else 0 if clean else NOT_CLEAN
+        for task in (failing, stopping):
+            task.cancel()
+        return status
+
+    async def _drain(self) -> bool:
+        # 1. Readiness flips before anything else: balancers look there first.
+        self._lifecycle.move(Phase.DRAINING)
+        log.info("draining", timeout=self._settings.drain_timeout)
+        seconds = 2 * self._settings.drain_timeout + _FREEING_SECONDS
+        self._notifier.stopping("draining", seconds)
+        # 2. The workers drain, all at the same time, and end.
+        clean = await self._supervisor.drain(seconds)
+        # 3. Last, so that the drain could be watched.
+        self._exporter.close()
+        self._status.stop()
+        self._credentials.stop()
+        self._port.close()
+        self._folder.cleanup()
+        self._lifecycle.move(Phase.STOPPED)
+        log.info("stopped")
+        return clean
+
+    def _complete(self) -> None:
+        """All workers serve."""
+        self._lifecycle.move(Phase.READY)
+        host = self._settings.metrics_bind.rpartition(":")[0]
+        served = self._supervisor.served
+        log.info(
+            "ready",
+            grpc=self._port.bind,
+            metrics=f"{host}:{self._exporter.port}",
+            workers=len(self._supervisor.states),
+            models=served.serving if served is not None else 0,
+            broken=served.wanted - served.serving if served is not None else 0,
+        )
+
+    def _signalled(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if self._stop.is_set():
+            if now - self._stopped_at < _SAME_SIGNAL_SECONDS:
+                return
+            log.warning("second signal: ending at once", signal=number.name)
+            self._supervisor.kill()
+            os._exit(128 + number)
+        log.info("signal", signal=number.name)
+        self._stopped_at = now
+        self._stop.set()
+
+    def _reload(self) -> None:
+        self._credentials.reload()
+        self._supervisor.reload()
+
+    # -- what all of them say; on threads of the metrics port ----------------------
+
+    def _query(self, word: str) -> tuple[Mapping[Key, bytes], Collection[Key]]:
+        present = self._supervisor.present
+        reports = query_all({key: identity.socket("reports") for key, identity in present.items()}, word, _PATIENCE)
+        return reports, present
+
+    def _figures(self) -> ServerFigures | None:
+        reports, present = self._query("figures")
+        self._counters.update({key: merge_snapshots.from_json(text) for key, text in reports.items()}, present)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        whole = merge_snapshots.SupervisorFacts(
+            time.monotonic(), self._started, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime, self._phase()
+        )
+        return merge_snapshots.merge(
+            {index: part for (index, _), part in self._counters.parts.items()}, self._counters.retired, whole
+        )
+
+    def _phase(self) -> str:
+        """The lifecycle's, but for a daemon too few of whose workers serve at present."""
+        phase = self._lifecycle.phase
+        return Phase.STARTING.value if phase is Phase.READY and not self._supervisor.ready else phase.value
+
+    def _readiness(self) -> tuple[bool, str]:
+        """Whether the daemon takes requests; its phase, and a line for each worker and model that does not answer."""
+        lines = [self._phase()]
+        lines += [f"worker {i}: {s.value}" for i, s in enumerate(self._supervisor.states) if s not in SERVING]
+        for (index, _), text in sorted(self._query("readiness")[0].items()):
+            lines += [f"worker {index}: {line}" for line in text.decode().splitlines()[1:]]
+        return self._supervisor.ready, "\n".join(lines)
+
+    def _counts(self) -> tuple[int, int, int]:
+        states = self._supervisor.states
+        return len(states), sum(state in SERVING for state in states), self._supervisor.replaced

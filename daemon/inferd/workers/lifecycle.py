@@ -1,0 +1,105 @@
+"""The lifecycle of a worker, as a table of transitions; when a dead one is replaced; and when the daemon is ready.
+
+Time is an argument, in seconds of any clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class WorkerState(Enum):
+    """Where a worker is. ``WAITING``: not started yet, or dead and to be replaced."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    RELOADING = "reloading"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class WorkerEvent(Enum):
+    """What happens to a worker. ``DIED`` is any end that was not asked for, ``STOP`` is the request to end."""
+
+    STARTED = "started"
+    READY = "ready"
+    RELOADING = "reloading"
+    STOP = "stop"
+    DIED = "died"
+
+
+# What is not here can't happen, or changes nothing: a worker that is told to end may still say that it is ready.
+TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
+    (WorkerState.WAITING, WorkerEvent.STARTED): WorkerState.STARTING,
+    (WorkerState.WAITING, WorkerEvent.STOP): WorkerState.ENDED,
+    (WorkerState.STARTING, WorkerEvent.READY): WorkerState.READY,
+    (WorkerState.STARTING, WorkerEvent.STOP): WorkerState.ENDING,
+    (WorkerState.STARTING, WorkerEvent.DIED): WorkerState.WAITING,
+    (WorkerState.READY, WorkerEvent.RELOADING): WorkerState.RELOADING,
+    (WorkerState.READY, WorkerEvent.STOP): WorkerState.ENDING,
+    (WorkerState.READY, WorkerEvent.DIED): WorkerState.WAITING,
+    (WorkerState.RELOADING, WorkerEvent.READY): WorkerState.READY,
+    (WorkerState.RELOADING, WorkerEvent.STOP): WorkerState.ENDING,
+    (WorkerState.RELOADING, WorkerEvent.DIED): WorkerState.WAITING,
+    (WorkerState.ENDING, WorkerEvent.DIED): WorkerState.ENDED,
+}
+
+# A worker serves while it reloads.
+SERVING = frozenset({WorkerState.READY, WorkerState.RELOADING})
+ALIVE = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.RELOADING, WorkerState.ENDING})
+
+# A worker that served for this long, in seconds, has not failed at its start.
+_PROVEN = 60.0
+_FIRST_DELAY, _MAX_DELAY = 1.0, 60.0
+
+
+@dataclass(slots=True)
+class WorkerLifecycle:
+    """One worker's, through all the processes that are it one after the other.
+
+    ``generation`` numbers these. ``last_heard`` is when it last said that all is well, ``start_due`` when it may be
+    started.
+    """
+
+    state: WorkerState = WorkerState.WAITING
+    generation: int = 0
+    last_heard: float = 0.0
+    start_due: float = 0.0
+    failures: int = 0
+    _ready: float | None = None
+
+    def apply(self, event: WorkerEvent, now: float) -> bool:
+        """Move along :data:`TRANSITIONS`; whether that changed anything."""
+        to = TRANSITIONS.get((self.state, event))
+        if to is None:
+            return False
+        if event is WorkerEvent.STARTED:
+            self.generation += 1
+            self._ready = None
+        if event is WorkerEvent.READY and self._ready is None:
+            self._ready = now
+        if event is WorkerEvent.DIED and to is WorkerState.WAITING:
+            self.start_due = now + self._restart_delay(now)
+        self.state, self.last_heard = to, now
+        return True
+
+    def _restart_delay(self, now: float) -> float:
+        """None for one that had proved itself; else twice as long each time."""
+        self.failures = 0 if self._ready is not None and now - self._ready >= _PROVEN else self.failures + 1
+        return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (self.failures - 2)) if self.failures > 1 else 0.0
+
+    def is_silent(self, now: float, limit: float) -> bool:
+        """Whether it serves, and has not said for ``limit`` seconds that all is well."""
+        return self.state in SERVING and now - self.last_heard > limit
+
+
+def quorum(count: int) -> int:
+    """How many of ``count`` workers have to serve for the daemon to be shown as ready, once all of them have been."""
+    return (count + 1) // 2
+
+
+def is_ready(states: Sequence[WorkerState], complete: bool) -> bool:
+    """Whether the daemon is to be shown as ready. ``complete``: all workers have served at the same time before."""
+    serving = sum(state in SERVING for state in states)
+    return serving >= (quorum(len(states)) if complete else len(states))

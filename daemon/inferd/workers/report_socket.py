@@ -1,0 +1,89 @@
+"""What a worker says to its supervisor, on a socket in their folder: a word is asked, and answered whole."""
+
+import socket
+import socketserver
+import sys
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+
+import structlog
+
+log = structlog.get_logger("inferd.workers")
+
+Key = TypeVar("Key", bound=Hashable)
+Reports = Mapping[str, Callable[[], bytes]]
+
+# A query is one word; a client that takes longer than this, in seconds, to send it is gone.
+_PATIENCE = 5.0
+_LONGEST_WORD = 64
+
+
+class ReportServer:
+    """Reports from :meth:`start` on, each question on a thread of its own. ``answers`` are called there."""
+
+    def __init__(self, path: Path, answers: Reports) -> None:
+        # Of the process that was this worker before.
+        path.unlink(missing_ok=True)
+
+        class Handler(socketserver.StreamRequestHandler):
+            timeout = _PATIENCE
+
+            def handle(self) -> None:
+                word = self.rfile.readline(_LONGEST_WORD).decode().strip()
+                self.wfile.write(answers[word]())
+
+        class UnixServer(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the library's signature
+                # The client may be gone.
+                if not isinstance(sys.exception(), OSError):
+                    log.warning("a question could not be answered", exc_info=True)
+
+        self._server = UnixServer(str(path), Handler)
+        # How often it looks whether it was closed, in seconds.
+        self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="channel", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more; harmless when called again."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+def query(path: Path, word: str, timeout: float) -> bytes:
+    """What the worker behind ``path`` answers. Raises OSError where it does not within ``timeout`` seconds a piece."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(str(path))
+        connection.sendall(word.encode() + b"\n")
+        parts = []
+        while part := connection.recv(1 << 18):
+            parts.append(part)
+    if not parts:
+        raise OSError("it hung up without an answer")
+    return b"".join(parts)
+
+
+def query_all(paths: Mapping[Key, Path], word: str, timeout: float) -> dict[Key, bytes]:
+    """What those behind ``paths`` answer, asked at the same time; who does not is left out."""
+
+    def one(key: Key) -> None:
+        with suppress(OSError):
+            answers[key] = query(paths[key], word, timeout)
+
+    answers: dict[Key, bytes] = {}
+    if paths:
+        with ThreadPoolExecutor(len(paths)) as pool:
+            for future in [pool.submit(one, key) for key in paths]:
+                future.result()
+    return answers

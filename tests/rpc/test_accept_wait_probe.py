@@ -1,0 +1,235 @@
+"""The calls that a server makes to itself: they wait as all others do, and are seen by nobody else."""
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from inferd.rpc.accept_wait_probe import AcceptWaitProbe, Http2Connection, call_headers
+from inferd.scheduling.accept_wait import AcceptWait
+from inferd.security.credentials import Credentials
+from tests.event_loop import on_loop, until
+from tests.rpc.parts import Parts
+from tests.rpc.test_authorisation import World, credentials, world
+
+__all__ = ["world"]
+
+MS = 1_000_000
+HELD_UP = 50
+"""Milliseconds for which the event loop does nothing else."""
+
+BEFORE, TURN = 20, 2
+"""Calls before a probe, and milliseconds that each takes of the event loop."""
+
+
+class Told(AcceptWait):
+    """What the probes have told; ``in_flight`` is set while one is on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight = threading.Event()
+        self.waits: list[int] = []
+
+    def sent(self, now: int) -> None:
+        super().sent(now)
+        self.in_flight.set()
+
+    def arrived(self, sent: int, now: int) -> int | None:
+        self.in_flight.clear()
+        waited = super().arrived(sent, now)
+        assert waited is not None
+        self.waits.append(waited)
+        return waited
+
+    def come(self, more: int = 1) -> "asyncio.Task[None]":
+        """Done once so many more have arrived."""
+        have = len(self.waits)
+        return asyncio.create_task(until(lambda: len(self.waits) >= have + more))
+
+
+@asynccontextmanager
+async def probed(wait: AcceptWait, options: Sequence[tuple[str, int]] = ()) -> AsyncIterator[AcceptWaitProbe]:
+    """A server that has nothing but an accept-wait probe, which believes that calls are open."""
+    server, probe = grpc.aio.server(options=list(options)), AcceptWaitProbe(wait, lambda: True)
+    server.add_generic_rpc_handlers((probe,))
+    probe.bind(server)
+    await server.start()
+    probe.start()
+    try:
+        yield probe
+    finally:
+        probe.stop()
+        await server.stop(None)
+
+
+@on_loop
+async def test_a_probe_has_waited_as_long_as_the_loop_was_held_up() -> None:
+    wait = Told()
+    async with probed(wait) as probe:
+        await wait.come()
+        coming = wait.come()
+        wait.in_flight.wait()
+        time.sleep(HELD_UP / 1000)  # noqa: ASYNC251 - nothing else runs meanwhile
+        await coming
+        assert wait.waits[-1] >= HELD_UP * MS
+        assert sum(probe.waits.counts) == len(wait.waits)
+        assert probe.waits.total == sum(wait.waits)
+
+
+@on_loop
+async def test_a_loop_that_is_held_up_is_seen_before_it_goes_on() -> None:
+    wait = Told()
+    async with probed(wait):
+        await wait.come()
+        while not wait.current:
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still until then
+        assert wait._in_flight
+
+
+class Slow(grpc.GenericRpcHandler):
+    """Takes its time for each call of ``/slow``, on the event loop."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if details.method != "/slow":
+            return None
+        time.sleep(TURN / 1000)
+        return grpc.unary_unary_rpc_method_handler(self.answer)
+
+    async def answer(self, _: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        return b""
+
+
+@on_loop
+async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
+    wait, server = Told(), grpc.aio.server()
+    # Not started: what is sent when is up to the test.
+    probe = AcceptWaitProbe(wait, lambda: True)
+    server.add_generic_rpc_handlers((Slow(), probe))
+    probe.bind(server)
+    await server.start()
+    # Over one connection, on which calls stay in order.
+    connection = Http2Connection(probe._path)
+    for _ in range(BEFORE):
+        connection.call(call_headers("/slow"), b"")
+    now = time.monotonic_ns()
+    wait.sent(now)
+    connection.call(call_headers(probe._method), now.to_bytes(8, "big"))
+    await wait.come()
+    assert wait.waits[0] >= BEFORE * TURN * MS
+    connection.close()
+    probe.stop()
+    await server.stop(None)
+
+
+@on_loop
+async def test_a_connection_that_the_server_ends_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    closed = Http2Connection.close
+
+    def close(self: Http2Connection) -> None:
+        made.append(self)
+        closed(self)
+
+    monkeypatch.setattr(Http2Connection, "close", close)
+    wait = Told()
+    ages = [("grpc.max_connection_age_ms", 100), ("grpc.max_connection_age_grace_ms", 100)]
+    async with probed(wait, ages):
+        await until(lambda: len(made) >= 2)
+        await wait.come()
+
+
+@on_loop
+async def test_without_a_socket_it_is_said_once_and_everything_else_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with capture_logs() as logs:
+        parts = Parts(tmp_path, {})
+        port = parts.server.bind("127.0.0.1:0")
+        await parts.server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"")
+        await parts.server.stop(0)
+    (said,) = [line for line in logs if line["event"] == "accept wait not measured"]
+    assert said["problem"].startswith("no socket in TMPDIR: ")
+    assert sum(parts.server.accept_waits.counts) == 0
+    assert list(deep.iterdir()) == []
+
+
+GATES = {
+    "open": {},
+    "tokens": {"tokens": True},
+    "tls and tokens": {"tls": True, "tokens": True},
+    "certificates of clients": {"tls": True, "verify": True},
+}
+
+
+@pytest.mark.parametrize("kind", GATES)
+@on_loop
+async def test_it_passes_every_gate_and_is_counted_as_no_request(
+    kind: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parts = Parts(tmp_path / "models", {}, credentials=credentials(world, **GATES[kind]))
+    parts.server.bind("127.0.0.1:0")
+    await parts.server.start()
+    folder = Path(parts.server._accept_wait_probe._path).parent
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    await until(lambda: sum(parts.server.accept_waits.counts) >= 2)
+    await parts.server.stop(0)
+    assert parts.seen == []
+    assert parts.inference.open_calls == 0
+    assert not folder.exists()
+
+
+@on_loop
+async def test_nobody_else_finds_the_method(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, {}, credentials=Credentials())
+    port = parts.server.bind("127.0.0.1:0")
+    await parts.server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in (
+            "/inferd.AcceptWaitProbe/",
+            "/inferd.AcceptWaitProbe/" + 32 * "0",
+            "/inferd.AcceptWaitProbe/Probe",
+        ):
+            call = channel.unary_stream(method)(b"")
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+    await parts.server.stop(0)
+
+
+@on_loop
+async def test_what_is_no_probe_of_this_server_changes_nothing() -> None:
+    wait = Told()
+    async with probed(wait) as probe:
+        await wait.come()
+        connection = Http2Connection(probe._path)
+        connection.call(call_headers(probe._method), b"no stamp")
+        await wait.come(3)
+        connection.read()
+        connection.close()
+        assert sum(probe.waits.counts) == len(wait.waits)
+
+
+@on_loop
+async def test_stopping_waits_for_no_probe(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, {})
+    parts.server.bind("127.0.0.1:0")
+    await parts.server.start()
+    probe = parts.server._accept_wait_probe
+    await until(lambda: sum(probe.waits.counts) >= 1)
+    while not probe._wait._in_flight:
+        time.sleep(0.001)  # noqa: ASYNC251 - the loop stands still, so that it does not arrive
+    await asyncio.wait_for(parts.server.stop(600), 20)
+    await parts.server.stop(0)
+    assert not probe._thread.is_alive()

@@ -1,0 +1,211 @@
+"""A call that changes a server is passed on to the other workers, by those alone who may."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import StatusCode
+
+from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc.fanout import FANOUT_SCOPES, FanoutScope, WorkerFanout
+from inferd.rpc.gate import ACCESS, PRINCIPAL, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, Access, Gate
+from inferd.rpc.services import Services
+from inferd.workers.worker_identity import WorkerIdentity
+
+LOAD, TUNE, LIVE = f"/{SERVICE}/RepositoryModelLoad", f"/{TUNER_SERVICE}/Tune", f"/{SERVICE}/ServerLive"
+
+
+class Worker:
+    """Answers three methods with its number, and keeps what it was asked, by whom. Its flags are ``opened``."""
+
+    def __init__(
+        self, identity: WorkerIdentity, opened: Collection[Access] = (Access.REPOSITORY, Access.TUNER)
+    ) -> None:
+        self.identity = identity
+        self.asked: list[tuple[bytes, str]] = []
+        self.fails = False
+        self.index = pb.RepositoryIndexResponse()
+        self.statistics = pb.ModelStatisticsResponse()
+        self._server, services = grpc.aio.server(), Services()
+        self._server.add_generic_rpc_handlers((Gate(services, opened, secret=identity.secret),))
+        fanout = WorkerFanout(identity)
+        self.fanout = fanout
+        for service, methods in (
+            (
+                SERVICE,
+                {
+                    "RepositoryModelLoad": self._answer,
+                    "ServerLive": self._answer,
+                    "RepositoryIndex": self._index,
+                    "ModelStatistics": self._statistics,
+                },
+            ),
+            (TUNER_SERVICE, {"Tune": self._answer}),
+        ):
+            handlers = {
+                name: grpc.unary_unary_rpc_method_handler(fanout.wrap(f"/{service}/{name}", answer))
+                for name, answer in methods.items()
+            }
+            services.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        self._server.add_insecure_port(fanout.address)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+
+    async def __aenter__(self) -> "Worker":
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
+
+    async def _answer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        self.asked.append((raw, PRINCIPAL.get()))
+        if self.fails:
+            await context.abort(StatusCode.UNAVAILABLE, "no memory")
+        return str(self.identity.index).encode()
+
+    async def _index(self, _: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        return self.index.SerializeToString()
+
+    async def _statistics(self, _: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        if self.fails:
+            await context.abort(StatusCode.NOT_FOUND, "no such model")
+        return self.statistics.SerializeToString()
+
+    async def call(self, method: str, raw: bytes = b"", **metadata: str) -> tuple[StatusCode, str]:
+        """Asked from outside: code, and the answer or the message."""
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            call = channel.unary_unary(method)(raw, metadata=tuple(metadata.items()))
+            code = await call.code()
+            return code, (await call).decode() if code is StatusCode.OK else await call.details()
+
+
+@asynccontextmanager
+async def workers(folder: Path, count: int = 3) -> AsyncIterator[list[Worker]]:
+    secret = WorkerIdentity(0, count, folder).secret
+    made = [Worker(WorkerIdentity(index, count, folder, secret)) for index in range(count)]
+    for worker in made:
+        await worker.__aenter__()
+    try:
+        yield made
+    finally:
+        for worker in made:
+            await worker.__aexit__()
+
+
+def run(folder: Path, test: Callable[[list[Worker]], Awaitable[None]]) -> None:
+    async def within() -> None:
+        async with workers(folder) as made:
+            await test(made)
+
+    asyncio.run(asyncio.wait_for(within(), 60))
+
+
+def test_what_changes_every_worker_is_told_to_each_once(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        assert await made[1].call(LOAD, b"model") == (StatusCode.OK, "1")
+        assert [worker.asked for worker in made] == [[(b"model", "")]] * 3
+
+    run(tmp_path, test)
+
+
+def test_what_is_done_once_is_done_by_the_first(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        assert [await worker.call(TUNE, b"model") for worker in made] == [(StatusCode.OK, "0")] * 3
+        assert [len(worker.asked) for worker in made] == [3, 0, 0]
+
+    run(tmp_path, test)
+
+
+def test_all_else_stays_where_it_comes(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        assert await made[2].call(LIVE) == (StatusCode.OK, "2")
+        assert [len(worker.asked) for worker in made] == [0, 0, 1]
+
+    run(tmp_path, test)
+
+
+def test_one_that_fails_fails_the_call_after_all_were_asked(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        made[0].fails = True
+        assert await made[2].call(LOAD) == (StatusCode.UNAVAILABLE, "worker 0: no memory")
+        assert [len(worker.asked) for worker in made] == [1, 1, 1]
+        assert await made[0].call(LOAD) == (StatusCode.UNAVAILABLE, "no memory")
+        assert [len(worker.asked) for worker in made] == [2, 1, 1]
+
+    run(tmp_path, test)
+
+
+def test_one_that_does_not_serve_is_passed_over_but_where_it_alone_could_answer(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        await made[0].__aexit__()
+        assert await made[1].call(LOAD) == (StatusCode.OK, "1")
+        code, why = await made[1].call(TUNE)
+        assert (code, why) == (StatusCode.UNAVAILABLE, "worker 0: it does not serve now")
+
+    run(tmp_path, test)
+
+
+def test_whoever_does_not_know_the_secret_is_a_client_like_any_other(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        shown = {SECRET_KEY: made[1].identity.secret, PRINCIPAL_KEY: "somebody"}
+        assert await made[0].call(LOAD, **shown) == (StatusCode.OK, "0")
+        assert [worker.asked for worker in made] == [[(b"", "somebody")], [], []]
+        assert await made[0].call(LOAD, **shown | {SECRET_KEY: "guessed"}) == (StatusCode.OK, "0")
+        assert [worker.asked[-1:] for worker in made] == [[(b"", "")]] * 3
+
+    run(tmp_path, test)
+
+
+def test_what_another_worker_has_let_through_is_let_through(tmp_path: Path) -> None:
+    async def test() -> None:
+        identity = WorkerIdentity(0, 1, tmp_path)
+        async with Worker(identity, opened=()) as closed:
+            assert (await closed.call(LOAD))[0] is StatusCode.PERMISSION_DENIED
+            assert (await closed.call(LOAD, **{SECRET_KEY: "guessed"}))[0] is StatusCode.PERMISSION_DENIED
+            assert (await closed.call(LOAD, **{SECRET_KEY: identity.secret}))[0] is StatusCode.OK
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_what_all_have_counted_is_added_by_the_one_that_is_asked(tmp_path: Path) -> None:
+    async def ask(worker: Worker) -> int:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
+            answer = await channel.unary_unary(f"/{SERVICE}/ModelStatistics")(b"")
+        (one,) = pb.ModelStatisticsResponse.FromString(answer).model_stats
+        return int(one.inference_count)
+
+    async def test(made: list[Worker]) -> None:
+        for number, worker in enumerate(made, 1):
+            worker.statistics.model_stats.add(name="m", version="1", inference_count=number)
+        assert [await ask(worker) for worker in made] == [6, 6, 6]
+        # One that does not have it, or is gone, adds nothing; the one that is asked answers for what it is asked.
+        made[0].fails = True
+        assert await ask(made[1]) == 5
+        assert await made[0].call(f"/{SERVICE}/ModelStatistics") == (StatusCode.NOT_FOUND, "no such model")
+        await made[2].__aexit__()
+        assert await ask(made[1]) == 2
+
+    run(tmp_path, test)
+
+
+def test_one_that_starts_learns_what_the_others_were_told_to_unload(tmp_path: Path) -> None:
+    async def test(made: list[Worker]) -> None:
+        assert await made[1].fanout.unloaded() == set()
+        for name, version, reason in (("gone", "1", "unloaded"), ("half", "1", "unloaded"), ("half", "2", "")):
+            made[0].index.models.add(name=name, version=version, reason=reason)
+        assert await made[1].fanout.unloaded() == {"gone"}
+        for worker in (made[0], made[2]):
+            await worker.__aexit__()
+        assert await made[1].fanout.unloaded() == set()
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("method", sorted(FANOUT_SCOPES))
+def test_only_calls_that_the_gate_knows_are_passed_on(method: str) -> None:
+    assert method in ACCESS
+    if ACCESS[method] is Access.REPOSITORY:
+        assert FANOUT_SCOPES[method] is FanoutScope.EVERY

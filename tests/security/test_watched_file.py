@@ -1,0 +1,109 @@
+"""What is read from files follows them, and outlives what is wrong with them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from inferd.errors import ConfigurationError
+from inferd.security.watched_file import WatchedFile
+
+
+class Number(WatchedFile[int]):
+    """A number in a file; ``reads`` counts how often it was read."""
+
+    def __init__(self, file: Path) -> None:
+        self.reads = 0
+
+        def read() -> int:
+            self.reads += 1
+            try:
+                return int(file.read_text())
+            except (OSError, ValueError):
+                raise ConfigurationError(str(file), "", "no number") from None
+
+        super().__init__("number", [file], read)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    found = tmp_path / "number"
+    found.write_text("1")
+    return found
+
+
+def test_a_file_that_stays_as_it_is_is_not_read_again(file: Path) -> None:
+    number = Number(file)
+    for _ in range(3):
+        number.look()
+    assert (number.value, number.reads, number.readings) == (1, 1, {"ok": 0, "failed": 0})
+
+
+def test_a_change_is_taken_up(file: Path) -> None:
+    number = Number(file)
+    file.write_text("22")
+    number.look()
+    assert (number.value, number.current, number.readings) == (22, True, {"ok": 1, "failed": 0})
+
+
+def test_another_file_in_its_place_is_taken_up_though_it_looks_the_same(file: Path, tmp_path: Path) -> None:
+    number, before = Number(file), file.stat()
+    other = tmp_path / "other"
+    other.write_text("2")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+    number.look()
+    assert number.value == 2
+
+
+def test_what_a_link_points_to_is_followed(file: Path, tmp_path: Path) -> None:
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to(file)
+    other.write_text("2")
+    number = Number(link)
+    (tmp_path / "new").symlink_to(other)
+    (tmp_path / "new").replace(link)
+    number.look()
+    assert number.value == 2
+
+
+def test_what_can_not_be_used_leaves_what_was_and_is_said_once(file: Path) -> None:
+    number = Number(file)
+    with capture_logs() as said:
+        file.write_text("two")
+        number.look()
+        number.look()
+    assert (number.value, number.current, number.readings) == (1, False, {"ok": 0, "failed": 1})
+    assert said == [
+        {
+            "log_level": "error",
+            "event": "new credentials can't be used; those from before hold",
+            "kind": "number",
+            "problem": f"{file}: no number",
+        }
+    ]
+
+
+def test_a_file_that_goes_and_comes_back_is_taken_up_again(file: Path) -> None:
+    number = Number(file)
+    file.unlink()
+    number.look()
+    assert (number.value, number.current) == (1, False)
+    file.write_text("3")
+    with capture_logs() as said:
+        number.look()
+    assert (number.value, number.current, number.readings) == (3, True, {"ok": 1, "failed": 1})
+    assert [line["event"] for line in said] == ["new credentials are in use"]
+
+
+def test_it_can_be_read_again_unchanged(file: Path) -> None:
+    number = Number(file)
+    number.look(anyway=True)
+    assert (number.reads, number.readings) == (2, {"ok": 1, "failed": 0})
+
+
+def test_to_begin_with_it_has_to_be_good(file: Path) -> None:
+    file.write_text("x")
+    with pytest.raises(ConfigurationError, match="no number"):
+        Number(file)

@@ -40,11 +40,11 @@
 23  tests/engine/test_slot.py::test_a_device_that_ignores_cancel_ends_the_run_well
 24  tests/engine/test_slot.py::test_closing_waits_until_the_device_holds_nothing_of_it
     tests/engine/test_pool.py::test_closing_ends_what_is_in_flight
-25  tests/engine/test_numbers.py::test_an_exact_operation_keeps_all_32_bits
-    tests/engine/test_numbers.py::test_what_gives_the_same_bits_does_so_for_all_of_uint32
-    tests/engine/test_numbers.py::test_what_is_computed_in_float32_is_wrong_beyond
-    tests/engine/test_numbers.py::test_what_is_too_wide_becomes_another_number
-    tests/engine/test_numbers.py::test_constants_are_clamped
+25  tests/engine/test_number_ranges.py::test_an_exact_operation_keeps_all_32_bits
+    tests/engine/test_number_ranges.py::test_what_gives_the_same_bits_does_so_for_all_of_uint32
+    tests/engine/test_number_ranges.py::test_what_is_computed_in_float32_is_wrong_beyond
+    tests/engine/test_number_ranges.py::test_what_is_too_wide_becomes_another_number
+    tests/engine/test_number_ranges.py::test_constants_are_clamped
 26  tests/engine/test_runtime.py::test_the_first_look_at_a_tensor_may_come_from_two_threads
 27  tests/engine/test_model.py::test_one_blob_serves_every_way_to_place_threads
 28  tests/engine/test_sync_slot.py::test_a_run_is_cancelled_while_it_computes

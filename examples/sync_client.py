@@ -4,7 +4,7 @@
     make serve                                     # in another terminal
     python examples/sync_client.py [HOST:PORT]
 
-The model is one of those that `make serve` serves.
+Needs a daemon with the demo models, such as that of `make serve`.
 """
 
 import json

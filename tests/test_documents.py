@@ -1,5 +1,6 @@
 """Links between documents lead to files and headings that exist, and the index of docs/ names every page."""
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(page: Path) -> None:
         elif heading and target.suffix == ".md" and heading not in anchors(target):
             broken.append(f"{link}: no such heading")
     assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_piece_of_python_can_be_parsed(page: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        ast.parse(code)
 
 
 @pytest.mark.parametrize("index", [DOCS / "README.md", DOCS / "decisions" / "README.md"], ids=["docs", "decisions"])

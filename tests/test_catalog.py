@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferd.catalog import ModelVersion
+from inferd.deployment.model_version import ModelVersion
 from inferd.errors import (
     ConfigurationError,
     Draining,

@@ -9,87 +9,50 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 
-# A module belongs to the longest entry that names it or a package above it.
+# Package = layer: each package and each module at the top has one row, and its imports of ours point to lower ones.
 ROWS = {
     "errors": 0,
     "fair_share": 0,
+    "lifecycle": 0,
     "ranges": 0,
-    "disclosure": 1,
+    "trace_context": 0,
+    "atomic_file": 0,
+    "cgroup": 0,
     "tensors": 1,
-    "trace_context": 1,
+    "disclosure": 1,
+    "content": 1,
     "config": 2,
     "requests": 2,
-    "content": 3,
-    "cgroup": 3,
-    "lifecycle": 3,
     "logs": 3,
-    "scheduling": 3,
-    "atomic_file": 3,
-    "security": 3,
-    "shared_memory": 4,
-    "shared_memory.regions": 3,
-    "metrics.figures": 3,
-    "metrics.grace": 3,
-    "metrics.rolling": 3,
     "bench": 3,
-    # What decides in tuning knows as little of the world as scheduling does; the modules that act are below.
+    "health": 3,
+    "scheduling": 3,
     "tuning": 3,
-    # What is decided of workers knows the world as little.
-    "workers.cpu_sets": 3,
-    "workers.retired_counters": 3,
-    "workers.lifecycle": 3,
-    "workers.merge_text": 3,
-    "workers.merge_snapshots": 4,
-    "workers.worker_identity": 4,
-    "workers": 8,
+    "repository": 3,
+    "security": 3,
+    "shared_memory": 3,
+    "tracing": 3,
+    "metrics": 3,
     "engine": 4,
-    "metrics.histogram": 4,
-    "metrics.families": 4,
-    "metrics.instruments": 4,
-    "metrics.recorder": 4,
-    "metrics.statistics": 4,
     "dispatcher": 5,
-    "repository": 5,
-    "watch": 6,
-    "catalog": 6,
-    "spans": 7,
-    "supervision": 7,
-    "reload": 8,
-    "supervision.health": 3,
-    "supervision.inline_choice": 3,
-    "supervision.reload_backoff": 3,
-    "supervision.restart_policy": 3,
-    "supervision.liveness": 3,
-    "tuning.conditions": 7,
-    "tuning.configure": 7,
-    "tuning.load": 7,
-    "tuning.offline": 7,
-    "tuning.plan": 7,
-    "tuning.probe": 7,
-    "tuning.probe_child": 7,
-    "tuning.probe_process": 7,
-    "tuning.profile": 7,
-    "tuning.record": 7,
-    "tuning.rollout": 7,
-    "tuning.session": 7,
-    "tuning.tuner": 7,
-    "demo": 8,
-    "metrics": 8,
-    "rpc": 8,
-    "tracing": 8,
-    "app": 9,
-    "workers.daemon": 9,
-    "bench.alarm": 9,
-    "bench.client_process": 9,
-    "bench.generator": 9,
-    "bench.server_probe": 9,
-    "bench.session": 9,
-    "bench.shared_regions": 9,
-    "cli": 10,
-    "__main__": 11,
+    "deployment": 6,
+    "rollout": 7,
+    "catalog": 8,
+    "reload": 9,
+    "supervision": 9,
+    "tuner": 9,
+    "systemd": 10,
+    "exposition": 10,
+    "workers": 11,
+    "rpc": 12,
+    "demo": 12,
+    "app": 13,
+    "load_generator": 13,
+    "cli": 14,
+    "__main__": 15,
 }
-# Packages without code of their own, and what any row may use.
-UNRANKED = {"", "bench", "metrics", "shared_memory", "tuning", "workers", "_pb"}
+# What any row may use, and what belongs to none.
+UNRANKED = {"", "_pb"}
 
 HOMES = {
     "openvino": {"engine"},
@@ -98,30 +61,55 @@ HOMES = {
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},
-    "opentelemetry": {"spans"},
+    "opentelemetry": {"tracing"},
     "google": {"rpc", "_pb"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"exposition", "metrics"},
     # Profiles are files that people read and edit, so they are validated as settings are.
-    "pydantic": {"config", "tuning"},
+    "pydantic": {"config", "tuner"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
     "asyncio": {
         "app",
-        "bench",
         "catalog",
         "cli",
+        "deployment",
         "dispatcher",
+        "load_generator",
         "reload",
+        "rollout",
         "rpc",
         "supervision",
-        "tuning",
+        "systemd",
+        "tuner",
         "workers",
     },
-    "uvloop": {"bench", "cli"},
+    "uvloop": {"cli", "load_generator"},
 }
-# Packages whose deciding part stands on row 3.
-DECIDING = {"bench", "metrics", "shared_memory", "supervision", "tuning", "workers"}
-PURE = ("errors", "fair_share", "tensors", "trace_context", "requests", "lifecycle", "scheduling")
+# What decides knows no clock, no loop and no disk: whole packages, and modules that decide next to those that act.
+PURE = {
+    "bench",
+    "errors",
+    "fair_share",
+    "health",
+    "lifecycle",
+    "metrics.figures",
+    "metrics.grace",
+    "metrics.merge_text",
+    "metrics.retired_counters",
+    "metrics.rolling",
+    "ranges",
+    "requests",
+    "rollout.canary_analysis",
+    "rollout.comparison",
+    "rollout.trial",
+    "scheduling",
+    "shared_memory.regions",
+    "tensors",
+    "trace_context",
+    "tuning",
+    "workers.cpu_sets",
+    "workers.lifecycle",
+}
 IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "structlog", "pathlib"}
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
 
@@ -161,13 +149,11 @@ def own_imports(path: Path) -> Iterator[str]:
 
 def row(module: str) -> int | None:
     """The row of ``module``, None where rows don't apply."""
-    if module in UNRANKED or module.startswith("_pb"):
+    if package(module) in UNRANKED:
         return None
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        if (ranked := ROWS.get(".".join(parts[:length]))) is not None:
-            return ranked
-    pytest.fail(f"inferd.{module} stands on no row: add it to ROWS and to docs/architecture.md")
+    if (ranked := ROWS.get(package(module))) is None:
+        pytest.fail(f"inferd.{module} stands on no row: add it to ROWS and to docs/architecture.md")
+    return ranked
 
 
 def package(module: str) -> str:
@@ -216,7 +202,7 @@ def test_pure_cores_know_no_clock_no_loop_and_no_disk() -> None:
     wrong = [
         f"inferd.{module} imports {name}"
         for module, path in modules().items()
-        if package(module) in PURE or (package(module) in DECIDING and row(module) == 3)
+        if module in PURE or package(module) in PURE
         for name in imports(path)
         if name.split(".")[0] in IMPURE_LIBRARIES
     ]

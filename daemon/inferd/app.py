@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import structlog
 
 from inferd import __version__
-from inferd.catalog import Catalog, CatalogLimits
+from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
+from inferd.deployment.loader import CatalogLimits
 from inferd.engine.cache import BlobCache
 from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.device_probe import DeviceProbe
@@ -21,22 +22,26 @@ from inferd.engine.model import Engine
 from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
 from inferd.engine.runtime import version as openvino_version
 from inferd.errors import UnknownModel
+from inferd.exposition.devices import DeviceCollector
+from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.host import HostCollector
+from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
+from inferd.exposition.merged import text_of
+from inferd.exposition.scrape import Scrape
+from inferd.exposition.security import SecurityCollector
+from inferd.exposition.snapshotter import Snapshotter
+from inferd.exposition.state import StateCollector
+from inferd.exposition.status import Status
+from inferd.exposition.triton import TritonCollector
+from inferd.health.health import HealthRules
+from inferd.health.restart_policy import RestartPolicy, RestartRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
-from inferd.metrics.devices import DeviceCollector
-from inferd.metrics.exporter import Exporter, registry_of
-from inferd.metrics.host import HostCollector
-from inferd.metrics.lag import AcceptWaitCollector, LagMonitor
-from inferd.metrics.merged import text_of
+from inferd.metrics import merge_snapshots
 from inferd.metrics.recorder import Recorder
-from inferd.metrics.scrape import Scrape
-from inferd.metrics.security import SecurityCollector
-from inferd.metrics.snapshotter import Snapshotter
-from inferd.metrics.state import StateCollector
-from inferd.metrics.status import Status
-from inferd.metrics.triton import TritonCollector
 from inferd.reload import Reloader
-from inferd.repository import repository_of
+from inferd.repository.find import repository_of
+from inferd.repository.watch import Watch
 from inferd.requests import Observation
 from inferd.rpc.codec import TensorLimits
 from inferd.rpc.control import RepositoryControl
@@ -52,18 +57,14 @@ from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import credentials_of
 from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import RegionStore
-from inferd.supervision.health import HealthRules
 from inferd.supervision.inline_runs import InlineRuns
 from inferd.supervision.monitor import HealthMonitor
-from inferd.supervision.notify import NotifySender, runs_as_service, watchdog_seconds
 from inferd.supervision.restart import Restarter
-from inferd.supervision.restart_policy import RestartPolicy, RestartRules
-from inferd.supervision.systemd_notifier import SystemdNotifier
-from inferd.tracing import Tracer
-from inferd.tuning.profile import Profiles
-from inferd.tuning.tuner import Tuner, TunerRules
-from inferd.watch import Watch
-from inferd.workers import merge_snapshots
+from inferd.systemd.notify import NotifySender, runs_as_service, watchdog_seconds
+from inferd.systemd.systemd_notifier import SystemdNotifier
+from inferd.tracing.sampling import Tracer
+from inferd.tuner.profile import Profiles
+from inferd.tuner.tuner import Tuner, TunerRules
 from inferd.workers.report_socket import Reports, ReportServer
 from inferd.workers.worker_identity import WorkerIdentity
 

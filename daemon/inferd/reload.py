@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import structlog
 
-from inferd.catalog import Catalog
+from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
-from inferd.watch import Watch
+from inferd.repository.watch import Watch
 
 log = structlog.get_logger("inferd.reload")
 

@@ -28,7 +28,7 @@ from inferd.logs import RequestLog
 from inferd.metrics.recorder import Recorder
 from inferd.requests import Observation, Stages
 from inferd.trace_context import TraceContext
-from inferd.tracing import Tracer
+from inferd.tracing.sampling import Tracer
 
 BAR = 3000
 """Nanoseconds."""

@@ -29,20 +29,20 @@ from statistics import median
 
 import onnx
 
-from inferd.catalog import source_of
+from inferd.deployment.settings import source_of
 from inferd.engine.cache import BlobCache
 from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.repository import Repository
+from inferd.repository.find import Repository
+from inferd.tuner.plan import TuningPlan, key_of, plan, tunable_device
+from inferd.tuner.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
+from inferd.tuner.session import tune
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimates
 from inferd.tuning.goal import Goal
 from inferd.tuning.measurement import Measurement, MeasurementWindow
-from inferd.tuning.plan import TuningPlan, key_of, plan, tunable_device
-from inferd.tuning.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
 from inferd.tuning.search import Search
-from inferd.tuning.session import tune
 from tests.bench import plot_tuning
 from tests.conftest import ROOT
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.loader import CatalogLimits
 from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.errors import InferdError
-from inferd.repository import Repository
+from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import QueueLimits
 from tests.engine import models

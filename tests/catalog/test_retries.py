@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from inferd.catalog.retries import LoadRetries, failure_text
 from inferd.errors import InferdError, LoadFailed, LoadInterrupted
-from inferd.supervision.reload_backoff import ReloadBackoffRules
+from inferd.health.reload_backoff import ReloadBackoffRules
 from tests.event_loop import on_loop, until
 
 RULES = ReloadBackoffRules(first=0.001, fast_tries=4, slow_interval=0.02)

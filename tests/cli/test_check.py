@@ -10,7 +10,7 @@ from inferd.config.daemon import Settings
 from inferd.config.model import parse
 from inferd.config.summary import summary
 from inferd.errors import LoadFailed, RepositoryError
-from inferd.repository import ModelEntry, VersionFile
+from inferd.repository.find import ModelEntry, VersionFile
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 

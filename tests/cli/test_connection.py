@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from inferd.cli import connection
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
-from inferd.metrics.exporter import Exporter
-from inferd.metrics.status import Status
+from inferd.exposition.exporter import Exporter
+from inferd.exposition.status import Status
 from inferd.security.certificates import CertificateFiles
 from inferd.security.client_credentials import ClientCredentials
 from inferd.security.credentials import Credentials

@@ -31,10 +31,10 @@ from rich.console import Console
 from inferd.cli import top
 from inferd.cli.main import main
 from inferd.cli.top_display import render
-from inferd.metrics.exporter import Exporter
+from inferd.exposition.exporter import Exporter
+from inferd.exposition.status import Status
 from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
 from inferd.metrics.rolling import History, ServerView
-from inferd.metrics.status import Status
 from tests.metrics.made_up import model, server
 
 HOSTILE = "[red]x\n\x1b[2J\u202ey"

@@ -15,14 +15,14 @@ from rich.console import Console
 from inferd.cli import tune_plot
 from inferd.cli.tune_display import TuneDisplay
 from inferd.errors import ConfigurationError
+from inferd.tuner.profile import Profile, Sustained, profile_of
+from inferd.tuner.session import Progress
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
 from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
-from inferd.tuning.profile import Profile, Sustained, profile_of
 from inferd.tuning.search import Look
-from inferd.tuning.session import Progress
 
 ONE = Candidate(1, 2, 1)
 BEST = Candidate(2, 2, 8, 4, True, path="sync")

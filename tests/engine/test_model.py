@@ -16,7 +16,7 @@ from inferd.engine.pool import Pool
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed
 from inferd.errors import ConfigurationError, DeviceAbsent, LoadFailed
-from inferd.repository import FORMATS
+from inferd.repository.find import FORMATS
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 from tests.engine import foreign_models, models
 from tests.engine.models import numbers, op, parameter, tensor

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inferd.metrics.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.status import Status
 from inferd.metrics.figures import ServerFigures
-from inferd.metrics.status import Status
 from tests.fuzz.mutation import mutated
 
 SOME = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

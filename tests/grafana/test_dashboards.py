@@ -15,7 +15,7 @@ from inferd.errors import InferdError
 from inferd.lifecycle import ModelState
 from inferd.metrics import instruments
 from inferd.metrics.instruments import Instrument
-from inferd.tuning.record import TuningDecision
+from inferd.tuner.record import TuningDecision
 from tests.grafana.boards import (
     BOARDS,
     GRAFANA,

@@ -4,12 +4,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from inferd.catalog import Catalog, CatalogLimits
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.loader import CatalogLimits
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
 from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder
-from inferd.repository import Repository
+from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.gate import Access
@@ -20,8 +21,8 @@ from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
-from inferd.tuning.profile import Profiles
-from inferd.tuning.tuner import Tuner, TunerRules
+from inferd.tuner.profile import Profiles
+from inferd.tuner.tuner import Tuner, TunerRules
 
 
 class Parts:

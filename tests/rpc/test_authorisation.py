@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from inferd.config.tokens import SCOPES
 from inferd.errors import NotAuthenticated
-from inferd.metrics.exporter import Exporter
-from inferd.metrics.status import Status
+from inferd.exposition.exporter import Exporter
+from inferd.exposition.status import Status
 from inferd.rpc.gate import ACCESS, SERVICE, Access
 from inferd.rpc.transport import server_credentials
 from inferd.security.certificates import CertificateFiles

@@ -11,8 +11,8 @@ import pytest
 from inferd._pb import tuner_pb2 as pb
 from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel
 from inferd.rpc.tuning import TunerControl
-from inferd.tuning.profile import as_json
-from inferd.tuning.record import TuningDecision, TuningPhase, TuningStatus
+from inferd.tuner.profile import as_json
+from inferd.tuner.record import TuningDecision, TuningPhase, TuningStatus
 from tests.event_loop import on_loop
 from tests.tuning.test_tuner import OTHER, Workshop, profile, repository, workshop
 

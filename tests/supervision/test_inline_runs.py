@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.catalog import Deployment, ModelVersion, TrafficSplit
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.engine.runtime import ov
+from inferd.health.inline_choice import BETWEEN, FIRST, LONGEST, LOOKS
 from inferd.lifecycle import ModelState
 from inferd.requests import Stages
 from inferd.supervision import inline_runs
-from inferd.supervision.inline_choice import BETWEEN, FIRST, LONGEST, LOOKS
 from inferd.supervision.inline_runs import InlineRuns
 from tests.catalog.house import House
 from tests.engine import models

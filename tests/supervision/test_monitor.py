@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits, Deployment
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.loader import CatalogLimits
 from inferd.errors import InferdError, ModelUnavailable
+from inferd.health.health import HealthRules, HealthState
+from inferd.health.reload_backoff import ReloadBackoffRules
+from inferd.health.restart_policy import RestartPolicy, RestartRules
 from inferd.lifecycle import ModelState
-from inferd.repository import Repository
+from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import QueueLimits
-from inferd.supervision.health import HealthRules, HealthState
 from inferd.supervision.monitor import HealthMonitor
-from inferd.supervision.reload_backoff import ReloadBackoffRules
 from inferd.supervision.restart import Restarter
-from inferd.supervision.restart_policy import RestartPolicy, RestartRules
 from tests.engine.fake_engine import FakeEngine
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until

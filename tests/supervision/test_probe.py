@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from inferd.catalog import Catalog, CatalogLimits, Deployment, synthetic_request
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.loader import CatalogLimits
 from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import ModelUnavailable
-from inferd.repository import Repository
+from inferd.health.liveness import ProbeOutcome
+from inferd.repository.find import Repository
 from inferd.requests import Observation
+from inferd.rollout import synthetic_request
 from inferd.scheduling.rules import QueueLimits
 from inferd.supervision import probe
-from inferd.supervision.liveness import ProbeOutcome
 from inferd.tensors import DType, Signature, Tensor
 from tests import models
 from tests.engine.models import accumulator, engine, stateful

@@ -16,9 +16,9 @@ from inferd.engine.pool import Pool
 from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
 from inferd.errors import LoadFailed
+from inferd.health.reload_backoff import ReloadBackoffRules
+from inferd.health.restart_policy import RestartRules
 from inferd.supervision import monitor
-from inferd.supervision.reload_backoff import ReloadBackoffRules
-from inferd.supervision.restart_policy import RestartRules
 
 LOST = "Exception from ocl_stream.cpp: clFlush, error code: -5 CL_OUT_OF_RESOURCES"
 

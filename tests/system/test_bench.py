@@ -16,8 +16,8 @@ import pytest
 from inferd.bench.inputs import given_inputs
 from inferd.bench.latencies import Latencies
 from inferd.bench.load import Open
-from inferd.bench.server_probe import MetricsPage, ProcessTree, ServerProbe
-from inferd.bench.shared_regions import shared
+from inferd.load_generator.server_probe import MetricsPage, ProcessTree, ServerProbe
+from inferd.load_generator.shared_regions import shared
 from inferd.rpc.client import InferenceClient
 from inferd.security.client_credentials import NO_CREDENTIALS
 from inferd.tensors import DType, TensorSpec

@@ -161,7 +161,7 @@ def environments(process: int, command: str) -> Iterator[dict[str, str]]:
     ("command", "parent"),
     [
         ("inferd.engine.preflight_process", ("serve", "--metrics-bind", "127.0.0.1:0", "--grpc-bind", "127.0.0.1:0")),
-        ("inferd.tuning.probe_child", ("tune", "run")),
+        ("inferd.tuner.probe_child", ("tune", "run")),
     ],
 )
 def test_child_processes_have_no_secrets_in_their_environment(

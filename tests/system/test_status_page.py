@@ -18,9 +18,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
 
-from inferd.metrics.exporter import Exporter
+from inferd.exposition.exporter import Exporter
+from inferd.exposition.status import Status
 from inferd.metrics.figures import DeviceFigures, ModelFigures
-from inferd.metrics.status import Status
 from inferd.tensors import DType
 from tests import models
 from tests.metrics import made_up

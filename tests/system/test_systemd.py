@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from inferd.supervision import units
+from inferd.systemd import units
 from tests import models
 from tests.certificates import CertificateAuthority
 from tests.system import debian_tree, systemd_scenario

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.engine.topology import cpu_layout
-from inferd.workers.cpu_sets import CPUS_A_WORKER, Layout, automatic, cpu_sets
+from inferd.engine.topology import Layout, cpu_layout
+from inferd.workers.cpu_sets import CPUS_A_WORKER, automatic, cpu_sets
 
 
 def tree(root: Path, nodes: dict[int, str], siblings: dict[int, str]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inferd.errors import ConfigurationError
-from inferd.supervision.notify import NotifySender
+from inferd.systemd.notify import NotifySender
 from inferd.workers.lifecycle import WorkerState
 from inferd.workers.port import HeldPort
 from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor

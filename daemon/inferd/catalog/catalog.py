@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from inferd.catalog.canary import Canary, canary_rules_of
-from inferd.catalog.canary_analysis import CanaryVerdict
-from inferd.catalog.deployment import Deployment
 from inferd.catalog.index import IndexEntry, forget, index_of, routing_error, still_serving
-from inferd.catalog.loader import CatalogLimits, Loader, log_ready
-from inferd.catalog.model_version import ModelVersion, labels_of
-from inferd.catalog.output_check import output_mismatch, signature_mismatch
 from inferd.catalog.retries import LoadRetries, failure_text
-from inferd.catalog.settings import cpu_parts, source_of
-from inferd.catalog.traffic_split import TrafficSplit
 from inferd.config.model import ModelConfig, RolloutSettings
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.loader import CatalogLimits, Loader, log_ready
+from inferd.deployment.model_version import ModelVersion, labels_of
+from inferd.deployment.settings import cpu_parts, source_of
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, LoadFailed, ModelUnavailable, RolloutRejected, UnknownModel
 from inferd.lifecycle import ModelState
-from inferd.repository import ModelEntry, Repository, VersionFile
+from inferd.repository.find import ModelEntry, Repository, VersionFile
+from inferd.rollout.canary import Canary, canary_rules_of
+from inferd.rollout.canary_analysis import CanaryVerdict
+from inferd.rollout.output_check import output_mismatch, signature_mismatch
 
 log = structlog.get_logger("inferd.catalog")
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from inferd.catalog.model_version import ModelVersion
+from inferd.deployment.model_version import ModelVersion
 from inferd.disclosure import without_host_paths
 from inferd.errors import InferdError, ModelUnavailable, UnknownModel, UnknownVersion
 from inferd.lifecycle import ModelState

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from inferd.errors import InferdError, LoadInterrupted
-from inferd.supervision.reload_backoff import ReloadBackoff, ReloadBackoffRules
+from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
 
 log = structlog.get_logger("inferd.catalog")
 

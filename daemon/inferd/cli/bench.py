@@ -158,10 +158,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     from inferd.bench import report
-    from inferd.bench.server_probe import MetricsPage, ProcessTree, ServerProbe
-    from inferd.bench.session import BenchPlan, measure
     from inferd.cli import bench_plot
     from inferd.cli.bench_display import BenchDisplay
+    from inferd.load_generator.server_probe import MetricsPage, ProcessTree, ServerProbe
+    from inferd.load_generator.session import BenchPlan, measure
     from inferd.rpc.client import InferenceClient
 
     credentials = connection.credentials_from(arguments)

@@ -6,7 +6,7 @@ from typing import TextIO
 from inferd.config.daemon import Settings
 from inferd.config.summary import summary
 from inferd.errors import ConfigurationError, InferdError, one_line
-from inferd.repository import ModelEntry, VersionFile, repository_of
+from inferd.repository.find import ModelEntry, VersionFile, repository_of
 from inferd.tensors import Signature, TensorSpec
 
 TryOut = Callable[[ModelEntry, VersionFile], Signature]

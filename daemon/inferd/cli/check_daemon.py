@@ -12,7 +12,7 @@ from inferd.config.daemon import Settings, exposures, split_host_port, unknown_v
 from inferd.errors import ConfigurationError
 from inferd.rpc.status import code_of
 from inferd.security.credentials import credentials_of
-from inferd.tracing import Tracer
+from inferd.tracing.sampling import Tracer
 from inferd.workers.daemon import worker_count
 from inferd.workers.worker_identity import WorkerIdentity
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from inferd.config import reference
-from inferd.supervision import units
+from inferd.systemd import units
 
 # What the units hide from the daemon (ProtectHome=, PrivateTmp=), its own program included.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - looked for, not written to

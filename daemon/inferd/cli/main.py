@@ -69,9 +69,9 @@ def _run(arguments: argparse.Namespace, sources: dict[str, Any], argv: Sequence[
 
 def _check(settings: daemon.Settings, *, quick: bool) -> int:
     from inferd.app import engine_of
-    from inferd.catalog import source_of
     from inferd.cli.check import check
     from inferd.cli.check_daemon import problems, warnings
+    from inferd.deployment.settings import source_of
 
     logs.configure("error", settings.log_format)
     for warning in warnings(settings):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from inferd.supervision.status_line import StatusLine
+from inferd.systemd.status_line import StatusLine
 
 Systemctl = Callable[[Sequence[str]], "tuple[int, str]"]
 """Runs systemctl with these arguments: its exit status, and what it wrote to stdout."""

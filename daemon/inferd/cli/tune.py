@@ -101,12 +101,12 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
 def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from inferd import logs
     from inferd.app import cpu_threads, engine_of
-    from inferd.catalog import cpu_parts, source_of
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import TuneDisplay
-    from inferd.repository import repository_of
-    from inferd.tuning.offline import OfflineTuner
-    from inferd.tuning.profile import Profiles
+    from inferd.deployment.settings import cpu_parts, source_of
+    from inferd.repository.find import repository_of
+    from inferd.tuner.offline import OfflineTuner
+    from inferd.tuner.profile import Profiles
 
     names: list[str] = arguments.models
     plots: Path | None = arguments.plot

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from inferd.engine.source import ModelSource
+from inferd.tuner.probe_process import ProbeProcess
+from inferd.tuner.profile import Profile, Sustained
+from inferd.tuner.session import Progress
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.outcome import Outcome
-from inferd.tuning.probe_process import ProbeProcess
-from inferd.tuning.profile import Profile, Sustained
-from inferd.tuning.session import Progress
 
 # The open-loop check is at most this part of what was measured in a closed loop; less where that is too much.
 _CHECKED = (0.9, 0.75, 0.6, 0.4)

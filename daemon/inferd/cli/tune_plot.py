@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from inferd.errors import ConfigurationError
-from inferd.tuning.profile import Profile
+from inferd.tuner.profile import Profile
 
 
 def check() -> None:

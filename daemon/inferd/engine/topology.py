@@ -1,14 +1,31 @@
 """Which CPUs this process has, and what can be tuned on a device."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inferd.workers.cpu_sets import Layout
-
 # How the kernel's two event sources of a hybrid Intel CPU are called, of which each lists its CPUs.
 _KINDS = {"performance": "cpu_core", "efficient": "cpu_atom"}
+
+
+Cpus = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The CPUs that may be used: by NUMA node, the cores, each with the CPUs that are its threads."""
+
+    nodes: tuple[tuple[Cpus, ...], ...]
+
+    @classmethod
+    def of(cls, nodes: Mapping[int, Sequence[Cpus]]) -> "Layout":
+        """Nodes in the order of their numbers, cores in that of their first CPU; a node without cores is left out."""
+        return cls(tuple(tuple(sorted(nodes[number], key=min)) for number in sorted(nodes) if nodes[number]))
+
+    @property
+    def cpus(self) -> Cpus:
+        return frozenset(cpu for node in self.nodes for core in node for cpu in core)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from prometheus_client.samples import Exemplar, Sample
 from inferd.metrics.histogram import Exemplar as CellExemplar
 from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import Instrument
-from inferd.workers.merge_text import labels_of
+from inferd.metrics.merge_text import labels_of
 
 # Values of the instrument's labels, in its order, and the sample.
 Samples = Iterable[tuple[tuple[str, ...], float]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from inferd.workers.merge_text import Rule
+from inferd.metrics.merge_text import Rule
 
 # 1 / 1.6 / 2.5 / 4 / 6.3 a decade from 100 us to 10 s: worst error of a p99 read off it 34 %.
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import grpc
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Deployment, ModelVersion
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
 from inferd.dispatcher import Dispatcher
 from inferd.errors import InferdError
 from inferd.requests import Request, Stages

@@ -4,7 +4,7 @@ import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog
+from inferd.catalog.catalog import Catalog
 from inferd.errors import InvalidRequest, one_line
 
 

@@ -9,7 +9,9 @@ import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog, Deployment, ModelVersion
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
 from inferd.dispatcher import Observer
 from inferd.errors import (
     Draining,

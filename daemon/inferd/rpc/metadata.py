@@ -7,7 +7,9 @@ import grpc
 from inferd import __version__
 from inferd._pb import model_config_pb2 as mc
 from inferd._pb import open_inference_pb2 as pb
-from inferd.catalog import Catalog, Deployment, ModelVersion
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
 from inferd.errors import InvalidRequest, NotAllowed, listed
 from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder

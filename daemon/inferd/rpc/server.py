@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
-from inferd.catalog import Catalog
+from inferd.catalog.catalog import Catalog
 from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState

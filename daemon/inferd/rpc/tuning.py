@@ -9,13 +9,13 @@ import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
-from inferd.catalog import Catalog
+from inferd.catalog.catalog import Catalog
 from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
+from inferd.tuner.profile import Profile, as_json
+from inferd.tuner.record import TuningRecord
+from inferd.tuner.tuner import Tuner
 from inferd.tuning.candidates import Candidate
-from inferd.tuning.profile import Profile, as_json
-from inferd.tuning.record import TuningRecord
-from inferd.tuning.tuner import Tuner
 
 
 class TunerControl:

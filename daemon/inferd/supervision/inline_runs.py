@@ -7,13 +7,16 @@ from math import inf
 
 import structlog
 
-from inferd.catalog import Catalog, Deployment, ModelVersion, TrafficSplit
-from inferd.catalog.synthetic_request import timed
+from inferd.catalog.catalog import Catalog
 from inferd.config.model import ModelConfig
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.engine.inline_slot import MOST_NS, left_open
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError
-from inferd.supervision.inline_choice import InlineChoice
+from inferd.health.inline_choice import InlineChoice
+from inferd.rollout.synthetic_request import timed
 
 log = structlog.get_logger("inferd.supervision")
 

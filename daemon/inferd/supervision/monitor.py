@@ -7,18 +7,21 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 
 import structlog
 
-from inferd.catalog import Catalog, Deployment, ModelVersion, TrafficSplit
+from inferd.catalog.catalog import Catalog
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.model_version import ModelVersion
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.dispatcher import Dispatcher
 from inferd.engine.device import family
 from inferd.errors import ContentChanged, InferdError, ModelUnavailable
+from inferd.health.health import HealthObservation, HealthRules, HealthState, HealthTracker
+from inferd.health.liveness import ProbeOutcome
+from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
+from inferd.health.restart_policy import VersionHealth
 from inferd.lifecycle import ModelState
 from inferd.supervision import probe
-from inferd.supervision.health import HealthObservation, HealthRules, HealthState, HealthTracker
 from inferd.supervision.inline_runs import InlineRuns
-from inferd.supervision.liveness import ProbeOutcome
-from inferd.supervision.reload_backoff import ReloadBackoff, ReloadBackoffRules
 from inferd.supervision.restart import Restarter
-from inferd.supervision.restart_policy import VersionHealth
 
 log = structlog.get_logger("inferd.supervision")
 

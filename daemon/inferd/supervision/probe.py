@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from inferd.catalog import Deployment
+from inferd.deployment.deployment import Deployment
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError, InferenceFailed, InternalFault
+from inferd.health.liveness import ProbeOutcome
 from inferd.requests import Request, SequenceStep, Stages
-from inferd.supervision.liveness import ProbeOutcome
 from inferd.tensors import Tensor
 
 # A sequence of our own: no client can mean it, as the protocol takes no name that long.

@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.supervision.restart_policy`: has a child try a device, and this process end."""
+"""The shell around :mod:`inferd.health.restart_policy`: has a child try a device, and this process end."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from inferd.supervision.restart_policy import RestartPolicy, RestartState, VersionHealth
+from inferd.health.restart_policy import RestartPolicy, RestartState, VersionHealth
 
 log = structlog.get_logger("inferd.supervision")
 

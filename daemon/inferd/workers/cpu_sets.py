@@ -4,32 +4,15 @@ A worker's memory is where its threads first touch it, so that one that stays on
 near. Two threads of one core share what makes them fast, so they go to the same worker.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
+
+from inferd.engine.topology import Cpus, Layout
 
 # With so many CPUs behind one interpreter it is the interpreter that an ordinary model waits for; see
 # docs/decisions on workers for the model of the costs.
 CPUS_A_WORKER = 16
-
-Cpus = frozenset[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The CPUs that may be used: by NUMA node, the cores, each with the CPUs that are its threads."""
-
-    nodes: tuple[tuple[Cpus, ...], ...]
-
-    @classmethod
-    def of(cls, nodes: Mapping[int, Sequence[Cpus]]) -> "Layout":
-        """Nodes in the order of their numbers, cores in that of their first CPU; a node without cores is left out."""
-        return cls(tuple(tuple(sorted(nodes[number], key=min)) for number in sorted(nodes) if nodes[number]))
-
-    @property
-    def cpus(self) -> Cpus:
-        return frozenset(cpu for node in self.nodes for core in node for cpu in core)
 
 
 def automatic(layout: Layout, threads: int) -> int:

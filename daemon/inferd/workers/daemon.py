@@ -20,20 +20,20 @@ from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.preflight import memory_allowed
 from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
+from inferd.exposition.exporter import Exporter
+from inferd.exposition.merged import Key, WorkersCollector, merged_registry
+from inferd.exposition.security import SecurityCollector
+from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
-from inferd.metrics.exporter import Exporter
+from inferd.metrics import merge_snapshots
 from inferd.metrics.figures import ServerFigures
-from inferd.metrics.merged import Key, WorkersCollector, merged_registry
-from inferd.metrics.security import SecurityCollector
-from inferd.metrics.status import Status
+from inferd.metrics.retired_counters import RetiredCounters
 from inferd.security.credentials import credentials_of
-from inferd.supervision.notify import NotifySender, watchdog_seconds
-from inferd.workers import merge_snapshots
+from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.workers.cpu_sets import automatic, cpu_sets
 from inferd.workers.lifecycle import SERVING
 from inferd.workers.port import HeldPort
 from inferd.workers.report_socket import query_all
-from inferd.workers.retired_counters import RetiredCounters
 from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
 from inferd.workers.worker_identity import WorkerIdentity
 

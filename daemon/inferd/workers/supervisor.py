@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from inferd.supervision.notify import NotifySender
-from inferd.supervision.status_line import StatusLine
+from inferd.systemd.notify import NotifySender
+from inferd.systemd.status_line import StatusLine
 from inferd.workers.lifecycle import ALIVE, SERVING, WorkerEvent, WorkerLifecycle, WorkerState, is_ready
 from inferd.workers.process import NotifySocket, Process
 from inferd.workers.worker_identity import WorkerIdentity

@@ -1,0 +1,1 @@
+"""The model repository on disk: what it holds, and when that changes."""

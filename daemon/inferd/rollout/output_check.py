@@ -1,0 +1,133 @@
+"""Whether a version can take another's place: by what it takes and gives, and by what it answers."""
+
+import asyncio
+from collections.abc import Sequence
+
+from inferd.deployment.deployment import Deployment
+from inferd.engine.warmup import synthetic_inputs
+from inferd.errors import Cancelled, InferdError, InferenceFailed, InternalFault, ModelUnavailable
+from inferd.rollout.comparison import difference, newly_infinite
+from inferd.rollout.synthetic_request import ANSWER_SECONDS, answer
+from inferd.tensors import Dim, Signature, Tensor, TensorSpec
+
+# A question to the incumbent, None where it can't be asked, and the same to the candidate.
+_Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
+
+
+async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
+    """What speaks against the answers of ``candidate`` taking the place of those of ``incumbent``; "" for nothing.
+
+    Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
+    is given the numbers may differ by that much only, in proportion to an output's largest element.
+    """
+    for question, asked in await asyncio.to_thread(_questions, incumbent, candidate):
+        expected = await _asked(incumbent, question) if question is not None else None
+        if isinstance(expected, InferenceFailed | InternalFault):
+            # What neither of them can compute says nothing.
+            continue
+        seen = await _asked(candidate, asked)
+        if isinstance(seen, InferdError):
+            # Made-up input that only one of them was asked may be what no client would send.
+            if question is not None and (problem := _failure(seen)):
+                return problem
+            continue
+        before = expected if isinstance(expected, list) else []
+        if problem := _unsound(incumbent.signature, candidate.signature, before, seen, tolerance):
+            return problem
+    return ""
+
+
+def signature_mismatch(old: Signature, new: Signature) -> str:
+    """Why requests that ``old`` takes can't go to ``new``; "" where they all can."""
+    if unknown := {s.name for s in new.inputs} - {s.name for s in old.inputs}:
+        return f"it wants an input '{min(unknown)}'"
+    if old.max_batch > new.max_batch:
+        return f"it takes {new.max_batch} rows, not {old.max_batch}"
+    for kind, before, now in (("input", old.inputs, new.inputs), ("output", old.outputs, new.outputs)):
+        for spec in before:
+            if (other := _named(now, spec.name)) is None:
+                return f"it has no {kind} '{spec.name}'"
+            if other.dtype is not spec.dtype:
+                return f"its {kind} '{spec.name}' is {other.dtype.wire}, not {spec.dtype.wire}"
+            if kind == "input" and not _covers(other.dims, spec.dims):
+                return f"its input '{spec.name}' takes {other.describe()}, not {spec.describe()}"
+    return ""
+
+
+def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
+    """Making up input takes a while where it is large, so this is for a thread."""
+    old, new = incumbent.signature, candidate.signature
+    asked = list(incumbent.dispatcher.samples) or [synthetic_inputs(incumbent.source, old)]
+    fitting: list[_Question] = [(one, other) for one in asked if (other := _fitted(one, old, new)) is not None]
+    return fitting or [(None, synthetic_inputs(candidate.source, new))]
+
+
+def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Tensor] | None:
+    """``inputs`` of ``old`` in the order of ``new``; None where it does not take them."""
+    by_name = {spec.name: tensor for spec, tensor in zip(old.inputs, inputs, strict=True)}
+    fitted = []
+    for spec in new.inputs:
+        tensor = by_name.get(spec.name)
+        if tensor is None or tensor.dtype is not spec.dtype or not spec.accepts(tensor.shape):
+            return None
+        fitted.append(tensor)
+    if new.max_batch and new.rows_of(fitted) > new.max_batch:
+        return None
+    return fitted
+
+
+async def _asked(deployment: Deployment, inputs: Sequence[Tensor]) -> list[Tensor] | InferdError:
+    try:
+        return await answer(deployment.dispatcher, deployment.signature, inputs)
+    except InferdError as error:
+        return error
+
+
+def _failure(error: InferdError) -> str:
+    """What ``error`` says against a version; what came too much says nothing."""
+    if isinstance(error, Cancelled):
+        return f"it gives no answer within {ANSWER_SECONDS:g} s"
+    if isinstance(error, InferenceFailed | InternalFault | ModelUnavailable):
+        return f"it does not answer what clients send: {error}"
+    return ""
+
+
+def _unsound(
+    old: Signature, new: Signature, expected: Sequence[Tensor], seen: Sequence[Tensor], tolerance: float | None
+) -> str:
+    before = {spec.name: tensor for spec, tensor in zip(old.outputs, expected, strict=False)}
+    for spec, tensor in zip(new.outputs, seen, strict=True):
+        if tensor.dtype is not spec.dtype:
+            return f"output '{spec.name}' is {tensor.dtype.wire}, declared is {spec.dtype.wire}"
+        if not _within(spec, tensor.shape):
+            return f"output '{spec.name}' is of shape {list(tensor.shape)}, declared is {spec.describe()}"
+        other = before.get(spec.name)
+        if other is None:
+            continue
+        if newly_infinite(other, tensor):
+            return f"output '{spec.name}' has NaN or infinity where the version before has numbers"
+        if tolerance is not None and (problem := difference([other], [tensor], tolerance=tolerance)):
+            return f"output '{spec.name}': {problem.removeprefix('output 0 ')}"
+    if tolerance is not None and (missing := before.keys() - {s.name for s in new.outputs}):
+        return f"it has no output '{min(missing)}'"
+    return ""
+
+
+def _within(spec: TensorSpec, shape: Sequence[int]) -> bool:
+    """Whether an output of ``shape`` is as declared; unlike an input it may well be empty."""
+    dims = spec.dims
+    return dims is None or (len(dims) == len(shape) and all(d.accepts(n) for d, n in zip(dims, shape, strict=True)))
+
+
+def _named(specs: Sequence[TensorSpec], name: str) -> TensorSpec | None:
+    return next((s for s in specs if name == s.name or name in s.aliases), None)
+
+
+def _covers(wide: tuple[Dim, ...] | None, narrow: tuple[Dim, ...] | None) -> bool:
+    """Whether every shape that ``narrow`` takes is one that ``wide`` takes."""
+    if wide is None or narrow is None:
+        return wide is None
+    return len(wide) == len(narrow) and all(
+        w.lo <= n.lo and (w.hi is None or (n.hi is not None and n.hi <= w.hi))
+        for w, n in zip(wide, narrow, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""systemd's side: notifications, the status line, and the units."""

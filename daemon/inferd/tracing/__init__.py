@@ -1,0 +1,1 @@
+"""Spans of requests for OpenTelemetry, and which requests get them."""

@@ -1,0 +1,1 @@
+"""Measures candidates and brings the choice into service: the shell around what tuning/ decides."""

@@ -1,0 +1,131 @@
+"""Tuning without a daemon: one model after the other, each alone or beside the others."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from inferd.engine.model import Engine
+from inferd.engine.source import ModelSource
+from inferd.errors import InferdError, listed
+from inferd.tuner.configure import configured
+from inferd.tuner.plan import key_of, plan, tunable_device
+from inferd.tuner.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
+from inferd.tuner.profile import Profile, Profiles, Sustained, profile_of
+from inferd.tuner.session import Progress, tune
+from inferd.tuning.outcome import Outcome
+from inferd.tuning.search import Search
+
+# Each choice changes what the others have to share: a second turn lets those before it answer.
+TURNS = 2
+
+
+class NoCandidateRan(InferdError):
+    """No candidate of a model ran."""
+
+    outcome = "unavailable"
+
+    def __init__(self, model: str, why: str) -> None:
+        self.model, self.why = model, why
+        super().__init__(f"model '{model}': {why}")
+
+
+class ProfileNotStored(InferdError):
+    """A profile could not be written; the log has said why."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"model '{model}': its profile could not be stored")
+
+
+class TuningView(Protocol):
+    """Where it is told how searches go."""
+
+    def model(self, name: str, version: int, device: str, size: int) -> AbstractContextManager[None]:
+        """While this model is searched, among ``size`` candidates."""
+
+    def tell(self, progress: Progress) -> None:
+        """One step of a search."""
+
+    def check(self, probe: ProbeProcess, outcome: Outcome) -> Sustained | None:
+        """Look at the winner under random arrivals."""
+
+    def result(self, outcome: Outcome, profile: Profile | None) -> None:
+        """What a search found."""
+
+    def untunable(self, source: ModelSource, why: str) -> None:
+        """There is nothing to tune."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineTuner:
+    """Tunes with ``engine``, for ``budget`` seconds a search at most, and keeps what it finds in ``profiles``."""
+
+    engine: Engine
+    profiles: Profiles
+    cache: Path
+    cache_bytes: int
+    cpu_threads: int
+    budget: float
+    view: TuningView
+
+    def one(self, source: ModelSource, companions: Sequence[ModelSource] = ()) -> Profile | None:
+        """The new profile of ``source``, measured beside ``companions`` that have all the work they can do.
+
+        None where there is nothing to tune. Raises InferdError.
+        """
+        device, why = tunable_device(self.engine, source)
+        if not device:
+            self.view.untunable(source, why)
+            return None
+        source = source.settled()
+        key = key_of(self.engine, source, device)
+        stored = self.profiles.stored(source.name, source.version, device)
+        begun = time.monotonic()
+        job = ProbeJob(
+            source, self.cache, self.cache_bytes, self.cpu_threads, WINDOW_SECONDS, companions=tuple(companions)
+        )  # fmt: skip
+        with ProbeProcess(job) as probe:
+            work = plan(self.engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
+            search = Search(work.space, work.goal, work.seeds, self.budget)
+            with self.view.model(source.name, source.version, device, work.space.size):
+                outcome = tune(search, probe.measure, self.budget, self.view.tell)
+                sustained = self.view.check(probe, outcome)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        profile = profile_of(
+            source.name, source.version, device, key, outcome, time.monotonic() - begun, now, sustained=sustained
+        )
+        if profile is not None and companions:
+            companion_names = listed(c.name for c in companions)
+            profile = replace(profile, reason=f"{profile.reason}; measured beside {companion_names}")
+        self.view.result(outcome, profile)
+        if profile is None:
+            raise NoCandidateRan(source.name, outcome.reason)
+        if not self.profiles.store(profile):
+            raise ProfileNotStored(source.name)
+        return profile
+
+    def together(self, sources: Sequence[ModelSource], failed: Callable[[InferdError], None]) -> list[Profile]:
+        """The profiles of ``sources``, each measured beside the others as they are chosen by then, in two turns.
+
+        One that can't be tuned is told to ``failed`` and stays a companion as its settings say.
+        """
+        found: dict[str, Profile] = {}
+        for _ in range(TURNS):
+            for source in sources:
+                others = [_as_chosen(s, found.get(s.name)) for s in sources if s is not source]
+                try:
+                    profile = self.one(source, others)
+                except InferdError as error:
+                    failed(error)
+                    continue
+                if profile is not None:
+                    found[source.name] = profile
+        return list(found.values())
+
+
+def _as_chosen(source: ModelSource, profile: Profile | None) -> ModelSource:
+    return source if profile is None else replace(source, config=configured(source.config, profile.winner))

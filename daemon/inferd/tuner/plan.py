@@ -1,0 +1,91 @@
+"""What there is to tune in a model version: the device, what may be tried, where to begin, what a result holds for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inferd.config.model import ObjectiveSettings
+from inferd.engine import device as devices
+from inferd.engine.model import Engine
+from inferd.engine.runtime import version as openvino_version
+from inferd.engine.source import ModelSource
+from inferd.tuner.configure import Seeds, goal_of, seeds_of, space_of
+from inferd.tuning.candidates import Candidate, Space
+from inferd.tuning.goal import Goal
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPlan:
+    """A search to make: ``source`` has its settings as ``model.toml`` gives them, and ``device`` is its only one."""
+
+    source: ModelSource
+    device: str
+    key: Mapping[str, str]
+    space: Space
+    goal: Goal
+    seeds: Sequence[Candidate]
+
+
+def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
+    """The resolved device ``source`` can be tuned on and "", or "" and why there is none. Raises DeviceAbsent."""
+    if len(source.config.devices) > 1:
+        return "", "it is served on several devices, whose settings are one"
+    if source.config.execution.path == "inline":
+        return "", "its runs are computed where they are started"
+    device = devices.resolve(source.config.devices[0], engine.available_devices)
+    if devices.family(device) not in ("CPU", "GPU", "NPU"):
+        return "", f"{devices.family(device)} decides by itself"
+    tunables = engine.tunable(device, source.cpu_threads)
+    if tunables.threads == 1 and tunables.streams == (1, 1) and not tunables.pinning:
+        return "", f"nothing can be set on {device}"
+    return device, ""
+
+
+def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
+    """What a result for ``source`` on ``device`` holds for, part by part. Raises LoadFailed where it can't be read."""
+    config = source.config
+    execution = config.execution
+    return {
+        "model": source.settled().digest,
+        "openvino": openvino_version(),
+        "device": engine.device_name(device),
+        "driver": engine.driver(device),
+        "CPU threads": str(engine.threads_for(source)),
+        "precision": f"{execution.mode} {execution.precision}",
+        "shapes": repr(sorted(config.shapes.items())),
+        "preprocessing": repr(sorted(config.preprocessing.items())),
+        "objective": _asked_for(config.objective),
+        "execution": repr(execution),
+        "batching": repr(config.batching),
+        "properties": repr(sorted(config.properties.items())),
+    }
+
+
+def _asked_for(objective: ObjectiveSettings) -> str:
+    if objective.latency_slo is None:
+        return f"{objective.goal} alone"
+    return f"{objective.goal} {objective.latency_slo} p{objective.percentile}"
+
+
+def hints_of(engine: Engine, source: ModelSource) -> Seeds:
+    """What OpenVINO's hints would choose for ``source`` on its only device. Compiles, and leaves threads behind
+    that later loads of this process take over (OpenVINO fact 30). Raises as Engine.load."""
+    [device] = source.config.devices
+    latency, throughput = (engine.hinted(source, device, hint) for hint in ("latency", "throughput"))
+    return Seeds(
+        (latency.streams or 1, latency.threads or 1, 1),
+        (throughput.streams or 1, throughput.threads or 1, max(1, throughput.infer_requests)),
+    )
+
+
+def plan(
+    engine: Engine,
+    source: ModelSource,
+    device: str,
+    key: Mapping[str, str],
+    hints: Seeds,
+    stored: Candidate | None = None,
+) -> TuningPlan:
+    """The search for ``source``; ``stored`` was chosen before. Reads the model and compiles nothing. Raises as
+    Engine.inspect."""
+    space = space_of(source.config, engine.inspect(source), engine.tunable(device, source.cpu_threads))
+    return TuningPlan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))

@@ -1,0 +1,203 @@
+"""Measures candidates: loads the model as each of them says, and looks at how it serves under full load."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from inferd.deployment.settings import rules_of
+from inferd.dispatcher import Dispatcher
+from inferd.engine.device import Effective
+from inferd.engine.dispatch_pool import DispatchPool
+from inferd.engine.model import Engine, LoadedModel
+from inferd.engine.source import ModelSource
+from inferd.engine.warmup import max_batch_rows, synthetic_inputs, uses_dynamic_batching
+from inferd.errors import Draining, InferdError
+from inferd.scheduling.rules import QueueLimits
+from inferd.tensors import Tensor
+from inferd.tuner.configure import configured
+from inferd.tuner.load import LoadGenerator, Traffic
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.measurement import Measurement, MeasurementWindow
+
+# Seconds under load before the first window: clocks, caches and learnt service times come to rest.
+_SETTLE = 0.15
+# Contenders are looked at in turn, so they stay loaded, each with weights of its own.
+_KEPT = 3
+_ROOM = QueueLimits(1_000_000, 1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCandidate:
+    """A candidate that is ready to be looked at."""
+
+    model: LoadedModel
+    dispatcher: Dispatcher
+    effective: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A model that is served beside, and how many requests keep it busy."""
+
+    model: LoadedModel
+    dispatcher: Dispatcher
+    traffic: Traffic
+    in_flight: int
+
+
+class Probe:
+    """Looks at candidates for ``source`` on its only device; ``samples`` are inputs to run, made up where empty.
+
+    Each look is ``windows`` of ``window_seconds``, beside the ``companions``, which are kept as busy as they can
+    be meanwhile. Not for use on a running event loop.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: ModelSource,
+        window_seconds: float,
+        samples: Sequence[Sequence[Tensor]] = (),
+        companions: Sequence[ModelSource] = (),
+    ) -> None:
+        self._engine = engine
+        self._source = source
+        self._seconds = window_seconds
+        self._samples = samples
+        self._runner = asyncio.Runner()
+        self._loaded: OrderedDict[Candidate, LoadedCandidate] = OrderedDict()
+        self._companions = list(companions)
+        self._busy_companions: list[Companion] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free every candidate. Harmless when called again."""
+        while self._loaded:
+            self._free(self._loaded.popitem()[1])
+        while self._busy_companions:
+            self._free(self._busy_companions.pop())
+        self._runner.close()
+
+    def measure(self, candidate: Candidate, windows: int) -> Measurement:
+        """One look at ``candidate``. Never raises for what the candidate does: that is a failed measurement."""
+        begun = time.monotonic()
+        effective, seen, failure = candidate, tuple[MeasurementWindow, ...](), None
+        try:
+            loaded = self._load(candidate)
+            effective = loaded.effective
+            seen = tuple(self._runner.run(self._look(loaded, candidate, windows)))
+        except InferdError as error:
+            failure = str(error)
+        return Measurement(candidate, effective, seen, time.monotonic() - begun, failure)
+
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow:
+        """``candidate`` under random arrivals of ``rate`` a second. Raises InferdError where it can't be loaded."""
+        return self._runner.run(self._arrive(self._load(candidate), candidate, rate, seconds))
+
+    def _load(self, candidate: Candidate) -> LoadedCandidate:
+        if (known := self._loaded.get(candidate)) is not None:
+            self._loaded.move_to_end(candidate)
+            return known
+        while len(self._loaded) >= _KEPT:
+            self._free(self._loaded.popitem(last=False)[1])
+        while self._companions:
+            self._busy_companions.append(self._accompany(self._companions.pop()))
+        source = replace(self._source, config=configured(self._source.config, candidate))
+        model = self._engine.load(source)
+        [entry] = model.pools
+        effective = effective_of(candidate, entry.effective, entry.pool.width)
+        loaded = LoadedCandidate(model, self._runner.run(_dispatcher(source, model)), effective)
+        self._loaded[candidate] = loaded
+        return loaded
+
+    def _accompany(self, source: ModelSource) -> Companion:
+        model = self._engine.load(source)
+        dynamic_batching = uses_dynamic_batching(source.config, model.signature)
+        traffic = Traffic(model.signature, [synthetic_inputs(source, model.signature)], dynamic_batching)
+        rows = max_batch_rows(source.config, model.signature)
+        in_flight = sum(entry.pool.width for entry in model.pools) * rows
+        return Companion(model, self._runner.run(_dispatcher(source, model)), traffic, in_flight)
+
+    def _free(self, loaded: LoadedCandidate | Companion) -> None:
+        self._runner.run(_freed(loaded))
+
+    def _traffic(self, loaded: LoadedCandidate, candidate: Candidate) -> Traffic:
+        signature = loaded.model.signature
+        return Traffic(
+            signature,
+            self._samples or [synthetic_inputs(self._source, signature)],
+            candidate.batch > 1 and uses_dynamic_batching(self._source.config, signature),
+        )
+
+    async def _look(self, loaded: LoadedCandidate, candidate: Candidate, windows: int) -> list[MeasurementWindow]:
+        load = LoadGenerator(loaded.dispatcher, self._traffic(loaded, candidate))
+        async with _busy(self._busy_companions):
+            return await load.closed_loop(candidate.requests * candidate.batch, windows, self._seconds, _SETTLE)
+
+    async def _arrive(
+        self, loaded: LoadedCandidate, candidate: Candidate, rate: float, seconds: float
+    ) -> MeasurementWindow:
+        async with _busy(self._busy_companions):
+            return await LoadGenerator(loaded.dispatcher, self._traffic(loaded, candidate)).open_loop(rate, seconds)
+
+
+@asynccontextmanager
+async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
+    """``companions`` have all the work they can do meanwhile."""
+    over = asyncio.Event()
+    loads = [asyncio.create_task(LoadGenerator(c.dispatcher, c.traffic).until(over, c.in_flight)) for c in companions]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*loads)
+
+
+async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
+    return Dispatcher(
+        source.name,
+        source.version,
+        # Nothing is refused here: whether the objective is kept is what is being found out.
+        replace(rules_of(source.config, model.signature, _ROOM), objective=None),
+        [DispatchPool(entry.pool, entry.times) for entry in model.pools],
+        lambda _: None,
+        asyncio.get_running_loop(),
+        model.signature.states,
+    )
+
+
+def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
+    """``candidate`` as the device really took it; what was left to the device, or what it does not tell, stays."""
+    return replace(
+        candidate,
+        streams=seen.streams or candidate.streams,
+        threads=seen.threads or candidate.threads,
+        requests=requests,
+        pinning=candidate.pinning if candidate.pinning is None or seen.pinning is None else seen.pinning,
+        hyper_threading=(
+            candidate.hyper_threading
+            if candidate.hyper_threading is None or seen.hyper_threading is None
+            else seen.hyper_threading
+        ),
+        core_type=candidate.core_type
+        if "unknown" in (candidate.core_type or "unknown", seen.core_type)
+        else seen.core_type,
+    )
+
+
+async def _freed(loaded: LoadedCandidate | Companion) -> None:
+    loaded.dispatcher.abort(Draining())
+    loaded.dispatcher.close()
+    await asyncio.to_thread(loaded.model.close)

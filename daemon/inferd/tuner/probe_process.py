@@ -1,0 +1,211 @@
+"""A probe in a process of its own: a candidate that crashes or hangs takes nobody with it.
+
+A program of its own, not a fork: OpenVINO does not survive a fork (OpenVINO fact 16).
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+from inferd import logs
+from inferd.engine.cache import BlobCache
+from inferd.engine.child_environment import child_environment
+from inferd.engine.model import Engine
+from inferd.engine.source import ModelSource
+from inferd.errors import InferdError, LoadFailed
+from inferd.tensors import Tensor
+from inferd.tuner.configure import Seeds
+from inferd.tuner.plan import hints_of
+from inferd.tuner.probe import Probe
+from inferd.tuning.candidates import Candidate
+from inferd.tuning.measurement import Measurement, MeasurementWindow
+
+COMMAND = (sys.executable, "-P", "-m", "inferd.tuner.probe_child")
+
+# Longer than any look: loading the largest models takes minutes.
+_HUNG = 900.0
+# How long one window of a look is.
+WINDOW_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
+
+    ``nice`` is added to the process's niceness, so that whoever is served goes first. ``companions`` are kept
+    busy meanwhile.
+    """
+
+    source: ModelSource
+    cache: Path
+    cache_bytes: int
+    cpu_threads: int
+    window_seconds: float
+    nice: int = 0
+    samples: Sequence[Sequence[Tensor]] = ()
+    companions: Sequence[ModelSource] = ()
+
+
+class ProbeProcess:
+    """Runs probes for ``job`` elsewhere; use as a context.
+
+    There is a process for each way of placing threads on CPUs: within one, OpenVINO hands the
+    threads of a model that has gone to the next one, which then run where they ran before,
+    whatever was asked for (OpenVINO fact 30). One works at a time.
+    """
+
+    def __init__(self, job: ProbeJob) -> None:
+        self._job = job
+        self._lock = Lock()
+        self._killed = False
+        self._children: dict[Placement | None, _ProbeChild] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, whatever they are at. Harmless when called again."""
+        with self._lock:
+            children, self._children = list(self._children.values()), {}
+        for child in children:
+            child.close()
+
+    def kill(self) -> None:
+        """End the processes from another thread than the one that waits for an answer, which then has failed; and so
+        has every later question."""
+        with self._lock:
+            self._killed = True
+            for child in self._children.values():
+                child.kill()
+
+    def hints(self) -> Seeds:
+        """As :func:`hints_of`. Raises InferdError."""
+        answer = self._answered(None, None)
+        if not isinstance(answer, Seeds):
+            raise LoadFailed(self._job.source.name, self._job.source.version, str(answer))
+        return answer
+
+    def measure(self, candidate: Candidate, windows: int) -> Measurement:
+        """As :meth:`Probe.measure`; a process that dies or hangs is a failure of the candidate's, and is replaced."""
+        answer = self._answered(candidate, (candidate, windows))
+        if isinstance(answer, Measurement):
+            return answer
+        return Measurement(candidate, candidate, (), 0.0, str(answer))
+
+    def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow | None:
+        """As :meth:`Probe.arrive`; None where the candidate could not be run."""
+        answer = self._answered(candidate, (candidate, rate, seconds))
+        return answer if isinstance(answer, MeasurementWindow) else None
+
+    def _answered(self, candidate: Candidate | None, question: object) -> object:
+        """The answer to ``question``, or in words why there is none."""
+        placement = placement_of(candidate)
+        try:
+            with self._lock:
+                if self._killed:
+                    return "measuring was stopped"
+                child = self._children.get(placement)
+                if child is None:
+                    child = self._children[placement] = _ProbeChild(self._job)
+            return child.ask(question)
+        except _ChildLost as gone:
+            with self._lock:
+                lost = self._children.pop(placement, None)
+            if lost is not None:
+                lost.close()
+            return str(gone)
+
+
+Placement = tuple[bool | None, bool | None, str | None]
+
+
+def placement_of(candidate: Candidate | None) -> Placement | None:
+    """What decides on which CPUs threads run; None for what no candidate is about."""
+    return None if candidate is None else (candidate.pinning, candidate.hyper_threading, candidate.core_type)
+
+
+class _ChildLost(Exception):
+    """The process ended or hangs."""
+
+
+class _ProbeChild:
+    """One process, running from the start."""
+
+    def __init__(self, job: ProbeJob) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is ours
+                [*COMMAND, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=child_environment(os.environ),
+            )
+        # One that has ended already is found out when it is asked.
+        with suppress(OSError):
+            self._pipe.send(job)
+
+    def ask(self, question: object) -> object:
+        """Raises _ChildLost where no answer comes."""
+        try:
+            self._pipe.send(question)
+            if not self._pipe.poll(_HUNG):
+                raise _ChildLost(f"it did not come back for {_HUNG:.0f} s")
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            raise _ChildLost("the process that ran it ended") from None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+def serve(pipe: Connection, job: ProbeJob) -> None:
+    """The child: answers looks until the pipe closes."""
+    # The terminal sends it to the whole group; who asked decides what becomes of us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(job.nice)
+    logs.configure("error", "auto")
+    engine = Engine(job.cpu_threads, BlobCache(job.cache, job.cache_bytes))
+    with Probe(engine, job.source, job.window_seconds, job.samples, job.companions) as probe:
+        while True:
+            try:
+                question = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(_answer(engine, job, probe, question))
+
+
+def _answer(engine: Engine, job: ProbeJob, probe: Probe, question: tuple[Any, ...] | None) -> object:
+    try:
+        match question:
+            case None:
+                return hints_of(engine, job.source)
+            case (candidate, windows):
+                return probe.measure(candidate, windows)
+            case (candidate, rate, seconds):
+                return probe.arrive(candidate, rate, seconds)
+    except LoadFailed as error:
+        # Whoever asked says of what.
+        return error.problem
+    except InferdError as error:
+        return str(error)
+    raise AssertionError(question)

@@ -1,0 +1,100 @@
+"""What several workers say of themselves is what one server would say."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferd.metrics import merge_snapshots
+from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
+from inferd.metrics.merge_snapshots import SupervisorFacts
+from tests.metrics import made_up
+
+DEVICE = DeviceFigures("CPU", 1, 2, 3, "FP32")
+WHOLE = SupervisorFacts(at=50.0, started=1.0, rss_bytes=7, cpu_seconds=0.5, phase="ready")
+
+
+def model(name: str = "m", **changes: Any) -> ModelFigures:
+    """One that has done something."""
+    known: dict[str, Any] = {
+        "bounds": (0.1, 1.0),
+        "counts": (1, 2, 3),
+        "seconds": 4.0,
+        "outcomes": {"ok": 6, "invalid": 1},
+        "rows": 6,
+        "waiting": 2,
+        "oldest": 0.5,
+        "in_flight": 3,
+        "limit": 10,
+        "running": 1,
+        "devices": (DEVICE,),
+    }
+    return made_up.model(name, **known | changes)
+
+
+def server(*models: ModelFigures) -> ServerFigures:
+    return made_up.server(models=models, rss_bytes=100, cpu_seconds=3.0, other={"not_found": 1})
+
+
+def merged(*parts: ServerFigures, retired: ServerFigures | None = None) -> ServerFigures:
+    whole = merge_snapshots.merge(dict(enumerate(parts)), retired, WHOLE)
+    assert whole is not None
+    return whole
+
+
+def test_counts_add_up_and_the_supervisor_counts_too() -> None:
+    whole = merged(server(model()), server(model(oldest=2.0, tuning="settled: kept")))
+    assert (whole.at, whole.started, whole.phase) == (50.0, 1.0, "ready")
+    assert (whole.rss_bytes, whole.cpu_seconds, whole.other) == (207, 6.5, {"not_found": 2})
+    (one,) = whole.models
+    assert one == model(
+        counts=(2, 4, 6),
+        seconds=8.0,
+        outcomes={"ok": 12, "invalid": 2},
+        rows=12,
+        waiting=4,
+        oldest=2.0,
+        in_flight=6,
+        limit=20,
+        running=2,
+        devices=(DeviceFigures("CPU", 2, 4, 6, "FP32"),),
+        tuning="settled: kept",
+    )
+
+
+def test_a_model_that_one_of_them_serves_is_served_and_the_reason_says_where_not() -> None:
+    whole = merged(server(model(state="LOADING")), server(model()), server(model(state="UNAVAILABLE", reason="broken")))
+    assert whole.models[0].state == "READY"
+    assert whole.models[0].reason == "LOADING in worker 0; UNAVAILABLE in worker 2 (broken)"
+    nowhere = merged(server(model(state="UNAVAILABLE", reason="broken")), server(model(state="LOADING")))
+    assert (nowhere.models[0].state, nowhere.models[0].reason) == ("UNAVAILABLE", "broken")
+
+
+def test_a_model_that_not_all_have_is_there() -> None:
+    whole = merged(server(model("b")), server(model("a"), model("b")))
+    assert [(m.model, m.rows) for m in whole.models] == [("a", 6), ("b", 12)]
+
+
+def test_other_bounds_count_where_their_upper_bound_lies() -> None:
+    other = model(bounds=(0.1, 0.5, 1.0), counts=(1, 10, 100, 1000))
+    assert merged(server(model()), server(other)).models[0].counts == (2, 112, 1003)
+
+
+def test_what_departed_have_counted_stays_and_what_they_did_is_over() -> None:
+    gone = merge_snapshots.add_retired(
+        merge_snapshots.add_retired(None, server(model(), model("other"))), server(model())
+    )
+    whole = merged(server(model()), retired=gone)
+    assert [m.model for m in whole.models] == ["m"]
+    assert (whole.models[0].rows, whole.models[0].counts) == (18, (3, 6, 9))
+    assert (whole.models[0].waiting, whole.models[0].devices) == (2, (DEVICE,))
+    assert (whole.cpu_seconds, whole.rss_bytes, whole.other) == (9.5, 107, {"not_found": 3})
+
+
+def test_before_any_worker_has_spoken_there_is_nothing_to_show() -> None:
+    assert merge_snapshots.merge({}, server(), WHOLE) is None
+
+
+@given(st.builds(server, st.builds(model, st.text(), reason=st.text(), oldest=st.floats(0, 1e9))))
+def test_what_is_sent_is_what_is_read(said: ServerFigures) -> None:
+    assert merge_snapshots.from_json(merge_snapshots.as_json(said)) == said

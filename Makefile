@@ -2,15 +2,24 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SCRIPTS := .ci/generate .ci/setup .ci/serve
+SCRIPTS := .ci/generate .ci/setup .ci/serve .ci/test
 
-.PHONY: serve test lint generate check-drift models pins clean project clients tools
+.PHONY: serve test test-all coverage coverage-all lint generate check-drift models pins clean project clients tools
 
 serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
 	@exec $(BIN)/python .ci/serve
 
-test: models clients tools ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
-	$(BIN)/python -m pytest $(ARGS)
+test: models clients tools ## test all that a change can break; make test ARGS="tests/rpc -x" runs a part
+	$(BIN)/python .ci/test $(ARGS)
+
+test-all: models clients tools ## the slow tests too: soaks, fuzzers, browsers, systemd, Prometheus
+	$(BIN)/python .ci/test --all $(ARGS)
+
+coverage: models clients tools ## make test, and which lines of inferd it runs
+	$(BIN)/python .ci/test --coverage $(ARGS)
+
+coverage-all: models clients tools ## make test-all, and which lines of inferd it runs
+	$(BIN)/python .ci/test --all --coverage $(ARGS)
 
 lint: project ## style and types
 	$(BIN)/ruff check .

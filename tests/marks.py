@@ -12,6 +12,10 @@ SLOW: Rows = {
         "tests/benchmarks/test_computing_echo.py::test_inferd_answers_over_a_stream_and_in_shared_memory_at_once",
         "tests/benchmarks/test_computing_echo.py::test_the_echoes_are_asked_in_their_ways_and_their_threads_told_apart",
     ],
+    "hundreds of searches": [
+        "tests/tuning/test_search.py::test_a_search_costs_a_small_part_of_a_sweep",
+        "tests/tuning/test_search.py::test_winners_are_within_5_per_cent_of_the_best",
+    ],
     "a load generator that repeats its windows": ["tests/system/test_perf_analyzer.py"],
     "a fuzzer": ["tests/fuzz/test_codec.py::test_twenty_thousand_mutations_are_requests_or_refusals"],
     "counts the steps of long random walks": [

@@ -70,7 +70,7 @@ def finishes() -> list[Finish]:
         for family in FAMILIES
         for objective in OBJECTIVES
         for cores, many in HOW_MANY.items()
-        for number in range(many)
+        for number in range(examples(many))
     ]
 
 

@@ -23,6 +23,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.metrics.instruments import OTHER, STAGES
 from inferd.tensors import DType
 from tests import models
+from tests.effort import examples
 from tests.system import echo_models
 from tests.system.daemon import Daemon
 from tests.system.gauges import wait_until
@@ -31,7 +32,7 @@ from tests.system.wire import OK, connect, echo, method, request, steps
 
 pytestmark = pytest.mark.system
 
-REQUESTS = 10_000
+REQUESTS = examples(10_000)
 SEED = 20_26
 CLIENTS = 4
 AT_ONCE = 6

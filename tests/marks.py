@@ -35,4 +35,20 @@ SLOW: Rows = {
     "boots a Debian": ["tests/system/test_systemd.py"],
 }
 
-SERIAL: Rows = {}
+SERIAL: Rows = {
+    "sends requests when they are due, and times them": [
+        "tests/bench/test_generator.py",
+        "tests/benchmarks/test_open_loop.py",
+        "tests/tuning/test_load.py",
+    ],
+    "an objective or a deadline decides by how long runs take": [
+        "tests/system/test_accept_wait.py",
+        "tests/system/test_overload.py",
+    ],
+    "times the event loop": [
+        "tests/metrics/test_lag.py",
+        "tests/rpc/test_loopback.py",
+        "tests/supervision/test_inline_runs.py",
+    ],
+    "systemd's watchdog waits two seconds": ["tests/system/test_watchdog.py"],
+}

@@ -43,6 +43,7 @@ SERIAL: Rows = {
     ],
     "an objective or a deadline decides by how long runs take": [
         "tests/system/test_accept_wait.py",
+        "tests/system/test_malformed.py",
         "tests/system/test_overload.py",
     ],
     "times the event loop": [

@@ -23,7 +23,6 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.metrics.instruments import OTHER, STAGES
 from inferd.tensors import DType
 from tests import models
-from tests.effort import examples
 from tests.system import echo_models
 from tests.system.daemon import Daemon
 from tests.system.gauges import wait_until
@@ -32,14 +31,14 @@ from tests.system.wire import OK, connect, echo, method, request, steps
 
 pytestmark = pytest.mark.system
 
-REQUESTS = examples(10_000)
+REQUESTS = 10_000
 SEED = 20_26
 CLIENTS = 4
 AT_ONCE = 6
-"""Unary requests that a client has under way at a time, beside one stream."""
+"""Unary requests that a client has in flight at a time, beside one stream."""
 CROWD, STREAMED = 50, 10
 """Requests that a client lets wait at a time, and how many of them on a stream; as many as its quota allows."""
-LINE = CLIENTS * CROWD
+QUEUE_LENGTH = CLIENTS * CROWD
 """How many may wait."""
 MAX_MESSAGE = 16 << 10
 """Bytes of a request."""
@@ -56,7 +55,7 @@ it saw that before or after the server is chance: here alone the server may have
 LOOKS = 1000
 """Scrapes until what is to be seen must have been."""
 
-TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_runs", "inferd_queue_length"
+TOTAL, RUNS, LENGTH = "inferd_requests_total", "inferd_infer_requests_busy", "inferd_queue_length"
 
 OUTCOMES = {
     OK: "ok",
@@ -68,13 +67,13 @@ OUTCOMES = {
     StatusCode.CANCELLED: "cancelled",
     StatusCode.INTERNAL: "internal",
 }
-UNREAD = "unread"
+ABORTED_RECEIVE = "aborted_receive"
 """The outcome of what gRPC refuses by itself, before its bytes are here."""
 REASONS = {
     ": queue is full (": "queue_full",
-    ": queue is full and a request of higher priority came": "displaced",
+    ": queue is full and a request of higher priority came": "evicted",
     ": overloaded: an answer would take ": "objective",
-    f" may have {CROWD} requests under way": "quota",
+    f" may have {CROWD} requests in flight": "quota",
 }
 """What a sentence says that refuses -> the reason it should be counted under."""
 
@@ -85,7 +84,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     models.save(models.identity(DType.INT64, [-1]), repository, "echo")
     models.save(models.identity(DType.BYTES, [-1]), repository, "text")
     models.save(models.sum_and_difference([-1, 2]), repository, "rows", settings="[batching]\nmax_size = 8")
-    untried = echo_models.serial(LINE) + "[warmup]\nruns = 0\n"
+    untried = echo_models.serial(QUEUE_LENGTH) + "[warmup]\nruns = 0\n"
     models.save(echo_models.picky(), repository, "picky", settings=untried)
     for name in ("jammed", "held", IMPATIENT):
         models.save(echo_models.steps(LOOPS), repository, name, settings=untried)
@@ -95,8 +94,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     broken.mkdir(parents=True)
     (broken / "model.xml").write_text('<?xml version="1.0"?><net name="broken" version="11"><layers/></net>')
     flags = ["--cache-dir", str(cache_dir), "--request-log", "off", "--client-max-requests", str(CROWD)]
-    # What inferd asks of an idle model by itself would stand in line with the others, and teach it what runs take.
-    flags += ["--max-message-bytes", str(MAX_MESSAGE), "--canary-interval", "0"]
+    # What inferd asks of an idle model by itself would queue with the others, and teach it what runs take.
+    flags += ["--max-message-bytes", str(MAX_MESSAGE), "--probe-interval", "0"]
     with Daemon(repository, *flags) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
@@ -137,7 +136,7 @@ class Tally:
         if len(ask.raw) > MAX_MESSAGE:
             assert code is StatusCode.RESOURCE_EXHAUSTED
             assert "message larger than max" in sentence
-            self.ended[ask.model, UNREAD] += 1
+            self.ended[ask.model, ABORTED_RECEIVE] += 1
             return
         self.ended[ask.model, OUTCOMES[code]] += 1
         self.asked_bytes[ask.model] += len(ask.raw)
@@ -155,7 +154,7 @@ class Client:
         self._tally = tally
 
     def start(self, ask: Ask, patience: float | None = None) -> Any:
-        """A unary call under way."""
+        """A unary call in flight."""
         # Answers come as bytes, to be measured.
         infer = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         return infer(ask.raw, metadata=self._metadata, timeout=patience)
@@ -360,12 +359,12 @@ class Crowd:
         )
 
 
-async def in_line(room: WaitingRoom, clients: Sequence[Client], others: Sequence[Client]) -> None:
+async def fill_queue(room: WaitingRoom, clients: Sequence[Client], others: Sequence[Client]) -> None:
     """Cancelled, expired and refused while the run before them goes on."""
     await room.fill()
     cancelled = Crowd(clients, room.ask())
     await cancelled.come()
-    await room.shows(LENGTH, LINE)
+    await room.shows(LENGTH, QUEUE_LENGTH)
     await cancelled.go()
     await room.shows(LENGTH, 0)
 
@@ -375,14 +374,14 @@ async def in_line(room: WaitingRoom, clients: Sequence[Client], others: Sequence
 
     waiting = Crowd(clients, room.ask())
     await waiting.come()
-    await room.shows(LENGTH, LINE)
+    await room.shows(LENGTH, QUEUE_LENGTH)
     over_quota, too_many = Crowd(clients, room.ask(), 20), Crowd(others, room.ask(), 50)
     for crowd in (over_quota, too_many):
         await crowd.come()
         await crowd.hear()
     urgent = Crowd(others, room.ask(priority=1), 20)
     await urgent.come()
-    await room.has_turned_away("displaced", 20 * len(others))
+    await room.has_turned_away("evicted", 20 * len(others))
     await room.clear()
     await asyncio.gather(waiting.hear(), urgent.hear())
 
@@ -408,7 +407,7 @@ async def running(room: WaitingRoom, client: Client, times: int = 3) -> None:
 
 
 async def impatient(room: WaitingRoom, clients: Sequence[Client]) -> None:
-    """Given up by clients whose own deadline passes: in line, and then the run before them too."""
+    """Given up by clients whose own deadline passes: in the queue, and then the run before them too."""
     long = room.ask(LONG)
     call = clients[0].start(long, 2 * PATIENCE)
     await room.shows(RUNS, 1)
@@ -459,7 +458,7 @@ def books(daemon: Daemon) -> Books:
             jammed, held, hasty, strict = rooms = [WaitingRoom(daemon, name, others[0]) for name in names]
 
             async def wait() -> None:
-                await in_line(jammed, clients, others)
+                await fill_queue(jammed, clients, others)
                 await running(held, others[0])
                 await impatient(hasty, clients)
                 await beyond_the_objective(strict, clients)
@@ -487,7 +486,7 @@ def test_each_request_is_counted_once_under_what_became_of_it(books: Books, figu
     by_outcome = Counter[str]()
     for (_, outcome), number in ended.items():
         by_outcome[outcome] += number
-    assert set(by_outcome) == {*OUTCOMES.values(), UNREAD}
+    assert set(by_outcome) == {*OUTCOMES.values(), ABORTED_RECEIVE}
     figure(f"counting: {', '.join(f'{n} {outcome}' for outcome, n in by_outcome.most_common())}; all counted so")
 
 
@@ -501,7 +500,7 @@ def test_what_is_refused_says_why(books: Books) -> None:
 def test_what_ran_has_its_device_and_what_did_not_has_none(books: Books) -> None:
     counted = books.series.by(TOTAL, "model", "outcome", "device")
     assert {device for _, outcome, device in counted if outcome in ("ok", "internal")} == {"CPU"}
-    never = ("invalid", "not_found", "unavailable", "overloaded", UNREAD)
+    never = ("invalid", "not_found", "unavailable", "overloaded", ABORTED_RECEIVE)
     assert {device for _, outcome, device in counted if outcome in never} == {""}
     assert {device for model, _, device in counted if model == "held"} == {"CPU"}
     assert {outcome for model, outcome, device in counted if model == "jammed" and not device} == {
@@ -529,8 +528,8 @@ def test_bytes_and_rows_are_those_that_were_sent(books: Books) -> None:
     assert by_model(series, "inferd_sent_bytes_total") == tally.answer_bytes
     assert by_model(series, "inferd_inferences_total") == tally.rows
     # Rows that ran together, over all runs.
-    assert by_model(series, "inferd_run_rows_sum") == tally.rows
-    runs = by_model(series, "inferd_run_rows_count")
+    assert by_model(series, "inferd_batch_rows_sum") == tally.rows
+    runs = by_model(series, "inferd_batch_rows_count")
     assert runs.pop("rows") <= tally.ended["rows", "ok"]
     assert runs == {model: n for (model, outcome), n in tally.ended.items() if outcome == "ok" and model != "rows"}
 

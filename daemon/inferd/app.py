@@ -51,7 +51,6 @@ from inferd.rpc.server import Rpcs, Server, ServerSettings
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
 from inferd.supervision.inline_runs import InlineRuns
@@ -141,15 +140,10 @@ class App:
         self._catalog = Catalog(
             self._repository,
             engine,
-            CatalogLimits(
-                QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
-                settings.load_parallelism,
-                settings.drain_timeout,
-                cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
-            ),
-            self._observe,
-            self._changed,
-            self._tuner.tuned,
+            CatalogLimits.of(settings, cpu_threads(settings)),
+            observe=self._observe,
+            changed=self._changed,
+            tuned=self._tuner.tuned,
         )
         self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []

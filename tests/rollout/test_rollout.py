@@ -94,7 +94,7 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     cache = small.engine()._compiler._cache
     engine = Substituting(2, cache, wrong, three) if instead is not None else Engine(2, cache)
     limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
-    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, seen.append, changed)
+    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, observe=seen.append, changed=changed)
     await catalog.load_all()
     busy = Traffic(catalog, seen)
     async with asyncio.TaskGroup() as group:

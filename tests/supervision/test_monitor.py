@@ -59,8 +59,8 @@ class House:
             Repository(root),
             self.engine,  # type: ignore[arg-type]  # at the engine seam
             CatalogLimits(QueueLimits(100, 1 << 20), 2, 0.01),
-            self.seen.append,
-            self._changed,
+            observe=self.seen.append,
+            changed=self._changed,
         )
         self.tried: list[str] = []
         self.way_for: list[str] = []

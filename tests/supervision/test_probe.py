@@ -34,7 +34,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.seen: list[Observation] = []
         limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 30)
-        self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
+        self._catalog = Catalog(Repository(root), engine(), limits, observe=self.seen.append, changed=self._changed)
 
     async def _changed(self) -> None:
         """Nobody is to be told here."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.deployment.settings import rules_of
@@ -32,6 +33,16 @@ class CatalogLimits:
     drain_seconds: float
     # CPU threads to divide between the models, by weight; 0 where each may have all.
     split_threads: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings, cpu_threads: int) -> "CatalogLimits":
+        """As ``settings`` have them, with so many threads for inference on the CPU."""
+        return cls(
+            QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
+            settings.load_parallelism,
+            settings.drain_timeout,
+            cpu_threads if settings.cpu_sharing == "split" else 0,
+        )
 
 
 class Loader:

@@ -74,9 +74,9 @@ class Catalog(Routes):
         await asyncio.gather(*(self._load_entry(entry, quietly=True) for entry in listing.models))
 
     async def load(self, name: str) -> None:
-        """Read ``name`` anew and serve what its folder holds now.
+        """Read ``name`` again and serve what its folder holds now.
 
-        New versions are loaded beside the old; what fails leaves the old one serving. Returns once a version that is
+        New versions are loaded next to the old; what fails leaves the old one serving. Returns once a version that is
         tried on a part of the requests has them all. Raises UnknownModel, the error that kept it from loading, or
         RolloutRejected where it was rolled back. Goes on to its end when the caller stops waiting.
         """
@@ -92,7 +92,7 @@ class Catalog(Routes):
             await self.publish()
             raise
         if self._limits.split_threads and name not in self._cpu_parts:
-            # Newcomers get their part; what the others have been compiled for stays until they are loaded anew.
+            # Newcomers get their part; the others keep what they were compiled for until they are loaded again.
             listing = await asyncio.to_thread(self._repository.scan)
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=not force, force=force)
@@ -102,7 +102,7 @@ class Catalog(Routes):
 
         If ``thorough``, all files of what is served are read, so that one that was changed without a trace is found.
 
-        What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
+        What is new, has changed or failed before is loaded, changed versions next to the old ones; what is gone is
         unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
         logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
         Gives the models that are not served as they are on disk, for that they failed. Raises RepositoryError where the
@@ -193,7 +193,7 @@ class Catalog(Routes):
         *,
         inline: bool | None = None,
     ) -> bool:
-        """Load ``model`` as ``config`` has it beside what answers now, and have ``steer`` try it; ``inline`` is as
+        """Load ``model`` as ``config`` has it next to what answers now, and have ``steer`` try it; ``inline`` is as
         :class:`ModelSource` has it.
 
         What ``steer`` returns says which of the two goes on; the other answers what it has
@@ -296,11 +296,11 @@ class Catalog(Routes):
     async def _load_version(
         self, entry: ModelEntry, version: VersionFile, force: bool, canary_started: asyncio.Event | None
     ) -> InferdError | None:
-        """Load beside what serves now, then switch over. Returns what went wrong."""
+        """Load next to what serves now, then switch over. Returns what went wrong."""
         versions = self._models.setdefault(entry.name, {})
         key, old = (entry.name, version.version), versions.get(version.version)
         model = ModelVersion(*key)
-        # How it is brought into service is nothing that it has to be loaded anew for.
+        # Another way of bringing it into service is no reason to load it again.
         model.origin = origin = (version, entry.config.model_copy(update={"rollout": RolloutSettings()}))
         before = self.predecessor(model, old)
         if not force and before is not None:

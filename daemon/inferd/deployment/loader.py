@@ -56,7 +56,7 @@ class Loader:
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
         self._unfreed: list[tuple[str, LoadedModel]] = []
-        # Nanoseconds of those that were let go of, and those that are there; replaced as one, as any thread may ask.
+        # Nanoseconds of versions that are gone, and the versions that are there; replaced as one: any thread may ask.
         self._work: dict[tuple[str, str], tuple[int, tuple[Dispatcher, ...]]] = {}
 
     async def load(

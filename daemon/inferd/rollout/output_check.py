@@ -16,7 +16,7 @@ _Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
 
 
 async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
-    """What speaks against the answers of ``candidate`` taking the place of those of ``incumbent``; "" for nothing.
+    """What speaks against ``candidate`` answering in the place of ``incumbent``; "" for nothing.
 
     Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
     is given the numbers may differ by that much only, in proportion to an output's largest element.

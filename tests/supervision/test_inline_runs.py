@@ -184,7 +184,7 @@ async def test_what_somebody_else_decides_on_is_left_to_them(tmp_path: Path) -> 
 @on_loop
 async def test_a_changed_model_starts_over_and_one_that_can_not_be_loaded_stays(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
-        before = choice.serving
+        before = choice.deployment
         (tmp_path / "models" / "m" / "1" / "model.xml").write_text("no model")
         assert await choice.look(FIRST) == 1
         assert (choice.deployment is before, choice.told) == (True, [])

@@ -201,7 +201,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 @on_loop
 async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
     async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
-        before = house.serving
+        before = house.deployment
         (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
@@ -245,7 +245,7 @@ async def test_once_loading_anew_has_failed_often_enough_the_process_makes_way_i
         await until(lambda: bool(house.way_for))
         assert (house.tried, house.way_for) == (["GPU"], ["GPU"])
         # The first load, and the tries.
-        assert house.engine.loads == 1 + backoff_rules.tries
+        assert house.engine.loads == 1 + backoff_rules.fast_tries
         assert not house.ready
 
 

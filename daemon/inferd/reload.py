@@ -24,7 +24,12 @@ class Reloader:
     """
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings], take: Callable[[Settings], None], catalog: Catalog
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        read: Callable[[], Settings],
+        take: Callable[[Settings], None],
     ) -> None:
         self._settings = settings
         self._read = read

@@ -8,6 +8,9 @@ another. Time is an argument, in seconds of any clock.
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
+
+from inferd.config.daemon import Settings
 
 
 class RestartState(Enum):
@@ -70,6 +73,11 @@ class RestartRules:
     always: bool = False
     min_uptime: float = 600.0
     retry_interval: float = 300.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The rules that ``settings`` ask for."""
+        return cls(always=settings.restart_on_device_loss == "always")
 
 
 class RestartPolicy:

@@ -4,23 +4,28 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
 import structlog
 
 from inferd.catalog.catalog import Catalog
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.deployment.traffic_split import TrafficSplit
 from inferd.dispatcher import Dispatcher
 from inferd.engine.device import family
 from inferd.errors import ContentChanged, InferdError, ModelUnavailable
-from inferd.health.health import HealthObservation, HealthRules, HealthState, HealthTracker
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.health import HealthRules, HealthState, HealthTracker
+from inferd.health.liveness import LivenessRules
+from inferd.health.probes import ProbeOutcome
 from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
 from inferd.health.restart_policy import VersionHealth
 from inferd.lifecycle import ModelState
 from inferd.supervision import probe
 from inferd.supervision.inline_runs import InlineRuns
+from inferd.supervision.observation import observed
 from inferd.supervision.restart import Restarter
 
 log = structlog.get_logger("inferd.supervision")
@@ -32,6 +37,22 @@ _MOST_STUCK = 2
 
 # Model, version, device.
 VersionDevice = tuple[str, str, str]
+# A version that is loaded, what serves it, and its health.
+_Held = tuple[ModelVersion, Deployment, HealthTracker]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRules:
+    """What holds for each version's health and for loading it again; ``look`` are the seconds between two looks."""
+
+    health: HealthRules = field(default_factory=HealthRules)
+    backoff: ReloadBackoffRules = field(default_factory=ReloadBackoffRules)
+    look: float = _LOOK
+
+    @classmethod
+    def of(cls, settings: Settings, liveness: LivenessRules | None = None) -> Self:
+        """The rules that ``settings`` ask for; ``liveness`` are those of the watchdog, None where it is not fed."""
+        return cls(HealthRules.of(settings, liveness))
 
 
 class HealthMonitor:
@@ -50,17 +71,14 @@ class HealthMonitor:
         self,
         catalog: Catalog,
         present: Callable[[str], bool],
-        rules: HealthRules | None = None,
-        backoff_rules: ReloadBackoffRules | None = None,
-        look: float = _LOOK,
+        rules: MonitorRules | None = None,
+        *,
         restarter: Restarter | None = None,
         inline_runs: InlineRuns | None = None,
     ) -> None:
         self._catalog = catalog
         self._present = present
-        self._rules = rules or HealthRules()
-        self._backoff_rules = backoff_rules or ReloadBackoffRules()
-        self._interval = look
+        self._rules = rules or MonitorRules()
         self._restarter = restarter
         self._inline_runs = inline_runs
         self.hung: Counter[VersionDevice] = Counter()
@@ -70,6 +88,7 @@ class HealthMonitor:
         self._unready_reasons: dict[tuple[str, str], str] = {}
         self._health: dict[Dispatcher, HealthTracker] = {}
         self._failed: set[Dispatcher] = set()
+        self._silent: set[HealthTracker] = set()
         self._backoffs: dict[tuple[str, int], ReloadBackoff] = {}
         self._reloads_running: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,58 +151,83 @@ class HealthMonitor:
     def _until_next(self) -> float:
         """Seconds until something has to be looked at, whatever happens."""
         due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
-        return min([self._interval, *due])
+        return min([self._rules.look, *due])
+
+    def silent(self) -> dict[str, float]:
+        """The versions that have owed an answer for too long, as ``model/version``, and for how many seconds.
+
+        Looks at all of them, so that what is said is true now. Empty where no watchdog is to be fed.
+        """
+        if self._rules.health.liveness is None:
+            return {}
+        now = time.monotonic()
+        held = self._observe(now)
+        silent = {
+            health: (_name(model_version), seconds)
+            for model_version, _, health in held
+            if (seconds := health.silent_for(now)) is not None
+        }
+        for health in silent.keys() - self._silent:
+            name, seconds = silent[health]
+            log.error("model is silent; the watchdog is not fed", model=name, seconds=round(seconds))
+        for model_version, _, health in held:
+            # One that was taken out of service meanwhile has not answered.
+            if health in self._silent and health not in silent and health.unready_reason is None:
+                log.info("model answers again", model=_name(model_version))
+        self._silent = set(silent)
+        return dict(silent.values())
+
+    def _observe(self, now: float) -> list[_Held]:
+        """Have each version's health take in how it is, and send the probes that are due."""
+        loaded = [held for held in self._catalog.loaded() if held[0].state is ModelState.READY]
+        self._health = {
+            deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
+            for _, deployment in loaded
+        }
+        held = [
+            (model_version, deployment, self._health[deployment.dispatcher]) for model_version, deployment in loaded
+        ]
+        for _, deployment, health in held:
+            if (seconds := health.look(now, observed(deployment.dispatcher))) is not None:
+                self._begin(self._try(health, deployment, seconds))
+        return held
 
     async def _look(self) -> None:
         now = time.monotonic()
-        held = [
-            (model_version, deployment)
-            for model_version, deployment in self._catalog.loaded()
-            if model_version.state is ModelState.READY
-        ]
-        self._health = {
-            deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
-            for _, deployment in held
-        }
+        held = self._observe(now)
+        loaded = [(model_version, deployment) for model_version, deployment, _ in held]
         self._failed &= self._health.keys()
-        known = {(model_version.name, model_version.version) for model_version, _ in held}
+        known = {(model_version.name, model_version.version) for model_version, _ in loaded}
         self._backoffs = {key: backoff for key, backoff in self._backoffs.items() if key in known}
-        self._ask_devices([deployment for _, deployment in held])
-        self._count(held)
-        for model_version, deployment in held:
-            health, observation = self._health[deployment.dispatcher], _observed(deployment.dispatcher)
-            if health.look(now, observation):
-                self._begin(self._try(health, deployment, health.probe_timeout(observation)))
+        self._ask_devices([deployment for _, deployment in loaded])
+        self._count(loaded)
+        for model_version, deployment in loaded:
             if any(stats.lost or stats.wedged for stats in deployment.dispatcher.device_stats):
                 self._reload_if_due(model_version, deployment, now)
-        unready_reasons = (
-            (model_version, self._health[deployment.dispatcher].unready_reason) for model_version, deployment in held
-        )
         self._unready_reasons = {
-            (s.name, str(s.version)): unready_reason.value
-            for s, unready_reason in unready_reasons
-            if unready_reason is not None
+            (model_version.name, str(model_version.version)): unready_reason.value
+            for model_version, _, health in held
+            if (unready_reason := health.unready_reason) is not None
         }
-        for model_version, deployment in held:
-            await self._show(model_version, deployment, self._health[deployment.dispatcher])
-        for work in self._inline_runs.look(held) if self._inline_runs is not None else ():
+        for model_version, deployment, health in held:
+            await self._show(model_version, deployment, health)
+        for work in self._inline_runs.look(loaded) if self._inline_runs is not None else ():
             self._begin(work)
         if self._restarter is not None:
             self._restarter.look(
-                now, [self._version_health(model_version, deployment) for model_version, deployment in held]
+                now, [self._version_health(model_version, deployment) for model_version, deployment in loaded]
             )
 
     def _new(self, deployment: Deployment, now: float) -> HealthTracker:
         deployment.dispatcher.on_health_change = self._wake.set
-        return HealthTracker(self._rules, now)
+        return HealthTracker(self._rules.health, now)
 
     async def _show(self, model_version: ModelVersion, deployment: Deployment, health: HealthTracker) -> None:
         """Have the catalog take requests, or not."""
         backoff = self._backoffs.get((model_version.name, model_version.version))
         said = [backoff.status_text] if backoff is not None and backoff.status_text else []
-        lost = [f"{c.device} is used no more: {c.lost}" for c in deployment.dispatcher.device_stats if c.lost]
         reason, degraded_reason = (
-            "; ".join([why, *said]) if why else "" for why in (health.unready_text, "; ".join(lost))
+            "; ".join([why, *said]) if why else "" for why in (health.unready_text, health.degraded_text)
         )
         if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
@@ -263,7 +307,7 @@ class HealthMonitor:
 
     def _reload_if_due(self, model_version: ModelVersion, deployment: Deployment, now: float) -> None:
         key = (model_version.name, model_version.version)
-        backoff = self._backoffs.setdefault(key, ReloadBackoff(self._backoff_rules))
+        backoff = self._backoffs.setdefault(key, ReloadBackoff(self._rules.backoff))
         if key not in self._reloads_running and backoff.due(now):
             self._reloads_running.add(key)
             self._begin(self._reload(model_version, deployment, backoff))
@@ -315,18 +359,8 @@ async def _at_once(_: TrafficSplit) -> bool:
     return True
 
 
-def _observed(dispatcher: Dispatcher) -> HealthObservation:
-    stats = dispatcher.device_stats
-    return HealthObservation(
-        well=sum(c.succeeded for c in stats),
-        failed=sum(c.failed for c in stats),
-        hung=sum(c.hung for c in stats),
-        busy=bool(dispatcher.in_flight or dispatcher.running),
-        run=dispatcher.service_time / 1e9,
-        gone="; ".join(f"{c.device}: {c.lost}" for c in stats) if all(c.lost for c in stats) else "",
-        hangs=any(c.wedged and c.wedged == c.lost for c in stats),
-        stalled=dispatcher.stalled,
-    )
+def _name(model_version: ModelVersion) -> str:
+    return f"{model_version.name}/{model_version.version}"
 
 
 def _labels(model_version: ModelVersion) -> dict[str, object]:

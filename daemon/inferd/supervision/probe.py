@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from inferd.deployment.deployment import Deployment
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError, InferenceFailed, InternalFault
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.probes import ProbeOutcome
 from inferd.requests import Request, SequenceStep, Stages
 from inferd.tensors import Tensor
 

@@ -57,7 +57,6 @@ UNRANKED = {"", "_pb"}
 HOMES = {
     "openvino": {"engine"},
     "grpc": {"rpc"},
-    "grpc_health": {"rpc"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},
@@ -101,6 +100,7 @@ PURE = {
     "requests",
     "rollout.canary_analysis",
     "rollout.comparison",
+    "rollout.policy",
     "rollout.trial",
     "scheduling",
     "shared_memory.regions",

@@ -7,11 +7,10 @@ from contextlib import suppress
 import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from inferd._pb import health_pb2, tuner_pb2
 from inferd._pb import open_inference_pb2 as pb
-from inferd._pb import tuner_pb2
 from inferd.config.tokens import SCOPES
 from inferd.rpc.gate import ACCESS, SERVICE, Access, Gate
 from inferd.rpc.services import Services

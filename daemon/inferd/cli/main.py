@@ -36,6 +36,7 @@ COMMANDS = {
         "top",
         description="Watch the models of a running daemon: throughput, latency and queues, busiest first. q quits.",
     ),
+    "dashboards": Command("Write the Grafana dashboards and Prometheus rules", "dashboards", "dashboards"),
     "install-units": Command(
         "Write the systemd units",
         "install_units",

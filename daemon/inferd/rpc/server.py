@@ -12,7 +12,6 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_channelz.v1 import channelz_pb2_grpc
-from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferd._pb import open_inference_pb2 as pb
@@ -23,7 +22,7 @@ from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.histogram import Histogram
-from inferd.rpc import codec, status
+from inferd.rpc import codec, health, status
 from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.rpc.channelz import Channelz
 from inferd.rpc.control import RepositoryControl
@@ -166,9 +165,9 @@ class Server:
         of_the_protocol = _handlers(rpcs, SharedMemory(rpcs.regions, self._credentials), fanout)
         services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(rpcs.tuner, fanout)))
         self._health = HealthService()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        services.add_generic_rpc_handlers((self._health.handlers(),))
         channelz_pb2_grpc.add_ChannelzServicer_to_server(Channelz(), services)
-        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE, _CHANNELZ, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(reflected), services
         )

@@ -83,8 +83,8 @@ class House:
         self.monitor.start()
         # It looks once at the start, and knows the model then, and whether its device is there.
         await until(lambda: self.deployment.dispatcher.on_health_change is not None)
-        if self.monitor._asking is not None:
-            await self.monitor._asking
+        if self.monitor._presence.asking is not None:
+            await self.monitor._presence.asking
         return self
 
     async def __aexit__(self, *_: object) -> None:

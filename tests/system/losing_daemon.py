@@ -17,7 +17,7 @@ from inferd.engine.source import ModelSource
 from inferd.errors import LoadFailed
 from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
 from inferd.health.restart_policy import RestartPolicy, RestartRules
-from inferd.supervision import monitor, restart
+from inferd.supervision import restart, version_reloads
 
 LOST = "Exception from ocl_stream.cpp: clFlush, error code: -5 CL_OUT_OF_RESOURCES"
 
@@ -44,7 +44,7 @@ def losing(lost: Path) -> None:
     def impatient_policy(rules: RestartRules, began: float) -> RestartPolicy:
         return RestartPolicy(replace(rules, min_uptime=0.0), began)
 
-    monitor.ReloadBackoff = impatient_backoff  # type: ignore[misc,assignment]
+    version_reloads.ReloadBackoff = impatient_backoff  # type: ignore[misc,assignment]
     restart.RestartPolicy = impatient_policy  # type: ignore[misc,assignment]
 
 

@@ -1,4 +1,4 @@
-"""A reload: settings and repository are read anew, and what can change while serving does."""
+"""A reload: settings and repository are read again, and what can change while serving does."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Readiness follows what devices and models do, at once, and what was lost is loaded anew."""
+"""Readiness follows what devices and models do, at once, and what was lost is loaded again."""
 
 import asyncio
 import time
@@ -174,7 +174,7 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
         assert [answer.error for answer in answers] == [None] * 3
         assert house.ready
         assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
-        await until(lambda: "loading it anew has failed" in house.reason)
+        await until(lambda: "loading it again has failed" in house.reason)
         assert house.reason.startswith(f"GPU is used no more: {GONE}; ")
         assert house.monitor.unready_reasons == {}
 
@@ -189,7 +189,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: house.engine.loads > 5)
         assert not house.ready
-        assert "loading it anew has failed" in house.reason
+        assert "loading it again has failed" in house.reason
         assert "is tried every 0 s from now on: device 'GPU' needs GPU, which is absent" in house.reason
 
         house.engine.present.add("GPU")

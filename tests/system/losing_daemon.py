@@ -1,6 +1,6 @@
 """Runs a daemon that has lost its device once a file exists, whatever it does; a process begun without it has not.
 
-``python losing_daemon.py FILE PYTHON -m inferd ARGUMENT...``. Faults are put in at the engine's seam, and loading anew
+``python losing_daemon.py FILE PYTHON -m inferd ARGUMENT...``. Faults are put in at the engine's seam, and loading again
 is given up sooner than it would be. No GPU or NPU was at hand to lose.
 """
 

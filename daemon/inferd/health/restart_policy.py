@@ -1,6 +1,6 @@
 """Decides when a fresh process is to replace this one, because a device is lost to it for good.
 
-A driver may give up on a process, and on that process only. So once loading anew has failed here as often as it is
+A driver may give up on a process, and on that process only. So once loading again has failed here as often as it is
 tried, a child process tries the device; where that can use it, this one drains and ends, and its supervisor starts
 another. Time is an argument, in seconds of any clock.
 """
@@ -55,7 +55,7 @@ TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """What one version is to run on, which of those it has lost, whether loading it anew was tried in vain as often
+    """What one version is to run on, which of those it has lost, whether loading it again was tried in vain as often
     as it is done in quick succession, and whether it answers all the same."""
 
     devices: frozenset[str]
@@ -110,7 +110,7 @@ class RestartPolicy:
 
 
 def lost_for_good(versions: Collection[VersionHealth]) -> list[str]:
-    """The devices that every version on them has lost, and was loaded anew on in vain: where one works, the process
+    """The devices that every version on them has lost, and was loaded again on in vain: where one works, the process
     is not what is wrong."""
     devices = sorted({device for version in versions for device in version.devices})
     return [

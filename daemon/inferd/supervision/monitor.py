@@ -57,7 +57,7 @@ class HealthMonitor:
     """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
-    repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
+    repair there, is loaded again next to what is left of it. ``present`` says whether a device is there, and may wait
     for a driver. ``restarter`` is told how the versions are, to judge whether a fresh process would do better, and
     ``inline_runs`` to judge where their runs are best computed.
 
@@ -143,7 +143,7 @@ class HealthMonitor:
                 pass
 
     def _until_next(self) -> float:
-        """Seconds until something has to be looked at, whatever happens."""
+        """Seconds until the next look is due, whether or not something happens."""
         due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
         return min([self._rules.look, *due])
 

@@ -131,6 +131,7 @@ class HealthTracker:
         self._probed_at: float | None = None
         self._well_when_probed = 0
         self._owed = OwedAnswer(rules.liveness) if rules.liveness is not None else None
+        self._answered = False
         self._failing_probes = False
         self._was_unready = False
 
@@ -144,7 +145,7 @@ class HealthTracker:
             self._failure_reason = UnreadyReason.HANGING if observation.hangs else UnreadyReason.LOST
         if not self._gone:
             self._judge_runs(now, well, failed, observation.hung - before.hung)
-        self._follow_debt(now, well, failed)
+        self._follow_answers(well, failed)
         reason = self._probe_due(now)
         if reason is None:
             return None
@@ -224,33 +225,34 @@ class HealthTracker:
     # -- liveness ---------------------------------------------------------------------
 
     def silent_for(self, now: float) -> float | None:
-        """Seconds that it has owed an answer, where that is longer than it may; None otherwise.
+        """Seconds that it has owed an answer, where that is longer than it may; None otherwise. Asked at the watchdog's
+        pace, :attr:`LivenessRules.look` apart, and of what was seen last.
 
-        A version that can't be probed is trusted as long as it is ready.
+        A version that can't be probed is trusted as long as it is ready. An unready one owes nothing while it is idle
+        or without a device: the monitor loads it again.
         """
-        if self._owed is None or self._owed.since is None or self._rules.liveness is None:
+        if self._owed is None or self._rules.liveness is None:
             return None
-        if self.trust is ProbeTrust.UNTESTABLE and not self._was_unready:
+        seen = self._last
+        lost = bool(seen.gone) and not seen.hangs
+        owes = seen.busy and not lost if self._was_unready else seen.busy or self._failing_probes
+        self._owed.look(now, owes=owes, answered=self._answered)
+        self._answered = False
+        if self._owed.since is None or (self.trust is ProbeTrust.UNTESTABLE and not self._was_unready):
             return None
         seconds = now - self._owed.since
         return seconds if seconds > self._limit(self._rules.liveness) else None
 
-    def _follow_debt(self, now: float, well: int, failed: int) -> None:
-        """An unready version is alive as long as its runs end at all, and owes nothing while it is idle or without a
-        device: those are seen to by loading it again. What it owes begins again whenever it becomes ready or unready.
-        """
-        if self._owed is None:
-            return
-        seen, unready = self._last, self.unready_reason is not None
+    def _follow_answers(self, well: int, failed: int) -> None:
+        """An unready version answers as long as its runs end at all. What it owes begins again whenever it becomes
+        ready or unready."""
+        unready = self.unready_reason is not None
         if unready is not self._was_unready:
             self._was_unready, self._failing_probes = unready, False
-            self._owed.forgive()
-        answered = well > 0 or (unready and failed > 0)
-        if answered:
-            self._failing_probes = False
-        lost = bool(seen.gone) and not seen.hangs
-        owes = seen.busy and not lost if unready else seen.busy or self._failing_probes
-        self._owed.look(now, owes=owes, answered=answered)
+            if self._owed is not None:
+                self._owed.forgive()
+        if well > 0 or (unready and failed > 0):
+            self._answered, self._failing_probes = True, False
 
     def _limit(self, rules: LivenessRules) -> float:
         return max(rules.limit, _RUNS * self._last.run)

@@ -32,7 +32,13 @@ class Choosing:
     def __init__(self, house: House, most: float, free: Callable[[ModelVersion], bool] = lambda _: True) -> None:
         self.house = house
         self.told: list[bool] = []
-        self.runs = InlineRuns(house.catalog, free, lambda _, inline: self.told.append(inline), most, lambda: self.now)
+        self.runs = InlineRuns(
+            house.catalog,
+            free=free,
+            told=lambda _, inline: self.told.append(inline),
+            most=most,
+            clock=lambda: self.now,
+        )
         self.now = 1000.0
 
     @property

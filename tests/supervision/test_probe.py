@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import ModelUnavailable
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.probes import ProbeOutcome
 from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.rollout import synthetic_request

@@ -5,7 +5,7 @@ import asyncio
 from inferd.deployment.deployment import Deployment
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError, InferenceFailed, InternalFault
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.probes import ProbeOutcome
 from inferd.rollout import synthetic_request
 
 

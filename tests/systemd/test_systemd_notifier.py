@@ -50,4 +50,4 @@ async def test_a_device_that_is_lost_is_told_from_one_that_hangs() -> None:
     assert _lost(bench.dispatcher)
     bench.dispatcher.device_stats[1].wedged = GONE
     assert not _lost(bench.dispatcher)
-    await until(lambda: bench.dispatcher.in_flight == 0)
+    await until(lambda: bench.dispatcher.scheduler.in_flight == 0)

@@ -21,6 +21,7 @@ from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
 from inferd.metrics.instruments import OTHER
 from inferd.metrics.recorder import Recorder, VersionCounters
 from inferd.metrics.statistics import Statistics
+from inferd.scheduling.queue_state import QueueState
 from inferd.supervision.monitor import HealthMonitor
 from inferd.tuner.record import TuningDecision, TuningPhase, TuningRecord
 from inferd.tuner.tuner import Tuner
@@ -120,7 +121,7 @@ class Snapshotter:
         }
         for name, version in sorted(key for key in self._recorder.counted() | deployment.keys() if key[1]):
             dispatcher = deployment.get((name, version))
-            waiting = dispatcher.waiting if dispatcher is not None else None
+            waiting = dispatcher.scheduler.waiting if dispatcher is not None else None
             yield name, version, self._recorder.statistics(name, version), waiting
 
     def _wanted(self) -> list[IndexEntry]:
@@ -144,7 +145,7 @@ class Snapshotter:
     ) -> ModelFigures:
         record = self._recorder.counters(entry.name, entry.version)
         answered = record.answered
-        dispatcher = deployment.dispatcher if deployment is not None else None
+        queue = _queue(deployment) if deployment is not None else QueueState()
         objective = deployment.config.objective if deployment is not None else None
         tuning = tunings.get((entry.name, entry.version))
         return ModelFigures(
@@ -157,12 +158,12 @@ class Snapshotter:
             seconds=answered.total / 1e9,
             outcomes=_outcomes(record),
             rows=record.inferences,
-            waiting=dispatcher.waiting if dispatcher else 0,
-            oldest=dispatcher.oldest if dispatcher else 0.0,
-            in_flight=dispatcher.in_flight if dispatcher else 0,
-            limit=dispatcher.limit if dispatcher else 0,
-            running=dispatcher.running if dispatcher else 0,
-            sequences=dispatcher.sequences if dispatcher else 0,
+            waiting=queue.waiting,
+            oldest=queue.oldest,
+            in_flight=queue.in_flight,
+            limit=queue.limit,
+            running=queue.running,
+            sequences=queue.sequences,
             devices=tuple(
                 DeviceFigures(
                     p.pool.device, p.effective.streams, p.effective.threads, p.pool.width, p.effective.precision
@@ -186,18 +187,22 @@ def _key(model_version: ModelVersion) -> tuple[str, str]:
     return model_version.name, str(model_version.version)
 
 
+def _queue(deployment: Deployment) -> QueueState:
+    return deployment.dispatcher.scheduler.queue_state(time.monotonic_ns())
+
+
 def _version(model_version: ModelVersion, deployment: Deployment, tuning: TuningState | None) -> VersionState:
-    dispatcher, objective = deployment.dispatcher, deployment.config.objective
+    queue, objective = _queue(deployment), deployment.config.objective
     return VersionState(
         model=model_version.name,
         version=str(model_version.version),
-        queue_length=dispatcher.waiting,
-        queue_bytes=dispatcher.waiting_bytes,
-        queue_oldest=dispatcher.oldest,
-        in_flight=dispatcher.in_flight,
-        limit=dispatcher.limit,
-        running=dispatcher.running,
-        sequences=dispatcher.sequences,
+        queue_length=queue.waiting,
+        queue_bytes=queue.waiting_bytes,
+        queue_oldest=queue.oldest,
+        in_flight=queue.in_flight,
+        limit=queue.limit,
+        running=queue.running,
+        sequences=queue.sequences,
         sequences_limit=most_sequences(deployment.config, deployment.signature)
         if deployment.signature.in_sequences
         else None,

@@ -72,7 +72,7 @@ class Canary:
         why, other = self._unready_reasons()
         if why := why or _broken(self._split.candidate):
             return CanaryVerdict.FAILED, why
-        analysis, waiting = self._analysis, candidate.in_flight
+        analysis, waiting = self._analysis, candidate.scheduler.in_flight
         # Nobody is to wait for a version that may be better while the one before does not answer at all.
         verdict = analysis.conclude(waiting) if other else analysis.step(time.monotonic(), waiting)
         return None if verdict is None else (verdict, analysis.summary())

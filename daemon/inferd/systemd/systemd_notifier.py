@@ -148,7 +148,7 @@ class SystemdNotifier:
 def _activity(dispatcher: Dispatcher, unready: bool) -> ModelActivity:
     # Who is out of service because it fails, and still tried, is alive as long as its runs end at all.
     failed = sum(stats.failed for stats in dispatcher.device_stats) if unready else 0
-    return ModelActivity(dispatcher.completed + failed, _busy(dispatcher), dispatcher.service_time / 1e9)
+    return ModelActivity(dispatcher.completed + failed, _busy(dispatcher), dispatcher.scheduler.service_time / 1e9)
 
 
 def _lost(dispatcher: Dispatcher) -> bool:
@@ -157,7 +157,7 @@ def _lost(dispatcher: Dispatcher) -> bool:
 
 
 def _busy(dispatcher: Dispatcher) -> bool:
-    return bool(dispatcher.in_flight or dispatcher.running)
+    return not dispatcher.scheduler.idle
 
 
 def _name(deployment: Deployment) -> str:

@@ -23,9 +23,9 @@ def _declared(merged: str, retired: str = "") -> Metadata:
 # ``TOTAL`` and its like are counters: they include what workers that have ended had counted.
 SUM = _declared("sum")
 MAX = _declared("max")
-MIN = _declared("min")
 NONEMPTY = _declared("nonempty")
 COUNTS = _declared("counts")
+MAX_COUNTS = _declared("max counts")
 RECORD = _declared("record")
 RECORDS_BY_DEVICE = _declared("records by device")
 TOTAL = _declared("sum", retired="sum")
@@ -82,6 +82,10 @@ def _counts(values: Sequence[Mapping[Any, int]], _: str) -> dict[Any, int]:
     return dict(total)
 
 
+def _max_counts(values: Sequence[Mapping[Any, int]], _: str) -> dict[Any, int]:
+    return {key: max(one.get(key, 0) for one in values) for key in dict.fromkeys(key for one in values for key in one)}
+
+
 def _by_device(values: Sequence[Sequence[Any]], what: str) -> tuple[Any, ...]:
     found: dict[str, list[Any]] = {}
     for record in (record for records in values for record in records):
@@ -92,9 +96,9 @@ def _by_device(values: Sequence[Sequence[Any]], what: str) -> tuple[Any, ...]:
 _RULES: Mapping[str, Callable[[Any, str], Any]] = {
     "sum": lambda values, _: reduce(operator.add, values),
     "max": lambda values, _: max(values),
-    "min": lambda values, _: min(values),
     "nonempty": lambda values, _: next(filter(None, values), values[0]),
     "counts": _counts,
+    "max counts": _max_counts,
     "record": _combined,
     "records by device": _by_device,
 }

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from inferd.exposition.connections import Connections
 from inferd.exposition.exporter import Exporter
 from inferd.exposition.status import Status
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.snapshot import ServerSnapshot
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -59,7 +59,7 @@ def test_one_that_the_client_closed_meanwhile_is_let_go_of(pairs: list[Pair]) ->
     connections.forget(pairs[1][0])
 
 
-def _nothing() -> ServerFigures:
+def _nothing() -> ServerSnapshot:
     raise AssertionError("nobody asks for figures here")
 
 

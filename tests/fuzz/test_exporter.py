@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inferd.exposition.exporter import Exporter, registry_of
 from inferd.exposition.status import Status
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.snapshot import ServerSnapshot
 from tests.fuzz.mutation import mutated
 
 SOME = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -30,7 +30,7 @@ def port() -> Iterator[int]:
     status.stop()
 
 
-def _nothing() -> ServerFigures:
+def _nothing() -> ServerSnapshot:
     raise RuntimeError("nothing to show")
 
 

@@ -5,7 +5,6 @@ It knows neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with a 
 
 import asyncio
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -22,12 +21,13 @@ from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
 from inferd.exposition.exporter import Exporter
 from inferd.exposition.merged import Key, WorkersCollector, merged_registry
+from inferd.exposition.process_usage import process_usage
 from inferd.exposition.security import SecurityCollector
 from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics import merge_snapshots
-from inferd.metrics.figures import ServerFigures
 from inferd.metrics.retired_counters import RetiredCounters
+from inferd.metrics.snapshot import ServerSnapshot
 from inferd.security.credentials import credentials_of
 from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.workers.cpu_sets import automatic, cpu_sets
@@ -103,8 +103,8 @@ class WorkersDaemon:
         except OSError as error:
             # Such as a path that is too long for one, about a hundred characters.
             raise ConfigurationError("variable TMPDIR", "", f"can't have sockets in {folder}: {error}") from None
-        self._counters: RetiredCounters[Key, ServerFigures] = RetiredCounters(merge_snapshots.add_retired)
-        self._status = Status(self._figures)
+        self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
+        self._status = Status(self._snapshot)
         host, port = split_host_port(settings.metrics_bind)
         own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
         registry = merged_registry(lambda: self._query("metrics"), own)
@@ -184,13 +184,10 @@ class WorkersDaemon:
         reports = query_all({key: identity.socket("reports") for key, identity in present.items()}, word, _PATIENCE)
         return reports, present
 
-    def _figures(self) -> ServerFigures | None:
-        reports, present = self._query("figures")
+    def _snapshot(self) -> ServerSnapshot | None:
+        reports, present = self._query("snapshot")
         self._counters.update({key: merge_snapshots.from_json(text) for key, text in reports.items()}, present)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        whole = merge_snapshots.SupervisorFacts(
-            time.monotonic(), self._started, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime, self._phase()
-        )
+        whole = merge_snapshots.SupervisorFacts(time.monotonic(), self._started, process_usage(), self._phase())
         return merge_snapshots.merge(
             {index: part for (index, _), part in self._counters.parts.items()}, self._counters.retired, whole
         )

@@ -21,7 +21,7 @@ from inferd.engine.model import Engine
 from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
 from inferd.errors import UnknownModel
 from inferd.exposition.devices import DeviceCollector
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.host import HostCollector
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
 from inferd.exposition.merged import text_of
@@ -255,8 +255,8 @@ class App:
         if identity is not None:
             self._exporter = ReportServer(identity.socket("reports"), _worker_answers(snapshotter, Scrape(registry)))
         else:
-            host, port = split_host_port(settings.metrics_bind)
-            self._exporter = Exporter(host, port, registry, snapshotter.readiness, self._status, self._credentials)
+            pages = Pages(registry, snapshotter.readiness, self._status)
+            self._exporter = Exporter.of(settings, pages, self._credentials)
 
     async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from inferd.cli import connection
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.security.certificates import CertificateFiles
 from inferd.security.client_credentials import ClientCredentials
@@ -129,7 +129,7 @@ def metrics(held: Credentials) -> Iterator[str]:
     status = Status(server)
     status.start()
     status.stop()
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), status, held)
+    exporter = Exporter("127.0.0.1", 0, Pages(CollectorRegistry(), lambda: (True, "ready"), status), credentials=held)
     exporter.start()
     yield f"127.0.0.1:{exporter.port}"
     exporter.close()

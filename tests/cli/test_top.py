@@ -31,7 +31,7 @@ from rich.console import Console
 from inferd.cli import top
 from inferd.cli.main import main
 from inferd.cli.top_display import render
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.metrics.rolling import History, ServerView
 from inferd.metrics.snapshot import ServerSnapshot, VersionSnapshot
@@ -204,7 +204,7 @@ def serving(names: Sequence[str] = ("small",), port: int = 0) -> Iterator[str]:
         return server(n, [model(name, outcomes={"ok": 10 * n}, counts=(10 * n, 0, 0, 0)) for name in names])
 
     status = Status(read, interval=0.05)
-    exporter = Exporter("127.0.0.1", port, CollectorRegistry(), lambda: (True, "ready"), status)
+    exporter = Exporter("127.0.0.1", port, Pages(CollectorRegistry(), lambda: (True, "ready"), status))
     status.start()
     exporter.start()
     try:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from inferd.exposition.connections import Connections
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.metrics.snapshot import ServerSnapshot
 
@@ -64,7 +64,7 @@ def _nothing() -> ServerSnapshot:
 
 
 def test_a_scrape_is_answered_however_many_connections_say_nothing() -> None:
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), Status(_nothing))
+    exporter = Exporter("127.0.0.1", 0, Pages(CollectorRegistry(), lambda: (True, "ready"), Status(_nothing)))
     exporter.start()
     with ExitStack() as ends:
         ends.callback(exporter.close)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.status import Status
 from inferd.metrics.snapshot import ServerSnapshot
 from tests.fuzz.mutation import mutated
@@ -22,7 +22,7 @@ SOME = settings(max_examples=200, suppress_health_check=[HealthCheck.function_sc
 def port() -> Iterator[int]:
     status = Status(_nothing)
     status.start()
-    exporter = Exporter("127.0.0.1", 0, registry_of([]), lambda: (True, "ready"), status)
+    exporter = Exporter("127.0.0.1", 0, Pages(registry_of([]), lambda: (True, "ready"), status))
     exporter.start()
     yield exporter.port
     assert _ask(exporter.port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
 
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.metrics.snapshot import VersionSnapshot
 from inferd.tensors import DType
@@ -242,7 +242,7 @@ class MadeUp:
 
 @contextmanager
 def serving(made: MadeUp, port: int = 0) -> Iterator[str]:
-    exporter = Exporter("127.0.0.1", port, CollectorRegistry(), lambda: (True, "ready"), made.status)
+    exporter = Exporter("127.0.0.1", port, Pages(CollectorRegistry(), lambda: (True, "ready"), made.status))
     exporter.start()
     try:
         yield f"127.0.0.1:{exporter.port}"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import structlog
 
-from inferd.config.daemon import Settings, split_host_port
+from inferd.config.daemon import Settings
 from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.preflight import memory_allowed
 from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.merged import Key, WorkersCollector, merged_registry
 from inferd.exposition.process_usage import process_usage
 from inferd.exposition.security import SecurityCollector
@@ -33,8 +33,9 @@ from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.workers.cpu_sets import automatic, cpu_sets
 from inferd.workers.lifecycle import SERVING
 from inferd.workers.port import HeldPort
+from inferd.workers.process import WorkerSpec
 from inferd.workers.report_socket import query_all
-from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
+from inferd.workers.supervisor import WorkerSupervisor
 from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
@@ -99,16 +100,17 @@ class WorkersDaemon:
         memory = memory_allowed(settings.preflight_memory_bytes)
         specs = worker_specs(settings, argv, count, self._port.bind, folder, memory)
         try:
-            self._supervisor = WorkerSupervisor(specs, self._notifier, watchdog_seconds(), self._complete)
+            self._supervisor = WorkerSupervisor(
+                specs, self._notifier, watchdog=watchdog_seconds(), on_complete=self._complete
+            )
         except OSError as error:
             # Such as a path that is too long for one, about a hundred characters.
             raise ConfigurationError("variable TMPDIR", "", f"can't have sockets in {folder}: {error}") from None
         self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
         self._status = Status(self._snapshot)
-        host, port = split_host_port(settings.metrics_bind)
         own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
         registry = merged_registry(lambda: self._query("metrics"), own)
-        self._exporter = Exporter(host, port, registry, self._readiness, self._status, self._credentials)
+        self._exporter = Exporter.of(settings, Pages(registry, self._readiness, self._status), self._credentials)
 
     async def run(self) -> int:
         """Serve until a signal, then drain; the exit status."""

@@ -44,7 +44,7 @@ def with_retired(record: Record, retired: Iterable[Record]) -> Record:
 
 
 def rule_at(kind: type, path: str) -> str:
-    """How the field at ``path`` of ``kind``, such as ``queue.oldest``, is merged.
+    """How the field at ``path`` of ``kind``, such as ``queue.waiting``, is merged.
 
     Raises KeyError where there is none, or it declares nothing.
     """

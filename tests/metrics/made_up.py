@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.snapshot import (
     DeviceSnapshot,
     ObjectiveSnapshot,
-    ProcessUsage,
     RequestCounts,
     ServerSnapshot,
     TuningSnapshot,

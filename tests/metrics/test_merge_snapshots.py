@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from inferd.metrics import merge_snapshots
 from inferd.metrics.merge_snapshots import SupervisorFacts
-from inferd.metrics.snapshot import ProcessUsage, ServerSnapshot, VersionSnapshot
+from inferd.metrics.process_usage import ProcessUsage
+from inferd.metrics.snapshot import ServerSnapshot, VersionSnapshot
 from tests.metrics import made_up
 
 DEVICE = made_up.device("CPU", 1, 2, 3, "FP32")

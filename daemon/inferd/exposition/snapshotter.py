@@ -14,9 +14,9 @@ from inferd.disclosure import without_host_paths
 from inferd.engine.model import LoadedPool
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.state import most_sequences
-from inferd.exposition.process_usage import process_usage
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.instruments import OTHER
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.recorder import Recorder, VersionCounters
 from inferd.metrics.snapshot import (
     DeviceSnapshot,
@@ -92,7 +92,7 @@ class Snapshotter:
             phase=self._lifecycle.phase.value,
             version=__version__,
             openvino=openvino_version(),
-            process=process_usage(),
+            process=ProcessUsage.read(),
             versions=tuple(self._version(entry, serving, tunings) for entry in entries),
             ready=self._lifecycle.accepts,
             open_calls=self._counts.open_calls(),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from inferd import merging
 from inferd.lifecycle import ModelState
 from inferd.metrics import record_json
-from inferd.metrics.snapshot import ProcessUsage, ServerSnapshot, VersionKey, VersionSnapshot
+from inferd.metrics.process_usage import ProcessUsage
+from inferd.metrics.snapshot import ServerSnapshot, VersionKey, VersionSnapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.snapshot import (
     DeviceSnapshot,
-    ProcessUsage,
     RequestCounts,
     ServerSnapshot,
     VersionKey,

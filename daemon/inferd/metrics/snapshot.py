@@ -17,22 +17,14 @@ from inferd.merging import (
     RECORD,
     RECORDS_BY_DEVICE,
     SUM,
-    TOTAL,
     TOTAL_COUNTS,
     TOTAL_RECORD,
 )
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.scheduling.queue_state import QueueState
 
 # A model's name and a version's number.
 VersionKey = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessUsage:
-    """Memory in use, 0 where the kernel does not tell, and CPU time since the start."""
-
-    rss_bytes: int = field(metadata=SUM)
-    cpu_seconds: float = field(metadata=TOTAL)
 
 
 @dataclass(frozen=True, slots=True)

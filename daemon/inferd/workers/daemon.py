@@ -21,11 +21,11 @@ from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
 from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.merged import Key, WorkersCollector, merged_registry
-from inferd.exposition.process_usage import process_usage
 from inferd.exposition.security import SecurityCollector
 from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics import merge_snapshots
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.retired_counters import RetiredCounters
 from inferd.metrics.snapshot import ServerSnapshot
 from inferd.security.credentials import credentials_of
@@ -189,7 +189,7 @@ class WorkersDaemon:
     def _snapshot(self) -> ServerSnapshot | None:
         reports, present = self._query("snapshot")
         self._counters.update({key: merge_snapshots.from_json(text) for key, text in reports.items()}, present)
-        whole = merge_snapshots.SupervisorFacts(time.monotonic(), self._started, process_usage(), self._phase())
+        whole = merge_snapshots.SupervisorFacts(time.monotonic(), self._started, ProcessUsage.read(), self._phase())
         return merge_snapshots.merge(
             {index: part for (index, _), part in self._counters.parts.items()}, self._counters.retired, whole
         )

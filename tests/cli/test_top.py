@@ -283,6 +283,12 @@ def test_when_nothing_listens_it_is_one_line_and_1(capsys: pytest.CaptureFixture
     assert capsys.readouterr() == ("", f"inferd: {address}: no daemon answers: Connection refused\n")
 
 
+def test_figures_of_another_release_are_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(http_answer("200 OK", '{"service":"inferd","sequence":1}')) as address:
+        assert main(["top", "--metrics-address", address]) == 1
+    assert capsys.readouterr() == ("", f"inferd: {address}: the daemon's figures are not those of this release\n")
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -1,4 +1,4 @@
-"""A candidate beside what serves: compared, given a share, promoted or rolled back, and no request notices."""
+"""A candidate next to what serves: compared, given a share, promoted or rolled back, and no request notices."""
 
 import asyncio
 import time
@@ -94,7 +94,7 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     cache = small.engine()._compiler._cache
     engine = Substituting(2, cache, wrong, three) if instead is not None else Engine(2, cache)
     limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
-    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, seen.append, changed)
+    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, observe=seen.append, changed=changed)
     await catalog.load_all()
     busy = Traffic(catalog, seen)
     async with asyncio.TaskGroup() as group:
@@ -210,6 +210,27 @@ async def test_a_trial_that_is_stopped_is_rolled_back(tmp_path: Path) -> None:
         stop.set()
         assert await trying is False
         assert (rollout.result.decision, busy.model_version.deployment) == (RolloutDecision.STOPPED, before)
+
+
+@pytest.mark.parametrize(
+    ("unready", "decision", "why"),
+    [
+        (("device lost", ""), RolloutDecision.FAILED, "device lost"),
+        (("device lost", "device lost"), RolloutDecision.FAILED, "device lost"),
+        (("", "device lost"), RolloutDecision.PROMOTED, "it answered as well as the configuration before"),
+    ],
+)
+@on_loop
+async def test_a_side_that_does_not_answer_any_more_ends_it_at_once(
+    tmp_path: Path, unready: tuple[str, str], decision: RolloutDecision, why: str
+) -> None:
+    async with traffic(tmp_path, clients=1) as busy:
+        trial = Trial(None, stages=(Stage(0.5, 10**9, 3600.0),))
+        rollout = Rollout(trial, asyncio.Event(), unready_reasons=lambda: unready)
+        promoted = await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
+        assert promoted is (decision is RolloutDecision.PROMOTED)
+        assert rollout.result.decision is decision
+        assert why in rollout.result.why
 
 
 @on_loop

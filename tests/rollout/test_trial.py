@@ -87,6 +87,26 @@ def test_the_share_grows_with_the_stage() -> None:
     assert trial.candidate.ended == trial.incumbent.ended == 0
 
 
+@pytest.mark.parametrize(
+    ("candidate", "decision"),
+    [
+        ([], RolloutDecision.PROMOTED),
+        ([0.01] * 20, RolloutDecision.PROMOTED),
+        ([0.1] * 20, RolloutDecision.WORSE),
+        ([None] * 20, RolloutDecision.FAILED),
+    ],
+)
+def test_what_was_seen_decides_where_the_incumbent_does_not_answer_any_more(
+    candidate: list[float | None], decision: RolloutDecision
+) -> None:
+    trial = Trial(None, stages=STAGES[1:])
+    for _ in range(20):
+        trial.add("incumbent", 0.01)
+    for latency in candidate:
+        trial.add("candidate", latency)
+    assert trial.conclude(0) is decision
+
+
 ANSWER = st.tuples(st.sampled_from(["incumbent", "candidate"]), st.none() | st.floats(0.001, 10))
 
 

@@ -6,53 +6,52 @@ infer requests to end) is sent to a worker thread.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 
 import structlog
 
-from inferd.catalog.index import IndexEntry, forget, index_of, routing_error, still_serving
-from inferd.catalog.retries import LoadRetries, failure_text
+from inferd.catalog.index import forget, still_serving
+from inferd.catalog.routes import Routes
 from inferd.config.model import ModelConfig, RolloutSettings
 from inferd.deployment.deployment import Deployment
+from inferd.deployment.load_retries import LoadRetries, failure_text
 from inferd.deployment.loader import CatalogLimits, Loader, log_ready
 from inferd.deployment.model_version import ModelVersion, labels_of
 from inferd.deployment.settings import cpu_parts, source_of
 from inferd.dispatcher import Observer
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
-from inferd.errors import InferdError, LoadFailed, ModelUnavailable, RolloutRejected, UnknownModel
-from inferd.lifecycle import ModelState
+from inferd.errors import InferdError, LoadFailed, RolloutRejected, UnknownModel
+from inferd.lifecycle import ModelState, Retirement
 from inferd.repository.find import ModelEntry, Repository, VersionFile
 from inferd.rollout.exchange import Exchange, Steer, needs_canary
 
 log = structlog.get_logger("inferd.catalog")
 
 
-class Catalog:
-    """Models by name and version; ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that
-    were tried on a part of the requests and taken back, by model, version and why; ``busy_ns`` is
-    :meth:`Lives.busy_ns`. ``changed`` is awaited after each change of a state; ``tuned`` may replace settings that a
-    model leaves open before it is loaded, and runs on a worker thread."""
+class Catalog(Routes):
+    """Loads, swaps and unloads the versions of its :class:`Routes`.
+
+    ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that were tried on a part of the
+    requests and taken back, by model, version and why; ``busy_ns`` is :meth:`Loader.busy_ns`. ``tuned`` may replace
+    settings that a model leaves open before it is loaded, and runs on a worker thread."""
 
     def __init__(
         self,
         repository: Repository,
         engine: Engine,
         limits: CatalogLimits,
+        *,
         observe: Observer,
         changed: Callable[[], Awaitable[None]],
         tuned: Callable[[ModelSource], ModelSource] = lambda source: source,
     ) -> None:
+        super().__init__(changed)
         self._repository = repository
         self._limits = limits
-        self._changed = changed
         self._tuned = tuned
-        self._models: dict[str, dict[int, ModelVersion]] = {}
-        self._broken: dict[str, str] = {}
         # What was read of each model when it was last loaded, or was tried to be.
         self._entries: dict[str, ModelEntry] = {}
-        self._routes: dict[tuple[str, str], tuple[ModelVersion, Deployment]] = {}
-        self._index: tuple[IndexEntry, ...] = ()
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._loader = Loader(engine, limits, observe)
@@ -62,79 +61,6 @@ class Catalog:
         self.loads: Counter[tuple[str, str]] = Counter()
         self.rollbacks = self._exchange.rollbacks
         self._cpu_parts: dict[str, int] = {}
-
-    # -- routing ------------------------------------------------------------------
-
-    def resolve(self, name: str, version: str) -> tuple[ModelVersion, Deployment]:
-        """Who answers the next request; an empty ``version`` means the newest that is ready. While another is tried
-        beside it that one gets its share.
-
-        Raises UnknownModel, UnknownVersion or ModelUnavailable.
-        """
-        route = self.find(name, version)
-        model_version, _ = route
-        if (split := model_version.split) is not None:
-            return model_version, split.pick()
-        if (canary := model_version.canary) is None or version:
-            return route
-        deployment = canary.split.pick()
-        return (canary.model_version, deployment) if deployment is canary.split.candidate else route
-
-    def find(self, name: str, version: str) -> tuple[ModelVersion, Deployment]:
-        """The version that ``version`` stands for, whatever is tried beside it. Raises as :meth:`resolve`."""
-        route = self._routes.get((name, version))
-        if route is None:
-            raise routing_error(self._models, self._broken, name, version)
-        return route
-
-    def versions(self, name: str) -> list[int]:
-        """The versions of ``name`` that are known, ascending; raises UnknownModel."""
-        if name not in self._models and name not in self._broken:
-            raise UnknownModel(name, {**self._models, **self._broken})
-        return sorted(self._models.get(name, {}))
-
-    def ready(self, name: str, version: str) -> bool:
-        """Whether that version answers; raises UnknownModel or UnknownVersion."""
-        try:
-            self.find(name, version)
-        except ModelUnavailable:
-            return False
-        return True
-
-    def reroute(self) -> None:
-        routes = {}
-        for name, versions in self._models.items():
-            for number in sorted(versions):
-                model = versions[number]
-                if model.effective_state is ModelState.READY and model.deployment is not None:
-                    routes[name, str(number)] = (model, model.deployment)
-                    if not model.is_canary:
-                        routes[name, ""] = (model, model.deployment)
-        self._routes = routes
-
-    # -- what is there ------------------------------------------------------------
-
-    def index(self) -> tuple[IndexEntry, ...]:
-        """Every version known and every model that can't be read, by name and version. Any thread may ask."""
-        return self._index
-
-    async def publish(self) -> None:
-        """Let others see a change of state."""
-        self._index = index_of(self._models, self._broken)
-        await self._changed()
-
-    def serving(self) -> Iterable[tuple[ModelVersion, Deployment]]:
-        """The versions that answer, each once."""
-        return [route for (_, version), route in sorted(self._routes.items()) if version]
-
-    def loaded(self) -> Iterable[tuple[ModelVersion, Deployment]]:
-        """The versions that may still answer something: those that are live, and those being unloaded."""
-        return [
-            (s, s.deployment)
-            for versions in self._models.values()
-            for s in versions.values()
-            if s.deployment is not None
-        ]
 
     # -- changing it --------------------------------------------------------------
 
@@ -148,9 +74,9 @@ class Catalog:
         await asyncio.gather(*(self._load_entry(entry, quietly=True) for entry in listing.models))
 
     async def load(self, name: str) -> None:
-        """Read ``name`` anew and serve what its folder holds now.
+        """Read ``name`` again and serve what its folder holds now.
 
-        New versions are loaded beside the old; what fails leaves the old one serving. Returns once a version that is
+        New versions are loaded next to the old; what fails leaves the old one serving. Returns once a version that is
         tried on a part of the requests has them all. Raises UnknownModel, the error that kept it from loading, or
         RolloutRejected where it was rolled back. Goes on to its end when the caller stops waiting.
         """
@@ -166,7 +92,7 @@ class Catalog:
             await self.publish()
             raise
         if self._limits.split_threads and name not in self._cpu_parts:
-            # Newcomers get their part; what the others have been compiled for stays until they are loaded anew.
+            # Newcomers get their part; the others keep what they were compiled for until they are loaded again.
             listing = await asyncio.to_thread(self._repository.scan)
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=not force, force=force)
@@ -176,7 +102,7 @@ class Catalog:
 
         If ``thorough``, all files of what is served are read, so that one that was changed without a trace is found.
 
-        What is new, has changed or failed before is loaded, changed versions beside the old ones; what is gone is
+        What is new, has changed or failed before is loaded, changed versions next to the old ones; what is gone is
         unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
         logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
         Gives the models that are not served as they are on disk, for that they failed. Raises RepositoryError where the
@@ -257,7 +183,7 @@ class Catalog:
         self._exchange.stop(name)
         async with self._lock(name):
             ready = [s for s in self._models.get(name, {}).values() if s.state is ModelState.READY]
-            await self._exchange.retire(ready, "unloaded")
+            await self._exchange.retire(ready, Retirement.UNLOADED)
 
     async def roll_out(
         self,
@@ -267,7 +193,7 @@ class Catalog:
         *,
         inline: bool | None = None,
     ) -> bool:
-        """Load ``model`` as ``config`` has it beside what answers now, and have ``steer`` try it; ``inline`` is as
+        """Load ``model`` as ``config`` has it next to what answers now, and have ``steer`` try it; ``inline`` is as
         :class:`ModelSource` has it.
 
         What ``steer`` returns says which of the two goes on; the other answers what it has
@@ -276,22 +202,6 @@ class Catalog:
         """
         async with self._lock(model.name):
             return await self._exchange.exchange(model, config, steer, inline=inline)
-
-    async def set_health(
-        self, model: ModelVersion, deployment: Deployment, unready_reason: str, degraded_reason: str = ""
-    ) -> None:
-        """Take no requests for ``model`` because of ``why``, or take them again if that is empty; say what it is
-        ``degraded_reason`` by.
-
-        Changes nothing where ``deployment`` is not what it is served by any more.
-        """
-        if model.deployment is deployment and (model.unready_reason, model.degraded_reason) != (
-            unready_reason,
-            degraded_reason,
-        ):
-            model.unready_reason, model.degraded_reason = unready_reason, degraded_reason
-            self.reroute()
-            await self.publish()
 
     def unfreed(self, name: str | None = None) -> int:
         """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
@@ -376,9 +286,7 @@ class Catalog:
             # Where one failed, what it was to follow stays: better an old version than none.
             known = self._models.get(entry.name, {})
             gone = [s for n, s in known.items() if n not in picked] if not failures else []
-            await self._exchange.retire(
-                [s for s in gone if s.state is ModelState.READY], "no longer picked by the version policy"
-            )
+            await self._exchange.retire([s for s in gone if s.state is ModelState.READY], Retirement.UNPICKED)
             for model in gone:
                 del self._models[entry.name][model.version]
         await self.publish()
@@ -388,13 +296,13 @@ class Catalog:
     async def _load_version(
         self, entry: ModelEntry, version: VersionFile, force: bool, canary_started: asyncio.Event | None
     ) -> InferdError | None:
-        """Load beside what serves now, then switch over. Returns what went wrong."""
+        """Load next to what serves now, then switch over. Returns what went wrong."""
         versions = self._models.setdefault(entry.name, {})
         key, old = (entry.name, version.version), versions.get(version.version)
         model = ModelVersion(*key)
-        # How it is brought into service is nothing that it has to be loaded anew for.
+        # Another way of bringing it into service is no reason to load it again.
         model.origin = origin = (version, entry.config.model_copy(update={"rollout": RolloutSettings()}))
-        before = self._predecessor(model, old)
+        before = self.predecessor(model, old)
         if not force and before is not None:
             if before is old and old.origin == origin:
                 old.reason = ""
@@ -439,15 +347,8 @@ class Catalog:
         log_ready(model)
         await self.publish()
         if old is not None and old.state is ModelState.READY:
-            await self._exchange.retire([old], "replaced")
+            await self._exchange.retire([old], Retirement.REPLACED)
         return None
-
-    def _predecessor(self, model: ModelVersion, old: ModelVersion | None) -> ModelVersion | None:
-        """Whose requests ``model`` is about to get, None where nobody answers them."""
-        if old is not None and old.effective_state is ModelState.READY:
-            return old
-        route = self._routes.get((model.name, ""))
-        return route[0] if route is not None and route[0].version < model.version else None
 
     async def _load_failed(
         self, model: ModelVersion, old: ModelVersion | None, error: InferdError, candidate: Deployment | None

@@ -35,7 +35,7 @@ class ModelVersion:
 
     @property
     def effective_state(self) -> ModelState:
-        """The state that others see: whoever does not answer is not ready."""
+        """The state that others see: a version that does not answer is not ready."""
         return ModelState.UNAVAILABLE if self.unready_reason and self.state is ModelState.READY else self.state
 
     @property

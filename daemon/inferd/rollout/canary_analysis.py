@@ -12,7 +12,7 @@ from inferd.requests import Observation
 from inferd.rollout.policy import CONFIDENCE, RolloutDecision, Side, exceeds
 from inferd.tuning.goal import share_bounds
 
-# A version that hardly anybody asks is not tried for ever: so many times its duration, at most.
+# A version that gets hardly any request is not tried for ever: so many times its duration, at most.
 PATIENCE = 5
 
 

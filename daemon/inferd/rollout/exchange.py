@@ -14,7 +14,7 @@ from inferd.deployment.loader import Loader, log_ready
 from inferd.deployment.model_version import CanaryShare, ModelVersion, labels_of
 from inferd.deployment.traffic_split import TrafficSplit
 from inferd.errors import LoadFailed, ModelUnavailable, RolloutRejected
-from inferd.lifecycle import ModelState
+from inferd.lifecycle import ModelState, Retirement
 from inferd.repository.find import ModelEntry, VersionFile
 from inferd.rollout.canary_analysis import CanaryAnalysis, CanaryRules
 from inferd.rollout.output_check import output_mismatch, signature_mismatch
@@ -27,7 +27,7 @@ log = structlog.get_logger("inferd.catalog")
 Steer = Callable[[TrafficSplit], Awaitable[bool]]
 
 
-class Routes(Protocol):
+class RouteTable(Protocol):
     """What routes requests to model versions, and tells others of their states."""
 
     def reroute(self) -> None:
@@ -50,7 +50,7 @@ class Exchange:
     """Brings candidates into the place of what ``routes`` leads to. One change of a model at a time: its callers hold
     the model's lock. ``rollbacks`` counts canaries that were rolled back, by model, version and why."""
 
-    def __init__(self, loader: Loader, routes: Routes) -> None:
+    def __init__(self, loader: Loader, routes: RouteTable) -> None:
         self._loader = loader
         self._routes = routes
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
@@ -186,7 +186,7 @@ class Exchange:
             before.reason = f"what is on disk now is not served: {error}"
             await self._release(candidate)
         else:
-            await self.retire([model], f"rolled back: {error.why}")
+            await self.retire([model], Retirement.ROLLED_BACK, error.why)
             # It is missed, unlike one that a client unloaded.
             model.desired = not stopped
             await self._routes.publish()
@@ -224,8 +224,9 @@ class Exchange:
 
     # -- its end ------------------------------------------------------------------
 
-    async def retire(self, gone: Iterable[ModelVersion], reason: str) -> None:
+    async def retire(self, gone: Iterable[ModelVersion], retirement: Retirement, why: str = "") -> None:
         """Take versions out of the routes, answer what they accepted, free their memory."""
+        reason = ": ".join(filter(None, (retirement.value, why)))
         for model in gone:
             deployment = model.deployment
             model.move(ModelState.UNLOADING)

@@ -7,7 +7,7 @@ from inferd.deployment.deployment import Deployment
 from inferd.deployment.traffic_split import TrafficSplit
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import Cancelled, InferdError, InferenceFailed, InternalFault, ModelUnavailable
-from inferd.rollout.comparison import difference, newly_infinite
+from inferd.rollout.comparison import difference, newly_infinite, tensor_difference
 from inferd.rollout.synthetic_request import ANSWER_SECONDS, answer
 from inferd.tensors import Dim, Signature, Tensor, TensorSpec
 
@@ -16,7 +16,7 @@ _Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
 
 
 async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
-    """What speaks against the answers of ``candidate`` taking the place of those of ``incumbent``; "" for nothing.
+    """What speaks against ``candidate`` answering in the place of ``incumbent``; "" for nothing.
 
     Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
     is given the numbers may differ by that much only, in proportion to an output's largest element.
@@ -131,8 +131,8 @@ def _unsound(
             continue
         if newly_infinite(other, tensor):
             return f"output '{spec.name}' has NaN or infinity where the version before has numbers"
-        if tolerance is not None and (problem := difference([other], [tensor], tolerance=tolerance)):
-            return f"output '{spec.name}': {problem.removeprefix('output 0 ')}"
+        if tolerance is not None and (problem := tensor_difference(other, tensor, tolerance=tolerance)):
+            return f"output '{spec.name}': {problem}"
     if tolerance is not None and (missing := before.keys() - {s.name for s in new.outputs}):
         return f"it has no output '{min(missing)}'"
     return ""

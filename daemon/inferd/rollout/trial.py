@@ -15,11 +15,10 @@ from inferd.tuning.goal import share_bounds
 
 # Without an objective in force, answers may take so many times what the incumbent's usually took.
 _SLOW = 2.0
-# And then so many of them, in proportion: a burst of other work makes some late that are nobody's fault.
+# And then so many of them, in proportion: a burst of other work makes some late through no fault of a configuration.
 _ALLOWED = 0.1
 # More than this of either says no more than this.
 _MOST_KEPT = 2000
-
 
 _REASONS = {
     RolloutDecision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
@@ -117,7 +116,7 @@ class Trial:
         enough = min(side.ended for side in sides) >= stage.answers
         if not enough and now - self._since < stage.seconds:
             return None
-        # Where nobody asks there is nothing to see, and the measurements that proposed the candidate stand.
+        # Where no client asks there is nothing to see, and the measurements that proposed the candidate stand.
         if self._stage + 1 == len(self._stages) or not any(side.ended for side in (self.incumbent, self.candidate)):
             return RolloutDecision.PROMOTED
         self._stage, self._since = self._stage + 1, now

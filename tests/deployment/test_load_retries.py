@@ -4,7 +4,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from inferd.catalog.retries import LoadRetries, failure_text
+from inferd.deployment.load_retries import LoadRetries, failure_text
 from inferd.errors import InferdError, LoadFailed, LoadInterrupted
 from inferd.health.reload_backoff import ReloadBackoffRules
 from tests.event_loop import on_loop, until

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.dispatcher import Dispatcher
+from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.pool import Pool
 from inferd.engine.slot import SlotFactory
@@ -38,8 +38,9 @@ class Fragile:
         self.problem = ""
         self.pool = Pool("CPU", size, self._on_another(), "model", rebuild=self._rebuild, rebuild_ns=rebuild_ns)
         # Four rows take as long as one.
-        dispatch_pool, loop = DispatchPool(self.pool, [(1, 1e6), (4, 1e6)]), asyncio.get_running_loop()
-        self.dispatcher = Dispatcher("m", 1, rules or SchedulerRules(ROOM), [dispatch_pool], self.seen.append, loop)
+        dispatch_pools = [DispatchPool(self.pool, [(1, 1e6), (4, 1e6)])]
+        rules = rules or SchedulerRules(ROOM)
+        self.dispatcher = Dispatcher(DispatchedModel("m", 1), rules, dispatch_pools, observe=self.seen.append)
 
     def _on_another(self) -> SlotFactory:
         self.models += 1
@@ -303,13 +304,10 @@ async def test_shapes_that_failed_are_the_clients_own_mistake(tmp_path: Path) ->
     async with RealBench(load(kind.network, tmp_path, "[warmup]\nruns = 0")) as bench:
         assert bench.loaded.shapes is not None
         dispatcher = Dispatcher(
-            "m",
-            1,
+            DispatchedModel("m", 1, shapes=bench.loaded.shapes),
             SchedulerRules(ROOM),
             [DispatchPool(entry.pool) for entry in bench.loaded.pools],
-            bench.seen.append,
-            asyncio.get_running_loop(),
-            shapes=bench.loaded.shapes,
+            observe=bench.seen.append,
         )
         request, answer = ask(models.tensor(kind.bad[0]["x"]))
         dispatcher.submit(request)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from inferd import __version__
 from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.deployment.loader import CatalogLimits
@@ -20,17 +19,16 @@ from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
 from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
-from inferd.engine.runtime import version as openvino_version
 from inferd.errors import UnknownModel
 from inferd.exposition.devices import DeviceCollector
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.host import HostCollector
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
 from inferd.exposition.merged import text_of
 from inferd.exposition.scrape import Scrape
 from inferd.exposition.security import SecurityCollector
-from inferd.exposition.snapshotter import Snapshotter
-from inferd.exposition.state import StateCollector
+from inferd.exposition.snapshot_series import SnapshotCollector
+from inferd.exposition.snapshotter import CountSources, ModelSources, Snapshotter
 from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
 from inferd.health.liveness import LivenessRules
@@ -199,17 +197,14 @@ class App:
         self._lag = LagMonitor()
         snapshotter = Snapshotter(
             self._lifecycle,
-            self._catalog,
-            engine,
-            self._tuner,
-            self._recorder,
-            lambda: self._inference.open_calls,
-            self._reloader.counts,
-            self._health,
+            ModelSources(self._catalog, self._tuner, self._health),
+            CountSources(
+                self._recorder, lambda: self._inference.open_calls, self._reloader.counts, engine.cache_lookups
+            ),
         )
         collectors = (
             self._recorder,
-            StateCollector(snapshotter.state, __version__, openvino_version()),
+            SnapshotCollector(snapshotter.snapshot),
             HostCollector(cpu_threads(settings)),
             self._lag,
             AcceptWaitCollector(self._server.accept_waits),
@@ -217,14 +212,14 @@ class App:
             SecurityCollector(self._credentials),
             *([TritonCollector(snapshotter.statistics)] if settings.triton_metrics else []),
         )
-        self._status = Status(snapshotter.figures)
+        self._status = Status(snapshotter.snapshot)
         registry = registry_of(collectors)
         self._exporter: Exporter | ReportServer
         if identity is not None:
             self._exporter = ReportServer(identity.socket("reports"), _worker_answers(snapshotter, Scrape(registry)))
         else:
-            host, port = split_host_port(settings.metrics_bind)
-            self._exporter = Exporter(host, port, registry, snapshotter.readiness, self._status, self._credentials)
+            pages = Pages(registry, snapshotter.readiness, self._status)
+            self._exporter = Exporter.of(settings, pages, self._credentials)
 
     async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""
@@ -413,7 +408,7 @@ def _worker_answers(snapshotter: Snapshotter, scrape: Scrape) -> Reports:
     """What a worker answers its supervisor."""
     return {
         "metrics": lambda: text_of(scrape),
-        "figures": lambda: merge_snapshots.as_json(snapshotter.figures()),
+        "snapshot": lambda: merge_snapshots.as_json(snapshotter.snapshot()),
         "readiness": lambda: _text(snapshotter.readiness()),
     }
 

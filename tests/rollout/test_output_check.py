@@ -120,7 +120,7 @@ async def test_models_in_sequences_are_asked_too(tmp_path: Path) -> None:
         pair = Pair(house)
         await pair.serve(models.stateful(), models.stateful())
         assert await pair.output_mismatch() == ""
-        assert pair.deployment("new").dispatcher.sequences == 0
+        assert pair.deployment("new").dispatcher.scheduler.sequences == 0
 
 
 # -- what it takes and gives ---------------------------------------------------------

@@ -361,7 +361,7 @@ async def test_without_a_watchdog_no_model_is_silent_and_none_is_sent_a_probe(tm
         for _ in range(20):
             await asyncio.sleep(0.001)
             assert house.monitor.silent() == {}
-        assert house.deployment.dispatcher.in_flight == 1
+        assert house.deployment.dispatcher.scheduler.in_flight == 1
 
 
 # -- probes --------------------------------------------------------------------------

@@ -84,7 +84,7 @@ async def test_a_device_that_is_lost_is_told_from_one_that_hangs() -> None:
     assert (seen.gone, seen.hangs) == (f"CPU.0: {GONE}; CPU.1: {GONE}", False)
     bench.dispatcher.device_stats[1].wedged = GONE
     assert observed(bench.dispatcher).hangs
-    await until(lambda: bench.dispatcher.in_flight == 0)
+    await until(lambda: bench.dispatcher.scheduler.in_flight == 0)
 
 
 @on_loop
@@ -99,4 +99,4 @@ async def test_a_version_that_lost_its_device_owes_nothing_and_one_that_hangs_th
         seen = [alive(health, bench, n * RULES.look) for n in range(8)]
         assert seen == [True] * 5 + [not wedged] * 3
         bench.slots[0][0].complete()
-        await until(lambda: not bench.dispatcher.running)  # noqa: B023 - asked before the next turn
+        await until(lambda: not bench.dispatcher.scheduler.running)  # noqa: B023 - asked before the next turn

@@ -107,7 +107,7 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
             assert deployment.signature.in_sequences
             for _ in range(3):
                 assert await probe.send(deployment, SECONDS) is ProbeOutcome.OK
-            assert deployment.dispatcher.sequences == 0
+            assert deployment.dispatcher.scheduler.sequences == 0
 
     test()
 
@@ -138,4 +138,4 @@ async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) 
     async with House(tmp_path) as deployment:
         assert await probe.send(deployment, 0) is ProbeOutcome.UNANSWERED
         await deployment.dispatcher.drained()
-        assert deployment.dispatcher.in_flight == 0
+        assert deployment.dispatcher.scheduler.in_flight == 0

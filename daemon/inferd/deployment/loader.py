@@ -10,7 +10,7 @@ from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.deployment.settings import rules_of
-from inferd.dispatcher import Dispatcher, Observer
+from inferd.dispatcher import DispatchedModel, Dispatcher, Observer
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
@@ -117,17 +117,13 @@ class Loader:
     def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
         config = source.config
         return Dispatcher(
-            source.name,
-            source.version,
+            DispatchedModel(source.name, source.version, loaded.signature.states, loaded.shapes),
             rules_of(config, loaded.signature, self._limits.queue),
             [
                 DispatchPool(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
                 for p in loaded.pools
             ],
-            self._observe,
-            asyncio.get_running_loop(),
-            loaded.signature.states,
-            loaded.shapes,
+            observe=self._observe,
         )
 
     def _device(self, name: str) -> SharedDevice:

@@ -1,9 +1,12 @@
 """Every series inferd exports, declared once; docs/metrics.md is generated from here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from inferd.merging import rule_at
 from inferd.metrics.merge_text import Rule
+from inferd.metrics.snapshot import DeviceSnapshot, ServerSnapshot, VersionSnapshot
 
 # 1 / 1.6 / 2.5 / 4 / 6.3 a decade from 100 us to 10 s: worst error of a p99 read off it 34 %.
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)
@@ -33,6 +36,7 @@ class Instrument:
     """One metric family: name without the type's suffix, help text, label names.
 
     ``merged`` says how the values of several workers become one; histograms are summed and facts deduplicated anyway.
+    ``field`` is what it shows of the snapshot, None where a collector makes its series.
     """
 
     name: str
@@ -40,10 +44,53 @@ class Instrument:
     help: str
     labels: tuple[str, ...] = ()
     merged: Rule = "sum"
+    field: "SnapshotField | None" = None
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotField:
+    """Where an instrument's value is in the snapshot: at ``path``, such as ``queue.oldest``, in records of a kind."""
+
+    of: type
+    path: str
+
+    def read(self, record: object) -> Any:
+        """The value in ``record``, None where a step of the path is None."""
+        value: Any = record
+        for name in self.path.split("."):
+            if (value := getattr(value, name)) is None:
+                return None
+        return value
+
+    @property
+    def merged(self) -> Rule:
+        """As the snapshot declares it."""
+        return _SERIES_RULES[rule_at(self.of, self.path)]
+
+
+# Each key of a mapping is a series of its own.
+_SERIES_RULES: Mapping[str, Rule] = {"sum": "sum", "max": "max", "counts": "sum", "max counts": "max"}
 _VERSION = ("model", "version")
 _DEVICE = ("model", "version", "device")
+
+
+def _of_server(name: str, kind: Literal["counter", "gauge"], help: str, path: str, *labels: str) -> Instrument:  # noqa: A002
+    """A number of the server, or a mapping of them by the values of ``labels``."""
+    field = SnapshotField(ServerSnapshot, path)
+    return Instrument(name, kind, help, labels, field.merged, field)
+
+
+def _of_version(name: str, help: str, path: str) -> Instrument:  # noqa: A002
+    """A gauge of each model version that answers."""
+    field = SnapshotField(VersionSnapshot, path)
+    return Instrument(name, "gauge", help, _VERSION, field.merged, field)
+
+
+def _of_device(name: str, help: str, path: str) -> Instrument:  # noqa: A002
+    """A gauge of each device that a model version runs on."""
+    field = SnapshotField(DeviceSnapshot, path)
+    return Instrument(name, "gauge", help, _DEVICE, field.merged, field)
+
 
 # -- requests ---------------------------------------------------------------------
 
@@ -94,44 +141,40 @@ RECEIVED_BYTES = Instrument(
     _VERSION,
 )
 SENT_BYTES = Instrument("inferd_sent_bytes", "counter", "Bytes of answers, of requests answered well.", _VERSION)
-OPEN_CALLS = Instrument("inferd_open_calls", "gauge", "Inference RPCs that are open; a stream is one.")
+OPEN_CALLS = _of_server("inferd_open_calls", "gauge", "Inference RPCs that are open; a stream is one.", "open_calls")
 
 # -- what a model version has to do -----------------------------------------------
 
-QUEUE_LENGTH = Instrument("inferd_queue_length", "gauge", "Requests that have not started.", _VERSION)
-QUEUE_BYTES = Instrument("inferd_queue_bytes", "gauge", "Bytes of the requests that have not started.", _VERSION)
-QUEUE_OLDEST = Instrument(
-    "inferd_queue_oldest_seconds",
-    "gauge",
-    "Age of the oldest request that has not started, 0 for none.",
-    _VERSION,
-    merged="max",
+QUEUE_LENGTH = _of_version("inferd_queue_length", "Requests that have not started.", "queue.waiting")
+QUEUE_BYTES = _of_version("inferd_queue_bytes", "Bytes of the requests that have not started.", "queue.waiting_bytes")
+QUEUE_OLDEST = _of_version(
+    "inferd_queue_oldest_seconds", "Age of the oldest request that has not started, 0 for none.", "queue.oldest"
 )
-IN_FLIGHT = Instrument("inferd_in_flight_requests", "gauge", "Requests waiting or running.", _VERSION)
-IN_FLIGHT_LIMIT = Instrument(
+IN_FLIGHT = _of_version("inferd_in_flight_requests", "Requests waiting or running.", "queue.in_flight")
+IN_FLIGHT_LIMIT = _of_version(
     "inferd_in_flight_limit",
-    "gauge",
     "Requests that may be waiting or running at present: learnt from service times under an objective, "
     "else what queue and infer requests hold.",
-    _VERSION,
+    "queue.limit",
 )
-INFER_REQUESTS_BUSY = Instrument(
-    "inferd_infer_requests_busy", "gauge", "Infer requests in use, those of cancelled runs included.", _VERSION
+INFER_REQUESTS_BUSY = _of_version(
+    "inferd_infer_requests_busy", "Infer requests in use, those of cancelled runs included.", "queue.running"
 )
-BUSY_SECONDS = Instrument(
+BUSY_SECONDS = _of_server(
     "inferd_busy_seconds",
     "counter",
     "Seconds that infer requests were in use, all of them together; its rate by inferd_infer_requests is utilisation.",
-    _VERSION,
+    "busy",
+    *_VERSION,
 )
-SEQUENCES = Instrument("inferd_sequences", "gauge", "Sequences that hold a state.", _VERSION)
-SEQUENCES_LIMIT = Instrument(
-    "inferd_sequences_limit", "gauge", "Sequences that may hold a state at a time, of models that have any.", _VERSION
+SEQUENCES = _of_version("inferd_sequences", "Sequences that hold a state.", "queue.sequences")
+SEQUENCES_LIMIT = _of_version(
+    "inferd_sequences_limit", "Sequences that may hold a state at a time, of models that have any.", "sequences_limit"
 )
 
 # -- models -----------------------------------------------------------------------
 
-READY = Instrument("inferd_ready", "gauge", "1 while the server takes requests, else 0.", merged="max")
+READY = _of_server("inferd_ready", "gauge", "1 while the server takes requests, else 0.", "ready")
 MODEL_READY = Instrument(
     "inferd_model_ready",
     "gauge",
@@ -154,27 +197,32 @@ MODEL_INFO = Instrument(
     "came from the cache of compiled models.",
     ("model", "version", "device", "execution_devices", "precision", "from_cache"),
 )
-MODEL_LOADS = Instrument(
+MODEL_LOADS = _of_server(
     "inferd_model_loads",
     "counter",
     "Attempts to load a version of the model, by result: ok or failed. What was served before a failed one goes on.",
-    ("model", "result"),
+    "loads",
+    "model",
+    "result",
 )
-MODEL_ROLLBACKS = Instrument(
+MODEL_ROLLBACKS = _of_server(
     "inferd_model_rollbacks",
     "counter",
     "Versions that were tried on a part of the requests (rollout.canary_share) and taken back, by reason: failed (more "
     "of its requests failed), worse (more were late or refused), or stopped (another change came before it was "
     "decided).",
-    ("model", "version", "reason"),
+    "rollbacks",
+    "model",
+    "version",
+    "reason",
 )
-RELOADS = Instrument(
+RELOADS = _of_server(
     "inferd_reloads",
     "counter",
     "Reloads of settings and repository, on SIGHUP or because the repository changed, by result: ok, or failed where "
     "one of them can't be read or a model can't be served as it is on disk; what was served goes on.",
-    ("result",),
-    merged="max",
+    "reloads",
+    "result",
 )
 MODEL_UNHEALTHY = Instrument(
     "inferd_model_unhealthy",
@@ -185,90 +233,68 @@ MODEL_UNHEALTHY = Instrument(
     ("model", "version", "reason"),
     merged="max",
 )
-HUNG_RUNS = Instrument(
+HUNG_RUNS = _of_server(
     "inferd_hung_runs",
     "counter",
     "Runs that were given up because they hang; whoever still waited was answered internal, or at the deadline.",
-    _DEVICE,
+    "hung",
+    *_DEVICE,
 )
-REPLACED_REQUESTS = Instrument(
+REPLACED_REQUESTS = _of_server(
     "inferd_replaced_infer_requests",
     "counter",
     "Infer requests that others have taken the place of, because a run on them does not end.",
-    _DEVICE,
+    "replaced",
+    *_DEVICE,
 )
-LOAD_SECONDS = Instrument(
-    "inferd_model_load_seconds",
-    "gauge",
-    "Seconds from reading the version's file to its being ready.",
-    _VERSION,
-    merged="max",
+LOAD_SECONDS = _of_version(
+    "inferd_model_load_seconds", "Seconds from reading the version's file to its being ready.", "load_seconds"
 )
-COMPILE_SECONDS = Instrument(
-    "inferd_model_compile_seconds",
-    "gauge",
-    "Seconds spent compiling, or importing from the cache.",
-    _DEVICE,
-    merged="max",
+COMPILE_SECONDS = _of_device(
+    "inferd_model_compile_seconds", "Seconds spent compiling, or importing from the cache.", "compile_seconds"
 )
-WARM_UP_SECONDS = Instrument(
-    "inferd_model_warm_up_seconds", "gauge", "Seconds spent on warm-up.", _DEVICE, merged="max"
+WARM_UP_SECONDS = _of_device("inferd_model_warm_up_seconds", "Seconds spent on warm-up.", "warm_up_seconds")
+FIRST_INFERENCE_SECONDS = _of_device(
+    "inferd_model_first_inference_seconds", "Seconds that the first run took; 0 if warm-up is off.", "first_run_seconds"
 )
-FIRST_INFERENCE_SECONDS = Instrument(
-    "inferd_model_first_inference_seconds",
-    "gauge",
-    "Seconds that the first run took; 0 if warm-up is off.",
-    _DEVICE,
-    merged="max",
-)
-CACHE_LOOKUPS = Instrument(
+CACHE_LOOKUPS = _of_server(
     "inferd_cache_lookups",
     "counter",
     "Looks into the cache of compiled models, by result: hit, miss, or refused (found, and not importable).",
-    ("result",),
+    "cache_lookups",
+    "result",
 )
-OBJECTIVE_SECONDS = Instrument(
-    "inferd_objective_latency_seconds",
-    "gauge",
-    "The latency objective, of models that have one.",
-    _VERSION,
-    merged="max",
+OBJECTIVE_SECONDS = _of_version(
+    "inferd_objective_latency_seconds", "The latency objective, of models that have one.", "objective.latency"
 )
-OBJECTIVE_RATIO = Instrument(
+OBJECTIVE_RATIO = _of_version(
     "inferd_objective_latency_ratio",
-    "gauge",
     "Part of the answered requests that are to keep the latency objective, such as 0.99.",
-    _VERSION,
-    merged="max",
+    "objective.latency_ratio",
 )
-AVAILABILITY_RATIO = Instrument(
+AVAILABILITY_RATIO = _of_version(
     "inferd_objective_availability_ratio",
-    "gauge",
     "Part of the requests that are to be answered, such as 0.999; what the client got wrong does not count.",
-    _VERSION,
-    merged="max",
+    "objective.availability_ratio",
 )
 
 # -- how it runs, and tuning ------------------------------------------------------
 
-STREAMS = Instrument("inferd_streams", "gauge", "Streams the model is compiled for, as read back.", _DEVICE)
-STREAMS_REQUESTED = Instrument(
-    "inferd_streams_requested", "gauge", "Streams asked for; 0 leaves them to OpenVINO.", _DEVICE
+STREAMS = _of_device("inferd_streams", "Streams the model is compiled for, as read back.", "streams")
+STREAMS_REQUESTED = _of_device(
+    "inferd_streams_requested", "Streams asked for; 0 leaves them to OpenVINO.", "streams_requested"
 )
-THREADS = Instrument("inferd_threads", "gauge", "CPU threads of all its streams, as read back; 0 if unknown.", _DEVICE)
-THREADS_REQUESTED = Instrument(
-    "inferd_threads_requested", "gauge", "CPU threads asked for; 0 leaves them to OpenVINO.", _DEVICE
+THREADS = _of_device("inferd_threads", "CPU threads of all its streams, as read back; 0 if unknown.", "threads")
+THREADS_REQUESTED = _of_device(
+    "inferd_threads_requested", "CPU threads asked for; 0 leaves them to OpenVINO.", "threads_requested"
 )
-INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs that may go on at a time.", _DEVICE)
-MAX_BATCH_ROWS = Instrument(
-    "inferd_max_batch_rows", "gauge", "Rows that one batch of requests may have.", _DEVICE, merged="max"
-)
-INLINE = Instrument(
+INFER_REQUESTS = _of_device("inferd_infer_requests", "Runs that may go on at a time.", "infer_requests")
+MAX_BATCH_ROWS = _of_device("inferd_max_batch_rows", "Rows that one batch of requests may have.", "max_batch_rows")
+INLINE = _of_device(
     "inferd_inline",
-    "gauge",
     "1 while runs are computed on the event loop's thread, 0 while they are handed over; of several workers, how many "
     "compute them so.",
-    _DEVICE,
+    "inline",
 )
 TUNING_DECISIONS = Instrument(
     "inferd_tuning_decisions",
@@ -277,16 +303,12 @@ TUNING_DECISIONS = Instrument(
     "worse (all three rolled back), stopped.",
     ("model", "version", "decision"),
 )
-TUNING_ACTIVE = Instrument(
-    "inferd_tuning_active", "gauge", "1 while the model version is being tuned.", _VERSION, merged="max"
-)
+TUNING_ACTIVE = _of_version("inferd_tuning_active", "1 while the model version is being tuned.", "tuning.active")
 TUNING_SECONDS = Instrument("inferd_tuning_seconds", "counter", "Seconds spent on searches.", _VERSION)
-TUNING_GAIN = Instrument(
+TUNING_GAIN = _of_version(
     "inferd_tuning_gain_ratio",
-    "gauge",
     "What the choice gives in proportion to OpenVINO's THROUGHPUT hint, as measured last; 0 if unknown.",
-    _VERSION,
-    merged="max",
+    "tuning.gain",
 )
 
 # -- security ---------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Rollout:
             incumbent.on_observation = candidate.on_observation = None
 
     def _look(self, candidate: Deployment) -> RolloutResult | None:
-        policy, waiting = self._policy, candidate.dispatcher.in_flight
+        policy, waiting = self._policy, candidate.dispatcher.scheduler.in_flight
         if self._stop.is_set():
             return RolloutResult(RolloutDecision.STOPPED, policy.reason(RolloutDecision.STOPPED))
         why, other = self._unready_reasons()

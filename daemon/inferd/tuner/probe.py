@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from inferd.deployment.settings import rules_of
-from inferd.dispatcher import Dispatcher
+from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.device import Effective
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
@@ -167,14 +167,11 @@ async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
 
 async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
     return Dispatcher(
-        source.name,
-        source.version,
+        DispatchedModel(source.name, source.version, model.signature.states),
         # Nothing is refused here: whether the objective is kept is what is being found out.
         replace(rules_of(source.config, model.signature, _ROOM), objective=None),
         [DispatchPool(entry.pool, entry.times) for entry in model.pools],
-        lambda _: None,
-        asyncio.get_running_loop(),
-        model.signature.states,
+        observe=lambda _: None,
     )
 
 

@@ -196,7 +196,7 @@ class Tuner:
         if not then or record.seen[1] < before:
             return
         busy = (record.seen[1] - before) / 1e9 / (now - then) / deployment.dispatcher.width
-        why = record.drift.observe(LoadSample(deployment.dispatcher.service_time, busy))
+        why = record.drift.observe(LoadSample(deployment.dispatcher.scheduler.service_time, busy))
         if why:
             log.info("tuning again", model=record.source.name, why=why)
             record.move(TuningPhase.WANTED, why)

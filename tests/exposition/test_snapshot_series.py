@@ -4,33 +4,60 @@ from dataclasses import replace
 
 import pytest
 
-from inferd.exposition.state import DeviceState, ServerState, StateCollector, TuningState, VersionState
+from inferd.exposition.snapshot_series import SnapshotCollector
 from inferd.lifecycle import ModelState
+from inferd.metrics.snapshot import (
+    DeviceSnapshot,
+    ObjectiveSnapshot,
+    ServerSnapshot,
+    TuningSnapshot,
+    VersionSnapshot,
+)
+from inferd.scheduling.queue_state import QueueState
+from tests.metrics import made_up
 from tests.metrics.scraped import Scrape, named, scraped
 
-CPU = DeviceState("CPU", "CPU", "f32", True, 2, 0, 4, 3, 8, 16, True, 0.5, 0.25, 0.125)
-GPU = DeviceState("AUTO:GPU,CPU", "GPU.1", "f16", False, 1, 1, 0, 0, 2, 1, False, 2.0, 1.0, 0.0)
-TUNING = TuningState(True, {"promoted": 2, "kept": 1}, seconds=61.5, gain=1.25, said="searching")
-PLAIN = VersionState("m", "1", 3, 4096, 0.5, 5, 100, 2, 0, None, 1.5, None, 0.99, 0.999, devices=(CPU,), tuning=None)
-RICH = replace(
-    PLAIN, model="n", version="2", sequences=7, sequences_limit=64, latency=0.05, devices=(CPU, GPU), tuning=TUNING
+CPU = DeviceSnapshot("CPU", "CPU", "f32", True, 2, 0, 4, 3, 8, 16, True, 0.5, 0.25, 0.125)
+GPU = DeviceSnapshot("AUTO:GPU,CPU", "GPU.1", "f16", False, 1, 1, 0, 0, 2, 1, False, 2.0, 1.0, 0.0)
+TUNING = TuningSnapshot(True, {"promoted": 2, "kept": 1}, seconds=61.5, gain=1.25, text="searching")
+QUEUE = QueueState(waiting=3, waiting_bytes=4096, oldest=0.5, in_flight=5, limit=100, running=2, sequences=0)
+PLAIN = replace(
+    made_up.model("m", "1"),
+    queue=QUEUE,
+    load_seconds=1.5,
+    objective=ObjectiveSnapshot(None, None, 0.999, 99.0),
+    devices=(CPU,),
+    tuning=None,
 )
-SERVER = ServerState(
+RICH = replace(
+    PLAIN,
+    model="n",
+    version="2",
+    state="UNLOADING",
+    queue=replace(QUEUE, sequences=7),
+    sequences_limit=64,
+    objective=ObjectiveSnapshot(0.05, 0.99, 0.999, 99.0),
+    devices=(CPU, GPU),
+    tuning=TUNING,
+)
+BROKEN = VersionSnapshot("broken", "", "UNAVAILABLE", "no such file", PLAIN.requests)
+SERVER = made_up.server(
+    models=(PLAIN, RICH, BROKEN),
+    version="1.2.3",
+    openvino="2026.4",
     ready=True,
     open_calls=9,
-    models=(("m", "1", ModelState.READY), ("n", "2", ModelState.UNLOADING), ("broken", "", ModelState.UNAVAILABLE)),
     loads={("m", "ok"): 2, ("broken", "failed"): 1},
     rollbacks={("m", "2", "worse"): 1},
     cache_lookups={"hit": 3, "miss": 1, "refused": 0},
     reloads={"ok": 4, "failed": 1},
-    versions=(PLAIN, RICH),
     busy={("m", "1"): 12.5, ("n", "2"): 0, ("gone", "1"): 3.5},
     tunings={("n", "2"): TUNING, ("gone", "1"): replace(TUNING, active=False)},
 )
 
 
-def collected(server: ServerState = SERVER) -> Scrape:
-    return scraped(StateCollector(lambda: server, "1.2.3", "2026.4"))
+def collected(server: ServerSnapshot = SERVER) -> Scrape:
+    return scraped(SnapshotCollector(lambda: server))
 
 
 def test_readiness_of_server_and_models_is_shown() -> None:

@@ -202,7 +202,7 @@ class Chaos:
 def test_whatever_a_device_does_a_search_ends_and_asks_for_nothing_twice_that_it_can_not_have(
     seed: int, kind: str, latency: float | None, percentile: float, budget: float
 ) -> None:
-    space = Space((1, 2, 4), (1, 2, 4), (1, 2, 4, 8), (1, 4), (True, False), path=("async", "sync"))
+    space = Space((1, 2, 4), (1, 2, 4), (1, 2, 4, 8), (1, 4), {"pinning": (True, False)}, path=("async", "sync"))
     chaos, seeds = Chaos(space, seed), set(seeds_of(space))
     search = Search(space, Goal(kind, latency, percentile), seeds_of(space), budget)  # type: ignore[arg-type]
     impossible: set[Candidate] = set()

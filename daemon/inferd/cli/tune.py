@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from inferd.axes import CHOICES, QUANTITIES
 from inferd.cli import connection
 from inferd.cli.connection import credentials_from
 from inferd.config import daemon
@@ -23,14 +24,6 @@ _STEERING = {
     "unpin": "let a pinned model be tuned again",
     "rollback": "serve as before the last promotion, and pin that",
     "start": "have a running daemon tune a model before others, as soon as there is a good moment",
-}
-
-
-_QUANTITIES = {
-    "streams": "streams",
-    "threads": "CPU threads",
-    "requests": "infer requests",
-    "batch": "rows in a batch at most",
 }
 
 
@@ -68,10 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> Any:
                 "--model-version", default="", metavar="N", help="which version (default: the newest loaded)"
             )
         if name == "pin":
-            for quantity, what in _QUANTITIES.items():
-                command.add_argument(f"--{quantity}", type=int, metavar="N", help=f"serve with so many {what}")
-            command.add_argument("--pinning", choices=("on", "off"), help="whether threads stay on one CPU each")
-            command.add_argument("--path", choices=("async", "sync"), help="how runs are started")
+            for quantity, counted in QUANTITIES.items():
+                command.add_argument(f"--{quantity}", type=int, metavar="N", help=f"serve with so many {counted.help}")
+            for choice, chosen in CHOICES.items():
+                command.add_argument(
+                    f"--{choice.replace('_', '-')}",
+                    choices=tuple(chosen.words),
+                    help=chosen.help[0].lower() + chosen.help[1:].removesuffix("."),
+                )
         command.add_argument(
             "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the daemon (default: 127.0.0.1:8001)"
         )
@@ -183,12 +180,11 @@ def _settings(arguments: argparse.Namespace) -> Any:
     """What `pin` was given to serve with; None where nothing was."""
     from inferd._pb.tuner_pb2 import Settings as Wanted
 
-    given = {name: value for name in (*_QUANTITIES, "path") if (value := getattr(arguments, name)) is not None}
-    if wrong := [name for name in _QUANTITIES if name in given and not 0 < given[name] < 1 << 31]:
-        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{given[wrong[0]]} can't be had", "1 or more")
-    if arguments.pinning is not None:
-        given["pinning"] = arguments.pinning == "on"
-    return Wanted(**given) if given else None
+    numbers = {name: value for name in QUANTITIES if (value := getattr(arguments, name)) is not None}
+    choices = {name: word for name in CHOICES if (word := getattr(arguments, name)) is not None}
+    if wrong := [name for name, value in numbers.items() if not 0 < value < 1 << 31]:
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{numbers[wrong[0]]} can't be had", "1 or more")
+    return Wanted(**numbers, choices=choices) if numbers or choices else None
 
 
 def _status(client: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
+from inferd.axes import DEVICE_CHOICES
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
 from inferd.engine import empty_inputs, number_ranges, onnx_constants, preprocessing, state, unwritten_outputs
@@ -418,10 +419,10 @@ def _with_hint(hint: Hint, config: ModelConfig) -> ModelConfig:
 
 def _inline(config: ModelConfig) -> ModelConfig:
     """``config`` for runs on the thread that starts them. With one stream they are; with one thread their failures
-    would be lost (OpenVINO fact 38). Pinned, that thread would have to go to one CPU for each run and come back."""
+    would be lost (OpenVINO fact 38)."""
     execution = config.execution
-    pinning = "off" if execution.pinning == "auto" else execution.pinning
-    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2, "pinning": pinning}
+    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2}
+    update |= {name: axis.inline_word for name, axis in DEVICE_CHOICES.items() if getattr(execution, name) == "auto"}
     return config.model_copy(update={"execution": execution.model_copy(update=update)})
 
 

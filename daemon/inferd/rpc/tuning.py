@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
+from inferd.axes import CHOICES, QUANTITIES
 from inferd.catalog.catalog import Catalog
 from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
@@ -84,19 +85,15 @@ class TunerControl:
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
     """``now`` with what ``settings`` say."""
-    if settings.path not in ("", "async", "sync"):
-        raise InvalidRequest(model, f"path '{one_line(settings.path, 40)}' is unknown; allowed: async, sync")
-    changed = replace(
-        now,
-        streams=settings.streams or now.streams,
-        threads=settings.threads or now.threads,
-        requests=settings.requests or now.requests,
-        batch=settings.batch or now.batch,
-        pinning=settings.pinning if settings.HasField("pinning") else now.pinning,
-    )
-    if settings.path:
-        return replace(changed, path="sync" if settings.path == "sync" else "async")
-    return changed
+    changes: dict[str, Any] = {axis: value for axis in QUANTITIES if (value := getattr(settings, axis))}
+    for axis, word in settings.choices.items():
+        if axis not in CHOICES:
+            raise InvalidRequest(model, f"choice '{one_line(axis, 40)}' is unknown; allowed: {', '.join(CHOICES)}")
+        words = CHOICES[axis].words
+        if word not in words:
+            raise InvalidRequest(model, f"{axis} '{one_line(word, 40)}' is unknown; allowed: {', '.join(words)}")
+        changes[axis] = words[word]
+    return replace(now, **changes)
 
 
 def _tuning(record: TuningRecord) -> pb.Tuning:

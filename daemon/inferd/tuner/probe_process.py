@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from inferd import logs
+from inferd.axes import Value, placement_of
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
 from inferd.engine.model import Engine
@@ -68,7 +69,7 @@ class ProbeProcess:
         self._job = job
         self._lock = Lock()
         self._killed = False
-        self._children: dict[Placement | None, _ProbeChild] = {}
+        self._children: dict[tuple[Value, ...] | None, _ProbeChild] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +115,7 @@ class ProbeProcess:
 
     def _answered(self, candidate: Candidate | None, question: object) -> object:
         """The answer to ``question``, or in words why there is none."""
-        placement = placement_of(candidate)
+        placement = placement_of(candidate) if candidate is not None else None
         try:
             with self._lock:
                 if self._killed:
@@ -129,14 +130,6 @@ class ProbeProcess:
             if lost is not None:
                 lost.close()
             return str(gone)
-
-
-Placement = tuple[bool | None, bool | None, str | None]
-
-
-def placement_of(candidate: Candidate | None) -> Placement | None:
-    """What decides on which CPUs threads run; None for what no candidate is about."""
-    return None if candidate is None else (candidate.pinning, candidate.hyper_threading, candidate.core_type)
 
 
 class _ChildLost(Exception):

@@ -15,6 +15,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from inferd import atomic_file
+from inferd.axes import QUANTITIES
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
 from inferd.tuning.outcome import Outcome
@@ -217,4 +218,4 @@ class Profiles:
 
 def _possible(candidate: Candidate) -> bool:
     """Whether a hand that edited the file left something that can be run."""
-    return min(candidate.streams, candidate.threads, candidate.requests, candidate.batch) >= 1
+    return all(getattr(candidate, axis) >= 1 for axis in QUANTITIES)

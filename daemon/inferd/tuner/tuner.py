@@ -20,6 +20,7 @@ from typing import Literal
 
 import structlog
 
+from inferd.axes import DEVICE_CHOICES, QUANTITIES
 from inferd.catalog.catalog import Catalog
 from inferd.config.model import ExecutionSettings, ModelConfig
 from inferd.deployment.deployment import Deployment
@@ -572,14 +573,15 @@ def _without_run_settings(config: ModelConfig) -> ModelConfig:
 
 def _out_of_range(space: Space, target: Candidate) -> str:
     """Why ``target`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
-    for axis in ("streams", "threads", "requests", "batch"):
-        value, most = getattr(target, axis), getattr(space, axis)[-1]
+    for axis in QUANTITIES:
+        value, most = getattr(target, axis), space.values(axis)[-1]
         if not 1 <= value <= most:
             return f"{axis} must be 1..{most}, not {value}"
     if target.streams > min(target.threads, target.requests):
         return f"{target.streams} streams need as many threads and requests at least"
-    if target.pinning not in (*space.pinning, None):
-        return "the device knows no pinning"
+    for axis in DEVICE_CHOICES:
+        if getattr(target, axis) not in (*space.values(axis), None):
+            return f"the device knows no {axis.replace('_', ' ')} {DEVICE_CHOICES[axis].word(getattr(target, axis))}"
     return ""
 
 

@@ -4,36 +4,39 @@ PYTHON ?= python3
 BIN := .venv/bin
 SCRIPTS := .ci/generate .ci/setup .ci/serve
 
-.PHONY: serve test lint generate check-drift models pins clean project clients tools
+.PHONY: serve test lint generate check-drift models pins clean serving dev clients tools
 
 serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
 	@exec $(BIN)/python .ci/serve
 
-test: models clients tools ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
+test: dev models clients tools ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: project ## style and types
+lint: dev ## style and types
 	$(BIN)/ruff check .
 	@# Scripts print, run fixed commands, and tell an old Python that it is too old.
 	$(BIN)/ruff check --extend-ignore T20,S603,S607,UP036 $(SCRIPTS)
 	$(BIN)/ruff format --check . $(SCRIPTS)
 	$(BIN)/mypy
 
-generate: project ## write the generated files anew
+generate: dev ## write the generated files again
 	$(BIN)/python .ci/generate
 
-check-drift: project ## fail when a generated file is not what .ci/generate makes
+check-drift: dev ## fail when a generated file is not what .ci/generate makes
 	$(BIN)/python .ci/generate --check
 
-models: project ## get the demo models
+models: serving ## get the demo models
 	@$(BIN)/inferd demo fetch --to models
 
-pins: ## resolve all dependencies anew
+pins: ## resolve all dependencies again
 	$(PYTHON) .ci/setup pins
 
 clean: ## remove all that was made here
 	rm -rf .venv .setup models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-project clients tools:
+serving:
+	@$(PYTHON) .ci/setup serve
+
+dev clients tools:
 	@$(PYTHON) .ci/setup $@

@@ -58,7 +58,6 @@ UNRANKED = {"", "_pb"}
 HOMES = {
     "openvino": {"engine"},
     "grpc": {"rpc"},
-    "grpc_health": {"rpc"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},
@@ -68,7 +67,7 @@ HOMES = {
     # Profiles are files that people read and edit, so they are validated as settings are.
     "pydantic": {"config", "tuner"},
     "pydantic_core": {"config"},
-    "pydantic_settings": {"config"},
+    "shtab": {"cli"},
     "asyncio": {
         "app",
         "catalog",

@@ -40,22 +40,19 @@ from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
 from inferd.metrics.recorder import Recorder
 from inferd.reload import Reloader
-from inferd.repository.find import repository_of
+from inferd.repository.find import Repository
 from inferd.repository.watch import Watch
 from inferd.requests import Observation
-from inferd.rpc.codec import TensorLimits
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.fanout import WorkerFanout
-from inferd.rpc.gate import Access
-from inferd.rpc.inference import Inference
+from inferd.rpc.inference import Inference, InferenceSettings
 from inferd.rpc.metadata import Metadata
-from inferd.rpc.server import ConnectionLimits, Server
+from inferd.rpc.server import Rpcs, Server, ServerSettings
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.scheduling.rules import QueueLimits
-from inferd.security.credentials import credentials_of
-from inferd.shared_memory.regions import RegionLimits
+from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
 from inferd.supervision.inline_runs import InlineRuns
 from inferd.supervision.monitor import HealthMonitor
@@ -104,29 +101,6 @@ def _preflight_limits(settings: Settings) -> PreflightLimits:
     return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
-def store_of(settings: Settings) -> RegionStore | None:
-    """Where clients' shared memory is registered, None where it is off."""
-    if settings.shared_memory == "off":
-        return None
-    limits = RegionLimits(settings.shared_memory_max_regions, settings.shared_memory_max_bytes)
-    return RegionStore(limits, mapped=settings.shared_memory == "mapped")
-
-
-def _connection_limits(settings: Settings) -> ConnectionLimits:
-    return ConnectionLimits(
-        settings.max_connections,
-        settings.max_metadata_bytes,
-        settings.max_concurrent_streams,
-        settings.connection_idle_timeout,
-        settings.connection_max_age,
-        settings.connection_age_grace,
-    )
-
-
-def _controls(settings: Settings) -> list[tuple[Access, bool]]:
-    return [(Access.REPOSITORY, settings.repository_control), (Access.TUNER, settings.tuner_control)]
-
-
 class App:
     """One daemon, from settings to exit; or one worker of a daemon that is several processes, see workers/daemon.py."""
 
@@ -149,7 +123,7 @@ class App:
         self._recorder = Recorder(settings.metrics_retention)
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
-        self._credentials = credentials_of(settings)
+        self._credentials = Credentials.of(settings)
         self._engine = engine = engine_of(settings)
         self._tuner = Tuner(
             TunerRules(
@@ -163,7 +137,7 @@ class App:
             Profiles(settings.profile_dir),
             on_stored=fanout.load if fanout is not None else lambda _: None,
         )
-        self._repository = repository_of(settings)
+        self._repository = Repository.of(settings)
         self._catalog = Catalog(
             self._repository,
             engine,
@@ -179,44 +153,35 @@ class App:
         )
         self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []
-        shared_memory, accept_wait = store_of(settings), AcceptWait()
+        regions, accept_wait = RegionStore.of(settings), AcceptWait()
         self._inference = Inference(
             self._catalog,
             self._lifecycle,
             self._observe,
-            settings.stream_max_pending,
-            settings.stream_max_pending_bytes,
-            # Who has to prove who they are is known by that alone.
-            settings.client_metadata_key if self._credentials.authority is None else "",
-            self._tracer.begin,
-            TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
-            shared_memory,
-            accept_wait,
+            settings=InferenceSettings.of(settings, proven=self._credentials.authority is not None),
+            traced=self._tracer.begin,
+            shared_memory=regions,
+            accept_wait=accept_wait,
         )
+        log_settings = {key: getattr(settings, key) for key in ("log_level", "log_format", "request_log")}
         self._server = Server(
-            self._inference,
-            Metadata(
-                self._catalog,
-                self._lifecycle,
-                self._recorder,
-                {
-                    "log_level": settings.log_level,
-                    "log_format": settings.log_format,
-                    "request_log": settings.request_log,
-                },
-                shared_memory=shared_memory is not None,
+            Rpcs(
+                self._inference,
+                Metadata(
+                    self._catalog,
+                    self._lifecycle,
+                    self._recorder,
+                    log_settings=log_settings,
+                    shared_memory=regions is not None,
+                ),
+                RepositoryControl(self._catalog),
+                TunerControl(self._tuner, self._catalog),
+                regions,
             ),
-            RepositoryControl(self._catalog),
-            TunerControl(self._tuner, self._catalog),
-            settings.max_message_bytes,
+            ServerSettings.of(settings),
             self._observe,
-            [access for access, on in _controls(settings) if on],
-            reuse_port=settings.reuse_port,
             credentials=self._credentials,
-            connections=_connection_limits(settings),
-            shared_memory=shared_memory,
             fanout=fanout,
-            secret=identity.secret if identity is not None else "",
             accept_wait=accept_wait,
         )
         self._systemd = SystemdNotifier(NotifySender(), watchdog_seconds(), self._catalog, self._lifecycle)
@@ -297,8 +262,10 @@ class App:
         self._exporter.start()
         self._systemd.start()
         if self._identity is None or self._identity.first:
-            for name in unknown_variables():
-                log.warning("variable names no setting", variable=name)
+            for name, hint in unknown_variables().items():
+                log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
+            if oddity := self._repository.oddity():
+                log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

@@ -121,7 +121,7 @@ class AxisValues:
             Quantity(
                 one="{} stream",
                 many="{} streams",
-                help="streams",
+                help="Streams",
                 property="NUM_STREAMS",
                 # By its documentation an NPU's NUM_STREAMS sizes host executors, or is read-only.
                 families=frozenset({"CPU", "GPU"}),
@@ -142,10 +142,10 @@ class AxisValues:
         )
     )
     requests: int = field(
-        metadata=_row(Quantity(one="{} request", many="{} requests", help="infer requests", setting="infer_requests"))
+        metadata=_row(Quantity(one="{} request", many="{} requests", help="Infer requests", setting="infer_requests"))
     )
     batch: int = field(
-        default=1, metadata=_row(Quantity(one="batch {}", many="batch {}", help="rows in a batch at most"))
+        default=1, metadata=_row(Quantity(one="batch {}", many="batch {}", help="Largest batch, in rows,"))
     )
     pinning: bool | None = field(
         default=None,
@@ -172,7 +172,7 @@ class AxisValues:
         metadata=_row(
             Choice(
                 words=_SWITCH,
-                help="Whether CPU threads may share a core with another one, where it has two.",
+                help="Whether two CPU threads may share a core that has two hardware threads.",
                 texts={True: "with hyper-threading", False: "no hyper-threading"},
                 heading="hyper-\nthreads",
                 property="ENABLE_HYPER_THREADING",
@@ -205,7 +205,7 @@ class AxisValues:
         metadata=_row(
             Choice(
                 words={"async": "async", "sync": "sync"},
-                help="How runs are started.",
+                help="How to start runs.",
                 texts={"async": "async", "sync": "sync"},
                 heading="path",
                 always_shown=True,

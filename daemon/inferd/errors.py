@@ -7,8 +7,14 @@ what came; they never contain a host path, except those an operator reads at the
 console (:class:`ConfigurationError`, :class:`RepositoryError`).
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import ClassVar, Self
+
+# Clients can ask for unknown models at will: comparing a name with all others would cost milliseconds.
+_MOST_COMPARED = 16
+_LONGEST_COMPARED = 48
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -31,6 +37,18 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
     return ", ".join(items[:limit]) + tail
 
 
+def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``; else empty. A ``prefix``
+    that all begin with does not make them alike."""
+    typed, known = word.removeprefix(prefix).lower(), {name.removeprefix(prefix).lower(): name for name in names}
+    close = get_close_matches(typed, known, n=1)
+    if not close and len(typed) > 2:
+        # Also where the end is missing: --modle for --model-repository.
+        starts = {name[: len(typed)]: name for name in reversed(known) if len(name) > len(typed)}
+        close = [starts[start] for start in get_close_matches(typed, starts, n=1, cutoff=0.8)]
+    return f" (did you mean {one_line(known[close[0]], 80)}?)" if close else ""
+
+
 class InferdError(Exception):
     """Root of the tree; ``str(error)`` is one sentence fit for the reader it is meant for."""
 
@@ -50,7 +68,7 @@ class InferdError(Exception):
 class ConfigurationError(InferdError):
     """A setting that can't be used: where it came from, which key, and what is allowed."""
 
-    def __init__(self, source: str, key: str, problem: str, allowed: str = "") -> None:
+    def __init__(self, source: str, key: str, problem: str, *, allowed: str = "") -> None:
         self.source, self.key, self.problem, self.allowed = source, key, problem, allowed
         where = f"{source}: {key}: " if key else f"{source}: "
         super().__init__(where + problem + (f"; allowed: {allowed}" if allowed else ""))
@@ -62,7 +80,7 @@ class ConfigurationError(InferdError):
         first, *others = problems
         if not others:
             return first
-        error = cls(first.source, first.key, first.problem, first.allowed)
+        error = cls(first.source, first.key, first.problem, allowed=first.allowed)
         error.args = (f"{first} (and {len(others)} more mistake{'s' * (len(others) > 1)}; inferd check lists them)",)
         error.every = problems
         return error
@@ -117,9 +135,24 @@ class UnknownModel(InferdError):
     outcome = "not_found"
     reason = "model"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, known: Iterable[str] = ()) -> None:
         self.model = model
-        super().__init__(f"unknown model '{one_line(model, 128)}'")
+        super().__init__(f"unknown model '{one_line(model, 128)}'{did_you_mean(model, _similar(model, known))}")
+
+
+def _similar(word: str, names: Iterable[str]) -> Sequence[str]:
+    """Short ``names``, all of a few; of many those next to ``word`` when sorted from the front or from the back."""
+    if len(word) > _LONGEST_COMPARED:
+        return ()
+    short = [name for name in names if len(name) <= _LONGEST_COMPARED]
+    if len(short) <= _MOST_COMPARED:
+        return short
+    found: list[str] = []
+    for turned, order in ((word, sorted(short)), (word[::-1], sorted(name[::-1] for name in short))):
+        place = bisect_left(order, turned)
+        near = order[max(0, place - _MOST_COMPARED // 4) : place + _MOST_COMPARED // 4]
+        found += near if turned is word else [name[::-1] for name in near]
+    return found
 
 
 class UnknownVersion(InferdError):
@@ -199,7 +232,7 @@ class Overloaded(Refused):
 
     reason = "objective"
 
-    def __init__(self, model: str, expected: float, objective: float, retry_after: float) -> None:
+    def __init__(self, model: str, expected: float, objective: float, *, retry_after: float) -> None:
         self.expected, self.objective = expected, objective
         super().__init__(
             model,
@@ -222,7 +255,7 @@ class SustainedOverload(Refused):
 
     reason = "overload"
 
-    def __init__(self, model: str, expected: float, most: float, retry_after: float) -> None:
+    def __init__(self, model: str, expected: float, most: float, *, retry_after: float) -> None:
         self.expected, self.most = expected, most
         super().__init__(
             model,
@@ -237,7 +270,7 @@ class QuotaExceeded(Refused):
 
     reason = "quota"
 
-    def __init__(self, model: str, client: str, quota: int, retry_after: float) -> None:
+    def __init__(self, model: str, client: str, quota: int, *, retry_after: float) -> None:
         self.client, self.quota = client, quota
         whose = f"client '{one_line(client, 80)}'" if client else "clients that give no identity"
         super().__init__(model, f"{whose} may have {quota} requests in flight", retry_after)
@@ -259,7 +292,7 @@ class TooManySequences(Refused):
 
     reason = "sequences"
 
-    def __init__(self, model: str, limit: int, retry_after: float, held: int | None = None) -> None:
+    def __init__(self, model: str, limit: int, retry_after: float, *, held: int | None = None) -> None:
         self.limit, self.held = limit, held
         why = f"{limit} sequences are live, which is the limit"
         if held is not None:

@@ -76,8 +76,9 @@ def test_a_broken_model_has_a_line_with_its_problem_and_the_exit_code_says_so(re
     code, lines = checked(repository)
     assert code == 1
     assert lines == [
-        "broken  magika: magika/model.toml: streams: unknown key; allowed: devices, versions, objective, execution, "
-        "batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, rollout, properties",
+        "broken  magika: magika/model.toml: streams: unknown key (did you mean execution.streams?); allowed: devices, "
+        "versions, objective, execution, batching, queue, sequences, share, shapes, preprocessing, numbers, warmup, "
+        "rollout, properties",
         "ok      resnet: version 1 on CPU",
         "        no latency objective, goal throughput",
         "2 models, 1 broken",
@@ -128,7 +129,14 @@ def test_every_version_that_is_broken_has_a_line(repository):
             ["latency objective 2.5 s for 99.9 % of requests, 99 % to be answered, goal latency"],
         ),
         (
-            '[execution]\nstreams = 2\n[batching]\njoin = false\n[shapes]\nx = [1, "?"]\n[properties]\nA = "b"',
+            '[batching]\nmax_delay = "2ms"\n[queue]\nmax_bytes = 67108864\ndefault_timeout = 0.5',
+            [
+                "no latency objective, goal throughput",
+                "given: batching.max_delay = 2ms, queue.max_bytes = 64MiB, queue.default_timeout = 500ms",
+            ],
+        ),
+        (
+            '[execution]\nstreams = 2\n[batching]\nenabled = false\n[shapes]\nx = [1, "?"]\n[properties]\nA = "b"',
             [
                 "no latency objective, goal throughput",
                 "given: execution.streams = 2, batching.enabled = false, shapes.x = [1, ?], properties.A = b",

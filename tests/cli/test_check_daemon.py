@@ -20,6 +20,7 @@ def wrong(root: Path, **more: Any) -> list[str]:
 
 
 def test_nothing_is_wrong_with_what_can_be_served(tmp_path: Path) -> None:
+    (tmp_path / "echo.onnx").touch()
     assert wrong(tmp_path) == []
     assert list(warnings(settings(tmp_path))) == []
 
@@ -58,6 +59,7 @@ def test_workers_need_a_folder_for_their_sockets(tmp_path: Path, monkeypatch: py
 def test_what_the_daemon_would_say_at_its_start_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGHT", "3")
     (tmp_path / "file").touch()
+    (tmp_path / "echo.onnx").touch()
     opened = {"grpc_bind": "0.0.0.0:8001", "allow_insecure_bind": True}
     said = list(warnings(settings(tmp_path, cache_dir=tmp_path / "file" / "cache", **opened)))
     assert [one.split(":")[0] for one in said] == [
@@ -65,4 +67,21 @@ def test_what_the_daemon_would_say_at_its_start_is_a_warning(tmp_path: Path, mon
         "grpc_bind",
         "grpc_bind",
         "cache_dir",
+    ]
+
+
+def test_an_unknown_variable_is_a_warning_with_the_one_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "echo.onnx").touch()
+    monkeypatch.setenv("INFERD_QUEUE_MAX_LENGHT", "3")
+    monkeypatch.setenv("INFERD_SERVICE_HOST", "10.0.0.1")
+    assert list(warnings(settings(tmp_path))) == [
+        "INFERD_QUEUE_MAX_LENGHT: unknown environment variable (did you mean INFERD_QUEUE_MAX_LENGTH?)",
+        "INFERD_SERVICE_HOST: unknown environment variable",
+    ]
+
+
+def test_a_repository_without_models_is_a_warning(tmp_path: Path) -> None:
+    assert list(warnings(settings(tmp_path))) == [
+        f"model_repository: {tmp_path} holds no models; expected: REPOSITORY/MODEL/VERSION/model.onnx, such as "
+        f"{tmp_path}/MODEL/1/model.onnx"
     ]

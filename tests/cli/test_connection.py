@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Thread
@@ -16,6 +17,7 @@ from inferd.cli.main import main
 from inferd.errors import ConfigurationError
 from inferd.exposition.exporter import Exporter
 from inferd.exposition.status import Status
+from inferd.load_generator.server_probe import MetricsPage, NoResourceUsage
 from inferd.security.certificates import CertificateFiles
 from inferd.security.client_credentials import ClientCredentials
 from inferd.security.credentials import Credentials
@@ -123,27 +125,26 @@ def held(authority: CertificateAuthority, tmp_path_factory: pytest.TempPathFacto
     return Credentials(CertificateFiles(pair.certificate, pair.key, authority.certificate), tokens)
 
 
-@pytest.fixture
-def metrics(held: Credentials) -> Iterator[str]:
-    """HOST:PORT of a metrics port."""
+@contextmanager
+def metrics_port(credentials: Credentials) -> Iterator[str]:
     status = Status(server)
     status.start()
     status.stop()
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), status, held)
+    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), status, credentials)
     exporter.start()
     yield f"127.0.0.1:{exporter.port}"
     exporter.close()
 
 
-@pytest.fixture
-def grpc(held: Credentials, tmp_path: Path) -> Iterator[str]:
-    """HOST:PORT of a gRPC port; it answers on a thread of its own."""
+@contextmanager
+def grpc_port(credentials: Credentials, folder: Path) -> Iterator[str]:
+    """It answers on a thread of its own."""
     ports: list[int] = []
     listening = Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     async def serve() -> None:
-        parts = Parts(tmp_path, {}, (), held)
+        parts = Parts(folder, {}, (), credentials)
         ports.append(parts.server.bind("127.0.0.1:0"))
         await parts.server.start()
         listening.set()
@@ -157,6 +158,20 @@ def grpc(held: Credentials, tmp_path: Path) -> Iterator[str]:
     loop.call_soon_threadsafe(stop.set)
     thread.join()
     loop.close()
+
+
+@pytest.fixture
+def metrics(held: Credentials) -> Iterator[str]:
+    """HOST:PORT of a metrics port."""
+    with metrics_port(held) as address:
+        yield address
+
+
+@pytest.fixture
+def grpc(held: Credentials, tmp_path: Path) -> Iterator[str]:
+    """HOST:PORT of a gRPC port."""
+    with grpc_port(held, tmp_path) as address:
+        yield address
 
 
 def flags(authority: CertificateAuthority, me: Pair) -> list[str]:
@@ -216,3 +231,49 @@ def test_demo_classify_shows_its_certificate(
     classify = ["demo", "classify", "--server", grpc, "--models", str(demo_repository), __file__]
     assert main([*classify, *flags(authority, me)]) == 1
     assert "PERMISSION_DENIED: ModelInfer needs the scope 'infer', which 'me.example'" in capsys.readouterr().err
+
+
+def calls(address: str, models: Path) -> list[list[str]]:
+    """A command of each kind that calls a gRPC port."""
+    return [
+        ["tune", "status", "--server", address],
+        ["bench", "run", "m", "--server", address],
+        ["demo", "classify", "--server", address, "--models", str(models), __file__],
+    ]
+
+
+def test_a_command_without_tls_says_that_the_port_has_it(
+    grpc: str, metrics: str, demo_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "takes TLS connections only; name the CA of its certificate with --ca FILE"
+    for command in calls(grpc, demo_repository):
+        assert main(command) == 1
+        assert capsys.readouterr().err == f"inferd: UNAVAILABLE: {grpc} {said}\n"
+    assert main(["top", "--json", "--metrics-address", metrics]) == 1
+    assert capsys.readouterr().err == f"inferd: {metrics}: {said}\n"
+
+
+def test_a_command_with_tls_says_that_the_port_has_none(
+    authority: CertificateAuthority, tmp_path: Path, demo_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = ("--ca", str(authority.certificate))
+    with grpc_port(Credentials(), tmp_path) as address:
+        for command in calls(address, demo_repository):
+            assert main([*command, *ca]) == 1
+            said = f"inferd: UNAVAILABLE: {address} does not use TLS; leave --ca out\n"
+            assert capsys.readouterr().err == said
+    with metrics_port(Credentials()) as address:
+        assert main(["top", "--json", "--metrics-address", address, *ca]) == 1
+        assert capsys.readouterr().err == f"inferd: {address}: does not use TLS; leave --ca out\n"
+
+
+def test_the_metrics_page_of_a_bench_says_which_scheme_it_needs(metrics: str) -> None:
+    with pytest.raises(
+        NoResourceUsage, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"
+    ):
+        MetricsPage(f"http://{metrics}/metrics", ClientCredentials()).read()
+    with (
+        metrics_port(Credentials()) as address,
+        pytest.raises(NoResourceUsage, match=r": does not use TLS; use http://$"),
+    ):
+        MetricsPage(f"https://{address}/metrics", ClientCredentials()).read()

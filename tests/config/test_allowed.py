@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from inferd.config.allowed import Allowed, Declaration
+from inferd.config.allowed import Allowed, Declaration, Duration, Size
 
 Even = Annotated[int, Allowed("an even number", "even numbers")]
 
@@ -26,6 +26,10 @@ class Table(BaseModel):
         (Annotated[int, Field(ge=1)], "a whole number of 1 or more"),
         (Annotated[int, Field(ge=1, le=5)], "a whole number of 1..5"),
         (Annotated[float, Field(gt=0)], "a number above 0"),
+        (Annotated[float, Field(ge=50, lt=100)], "a number of 50 or more and below 100"),
+        (Annotated[Duration, Field(gt=0, le=90)] | None, "a duration above 0 and up to 90s, such as 20ms or 1.5s"),
+        (Annotated[Size, Field(ge=1024)], "a size of 1KiB or more, such as 64MiB"),
+        (tuple[Duration, ...], "a list of durations"),
         (Annotated[float, Field(gt=0, le=1)] | None, "a number above 0 and up to 1"),
         (Literal["a"], "'a'"),
         (Literal["a", "b", "c"], "'a', 'b' or 'c'"),

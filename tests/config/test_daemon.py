@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from inferd.cli import settings_flags
 from inferd.config import daemon
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
@@ -22,8 +23,8 @@ def no_variables_of_this_machine(monkeypatch):
 def loaded(*flags: str, file: Path | None = None) -> Settings:
     """Settings as the command line makes them of ``flags`` and ``file``."""
     parser = argparse.ArgumentParser()
-    source = daemon.flags(parser)
-    return daemon.load(file, source, vars(parser.parse_args(flags)))
+    settings_flags.add_arguments(parser)
+    return daemon.load(file, vars(parser.parse_args(flags)))
 
 
 def problem(*flags: str, file: Path | None = None) -> str:
@@ -146,7 +147,9 @@ def test_a_required_setting_that_nothing_gives_says_how_to_give_it():
 def test_an_unknown_key_in_the_file_is_an_error_that_lists_the_known_ones(file):
     file.write_text("grcp_bind = 1")
     message = problem("--model-repository", "models", file=file)
-    assert message.startswith(f"{file}: grcp_bind: unknown key; allowed: model_repository, grpc_bind, ")
+    assert message.startswith(
+        f"{file}: grcp_bind: unknown key (did you mean grpc_bind?); allowed: model_repository, grpc_bind, "
+    )
     assert all(name in message for name in Settings.model_fields)
 
 
@@ -160,7 +163,7 @@ def test_unknown_variables_are_told_apart_from_settings(monkeypatch):
     monkeypatch.setenv("INFERD_GRCP_BIND", "x")
     monkeypatch.setenv("INFERD_GRPC_BIND", "x")
     monkeypatch.setenv("INFERD_CONFIG", "x")
-    assert unknown_variables() == ["INFERD_GRCP_BIND"]
+    assert unknown_variables() == {"INFERD_GRCP_BIND": " (did you mean INFERD_GRPC_BIND?)"}
 
 
 @pytest.mark.parametrize(
@@ -314,4 +317,4 @@ def test_half_of_what_tls_needs_is_refused(flags, said):
 
 def test_the_variable_that_holds_a_clients_token_is_no_misspelt_setting(monkeypatch):
     monkeypatch.setenv("INFERD_TOKEN", "x")
-    assert unknown_variables() == []
+    assert unknown_variables() == {}

@@ -28,8 +28,11 @@ SENTENCES = [
     ('devices = ["CPU", "CPU"]', "devices: CPU is listed 2 times; list each device once"),
     ("[execution]\nprecision = 'f8'", "execution.precision: got 'f8'; allowed: 'auto', 'f32', 'bf16' or 'f16'"),
     ("[execution]\nstreams = -1", "execution.streams: got -1; allowed: a whole number of 0..1024"),
-    ("[queue]\nmax_bytes = 0", "queue.max_bytes: got 0; allowed: a whole number of 1 or more"),
-    ("[queue]\ndefault_timeout = nan", "queue.default_timeout: got nan; allowed: a number above 0 and up to 86400"),
+    ("[queue]\nmax_bytes = 0", "queue.max_bytes: got 0; allowed: a size of 1B or more, such as 64MiB"),
+    (
+        "[queue]\ndefault_timeout = nan",
+        "queue.default_timeout: got nan; allowed: a duration above 0 and up to 24h, such as 20ms or 1.5s",
+    ),
     ("[versions]\ncount = 0", "versions.count: got 0; allowed: a whole number of 1..1000"),
     ("[versions]\npolicy = 'listed'", "versions: policy is 'listed' and listed names no version"),
     ("[versions]\nlisted = [1]", "versions: listed names versions and policy is 'latest'; set policy = \"listed\""),
@@ -44,13 +47,20 @@ SENTENCES = [
     # The key.
     (
         "[batching]\nmax = 1",
-        "batching.max: unknown key; allowed: max_size, enabled, max_batch_rows, max_delay, preferred_sizes",
+        "batching.max: unknown key (did you mean max_size?); allowed: max_size, enabled, max_batch_rows, max_delay, "
+        "preferred_sizes",
     ),
-    ("[warmup.shape]", "warmup.shape: unknown key; allowed: runs, shapes"),
+    ("[warmup.shape]", "warmup.shape: unknown key (did you mean shapes?); allowed: runs, shapes"),
     (
         "[preprocessing.x]\nmeans = 1",
-        "preprocessing.x.means: unknown key; allowed: layout, color_from, color_to, resize, mean, scale",
+        "preprocessing.x.means: unknown key (did you mean mean?); allowed: layout, color_from, color_to, resize, mean, "
+        "scale",
     ),
+    (
+        "[queue]\nstreams = 1",
+        "queue.streams: unknown key (did you mean execution.streams?); allowed: max_length, max_bytes, default_timeout",
+    ),
+    ("[queue]\nzzz = 1", "queue.zzz: unknown key; allowed: max_length, max_bytes, default_timeout"),
     ('[shapes]\n"a.b" = ["q"]', f"shapes.\"a.b\"[0]: got 'q'; allowed: {DIMENSION}"),
     ('[shapes]\n"a\\nb" = ["q"]', f"shapes.\"a b\"[0]: got 'q'; allowed: {DIMENSION}"),
     # The file as a whole.

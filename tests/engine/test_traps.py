@@ -40,11 +40,11 @@
 23  tests/engine/test_slot.py::test_a_device_that_ignores_cancel_ends_the_run_well
 24  tests/engine/test_slot.py::test_closing_waits_until_the_device_holds_nothing_of_it
     tests/engine/test_pool.py::test_closing_ends_what_is_in_flight
-25  tests/engine/test_numbers.py::test_an_exact_operation_keeps_all_32_bits
-    tests/engine/test_numbers.py::test_what_gives_the_same_bits_does_so_for_all_of_uint32
-    tests/engine/test_numbers.py::test_what_is_computed_in_float32_is_wrong_beyond
-    tests/engine/test_numbers.py::test_what_is_too_wide_becomes_another_number
-    tests/engine/test_numbers.py::test_constants_are_clamped
+25  tests/engine/test_number_ranges.py::test_an_exact_operation_keeps_all_32_bits
+    tests/engine/test_number_ranges.py::test_what_gives_the_same_bits_does_so_for_all_of_uint32
+    tests/engine/test_number_ranges.py::test_what_is_computed_in_float32_is_wrong_beyond
+    tests/engine/test_number_ranges.py::test_what_is_too_wide_becomes_another_number
+    tests/engine/test_number_ranges.py::test_constants_are_clamped
 26  tests/engine/test_runtime.py::test_the_first_look_at_a_tensor_may_come_from_two_threads
 27  tests/engine/test_model.py::test_one_blob_serves_every_way_to_place_threads
 28  tests/engine/test_sync_slot.py::test_a_run_is_cancelled_while_it_computes
@@ -77,6 +77,8 @@
     tests/system/test_content.py::test_a_file_that_is_cut_or_written_while_it_is_served_changes_nothing_until_it_is_loaded
 46  tests/system/test_content.py::test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why
 47  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
+48  tests/engine/test_traps.py::test_a_log_sum_exp_of_older_onnx_is_taken_over_all_axes
+49  tests/engine/test_traps.py::test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_first_one
 """
 
 import ast
@@ -92,6 +94,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from inferd.config.model import parse
 from inferd.engine.model import _signature
@@ -452,3 +455,32 @@ def test_an_onnx_constant_without_elements_is_read_as_one_number(tmp_path: Path)
     request = compiled(network).create_infer_request()
     answer = request.infer({"some": np.array(False), "x": np.array([1, 2], np.float32)})
     assert (answer["y"].tolist(), answer["b"].tolist()) == ([0], 0)
+
+
+def test_a_log_sum_exp_of_older_onnx_is_taken_over_all_axes() -> None:
+    rows = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    by_row = np.log(np.exp(rows).sum(1))
+    for opset, answer in ((17, np.log(np.exp(rows).sum())), (18, by_row)):
+        attributes, inputs = ({"axes": [1]}, ["x"]) if opset < 18 else ({}, ["x", "axes"])
+        axes = [numpy_helper.from_array(np.array([1], np.int64), "axes")] if opset >= 18 else []
+        graph = helper.make_graph(
+            [helper.make_node("ReduceLogSumExp", inputs, ["y"], keepdims=0, **attributes)],
+            "older",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            axes,
+        )
+        file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        network = ov.Core().read_model(file.SerializeToString())
+        np.testing.assert_allclose(compiled(network)(rows)[0], answer, rtol=1e-5)
+
+
+def test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_first_one() -> None:
+    x = op.parameter([3, 3, 4], np.float32)
+    added = np.array([100, 200, 300], np.float32)
+    reduced = op.reduce_sum(x, op.constant(np.array([2])), keep_dims=True)
+    network = ov.Model([op.add(reduced, op.constant(added.reshape(1, 3, 1))).output(0)], [x])
+    rows = np.arange(36, dtype=np.float32).reshape(3, 3, 4)
+    sums = rows.sum(2, keepdims=True)
+    # Right were sums + added.reshape(1, 3, 1). With more rows than elements it reads what lies behind them.
+    assert compiled(network)(rows)[0].tolist() == (sums + added.reshape(3, 1, 1)).tolist()

@@ -177,4 +177,4 @@ def test_the_page_is_in_the_wheel(page: Page, tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "NO_COLOR": "1"})
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
-        assert packed.read("inferd/metrics/status.html") == page.body
+        assert packed.read("inferd/exposition/status.html") == page.body

@@ -47,7 +47,7 @@ def lasting(nanoseconds: int) -> Stages:
 
 def test_a_request_counts_once_under_its_model_version_device_outcome_and_reason() -> None:
     recorder = Recorder()
-    full, quota = QueueFull("m", "1 waiting", 0.1), QuotaExceeded("m", "c", 1, 0.1)
+    full, quota = QueueFull("m", "1 waiting", 0.1), QuotaExceeded("m", "c", 1, retry_after=0.1)
     for observation in (
         seen(),
         seen(),

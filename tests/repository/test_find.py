@@ -34,6 +34,46 @@ def problems(root: Path) -> dict[str, str]:
     return {b.name: str(b.error) for b in Repository(root).scan().broken}
 
 
+# -- the folder as a whole ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [(), ("README.md",), (".hidden/1/model.onnx",), ("lost+found/x",)])
+def test_a_folder_without_models_is_odd(tmp_path: Path, files: tuple[str, ...]) -> None:
+    assert Repository(plant(tmp_path, *files)).oddity() == (
+        f"holds no models; expected: REPOSITORY/MODEL/VERSION/model.onnx, such as {tmp_path}/MODEL/1/model.onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "held"),
+    [
+        (("1/model.onnx",), "1/"),
+        (("1/model.onnx", "2/model.xml", "2/model.bin"), "1/, 2/"),
+        (("1/model.onnx", "model.toml"), "1/, model.toml"),
+        (("model.onnx",), "model.onnx"),
+        (("model.saved_model/saved_model.pb",), "model.saved_model/"),
+        (("other.onnx", "model.toml"), "model.toml, other.onnx"),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "7"])
+def test_the_folder_of_one_model_is_odd(tmp_path: Path, files: tuple[str, ...], held: str, below: str) -> None:
+    """Or that of one of its versions."""
+    folder = plant(tmp_path / "repository" / "echo" / below, *files)
+    assert Repository(folder).oddity() == (
+        f"looks like the folder of one model, as it holds {held}; name the folder above that model: "
+        f"REPOSITORY/MODEL/VERSION/model.onnx, such as {tmp_path}/repository/echo/1/model.onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [("echo/1/model.onnx",), ("echo.onnx",), ("1/model.onnx", "echo/model.onnx"), ("model.onnx", "echo.onnx")],
+)
+def test_any_other_is_not(tmp_path: Path, files: tuple[str, ...]) -> None:
+    assert Repository(plant(tmp_path, *files)).oddity() == ""
+    assert Repository(tmp_path / "absent").oddity() == ""
+
+
 # -- layouts ----------------------------------------------------------------------
 
 

@@ -14,9 +14,9 @@ from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.gate import Access
-from inferd.rpc.inference import Inference
+from inferd.rpc.inference import Inference, InferenceSettings
 from inferd.rpc.metadata import Metadata
-from inferd.rpc.server import Server
+from inferd.rpc.server import Rpcs, Server, ServerSettings
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
@@ -58,15 +58,21 @@ class Parts:
             observe,
             unchanged,
         )
-        self.inference = Inference(self.catalog, self.lifecycle, observe, 8, 1 << 20, shared_memory=shared_memory)
-        self.server = Server(
-            self.inference,
-            Metadata(self.catalog, self.lifecycle, recorder, log_settings, shared_memory=shared_memory is not None),
-            RepositoryControl(self.catalog),
-            TunerControl(tuner, self.catalog),
-            1 << 20,
+        self.inference = Inference(
+            self.catalog,
+            self.lifecycle,
             observe,
-            enabled,
-            credentials=credentials,
+            settings=InferenceSettings(8, 1 << 20),
             shared_memory=shared_memory,
+        )
+        has_regions = shared_memory is not None
+        metadata = Metadata(
+            self.catalog, self.lifecycle, recorder, log_settings=log_settings, shared_memory=has_regions
+        )
+        control, tuning = RepositoryControl(self.catalog), TunerControl(tuner, self.catalog)
+        self.server = Server(
+            Rpcs(self.inference, metadata, control, tuning, shared_memory),
+            ServerSettings(1 << 20, enabled),
+            observe,
+            credentials=credentials,
         )

@@ -30,7 +30,7 @@ class Worker:
         self.index = pb.RepositoryIndexResponse()
         self.statistics = pb.ModelStatisticsResponse()
         self._server, services = grpc.aio.server(), Services()
-        self._server.add_generic_rpc_handlers((Gate(services, opened, secret=identity.secret),))
+        self._server.add_generic_rpc_handlers((Gate(services, enabled=opened, secret=identity.secret),))
         fanout = WorkerFanout(identity)
         self.fanout = fanout
         for service, methods in (

@@ -7,11 +7,10 @@ from contextlib import suppress
 import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from inferd._pb import health_pb2, tuner_pb2
 from inferd._pb import open_inference_pb2 as pb
-from inferd._pb import tuner_pb2
 from inferd.config.tokens import SCOPES
 from inferd.rpc.gate import ACCESS, SERVICE, Access, Gate
 from inferd.rpc.services import Services
@@ -79,7 +78,7 @@ def outcome(method: str, *, repository_control: bool = False, gate: bool = True)
 
     async def call() -> tuple[grpc.StatusCode, str]:
         server, services = grpc.aio.server(), Services()
-        gated = Gate(services, [Access.REPOSITORY] if repository_control else []) if gate else services
+        gated = Gate(services, enabled=[Access.REPOSITORY] if repository_control else []) if gate else services
         server.add_generic_rpc_handlers((gated,))
         known = {name: grpc.unary_unary_rpc_method_handler(_answer) for name in ("ServerLive", "RepositoryModelLoad")}
         for service, handlers in ((SERVICE, known), ("extra.Service", EXTRA)):

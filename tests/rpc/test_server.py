@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 
+from inferd._pb import health_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import ConfigurationError
 from inferd.lifecycle import Phase

@@ -14,7 +14,7 @@ from inferd.rpc.tuning import TunerControl
 from inferd.tuner.profile import as_json
 from inferd.tuner.record import TuningDecision, TuningPhase, TuningStatus
 from tests.event_loop import on_loop
-from tests.tuning.test_tuner import OTHER, Workshop, profile, repository, workshop
+from tests.tuner.test_tuner import OTHER, Workshop, profile, repository, workshop
 
 CONTEXT: Any = None
 

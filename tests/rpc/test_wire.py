@@ -124,9 +124,9 @@ def test_an_answer_is_joined_to_what_protobuf_writes(
     template = RequestTemplate(
         pb.ModelInferRequest(),
         Signature((), described),
-        [],
-        RequestSpec(tuple(range(len(described))), parameters, 1, None),
-        ("m", "3"),
+        inputs=[],
+        request_spec=RequestSpec(tuple(range(len(described))), parameters, 1, None),
+        answered_by=("m", "3"),
     )
     for outputs in (tensors, tensors):
         expected = codec.encode("m", "3", request_id, described, outputs)

@@ -21,8 +21,9 @@ class Daemon:
 
     It tunes nothing unless ``flags`` say so: a test's daemon is to be the same from its first request to its
     last. It starts at once; entering the context waits until it is ready, leaving it stops it.
-    ``under`` is a command that runs it as its own. Variables named INFERD_* are kept from it, except those in
-    ``environment``. All that it writes to stderr is kept in ``lines``.
+    ``under`` is a command that runs it as its own, ``python`` the interpreter of another environment.
+    Variables named INFERD_* are kept from it, except those in ``environment``. All that it writes to
+    stderr is kept in ``lines``.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Daemon:
         *flags: str,
         environment: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
+        python: Path = Path(sys.executable),
     ) -> None:
-        command = [*under, sys.executable, "-m", "inferd", "serve", "--model-repository", str(repository)]
+        command = [*under, str(python), "-m", "inferd", "serve", "--model-repository", str(repository)]
         command += ["--grpc-bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0", "--log-format", "json"]
         command += [*([] if "--tuning" in flags else ["--tuning", "off"]), *flags]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("INFERD_")}

@@ -91,7 +91,7 @@ def test_a_document_says_how_every_request_of_two_processes_went(daemon: Daemon,
 def test_what_the_server_says_of_itself_is_what_it_did(daemon: Daemon) -> None:
     with InferenceClient(daemon.grpc) as client:
         probes = [
-            ServerProbe(client, "echo", "", source)
+            ServerProbe(client, "echo", "", resources=source)
             for source in (
                 MetricsPage(f"http://{daemon.metrics}/metrics", NO_CREDENTIALS),
                 ProcessTree(daemon.process.pid),

@@ -46,8 +46,8 @@ def test_version_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_every_setting_with_its_variable(command: str) -> None:
-    done = inferd(command, "--help")
+def test_the_full_help_names_every_setting_with_its_variable(command: str) -> None:
+    done = inferd(command, "--help-all")
     assert (done.returncode, done.stderr) == (0, "")
     words = done.stdout.replace(",", " ").split()
     for name in Settings.model_fields:
@@ -62,12 +62,52 @@ def test_help_names_the_commands() -> None:
     assert all(f"  {command} " in done.stdout for command in COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [(), ("serv",), ("serve", "--modle", "x"), ("check", "extra")])
-def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+def test_an_empty_repository_and_an_unknown_variable_are_said(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    flags = (
+        "--model-repository",
+        str(tmp_path / "models"),
+        "--cache-dir",
+        str(tmp_path),
+        "--profile-dir",
+        str(tmp_path),
+    )
+    code, out, err = ended(inferd("check", *flags, INFERD_LOG_LEVLE="debug"))
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "warning INFERD_LOG_LEVLE: unknown environment variable (did you mean INFERD_LOG_LEVEL?)",
+        f"warning model_repository: {tmp_path}/models holds no models; expected: REPOSITORY/MODEL/VERSION/model.onnx, "
+        f"such as {tmp_path}/models/MODEL/1/model.onnx",
+        "0 models, 0 broken",
+    ]
+
+
+def test_serve_logs_what_check_warns_of(tmp_path: Path) -> None:
+    root = tmp_path / "echo"
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    with Daemon(root, environment={"INFERD_LOG_LEVLE": "debug"}) as daemon:
+        (unknown,) = daemon.events("unknown environment variable")
+        (odd,) = daemon.events("unexpected model repository")
+    assert (unknown["variable"], unknown["hint"]) == ("INFERD_LOG_LEVLE", "did you mean INFERD_LOG_LEVEL?")
+    assert odd["path"] == str(root)
+    assert "looks like the folder of one model" in odd["problem"]
+    assert odd["problem"].endswith(f"such as {root}/1/model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ((), "inferd"),
+        (("serv",), "inferd"),
+        (("serve", "--modle", "x"), "inferd serve"),
+        (("check", "extra"), "inferd check"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...], command: str) -> None:
     code, out, err = ended(inferd(*arguments))
     assert (code, out) == (2, "")
     assert err.startswith("usage: inferd")
-    assert "inferd: error: " in err or "inferd serve: error: " in err
+    assert f"\n{command}: error: " in err
 
 
 def test_check_describes_a_good_repository(repository: Path, tmp_path: Path) -> None:

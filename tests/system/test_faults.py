@@ -30,8 +30,8 @@ import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
 
+from inferd._pb import health_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd.atomic_file import UNFINISHED
 from inferd.engine.runtime import ov

@@ -10,9 +10,9 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc import StatusCode
 from grpc_channelz.v1 import channelz_pb2
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from inferd._pb import health_pb2
 from inferd._pb import open_inference_pb2 as pb
 from tests.system import echo_models
 from tests.system.daemon import Daemon

@@ -199,9 +199,9 @@ def disagreeing() -> pb.ModelInferRequest:
 
 INVALID, NOT_FOUND = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND
 ROWS: Sequence[tuple[pb.ModelInferRequest | bytes, StatusCode, str]] = [
-    (spoilt("echo", model_name="ech"), NOT_FOUND, "unknown model 'ech'"),
+    (spoilt("echo", model_name="ech"), NOT_FOUND, "unknown model 'ech' (did you mean echo?)"),
     (spoilt("echo", model_name=""), NOT_FOUND, "unknown model ''"),
-    (spoilt("echo", model_name="../echo"), NOT_FOUND, "unknown model '../echo'"),
+    (spoilt("echo", model_name="../echo"), NOT_FOUND, "unknown model '../echo' (did you mean echo?)"),
     (spoilt("echo", model_name="a\nb"), NOT_FOUND, "unknown model 'a b'"),
     (spoilt("echo", model_version="2"), NOT_FOUND, "model 'echo' has no version '2'; versions: 1"),
     (spoilt("echo", model_version="01"), NOT_FOUND, "model 'echo' has no version '01'; versions: 1"),

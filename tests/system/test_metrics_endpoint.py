@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
+from inferd._pb import health_pb2
 from inferd.metrics.instruments import STAGES
 from inferd.tensors import DType
 from tests import models

@@ -19,8 +19,8 @@ import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
 
+from inferd._pb import health_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd.tensors import DType
 from tests import models

@@ -32,8 +32,8 @@ from tests import models
 from tests.engine import models as small
 from tests.event_loop import on_loop, until
 from tests.replies import ask
+from tests.rollout.test_rollout import Substituting, three
 from tests.tuning.probes import kill, probes
-from tests.tuning.test_rollout import Substituting, three
 
 STAGES = (Stage(0.0, 20, 0.2), Stage(0.5, 20, 30.0))
 CALM = Conditions(0.0, 0.9)

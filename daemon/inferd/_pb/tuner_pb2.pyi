@@ -63,7 +63,7 @@ class Tuning(_message.Message):
     spent: float
     budget: float
     best: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[str] = ..., phase: _Optional[str] = ..., serving: _Optional[str] = ..., pinned: _Optional[bool] = ..., tuned_at: _Optional[str] = ..., said: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[float] = ..., gain: _Optional[float] = ..., looks: _Optional[int] = ..., spent: _Optional[float] = ..., budget: _Optional[float] = ..., best: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[str] = ..., phase: _Optional[str] = ..., serving: _Optional[str] = ..., pinned: bool = ..., tuned_at: _Optional[str] = ..., said: _Optional[str] = ..., decisions: _Optional[_Mapping[str, int]] = ..., seconds: _Optional[float] = ..., gain: _Optional[float] = ..., looks: _Optional[int] = ..., spent: _Optional[float] = ..., budget: _Optional[float] = ..., best: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("tuning", "reason", "objective", "percentile", "out_of_reach", "points", "left_out", "gains")
@@ -90,7 +90,7 @@ class ExplainResponse(_message.Message):
     points: _containers.RepeatedCompositeFieldContainer[Point]
     left_out: _containers.RepeatedScalarFieldContainer[str]
     gains: _containers.ScalarMap[str, float]
-    def __init__(self, tuning: _Optional[_Union[Tuning, _Mapping]] = ..., reason: _Optional[str] = ..., objective: _Optional[float] = ..., percentile: _Optional[float] = ..., out_of_reach: _Optional[bool] = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ..., gains: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, tuning: _Optional[_Union[Tuning, _Mapping]] = ..., reason: _Optional[str] = ..., objective: _Optional[float] = ..., percentile: _Optional[float] = ..., out_of_reach: bool = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., left_out: _Optional[_Iterable[str]] = ..., gains: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("candidate", "goodput", "low", "high", "throughput", "median", "tail", "eligible", "chosen", "windows")
@@ -114,7 +114,7 @@ class Point(_message.Message):
     eligible: bool
     chosen: bool
     windows: int
-    def __init__(self, candidate: _Optional[str] = ..., goodput: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., throughput: _Optional[float] = ..., median: _Optional[float] = ..., tail: _Optional[float] = ..., eligible: _Optional[bool] = ..., chosen: _Optional[bool] = ..., windows: _Optional[int] = ...) -> None: ...
+    def __init__(self, candidate: _Optional[str] = ..., goodput: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., throughput: _Optional[float] = ..., median: _Optional[float] = ..., tail: _Optional[float] = ..., eligible: bool = ..., chosen: bool = ..., windows: _Optional[int] = ...) -> None: ...
 
 class ExportResponse(_message.Message):
     __slots__ = ("profile",)
@@ -132,7 +132,7 @@ class PinRequest(_message.Message):
     version: str
     pinned: bool
     settings: Settings
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., pinned: _Optional[bool] = ..., settings: _Optional[_Union[Settings, _Mapping]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., pinned: bool = ..., settings: _Optional[_Union[Settings, _Mapping]] = ...) -> None: ...
 
 class Settings(_message.Message):
     __slots__ = ("streams", "threads", "requests", "batch", "choices")

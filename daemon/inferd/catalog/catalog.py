@@ -112,7 +112,7 @@ class Catalog:
     def versions(self, name: str) -> list[int]:
         """The versions of ``name`` that are known, ascending; raises UnknownModel."""
         if name not in self._models and name not in self._broken:
-            raise UnknownModel(name)
+            raise UnknownModel(name, {**self._models, **self._broken})
         return sorted(self._models.get(name, {}))
 
     def ready(self, name: str, version: str) -> bool:

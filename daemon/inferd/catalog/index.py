@@ -49,7 +49,7 @@ def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...
 def routing_error(models: Models, broken: Mapping[str, str], name: str, version: str) -> InferdError:
     """Why nothing answers for ``version`` of ``name``, any version where that is empty."""
     if name not in models and name not in broken:
-        return UnknownModel(name)
+        return UnknownModel(name, {**models, **broken})
     known = models.get(name, {})
     if version:
         one = next((s for number, s in known.items() if str(number) == version), None)

@@ -7,84 +7,99 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from inferd import atomic_file
 from inferd.cli import connection
+from inferd.cli.parser import add_command, commands_of, duration, flag_type, integer
 from inferd.errors import ConfigurationError, InferdError
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DAY = 86_400
 _UNLIMITED = 10_000
 INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of ``inferd bench`` and their flags."""
-    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
+    parser.description = "Load any server of the Open Inference Protocol and measure it, or compare two runs."
+    commands = commands_of(parser, "bench_command")
+    run = add_command(
+        commands,
         "run",
-        help="put a model under load and measure",
-        description="Put a model of a server under load and measure. Latency counts from when a request was due, so "
-        "that neither server nor client can hide that it fell behind. Ctrl-C shows what was measured so far.",
-        epilog="SWEEP is one load or several: 8, or 1,4,16, or 1:32:2x (times two), or 100:1000:100 (plus a hundred).",
+        "Load a model and measure",
+        "Load a model of a server and measure. Latency counts from the time a request was due, so neither server nor "
+        "client can hide a delay. Ctrl-C shows the results so far.",
+        epilog="SWEEP is one load or several: 8, or 1,4,16, or 1:32:2x (doubling), or 100:1000:100 (in steps of 100). "
+        "DURATION is 20ms, 1.5s, 2m or 1h; a bare number counts seconds.",
+        usage="inferd bench run MODEL [OPTIONS]",
     )
     run.add_argument("model", metavar="MODEL")
-    run.add_argument("--model-version", default="", metavar="N", help="which version (default: the newest)")
     run.add_argument(
-        "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the server (default: 127.0.0.1:8001)"
+        "--model-version", default="", metavar="VERSION", help="Version of the model (default: the newest)"
     )
-    _load_flags(run.add_argument_group("load"))
-    _input_flags(run.add_argument_group("what is sent"))
-    _report_flags(run.add_argument_group("what is measured, and where it goes"))
+    run.add_argument(
+        "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="Server to load (default: 127.0.0.1:8001)"
+    )
+    _load_flags(run.add_argument_group("Load"))
+    _input_flags(run.add_argument_group("Input"))
+    _report_flags(run.add_argument_group("Measurement and output"))
     connection.add_arguments(run)
-    compare = commands.add_parser(
-        "compare", help="show two runs side by side", description="How many times as much the second run is of what."
-    )
-    compare.add_argument("first", type=Path, metavar="A.json")
-    compare.add_argument("second", type=Path, metavar="B.json")
-    compare.add_argument("--plot", type=Path, metavar="FILE", help="draw both into FILE (.svg, .png); needs matplotlib")
+    compare = add_command(commands, "compare", "Show two runs next to each other")
+    compare.add_argument("first", type=Path, metavar="A.json", help="Output of inferd bench run --json")
+    compare.add_argument("second", type=Path, metavar="B.json", help="The run to compare with it")
+    compare.add_argument("--plot", type=Path, metavar="FILE", help="Draw both into FILE (.svg, .png); needs matplotlib")
 
 
 def _load_flags(flags: argparse._ArgumentGroup) -> None:
     kind = flags.add_mutually_exclusive_group()
     kind.add_argument(
-        "--concurrency",
-        metavar="SWEEP",
-        help="closed loop: so many requests in flight, each followed by the next (default: 1)",
+        "--concurrency", metavar="SWEEP", help="Closed loop: requests in flight, each followed by the next (default: 1)"
     )
-    kind.add_argument("--rate", metavar="SWEEP", help="open loop: so many requests a second, whatever is answered")
+    kind.add_argument("--rate", metavar="SWEEP", help="Open loop: requests a second, independent of the answers")
     flags.add_argument(
         "--arrivals",
         choices=("poisson", "constant"),
         default="poisson",
-        help="how the requests of --rate are spread: at random or evenly (default: poisson)",
+        help="How to spread the requests of --rate: at random or evenly (default: poisson)",
     )
     flags.add_argument(
         "--seconds",
-        type=_length,
+        type=duration(0, _DAY, exclusive=True),
         default=10.0,
         metavar="DURATION",
-        help="how long each load is seen (default: 10s)",
+        help="Measuring time of each load (default: 10s)",
     )
     flags.add_argument(
-        "--warm-up", type=_duration, default=2.0, metavar="DURATION", help="load before that, not counted (default: 2s)"
+        "--warm-up",
+        type=duration(0, _DAY),
+        default=2.0,
+        metavar="DURATION",
+        help="Time of each load before that, not measured (default: 2s)",
     )
     flags.add_argument(
-        "--processes", type=_count(1, 256), default=1, metavar="N", help="processes that make the load (default: 1)"
+        "--processes", type=integer(1, 256), default=1, metavar="INTEGER", help="Client processes (default: 1)"
     )
     flags.add_argument(
-        "--connections", type=_count(1, 10_000), default=4, metavar="N", help="connections of each process (default: 4)"
+        "--connections",
+        type=integer(1, 10_000),
+        default=4,
+        metavar="INTEGER",
+        help="Connections of each process (default: 4)",
     )
-    flags.add_argument("--stream", action="store_true", help="ModelStreamInfer, one stream a connection, in order")
+    flags.add_argument("--stream", action="store_true", help="Use ModelStreamInfer, one stream a connection, in order")
     flags.add_argument(
         "--shared-memory",
         action="store_true",
-        help="pass tensors through system shared memory, to a server on this machine",
+        help="Pass tensors through system shared memory, to a server on this machine",
     )
     flags.add_argument(
-        "--deadline", type=_length, metavar="DURATION", help="each unary request's deadline (default: none)"
+        "--deadline",
+        type=duration(0, _DAY, exclusive=True),
+        metavar="DURATION",
+        help="Deadline of each unary request (default: none)",
     )
 
 
@@ -95,43 +110,45 @@ def _input_flags(flags: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME=N,N",
-        help="the shape of an input whose dimensions the model leaves open; may be repeated",
+        help="Shape of an input whose dimensions the model leaves open; repeat it for several inputs",
     )
     flags.add_argument(
-        "--input",
-        type=Path,
-        metavar="FILE",
-        help="an .npz file, an array for each input (default: random)",
+        "--input", type=Path, metavar="FILE", help="An .npz file with an array for each input (default: random input)"
     )
     flags.add_argument(
-        "--seed", type=_count(0, 2**32 - 1), default=0, metavar="N", help="of what is random (default: 0)"
+        "--seed", type=integer(0, 2**32 - 1), default=0, metavar="INTEGER", help="Seed of random values (default: 0)"
     )
 
 
 def _report_flags(flags: argparse._ArgumentGroup) -> None:
     flags.add_argument(
-        "--objective", type=_length, metavar="DURATION", help="answers are to come within this, such as 50ms"
+        "--objective",
+        type=duration(0, _DAY, exclusive=True),
+        metavar="DURATION",
+        help="Latency objective, such as 50ms",
     )
     flags.add_argument(
-        "--percentile", type=_percentile, default=99.0, metavar="P", help="and so many per cent of them (default: 99)"
+        "--percentile",
+        type=flag_type(_percentile, "a number above 0 and up to 100"),
+        default=99.0,
+        metavar="NUMBER",
+        help="Per cent of the answers to meet the objective (default: 99)",
     )
     source = flags.add_mutually_exclusive_group()
     source.add_argument(
         "--metrics-url",
-        type=_url,
+        type=flag_type(_url, "such as http://127.0.0.1:8002/metrics"),
         metavar="URL",
-        help="the server's Prometheus page, for its CPU time and memory: http://127.0.0.1:8002/metrics",
+        help="The server's Prometheus page, for its CPU time and memory: http://127.0.0.1:8002/metrics",
     )
     source.add_argument(
-        "--pid", type=_count(1, 2**31 - 1), metavar="PID", help="or its process on this machine, with its children"
+        "--pid",
+        type=integer(1, 2**31 - 1),
+        metavar="INTEGER",
+        help="The server's process on this machine, for the same; counts its children",
     )
-    flags.add_argument("--json", type=Path, metavar="FILE", help="write all of it to FILE")
-    flags.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE",
-        help="draw latency over throughput into FILE (.svg, .png)",
-    )
+    flags.add_argument("--json", type=Path, metavar="FILE", help="Write all results to FILE")
+    flags.add_argument("--plot", type=Path, metavar="FILE", help="Draw latency over throughput into FILE (.svg, .png)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -194,7 +211,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     console = _console()
     with InferenceClient(plan.target, credentials=credentials) as inference_client:
         feeds = _feeds(inference_client, plan, arguments)
-        probe = ServerProbe(inference_client, plan.model, plan.version, resources)
+        probe = ServerProbe(inference_client, plan.model, plan.version, resources=resources)
         with BenchDisplay(console, plan.warm_up, plan.seconds) as display:
             found = measure(plan, inference_client, probe, feeds, display)
         display.result(found)
@@ -207,8 +224,10 @@ def _measure(arguments: argparse.Namespace) -> int:
     return 0 if any(step.window.latencies.count for step in found.steps) else 1
 
 
-def _console() -> Console:
-    """Nobody's eyes set a width for what goes into a file."""
+def _console() -> "Console":
+    """Of the terminal's width, and without a width when it writes into a file."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNLIMITED)
 
@@ -229,7 +248,7 @@ def _loads(arguments: argparse.Namespace) -> tuple[Any, ...]:
         return tuple(Closed(int(n)) for n in counts)
     except ValueError as error:
         flag = "--rate" if arguments.rate is not None else "--concurrency"
-        raise ConfigurationError(f"flag {flag}", "", str(error), "8, 1,4,16, 1:32:2x or 100:1000:100") from None
+        raise ConfigurationError(f"flag {flag}", "", str(error), allowed="8, 1,4,16, 1:32:2x or 100:1000:100") from None
 
 
 def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> Any:
@@ -246,7 +265,7 @@ def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> A
             return inputs.given_inputs(plan.model, specs, {name: file[name] for name in file.files})
     except (OSError, ValueError, AttributeError) as error:
         problem = f"{arguments.input} can't be read: {error}"
-        raise ConfigurationError("flag --input", "", problem, "an .npz file") from None
+        raise ConfigurationError("flag --input", "", problem, allowed="an .npz file") from None
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -292,43 +311,10 @@ def _writable(file: Path | None) -> None:
 # -- what flags allow -------------------------------------------------------------
 
 
-def _duration(text: str) -> float:
-    """Seconds of ``50ms``, ``2s`` or ``1.5``."""
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(us|ms|s|m)?", text.strip())
-    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else -1.0
-    if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: a duration such as 50ms, 2s or 1m")
-    return seconds
-
-
-def _length(text: str) -> float:
-    """A duration above nothing."""
-    if not (seconds := _duration(text)):
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: a duration above 0")
-    return seconds
-
-
 def _percentile(text: str) -> float:
-    try:
-        percentile = float(text)
-    except ValueError:
-        percentile = 0.0
-    if not 0 < percentile <= 100:
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: above 0, at most 100")
+    if not 0 < (percentile := float(text)) <= 100:
+        raise ValueError
     return percentile
-
-
-def _count(least: int, most: int) -> Any:
-    def count(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"got {text!r}; allowed: a whole number of {least}..{most}")
-        return number
-
-    return count
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -340,5 +326,5 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://\S+", text):
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: such as http://127.0.0.1:8002/metrics")
+        raise ValueError
     return text

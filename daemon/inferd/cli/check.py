@@ -6,7 +6,7 @@ from typing import TextIO
 from inferd.config.daemon import Settings
 from inferd.config.summary import summary
 from inferd.errors import ConfigurationError, InferdError, one_line
-from inferd.repository.find import ModelEntry, VersionFile, repository_of
+from inferd.repository.find import ModelEntry, Repository, VersionFile
 from inferd.tensors import Signature, TensorSpec
 
 TryOut = Callable[[ModelEntry, VersionFile], Signature]
@@ -20,7 +20,7 @@ def check(settings: Settings, out: TextIO, try_out: TryOut | None = None) -> int
     Returns 0 when every model is fine and 1 when any is broken; raises RepositoryError when
     the repository itself can't be read.
     """
-    listing = repository_of(settings).scan()
+    listing = Repository.of(settings).scan()
     blocks = [(b.name, _broken(b.name, [b.error])) for b in listing.broken]
     broken = len(blocks)
     for entry in listing.models:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.errors import ConfigurationError
+from inferd.repository.find import Repository
 from inferd.rpc.status import code_of
-from inferd.security.credentials import credentials_of
+from inferd.security.credentials import Credentials
 from inferd.tracing.sampling import Tracer
 from inferd.workers.daemon import worker_count
 from inferd.workers.worker_identity import WorkerIdentity
@@ -24,7 +25,7 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
     """All for which ``inferd serve`` would end with these settings. A port that is in use now is none: the daemon that
     is checked for may be running."""
     try:
-        credentials_of(settings)
+        Credentials.of(settings)
     except ConfigurationError as error:
         yield from error.every
     try:
@@ -44,8 +45,10 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """What the daemon would say of its settings at its start, and folders that it could not write to."""
-    yield from (f"{name}: names no setting" for name in unknown_variables())
+    yield from (f"{name}: unknown environment variable{hint}" for name, hint in unknown_variables().items())
     yield from (f"{setting}: {what}" for setting, what in exposures(settings))
+    if oddity := Repository.of(settings).oddity():
+        yield f"model_repository: {settings.model_repository} {oddity}"
     folders = {"profile_dir": settings.profile_dir}
     if settings.cache_max_bytes:
         folders["cache_dir"] = settings.cache_dir

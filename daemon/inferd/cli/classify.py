@@ -9,7 +9,7 @@ from inferd.cli import connection
 from inferd.demo import magika
 from inferd.errors import one_line
 from inferd.rpc.client import InferenceClient
-from inferd.rpc.rpc_client import CallFailed
+from inferd.rpc.rpc_client import CallFailed, TlsMismatch
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -23,6 +23,8 @@ def classify(arguments: argparse.Namespace) -> int:
     with InferenceClient(arguments.server, credentials=connection.credentials_from(arguments)) as client:
         try:
             client.server_ready()
+        except TlsMismatch:
+            raise
         except CallFailed as error:
             return _failed(
                 f"no daemon answers at {arguments.server} ({error.code}); start one with `make serve`, or with"

@@ -4,22 +4,22 @@ import argparse
 import os
 from pathlib import Path
 
-from inferd.config.daemon import TOKEN_VARIABLE
+from inferd.config.variables import TOKEN_VARIABLE
 from inferd.errors import ConfigurationError
 from inferd.security.client_credentials import ClientCredentials
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """To the flags of such a command."""
-    flags = parser.add_argument_group("for a daemon with TLS, or one that wants to know its callers")
-    flags.add_argument("--ca", type=Path, metavar="FILE", help="use TLS, and trust the CAs in this PEM file")
+    flags = parser.add_argument_group("TLS and tokens")
+    flags.add_argument("--ca", type=Path, metavar="FILE", help="Use TLS, and trust the CAs in this PEM file")
     flags.add_argument(
-        "--server-name", default="", metavar="NAME", help="the name in the daemon's certificate, if not its address"
+        "--server-name", default="", metavar="NAME", help="Name in the server's certificate (default: its address)"
     )
-    flags.add_argument("--client-cert", type=Path, metavar="FILE", help="the certificate to show, PEM")
-    flags.add_argument("--client-key", type=Path, metavar="FILE", help="its key, PEM")
+    flags.add_argument("--client-cert", type=Path, metavar="FILE", help="Certificate of the client, PEM")
+    flags.add_argument("--client-key", type=Path, metavar="FILE", help="Key of the client's certificate, PEM")
     flags.add_argument(
-        "--token-file", type=Path, metavar="FILE", help=f"the file that holds the token to show [env: {TOKEN_VARIABLE}]"
+        "--token-file", type=Path, metavar="FILE", help=f"File that holds the client's token [env: {TOKEN_VARIABLE}]"
     )
 
 

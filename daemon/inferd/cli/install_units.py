@@ -4,9 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from inferd.config import reference
-from inferd.systemd import units
-
 # What the units hide from the daemon (ProtectHome=, PrivateTmp=), its own program included.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - looked for, not written to
 
@@ -18,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("/etc/systemd/system"),
         metavar="DIR",
-        help="where the units go (default: /etc/systemd/system)",
+        help="Where to write the units (default: /etc/systemd/system)",
     )
     parser.add_argument(
         "--settings-to",
         type=Path,
         default=Path("/etc/inferd"),
         metavar="DIR",
-        help="where inferd.env goes, unless it is there already (default: /etc/inferd)",
+        help="Where to write inferd.env, unless it exists (default: /etc/inferd)",
     )
 
 
@@ -38,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{executable} can't be run by the units, which hide {hidden} from the daemon; install inferd elsewhere,"
             " for example: python3 -m venv /opt/inferd && /opt/inferd/bin/pip install inferd"
         )
+    from inferd.config import reference
+    from inferd.systemd import units
+
     settings = arguments.settings_to / "inferd.env"
     try:
         for name in units.UNITS:

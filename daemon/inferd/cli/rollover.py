@@ -14,13 +14,13 @@ Systemctl = Callable[[Sequence[str]], "tuple[int, str]"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``inferd rollover``."""
     parser.add_argument(
-        "--from", required=True, dest="old", metavar="UNIT", help="the instance that serves, such as inferd@blue"
+        "--from", required=True, dest="old", metavar="UNIT", help="Instance that serves, such as inferd@blue"
     )
     parser.add_argument(
-        "--to", required=True, dest="new", metavar="UNIT", help="the instance that takes over, such as inferd@green"
+        "--to", required=True, dest="new", metavar="UNIT", help="Instance that takes over, such as inferd@green"
     )
     parser.add_argument(
-        "--fewer", action="store_true", help="go on although the new instance serves fewer models than the old one"
+        "--fewer", action="store_true", help="Go on even if the new instance serves fewer models than the old one"
     )
 
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.live import Live as Screen
 
 from inferd.cli import connection
+from inferd.cli.parser import duration
 from inferd.cli.top_display import CURVE, duration_text, render
-from inferd.config.daemon import split_host_port
 from inferd.errors import InferdError, one_line
 from inferd.metrics.rolling import ServerView
 from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
+from inferd.security.tls_mismatch import tls_mismatch
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
@@ -45,15 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_address,
         default="127.0.0.1:8002",
         metavar="HOST:PORT",
-        help="the daemon's metrics_bind (default: 127.0.0.1:8002)",
+        help="The daemon's metrics_bind (default: 127.0.0.1:8002)",
     )
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="time between two looks (default: 1)"
+        "--interval",
+        type=duration(0.1, 3600),
+        default=1.0,
+        metavar="DURATION",
+        help="Time between two readings (default: 1s)",
     )
     parser.add_argument(
-        "--once", action="store_true", help="print one table and end, as is done where the output is no terminal"
+        "--once", action="store_true", help="Print one table and exit; the default when the output is no terminal"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as one line of JSON and end")
+    parser.add_argument("--json", action="store_true", help="Print the figures as one line of JSON and exit")
     connection.add_arguments(parser)
 
 
@@ -82,8 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
 def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> ServerView:
     """The figures of the daemon whose metrics port is at ``address``; histories from reading ``since`` on.
 
-    Raises NoFigures, and ConfigurationError where a file of ``credentials`` can't be used.
+    Raises StatusUnavailable, and ConfigurationError where a file of ``credentials`` can't be used.
     """
+    from inferd.config.daemon import split_host_port
+
     host, port = split_host_port(address)
     context, headers = credentials.context(), {"Authorization": credentials.authorization} if credentials.token else {}
     asking = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
@@ -94,10 +101,12 @@ def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDE
         asking.request("GET", f"/status.json?since={since}", headers=headers)
         response = asking.getresponse()
         body = response.read(_LARGEST)
-    except http.client.HTTPException:
+    except (http.client.HTTPException, OSError) as error:
+        if mismatch := tls_mismatch(address, tls=context is not None):
+            raise StatusUnavailable(*mismatch.split(" ", 1)) from None
+        if isinstance(error, OSError):
+            raise StatusUnavailable(address, f"no daemon answers: {error.strerror or error}") from None
         raise _foreign(address) from None
-    except OSError as error:
-        raise StatusUnavailable(address, f"no daemon answers: {error.strerror or error}") from None
     finally:
         asking.close()
     if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
@@ -178,6 +187,9 @@ def _keys() -> Iterator[Callable[[float], str]]:
 
 
 def _address(text: str) -> str:
+    # Not for --help, which is to be quick.
+    from inferd.config.daemon import split_host_port
+
     try:
         host, port = split_host_port(text)
     except ValueError:
@@ -185,13 +197,3 @@ def _address(text: str) -> str:
     if not host or not 0 < port < 1 << 16:
         raise argparse.ArgumentTypeError(f"got {text!r}; allowed: HOST:PORT, such as 127.0.0.1:8002 or [::1]:8002")
     return text
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: seconds, 0.1..3600")
-    return seconds

@@ -1,87 +1,76 @@
 """``inferd tune``: tune models offline, and ask or steer a running daemon's tuner."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from inferd.axes import CHOICES, QUANTITIES
-from inferd.cli import connection
+from inferd.cli import connection, settings_flags
 from inferd.cli.connection import credentials_from
-from inferd.config import daemon
-from inferd.config.daemon import Settings
+from inferd.cli.parser import add_command, commands_of
+from inferd.config.daemon import Group, Settings
 from inferd.errors import ConfigurationError, InferdError, UnknownModel
 
 _STEERING = {
-    "status": "what a running daemon's tuner is doing",
-    "explain": "why a model is served as it is",
-    "export": "print a model's profile, JSON",
-    "pin": "keep a model's choice, or settings of yours, whatever is measured",
-    "unpin": "let a pinned model be tuned again",
-    "rollback": "serve as before the last promotion, and pin that",
-    "start": "have a running daemon tune a model before others, as soon as there is a good moment",
+    "status": "Show the state of a running daemon's tuner",
+    "explain": "Explain the settings that a model is served with",
+    "export": "Print a model's profile as JSON",
+    "pin": "Keep a model's settings, or the given ones, whatever the tuner measures",
+    "unpin": "Let the tuner change a pinned model again",
+    "rollback": "Return to the settings before the last promotion, and pin them",
+    "start": "Let a running daemon tune a model next, as soon as it has the time",
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> Any:
-    """The flags and subcommands of ``inferd tune``; returns the source of the daemon's settings for ``run``."""
-    commands = parser.add_subparsers(dest="tune_command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags and subcommands of ``inferd tune``."""
+    parser.description = "Measure the best settings of models, or ask and steer the tuner of a running daemon."
+    commands = commands_of(parser, "tune_command")
+    run = add_command(
+        commands,
         "run",
-        help="tune models of a repository now, without a daemon",
-        description="Measure, choose, and store a profile that the daemon serves by. Stop other work on the machine "
-        "first, a daemon too: what else runs is measured along.",
+        "Tune models of a repository now, without a daemon",
+        "Measure, choose, and store a profile for the daemon to serve with. Stop other work on the machine first, "
+        "including a daemon: it distorts the measurement.",
+        usage="inferd tune run [MODEL ...] [SETTINGS]",
     )
-    run.add_argument("models", nargs="*", metavar="MODEL", help="models to tune (default: all)")
+    run.add_argument("models", nargs="*", metavar="MODEL", help="Models to tune (default: all)")
     run.add_argument(
         "--together",
         action="store_true",
-        help="measure each model beside the others under full load, in two turns: for models busy at the same time",
+        help="Measure each model while the others are under full load, in two rounds: for models that are busy at the "
+        "same time",
     )
-    run.add_argument("--plot", type=Path, metavar="DIR", help="draw each search into DIR; needs matplotlib")
-    run.add_argument(
-        "--plot-format", choices=("svg", "png"), default="svg", help="the format of the plots (default: svg)"
-    )
-    run.add_argument(
-        "--config",
-        type=Path,
-        default=os.environ.get(daemon.CONFIG_VARIABLE),
-        help=f"TOML file of settings [env: {daemon.CONFIG_VARIABLE}]",
-    )
-    source = daemon.flags(run)
-    for name, says in _STEERING.items():
-        command = commands.add_parser(name, help=says, description=says.capitalize() + ".")
+    run.add_argument("--plot", type=Path, metavar="DIR", help="Draw each search into DIR; needs matplotlib")
+    run.add_argument("--plot-format", choices=("svg", "png"), default="svg", help="Format of the plots (default: svg)")
+    settings_flags.add_arguments(run, (Group.MODELS, Group.PERFORMANCE))
+    for name, summary in _STEERING.items():
+        command = add_command(commands, name, summary)
         if name != "status":
             command.add_argument("model", metavar="MODEL")
             command.add_argument(
-                "--model-version", default="", metavar="N", help="which version (default: the newest loaded)"
+                "--model-version",
+                default="",
+                metavar="VERSION",
+                help="Version of the model (default: the newest loaded)",
             )
         if name == "pin":
             for quantity, counted in QUANTITIES.items():
-                command.add_argument(f"--{quantity}", type=int, metavar="N", help=f"serve with so many {counted.help}")
+                command.add_argument(f"--{quantity}", type=int, metavar="INTEGER", help=f"{counted.help} to serve with")
             for choice, chosen in CHOICES.items():
-                command.add_argument(
-                    f"--{choice.replace('_', '-')}",
-                    choices=tuple(chosen.words),
-                    help=chosen.help[0].lower() + chosen.help[1:].removesuffix("."),
-                )
+                flag = f"--{choice.replace('_', '-')}"
+                command.add_argument(flag, choices=tuple(chosen.words), help=chosen.help.removesuffix("."))
         command.add_argument(
-            "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="the daemon (default: 127.0.0.1:8001)"
+            "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="Daemon to call (default: 127.0.0.1:8001)"
         )
         connection.add_arguments(command)
-    return source
 
 
-def run(arguments: argparse.Namespace, source: Any) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; the exit status is 1 when anything failed. Raises ConfigurationError."""
     if arguments.tune_command == "run":
-        given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
-        settings = daemon.load(arguments.config, source, given)
-        return _offline(settings, arguments)
+        return _offline(settings_flags.settings_of(arguments), arguments)
     from inferd.rpc.tuner_client import TunerClient
 
     try:
@@ -96,12 +85,14 @@ def run(arguments: argparse.Namespace, source: Any) -> int:
 
 
 def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from inferd import logs
     from inferd.app import cpu_threads, engine_of
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import TuneDisplay
     from inferd.deployment.settings import cpu_parts, source_of
-    from inferd.repository.find import repository_of
+    from inferd.repository.find import Repository
     from inferd.tuner.offline import OfflineTuner
     from inferd.tuner.profile import Profiles
 
@@ -110,10 +101,13 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if plots is not None:
         tune_plot.check()
     logs.configure("warning", "console")
-    listing = repository_of(settings).scan()
+    repository = Repository.of(settings)
+    listing = repository.scan()
+    if oddity := repository.oddity():
+        print(f"inferd: warning: {repository.root} {oddity}", file=sys.stderr)
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
-        raise broken.get(unknown[0]) or UnknownModel(unknown[0])
+        raise broken.get(unknown[0]) or UnknownModel(unknown[0], [*(e.name for e in listing.models), *broken])
     threads = cpu_threads(settings)
     parts = cpu_parts(listing.models, threads if settings.cpu_sharing == "split" else 0)
     sources = [
@@ -177,13 +171,13 @@ def _steer(client: Any, arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Any:
-    """What `pin` was given to serve with; None where nothing was."""
+    """The settings that `pin` was given; None without any."""
     from inferd._pb.tuner_pb2 import Settings as Wanted
 
     numbers = {name: value for name in QUANTITIES if (value := getattr(arguments, name)) is not None}
     choices = {name: word for name in CHOICES if (word := getattr(arguments, name)) is not None}
     if wrong := [name for name, value in numbers.items() if not 0 < value < 1 << 31]:
-        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{numbers[wrong[0]]} can't be had", "1 or more")
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{numbers[wrong[0]]} can't be had", allowed="1 or more")
     return Wanted(**numbers, choices=choices) if numbers or choices else None
 
 
@@ -215,6 +209,9 @@ def _explain(answer: Any) -> None:
         print("nothing measured keeps the objective")
     for name, ratio in sorted(answer.gains.items()):
         print(f"{ratio:.2f} times {name}")
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("", "candidate", "goodput/s", "95 %", "throughput/s", "p50 ms", f"p{answer.percentile:g} ms", "keeps")
     for p in answer.points:
         table.add_row(

@@ -1,28 +1,68 @@
 """What a setting may be, in words read off its declaration.
 
-The error sentences and the reference pages both say it this way, so neither can drift
+The error sentences, ``--help`` and the reference pages all say it this way, so none can drift
 from what is really checked.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+
+from inferd.config import quantities
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Stands in ``Annotated`` beside a validator, whose rule no type expresses.
+    """Stands in ``Annotated`` next to a validator, whose rule no type expresses.
 
-    ``one`` says what a single value may be, ``many`` what a list of them holds.
+    ``one`` says what a single value may be, ``many`` what a list of them holds, ``kind`` is the word for it in help.
     """
 
     one: str
     many: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """Stands in ``Annotated`` next to the validator of a number that may be given with a unit: ``written`` gives it
+    with one."""
+
+    noun: str
+    examples: str
+    written: Callable[[Any], str]
+
+
+def _with_unit(read: Callable[[str], float]) -> Callable[[Any], Any]:
+    """A validator that reads text with a unit and leaves everything else, such as a bare number, to the next one."""
+
+    def validator(value: Any) -> Any:
+        try:
+            return read(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    return validator
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_with_unit(quantities.seconds_of)),
+    Quantity("duration", quantities.DURATION_EXAMPLE, quantities.duration),
+]
+"""Seconds; given as ``20ms`` or as a bare number of seconds."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(_with_unit(quantities.bytes_of)),
+    Quantity("size", quantities.SIZE_EXAMPLE, quantities.size),
+]
+"""Bytes; given as ``64MiB`` or as a bare number of bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +105,8 @@ class Declaration:
         """What may be given, such as ``a whole number of 0..64``."""
         if marker := self._marker():
             return marker.one
+        if quantity := self.quantity:
+            return f"a {quantity.noun}{self._range()}, such as {quantity.examples}"
         if get_origin(self.annotation) is Literal:
             *others, last = map(repr, get_args(self.annotation))
             return f"{', '.join(others)} or {last}" if others else last
@@ -80,9 +122,37 @@ class Declaration:
         """What a list of such values holds, such as ``whole numbers of 0..64``."""
         if marker := self._marker():
             return marker.many
+        if quantity := self.quantity:
+            return f"{quantity.noun}s{self._range()}"
         if self.items:
             return "lists of " + self.items.many()
         return {str: "strings", int: "whole numbers", float: "numbers"}.get(self.annotation, "tables") + self._range()
+
+    def kind(self) -> str:
+        """One word for it, or its choices: ``DURATION``, ``INTEGER``, ``{on,off}``."""
+        if (marker := self._marker()) and marker.kind:
+            return marker.kind
+        if quantity := self.quantity:
+            return quantity.noun.upper()
+        if self.choices:
+            return f"{{{','.join(self.choices)}}}"
+        return {Path: "PATH", bool: "BOOLEAN", int: "INTEGER", float: "NUMBER"}.get(self.annotation, "TEXT")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words it may be; empty where it is not one of a few."""
+        return tuple(map(str, get_args(self.annotation))) if get_origin(self.annotation) is Literal else ()
+
+    @property
+    def quantity(self) -> Quantity | None:
+        """How its numbers are written where they have a unit."""
+        return next((m for m in self.beside if isinstance(m, Quantity)), None)
+
+    def written(self, value: Any) -> str:
+        """``value`` as a flag, a variable or TOML has it, without quotes."""
+        if value is not None and (quantity := self.quantity):
+            return quantity.written(value)
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
     def at(self, path: Iterable[str | int]) -> "Declaration":
         """The declaration that ``path`` (keys and list indexes) leads to; the last known where it leads nowhere."""
@@ -98,14 +168,18 @@ class Declaration:
         return next((m for m in self.beside if isinstance(m, Allowed)), None)
 
     def _bounds(self) -> dict[str, Any]:
-        return {b: getattr(m, b) for m in self.beside for b in ("ge", "gt", "le", "min_length") if hasattr(m, b)}
+        return {b: getattr(m, b) for m in self.beside for b in ("ge", "gt", "le", "lt", "min_length") if hasattr(m, b)}
 
     def _range(self) -> str:
-        match self._bounds():
+        bounds = self._bounds()
+        written = {bound: self.written(bounds[bound]) for bound in ("ge", "gt", "le", "lt") if bound in bounds}
+        match written:
             case {"ge": low, "le": high}:
                 return f" of {low}..{high}"
             case {"gt": low, "le": high}:
                 return f" above {low} and up to {high}"
+            case {"ge": low, "lt": high}:
+                return f" of {low} or more and below {high}"
             case {"ge": low}:
                 return f" of {low} or more"
             case {"gt": low}:

@@ -1,37 +1,51 @@
 """The daemon's settings. A flag beats a variable, a variable the file, the file the default.
 
-Each setting is declared here and nowhere else: the flag ``--some-name``, the variable
-``INFERD_SOME_NAME``, the file key ``some_name``, ``--help`` and docs/configuration.md all
-come from the declaration.
+Each setting is declared here and nowhere else, with its group and whether it is one that most
+people set: the flag ``--some-name``, the variable ``INFERD_SOME_NAME``, the file key
+``some_name``, ``--help`` and docs/configuration.md all come from the declaration.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from inferd.config import toml_file
-from inferd.config.allowed import Allowed
+from inferd.config.allowed import Allowed, Duration, Size
 from inferd.config.problem import problem_of
-from inferd.errors import ConfigurationError
+from inferd.config.variables import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    TOKEN_VARIABLE,
+    WORKER_VARIABLE,
+    flag_of,
+    variable_of,
+)
+from inferd.errors import ConfigurationError, did_you_mean
 
-ENV_PREFIX = "INFERD_"
-CONFIG_VARIABLE = "INFERD_CONFIG"
-# Read by the commands that call a daemon.
-TOKEN_VARIABLE = "INFERD_TOKEN"  # noqa: S105 - a variable's name
-# Set by a daemon of several processes for each of them.
-WORKER_VARIABLE = "INFERD_WORKER"
+
+class Group(Enum):
+    """The part of inferd that a setting belongs to; stands in ``Annotated``. Help and documentation have a heading for
+    each, in this order."""
+
+    MODELS = "Models"
+    PORTS = "Ports"
+    SECURITY = "TLS and tokens"
+    PERFORMANCE = "CPU and tuning"
+    LIMITS = "Queues and limits"
+    CONNECTIONS = "Connections"
+    SHARED_MEMORY = "Shared memory"
+    HEALTH = "Health and shutdown"
+    OBSERVABILITY = "Logs, metrics and traces"
+
+
+COMMON = object()
+"""Stands in ``Annotated`` at the settings that most people use, which ``--help`` shows."""
 
 
 def _host_port(text: str) -> str:
@@ -71,23 +85,26 @@ _HOST_PORT = re.compile(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):(?P<port>[0-9]{1,5})")
 HostPort = Annotated[
     str,
     AfterValidator(_host_port),
-    Allowed("HOST:PORT with a port of 0..65535, such as 127.0.0.1:8001 or [::1]:8001"),
+    Allowed("HOST:PORT with a port of 0..65535, such as 127.0.0.1:8001 or [::1]:8001", kind="HOST:PORT"),
 ]
 Workers = Annotated[
-    int, BeforeValidator(_workers), Field(ge=0, le=512), Allowed("auto, or a number of processes of 1..512")
+    int,
+    BeforeValidator(_workers),
+    Field(ge=0, le=512),
+    Allowed("auto, or a number of processes of 1..512", kind="INTEGER|auto"),
 ]
 MetadataKey = Annotated[
     str,
     AfterValidator(_metadata_key),
-    Allowed("1 to 64 of a-z, 0-9, '_', '-' and '.', not beginning with grpc- nor ending in -bin"),
+    Allowed("1 to 64 of a-z, 0-9, '_', '-' and '.', not beginning with grpc- nor ending in -bin", kind="KEY"),
 ]
 TraceEndpoint = Annotated[
     str,
     AfterValidator(_trace_endpoint),
-    Allowed("http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:4317, or nothing"),
+    Allowed("http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:4317, or nothing", kind="URL"),
 ]
-Folder = Annotated[Path, BeforeValidator(_folder), Allowed("the path of a folder")]
-FileIfAny = Annotated[str, Allowed("the path of a file, or nothing")]
+Folder = Annotated[Path, BeforeValidator(_folder), Allowed("the path of a folder", kind="DIR")]
+FileIfAny = Annotated[str, Allowed("the path of a file, or nothing", kind="FILE")]
 
 
 def split_host_port(bind: str) -> tuple[str, int]:
@@ -128,277 +145,278 @@ def _own_folder(setting: str, assigned: str, base: str, below_home: str) -> Path
         raise ConfigurationError("settings", setting, "has no default, as this user has no home folder") from None
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of the process."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        cli_kebab_case=True,
-        cli_implicit_flags="dual",
-        cli_show_env_vars=True,
-        protected_namespaces=(),
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
-    model_repository: Folder = Field(description="Folder that holds the models: <model>/<version>/model.<ext>.")
-    grpc_bind: HostPort = Field(
-        "127.0.0.1:8001", description="HOST:PORT of the gRPC endpoint; port 0 picks a free one."
+    model_repository: Annotated[Folder, Group.MODELS, COMMON] = Field(
+        description="Folder of MODEL/VERSION/model.onnx. One version can also be MODEL/model.onnx or MODEL.onnx."
     )
-    metrics_bind: HostPort = Field(
-        "127.0.0.1:8002", description="HOST:PORT of /metrics, /healthz and /readyz; port 0 picks a free one."
+    grpc_bind: Annotated[HostPort, Group.PORTS, COMMON] = Field(
+        "127.0.0.1:8001", description="Address of the gRPC port. Port 0 picks a free one."
     )
-    workers: Workers = Field(
+    metrics_bind: Annotated[HostPort, Group.PORTS, COMMON] = Field(
+        "127.0.0.1:8002", description="Address of /metrics, /healthz and /readyz. Port 0 picks a free one."
+    )
+    workers: Annotated[Workers, Group.PERFORMANCE] = Field(
         1,
-        description="Processes that serve behind one gRPC port, each on CPUs of its own and with its own copy of the "
-        "models; auto has as many as there are 16 CPUs, none across NUMA nodes. For machines whose cores one Python "
-        "interpreter can't feed.",
+        description="Processes that serve behind one gRPC port, each on its own CPUs and with its own copy of the "
+        "models. auto starts one for every 16 CPUs, and none across NUMA nodes. For machines with more cores than one "
+        "Python interpreter can feed.",
     )
-    reuse_port: bool = Field(
+    reuse_port: Annotated[bool, Group.PORTS] = Field(
         False,
         description="Share the gRPC port with another daemon of the same user that shares it too (SO_REUSEPORT), for "
-        "a roll-over; without it a port that is in use is an error.",
+        "a roll-over. Without it, a port in use is an error.",
     )
-    tls_cert: FileIfAny = Field(
+    tls_cert: Annotated[FileIfAny, Group.SECURITY, COMMON] = Field(
         "",
-        description="Certificate of both ports, PEM, with those between it and its CA after it; empty serves in the "
-        "clear. It and the next two are read again when they change.",
+        description="Certificate of both ports, PEM. Intermediate certificates follow it. Empty serves without TLS. "
+        "inferd reads the three tls_ files again when they change.",
     )
-    tls_key: FileIfAny = Field("", description="Key of tls_cert, PEM, without a password.")
-    tls_client_ca: FileIfAny = Field(
+    tls_key: Annotated[FileIfAny, Group.SECURITY, COMMON] = Field(
+        "", description="Key of tls_cert, PEM. It must have no password."
+    )
+    tls_client_ca: Annotated[FileIfAny, Group.SECURITY] = Field(
         "",
-        description="CAs of clients, PEM. Where it is set, the gRPC port takes clients with a certificate of theirs "
-        "only, and the metrics port wants one or a token.",
+        description="CAs of client certificates, PEM. When set, the gRPC port accepts only clients with a certificate "
+        "from these CAs, and the metrics port requires a certificate or a token.",
     )
-    tokens_file: FileIfAny = Field(
+    tokens_file: Annotated[FileIfAny, Group.SECURITY, COMMON] = Field(
         "",
-        description="TOML file of the callers that are known, their secrets' hashes and what they may do; where it is "
-        "set, nobody else may call. Read again when it changes.",
+        description="TOML file of the known clients. It holds the hashes of their tokens and their scopes; when set, "
+        "only these clients may call. inferd reads it again when it changes.",
     )
-    allow_insecure_bind: bool = Field(
-        False, description="Allow a port to be open to other machines with neither TLS nor tokens."
+    allow_insecure_bind: Annotated[bool, Group.SECURITY] = Field(
+        False, description="Allow a port that other machines can reach to have neither TLS nor tokens."
     )
-    repository_max_models: int = Field(
-        1024, ge=1, le=1_000_000, description="Models that are served, by name; those beyond are reported as broken."
+    repository_max_models: Annotated[int, Group.MODELS] = Field(
+        1024, ge=1, le=1_000_000, description="Models to serve, first by name; inferd reports the others as broken."
     )
-    repository_external_links: bool = Field(
+    repository_external_links: Annotated[bool, Group.MODELS] = Field(
         False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
     )
-    repository_control: bool = Field(
+    repository_control: Annotated[bool, Group.MODELS] = Field(
         False, description="Allow clients to load and unload models (RepositoryModelLoad, RepositoryModelUnload)."
     )
-    cache_dir: Folder = Field(default_factory=default_cache_dir, description="Folder of compiled-model blobs.")
-    cache_max_bytes: int = Field(
+    cache_dir: Annotated[Folder, Group.MODELS] = Field(
+        default_factory=default_cache_dir, description="Folder of compiled models."
+    )
+    cache_max_bytes: Annotated[Size, Group.MODELS] = Field(
         4 << 30,
         ge=0,
-        description="Size cap in bytes of the compiled-model cache; least recently used go first; 0 disables it.",
+        description="Largest size of the cache of compiled models; the least recently used go first. 0 disables the "
+        "cache.",
     )
-    cpu_threads: int = Field(
+    cpu_threads: Annotated[int, Group.PERFORMANCE, COMMON] = Field(
         0,
         ge=0,
         le=4096,
-        description="Threads for CPU inference; 0 means the CPUs this process may use, by affinity and cgroup quota.",
+        description="Threads for CPU inference; 0 means one for each CPU. inferd counts the CPUs that it may use, by "
+        "affinity and cgroup quota.",
     )
-    tuning: Literal["off", "start", "online"] = Field(
+    tuning: Annotated[Literal["off", "start", "online"], Group.PERFORMANCE, COMMON] = Field(
         "start",
-        description="off serves each model as its settings and its stored profile say; start also tunes models that "
-        "have no profile, beside serving; online tunes again when service times drift or the load changes for good.",
+        description="When to tune models. off serves each model by its settings and stored "
+        "profile. start also tunes models without a profile, while it serves. online tunes again when service times "
+        "drift or the load changes for good.",
     )
-    tuning_budget: float = Field(
-        30.0, ge=1, le=86400, description="Seconds of measuring that tuning one model version on one device may take."
+    tuning_budget: Annotated[Duration, Group.PERFORMANCE] = Field(
+        30.0, ge=1, le=86400, description="Measuring time for tuning one model version on one device."
     )
-    profile_dir: Folder = Field(default_factory=default_profile_dir, description="Folder of what tuning found.")
-    tuner_control: bool = Field(
+    profile_dir: Annotated[Folder, Group.PERFORMANCE] = Field(
+        default_factory=default_profile_dir, description="Folder of tuning results."
+    )
+    tuner_control: Annotated[bool, Group.PERFORMANCE] = Field(
         False, description="Allow clients to steer tuning (the Tuner service's Pin, Rollback and Tune)."
     )
-    cpu_sharing: Literal["common", "split"] = Field(
+    cpu_sharing: Annotated[Literal["common", "split"], Group.PERFORMANCE] = Field(
         "common",
-        description="common lets each model use all CPU threads, and they take turns when several want them; split "
-        "gives each its own part, by share.weight, so that models busy at the same time do not fight for cores.",
+        description="How models share the CPU threads. common lets each model use all of them, in turns when several "
+        "models are busy. split gives each model its own part, by share.weight, so that busy models do not compete "
+        "for cores.",
     )
-    preflight: Literal["on", "off"] = Field(
+    preflight: Annotated[Literal["on", "off"], Group.MODELS] = Field(
         "on",
-        description="on has a child process read, compile and warm up each model first, under limits, so that a model "
-        "file that crashes or hangs its reader ends that process and not the daemon; what has passed before, with the "
-        "same content and settings, is not tried again. off is for models that are all trusted.",
+        description="Whether a child process first reads, compiles and warms up each model under limits. A model file "
+        "that crashes or hangs OpenVINO then ends that process, not the daemon. inferd does not repeat a check that "
+        "passed with the same content and settings. Use off only when you trust all models.",
     )
-    preflight_memory_bytes: int = Field(
+    preflight_memory_bytes: Annotated[Size, Group.MODELS] = Field(
         0,
         ge=0,
-        description="Bytes of private memory that the child process may use, besides weights mapped from their file; "
-        "0 means half of what the daemon may use, by cgroup and machine.",
+        description="Private memory of the preflight process, without weights mapped from their file. 0 means half of "
+        "the daemon's memory, by cgroup and machine.",
     )
-    preflight_timeout: float = Field(
-        300.0, gt=0, le=86400, description="Seconds that reading, compiling and warming up may take the child process."
+    preflight_timeout: Annotated[Duration, Group.MODELS] = Field(
+        300.0, gt=0, le=86400, description="Time for the preflight process to read, compile and warm up a model."
     )
-    repository_poll_interval: float = Field(
+    repository_poll_interval: Annotated[Duration, Group.MODELS, COMMON] = Field(
         0.0,
         ge=0,
         le=86400,
-        description="Seconds between looks at the model repository for changes, which are then loaded as on SIGHUP; "
-        "0 looks on SIGHUP only.",
+        description="Time between checks for new and changed models. 0 checks on SIGHUP only.",
     )
-    load_parallelism: int = Field(2, ge=1, le=64, description="Models loaded at the same time.")
-    queue_max_length: int = Field(
+    load_parallelism: Annotated[int, Group.MODELS] = Field(2, ge=1, le=64, description="Models to load concurrently.")
+    queue_max_length: Annotated[int, Group.LIMITS] = Field(
         1024,
         ge=1,
         le=1_000_000,
-        description="Requests that may wait for one model version; a model's [queue] table overrides it.",
+        description="Requests in the queue of one model version; a model's [queue] table overrides it.",
     )
-    queue_max_bytes: int = Field(
+    queue_max_bytes: Annotated[Size, Group.LIMITS] = Field(
         256 << 20,
         ge=1,
-        description="Bytes of input that may wait for one model version; a model's [queue] table overrides it.",
+        description="Input in the queue of one model version; a model's [queue] table overrides it.",
     )
-    client_max_requests: int = Field(
+    client_max_requests: Annotated[int, Group.LIMITS] = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Requests one client may have waiting or running at one model version; 0 sets no quota.",
+        description="Requests that one client may have queued or running in one model version; 0 sets no quota.",
     )
-    client_metadata_key: MetadataKey = Field(
+    client_metadata_key: Annotated[MetadataKey, Group.LIMITS] = Field(
         "inferd-client",
-        description="gRPC metadata key that names the client where it has to prove no name: client_max_requests counts "
-        "by it, calls without it as one, and sequences are apart by it.",
+        description="gRPC metadata key that names the client when neither a token nor a certificate does. "
+        "client_max_requests counts by this name, with all calls without a name as one client, and sequences of "
+        "different names are separate.",
     )
-    max_message_bytes: int = Field(
-        64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted, in bytes."
+    max_message_bytes: Annotated[Size, Group.LIMITS] = Field(
+        64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted."
     )
-    max_tensor_elements: int = Field(
+    max_tensor_elements: Annotated[int, Group.LIMITS] = Field(
         64 << 20,
         ge=1,
-        description="Elements of one input of a request, where the model leaves its shape open; a dimension of 0 "
+        description="Elements in one input of a request, when the model leaves its shape open; a dimension of 0 "
         "counts as 1.",
     )
-    max_tensor_bytes: int = Field(
+    max_tensor_bytes: Annotated[Size, Group.LIMITS] = Field(
         256 << 20,
         ge=1,
-        description="Bytes of one input of a request once decoded, where the model leaves its shape open; an element "
-        "of BYTES counts 64.",
+        description="Decoded size of one input of a request, when the model leaves its shape open; a BYTES element "
+        "counts 64.",
     )
-    shared_memory: Literal["off", "copy", "mapped"] = Field(
+    shared_memory: Annotated[Literal["off", "copy", "mapped"], Group.SHARED_MEMORY] = Field(
         "off",
-        description="copy takes inputs from, and puts outputs into, shared memory that clients on this machine have "
-        "registered (SystemSharedMemoryRegister), by one copy each; mapped uses it in place, where a client that "
-        "truncates its memory ends the daemon: for clients that are all trusted. See docs/shared-memory.md.",
+        description="Whether clients on this machine may pass tensors in shared memory (SystemSharedMemoryRegister). "
+        "copy copies each input and output once. mapped uses the memory in place; a client that truncates its memory "
+        "then ends the daemon, so use it only when you trust all clients. See docs/shared-memory.md.",
     )
-    shared_memory_max_regions: int = Field(
+    shared_memory_max_regions: Annotated[int, Group.SHARED_MEMORY] = Field(
         256,
         ge=1,
         le=65536,
-        description="Regions of shared memory that may be registered, all clients' together; one client that has "
-        "proved its name may have three quarters of what other clients leave.",
+        description="Shared memory regions that all clients together may register. An authenticated client may have "
+        "three quarters of what other clients leave.",
     )
-    shared_memory_max_bytes: int = Field(
+    shared_memory_max_bytes: Annotated[Size, Group.SHARED_MEMORY] = Field(
         1 << 30,
         ge=1,
-        description="Bytes of shared memory that may be registered, all clients' together, and of one client likewise.",
+        description="Shared memory that all clients together may register, with the same rule for one client.",
     )
-    max_metadata_bytes: int = Field(
-        16 << 10, ge=1024, le=1 << 20, description="Bytes of the headers (gRPC metadata) of one call."
+    max_metadata_bytes: Annotated[Size, Group.LIMITS] = Field(
+        16 << 10, ge=1024, le=1 << 20, description="Size of one call's headers (gRPC metadata)."
     )
-    max_connections: int = Field(
-        16384, ge=1, le=2**31 - 1, description="Connections to the gRPC port; further ones are closed at once."
+    max_connections: Annotated[int, Group.CONNECTIONS] = Field(
+        16384, ge=1, le=2**31 - 1, description="Connections to the gRPC port; inferd closes further ones at once."
     )
-    max_concurrent_streams: int = Field(
+    max_concurrent_streams: Annotated[int, Group.CONNECTIONS] = Field(
         4096,
         ge=1,
         le=2**31 - 1,
-        description="Calls that one connection may have open; further ones wait at the client until one has ended.",
+        description="Open calls on one connection; further calls wait in the client.",
     )
-    connection_idle_timeout: float = Field(
+    connection_idle_timeout: Annotated[Duration, Group.CONNECTIONS] = Field(
         3600.0,
         ge=0,
         le=2_000_000,
-        description="Seconds without a call after which a connection is closed, which clients open again by "
-        "themselves; 0 never closes one.",
+        description="Time without a call after which inferd closes a connection; clients reconnect by themselves. 0 "
+        "closes none.",
     )
-    connection_max_age: float = Field(
+    connection_max_age: Annotated[Duration, Group.CONNECTIONS] = Field(
         0.0,
         ge=0,
         le=2_000_000,
-        description="Seconds after which a connection takes no further calls, so that clients connect anew and spread "
-        "over the servers there are; 0 sets no age.",
+        description="Age at which a connection takes no further calls, so that clients reconnect and spread over the "
+        "servers. 0 sets no limit.",
     )
-    connection_age_grace: float = Field(
+    connection_age_grace: Annotated[Duration, Group.CONNECTIONS] = Field(
         60.0,
         ge=0,
         le=2_000_000,
-        description="Seconds that calls open at connection_max_age get to end; 0 sets no limit.",
+        description="Time for open calls to end after connection_max_age; 0 sets no limit.",
     )
-    stream_max_pending: int = Field(
+    stream_max_pending: Annotated[int, Group.LIMITS] = Field(
         256,
         ge=1,
         le=65536,
-        description="Unanswered requests one ModelStreamInfer stream may have before it is read no further.",
+        description="Unanswered requests in one ModelStreamInfer stream before inferd stops reading it.",
     )
-    stream_max_pending_bytes: int = Field(
+    stream_max_pending_bytes: Annotated[Size, Group.LIMITS] = Field(
         64 << 20,
         ge=1,
-        description="Bytes of unanswered requests, of their answers to come and of answers not yet sent that one "
-        "ModelStreamInfer stream may have before it is read no further; the last request read may exceed it.",
+        description="Size of unanswered requests, their expected responses and unsent responses in one "
+        "ModelStreamInfer stream before inferd stops reading it. The last request read may exceed it.",
     )
-    metrics_retention: float = Field(
+    metrics_retention: Annotated[Duration, Group.OBSERVABILITY] = Field(
         300.0,
         ge=0,
         le=86400,
-        description="Seconds that the counters of a model version stay in /metrics after it was unloaded or replaced, "
-        "from the first scrape that had their last values: several scrape intervals. A version that is loaded again "
-        "meanwhile counts on. 0 shows none of what is gone. At most 256 versions that are gone keep their counters; "
-        "beyond that, those that left first lose them at once.",
+        description="Time that the counters of an unloaded or replaced model version stay in /metrics after the first "
+        "scrape of their last values; set it to several scrape intervals. A version loaded again within that time "
+        "continues its counters. 0 drops them at once. At most 256 such versions keep their counters; beyond that the "
+        "oldest lose them first.",
     )
-    triton_metrics: bool = Field(
+    triton_metrics: Annotated[bool, Group.OBSERVABILITY] = Field(
         False,
-        description="Also export Triton's names (nv_inference_*) of what it counts, for dashboards made for it.",
+        description="Also export the counters under Triton's names (nv_inference_*), for dashboards made for Triton.",
     )
-    probe_interval: float = Field(
+    probe_interval: Annotated[Duration, Group.HEALTH] = Field(
         30.0,
         ge=0,
         le=86400,
-        description="Seconds without a run of its own after which a model gets a health probe, a synthetic inference "
-        "counted nowhere; one that fails what it did well before takes no requests until it does it again. 0: never.",
+        description="Idle time after which inferd sends a model a health probe: a synthetic inference that no metric "
+        "counts. A model that fails a probe it passed before takes no requests until it passes again. 0 sends none.",
     )
-    restart_on_device_loss: Literal["off", "alone", "always"] = Field(
+    restart_on_device_loss: Annotated[Literal["off", "alone", "always"], Group.HEALTH] = Field(
         "alone",
-        description="Whether the daemon, as a systemd service, drains and ends with status 75, to be started anew, "
-        "when a device is lost to all models on it, loading them anew has failed several times, and a child process "
-        "that tries the device can use it. alone: only while no model answers; always: at all times; off: never.",
+        description="Whether the daemon, as a systemd service, drains and exits with status 75 to be restarted after "
+        "a device is lost: for all its models, after several failed reloads, and when a child process can use the "
+        "device. alone restarts only while no model answers, always at any time, off never.",
     )
-    drain_timeout: float = Field(
-        30.0, ge=0, le=3600, description="Seconds that accepted requests get to finish after SIGTERM or SIGINT."
+    drain_timeout: Annotated[Duration, Group.HEALTH] = Field(
+        30.0, ge=0, le=3600, description="Time for accepted requests to finish after SIGTERM or SIGINT."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="Log lines as JSON or for people; auto is for people on a terminal and JSON elsewhere."
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Group.OBSERVABILITY, COMMON] = Field(
+        "info", description="Least severe level to log."
     )
-    request_log: Literal["off", "failed", "all"] = Field(
-        "off", description="Which requests get a canonical log line (event=request) with outcome and stage times."
+    log_format: Annotated[Literal["auto", "json", "console"], Group.OBSERVABILITY] = Field(
+        "auto", description="Format of log lines; auto is console on a terminal and json elsewhere."
     )
-    trace_endpoint: TraceEndpoint = Field(
+    request_log: Annotated[Literal["off", "failed", "all"], Group.OBSERVABILITY] = Field(
+        "off", description="Requests that get a canonical log line (event=request) with outcome and stage times."
+    )
+    trace_endpoint: Annotated[TraceEndpoint, Group.OBSERVABILITY] = Field(
         "",
-        description="Where an OpenTelemetry collector takes spans (OTLP over gRPC); empty sends none. Needs the extra "
+        description="OpenTelemetry collector to send spans to (OTLP over gRPC); empty sends none. Needs the extra "
         "inferd[tracing].",
     )
-    trace_ratio: float = Field(
+    trace_ratio: Annotated[float, Group.OBSERVABILITY] = Field(
         0.01,
         ge=0,
         le=1,
-        description="Part of the requests without a trace context of their own that is traced; what a client sends "
-        "in traceparent decides for the others.",
+        description="Part of the requests without their own trace context to trace; for the others the client's "
+        "traceparent decides.",
     )
 
 
-def flags(parser: Any) -> CliSettingsSource[Any]:
-    """Add a flag for each setting to the argparse ``parser``; the result goes to :func:`load`."""
-    return CliSettingsSource(Settings, root_parser=parser)
+def of_environment() -> dict[str, str]:
+    """The settings that ``INFERD_*`` variables give, by name."""
+    return {name: text for variable, text in os.environ.items() if (name := _named(variable)) in Settings.model_fields}
 
 
-def load(
-    file: Path | None = None,
-    flag_source: CliSettingsSource[Any] | None = None,
-    flag_values: dict[str, Any] | None = None,
-) -> Settings:
+def load(file: Path | None = None, flag_values: Mapping[str, Any] | None = None) -> Settings:
     """Settings from flags, ``INFERD_*``, the TOML ``file`` and the defaults, in that order.
 
     ``flag_values`` holds the flags that were given, by setting name. Raises
@@ -406,25 +424,8 @@ def load(
     """
     flag_values = {k: v for k, v in (flag_values or {}).items() if k in Settings.model_fields}
     in_file = toml_file.read(file, str(file)) if file is not None else {}
-
-    class Layered(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature; unused on purpose
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """Highest first; the library puts the command line's source before these."""
-            return (init_settings, env_settings, InitSettingsSource(settings_cls, in_file))
-
     try:
-        if flag_source is None:
-            settings = Layered(**flag_values)
-        else:
-            settings = Layered(_cli_settings_source=flag_source(parsed_args=flag_values))
+        settings = Settings.model_validate({**in_file, **of_environment(), **flag_values})
     except ValidationError as error:
         problem = problem_of(error, Settings, lambda key: _origin(key, file, in_file, flag_values))
     else:
@@ -468,8 +469,14 @@ def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
             yield key, "without tokens or client certificates, whoever can connect may call"
 
 
-def _origin(key: str, file: Path | None, in_file: dict[str, Any], flag_values: dict[str, Any]) -> str:
-    flag, variable = "--" + key.replace("_", "-"), ENV_PREFIX + key.upper()
+def _named(variable: str) -> str:
+    """The setting that ``variable`` would give; empty where it is not one of inferd's."""
+    upper = variable.upper()
+    return upper.removeprefix(ENV_PREFIX).lower() if upper.startswith(ENV_PREFIX) else ""
+
+
+def _origin(key: str, file: Path | None, in_file: Mapping[str, Any], flag_values: Mapping[str, Any]) -> str:
+    flag, variable = flag_of(key), variable_of(key)
     if key in flag_values:
         return f"flag {flag}"
     if given := next((v for v in os.environ if v.upper() == variable), None):
@@ -479,11 +486,9 @@ def _origin(key: str, file: Path | None, in_file: dict[str, Any], flag_values: d
     return f"flag {flag}, variable {variable} or configuration file"
 
 
-def unknown_variables() -> list[str]:
-    """``INFERD_*`` variables that name no setting: typing errors, or a container platform's own."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {
-        CONFIG_VARIABLE,
-        TOKEN_VARIABLE,
-        WORKER_VARIABLE,
-    }
-    return sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
+def unknown_variables() -> dict[str, str]:
+    """``INFERD_*`` variables that name no setting, typing errors or a container platform's own, each with a hint like
+    that of :func:`did_you_mean`."""
+    known = {*map(variable_of, Settings.model_fields), CONFIG_VARIABLE, TOKEN_VARIABLE, WORKER_VARIABLE}
+    unknown = sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
+    return {v: did_you_mean(v, known, ENV_PREFIX) for v in unknown}

@@ -22,7 +22,7 @@ from pydantic import (
 
 from inferd.axes import AXES, DEVICE_CHOICES
 from inferd.config import toml_file
-from inferd.config.allowed import Allowed
+from inferd.config.allowed import Allowed, Duration, Size
 from inferd.config.problem import problem_of
 from inferd.tensors import Dim
 
@@ -143,25 +143,23 @@ class ObjectiveSettings(_SettingsTable):
 
     goal: Literal["throughput", "latency"] = Field(
         "throughput",
-        description="OpenVINO performance hint the model is compiled with, and what the tuner makes the most of: "
-        "answers a second, or a low median latency; either within latency_slo where that is set.",
+        description="What the tuner optimises: answers a second, or median latency; either within latency_slo when "
+        "that is set. Also the OpenVINO performance hint that the model is compiled with.",
     )
-    latency_slo: float | None = Field(
+    latency_slo: Duration | None = Field(
         None,
         gt=0,
         le=3600,
-        description="Seconds from a request's arrival to its answer that are to be kept. Requests that could not keep "
-        "it are refused at once, with the time after which to come back; unset, only the queue's limits refuse.",
+        description="Longest time from a request's arrival to its answer. inferd refuses a request that would miss it "
+        "at once, and says when to retry. Unset, only the queue's limits refuse requests.",
     )
-    percentile: float = Field(
-        99.0, ge=50, lt=100, description="Per cent of the answered requests that are to keep latency_slo."
-    )
+    percentile: float = Field(99.0, ge=50, lt=100, description="Per cent of the answered requests to meet latency_slo.")
     availability: float = Field(
         99.9,
         ge=50,
         lt=100,
-        description="Per cent of the requests that are to be answered; those that were shed, failed or ran out of time "
-        "count against it, what the client got wrong does not. It changes nothing but the alerts.",
+        description="Per cent of the requests to answer. Requests that are shed, fail or time out count against it; "
+        "client errors do not. Only the alerts use it.",
     )
 
 
@@ -175,7 +173,7 @@ class _Compiled(_SettingsTable):
         "auto", description="Inference precision; auto follows mode."
     )
     streams: int = Field(0, ge=0, le=1024, description="Parallel streams on the device.")
-    threads: int = Field(0, ge=0, le=4096, description="CPU threads, capped by the daemon's CPU budget.")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads, up to the daemon's CPU budget.")
 
 
 if TYPE_CHECKING:
@@ -208,13 +206,12 @@ class ExecutionSettings(_Chosen):
         "requests, are asked for; inline runs that come to take long are handed over again. Else auto is what was "
         "measured to be best, or async where nothing was.",
     )
-    hang_timeout: float | None = Field(
+    hang_timeout: Duration | None = Field(
         None,
         ge=0,
         le=86400,
-        description="Seconds after which a run that has not ended is given up: its requests are answered INTERNAL, and "
-        "another infer request takes the place of the one it is on. Unset: the longer of a minute and 20 times what "
-        "the slowest run took. 0: never.",
+        description="Time after which inferd gives up on an unfinished run: it answers the requests with INTERNAL and "
+        "replaces the infer request. Unset: one minute or 20 times the slowest run, whichever is longer. 0: never.",
         # Says nothing of how fast the model is, which stored profiles are held against.
         repr=False,
     )
@@ -237,11 +234,11 @@ class BatchingSettings(_SettingsTable):
     max_batch_rows: int | None = Field(
         None, ge=1, le=65536, description="Rows that one batch of requests may have; unset: max_size."
     )
-    max_delay: float = Field(
+    max_delay: Duration = Field(
         0.0,
         ge=0,
         le=60,
-        description="Seconds a request may wait for others to fill a batch while an infer request is free; "
+        description="Time a request may wait for others to fill a batch while an infer request is free; "
         "0 starts it at once.",
     )
     preferred_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], _LIST] = Field(
@@ -261,17 +258,17 @@ class QueueSettings(_SettingsTable):
     """Limits of the request queue. Unset ones take the daemon's queue_max_length and queue_max_bytes."""
 
     max_length: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait.")
-    max_bytes: int | None = Field(None, ge=1, description="Bytes of input that may wait.")
-    default_timeout: float | None = Field(
+    max_bytes: Size | None = Field(None, ge=1, description="Size of the input that may wait.")
+    default_timeout: Duration | None = Field(
         None,
         gt=0,
         le=86400,
-        description="Seconds after which a request that brings no deadline of its own is answered DEADLINE_EXCEEDED.",
+        description="Time after which inferd answers DEADLINE_EXCEEDED to a request without its own deadline.",
     )
 
 
 class StateTensor(_SettingsTable):
-    """An input that the server fills with what an output gave in the sequence's last request."""
+    """An input that the server fills from an output of the sequence's previous request."""
 
     output: str = Field(min_length=1, description="Name of the output that feeds this input.")
     initial: float = Field(0.0, description="Every element's value at the start of a sequence.")
@@ -287,12 +284,12 @@ class SequenceSettings(_SettingsTable):
         None,
         ge=1,
         le=1_000_000,
-        description="Sequences that may be live, all clients' together; one client may have three quarters of what "
-        "other clients leave. Unset: 1024 where the state is declared here, 16 where the model keeps it itself, "
-        "as each of those needs an infer request of its own.",
+        description="Live sequences of all clients together; one client may have three quarters of what other clients "
+        "leave. Unset: 1024 when the state is declared here, 16 when the model keeps it itself, because each such "
+        "sequence needs its own infer request.",
     )
-    idle_timeout: float = Field(
-        60.0, gt=0, le=86400, description="Seconds without a request after which a sequence is over."
+    idle_timeout: Duration = Field(
+        60.0, gt=0, le=86400, description="Time without a request after which a sequence ends."
     )
     state: dict[str, StateTensor] = Field({}, description="State tensors by input name.")
 
@@ -306,48 +303,49 @@ class ShareSettings(_SettingsTable):
 
 
 class NumberSettings(_SettingsTable):
-    """Numbers that the model's devices can't hold: they compute 64-bit integers in 32 bits, doubles in float32."""
+    """Numbers too large for the model's devices, which compute 64-bit integers in 32 bits and doubles in float32."""
 
     out_of_range: Literal["refuse", "accept"] = Field(
         "refuse",
-        description="refuse answers a request with such a number INVALID_ARGUMENT; accept computes with what the "
-        "device makes of it: integers lose their upper bits or are rounded, doubles become the largest float32. "
-        "docs/limits.md says which numbers those are.",
+        description="refuse answers a request that has such a number with INVALID_ARGUMENT. accept computes with the "
+        "device's conversion: integers lose their upper bits or are rounded, doubles become the largest float32. "
+        "docs/limits.md lists these numbers.",
     )
 
 
 class RolloutSettings(_SettingsTable):
-    """How a new version, or a changed one, takes the place of the one that answers."""
+    """How a new or changed version replaces the one that serves."""
 
     check: Literal["outputs", "off"] = Field(
         "outputs",
-        description="outputs has it answer inputs that clients sent lately, or made-up ones, before it gets requests: "
-        "it has to answer wherever the version before does, with tensors of its declared types and shapes, and "
-        "without NaN or infinity where the other has numbers. One that does not is a failed load.",
+        description="outputs tests the version on recent inputs of clients, or on synthetic ones, before it gets "
+        "requests. It has to answer wherever the current version does, with tensors of its declared types and shapes, "
+        "and without NaN or infinity where the current version has numbers. A version that fails the test is a failed "
+        "load.",
     )
     tolerance: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="For versions that are to give the same numbers: how far they may differ in that check, in "
-        "proportion to an output's largest element.",
+        description="For versions that must give the same numbers: largest difference in that check, as a part of an "
+        "output's largest element.",
     )
     canary_share: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Part of the requests that it gets at first, while the version before answers the others; the "
-        "load ends when it is promoted or rolled back. 0: it takes over at once.",
+        description="Part of the requests that the new version gets at first, while the current version answers the "
+        "others. The load ends with its promotion or rollback. 0: it takes over at once.",
     )
-    canary_duration: float = Field(
-        60.0, gt=0, le=86400, description="Seconds that it is held against the version before, at least."
+    canary_duration: Duration = Field(
+        60.0, gt=0, le=86400, description="Shortest time to compare it with the current version."
     )
     canary_requests: int = Field(
         20,
         ge=1,
         le=1_000_000,
-        description="Requests that it has to be seen with before it is promoted. After five times canary_duration "
-        "what was seen until then decides.",
+        description="Requests that it has to answer before promotion. After five times canary_duration inferd decides "
+        "with the requests there were.",
     )
 
     @model_validator(mode="after")
@@ -358,22 +356,22 @@ class RolloutSettings(_SettingsTable):
 
 
 class WarmupSettings(_SettingsTable):
-    """Inferences on made-up input before the model is ready."""
+    """Inferences on synthetic input before the model is ready."""
 
     runs: int = Field(2, ge=0, le=1000, description="Inferences on each infer request; 0 skips the warm-up.")
     shapes: dict[str, Annotated[tuple[ConcreteDim, ...], _LIST]] = Field(
-        {}, description="Concrete shape by input name; left out, the smallest the model takes."
+        {}, description="Concrete shape by input name; the default is the smallest that the model takes."
     )
 
 
 class PreprocessingSettings(_SettingsTable):
     """Steps compiled into the model in front of one image input: clients send u8 NHWC of any size."""
 
-    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="The layout the model itself expects.")
-    color_from: Literal["RGB", "BGR"] = Field("RGB", description="Channel order clients send.")
-    color_to: Literal["RGB", "BGR"] = Field("RGB", description="Channel order the model expects.")
+    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="Layout that the model expects.")
+    color_from: Literal["RGB", "BGR"] = Field("RGB", description="Channel order that clients send.")
+    color_to: Literal["RGB", "BGR"] = Field("RGB", description="Channel order that the model expects.")
     resize: Literal["linear", "cubic", "nearest", "none"] = Field(
-        "linear", description="How an image of any size is brought to the model's; none requires the model's own size."
+        "linear", description="How to resize an image to the model's size; none accepts only that size."
     )
     mean: Annotated[tuple[float, ...], _LIST, AfterValidator(_per_channel), Allowed("a list of 1 or 3 numbers")] = (
         Field((), description="Subtracted per channel (or one for all), in the model's channel order.")
@@ -409,7 +407,7 @@ class ModelConfig(_SettingsTable):
     warmup: WarmupSettings = WarmupSettings()
     rollout: RolloutSettings = RolloutSettings()
     properties: dict[PropertyName, PropertyValue] = Field(
-        {}, description="Further OpenVINO properties, passed to compile_model as they are."
+        {}, description="Further OpenVINO properties for compile_model, unchanged."
     )
 
 

@@ -1,14 +1,14 @@
 """Turns what the settings library says into one clear sentence about file, key and allowed values."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, time
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from inferd.config.allowed import Declaration
-from inferd.errors import ConfigurationError, listed, one_line
+from inferd.errors import ConfigurationError, did_you_mean, listed, one_line
 
 
 def problem_of(error: ValidationError, schema: type[BaseModel], source: Callable[[str], str]) -> ConfigurationError:
@@ -38,16 +38,30 @@ def _problem(source: str, detail: ErrorDetails, schema: type[BaseModel]) -> Conf
     match detail["type"]:
         case "extra_forbidden":
             table = Declaration(schema).at(path[:-1]).table or schema
-            return ConfigurationError(source, key, "unknown key", listed(table.model_fields, 100))
+            meant = _meant(str(path[-1]), table, schema)
+            return ConfigurationError(source, key, f"unknown key{meant}", allowed=listed(table.model_fields, 100))
         case "missing":
-            return ConfigurationError(source, key, "is required and was not given", declared.one())
+            return ConfigurationError(source, key, "is required and was not given", allowed=declared.one())
         case "value_error" if stated := str(detail["ctx"]["error"]):
             return ConfigurationError(source, key, one_line(stated))
         case "model_type" | "dict_type":
             allowed = f"a table ([{key}])"
         case _:
             allowed = declared.one()
-    return ConfigurationError(source, key, f"got {_given(detail['input'])}", allowed)
+    return ConfigurationError(source, key, f"got {_given(detail['input'])}", allowed=allowed)
+
+
+def _meant(key: str, table: type[BaseModel], schema: type[BaseModel]) -> str:
+    """The key of that name in another table, or one of ``table`` that looks like it."""
+    elsewhere = [dotted for dotted in _dotted(schema) if dotted.rpartition(".")[2] == key]
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else did_you_mean(key, table.model_fields)
+
+
+def _dotted(schema: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        yield before + name
+        if table := Declaration.of_field(field).table:
+            yield from _dotted(table, f"{before}{name}.")
 
 
 def _key(path: Iterable[str | int]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from inferd.config.allowed import Declaration
 from inferd.config.model import ModelConfig
 from inferd.errors import one_line
 
@@ -29,21 +30,19 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _given(table: BaseModel, before: str) -> Iterator[str]:
-    for name in type(table).model_fields:
+    for name, field in type(table).model_fields.items():
         if name in table.model_fields_set:
-            yield from _shown(f"{before}{name}", getattr(table, name))
+            yield from _shown(f"{before}{name}", getattr(table, name), Declaration.of_field(field))
 
 
-def _shown(key: str, value: Any) -> Iterator[str]:
+def _shown(key: str, value: Any, declared: Declaration) -> Iterator[str]:
     match value:
         case BaseModel():
             yield from _given(value, f"{key}.")
         case dict():
             for name, one in value.items():
-                yield from _shown(f"{key}.{one_line(str(name), 80)}", one)
-        case bool():
-            yield f"{key} = {str(value).lower()}"
+                yield from _shown(f"{key}.{one_line(str(name), 80)}", one, declared.values or declared)
         case tuple():
             yield f"{key} = [{', '.join(one_line(str(one), 80) for one in value)}]"
         case _:
-            yield f"{key} = {one_line(str(value), 80)}"
+            yield f"{key} = {one_line(declared.written(value), 80)}"

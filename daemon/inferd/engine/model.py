@@ -432,7 +432,10 @@ def _keeps_state(model: "ov.Model", source: ModelSource) -> bool:
     if variables and len(source.config.devices) > 1:
         names = listed(v.info.variable_id for v in variables)
         raise ConfigurationError(
-            f"{source.name}/model.toml", "devices", f"the model keeps state ({names}), which stays on one device", "one"
+            f"{source.name}/model.toml",
+            "devices",
+            f"the model keeps state ({names}), which stays on one device",
+            allowed="one",
         )
     return bool(variables)
 
@@ -447,7 +450,9 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
     shapes = {name: port.partial_shape for name, port in ports.items()}
     for given, dims in config.shapes.items():
         if given not in by_alias:
-            raise ConfigurationError(f"{source.name}/model.toml", f"shapes.{given}", "no such input", listed(ports))
+            raise ConfigurationError(
+                f"{source.name}/model.toml", f"shapes.{given}", "no such input", allowed=listed(ports)
+            )
         shapes[by_alias[given]] = ov.PartialShape([_dimension(d) for d in dims])
     axes = state.batch_axes(config)
     if size := config.batching.max_size:
@@ -458,7 +463,7 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
                     f"{source.name}/model.toml",
                     "batching.max_size",
                     f"input '{name}' has no dimension {axis + 1} to batch over",
-                    "0",
+                    allowed="0",
                 )
             shape[axis] = ov.Dimension(1, size)
     model.reshape({ports[name]: shape for name, shape in shapes.items()})
@@ -470,7 +475,7 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
                     f"{source.name}/model.toml",
                     "batching.max_size",
                     f"output '{_port_name(port, f'output_{i}')}' of shape {shape} does not follow the batch",
-                    "0",
+                    allowed="0",
                 )
 
 

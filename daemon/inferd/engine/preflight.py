@@ -175,7 +175,10 @@ class Preflight:
                 return LoadFailed(source.name, source.version, text.get("problem", ""))
             case "misconfigured":
                 return ConfigurationError(
-                    f"{source.name}/model.toml", text.get("key", ""), text.get("problem", ""), text.get("allowed", "")
+                    f"{source.name}/model.toml",
+                    text.get("key", ""),
+                    text.get("problem", ""),
+                    allowed=text.get("allowed", ""),
                 )
             case "memory":
                 problem = f"it needs more memory than the {self._limits.memory_bytes} bytes of preflight_memory_bytes"

@@ -78,4 +78,4 @@ def _describe(info: ov.preprocess.InputInfo, table: PreprocessingSettings, shape
 
 
 def _problem(name: str, problem: str, allowed: str) -> ConfigurationError:
-    return ConfigurationError("model.toml", f"preprocessing.{name}", problem, allowed)
+    return ConfigurationError("model.toml", f"preprocessing.{name}", problem, allowed=allowed)

@@ -71,7 +71,7 @@ class ModelSource:
 
     def misconfigured(self, key: str, problem: str, allowed: str = "") -> ConfigurationError:
         """The error for a key of ``model.toml`` that does not fit the model."""
-        return ConfigurationError(f"{self.name}/model.toml", key, problem, allowed)
+        return ConfigurationError(f"{self.name}/model.toml", key, problem, allowed=allowed)
 
     def _unread(self, error: OSError) -> LoadFailed:
         # A file that went or changed between the look and the reading is no fault of the model's.

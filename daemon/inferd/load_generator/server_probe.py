@@ -4,6 +4,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from inferd.errors import InferdError
 from inferd.rpc.client import InferenceClient
 from inferd.rpc.rpc_client import CallFailed
 from inferd.security.client_credentials import ClientCredentials
+from inferd.security.tls_mismatch import speaks_tls
 
 _PATIENCE = 5.0
 _CPU, _RSS = "process_cpu_seconds_total", "process_resident_memory_bytes"
@@ -42,12 +44,22 @@ class MetricsPage:
         try:
             with urllib.request.urlopen(request, timeout=_PATIENCE, context=self._context) as answer:  # noqa: S310
                 lines = answer.read().decode("utf-8", "replace").splitlines()
-        except (OSError, ValueError) as error:
-            raise NoResourceUsage(f"{self._url}: {getattr(error, 'reason', None) or error}") from None
+        except (OSError, ValueError, HTTPException) as error:
+            raise NoResourceUsage(
+                f"{self._url}: {self._mismatch() or getattr(error, 'reason', None) or error}"
+            ) from None
         cpu, rss = _sum(lines, _CPU), _sum(lines, _RSS)
         if cpu is None or rss is None:
             raise NoResourceUsage(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
         return Resources(cpu, round(rss))
+
+    def _mismatch(self) -> str:
+        """Where the page can't be had because of the URL's scheme, which one it has to be."""
+        url = urlsplit(self._url)
+        spoken = speaks_tls(f"{url.hostname}:{url.port or {'http': 80, 'https': 443}[url.scheme]}")
+        if spoken is True and url.scheme == "http":
+            return "takes TLS connections only; use https:// and name the CA of its certificate with --ca FILE"
+        return "does not use TLS; use http://" if spoken is False and url.scheme == "https" else ""
 
 
 class ProcessTree:
@@ -91,7 +103,7 @@ class ServerProbe:
     A server without statistics, or that won't give them, is one that says nothing.
     """
 
-    def __init__(self, client: InferenceClient, model: str, version: str, resources: ResourceSource | None) -> None:
+    def __init__(self, client: InferenceClient, model: str, version: str, *, resources: ResourceSource | None) -> None:
         self._client = client
         self._model, self._version = model, version
         self._resources = resources

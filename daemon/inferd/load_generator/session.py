@@ -99,7 +99,9 @@ def measure(
             ]
             for place, load in enumerate(plan.loads):
                 display.begin(run, load)
-                step, interrupted = _StepRun(plan, load, plan.seed + place, processes, probe, idle, display).run()
+                step, interrupted = _StepRun(
+                    plan, load, seed=plan.seed + place, processes=processes, probe=probe, idle=idle, display=display
+                ).run()
                 run = replace(run, steps=(*run.steps, *([step] if step is not None else [])), interrupted=interrupted)
                 if interrupted:
                     break
@@ -139,6 +141,7 @@ class _StepRun:
         self,
         plan: BenchPlan,
         load: Load,
+        *,
         seed: int,
         processes: list[ClientProcess],
         probe: ServerProbe,

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 # look, and one such link would keep every other model from being found.
 from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
+from typing import Self
 
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig, VersionSettings, read
@@ -89,6 +90,11 @@ class Repository:
     max_models: int = 1024
     external_links: bool = False
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The one that ``settings`` name."""
+        return cls(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
+
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, when that can't be read."""
         try:
@@ -105,6 +111,24 @@ class Repository:
                 broken.append(BrokenModel(one_line(name), error))
         return Listing(tuple(models), tuple(broken))
 
+    def oddity(self) -> str:
+        """What looks like a mistake about the folder as a whole, and what is expected; empty where nothing does, or
+        where it can't be read."""
+        try:
+            entries = _visible(self.root)
+        except OSError:
+            return ""
+        found = [p for p in entries if (isdir(p) and p.name != LOST_FOUND) or _is_model_file(p) or p.name == SETTINGS]
+        if not found:
+            return f"holds no models; expected: {_expected(self.root, 'MODEL')}"
+        # 1/model.onnx may be a model named 1, but hardly when all names are those of one model's files.
+        if lexists(self.root / SETTINGS) or all(_VERSION.fullmatch(p.name) or p.stem == "model" for p in found):
+            own = self.root.absolute()
+            model = own.parent if _VERSION.fullmatch(own.name) else own
+            problem = f"looks like the folder of one model, as it holds {_names(found)}"
+            return f"{problem}; name the folder above that model: {_expected(model.parent, model.name)}"
+        return ""
+
     def find(self, name: str) -> ModelEntry:
         """The model ``name``, which a client may have made up.
 
@@ -118,7 +142,7 @@ class Repository:
         except OSError as error:
             raise RepositoryError(name, f"the model repository {_reason(error)}") from None
         if name not in candidates:
-            raise UnknownModel(name)
+            raise UnknownModel(name, candidates)
         self._check_place(name, sum(other < name for other in candidates))
         return self._entry(name, candidates[name])
 
@@ -214,11 +238,6 @@ class Repository:
         return self._bounds.shown(path)
 
 
-def repository_of(settings: Settings) -> Repository:
-    """The repository that the daemon's ``settings`` name."""
-    return Repository(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
-
-
 def _picked(name: str, policy: VersionSettings, present: Sequence[int]) -> Sequence[int]:
     match policy.policy:
         case "latest":
@@ -230,6 +249,10 @@ def _picked(name: str, policy: VersionSettings, present: Sequence[int]) -> Seque
                 problem = f"versions.listed names {listed(absent)}, which is absent; present: {listed(present)}"
                 raise RepositoryError(f"{name}/{SETTINGS}", problem)
             return sorted(set(policy.listed))
+
+
+def _expected(repository: Path, model: str) -> str:
+    return f"REPOSITORY/MODEL/VERSION/model.onnx, such as {repository / model / '1' / 'model.onnx'}"
 
 
 def _visible(folder: Path) -> list[Path]:

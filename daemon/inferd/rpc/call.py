@@ -81,7 +81,7 @@ class InferCall:
     )
 
     def __init__(
-        self, future: "asyncio.Future[bytes]", wrap: Wrap, nbytes: int, stages: Stages, trace: TraceContext | None
+        self, future: "asyncio.Future[bytes]", wrap: Wrap, *, nbytes: int, stages: Stages, trace: TraceContext | None
     ) -> None:
         self.future = future
         self.wrap = wrap

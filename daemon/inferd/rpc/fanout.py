@@ -53,6 +53,7 @@ class WorkerFanout:
 
     def __init__(self, identity: WorkerIdentity) -> None:
         self._identity = identity
+        self.secret = identity.secret
         self.address = f"unix:{identity.socket('grpc')}"
         self._loads: set[asyncio.Task[None]] = set()
 

@@ -113,6 +113,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     def __init__(
         self,
         inner: Service,
+        *,
         enabled: Collection[Access] = (),
         credentials: Credentials | None = None,
         observe: Observer = lambda _: None,

@@ -1,33 +1,68 @@
-"""grpc.health.v1, with the List that the library's servicer leaves out."""
+"""grpc.health.v1: whether the server and each of its services is serving."""
 
+import asyncio
 from collections.abc import Mapping
 
 import grpc
-from grpc_health.v1 import health, health_pb2
 
-_Status = health_pb2.HealthCheckResponse.ServingStatus
+from inferd._pb import health_pb2
+
+SERVICE = "grpc.health.v1.Health"
+
+_Response = health_pb2.HealthCheckResponse
 
 
-class HealthService(health.aio.HealthServicer):  # type: ignore[misc]  # grpc ships no types
+class HealthService:
     """Whether each service answers; the empty name is the server as a whole."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._serving: dict[str, bool] = {}
+        # Set once, at the next change, which leaves another in its place.
+        self._changed = asyncio.Event()
 
     async def show(self, serving: Mapping[str, bool]) -> None:
-        """Tell the clients that ask or watch; services that are not named keep what they had."""
+        """Tell clients that ask or watch; services that are not named keep what they had."""
         self._serving |= serving
-        for service, is_serving in serving.items():
-            await self.set(service, _status(is_serving))
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    async def List(  # noqa: N802 - the RPC's name
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service as gRPC takes it."""
+        check = {
+            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+            "response_serializer": _Response.SerializeToString,
+        }
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(self._check, **check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, **check),
+            "List": grpc.unary_unary_rpc_method_handler(
+                self._list,
+                request_deserializer=health_pb2.HealthListRequest.FromString,
+                response_serializer=health_pb2.HealthListResponse.SerializeToString,
+            ),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _check(self, asked: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> _Response:
+        if asked.service not in self._serving:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return self._response(asked.service)
+
+    async def _watch(self, asked: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
+        sent = None
+        while True:
+            changed = self._changed
+            if (response := self._response(asked.service)) != sent:
+                await context.write(response)
+                sent = response
+            await changed.wait()
+
+    async def _list(
         self, _: health_pb2.HealthListRequest, __: grpc.aio.ServicerContext
     ) -> health_pb2.HealthListResponse:
-        """Every service with its status."""
-        statuses = {s: health_pb2.HealthCheckResponse(status=_status(up)) for s, up in self._serving.items()}
-        return health_pb2.HealthListResponse(statuses=statuses)
+        return health_pb2.HealthListResponse(statuses={s: self._response(s) for s in self._serving})
 
-
-def _status(serving: bool) -> int:
-    return int(_Status.SERVING if serving else _Status.NOT_SERVING)
+    def _response(self, service: str) -> _Response:
+        if (serving := self._serving.get(service)) is None:
+            return _Response(status=_Response.SERVICE_UNKNOWN)
+        return _Response(status=_Response.SERVING if serving else _Response.NOT_SERVING)

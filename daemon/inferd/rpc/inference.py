@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog.catalog import Catalog
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.dispatcher import Observer
@@ -41,35 +44,53 @@ from inferd.trace_context import TraceContext
 log = structlog.get_logger("inferd.rpc")
 
 
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """What one stream may have in flight, in requests and in bytes; the limits of a tensor; and the metadata key that
+    names a client, empty where none does."""
+
+    max_pending: int
+    max_pending_bytes: int
+    tensors: codec.TensorLimits = codec.DEFAULT_LIMITS
+    client_key: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, *, proven: bool) -> Self:
+        """Those that ``settings`` ask for; a client that has ``proven`` its name is known by that alone."""
+        return cls(
+            settings.stream_max_pending,
+            settings.stream_max_pending_bytes,
+            codec.TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
+            "" if proven else settings.client_metadata_key,
+        )
+
+
 class Inference:
-    """The two inference RPCs. ``client_key`` is the metadata key that names a client, empty where nobody asks;
-    ``traced`` makes a trace context of traceparent and tracestate, which are empty where the client sent none.
-    ``accept_wait`` says how long calls have waited when they come here."""
+    """The two inference RPCs. ``traced`` makes a trace context of traceparent and tracestate, which are empty where the
+    client sent none. ``accept_wait`` says how long calls have waited when they come here."""
 
     def __init__(
         self,
         catalog: Catalog,
         lifecycle: Lifecycle,
         observe: Observer,
-        max_pending: int,
-        max_pending_bytes: int,
-        client_key: str = "",
+        *,
+        settings: InferenceSettings,
         traced: Callable[[str, str], TraceContext | None] = lambda _, __: None,
-        tensor_limits: codec.TensorLimits = codec.DEFAULT_LIMITS,
         shared_memory: RegionStore | None = None,
         accept_wait: AcceptWait | None = None,
     ) -> None:
         self._templates = TemplateCache()
         self._accept_wait = accept_wait if accept_wait is not None else AcceptWait()
         self._shared_memory = shared_memory
-        self._tensor_limits = tensor_limits
+        self._tensor_limits = settings.tensors
         self._catalog = catalog
         self._lifecycle = lifecycle
         self._observe = observe
-        self._max_pending = max_pending
-        self._max_pending_bytes = max_pending_bytes
-        self._client_key = client_key
-        self._looked_for = frozenset({client_key, "traceparent", "tracestate"})
+        self._max_pending = settings.max_pending
+        self._max_pending_bytes = settings.max_pending_bytes
+        self._client_key = settings.client_key
+        self._looked_for = frozenset({settings.client_key, "traceparent", "tracestate"})
         self._traced = traced
         self._streams: set[InferStream] = set()
         self._open = 0
@@ -159,7 +180,7 @@ class Inference:
         waited, call_context.waited = call_context.waited, 0
         stages = Stages(time.monotonic_ns() - waited, waited=waited)
         trace = self._traced(call_context.traceparent, call_context.tracestate)
-        call = InferCall(asyncio.get_running_loop().create_future(), wrap, len(raw), stages, trace)
+        call = InferCall(asyncio.get_running_loop().create_future(), wrap, nbytes=len(raw), stages=stages, trace=trace)
         try:
             self._submit(call, raw, call_context)
         except InferdError as error:

@@ -37,8 +37,8 @@ class Metadata:
         catalog: Catalog,
         lifecycle: Lifecycle,
         recorder: Recorder,
-        log_settings: Mapping[str, str],
         *,
+        log_settings: Mapping[str, str],
         shared_memory: bool = False,
     ) -> None:
         self._extensions = (*EXTENSIONS, *(["system_shared_memory"] if shared_memory else []))

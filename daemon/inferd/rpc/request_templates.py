@@ -73,6 +73,7 @@ class RequestTemplate:
         self,
         message: pb.ModelInferRequest,
         signature: Signature,
+        *,
         inputs: Sequence[InputLayout],
         request_spec: RequestSpec,
         answered_by: tuple[str, str],
@@ -217,11 +218,11 @@ class TemplateCache:
         self._templates[split.head] = RequestTemplate(
             pb.ModelInferRequest.FromString(split.head),
             signature,
-            layouts,
-            request_spec,
-            answered_by,
-            tuple(spans),
-            tuple(index for index, _ in into),
+            inputs=layouts,
+            request_spec=request_spec,
+            answered_by=answered_by,
+            spans=tuple(spans),
+            into=tuple(index for index, _ in into),
         )
         self._templates.move_to_end(split.head)
         while len(self._templates) > _MAX_TEMPLATES:

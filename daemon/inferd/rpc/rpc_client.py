@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from inferd.errors import InferdError, one_line
 from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
+from inferd.security.tls_mismatch import tls_mismatch
 
 _CHANNEL_OPTIONS = [
     # A proxy variable of the environment is not meant for a server named by address.
@@ -24,6 +25,10 @@ class CallFailed(InferdError):
         super().__init__(f"{code}: {one_line(message, 1000)}")
 
 
+class TlsMismatch(CallFailed):
+    """The server uses TLS and the call does not, or the other way round."""
+
+
 class RpcClient:
     """Calls ``service`` at ``target``, HOST:PORT. Connects on the first call.
 
@@ -31,9 +36,10 @@ class RpcClient:
     """
 
     def __init__(
-        self, target: str, service: str, timeout: float, credentials: ClientCredentials = NO_CREDENTIALS
+        self, target: str, service: str, *, timeout: float, credentials: ClientCredentials = NO_CREDENTIALS
     ) -> None:
         """Raises ConfigurationError where a file of ``credentials`` can't be used."""
+        self._target, self._tls = target, credentials.ca is not None
         self._service = service
         self._timeout = timeout
         self._metadata = (("authorization", credentials.authorization),) if credentials.token else ()
@@ -53,6 +59,10 @@ class RpcClient:
         try:
             return call(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
+            # gRPC's own words for it are of sockets and handshakes.
+            unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
+            if unavailable and (mismatch := tls_mismatch(self._target, tls=self._tls)):
+                raise TlsMismatch(error.code().name, mismatch) from None
             raise CallFailed(error.code().name, error.details() or "") from None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -12,17 +12,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_channelz.v1 import channelz_pb2_grpc
-from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.catalog.catalog import Catalog
+from inferd.config.daemon import Settings
 from inferd.dispatcher import Observer
 from inferd.errors import ConfigurationError, InferdError, InternalFault
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.histogram import Histogram
-from inferd.rpc import codec, status
+from inferd.rpc import codec, health, status
 from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.rpc.channelz import Channelz
 from inferd.rpc.control import RepositoryControl
@@ -69,8 +69,49 @@ class ConnectionLimits:
     age: float = 0.0
     age_grace: float = 60.0
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those that ``settings`` ask for."""
+        return cls(
+            settings.max_connections,
+            settings.max_metadata_bytes,
+            settings.max_concurrent_streams,
+            settings.connection_idle_timeout,
+            settings.connection_max_age,
+            settings.connection_age_grace,
+        )
+
 
 DEFAULT_CONNECTIONS = ConnectionLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The largest message in bytes, which RPCs that change the server are on, whether another daemon may listen on the
+    same port, and what connections may take."""
+
+    max_message_bytes: int
+    enabled: Collection[Access] = ()
+    reuse_port: bool = False
+    connections: ConnectionLimits = DEFAULT_CONNECTIONS
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Those that ``settings`` ask for."""
+        controls = ((Access.REPOSITORY, settings.repository_control), (Access.TUNER, settings.tuner_control))
+        enabled = tuple(access for access, on in controls if on)
+        return cls(settings.max_message_bytes, enabled, settings.reuse_port, ConnectionLimits.of(settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Rpcs:
+    """What answers, by what clients ask for; ``regions`` has their shared memory, None where it is off."""
+
+    inference: Inference
+    metadata: Metadata
+    control: RepositoryControl
+    tuner: TunerControl
+    regions: RegionStore | None = None
 
 
 class Server:
@@ -78,43 +119,41 @@ class Server:
 
     def __init__(
         self,
-        inference: Inference,
-        metadata: Metadata,
-        control: RepositoryControl,
-        tuner: TunerControl,
-        max_message_bytes: int,
+        rpcs: Rpcs,
+        settings: ServerSettings,
         observe: Observer,
-        enabled: Collection[Access] = (),
         *,
-        reuse_port: bool = False,
         credentials: Credentials | None = None,
-        connections: ConnectionLimits = DEFAULT_CONNECTIONS,
         fanout: WorkerFanout | None = None,
-        secret: str = "",
-        shared_memory: RegionStore | None = None,
         accept_wait: AcceptWait | None = None,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
-        self._inference = inference
+        self._inference = inference = rpcs.inference
         services = Services()
         self._long_lived = LongLivedCalls(services, _INFERENCE)
         self._credentials = credentials if credentials is not None else Credentials()
-        gate = Gate(self._long_lived, enabled, self._credentials, observe, secret)
+        gate = Gate(
+            self._long_lived,
+            enabled=settings.enabled,
+            credentials=self._credentials,
+            observe=observe,
+            secret=fanout.secret if fanout is not None else "",
+        )
         self._fanout = fanout
         self._stopping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Two daemons on one port by accident must be an error, not a coin toss for each connection.
-                ("grpc.so_reuseport", int(reuse_port)),
+                ("grpc.so_reuseport", int(settings.reuse_port)),
                 ("grpc.enable_channelz", 1),
                 # Clients that ping to keep idle connections open are common; don't hang up on them.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.server.max_pending_requests", _PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", _PENDING),
-                *_connection_options(connections),
+                *_connection_options(settings.connections),
             ],
         )
         set_poller_batch_scheduling()
@@ -123,14 +162,12 @@ class Server:
         # The only ones that gRPC knows of. The first only counts: what the gate refuses it leaves alone.
         unread_calls = UnreadCalls(gate, f"/{SERVICE}/ModelInfer", observe)
         self._server.add_generic_rpc_handlers((unread_calls, self._accept_wait_probe))
-        of_the_protocol = _handlers(
-            inference, metadata, control, SharedMemory(shared_memory, self._credentials), fanout
-        )
-        services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(tuner, fanout)))
+        of_the_protocol = _handlers(rpcs, SharedMemory(rpcs.regions, self._credentials), fanout)
+        services.add_generic_rpc_handlers((of_the_protocol, _tuner_handlers(rpcs.tuner, fanout)))
         self._health = HealthService()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        services.add_generic_rpc_handlers((self._health.handlers(),))
         channelz_pb2_grpc.add_ChannelzServicer_to_server(Channelz(), services)
-        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE_NAME, _CHANNELZ, reflection.SERVICE_NAME)
+        reflected = (SERVICE, TUNER_SERVICE, health.SERVICE, _CHANNELZ, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             reflection.aio.ReflectionServicer(reflected), services
         )
@@ -212,15 +249,10 @@ def _connection_options(limits: ConnectionLimits) -> list[tuple[str, int]]:
     ]
 
 
-def _handlers(
-    inference: Inference,
-    metadata: Metadata,
-    control: RepositoryControl,
-    shared_memory: SharedMemory,
-    fanout: WorkerFanout | None,
-) -> grpc.GenericRpcHandler:
+def _handlers(rpcs: Rpcs, shared_memory: SharedMemory, fanout: WorkerFanout | None) -> grpc.GenericRpcHandler:
     """The service's handlers. Messages arrive as bytes: inferd parses them, so a malformed
     one is our INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
+    inference, metadata, control = rpcs.inference, rpcs.metadata, rpcs.control
     unary: dict[str, Unary] = {
         "ServerLive": metadata.server_live,
         "ServerReady": metadata.server_ready,

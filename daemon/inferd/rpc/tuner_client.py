@@ -17,7 +17,7 @@ class TunerClient:
     """
 
     def __init__(self, target: str, timeout: float = 120.0, credentials: ClientCredentials = NO_CREDENTIALS) -> None:
-        self._rpc = RpcClient(target, _SERVICE, timeout, credentials)
+        self._rpc = RpcClient(target, _SERVICE, timeout=timeout, credentials=credentials)
 
     def __enter__(self) -> Self:
         return self

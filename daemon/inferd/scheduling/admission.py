@@ -25,7 +25,7 @@ _TOO_LITTLE_LEFT = "waiting in the queue, with too little time left to run"
 class Admission:
     """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their queue."""
 
-    def __init__(self, model: str, objective: Objective | None, forecast: Forecast, pools: list[PoolState]) -> None:
+    def __init__(self, model: str, objective: Objective | None, *, forecast: Forecast, pools: list[PoolState]) -> None:
         self._model = model
         self._objective = objective
         self._forecast = forecast
@@ -74,11 +74,11 @@ class Admission:
         if not self.budget.admits(forecast, service_time, entry.limit):
             if deadline is not None and self._by_deadline(entry):
                 return self._too_late(deadline, wait + service_time, now)
-            return Overloaded(self._model, forecast / 1e9, entry.limit / 1e9, self.until_room(forecast))
+            return Overloaded(self._model, forecast / 1e9, entry.limit / 1e9, retry_after=self.until_room(forecast))
         if not self.budget.admits(forecast, service_time, entry.held_to):
             held_to = self.budget.share * entry.held_to
             return SustainedOverload(
-                self._model, forecast / 1e9, held_to / 1e9, max(forecast - held_to, service_time) / 1e9
+                self._model, forecast / 1e9, held_to / 1e9, retry_after=max(forecast - held_to, service_time) / 1e9
             )
         return None
 
@@ -98,7 +98,7 @@ class Admission:
             return None
         if self._by_deadline(entry):
             return DeadlinePassed(self._model, _TOO_LITTLE_LEFT, "queue")
-        return Shed(self._model, forecast / 1e9, entry.limit / 1e9, self.until_room(forecast))
+        return Shed(self._model, forecast / 1e9, entry.limit / 1e9, retry_after=self.until_room(forecast))
 
     def answered(self, limit: int, latency: int, rows: int) -> None:
         """A client's request that had ``limit`` ns was answered ``latency`` ns after it came."""

@@ -50,7 +50,7 @@ class Scheduler:
         self._queue = RequestQueue()
         self._size = BatchSize(rules.batch)
         self._forecast = Forecast(self._open, self._queue, self._size)
-        self._admission = Admission(model, rules.objective, self._forecast, self._open)
+        self._admission = Admission(model, rules.objective, forecast=self._forecast, pools=self._open)
         self._quota = ClientQuota(rules.limits.per_client) if rules.limits.per_client is not None else None
         self._sequences = Sequences(model, rules.sequences) if rules.sequences else None
         self._hangs = HangDetector(rules.hangs)
@@ -372,7 +372,9 @@ class Scheduler:
         if self._sequences is not None and request.step is not None:
             self._sequences.check(request.step, now)
         if self._quota is not None and self._quota.exhausted(request.client):
-            raise QuotaExceeded(self._model, request.client, self._quota.most, self._forecast.turnaround() / 1e9)
+            raise QuotaExceeded(
+                self._model, request.client, self._quota.most, retry_after=self._forecast.turnaround() / 1e9
+            )
         if (refusal := self._admission.refusal(entry, now)) is not None:
             raise refusal
         # What could start at once left the queue at the last poll, so the limits only bind a real wait.

@@ -117,7 +117,7 @@ class Sequences:
         # What would make room: for a client that holds its part only the end of one of its own.
         resting = (s for s in self._resting if full or s.client == client)
         due = next((s.used + self._limits.idle for s in resting), now + self._limits.idle)
-        raise TooManySequences(self._model, most, max(0, due - now) / 1e9, None if full else held)
+        raise TooManySequences(self._model, most, max(0, due - now) / 1e9, held=None if full else held)
 
     def take(self, entry: Entry, step: SequenceStep, now: int) -> bool:
         """Add a request that was checked; True when nothing of its sequence is before it."""

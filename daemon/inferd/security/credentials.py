@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import Self
 
 from inferd.config import tokens
 from inferd.config.daemon import Settings
@@ -14,15 +15,6 @@ from inferd.security.watched_file import WatchedFile
 
 # How soon a change on disk is seen, in seconds.
 _EVERY = 1.0
-
-
-def credentials_of(settings: Settings) -> "Credentials":
-    """Certificate and tokens from the files that ``settings`` name. Raises ConfigurationError."""
-    certificate = None
-    if settings.tls_cert:
-        client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-        certificate = CertificateFiles(Path(settings.tls_cert), Path(settings.tls_key), client_ca)
-    return Credentials(certificate, Path(settings.tokens_file) if settings.tokens_file else None)
 
 
 class Credentials:
@@ -37,6 +29,15 @@ class Credentials:
         self._anyone_verified = Authority(None) if self.verifies_clients else None
         self._asked, self._stopped = Event(), False
         self._thread = Thread(target=self._watch, name="credentials", daemon=True)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Certificate and tokens from the files that ``settings`` name. Raises ConfigurationError."""
+        certificate = None
+        if settings.tls_cert:
+            client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+            certificate = CertificateFiles(Path(settings.tls_cert), Path(settings.tls_key), client_ca)
+        return cls(certificate, Path(settings.tokens_file) if settings.tokens_file else None)
 
     @property
     def certificate(self) -> Certificate | None:

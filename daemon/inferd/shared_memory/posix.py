@@ -66,7 +66,7 @@ class PosixMemory:
     """
 
     def __init__(
-        self, opened: OpenedObject, offset: int, nbytes: int, shrunk: Callable[[], InferdError], *, mapped: bool
+        self, opened: OpenedObject, offset: int, nbytes: int, *, shrunk: Callable[[], InferdError], mapped: bool
     ) -> None:
         """Raises OSError or ValueError where it can't be mapped."""
         self._descriptor = opened.descriptor

@@ -4,7 +4,9 @@ import weakref
 from collections import deque
 from collections.abc import Collection
 from functools import partial
+from typing import Self
 
+from inferd.config.daemon import Settings
 from inferd.errors import InvalidRequest
 from inferd.shared_memory.posix import OpenedObject, PosixMemory
 from inferd.shared_memory.regions import (
@@ -40,6 +42,14 @@ class RegionStore:
         # What was found of late, by owner and spans; it has to go when any region does, whose memory it would keep.
         self._located: dict[tuple[str, tuple[Span, ...]], tuple[Placed, ...]] = {}
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Where clients' shared memory is registered, None where ``settings`` have it off."""
+        if settings.shared_memory == "off":
+            return None
+        limits = RegionLimits(settings.shared_memory_max_regions, settings.shared_memory_max_bytes)
+        return cls(limits, mapped=settings.shared_memory == "mapped")
+
     def register(
         self, owner: str, name: str, key: str, offset: int, nbytes: int, prefixes: Collection[str] = ("",)
     ) -> None:
@@ -62,7 +72,7 @@ class RegionStore:
             # Before its size is told: it may be another's.
             self._regions.check_unclaimed(owner, key, opened.identity)
             check_span(f"region '{name}'", offset, nbytes, opened.size)
-            memory = PosixMemory(opened, offset, nbytes, partial(shrunk_error, name), mapped=self._mapped)
+            memory = PosixMemory(opened, offset, nbytes, shrunk=partial(shrunk_error, name), mapped=self._mapped)
         except (OSError, ValueError):
             opened.close()
             raise unusable_error(key) from None

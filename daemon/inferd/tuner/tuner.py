@@ -404,9 +404,10 @@ class Tuner:
 
     def record(self, model: str, version: str) -> TuningRecord:
         """That of ``version``, the newest where empty. Raises UnknownModel or InvalidRequest."""
-        found = [r for r in self.records() if r.source.name == model]
+        records = self.records()
+        found = [r for r in records if r.source.name == model]
         if not found:
-            raise UnknownModel(model)
+            raise UnknownModel(model, [r.source.name for r in records])
         if not version:
             return found[-1]
         for record in found:

@@ -28,7 +28,7 @@ from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics import merge_snapshots
 from inferd.metrics.figures import ServerFigures
 from inferd.metrics.retired_counters import RetiredCounters
-from inferd.security.credentials import credentials_of
+from inferd.security.credentials import Credentials
 from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.workers.cpu_sets import automatic, cpu_sets
 from inferd.workers.lifecycle import SERVING
@@ -91,7 +91,7 @@ class WorkersDaemon:
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
         self._lifecycle = Lifecycle()
-        self._credentials = credentials_of(settings)
+        self._credentials = Credentials.of(settings)
         self._notifier = NotifySender()
         self._folder = tempfile.TemporaryDirectory(prefix="inferd-")
         self._port = HeldPort(settings.grpc_bind, shared=settings.reuse_port)

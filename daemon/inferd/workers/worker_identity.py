@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from inferd.config.daemon import WORKER_VARIABLE
+from inferd.config.variables import WORKER_VARIABLE
 
 
 @dataclass(frozen=True, slots=True)

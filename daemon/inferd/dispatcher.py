@@ -87,7 +87,7 @@ class Dispatcher:
             model, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
         )
         labels: dict[str, object] = {"model": model, "version": version}
-        self._recovery = Recovery(labels, self._pools, self._scheduler, shapes)
+        self._recovery = Recovery(labels, self._pools, self._scheduler, shapes=shapes)
         self._sweeps = self._recovery.sweeps
         self._hung_slots = HungSlots(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None

@@ -41,7 +41,7 @@ def source(folder: Path, network: Any = None, toml: str = "") -> ModelSource:
 
 
 def probing(model: ModelSource, cache: Path, samples: Any = ()) -> Probe:
-    return Probe(models.engine(cache), model, WINDOW, samples)
+    return Probe(models.engine(cache), model, WINDOW, samples=samples)
 
 
 def rows() -> Any:

@@ -90,7 +90,7 @@ class OfflineTuner:
         )  # fmt: skip
         with ProbeProcess(job) as probe:
             work = plan(self.engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
-            search = Search(work.space, work.goal, work.seeds, self.budget)
+            search = Search(work.space, work.goal, work.seeds, budget=self.budget)
             with self.view.model(source.name, source.version, device, work.space.size):
                 outcome = tune(search, probe.measure, self.budget, self.view.tell)
                 sustained = self.view.check(probe, outcome)

@@ -62,6 +62,7 @@ class Probe:
         engine: Engine,
         source: ModelSource,
         window_seconds: float,
+        *,
         samples: Sequence[Sequence[Tensor]] = (),
         companions: Sequence[ModelSource] = (),
     ) -> None:

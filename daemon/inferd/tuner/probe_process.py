@@ -178,7 +178,7 @@ def serve(pipe: Connection, job: ProbeJob) -> None:
     os.nice(job.nice)
     logs.configure("error", "auto")
     engine = Engine(job.cpu_threads, BlobCache(job.cache, job.cache_bytes))
-    with Probe(engine, job.source, job.window_seconds, job.samples, job.companions) as probe:
+    with Probe(engine, job.source, job.window_seconds, samples=job.samples, companions=job.companions) as probe:
         while True:
             try:
                 question = pipe.recv()

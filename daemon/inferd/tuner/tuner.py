@@ -294,7 +294,7 @@ class Tuner:
             # Elsewhere, because compiling what the hints say would disturb who is served.
             hints = probe.hints()
             work = plan(self._engine, record.source, record.device, record.key, hints, record.candidate)
-            search = Search(work.space, work.goal, work.seeds, self._rules.budget)
+            search = Search(work.space, work.goal, work.seeds, budget=self._rules.budget)
             outcome = tune(search, probe.measure, self._rules.budget, tell, self._stop_reason)
         if self._stopping.is_set():
             # The last look failed because we ended it.

@@ -101,6 +101,7 @@ PURE = {
     "requests",
     "rollout.canary_analysis",
     "rollout.comparison",
+    "rollout.policy",
     "rollout.trial",
     "scheduling",
     "shared_memory.regions",

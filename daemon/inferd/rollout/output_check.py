@@ -1,9 +1,10 @@
-"""Whether a version can take another's place: by what it takes and gives, and by what it answers."""
+"""Whether a version or a configuration can take another's place: by what it takes and gives, and what it answers."""
 
 import asyncio
 from collections.abc import Sequence
 
 from inferd.deployment.deployment import Deployment
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import Cancelled, InferdError, InferenceFailed, InternalFault, ModelUnavailable
 from inferd.rollout.comparison import difference, newly_infinite
@@ -37,6 +38,24 @@ async def output_mismatch(incumbent: Deployment, candidate: Deployment, toleranc
     return ""
 
 
+async def configuration_mismatch(split: TrafficSplit) -> str:
+    """What the candidate, the same version in another configuration, answers otherwise than the incumbent; "" where
+    they agree as far as arithmetic in another order allows."""
+    incumbent, candidate = split.incumbent, split.candidate
+    execution = incumbent.config.execution
+    lowered = execution.mode == "performance" or execution.precision != "auto"
+    for inputs in await asyncio.to_thread(_samples, incumbent):
+        expected = await _asked(incumbent, inputs)
+        if isinstance(expected, InferdError):
+            continue
+        seen = await _asked(candidate, inputs)
+        if isinstance(seen, InferdError):
+            return f"it fails where the other answers: {seen}"
+        if problem := difference(expected, seen, lowered=lowered):
+            return problem
+    return ""
+
+
 def signature_mismatch(old: Signature, new: Signature) -> str:
     """Why requests that ``old`` takes can't go to ``new``; "" where they all can."""
     if unknown := {s.name for s in new.inputs} - {s.name for s in old.inputs}:
@@ -57,9 +76,15 @@ def signature_mismatch(old: Signature, new: Signature) -> str:
 def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
     """Making up input takes a while where it is large, so this is for a thread."""
     old, new = incumbent.signature, candidate.signature
-    asked = list(incumbent.dispatcher.samples) or [synthetic_inputs(incumbent.source, old)]
-    fitting: list[_Question] = [(one, other) for one in asked if (other := _fitted(one, old, new)) is not None]
+    fitting: list[_Question] = [
+        (one, other) for one in _samples(incumbent) if (other := _fitted(one, old, new)) is not None
+    ]
     return fitting or [(None, synthetic_inputs(candidate.source, new))]
+
+
+def _samples(deployment: Deployment) -> list[Sequence[Tensor]]:
+    """What clients sent lately, else made-up input."""
+    return list(deployment.dispatcher.samples) or [synthetic_inputs(deployment.source, deployment.signature)]
 
 
 def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Tensor] | None:

@@ -15,11 +15,10 @@ from inferd import __version__
 from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.deployment.loader import CatalogLimits
-from inferd.engine.cache import BlobCache
-from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.cpu_budget import cpu_threads
 from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
-from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
+from inferd.engine.preflight import PreflightLimits
 from inferd.engine.runtime import version as openvino_version
 from inferd.errors import UnknownModel
 from inferd.exposition.devices import DeviceCollector
@@ -60,8 +59,11 @@ from inferd.supervision.restart import Restarter
 from inferd.systemd.notify import NotifySender, runs_as_service, watchdog_seconds
 from inferd.systemd.systemd_notifier import SystemdNotifier
 from inferd.tracing.sampling import Tracer
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profiles
-from inferd.tuner.tuner import Tuner, TunerRules
+from inferd.tuner.records import TuningRecords
+from inferd.tuner.rules import TunerRules
+from inferd.tuner.tuner import Tuner
 from inferd.workers.report_socket import Reports, ReportServer
 from inferd.workers.worker_identity import WorkerIdentity
 
@@ -80,25 +82,6 @@ class ExitOutcome:
 
     abrupt: bool
     restart: bool = False
-
-
-def cpu_threads(settings: Settings) -> int:
-    """How many threads CPU inference gets: never more than this process may use."""
-    budget = cpu_budget().threads
-    return min(settings.cpu_threads or budget, budget)
-
-
-def engine_of(settings: Settings) -> Engine:
-    """The engine ``settings`` ask for."""
-    threads, cache = cpu_threads(settings), BlobCache(settings.cache_dir, settings.cache_max_bytes)
-    if settings.preflight == "off":
-        return Engine(threads, cache)
-    return Engine(threads, cache, Preflight(cache, _preflight_limits(settings)))
-
-
-def _preflight_limits(settings: Settings) -> PreflightLimits:
-    memory = memory_allowed(settings.preflight_memory_bytes)
-    return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
 class App:
@@ -124,18 +107,9 @@ class App:
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         self._credentials = Credentials.of(settings)
-        self._engine = engine = engine_of(settings)
-        self._tuner = Tuner(
-            TunerRules(
-                settings.tuning,
-                settings.tuning_budget,
-                cpu_threads(settings),
-                settings.cache_dir,
-                settings.cache_max_bytes,
-            ),
-            engine,
-            Profiles(settings.profile_dir),
-            on_stored=fanout.load if fanout is not None else lambda _: None,
+        self._engine = engine = Engine.of(settings)
+        tunings = TuningRecords(
+            engine, Profiles(settings.profile_dir), on_stored=fanout.load if fanout is not None else lambda _: None
         )
         self._repository = Repository.of(settings)
         self._catalog = Catalog(
@@ -149,8 +123,9 @@ class App:
             ),
             self._observe,
             self._changed,
-            self._tuner.tuned,
+            tunings.tuned,
         )
+        self._tuner = Tuner(TunerRules.of(settings), tunings, self._catalog)
         self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
         self._reloading: list[asyncio.Task[None]] = []
         regions, accept_wait = RegionStore.of(settings), AcceptWait()
@@ -175,7 +150,7 @@ class App:
                     shared_memory=regions is not None,
                 ),
                 RepositoryControl(self._catalog),
-                TunerControl(self._tuner, self._catalog),
+                TunerControl(OperatorCommands(self._tuner)),
                 regions,
             ),
             ServerSettings.of(settings),
@@ -186,7 +161,7 @@ class App:
         )
         self._systemd = SystemdNotifier(NotifySender(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
-        self._device_probe = DeviceProbe(_preflight_limits(settings))
+        self._device_probe = DeviceProbe(PreflightLimits.of(settings))
         may_restart = settings.restart_on_device_loss != "off" and runs_as_service()
         rules = RestartRules(always=settings.restart_on_device_loss == "always")
         self._health = HealthMonitor(
@@ -291,7 +266,7 @@ class App:
         # From here on a worker is told itself what the others are told; this is for what came a moment before.
         await self._unload_as_others()
         # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
-        self._tuner.start(self._catalog)
+        self._tuner.start()
         self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
         if self._settings.repository_poll_interval:
             watching = self._reloader.watch(watch, self._settings.repository_poll_interval)
@@ -393,7 +368,7 @@ class App:
         objectives = {(s.name, str(s.version)): deployment.config.objective.latency_slo for s, deployment in present}
         if dropped := self._recorder.follow(objectives):
             # What others count goes with it: shown again, it would be taken for more.
-            for counting in (self._catalog, self._health, self._tuner):
+            for counting in (self._catalog, self._health, self._tuner.records):
                 counting.forget(dropped)
         await self._server.show_health(self._catalog, self._lifecycle)
 

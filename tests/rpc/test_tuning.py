@@ -22,7 +22,7 @@ CONTEXT: Any = None
 @asynccontextmanager
 async def control(folder: Path, **more: Any) -> AsyncIterator[tuple[Workshop, TunerControl]]:
     async with workshop(folder, **more) as shop:
-        yield shop, TunerControl(shop.tuner, shop.catalog)
+        yield shop, TunerControl(shop.commands)
 
 
 @on_loop
@@ -137,5 +137,5 @@ async def test_what_is_not_there_or_busy_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_method_of_the_service_is_served() -> None:
-    control: Any = TunerControl(None, None)  # type: ignore[arg-type]  # nothing is called
+    control: Any = TunerControl(None)  # type: ignore[arg-type]  # nothing is called
     assert set(control.methods) == {m.name for m in pb.DESCRIPTOR.services_by_name["Tuner"].methods}

@@ -88,13 +88,14 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inferd import logs
-    from inferd.app import cpu_threads, engine_of
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import TuneDisplay
     from inferd.deployment.settings import cpu_parts, source_of
+    from inferd.engine.model import Engine
     from inferd.repository.find import Repository
     from inferd.tuner.offline import OfflineTuner
     from inferd.tuner.profile import Profiles
+    from inferd.tuner.rules import TunerRules
 
     names: list[str] = arguments.models
     plots: Path | None = arguments.plot
@@ -108,8 +109,8 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0], [*(e.name for e in listing.models), *broken])
-    threads = cpu_threads(settings)
-    parts = cpu_parts(listing.models, threads if settings.cpu_sharing == "split" else 0)
+    rules = TunerRules.of(settings)
+    parts = cpu_parts(listing.models, rules.cpu_threads if settings.cpu_sharing == "split" else 0)
     sources = [
         source_of(entry, version, parts.get(entry.name, 0))
         for entry in listing.models
@@ -117,13 +118,10 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         for version in entry.versions
     ]
     offline = OfflineTuner(
-        engine_of(settings),
+        Engine.of(settings),
         Profiles(settings.profile_dir),
-        settings.cache_dir,
-        settings.cache_max_bytes,
-        threads,
-        settings.tuning_budget,
-        TuneDisplay(Console(), settings.tuning_budget),
+        rules,
+        TuneDisplay(Console(), rules.budget),
     )
     failures: list[InferdError] = []
 

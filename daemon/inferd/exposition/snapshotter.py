@@ -135,7 +135,7 @@ class Snapshotter:
                 record.gain,
                 without_host_paths(_said(record)),
             )
-            for record in self._tuner.records()
+            for record in self._tuner.records.all()
             if record.phase is not TuningPhase.UNTUNABLE
         }
 

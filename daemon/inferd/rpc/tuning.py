@@ -10,21 +10,19 @@ from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
 from inferd.axes import CHOICES, QUANTITIES
-from inferd.catalog.catalog import Catalog
 from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profile, as_json
 from inferd.tuner.record import TuningRecord
-from inferd.tuner.tuner import Tuner
 from inferd.tuning.candidates import Candidate
 
 
 class TunerControl:
     """The RPCs of the service; ``methods`` by their names."""
 
-    def __init__(self, tuner: Tuner, catalog: Catalog) -> None:
-        self._tuner = tuner
-        self._catalog = catalog
+    def __init__(self, commands: OperatorCommands) -> None:
+        self._commands = commands
 
     @property
     def methods(self) -> dict[str, Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]]:
@@ -38,10 +36,10 @@ class TunerControl:
         }
 
     async def status(self, *_: Any) -> Message:
-        return pb.StatusResponse(tunings=map(_tuning, self._tuner.records()))
+        return pb.StatusResponse(tunings=map(_tuning, self._commands.records.all()))
 
     async def explain(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.status_text))
         if (profile := record.profile) is not None:
             answer.reason = without_host_paths(profile.reason)
@@ -53,7 +51,7 @@ class TunerControl:
         return answer
 
     async def export(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         if record.profile is None:
             raise InvalidRequest(
                 request.model,
@@ -62,25 +60,23 @@ class TunerControl:
         return pb.ExportResponse(profile=as_json(record.profile))
 
     async def pin(self, request: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         if request.HasField("settings"):
             if not request.pinned:
                 raise InvalidRequest(request.model, "settings are given and pinned is false: they would not stay")
-            serving = await self._tuner.serve_with(
-                self._catalog, record, partial(_changed, request.model, request.settings)
-            )
+            serving = await self._commands.serve_with(record, partial(_changed, request.model, request.settings))
             return pb.TunerAnswer(said=f"serving with {serving}, and pinned")
-        self._tuner.pin(record, request.pinned)
+        self._commands.pin(record, request.pinned)
         return pb.TunerAnswer(said="pinned" if request.pinned else "no longer pinned")
 
     async def roll_back(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
-        serving = await self._tuner.roll_back(self._catalog, record)
+        record = self._commands.records.of(request.model, request.version)
+        serving = await self._commands.roll_back(record)
         return pb.TunerAnswer(said=f"rolled back to {serving}, and pinned")
 
     async def tune(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
-        return pb.TunerAnswer(said=self._tuner.request_tuning(self._catalog, record))
+        record = self._commands.records.of(request.model, request.version)
+        return pb.TunerAnswer(said=self._commands.request_tuning(record))
 
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:

@@ -1,4 +1,4 @@
-"""A probe in a process of its own: a candidate that crashes or hangs takes nobody with it.
+"""A probe in a process of its own: a candidate that crashes or hangs takes nothing else with it.
 
 A program of its own, not a fork: OpenVINO does not survive a fork (OpenVINO fact 16).
 """
@@ -43,7 +43,7 @@ WINDOW_SECONDS = 0.25
 class ProbeJob:
     """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
 
-    ``nice`` is added to the process's niceness, so that whoever is served goes first. ``companions`` are kept
+    ``nice`` is added to the process's niceness, so that clients go first. ``companions`` are kept
     busy meanwhile.
     """
 
@@ -197,7 +197,7 @@ def _answer(engine: Engine, job: ProbeJob, probe: Probe, question: tuple[Any, ..
             case (candidate, rate, seconds):
                 return probe.arrive(candidate, rate, seconds)
     except LoadFailed as error:
-        # Whoever asked says of what.
+        # The caller says of what.
         return error.problem
     except InferdError as error:
         return str(error)

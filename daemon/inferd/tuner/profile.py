@@ -64,8 +64,8 @@ class Profile:
 
     ``objective`` in seconds, None where there is none; ``gains`` by the name of what was beaten;
     ``seconds`` spent; ``tuned_at`` in ISO 8601. ``sustained`` is the highest rate of random arrivals
-    tried at which the objective was kept, None where there is none or nobody looked. ``pinned``
-    profiles are not tuned anew; ``previous`` is what was in force before, for a roll-back.
+    tried at which the objective was kept, None where there is none or none was tried. ``pinned``
+    profiles are not tuned again; ``previous`` is what was in force before, for a roll-back.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""The configurations a pool may have on one device, and which of them lie beside each other."""
+"""The configurations a pool may have on one device, and which of them are neighbours."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
@@ -116,7 +116,7 @@ class Space:
         )
 
     def all(self) -> Iterator[Candidate]:
-        """Every candidate, those of one compiled part beside each other."""
+        """Every candidate, those of one compiled part in a row."""
         for streams in self.streams:
             for threads, chosen in product(self._threads_for(streams), product(*self.choices.values())):
                 choices: dict[str, Any] = dict(zip(self.choices, chosen, strict=True))

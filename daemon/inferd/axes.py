@@ -31,7 +31,7 @@ class CpuKinds(Protocol):
 class Quantity:
     """An axis of whole numbers of 1 or more: those next to each other behave alike.
 
-    ``one`` and ``many`` describe a candidate, ``help`` says what is counted. Where there is a ``property`` a change
+    ``one`` and ``many`` describe a candidate, ``help`` explains its flag. Where there is a ``property`` a change
     needs a compile, and the device ``families`` know it.
     """
 
@@ -121,7 +121,7 @@ class AxisValues:
             Quantity(
                 one="{} stream",
                 many="{} streams",
-                help="Streams",
+                help="Streams to serve with",
                 property="NUM_STREAMS",
                 # By its documentation an NPU's NUM_STREAMS sizes host executors, or is read-only.
                 families=frozenset({"CPU", "GPU"}),
@@ -134,7 +134,7 @@ class AxisValues:
             Quantity(
                 one="{} thread",
                 many="{} threads",
-                help="CPU threads",
+                help="CPU threads to serve with",
                 property="INFERENCE_NUM_THREADS",
                 families=_CPU,
                 setting="threads",
@@ -142,10 +142,14 @@ class AxisValues:
         )
     )
     requests: int = field(
-        metadata=_row(Quantity(one="{} request", many="{} requests", help="Infer requests", setting="infer_requests"))
+        metadata=_row(
+            Quantity(
+                one="{} request", many="{} requests", help="Infer requests to serve with", setting="infer_requests"
+            )
+        )
     )
     batch: int = field(
-        default=1, metadata=_row(Quantity(one="batch {}", many="batch {}", help="Largest batch, in rows,"))
+        default=1, metadata=_row(Quantity(one="batch {}", many="batch {}", help="Largest batch to serve with, in rows"))
     )
     pinning: bool | None = field(
         default=None,

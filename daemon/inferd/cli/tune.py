@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
         if name == "pin":
             for quantity, counted in QUANTITIES.items():
-                command.add_argument(f"--{quantity}", type=int, metavar="INTEGER", help=f"{counted.help} to serve with")
+                command.add_argument(f"--{quantity}", type=int, metavar="INTEGER", help=counted.help)
             for choice, chosen in CHOICES.items():
                 flag = f"--{choice.replace('_', '-')}"
                 command.add_argument(flag, choices=tuple(chosen.words), help=chosen.help.removesuffix("."))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from inferd import logs
-from inferd.axes import Value, placement_of
+from inferd.axes import Value
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
 from inferd.engine.model import Engine
@@ -115,7 +115,7 @@ class ProbeProcess:
 
     def _answered(self, candidate: Candidate | None, question: object) -> object:
         """The answer to ``question``, or in words why there is none."""
-        placement = placement_of(candidate) if candidate is not None else None
+        placement = placement_of(candidate)
         try:
             with self._lock:
                 if self._killed:
@@ -130,6 +130,11 @@ class ProbeProcess:
             if lost is not None:
                 lost.close()
             return str(gone)
+
+
+def placement_of(candidate: Candidate | None) -> tuple[Value, ...] | None:
+    """What decides on which CPUs threads run; None for what no candidate is about."""
+    return None if candidate is None else candidate.placement
 
 
 class _ChildLost(Exception):

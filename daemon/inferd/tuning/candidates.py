@@ -9,7 +9,17 @@ from math import log
 from operator import attrgetter
 from typing import Any
 
-from inferd.axes import AXES, CHOICES, DEVICE_CHOICES, QUANTITIES, AxisValues, ExecutionPath, Value, compile_key_of
+from inferd.axes import (
+    AXES,
+    CHOICES,
+    DEVICE_CHOICES,
+    QUANTITIES,
+    AxisValues,
+    ExecutionPath,
+    Value,
+    compile_key_of,
+    placement_of,
+)
 
 # One base for each axis: numbers without a common divisor spread points evenly.
 _BASES = tuple(n for n in range(2, 200) if all(n % d for d in range(2, n)))[: len(AXES)]
@@ -40,6 +50,11 @@ class Candidate(AxisValues):
     def compile_key(self) -> CompileKey:
         """What needs a compile or an import; the rest is free to change."""
         return compile_key_of(self)
+
+    @property
+    def placement(self) -> tuple[Value, ...]:
+        """What decides on which CPUs threads run."""
+        return placement_of(self)
 
     @property
     def effort(self) -> tuple[int, int, int]:

@@ -99,7 +99,7 @@ def _repository(root: Path, options: argparse.Namespace) -> Path:
     shutil.copyfile(options.models / MODEL / "1" / "model.onnx", file)
     (root / MODEL / "model.toml").write_text(
         "[batching]\nmax_size = 64\n\n"
-        f"[sequences]\nmax_live = 1024\nidle_timeout = {options.idle_timeout}\n\n"
+        f"[sequences]\nmax_active = 1024\nidle_timeout = {options.idle_timeout}\n\n"
         '[sequences.state.state]\noutput = "stateN"\nbatch_axis = 1\n'
     )
     return file

@@ -87,6 +87,7 @@ HOMES = {
 }
 # What decides knows no clock, no loop and no disk: whole packages, and modules that decide next to those that act.
 PURE = {
+    "axes",
     "bench",
     "errors",
     "fair_share",

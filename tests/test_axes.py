@@ -18,7 +18,7 @@ ROW = """
     denormals: bool | None = field(
         default=None,
         metadata=_row(
-            Choice(
+            ChoiceAxis(
                 words={"zero": True, "kept": False},
                 help="Whether denormal numbers are taken for 0.",
                 texts={True: "denormals 0", False: "denormals kept"},

@@ -2,7 +2,7 @@
 
 Everything else iterates over this table: settings, the properties a model is compiled with and what it reads back,
 what may be tuned, the search, profiles, the Tuner service, the command line. A new device axis is one more field of
-:class:`AxisValues`, after ``batch`` and before ``path``, with its :class:`Choice`.
+:class:`AxisValues`, after ``batch`` and before ``path``, with its :class:`ChoiceAxis`.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class CpuKinds(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantity:
+class CountAxis:
     """An axis of whole numbers of 1 or more: those next to each other behave alike.
 
     ``one`` and ``many`` describe a candidate, ``help`` explains its flag. Where there is a ``property`` a change
@@ -53,7 +53,7 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ChoiceAxis:
     """An axis of values without an order.
 
     ``words`` are the settings' words for its values, next to "auto", which leaves it to the device. ``help`` says what
@@ -105,7 +105,7 @@ _SWITCH = {"on": True, "off": False}
 _CPU = frozenset({"CPU"})
 
 
-def _row(axis: Quantity | Choice) -> dict[str, Quantity | Choice]:
+def _row(axis: CountAxis | ChoiceAxis) -> dict[str, CountAxis | ChoiceAxis]:
     return {"axis": axis}
 
 
@@ -118,7 +118,7 @@ class AxisValues:
 
     streams: int = field(
         metadata=_row(
-            Quantity(
+            CountAxis(
                 one="{} stream",
                 many="{} streams",
                 help="Streams to serve with",
@@ -131,7 +131,7 @@ class AxisValues:
     )
     threads: int = field(
         metadata=_row(
-            Quantity(
+            CountAxis(
                 one="{} thread",
                 many="{} threads",
                 help="CPU threads to serve with",
@@ -143,18 +143,19 @@ class AxisValues:
     )
     requests: int = field(
         metadata=_row(
-            Quantity(
+            CountAxis(
                 one="{} request", many="{} requests", help="Infer requests to serve with", setting="infer_requests"
             )
         )
     )
     batch: int = field(
-        default=1, metadata=_row(Quantity(one="batch {}", many="batch {}", help="Largest batch to serve with, in rows"))
+        default=1,
+        metadata=_row(CountAxis(one="batch {}", many="batch {}", help="Largest batch to serve with, in rows")),
     )
     pinning: bool | None = field(
         default=None,
         metadata=_row(
-            Choice(
+            ChoiceAxis(
                 words=_SWITCH,
                 help="Whether CPU threads stay on one CPU each.",
                 texts={True: "pinned", False: "not pinned"},
@@ -174,7 +175,7 @@ class AxisValues:
     hyper_threading: bool | None = field(
         default=None,
         metadata=_row(
-            Choice(
+            ChoiceAxis(
                 words=_SWITCH,
                 help="Whether two CPU threads may share a core that has two hardware threads.",
                 texts={True: "with hyper-threading", False: "no hyper-threading"},
@@ -190,7 +191,7 @@ class AxisValues:
     core_type: str | None = field(
         default=None,
         metadata=_row(
-            Choice(
+            ChoiceAxis(
                 words={"any": "any", "performance": "performance", "efficient": "efficient"},
                 help="Which cores CPU threads run on, where the CPU has both kinds.",
                 texts={kind: f"cores {kind}" for kind in ("any", "performance", "efficient")},
@@ -207,7 +208,7 @@ class AxisValues:
     path: ExecutionPath = field(
         default="async",
         metadata=_row(
-            Choice(
+            ChoiceAxis(
                 words={"async": "async", "sync": "sync"},
                 help="How to start runs.",
                 texts={"async": "async", "sync": "sync"},
@@ -218,9 +219,9 @@ class AxisValues:
     )
 
 
-AXES: dict[str, Quantity | Choice] = {f.name: f.metadata["axis"] for f in fields(AxisValues)}
-QUANTITIES = {name: axis for name, axis in AXES.items() if isinstance(axis, Quantity)}
-CHOICES = {name: axis for name, axis in AXES.items() if isinstance(axis, Choice)}
+AXES: dict[str, CountAxis | ChoiceAxis] = {f.name: f.metadata["axis"] for f in fields(AxisValues)}
+QUANTITIES = {name: axis for name, axis in AXES.items() if isinstance(axis, CountAxis)}
+CHOICES = {name: axis for name, axis in AXES.items() if isinstance(axis, ChoiceAxis)}
 # The choices that a device is given when a model is compiled.
 DEVICE_CHOICES = {name: axis for name, axis in CHOICES.items() if axis.property}
 

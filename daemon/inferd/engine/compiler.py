@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
-from inferd.axes import AXES, Choice
+from inferd.axes import AXES, ChoiceAxis
 from inferd.engine import device as devices
 from inferd.engine import state
 from inferd.engine.cache import BlobCache, blob_key
@@ -21,7 +21,7 @@ log = structlog.get_logger("inferd.engine")
 
 # One blob serves every setting of these: importing it honours new values (OpenVINO facts 10 and 27).
 _TUNABLE = {"PERFORMANCE_HINT"} | {
-    axis.property for axis in AXES.values() if axis.property and not (isinstance(axis, Choice) and axis.in_blob)
+    axis.property for axis in AXES.values() if axis.property and not (isinstance(axis, ChoiceAxis) and axis.in_blob)
 }
 
 

@@ -42,8 +42,8 @@ QUIET = 6.0
 LONGEST = 30.0
 """Seconds the load goes on at most in a round; what is due after the end of a round is not counted."""
 SETTINGS = (
-    pb.Settings(streams=1, threads=2, requests=2, pinning=True),
-    pb.Settings(streams=2, threads=2, requests=2, pinning=True),
+    pb.Settings(streams=1, threads=2, requests=2, choices={"pinning": "on"}),
+    pb.Settings(streams=2, threads=2, requests=2, choices={"pinning": "on"}),
 )
 
 

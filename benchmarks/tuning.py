@@ -201,7 +201,7 @@ def _objective(
 
         # What is left for the process to start and to end comes off the search's own time.
         budget = TIME_BAR * sweep_seconds - 2.0
-        outcome = tune(Search(work.space, goal, work.seeds, budget), measure, budget)
+        outcome = tune(Search(work.space, goal, work.seeds, budget=budget), measure, budget)
         search_seconds = time.monotonic() - begun
         if outcome.winner is None:
             raise SystemExit(f"{work.source.name}: {outcome.reason}")

@@ -11,7 +11,7 @@ import pytest
 
 from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.dispatch_pool import DispatchPool
-from inferd.engine.pool import Pool
+from inferd.engine.pool import Pool, Rebuilding
 from inferd.engine.slot import SlotFactory
 from inferd.errors import Cancelled, DeadlinePassed, FailsTooOften, InferenceFailed, InvalidRequest, ModelUnavailable
 from inferd.requests import Observation
@@ -36,7 +36,7 @@ class Fragile:
         self.may_rebuild = threading.Event()
         self.may_rebuild.set()
         self.problem = ""
-        self.pool = Pool("CPU", size, self._on_another(), "model", rebuild=self._rebuild, rebuild_ns=rebuild_ns)
+        self.pool = Pool("CPU", size, self._on_another(), model="model", rebuild=Rebuilding(self._rebuild, rebuild_ns))
         # Four rows take as long as one.
         dispatch_pools = [DispatchPool(self.pool, [(1, 1e6), (4, 1e6)])]
         rules = rules or SchedulerRules(ROOM)

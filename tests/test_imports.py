@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "inferd"
 
 # Package = layer: each package and each module at the top has one row, and its imports of ours point to lower ones.
 ROWS = {
+    "axes": 0,
     "errors": 0,
     "fair_share": 0,
     "lifecycle": 0,
@@ -88,6 +89,7 @@ HOMES = {
 }
 # What decides knows no clock, no loop and no disk: whole packages, and modules that decide next to those that act.
 PURE = {
+    "axes",
     "bench",
     "errors",
     "fair_share",

@@ -14,11 +14,10 @@ import structlog
 from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.deployment.loader import CatalogLimits
-from inferd.engine.cache import BlobCache
-from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.cpu_budget import cpu_threads
 from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
-from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
+from inferd.engine.preflight import PreflightLimits
 from inferd.errors import UnknownModel
 from inferd.exposition.devices import DeviceCollector
 from inferd.exposition.exporter import Exporter, Pages, registry_of
@@ -56,8 +55,11 @@ from inferd.supervision.restart import Restarter
 from inferd.systemd.notifier import SystemdNotifier
 from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.tracing.sampling import Tracer
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profiles
-from inferd.tuner.tuner import Tuner, TunerRules
+from inferd.tuner.records import TuningRecords
+from inferd.tuner.rules import TunerRules
+from inferd.tuner.tuner import Tuner
 from inferd.workers.report_socket import Reports, ReportServer
 from inferd.workers.worker_identity import WorkerIdentity
 
@@ -76,25 +78,6 @@ class ExitOutcome:
 
     abrupt: bool
     restart: bool = False
-
-
-def cpu_threads(settings: Settings) -> int:
-    """How many threads CPU inference gets: never more than this process may use."""
-    budget = cpu_budget().threads
-    return min(settings.cpu_threads or budget, budget)
-
-
-def engine_of(settings: Settings) -> Engine:
-    """The engine ``settings`` ask for."""
-    threads, cache = cpu_threads(settings), BlobCache(settings.cache_dir, settings.cache_max_bytes)
-    if settings.preflight == "off":
-        return Engine(threads, cache)
-    return Engine(threads, cache, Preflight(cache, _preflight_limits(settings)))
-
-
-def _preflight_limits(settings: Settings) -> PreflightLimits:
-    memory = memory_allowed(settings.preflight_memory_bytes)
-    return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
 class App:
@@ -120,19 +103,9 @@ class App:
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         self._credentials = Credentials.of(settings)
-        self._engine = engine = engine_of(settings)
-        self._tuner = Tuner(
-            TunerRules(
-                settings.tuning,
-                settings.tuning_budget,
-                cpu_threads(settings),
-                settings.cache_dir,
-                settings.cache_max_bytes,
-            ),
-            engine,
-            Profiles(settings.profile_dir),
-            on_stored=fanout.load if fanout is not None else lambda _: None,
-        )
+        self._engine = engine = Engine.of(settings)
+        on_stored = fanout.load if fanout is not None else lambda _: None
+        tunings = TuningRecords(engine, Profiles(settings.profile_dir), on_stored=on_stored)
         self._repository = Repository.of(settings)
         self._catalog = Catalog(
             self._repository,
@@ -140,11 +113,13 @@ class App:
             CatalogLimits.of(settings, cpu_threads(settings)),
             observe=self._observe,
             changed=self._changed,
-            tuned=self._tuner.tuned,
+            tuned=tunings.tuned,
         )
+        self._tuner = Tuner(TunerRules.of(settings), tunings, self._catalog)
         self._reloader = Reloader(settings, self._catalog, read=read or (lambda: settings), take=self._apply_settings)
         self._reloading: list[asyncio.Task[None]] = []
-        regions, accept_wait = RegionStore.of(settings), AcceptWait()
+        accept_wait = AcceptWait()
+        regions = RegionStore.of(settings)
         self._inference = Inference(
             self._catalog,
             self._lifecycle,
@@ -154,35 +129,21 @@ class App:
             shared_memory=regions,
             accept_wait=accept_wait,
         )
-        log_settings = {key: getattr(settings, key) for key in ("log_level", "log_format", "request_log")}
         self._server = Server(
-            Rpcs(
-                self._inference,
-                Metadata(
-                    self._catalog,
-                    self._lifecycle,
-                    self._recorder,
-                    log_settings=log_settings,
-                    shared_memory=regions is not None,
-                ),
-                RepositoryControl(self._catalog),
-                TunerControl(self._tuner, self._catalog),
-                regions,
-            ),
+            self._rpcs(regions),
             ServerSettings.of(settings),
             self._observe,
             credentials=self._credentials,
             fanout=fanout,
             accept_wait=accept_wait,
         )
-        devices = engine.device_status
-        self._device_probe = DeviceProbe(_preflight_limits(settings))
         sender = NotifySender()
         watchdog = watchdog_seconds() if sender.enabled else None
         liveness = LivenessRules.within(watchdog) if watchdog is not None else None
+        self._device_probe = DeviceProbe(PreflightLimits.of(settings))
         self._health = HealthMonitor(
             self._catalog,
-            devices.present,
+            engine.device_status.present,
             MonitorRules.of(settings, liveness),
             restarter=Restarter.of(settings, self._device_probe.unusable, self._restart_for),
             inline_runs=InlineRuns(self._catalog, free=self._tuner.may_change_path, told=self._tuner.path_changed),
@@ -195,31 +156,51 @@ class App:
             silent=self._health.silent,
         )
         self._lag = LagMonitor()
-        snapshotter = Snapshotter(
-            self._lifecycle,
-            ModelSources(self._catalog, self._tuner, self._health),
-            CountSources(
-                self._recorder, lambda: self._inference.open_calls, self._reloader.counts, engine.cache_lookups
-            ),
-        )
-        collectors = (
-            self._recorder,
-            SnapshotCollector(snapshotter.snapshot),
-            HostCollector(cpu_threads(settings)),
-            self._lag,
-            AcceptWaitCollector(self._server.accept_waits),
-            DeviceCollector(snapshotter.devices, devices.present, devices.memory),
-            SecurityCollector(self._credentials),
-            *([TritonCollector(snapshotter.statistics)] if settings.triton_metrics else []),
-        )
+        snapshotter = self._snapshotter()
         self._status = Status(snapshotter.snapshot)
-        registry = registry_of(collectors)
-        self._exporter: Exporter | ReportServer
-        if identity is not None:
-            self._exporter = ReportServer(identity.socket("reports"), _worker_answers(snapshotter, Scrape(registry)))
-        else:
-            pages = Pages(registry, snapshotter.readiness, self._status)
-            self._exporter = Exporter.of(settings, pages, self._credentials)
+        self._exporter = self._exporter_of(snapshotter)
+
+    def _rpcs(self, regions: RegionStore | None) -> Rpcs:
+        """What clients may ask for."""
+        log_settings = {key: getattr(self._settings, key) for key in ("log_level", "log_format", "request_log")}
+        metadata = Metadata(
+            self._catalog,
+            self._lifecycle,
+            self._recorder,
+            log_settings=log_settings,
+            shared_memory=regions is not None,
+        )
+        control = RepositoryControl(self._catalog)
+        return Rpcs(self._inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
+
+    def _snapshotter(self) -> Snapshotter:
+        """What reads off every part how it is."""
+        models = ModelSources(self._catalog, self._tuner, self._health)
+        calls, reloads = lambda: self._inference.open_calls, self._reloader.counts
+        return Snapshotter(
+            self._lifecycle, models, CountSources(self._recorder, calls, reloads, self._engine.cache_lookups)
+        )
+
+    def _exporter_of(self, snapshotter: Snapshotter) -> Exporter | ReportServer:
+        """The metrics port, or a worker's reports to its supervisor."""
+        devices = self._engine.device_status
+        registry = registry_of(
+            (
+                self._recorder,
+                SnapshotCollector(snapshotter.snapshot),
+                HostCollector(cpu_threads(self._settings)),
+                self._lag,
+                AcceptWaitCollector(self._server.accept_waits),
+                DeviceCollector(snapshotter.devices, devices.present, devices.memory),
+                SecurityCollector(self._credentials),
+                *([TritonCollector(snapshotter.statistics)] if self._settings.triton_metrics else []),
+            )
+        )
+        if self._identity is not None:
+            reports = self._identity.socket("reports")
+            return ReportServer(reports, _worker_answers(snapshotter, Scrape(registry)))
+        pages = Pages(registry, snapshotter.readiness, self._status)
+        return Exporter.of(self._settings, pages, self._credentials)
 
     async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""
@@ -284,7 +265,7 @@ class App:
         # From here on a worker is told itself what the others are told; this is for what came a moment before.
         await self._unload_as_others()
         # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
-        self._tuner.start(self._catalog)
+        self._tuner.start()
         self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
         if self._settings.repository_poll_interval:
             watching = self._reloader.watch(watch, self._settings.repository_poll_interval)
@@ -386,7 +367,7 @@ class App:
         objectives = {(s.name, str(s.version)): deployment.config.objective.latency_slo for s, deployment in present}
         if dropped := self._recorder.follow(objectives):
             # What others count goes with it: shown again, it would be taken for more.
-            for counting in (self._catalog, self._health, self._tuner):
+            for counting in (self._catalog, self._health, self._tuner.records):
                 counting.forget(dropped)
         await self._server.show_health(self._catalog, self._lifecycle)
 

@@ -96,7 +96,7 @@ class Dispatcher:
             model.name, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
         )
         labels: dict[str, object] = {"model": model.name, "version": model.version}
-        self._recovery = Recovery(labels, self._pools, self.scheduler, model.shapes)
+        self._recovery = Recovery(labels, self._pools, self.scheduler, shapes=model.shapes)
         self._sweeps = self._recovery.sweeps
         self._hung_slots = HungSlots(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None

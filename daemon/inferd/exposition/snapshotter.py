@@ -132,7 +132,7 @@ class Snapshotter:
                 gain=record.gain,
                 text=without_host_paths(_tuning_text(record)),
             )
-            for record in self._tuner.records()
+            for record in self._tuner.records.all()
             if record.phase is not TuningPhase.UNTUNABLE
         }
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from inferd.deployment.settings import rules_of
 from inferd.dispatcher import DispatchedModel, Dispatcher
@@ -62,6 +62,7 @@ class Probe:
         engine: Engine,
         source: ModelSource,
         window_seconds: float,
+        *,
         samples: Sequence[Sequence[Tensor]] = (),
         companions: Sequence[ModelSource] = (),
     ) -> None:
@@ -177,20 +178,17 @@ async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
 
 def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
     """``candidate`` as the device really took it; what was left to the device, or what it does not tell, stays."""
+    told: dict[str, Any] = {
+        axis: value
+        for axis, value in seen.choices.items()
+        if value is not None and getattr(candidate, axis) is not None
+    }
     return replace(
         candidate,
         streams=seen.streams or candidate.streams,
         threads=seen.threads or candidate.threads,
         requests=requests,
-        pinning=candidate.pinning if candidate.pinning is None or seen.pinning is None else seen.pinning,
-        hyper_threading=(
-            candidate.hyper_threading
-            if candidate.hyper_threading is None or seen.hyper_threading is None
-            else seen.hyper_threading
-        ),
-        core_type=candidate.core_type
-        if "unknown" in (candidate.core_type or "unknown", seen.core_type)
-        else seen.core_type,
+        **told,
     )
 
 

@@ -141,13 +141,7 @@ class App:
         watchdog = watchdog_seconds() if sender.enabled else None
         liveness = LivenessRules.within(watchdog) if watchdog is not None else None
         self._device_probe = DeviceProbe(PreflightLimits.of(settings))
-        self._health = HealthMonitor(
-            self._catalog,
-            engine.device_status.present,
-            MonitorRules.of(settings, liveness),
-            restarter=Restarter.of(settings, self._device_probe.unusable, self._restart_for),
-            inline_runs=InlineRuns(self._catalog, free=self._tuner.may_change_path, told=self._tuner.path_changed),
-        )
+        self._health = self._health_monitor(liveness)
         self._systemd = SystemdNotifier(
             sender,
             self._lifecycle,
@@ -172,6 +166,16 @@ class App:
         )
         control = RepositoryControl(self._catalog)
         return Rpcs(self._inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
+
+    def _health_monitor(self, liveness: LivenessRules | None) -> HealthMonitor:
+        """What watches versions and devices, for readiness and for the watchdog."""
+        return HealthMonitor(
+            self._catalog,
+            self._engine.device_status.present,
+            MonitorRules.of(self._settings, liveness),
+            restarter=Restarter.of(self._settings, self._device_probe.unusable, self._restart_for),
+            inline_runs=InlineRuns(self._catalog, free=self._tuner.may_change_path, told=self._tuner.path_changed),
+        )
 
     def _snapshotter(self) -> Snapshotter:
         """What reads off every part how it is."""

@@ -323,7 +323,7 @@ async def test_shapes_that_failed_are_the_clients_own_mistake(tmp_path: Path) ->
 @on_loop
 async def test_the_state_of_other_sequences_outlives_the_renewal(tmp_path: Path) -> None:
     """Its slot holds it, and all slots are others after."""
-    pool = load(models.growing(), tmp_path, "[sequences]\nmax_live = 2\n[execution]\nstreams = 1").pools[0].pool
+    pool = load(models.growing(), tmp_path, "[sequences]\nmax_active = 2\n[execution]\nstreams = 1").pools[0].pool
     one = [models.tensor([[1.0, 2.0]])]
     for fresh in (True, False):
         pool.start(0, [one], fresh=fresh)

@@ -33,8 +33,7 @@ from inferd.exposition.snapshotter import Snapshotter
 from inferd.exposition.state import StateCollector
 from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
-from inferd.health.health import HealthRules
-from inferd.health.restart_policy import RestartPolicy, RestartRules
+from inferd.health.liveness import LivenessRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
@@ -51,14 +50,13 @@ from inferd.rpc.server import Rpcs, Server, ServerSettings
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
 from inferd.supervision.inline_runs import InlineRuns
-from inferd.supervision.monitor import HealthMonitor
+from inferd.supervision.monitor import HealthMonitor, MonitorRules
 from inferd.supervision.restart import Restarter
-from inferd.systemd.notify import NotifySender, runs_as_service, watchdog_seconds
-from inferd.systemd.systemd_notifier import SystemdNotifier
+from inferd.systemd.notifier import SystemdNotifier
+from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.tracing.sampling import Tracer
 from inferd.tuner.profile import Profiles
 from inferd.tuner.tuner import Tuner, TunerRules
@@ -141,17 +139,12 @@ class App:
         self._catalog = Catalog(
             self._repository,
             engine,
-            CatalogLimits(
-                QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
-                settings.load_parallelism,
-                settings.drain_timeout,
-                cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
-            ),
-            self._observe,
-            self._changed,
-            self._tuner.tuned,
+            CatalogLimits.of(settings, cpu_threads(settings)),
+            observe=self._observe,
+            changed=self._changed,
+            tuned=self._tuner.tuned,
         )
-        self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
+        self._reloader = Reloader(settings, self._catalog, read=read or (lambda: settings), take=self._apply_settings)
         self._reloading: list[asyncio.Task[None]] = []
         regions, accept_wait = RegionStore.of(settings), AcceptWait()
         self._inference = Inference(
@@ -184,19 +177,24 @@ class App:
             fanout=fanout,
             accept_wait=accept_wait,
         )
-        self._systemd = SystemdNotifier(NotifySender(), watchdog_seconds(), self._catalog, self._lifecycle)
         devices = engine.device_status
         self._device_probe = DeviceProbe(_preflight_limits(settings))
-        may_restart = settings.restart_on_device_loss != "off" and runs_as_service()
-        rules = RestartRules(always=settings.restart_on_device_loss == "always")
+        sender = NotifySender()
+        watchdog = watchdog_seconds() if sender.enabled else None
+        liveness = LivenessRules.within(watchdog) if watchdog is not None else None
         self._health = HealthMonitor(
             self._catalog,
             devices.present,
-            HealthRules(probe_interval=settings.probe_interval),
-            restarter=Restarter(RestartPolicy(rules, time.monotonic()), self._device_probe.unusable, self._restart_for)
-            if may_restart
-            else None,
-            inline_runs=InlineRuns(self._catalog, self._tuner.may_change_path, self._tuner.path_changed),
+            MonitorRules.of(settings, liveness),
+            restarter=Restarter.of(settings, self._device_probe.unusable, self._restart_for),
+            inline_runs=InlineRuns(self._catalog, free=self._tuner.may_change_path, told=self._tuner.path_changed),
+        )
+        self._systemd = SystemdNotifier(
+            sender,
+            self._lifecycle,
+            liveness,
+            wanted=lambda: (entry.state for entry in self._catalog.index() if entry.desired),
+            silent=self._health.silent,
         )
         self._lag = LagMonitor()
         snapshotter = Snapshotter(

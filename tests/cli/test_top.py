@@ -238,7 +238,9 @@ def http_answer(status: str, body: str) -> bytes:
     return f"HTTP/1.0 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def test_once_in_a_pipe_is_one_plain_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_in_a_pipe_is_one_plain_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where the tests run may say how wide a terminal is; this is about a pipe that nothing limits.
+    monkeypatch.delenv("COLUMNS", raising=False)
     with serving(("small", HOSTILE)) as address:
         assert main(["top", "--once", "--metrics-address", address]) == 0
     out, err = capsys.readouterr()

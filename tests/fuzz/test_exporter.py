@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from inferd.exposition.exporter import Exporter, registry_of
 from inferd.exposition.status import Status
 from inferd.metrics.figures import ServerFigures
+from tests.effort import examples
 from tests.fuzz.mutation import mutated
 
-SOME = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

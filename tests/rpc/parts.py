@@ -55,8 +55,8 @@ class Parts:
             Repository(root),
             engine,
             CatalogLimits(QueueLimits(8, 1 << 20), 1, 1.0),
-            observe,
-            unchanged,
+            observe=observe,
+            changed=unchanged,
         )
         self.inference = Inference(
             self.catalog,

@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import ModelUnavailable
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.probes import ProbeOutcome
 from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.rollout import synthetic_request
@@ -34,7 +34,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.seen: list[Observation] = []
         limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 30)
-        self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
+        self._catalog = Catalog(Repository(root), engine(), limits, observe=self.seen.append, changed=self._changed)
 
     async def _changed(self) -> None:
         """Nobody is to be told here."""

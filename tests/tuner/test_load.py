@@ -374,7 +374,7 @@ async def test_a_real_model_under_both_loads(tmp_path: Path) -> None:
 
 @on_loop
 async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
-    loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_live = 64")
+    loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_active = 64")
     async with RealBench(loaded, SPACIOUS) as bench:
         assert loaded.signature.stateful
         traffic = LoadGenerator(

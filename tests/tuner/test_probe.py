@@ -141,7 +141,7 @@ def test_without_samples_inputs_are_made_up_as_for_warm_up(tmp_path: Path, cache
 
 
 def test_a_model_that_keeps_its_state_is_measured_too(tmp_path: Path, cache: Path) -> None:
-    model = source(tmp_path, models.stateful(), "[sequences]\nmax_live = 64")
+    model = source(tmp_path, models.stateful(), "[sequences]\nmax_active = 64")
     candidate = replace(ONE, requests=2)
     with probing(model, cache) as probe:
         assert probe.measure(candidate, 2).failure is None

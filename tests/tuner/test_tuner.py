@@ -62,7 +62,12 @@ class Workshop:
         self.seen: list[Observation] = []
         limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
         self.catalog = Catalog(
-            Repository(folder / "repository"), engine, limits, self.seen.append, self._changed, self.tuner.tuned
+            Repository(folder / "repository"),
+            engine,
+            limits,
+            observe=self.seen.append,
+            changed=self._changed,
+            tuned=self.tuner.tuned,
         )
 
     async def _changed(self) -> None:

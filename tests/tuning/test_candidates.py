@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from inferd.tuning.candidates import AXES, Candidate, Space
+from tests.effort import examples
 from tests.tuning.surfaces import SPACES
 
 ONE = Candidate(streams=2, threads=4, requests=4, batch=8, pinning=True, core_type="performance", path="sync")
@@ -121,7 +122,7 @@ def test_whatever_lies_around_a_member_is_a_member(space: Space, data: st.DataOb
     assert all(map(space.contains, (*space.scouts(member), *space.spread(20))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(spaces())
 def test_every_member_can_be_reached_in_steps(space: Space) -> None:
     start = next(space.all())

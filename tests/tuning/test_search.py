@@ -16,6 +16,7 @@ from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Look, Search
+from tests.effort import examples
 from tests.tuning.surfaces import (
     FAMILIES,
     OBJECTIVES,
@@ -69,7 +70,7 @@ def finishes() -> list[Finish]:
         for family in FAMILIES
         for objective in OBJECTIVES
         for cores, many in HOW_MANY.items()
-        for number in range(many)
+        for number in range(examples(many))
     ]
 
 
@@ -156,7 +157,7 @@ def test_a_search_keeps_to_its_budget_but_for_the_seeds(which: tuple[str, str, i
     assert found.bench.spent <= max(budget, seeds) + 1e-6
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(SEARCHES)
 def test_the_same_measurements_make_the_same_search(which: tuple[str, str, int, int]) -> None:
     found = finish(*which)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.deployment.settings import rules_of
@@ -33,6 +34,16 @@ class CatalogLimits:
     # CPU threads to divide between the models, by weight; 0 where each may have all.
     split_threads: int = 0
 
+    @classmethod
+    def of(cls, settings: Settings, cpu_threads: int) -> "CatalogLimits":
+        """As ``settings`` have them, with so many threads for inference on the CPU."""
+        return cls(
+            QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
+            settings.load_parallelism,
+            settings.drain_timeout,
+            cpu_threads if settings.cpu_sharing == "split" else 0,
+        )
+
 
 class Loader:
     """Loads up to ``load_parallelism`` versions at a time. One that was let go of may be stuck: a run that does not
@@ -45,7 +56,7 @@ class Loader:
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
         self._unfreed: list[tuple[str, LoadedModel]] = []
-        # Nanoseconds of those that were let go of, and those that are there; replaced as one, as any thread may ask.
+        # Nanoseconds of versions that are gone, and the versions that are there; replaced as one: any thread may ask.
         self._work: dict[tuple[str, str], tuple[int, tuple[Dispatcher, ...]]] = {}
 
     async def load(

@@ -35,6 +35,7 @@ class InlineRuns:
     def __init__(
         self,
         catalog: Catalog,
+        *,
         free: Callable[[ModelVersion], bool] = lambda _: True,
         told: Callable[[ModelVersion, bool], None] = lambda _, __: None,
         most: float = MOST_NS,

@@ -28,7 +28,8 @@ from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, InvalidRequest, ModelUnavailable, RolloutRejected, UnknownModel, listed
 from inferd.lifecycle import ModelState
-from inferd.rollout.rollout import CandidateRollout
+from inferd.rollout.output_check import configuration_mismatch
+from inferd.rollout.rollout import Rollout
 from inferd.rollout.trial import STAGES, Stage, Trial
 from inferd.tensors import Tensor
 from inferd.tuner import conditions
@@ -346,15 +347,18 @@ class Tuner:
         self, catalog: Catalog, model_version: ModelVersion, source: ModelSource, candidate: Candidate
     ) -> tuple[TuningDecision, str]:
         objective = source.config.objective
-        rollout = CandidateRollout(
-            Trial(objective.latency_slo, objective.percentile, self._rules.stages), self._stopping
+        rollout = Rollout(
+            Trial(objective.latency_slo, objective.percentile, self._rules.stages),
+            self._stopping,
+            check=configuration_mismatch,
+            unready_reasons=lambda: ("", model_version.unready_reason),
         )
         try:
             await catalog.roll_out(model_version, configured(source.config, candidate), rollout.steer)
         except InferdError as error:
             return TuningDecision.FAILED, str(error)
-        # Every ending of a trial is one of a tuning, by the same name.
-        return TuningDecision(rollout.report.decision.value), rollout.report.why
+        # Every ending of a rollout is one of a tuning, by the same name.
+        return TuningDecision(rollout.result.decision.value), rollout.result.why
 
     def _finish(
         self, record: TuningRecord, decision: TuningDecision, reason: str, profile: Profile | None = None

@@ -42,7 +42,8 @@ class Case(NamedTuple):
 
 
 def told(network: "ov.Model", *targets: str, refused: bool = True) -> Signature:
-    return number_ranges.with_number_ranges(_signature(network, parse("", "m")), network, targets or ["CPU"], refused=refused)
+    signature = _signature(network, parse("", "m"))
+    return number_ranges.with_number_ranges(signature, network, targets or ["CPU"], refused=refused)
 
 
 def held(network: "ov.Model", *targets: str) -> Range | None:

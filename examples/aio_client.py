@@ -1,4 +1,4 @@
-"""Sends 32 requests at once from one event loop, and comes back to those that were refused when inferd says so.
+"""Sends 32 requests at once from one event loop, and retries refused ones when inferd says so.
 
     pip install grpcio grpcio-tools numpy
     make serve                                     # in another terminal

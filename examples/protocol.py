@@ -1,6 +1,6 @@
 """The protocol's messages and services, loaded from protos/ without generated files. Shared by the Python examples.
 
-A program of one's own that is shipped without grpcio-tools has them generated once instead:
+To ship a program without grpcio-tools, generate the modules once instead:
     python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. open_inference.proto model_config.proto
 """
 

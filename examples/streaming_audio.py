@@ -1,4 +1,4 @@
-"""Finds speech in a recording: frames of 32 ms over one stream, the state kept by inferd from frame to frame.
+"""Finds speech in a recording: frames of 32 ms over one stream. inferd keeps the state between frames.
 
     pip install grpcio grpcio-tools numpy
     make serve                                     # in another terminal
@@ -51,7 +51,7 @@ def requests(samples: np.ndarray) -> Iterator[messages.ModelInferRequest]:
 
 def main(target: str = "127.0.0.1:8001", path: str = "") -> None:
     samples = recording(path)
-    # Frames of a live recording go into this queue as they come; None ends the stream.
+    # Frames of a live recording go into this queue as they arrive; None ends the stream.
     outgoing: queue.SimpleQueue = queue.SimpleQueue()
     for request in requests(samples):
         outgoing.put(request)
@@ -60,7 +60,7 @@ def main(target: str = "127.0.0.1:8001", path: str = "") -> None:
         stub = services.GRPCInferenceServiceStub(channel)
         speech = []
         try:
-            # Answers come in the order of the requests.
+            # Responses arrive in the order of the requests.
             for answer in stub.ModelStreamInfer(iter(outgoing.get, None), timeout=60):
                 if answer.error_message:
                     sys.exit(answer.error_message)

@@ -1,4 +1,4 @@
-"""Asks magika what kind of text it is given: one unary call, with a deadline.
+"""Classifies a text with magika: one unary call, with a deadline.
 
     pip install grpcio grpcio-tools numpy
     make serve                                     # in another terminal

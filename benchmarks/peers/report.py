@@ -26,7 +26,7 @@ NAMES = {
     INFERD: "inferd",
     INFERD_MAPPED: "inferd, mapped",
     ECHO: "bare echo",
-    COMPUTING_ECHO: "echo that computes",
+    COMPUTING_ECHO: "computing echo",
     BENCHMARK_APP: "`benchmark_app`",
     "mlserver": "MLServer",
     "kserve": "KServe SDK",
@@ -38,7 +38,7 @@ NONE = "–"
 
 
 def between_marks(page: str, text: str) -> str:
-    """``page`` with ``text`` in place of what stands between its marks; raises ValueError where it has none."""
+    """``page`` with ``text`` between its marks; raises ValueError if it lacks them."""
     before, begun, rest = page.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not begun or not ended:
@@ -47,15 +47,15 @@ def between_marks(page: str, text: str) -> str:
 
 
 def markdown(results: Results, run: Mapping[str, Any]) -> str:
-    """All tables. ``run`` has what the command wrote besides the results."""
+    """All tables. ``run`` has the command's other output."""
     foreign = results.foreign()
     busy = f"; other processes took {foreign.middle:.2f} CPUs at the median of all loops" if foreign else ""
     parts = [
         f"Measured {run['measured']}: {run['rounds']} rounds of {run['seconds']:g} s a cell, {run['threads']} streams "
         f"of one thread each{busy}. Medians over rounds, (least–most).",
-        "![Answers a second of each server, for each model.](images/peers.png)",
-        "### What is promised",
-        _promises(bars(results)),
+        "![Responses a second of each server, for each model.](images/peers.png)",
+        "### Targets",
+        _targets(bars(results)),
     ]
     if found := shares(results):
         parts += ["### Where it goes", _WHERE, _shares(found)]
@@ -68,30 +68,30 @@ def markdown(results: Results, run: Mapping[str, Any]) -> str:
 
 
 def spread(value: Spread | None, scale: float = 1.0) -> str:
-    """Three figures of each."""
+    """Median, least and most, to three figures."""
     if value is None:
         return NONE
     middle, low, high = (_figure(number * scale) for number in (value.middle, value.low, value.high))
     return f"{middle} ({low}–{high})"
 
 
-def _promises(found: Iterable[Bar]) -> str:
+def _targets(found: Iterable[Bar]) -> str:
     verdict = {True: "met", False: "**missed**", None: "not measured"}
     rows = [(b.text, f"{'≥' if b.floor else '≤'} {b.limit:g}", spread(b.figure), verdict[b.met]) for b in found]
-    return _table(("figure", "bar", "measured", ""), rows)
+    return _table(("figure", "target", "measured", ""), rows)
 
 
-_WHERE = f"""CPU at {LOAD} in flight, of threads that compute and of all others, and the latency of one in flight."""
+_WHERE = f"""CPU at {LOAD} in flight, of computing threads and of all others, and the latency of one request."""
 
 
 def _shares(found: Iterable[Share]) -> str:
     heads = (
         "model",
-        "server, way",
-        "computing CPU of `benchmark_app`'s",
+        "server, mode",
+        "computing CPU relative to `benchmark_app`",
         "serving CPU, us",
-        "of the echo's that computes",
-        "p50 of one above `benchmark_app`'s, ms",
+        "relative to the computing echo",
+        "p50 of one request above `benchmark_app`'s, ms",
     )
     rows = [
         (
@@ -113,7 +113,7 @@ def _called(subject: Subject) -> str:
 
 def _about(results: Results, model: str, run: Mapping[str, Any]) -> str:
     sizes, objective = run["sizes"][model], results.objective(model)
-    text = f"{sizes['request']:,} bytes in a request, {sizes['answer']:,} in an answer"
+    text = f"{sizes['request']:,} bytes in a request, {sizes['answer']:,} in a response"
     if objective is None:
         return text + "."
     return f"{text}; the objective is p99 within {_figure(objective * 1000)} ms."
@@ -139,14 +139,14 @@ def _model(results: Results, model: str) -> str:
             )
         )
     heads = (
-        "server, way",
-        "p50 of one, ms",
-        "most answers/s",
-        "inferd's of it",
-        "answers/s within the objective",
-        "inferd's of it",
+        "server, mode",
+        "p50 of one request, ms",
+        "highest responses/s",
+        "inferd relative to it",
+        "responses/s within the objective",
+        "inferd relative to it",
         "server CPU, us",
-        "of `benchmark_app`'s",
+        "relative to `benchmark_app`",
         "client CPU, us",
         "errors",
     )

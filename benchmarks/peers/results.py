@@ -238,9 +238,9 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
     reference, echo = _REFERENCE, Subject(ECHO, UNARY)
     over = {
         "TCP": unary,
-        "shared memory that is copied": Subject(INFERD, SHARED_MEMORY),
-        "shared memory that is mapped": Subject(INFERD_MAPPED, SHARED_MEMORY),
-        "shared memory that is mapped, over a stream": mapped_stream,
+        "copied shared memory": Subject(INFERD, SHARED_MEMORY),
+        "mapped shared memory": Subject(INFERD_MAPPED, SHARED_MEMORY),
+        "mapped shared memory, over a stream": mapped_stream,
     }
 
     def cost(model: str, subject: Subject) -> Spread | None:
@@ -251,17 +251,17 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
             for name, subject in over.items():
                 limit = 0.90 if subject == unary else 0.95
                 rate = ratio(results.served(model, subject), results.best(model, reference))
-                text = f"{model}: throughput of benchmark_app's, the client's CPU given back, {name}"
+                text = f"{model}: throughput relative to benchmark_app, the client's CPU given back, {name}"
                 found.append(Bar(text, limit, True, rate))
-            text = f"{model}: server CPU an inference of benchmark_app's, TCP"
+            text = f"{model}: server CPU an inference relative to benchmark_app, TCP"
             found.append(Bar(text, 1.10, False, cost(model, unary)))
         if model == "squeezenet":
             for name, subject in over.items():
-                text, limit = f"{model}: server CPU an inference of", 1.35 if subject == unary else 1.10
-                found.append(Bar(f"{text} benchmark_app's, {name}", limit, False, cost(model, subject)))
+                text, limit = f"{model}: server CPU an inference relative to", 1.35 if subject == unary else 1.10
+                found.append(Bar(f"{text} benchmark_app, {name}", limit, False, cost(model, subject)))
                 # The same within one loop: what else the machine does between two changes it by more than serving does.
                 own = ratio(results.cost(model, subject), results.computing(model, subject))
-                found.append(Bar(f"{text} its own computing threads', {name}", limit, False, own))
+                found.append(Bar(f"{text} its own computing threads, {name}", limit, False, own))
         if model in small:
             found += _small(results, model, unary, stream, echo, reference)
         latencies = {"": unary, " over a stream": stream, " over a stream, shared memory": mapped_stream}
@@ -271,7 +271,7 @@ def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Ba
             found.append(Bar(text, 0.35, False, more))
         if peer := results.best_peer(model, results.goodput):
             times = ratio(results.goodput(model, unary), results.goodput(model, peer))
-            text = f"{model}: throughput within the objective of the best peer's ({peer.server})"
+            text = f"{model}: throughput within the objective, relative to the best peer ({peer.server})"
             found.append(Bar(text, 3.0, True, times))
     return found
 
@@ -285,18 +285,18 @@ def _small(
         # What remains is serving; the inference itself costs what it costs benchmark_app.
         computing = results.cost(model, reference)
         costs, streamed = difference(costs, computing), difference(streamed, computing)
-        what += " less benchmark_app's an inference,"
+        what += " minus benchmark_app's an inference"
     found = [
-        Bar(f"{model}: {what} of a bare echo's", 1.5, False, ratio(costs, results.cost(model, echo))),
-        Bar(f"{model}: {what} streamed of unary", 0.6, False, ratio(streamed, costs)),
+        Bar(f"{model}: {what}, relative to a bare echo", 1.5, False, ratio(costs, results.cost(model, echo))),
+        Bar(f"{model}: {what}, stream relative to unary", 0.6, False, ratio(streamed, costs)),
     ]
     if computes(model):
         # The same without a difference of two large numbers.
         serving, what = results.serving(model, unary), "CPU of serving threads an RPC"
         of_echo = ratio(serving, results.serving(model, Subject(COMPUTING_ECHO, UNARY)))
         of_unary = ratio(results.serving(model, stream), serving)
-        found.append(Bar(f"{model}: {what}, of an echo's that computes", 1.5, False, of_echo))
-        found.append(Bar(f"{model}: {what}, streamed of unary", 0.6, False, of_unary))
+        found.append(Bar(f"{model}: {what}, relative to the computing echo", 1.5, False, of_echo))
+        found.append(Bar(f"{model}: {what}, stream relative to unary", 0.6, False, of_unary))
     return found
 
 

@@ -1,4 +1,4 @@
-// Asks magika what kind of text it is given, from Node, with the protocol loaded from protos/.
+// Classifies a text with magika from Node, with the protocol loaded from protos/.
 //
 //     cd examples/node && npm install
 //     make serve                                  # in another terminal
@@ -9,7 +9,7 @@ const path = require("node:path");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
-// Where this file is run from another folder, ROOT names the repository.
+// To run this file from another folder, set ROOT to the repository.
 const ROOT = process.env.ROOT ?? path.join(__dirname, "../..");
 const LABELS = path.join(ROOT, "models/magika/config.min.json"); // fetched by `make serve`
 const TEXT = Buffer.from('import os\n\n\ndef main():\n    print(os.environ["HOME"])\n');

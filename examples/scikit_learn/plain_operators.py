@@ -1,8 +1,8 @@
-"""Rewrites what scikit-learn models export (domain ai.onnx.ml) into plain ONNX operators, which OpenVINO runs.
+"""Rewrites exported scikit-learn models (domain ai.onnx.ml) with plain ONNX operators, which OpenVINO runs.
 
     python plain_operators.py exported.onnx model.onnx [OUTPUT ...]
 
-Keeps the outputs named, or all. docs/scikit-learn.md says which estimators need this and which have no way.
+Keeps the named outputs, or all. docs/scikit-learn.md lists the estimators that need this, and those that can't run.
 Needs onnx and numpy. As a library: ``plain(model, outputs)`` returns the new model, or raises ValueError.
 """
 
@@ -20,7 +20,7 @@ Attributes = Mapping[str, Any]
 
 
 class Rewrite:
-    """Collects the nodes and constants that take the place of one node."""
+    """Collects the nodes and constants that replace one node."""
 
     def __init__(self, prefix: str, vectors: frozenset[str]) -> None:
         self.nodes: list[NodeProto] = []
@@ -89,7 +89,7 @@ def tree_classifier(node: NodeProto, given: Attributes, to: Rewrite) -> None:
 
 
 def _trees(node: NodeProto, given: Attributes, to: Rewrite, kind: str, columns: int) -> tuple[str, int]:
-    """The sum of what all trees say, [rows, columns], and how many trees there are.
+    """The sum of all trees' outputs, [rows, columns], and the number of trees.
 
     Each tree is two small matrices: which splits lie above a leaf and on which side, and what the leaf says. A row
     is in the leaf whose splits it all takes. Trees are padded to the size of the largest.
@@ -172,7 +172,7 @@ def _needed(model: onnx.ModelProto, outputs: Sequence[str]) -> list[NodeProto]:
 
 
 def plain(model: onnx.ModelProto, outputs: Sequence[str] = ()) -> onnx.ModelProto:
-    """``model`` without ai.onnx.ml, and with ``outputs`` alone where any are named."""
+    """``model`` without ai.onnx.ml; with ``outputs`` alone if any are named."""
     kept = list(outputs) or [value.name for value in model.graph.output]
     if unknown := set(kept) - {value.name for value in model.graph.output}:
         raise ValueError(f"no output is called {', '.join(sorted(unknown))}")

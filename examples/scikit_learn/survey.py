@@ -1,9 +1,9 @@
-"""Which exports of skl2onnx OpenVINO runs, and by which of three ways; prints the table of docs/scikit-learn.md.
+"""Finds the skl2onnx exports that OpenVINO runs, by three ways; prints the table of docs/scikit-learn.md.
 
     pip install scikit-learn skl2onnx onnxruntime openvino==VERSION
-    python survey.py [FOLDER]      # with FOLDER, also writes what runs there, as a model repository
+    python survey.py [FOLDER]      # with FOLDER, also writes the models that run, as a model repository
 
-A way counts where OpenVINO gives what ONNX Runtime gives for the model as exported, to a thousandth.
+A way counts if OpenVINO's outputs match those of ONNX Runtime for the exported model, to a thousandth.
 """
 
 import sys
@@ -41,9 +41,9 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
-# skl2onnx writes these four in plain operators when they are forbidden; it has no other way for the rest.
+# If these four are forbidden, skl2onnx uses plain operators; it has no alternative for the others.
 AVOIDABLE = {"LinearClassifier", "LinearRegressor", "Scaler", "Normalizer"}
-# Opset 13 to 17 has a ReduceLogSumExp that OpenVINO reads wrongly.
+# OpenVINO misreads the ReduceLogSumExp of opset 13 to 17.
 OPSET = {"": 18, "ai.onnx.ml": 3}
 
 INTEGERS = [("x", Int64TensorType([None, 1]))]
@@ -95,7 +95,7 @@ OTHERS = [
 
 
 def cases() -> Iterator[tuple[str, Any, Any, Any, Any]]:
-    """Family, estimator, what it is trained on, the inputs' types."""
+    """Family, estimator, training data, types of the inputs."""
     for family, *estimators in CLASSIFIERS:
         yield from (("classifier, " + family, e, X, Y, FLOATS) for e in estimators)
     yield "classifier, Gaussian process", GaussianProcessClassifier(), X, (Y == 1).astype(int), FLOATS
@@ -114,12 +114,12 @@ def cases() -> Iterator[tuple[str, Any, Any, Any, Any]]:
 def exported(estimator: Any, types: Any, **how: Any) -> onnx.ModelProto:
     try:
         return skl2onnx.to_onnx(estimator, initial_types=types, options={"zipmap": False}, **how)
-    except NameError:  # an estimator without that option
+    except NameError:  # an estimator without this option
         return skl2onnx.to_onnx(estimator, initial_types=types, **how)
 
 
 def kept(model: onnx.ModelProto) -> list[str]:
-    """The probabilities of a classifier alone, all outputs of anything else."""
+    """Only the probabilities of a classifier, all outputs of other models."""
     names = [value.name for value in model.graph.output]
     return [name for name in names if name == "probabilities"] or names
 
@@ -147,13 +147,13 @@ def difference(model: onnx.ModelProto, expected: dict[str, Any], rows: Any) -> f
 
 
 def way(estimator: Any, rows: Any, types: Any) -> tuple[str, str, onnx.ModelProto | None]:
-    """The first way that gives the right answers, or "none" and why."""
+    """The first way that gives the right results, or "none" and the reason."""
     try:
         first = exported(estimator, types)
     except Exception:
         first = None
     try:
-        # Newer versions of ai.onnx.ml than the converters know are refused by themselves.
+        # skl2onnx refuses versions of ai.onnx.ml that its converters don't know.
         first = first or exported(estimator, types, target_opset=OPSET)
         session = onnxruntime.InferenceSession(first.SerializeToString(), providers=["CPUExecutionProvider"])
         expected = dict(zip([o.name for o in session.get_outputs()], session.run(None, {"x": rows}), strict=True))

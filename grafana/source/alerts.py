@@ -1,11 +1,11 @@
-"""What is wrong whatever the objectives are: grafana/prometheus/alerts.rules.yml."""
+"""Alerts that do not depend on objectives: grafana/prometheus/alerts.rules.yml."""
 
 from grafana.source.rulefile import Alert, Group, live
 
 _MINUTE = 60
 _DAY = 86400
 
-# Targets that were an inferd within a day, whatever their job is called and has for other targets.
+# Targets that exported inferd's series within a day, regardless of their job's name and other targets.
 _OURS = "up and on (job, instance) last_over_time(inferd_ready[1d])"
 
 # Parts of the templates.
@@ -25,19 +25,19 @@ def _happened(counter: str, window: str) -> str:
 
 
 _RUN_BY = "sum by (job, instance, device, model, version)"
-# A run that came to an end says whether the device works; one that was cut off does not.
+# A completed run shows whether the device works; one that was cut off does not.
 _RAN = f'{_RUN_BY} (increase(inferd_requests_total{{device!="", outcome=~"ok|internal", reason=~"|inference"}}[5m]))'
 _FAILED = f'{_RUN_BY} (increase(inferd_requests_total{{device!="", outcome="internal", reason="inference"}}[5m]))'
-# The part that failed of the model that does best on the device: a broken model leaves the others well.
+# The failure ratio of the best model on the device: a single broken model does not raise it.
 _LEAST_FAILED = f"min by (job, instance, device) (({_FAILED} or 0 * {_RAN}) / ({_RAN} > 0))"
 
 
 def _now(series: str) -> str:
-    """What ``series`` of the same instance says when the alert is sent."""
+    """The value of ``series`` at the same instance when the alert is sent."""
     return live(f"{series}{{job=%q, instance=%q}}", "job", "instance")
 
 
-# Not while the whole daemon starts or drains. One that dies over and over is there again for a moment each time.
+# Not while the whole daemon starts or drains. A worker that dies repeatedly is back for a moment each time.
 _MISSING = "inferd_workers_ready < inferd_workers unless on (job, instance) inferd_ready == 0"
 _DYING = "increase(inferd_workers_replaced_total[30m]) >= 3"
 
@@ -45,13 +45,13 @@ _SERVERS = (
     Alert(
         "InferdDown",
         "page",
-        # The second part is for a Prometheus that has never seen one, or whose targets are gone.
+        # The second part is for a Prometheus that has never seen an inferd, or whose targets are gone.
         f"(group by (job) ({_OURS}) unless on (job) inferd_ready == 1)"
         f" or (absent(inferd_ready) unless on () ({_OURS}))",
         hold=5 * _MINUTE,
         summary=f"No inferd{_OF_JOB} takes requests",
-        description=f"For five minutes no target{_OF_JOB} has said that it is ready: each one is unreachable, still "
-        "starting, draining or gone.",
+        description=f"No target{_OF_JOB} has been ready for five minutes: each one is unreachable, still starting, "
+        "draining or gone.",
     ),
     Alert(
         "InferdInstanceDown",
@@ -59,14 +59,14 @@ _SERVERS = (
         f"({_OURS}) == 0",
         hold=2 * _MINUTE,
         summary=f"inferd at {_AT} can't be scraped",
-        description=f"Prometheus has had no answer from the metrics port {_AT} (job {_JOB}) for two minutes.",
+        description=f"Prometheus has not been able to scrape the metrics port {_AT} (job {_JOB}) for two minutes.",
     ),
     Alert(
         "InferdInstanceNotReady",
         "ticket",
         "inferd_ready == 0",
         hold=10 * _MINUTE,
-        summary=f"inferd at {_AT} runs and takes no requests",
+        summary=f"inferd at {_AT} runs but takes no requests",
         description=f"inferd at {_AT} (job {_JOB}) has been starting or draining for ten minutes.",
     ),
     Alert(
@@ -74,10 +74,10 @@ _SERVERS = (
         "ticket",
         f"({_MISSING}) or {_DYING}",
         hold=10 * _MINUTE,
-        summary=f"Worker processes of inferd at {_AT} fail",
+        summary=f"Worker processes of inferd at {_AT} are failing",
         description=f"{_now('inferd_workers_ready')} of {_now('inferd_workers')} worker processes of inferd at {_AT} "
-        f"(job {_JOB}) serve, and {_now('inferd_workers_replaced_total')} have died and been replaced since it was "
-        "started: for ten minutes some have been missing, or they die again and again.",
+        f"(job {_JOB}) serve, and {_now('inferd_workers_replaced_total')} have died and been replaced since it "
+        "started: some have been missing for ten minutes, or workers keep dying.",
     ),
     Alert(
         "InferdDeviceLost",
@@ -85,19 +85,20 @@ _SERVERS = (
         "inferd_device_up == 0",
         hold=1 * _MINUTE,
         summary=f"Device {{{{ $labels.device }}}} of {_AT} is gone",
-        description="OpenVINO has not found device {{ $labels.device }}, which models are to run on, "
+        description="OpenVINO has not found device {{ $labels.device }}, which models are configured for, "
         f"at {_AT} (job {_JOB}) for a minute.",
     ),
     Alert(
         "InferdDeviceFailing",
         "page",
-        # Ten at least, as a few bad requests prove nothing; and what is gone is not told twice.
+        # Ten at least, because a few bad requests prove nothing; a lost device has its own alert.
         f"{_LEAST_FAILED} > 0.5 and sum by (job, instance, device) ({_FAILED}) >= 10"
         " unless on (job, instance, device) inferd_device_up == 0",
         hold=2 * _MINUTE,
-        summary=f"Runs on device {{{{ $labels.device }}}} of {_AT} fail",
-        description="Even of the model that does best on device {{ $labels.device }} "
-        f"at {_AT} (job {_JOB}), {_PART} of the last 5 minutes' requests failed while they ran.",
+        summary=f"Runs on device {{{{ $labels.device }}}} of {_AT} are failing",
+        description="Every model on device {{ $labels.device }} "
+        f"at {_AT} (job {_JOB}) is failing: of the best one, {_PART} of the last 5 minutes' requests failed while "
+        "running.",
     ),
 )
 
@@ -107,9 +108,8 @@ _MODELS = (
         "page",
         "max by (job, model) (inferd_model_ready) == 0",
         hold=5 * _MINUTE,
-        summary=f"Model {_MODEL} is served nowhere",
-        description=f"Model {_MODEL} (job {_JOB}) is to be served, and for five minutes no version of it has been "
-        "ready at any instance.",
+        summary=f"Model {_MODEL} is not ready at any instance",
+        description=f"No version of model {_MODEL} (job {_JOB}) has been ready at any instance for five minutes.",
     ),
     Alert(
         "InferdModelNotReady",
@@ -127,7 +127,7 @@ _MODELS = (
         hold=0,
         summary=f"Model {_MODEL} could not be loaded at {_AT}",
         description=f'{{{{ $value | printf "%.0f" }}}} attempt(s) to load model {_MODEL} failed at {_AT} (job {_JOB}) '
-        "within half an hour. What was served before goes on.",
+        "within half an hour. The version before still serves.",
     ),
     Alert(
         "InferdModelRolledBack",
@@ -135,8 +135,9 @@ _MODELS = (
         _happened('inferd_model_rollbacks_total{reason!="stopped"}', "1h"),
         hold=0,
         summary=f"A new version of model {_MODEL} was rolled back at {_AT}",
-        description=f"Version {{{{ $labels.version }}}} of model {_MODEL}, as it is on disk now, got a part of the "
-        f"requests at {_AT} (job {_JOB}) and was taken back: {{{{ $labels.reason }}}}. What was served before goes on.",
+        description=f"Version {{{{ $labels.version }}}} of model {_MODEL}, the one on disk now, got a share of the "
+        f"requests at {_AT} (job {_JOB}) and was rolled back: {{{{ $labels.reason }}}}. The version before still "
+        "serves.",
     ),
     Alert(
         "InferdRunsHang",
@@ -154,7 +155,7 @@ _MODELS = (
         hold=0,
         summary=f"A tuning of model {_MODEL} was rolled back at {_AT}",
         description=f"Other settings for model {_MODEL}, version {{{{ $labels.version }}}}, were tried at {_AT} "
-        f"(job {_JOB}) and rolled back: {{{{ $labels.decision }}}}. The model is served as before.",
+        f"(job {_JOB}) and rolled back: {{{{ $labels.decision }}}}. The model keeps its previous settings.",
     ),
 )
 
@@ -168,24 +169,23 @@ _LOAD = (
         "ticket",
         f"inferd:utilisation:ratio5m > 0.9 and {_IN_FLIGHT} / ({_LIMIT} > 0) > 0.8",
         hold=10 * _MINUTE,
-        summary=f"Model {_MODEL} takes all that {_AT} can give it",
+        summary=f"Model {_MODEL} is at its capacity at {_AT}",
         description=f"Infer requests of model {_MODEL} at {_AT} (job {_JOB}) are busy {_PART} of the time, and its "
-        "queue is more than four fifths full. More load will be turned away.",
+        "queue is more than four fifths full. inferd will refuse further load.",
     ),
     Alert(
         "InferdShedding",
         "ticket",
-        # Ten at least, for the sake of models that are hardly asked.
+        # Ten at least, for models with little traffic.
         f"inferd:shed:ratio_rate5m > 0.05 and {_SHED} >= 10",
         hold=5 * _MINUTE,
-        summary=f"Model {_MODEL} turns requests away",
-        description=f"Of the last 5 minutes' requests to model {_MODEL} (job {_JOB}) {_PART} were turned away: they "
-        "could not have been answered in time, or found the queue full.",
+        summary=f"Model {_MODEL} is shedding requests",
+        description=f"inferd refused {_PART} of the last 5 minutes' requests to model {_MODEL} (job {_JOB}): it could "
+        "not have answered them in time, or the queue was full.",
     ),
 )
 
-# One call in twenty seconds: more than a scanner that comes by, and less than one client, or Prometheus, with an old
-# token.
+# One call in twenty seconds: more than a passing scanner, and less than one client, or Prometheus, with an old token.
 _REFUSED = "sum by (job, instance, endpoint, reason) (rate(inferd_refused_calls_total[10m]))"
 
 _SECURITY = (
@@ -195,17 +195,17 @@ _SECURITY = (
         f"inferd_tls_certificate_expiry_timestamp_seconds - time() < {7 * _DAY}",
         hold=10 * _MINUTE,
         summary=f"The certificate of inferd at {_AT} is about to expire",
-        description=f"The certificate that inferd at {_AT} (job {_JOB}) shows is good for {_SECONDS}; a negative time "
-        "means that it has expired. Clients then refuse to connect.",
+        description=f"The certificate of inferd at {_AT} (job {_JOB}) expires in {_SECONDS}; a negative time means "
+        "that it has expired. Clients then refuse to connect.",
     ),
     Alert(
         "InferdCredentialsStale",
         "ticket",
         "inferd_credentials_current == 0",
         hold=10 * _MINUTE,
-        summary=f"Files of inferd at {_AT} can't be used: {{{{ $labels.kind }}}}",
-        description=f"For ten minutes inferd at {_AT} (job {_JOB}) has gone on with the {{{{ $labels.kind }}}} of "
-        "before, because what its files hold now can't be used. After a restart it would not start.",
+        summary=f"Invalid credential files of inferd at {_AT}: {{{{ $labels.kind }}}}",
+        description=f"inferd at {_AT} (job {_JOB}) has used its previous {{{{ $labels.kind }}}} for ten minutes, "
+        "because the files are invalid now. It would not start again after a restart.",
     ),
     Alert(
         "InferdCallsRefused",
@@ -227,9 +227,9 @@ _HOST = (
         "ticket",
         f"{_THROTTLED} > 0.25",
         hold=10 * _MINUTE,
-        summary=f"Its CPU quota stops inferd at {_AT}",
-        description=f"inferd at {_AT} (job {_JOB}) was throttled in {_PART} of the periods of its CPU quota. All "
-        "that is in flight waits meanwhile, up to a tenth of a second each time.",
+        summary=f"inferd at {_AT} is throttled by its CPU quota",
+        description=f"inferd at {_AT} (job {_JOB}) was throttled in {_PART} of the periods of its CPU quota. Each "
+        "time, all requests in flight wait, up to a tenth of a second.",
     ),
     Alert(
         "InferdEventLoopLate",
@@ -237,7 +237,7 @@ _HOST = (
         f"{_LAG} > 0.05",
         hold=10 * _MINUTE,
         summary=f"The event loop of inferd at {_AT} is late",
-        description=f"One timer in a hundred runs {_SECONDS} late at {_AT} (job {_JOB}). Requests wait as long.",
+        description=f"One timer in a hundred runs {_SECONDS} late at {_AT} (job {_JOB}). Every request waits as long.",
     ),
     Alert(
         "InferdOpenFilesNearLimit",
@@ -245,8 +245,8 @@ _HOST = (
         "process_open_fds / process_max_fds > 0.8 and on (job, instance) inferd_ready",
         hold=5 * _MINUTE,
         summary=f"inferd at {_AT} is running out of open files",
-        description=f"inferd at {_AT} (job {_JOB}) has {_PART} of the files open that it may. Beyond them it accepts "
-        "no connection and loads no model.",
+        description=f"inferd at {_AT} (job {_JOB}) has {_PART} of its allowed files open. At the limit it accepts no "
+        "connection and loads no model.",
     ),
     Alert(
         "InferdMemoryNearLimit",
@@ -254,8 +254,8 @@ _HOST = (
         "process_resident_memory_bytes / inferd_memory_limit_bytes > 0.9",
         hold=5 * _MINUTE,
         summary=f"inferd at {_AT} is running out of memory",
-        description=f"inferd at {_AT} (job {_JOB}) holds {_PART} of its control group's memory limit. Beyond it the "
-        "kernel ends it.",
+        description=f"inferd at {_AT} (job {_JOB}) uses {_PART} of its control group's memory limit. Beyond the limit "
+        "the kernel kills it.",
     ),
 )
 
@@ -265,6 +265,6 @@ _WATCHDOG = Alert(
     "vector(1)",
     hold=0,
     summary="Alerts are delivered",
-    description="Always fires. Send it to a service that calls you when it stops coming: then Prometheus, Alertmanager "
-    "or the way between them is broken.",
+    description="Always fires. Send it to a service that calls you when it stops: then Prometheus, Alertmanager or the "
+    "connection between them is broken.",
 )

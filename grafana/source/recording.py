@@ -1,4 +1,4 @@
-"""Rates, quantiles and ratios that dashboards and people ask for: grafana/prometheus/recording.rules.yml."""
+"""Rates, quantiles and ratios for dashboards and operators: grafana/prometheus/recording.rules.yml."""
 
 from grafana.source.rulefile import Group, Record
 
@@ -18,10 +18,10 @@ def _rates() -> tuple[Record, ...]:
 
 
 def _durations() -> tuple[Record, ...]:
-    """Over all instances: quantiles of instances can't be put together afterwards.
+    """Over all instances, because the quantiles of single instances can't be combined later.
 
-    Instances with different objectives differ by one boundary, at which Prometheus takes the count of the one
-    before it for those that lack it: the quantile stays between the same two boundaries that all have.
+    Instances with different objectives differ by one bucket boundary. For an instance that lacks it, Prometheus uses
+    the count of the boundary before, so the quantile stays between two boundaries that all instances have.
     """
     buckets = "sum by (job, model, le) (rate(inferd_request_duration_seconds_bucket[5m]))"
     by = "sum by (job, model, stage)"
@@ -44,7 +44,7 @@ def _durations() -> tuple[Record, ...]:
 
 def _load() -> tuple[Record, ...]:
     requests = "sum by (job, model) (rate(inferd_requests_total[5m]))"
-    # Whom a quota turned away says nothing of capacity.
+    # Requests refused by a quota say nothing about capacity.
     shed = 'sum by (job, model) (rate(inferd_requests_total{outcome="overloaded", reason!="quota"}[5m]))'
     by = "sum by (job, instance, model)"
     return (

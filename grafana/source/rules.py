@@ -1,4 +1,4 @@
-"""All files of rules that Prometheus reads."""
+"""All rule files for Prometheus."""
 
 from grafana.source import alerts, recording, slo
 from grafana.source.rulefile import text

@@ -1,7 +1,7 @@
-"""Objectives, error budgets and how fast they burn: the rules of grafana/prometheus/slo.rules.yml.
+"""Objectives, error budgets and burn rates: the rules of grafana/prometheus/slo.rules.yml.
 
-An objective is a model's own: inferd exports what model.toml says as series, and everything here is computed
-from them, for each (job, model) over all instances and versions. docs/alerts.md explains the method to operators.
+Each model has its own objective. inferd exports the values of model.toml as series, and the rules compute everything
+from these, for each (job, model) over all instances and versions. docs/alerts.md explains the method to operators.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +13,11 @@ from grafana.source.rulefile import Alert, Group, Record, Severity, duration, li
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a test shortens: lengths in seconds, and how much has to have happened.
+    """Values that a test shortens: lengths in seconds, and least numbers of events.
 
-    ``windows`` has the name that a window has in names of series, and its length; ``period`` is what a budget is
-    for; ``evaluation`` and ``slow_evaluation`` are the groups' intervals. Nobody is told unless the long window
-    saw at least ``requests``, and at least ``bad_events`` of them bad.
+    ``windows`` maps a window's name in series to its length; ``period`` is the budget's period; ``evaluation`` and
+    ``slow_evaluation`` are the groups' intervals. No alert fires unless the long window has at least ``requests``,
+    and at least ``bad_events`` bad ones.
     """
 
     windows: Mapping[str, float]
@@ -32,26 +32,26 @@ TIMES = Times(
     windows=MappingProxyType({"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200}),
     period=30 * 86400,
     evaluation=30,
-    # Often enough that a sample is always there for Prometheus, which forgets one after 5 minutes.
+    # Prometheus forgets a sample after 5 minutes; this keeps one available.
     slow_evaluation=120,
-    # One bad request at night is the whole night's ratio, and nobody has to get up for it. With ten of them a
-    # page at an objective of 99 % means 10 bad of at most 69; the least number of requests keeps a stumble among
-    # the first few of an idle model from doing the same.
+    # One bad request at night is the whole night's ratio, and not worth a page. With ten of them, a page at an
+    # objective of 99 % means 10 bad of at most 69. The least number of requests prevents a page for a few failures
+    # among an idle model's first requests.
     bad_events=10,
     requests=30,
 )
 
-# These are counted from the daemons' own series; longer windows from what was recorded of the shortest one, as days
-# of each version's and each outcome's samples are more than Prometheus should read every other minute.
+# These windows use the daemons' own series. Longer ones use the recorded series of the shortest window, because days of
+# samples of every version and outcome are too much for Prometheus to read every other minute.
 SHORT = ("5m", "30m", "1h", "2h")
 _BASE = SHORT[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """Worth ``severity`` when the budget burns ``factor`` times as fast as it may, over both windows.
+    """An alert of ``severity`` while the budget burns ``factor`` times as fast as allowed, over both windows.
 
-    The long window says that it matters, the short one that it still goes on.
+    The long window shows that the problem matters, the short one that it is still there.
     """
 
     severity: Severity
@@ -70,10 +70,10 @@ BURNS = (
 
 _SPEEDS: tuple[tuple[Severity, str, str], ...] = (
     ("page", "Fast", "At this rate a whole budget is gone within five days."),
-    ("ticket", "Slowly", "At this rate it does not last until the end of its period."),
+    ("ticket", "Slowly", "At this rate it will not last for its period."),
 )
 
-# An objective outlives a restart, so that an alert does not go out and come again.
+# An objective outlives a restart, so that an alert does not resolve and fire again.
 _REMEMBERED = "10m"
 
 
@@ -81,9 +81,9 @@ _REMEMBERED = "10m"
 class Slo:
     """One kind of objective.
 
-    ``objective`` is the series that says it. ``total`` and ``error`` give PromQL for the number of events by (job,
-    model) in a window such as "5m"; ``error`` is told the series with the total, too. Alerts are named
-    after ``alert``, say that a model ``misses``, and by which ``figures``.
+    ``objective`` is its series. ``total`` and ``error`` return PromQL for the number of events by (job, model) in a
+    window such as "5m"; ``error`` also gets the series with the total. ``alert`` begins the alerts' names, ``misses``
+    completes their summaries, and ``figures`` their descriptions.
     """
 
     name: str
@@ -95,9 +95,9 @@ class Slo:
     figures: str
 
 
-# -- latency: of the requests answered well, those answered too late ---------------
+# -- latency: late responses among the successful ones -----------------------------
 
-# Each answer is in one of them, by the objective that held when it was given. Both are there from when one is set.
+# Each response is in one of them, by the objective in force when it was sent. Both exist once an objective is set.
 _MET, _MISSED = "inferd_objective_met_total", "inferd_objective_missed_total"
 
 
@@ -109,13 +109,13 @@ def _late(window: str, _: str) -> str:
     return f"sum by (job, model) (increase({_MISSED}[{window}]))"
 
 
-# -- availability: of the requests that should have been answered, those that were not
+# -- availability: unanswered requests among those that should have been answered ---
 
-# "overloaded" is among them: shedding is right, and still no answer.
+# "overloaded" is among them: shedding is right, but the client gets no answer.
 _FAILED = "internal|unavailable|deadline|aborted|overloaded"
-# These say nothing of the server: the client gave up, or got it wrong.
+# These say nothing about the server: the client gave up or made a mistake.
 _CLIENTS_DOING = "cancelled|aborted_receive|invalid|not_found|unauthenticated|denied|unsupported"
-# So is being turned away for having too many requests in flight already.
+# Neither does a quota: the client has too many requests in flight.
 _JUDGED = 'reason!="quota"'
 
 
@@ -129,7 +129,7 @@ def _to_be_answered(window: str) -> str:
 
 
 def _not_answered(window: str, total: str) -> str:
-    # A counter appears with its first event. Until then there are no errors, which is not the same as not knowing.
+    # A counter appears with its first event. Until then the number of errors is 0, not unknown.
     none = f"0 * sum by (job, model) ({total})"
     failed = _requests(f'outcome=~"{_FAILED}"', window)
     return f"({failed} or {none}) and on (job, model) {total}"
@@ -146,7 +146,7 @@ SLOS = (
         total=_answered,
         error=_late,
         alert="InferdLatencyBudget",
-        misses="answers too many requests later than its latency objective",
+        misses="misses its latency objective too often",
         figures="the last 5 minutes' p99 is "
         + _now('inferd:request_duration_seconds:quantile5m{job=%q, model=%q, quantile="0.99"}', "humanizeDuration")
         + ", the objective "
@@ -158,10 +158,9 @@ SLOS = (
         total=_to_be_answered,
         error=_not_answered,
         alert="InferdAvailabilityBudget",
-        misses="fails or turns away too many requests",
-        figures="of the last 5 minutes' requests "
-        + _now('slo:sli_error:ratio_rate5m{job=%q, model=%q, slo="availability"}', "humanizePercentage")
-        + " were not answered",
+        misses="fails or refuses too many requests",
+        figures=_now('slo:sli_error:ratio_rate5m{job=%q, model=%q, slo="availability"}', "humanizePercentage")
+        + " of the last 5 minutes' requests were not answered",
     ),
 )
 
@@ -177,7 +176,7 @@ def groups(times: Times = TIMES) -> tuple[Group, ...]:
 
 def _objectives() -> Iterator[Record]:
     for slo in SLOS:
-        # Of several versions or instances with different objectives the strictest counts.
+        # If versions or instances have different objectives, the strictest counts.
         expr = f"max by (job, model) (last_over_time({slo.objective}[{_REMEMBERED}]))"
         yield Record("slo:objective:ratio", expr, {"slo": slo.name})
     yield Record("slo:error_budget:ratio", "1 - slo:objective:ratio")
@@ -202,13 +201,13 @@ def _long(times: Times) -> Iterator[Record]:
 
 
 def _ratio(name: str) -> Record:
-    """Without requests there is no ratio, rather than a NaN."""
+    """Absent without requests, rather than NaN."""
     expr = f"slo:sli_error:increase{name} / (slo:sli_total:increase{name} > 0)"
     return Record(f"slo:sli_error:ratio_rate{name}", expr)
 
 
 def _summed(what: str, window: float, times: Times) -> str:
-    """Events in a long window: the sum of one base window after the other."""
+    """Events in a long window: the sum of its base windows."""
     base = f"slo:sli_{what}:increase{_BASE}"
     return f"sum_over_time({base}[{duration(window)}:{duration(times.windows[_BASE])}])"
 
@@ -225,20 +224,21 @@ def _remaining(times: Times) -> Record:
 
 def _alerts(times: Times) -> Iterator[Alert]:
     for slo in SLOS:
-        # With little traffic so far a bad hour may have cost more than there was: none is left, not less.
+        # After little traffic a bad hour may cost more than the whole budget: show 0, not less.
         series = f'slo:period_error_budget_remaining:ratio{{job=%q, model=%q, slo="{slo.name}"}}'
-        left = f"Left of the last {duration(times.period)}: {_now(f'clamp_min({series}, 0)', 'humanizePercentage')}."
+        remaining = _now(f"clamp_min({series}, 0)", "humanizePercentage")
+        left = f"Remaining for the last {duration(times.period)}: {remaining}."
         for severity, speed, urgency in _SPEEDS:
             conditions = [_burns(slo, burn, times) for burn in BURNS if burn.severity == severity]
             yield Alert(
                 f"{slo.alert}Burns{speed}",
                 severity,
                 " or ".join(f"({condition})" for condition in conditions),
-                # The windows are the patience.
+                # The windows already delay the alert.
                 hold=0,
                 summary=f"Model {{{{ $labels.model }}}} {slo.misses}",
                 description=f"The {slo.name} budget of model {{{{ $labels.model }}}} (job {{{{ $labels.job }}}}) burns "
-                f"{{{{ $value | humanize }}}} times as fast as it may. {urgency} {left} "
+                f"{{{{ $value | humanize }}}} times as fast as allowed. {urgency} {left} "
                 f"Now: {slo.figures}.",
             )
 

@@ -173,8 +173,8 @@ def test_serving_a_model_costs_what_its_inference_does_not() -> None:
 
     found = {bar.text: bar for bar in bars(results)}
 
-    serving = found["magika: server CPU an RPC less benchmark_app's an inference, of a bare echo's"]
-    streamed = found["magika: server CPU an RPC less benchmark_app's an inference, streamed of unary"]
+    serving = found["magika: server CPU an RPC minus benchmark_app's an inference, relative to a bare echo"]
+    streamed = found["magika: server CPU an RPC minus benchmark_app's an inference, stream relative to unary"]
     assert serving.figure is not None
     assert serving.figure.middle == pytest.approx(2.0)
     assert serving.met is False
@@ -200,8 +200,8 @@ def test_the_serving_of_a_model_is_compared_by_its_threads() -> None:
 
     found = {bar.text: bar for bar in bars(results)}
 
-    of_echo = found["magika: CPU of serving threads an RPC, of an echo's that computes"]
-    streamed = found["magika: CPU of serving threads an RPC, streamed of unary"]
+    of_echo = found["magika: CPU of serving threads an RPC, relative to the computing echo"]
+    streamed = found["magika: CPU of serving threads an RPC, stream relative to unary"]
     assert (of_echo.figure, of_echo.met) == (Spread(2.0, 2.0, 2.0), False)
     assert (streamed.figure, streamed.met) == (Spread(0.5, 0.5, 0.5), True)
     assert not any("serving threads" in bar.text for bar in bars(Results([result(OWN, serving_cpu=0.001)])))
@@ -250,7 +250,7 @@ def test_what_serving_costs_an_inference_is_also_told_by_the_servers_own_computi
 
     found = {bar.text: bar.figure for bar in bars(results)}
 
-    own = found["squeezenet: server CPU an inference of its own computing threads', TCP"]
+    own = found["squeezenet: server CPU an inference relative to its own computing threads, TCP"]
     assert own is not None
     assert own.middle == pytest.approx(1.25)
 
@@ -279,9 +279,9 @@ def test_a_bar_is_judged_by_its_median(limit: float, floor: bool, met: bool) -> 
 def test_a_bar_that_was_not_measured_is_neither_met_nor_missed() -> None:
     found = {bar.text: bar.met for bar in bars(Results([result(OWN, model="resnet50")]))}
 
-    assert found["resnet50: throughput of benchmark_app's, the client's CPU given back, TCP"] is None
+    assert found["resnet50: throughput relative to benchmark_app, the client's CPU given back, TCP"] is None
     assert (
-        found["resnet50: throughput of benchmark_app's, the client's CPU given back, shared memory that is mapped"]
+        found["resnet50: throughput relative to benchmark_app, the client's CPU given back, mapped shared memory"]
         is None
     )
 
@@ -312,7 +312,7 @@ def test_the_tables_have_a_row_for_everyone_and_say_who_is_missing() -> None:
 def test_where_it_goes_follows_what_is_promised() -> None:
     text = markdown(Results(told_apart(OWN, model="resnet50", serving=0.00025)), RUN)
 
-    promised, where, model = (text.index(f"### {title}") for title in ("What is promised", "Where it goes", "resnet50"))
+    promised, where, model = (text.index(f"### {title}") for title in ("Targets", "Where it goes", "resnet50"))
     assert promised < where < model
     assert "| resnet50 | inferd, unary | – | 250 (250–250) | – | – |" in text[where:model].splitlines()
     assert "### Where it goes" not in markdown(Results([result(OWN)]), RUN)

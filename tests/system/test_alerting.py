@@ -133,7 +133,7 @@ def test_a_slowdown_pages_and_its_end_is_told(daemon: Daemon, tmp_path: Path, fi
         began = time.monotonic()
         client.steps = slow
         page = receiver.wait_for("firing", **BURNING)
-        assert page["annotations"]["summary"] == "Model m answers too many requests later than its latency objective"
+        assert page["annotations"]["summary"] == "Model m misses its latency objective too often"
         assert page["annotations"]["runbook_url"] == "docs/alerts.md#inferdlatencybudgetburnsfast"
         assert "the objective 300ms" in page["annotations"]["description"]
         paged = time.monotonic()

@@ -24,6 +24,6 @@ def _name(board: Board) -> str:
 
 def _text(board: Board, annotations: Annotations) -> str:
     made = json.loads(JSONEncoder().encode(board.build()))
-    # Put in here because the library's annotations have no place for what the Prometheus source reads of them.
+    # Added here because the library's annotations lack the fields that the Prometheus source reads.
     made["annotations"] = {"list": annotations}
     return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

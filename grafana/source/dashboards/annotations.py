@@ -1,4 +1,4 @@
-"""Events drawn over the graphs: what the tuner decided, models that were loaded, alerts that fired."""
+"""Events drawn over the graphs: tuning decisions, loaded models, firing alerts."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def builtin() -> dict[str, Any]:
-    """What people write on a dashboard by hand; Grafana expects the entry."""
+    """Annotations that users add by hand; Grafana expects the entry."""
     return {
         "builtIn": 1,
         "datasource": {"type": "grafana", "uid": "-- Grafana --"},
@@ -27,26 +27,26 @@ def alerts(selector: str) -> dict[str, Any]:
 
 
 def tuning(selector: str) -> dict[str, Any]:
-    """Tunings that ended."""
+    """Finished tunings."""
     counted = f"inferd_tuning_decisions_total{{{selector}}}"
     return _events(
         "Tuning",
         f"sum by (model, version, decision) (increase({counted}[$__rate_interval])) > 0",
         "purple",
         "Tuning of {{model}} {{version}}: {{decision}}",
-        "How the search or the trial of its choice ended.",
+        "Result of the search, or of the trial of its choice.",
     )
 
 
 def loads(selector: str) -> dict[str, Any]:
-    """Versions that were loaded, or could not be."""
+    """Versions loaded, or failed to load."""
     counted = f"inferd_model_loads_total{{{selector}}}"
     return _events(
         "Model loads",
         f"sum by (model, result) (increase({counted}[$__rate_interval])) > 0",
         "blue",
         "Load of {{model}}: {{result}}",
-        "A version was read, compiled and warmed up, or failed on the way.",
+        "A version was read, compiled and warmed up, or one of these steps failed.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What has the same colour on every dashboard."""
+"""Colours that are the same on every dashboard."""
 
 OUTCOMES = {
     "ok": "green",
@@ -25,7 +25,7 @@ DECISIONS = {
     "wrong_output": "red",
     "failed": "dark-red",
 }
-# In the order they happen, so that they are stacked in it.
+# In the order in which they happen, which is also the order of stacking.
 STAGES = {
     "decode": "super-light-blue",
     "queue": "orange",
@@ -37,6 +37,6 @@ STAGES = {
     "encode": "dark-blue",
 }
 WINDOWS = {"5m": "red", "30m": "orange", "1h": "yellow", "6h": "blue", "3d": "purple"}
-"""Windows of the burn rate: the alerts look at one short and one long of them each."""
+"""Windows of the burn rate: each alert uses a short and a long one."""
 BURN_RATES = ((1.0, "yellow"), (6.0, "orange"), (14.4, "red"))
-"""As fast as the budget lasts, and the two rates at which a page is sent."""
+"""The rate that exactly uses up the budget, and the two rates that page."""

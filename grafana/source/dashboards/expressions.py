@@ -1,27 +1,27 @@
-"""Pieces of PromQL that the dashboards share; every selector takes what the dashboard's variables say."""
+"""PromQL that the dashboards share; every selector uses the dashboard's variables."""
 
 INSTANCE = 'job=~"$job", instance=~"$instance"'
-"""The instances that are looked at."""
+"""The selected instances."""
 MODELS = f'{INSTANCE}, model=~"$model"'
 """Any number of models."""
 MODEL = f'{INSTANCE}, model="$model"'
-"""The one model of a dashboard that shows one."""
+"""The model of a dashboard that shows a single one."""
 
-# Recorded over all instances, so they can't be selected by one.
+# Recorded over all instances, so they can't be selected by instance.
 SLO_OF_MODELS = 'job=~"$job", model=~"$model"'
 SLO_OF_MODEL = 'job=~"$job", model="$model"'
 
-# What failed by the server's doing. Work that was turned away in time is shed and shown beside it, but a client
-# over its quota says nothing of capacity; what the client got wrong or gave up is neither.
+# Failures of the server. Requests refused in time are shed and shown next to them, but a client over its quota says
+# nothing about capacity. Requests that the client got wrong or gave up are neither.
 FAILED = 'outcome=~"unavailable|deadline|aborted|internal"'
 SHED = 'outcome="overloaded", reason!="quota"'
 
-# Series that any Python process exports are ours where the same scrape says which inferd it is.
+# Series that any Python process exports are inferd's if the same scrape has inferd_build_info.
 OURS = f"and on (job, instance) inferd_build_info{{{INSTANCE}}}"
-# A target that is down has no other series at present, but had some not long ago.
+# A target that is down has no other series now, but had some recently.
 EXPECTED = f"and on (job, instance) last_over_time(inferd_build_info{{{INSTANCE}}}[1d])"
 
-# Alerts about one model are of all instances together. All our names begin alike, those of others hardly.
+# Alerts about one model cover all instances. All of inferd's alert names begin alike.
 FIRING = 'ALERTS{alertname=~"Inferd.*", alertstate="firing", severity=~"page|ticket", job=~"$job"}'
 
 
@@ -31,23 +31,23 @@ def rate(series: str, selector: str) -> str:
 
 
 def total(expr: str, by: str = "") -> str:
-    """The sum of ``expr``, of all or for each of the labels ``by``."""
+    """The sum of ``expr``, in total or by the labels ``by``."""
     return f"sum by ({by}) ({expr})" if by else f"sum({expr})"
 
 
 def ratio(part: str, whole: str) -> str:
-    """``part`` of ``whole``; nothing, and not NaN, where there is no whole."""
+    """``part`` / ``whole``; absent, rather than NaN, if ``whole`` is 0."""
     return f"{part} / ({whole} > 0)"
 
 
 def part_of_requests(which: str, selector: str, by: str = "") -> str:
-    """The part of all requests that the matchers ``which`` select: 0 where there are others only."""
+    """The ratio of requests that the matchers ``which`` select to all requests: 0 if none match."""
     everything = total(rate("inferd_requests_total", selector), by)
     part = total(rate("inferd_requests_total", f"{selector}, {which}"), by)
     return ratio(f"({part} or 0 * {everything})", everything)
 
 
 def quantile(which: float, histogram: str, selector: str, by: str = "") -> str:
-    """A quantile of a histogram, as its buckets tell."""
+    """A quantile of a histogram, estimated from its buckets."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({which:g}, {total(rate(f'{histogram}_bucket', selector), labels)})"

@@ -1,4 +1,4 @@
-"""All instances and models at a glance: who is burning, who is full, what runs where."""
+"""All instances and models at a glance: burning budgets, saturation, what runs where."""
 
 from collections.abc import Sequence
 
@@ -52,49 +52,49 @@ def _glance() -> Sequence[Panel]:
         figure("Ready", "Instances that take requests.", "none", f"sum(inferd_ready{{{INSTANCE}}})"),
         figure(
             "Down",
-            "Targets of the same jobs that Prometheus can't scrape.",
+            "Targets of these jobs that Prometheus can't scrape.",
             "none",
             f"count((up{{{INSTANCE}}} == 0) {EXPECTED}) or vector(0)",
             steps=[(1, "red")],
         ),
         figure(
             "Not ready",
-            "Model versions that should answer and don't; what was unloaded on purpose is not counted.",
+            "Model versions that should be ready but are not; excludes versions unloaded on purpose.",
             "none",
             f"count(inferd_model_ready{{{MODELS}}} == 0) or vector(0)",
             steps=[(1, "red")],
         ),
         figure(
             "Alerts",
-            "Alerts about these jobs that fire now and want somebody: pages and tickets.",
+            "Pages and tickets firing now for these jobs.",
             "none",
             f"count({FIRING}) or vector(0)",
             steps=[(1, "red")],
         ),
         figure(
             "Requests",
-            "Requests a second that ended, well or not.",
+            "Finished requests a second, with any outcome.",
             "reqps",
             total(rate("inferd_requests_total", MODELS)),
             base="text",
         ),
         figure(
             "Error ratio",
-            "Part of the requests that failed by the server's doing: unavailable, deadline, aborted, internal.",
+            "Ratio of requests that the server failed: unavailable, deadline, aborted, internal.",
             "percentunit",
             part_of_requests(FAILED, MODELS),
             steps=[(0.001, "yellow"), (0.01, "red")],
         ),
         figure(
             "Shed ratio",
-            "Part of the requests that were turned away because they could not be answered in time.",
+            "Ratio of requests that inferd refused because it could not answer them in time.",
             "percentunit",
             part_of_requests(SHED, MODELS),
             steps=[(0.001, "yellow"), (0.01, "orange")],
         ),
         figure(
             "Budget left",
-            "What is left of the error budget of the model and objective that have least; below 0 it is overspent.",
+            "The smallest remaining error budget of all models and objectives; below 0 it is overspent.",
             "percentunit",
             f"min(slo:period_error_budget_remaining:ratio{{{SLO_OF_MODELS}}})",
             steps=[(0.0, "orange"), (0.25, "green")],
@@ -106,7 +106,7 @@ def _glance() -> Sequence[Panel]:
 def _traffic() -> Sequence[Panel]:
     by_outcome = graph(
         "Requests by outcome",
-        "Requests a second by how they ended; every request that reached a server is counted once.",
+        "Requests a second by outcome; counts every request that reached a server once.",
         "reqps",
         line(total(rate("inferd_requests_total", MODELS), "outcome"), "{{outcome}}"),
         width=6,
@@ -115,8 +115,8 @@ def _traffic() -> Sequence[Panel]:
         coloured(stacked(by_outcome), OUTCOMES),
         graph(
             "Errors",
-            "Part of each model's requests that failed by the server's doing: unavailable, deadline, aborted, "
-            "internal. _OTHER are requests that named no model of ours.",
+            "Ratio of each model's requests that the server failed: unavailable, deadline, aborted, internal. _OTHER "
+            "stands for requests to models that don't exist.",
             "percentunit",
             line(part_of_requests(FAILED, MODELS, "model"), "{{model}}"),
             width=6,
@@ -125,7 +125,7 @@ def _traffic() -> Sequence[Panel]:
         ),
         graph(
             "Shed",
-            "Part of each model's requests that were turned away because they could not be answered in time.",
+            "Ratio of each model's requests that inferd refused because it could not answer them in time.",
             "percentunit",
             line(part_of_requests(SHED, MODELS, "model"), "{{model}}"),
             width=6,
@@ -134,7 +134,7 @@ def _traffic() -> Sequence[Panel]:
         ),
         graph(
             "Inferences",
-            "Rows of the batch dimension answered well, a second.",
+            "Rows of successful requests a second.",
             "ops",
             line(total(rate("inferd_inferences_total", MODELS), "model"), "{{model}}"),
             width=6,
@@ -149,21 +149,21 @@ def _latency() -> Sequence[Panel]:
     return [
         graph(
             "p50",
-            "Half of the answers took no longer, from receiving the request; of requests answered well.",
+            "Median duration of successful requests, from receiving the request to its response.",
             "s",
             line(quantile(0.5, _DURATION, MODELS, "model"), "{{model}}"),
             link=links.to_model(),
         ),
         graph(
             "p99",
-            "99 of 100 answers took no longer, from receiving the request; of requests answered well.",
+            "99th percentile of the duration of successful requests, from receiving the request to its response.",
             "s",
             line(p99, "{{model}}"),
             link=links.to_model(),
         ),
         graph(
             "p99 against the objective",
-            "The p99 in proportion to the model's latency objective, of models that have one; 100 % just keeps it.",
+            "p99 relative to the model's latency objective, for models with one; the objective is met up to 100 %.",
             "percentunit",
             line(f"{p99} / {objective}", "{{model}}"),
             steps=[(1.0, "red")],
@@ -178,7 +178,7 @@ def _objectives() -> Sequence[Panel]:
     return [
         graph(
             "Error budget left",
-            "What is left of the budget of the period; below 0 the objective is missed.",
+            "Remaining budget of the period; below 0 the objective is missed.",
             "percentunit",
             line(f"slo:period_error_budget_remaining:ratio{{{SLO_OF_MODELS}}}", "{{model}} {{slo}}"),
             link=links.to_model(),
@@ -186,8 +186,7 @@ def _objectives() -> Sequence[Panel]:
         ),
         graph(
             "Burn rate",
-            "How fast the error budget is spent at present: at 1 it lasts exactly the period, "
-            "at 6 and 14.4 somebody is paged.",
+            "Current rate of spending the error budget: at 1 it lasts exactly the period, 6 and 14.4 page.",
             "none",
             line(f"slo:current_burn_rate:ratio{{{SLO_OF_MODELS}}}", "{{model}} {{slo}}"),
             steps=BURN_RATES,
@@ -195,7 +194,7 @@ def _objectives() -> Sequence[Panel]:
         ),
         graph(
             "Answered in time",
-            "Part of the answers that kept the model's latency objective, of models that have one.",
+            "Ratio of responses within the model's latency objective, for models with one.",
             "percentunit",
             line(ratio(met, f"({met} + {missed})"), "{{model}}"),
             link=links.to_model(),
@@ -207,7 +206,7 @@ def _saturation() -> Sequence[Panel]:
     return [
         graph(
             "Utilisation",
-            "Part of the infer requests of each model that was in use; at 100 % requests wait.",
+            "Busy fraction of each model's infer requests; at 100 % requests wait.",
             "percentunit",
             line(
                 f"{total(rate('inferd_busy_seconds_total', MODELS), 'model')}"
@@ -219,13 +218,13 @@ def _saturation() -> Sequence[Panel]:
         ),
         counts(
             "Queue",
-            "Requests that have not started.",
+            "Requests waiting to start.",
             line(total(f"inferd_queue_length{{{MODELS}}}", "model"), "{{model}}"),
             link=links.to_model(),
         ),
         graph(
             "In flight against the limit",
-            "Requests waiting or running in proportion to how many may be; at 100 % more are shed.",
+            "Requests waiting or running, relative to the limit; at 100 % inferd sheds further ones.",
             "percentunit",
             line(
                 f"{total(f'inferd_in_flight_requests{{{MODELS}}}', 'model')}"
@@ -244,17 +243,17 @@ def _deployments() -> Sequence[Panel]:
         "Over all instances.",
         line(total(f"inferd_model_state{{{MODELS}}}", "state"), "{{state}}"),
     )
-    # OpenVINO's version goes on with a build number and the name of a branch.
+    # OpenVINO's version ends with a build number and the name of a branch.
     builds = f'label_replace(inferd_build_info{{{INSTANCE}}}, "openvino", "$1", "openvino", "([^-]*).*")'
     versions = counts(
         "Instances by version",
-        "Instances that run each version of inferd on each of OpenVINO: how far a roll-out has come.",
+        "Instances by versions of inferd and OpenVINO: the progress of a roll-out.",
         line(f"count by (version, openvino) ({builds})", "{{version}} on OpenVINO {{openvino}}"),
     )
     decisions = f"increase(inferd_tuning_decisions_total{{{MODELS}}}[$__rate_interval])"
     tuner = graph(
         "Tuner",
-        "Tunings that ended, by how, and model versions that are being tuned.",
+        "Finished tunings by result, and model versions being tuned.",
         "none",
         line(total(decisions, "decision"), "{{decision}}"),
         line(total(f"inferd_tuning_active{{{MODELS}}}"), "being tuned"),

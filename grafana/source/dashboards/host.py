@@ -40,21 +40,21 @@ def _glance() -> Sequence[Panel]:
     return [
         figure(
             "Up",
-            "Whether Prometheus can scrape the instance; of several, the worst.",
+            "Whether Prometheus can scrape the instance; the worst of several.",
             "none",
             f"min(up{{{INSTANCE}}} {EXPECTED})",
             texts={"1": ("up", "green"), "0": ("down", "red")},
         ),
         figure(
             "Ready",
-            "Whether the instance takes requests; of several, the worst.",
+            "Whether the instance takes requests; the worst of several.",
             "none",
             f"min(inferd_ready{{{INSTANCE}}})",
             texts={"1": ("ready", "green"), "0": ("not ready", "red")},
         ),
         figure(
             "Uptime",
-            "Time since the process was started; of several, the youngest.",
+            "Time since the process started; the youngest of several.",
             "s",
             f"min(time() - (process_start_time_seconds{{{INSTANCE}}} {OURS}))",
             base="text",
@@ -76,21 +76,21 @@ def _glance() -> Sequence[Panel]:
         ),
         figure(
             "Loop lag, p99",
-            "How late the event loop runs a timer: every request waits as long.",
+            "Delay of a timer on the event loop: every request waits as long.",
             "s",
             quantile(0.99, "inferd_event_loop_lag_seconds", INSTANCE),
             steps=[(0.01, "yellow"), (0.1, "red")],
         ),
         figure(
             "Open calls",
-            "Inference RPCs that are open; a stream is one.",
+            "Open inference RPCs; a stream counts as one.",
             "none",
             f"sum(inferd_open_calls{{{INSTANCE}}})",
             base="text",
         ),
         figure(
             "Devices lost",
-            "Devices that models are to run on and OpenVINO does not find.",
+            "Devices that models are configured for but OpenVINO does not find.",
             "none",
             f"count(inferd_device_up{{{INSTANCE}}} == 0) or vector(0)",
             steps=[(1, "red")],
@@ -101,15 +101,15 @@ def _glance() -> Sequence[Panel]:
 def _cpu() -> Sequence[Panel]:
     time = graph(
         "CPU time",
-        "CPUs in use on average, and threads that CPU inference may use in all.",
+        "CPUs in use on average, and the total of threads that CPU inference may use.",
         "none",
         line(f"{rate('process_cpu_seconds_total', INSTANCE)} {OURS}", "{{instance}}"),
         line(f"inferd_cpu_threads{{{INSTANCE}}}", "{{instance}} threads"),
     )
     throttled = graph(
         "Throttled by the CPU quota",
-        "Part of the quota's periods in which the control group was stopped, and seconds its threads stood still "
-        "each second; nothing without a quota.",
+        "Ratio of the quota's periods in which the control group was stopped, and seconds a second for which its "
+        "threads were stopped; no data without a quota.",
         "percentunit",
         line(
             ratio(
@@ -126,8 +126,8 @@ def _cpu() -> Sequence[Panel]:
         right(throttled, ".* seconds", "s"),
         graph(
             "Pressure",
-            "Part of the time in which some tasks, or all (full), waited for a resource, as the kernel tells: "
-            "of the control group where it has figures of its own, else of the machine.",
+            "Fraction of time in which some tasks, or all (full), waited for a resource, from the kernel: for the "
+            "control group if it has its own figures, otherwise for the machine.",
             "percentunit",
             line(
                 f"max by (instance, resource, kind) ({rate('inferd_pressure_stalled_seconds_total', INSTANCE)})",
@@ -151,23 +151,23 @@ def _responsiveness() -> Sequence[Panel]:
     return [
         lag(
             "Event-loop lag",
-            "How late the event loop ran a timer: what a request that came then would have waited too.",
+            "Delay of a timer on the event loop: a request that arrived at that time waited as long.",
             "inferd_event_loop_lag_seconds",
         ),
         lag(
             "Thread lag",
-            "How late a thread that only sleeps got to run: the wait for a CPU and for the interpreter's lock.",
+            "Delay of a thread that only sleeps: the wait for a CPU and for the interpreter's lock.",
             "inferd_thread_lag_seconds",
         ),
         lag(
             "Accept wait",
-            "How long calls that the server makes to itself waited in gRPC before inferd saw them: every call waits as "
-            "long, whatever its model.",
+            "Time that the server's calls to itself waited in gRPC before inferd saw them: every call waits as long, "
+            "for any model.",
             "inferd_accept_wait_seconds",
         ),
         counts(
             "Open inference calls",
-            "Inference RPCs that are open; a stream is one.",
+            "Open inference RPCs; a stream counts as one.",
             line(f"inferd_open_calls{{{INSTANCE}}}", "{{instance}}"),
         ).span(_HALF),
     ]
@@ -176,7 +176,7 @@ def _responsiveness() -> Sequence[Panel]:
 def _devices() -> Sequence[Panel]:
     by = "instance, device"
     slots = f"inferd_infer_requests{{{INSTANCE}}}"
-    # Runs are counted for each model version: where it has several devices, each gets the mean of all of them.
+    # Runs are counted by model version: with several devices, each device gets the mean of all.
     used = (
         f"{total(rate('inferd_busy_seconds_total', INSTANCE), _VERSION)} / {total(slots, _VERSION)}"
         f" * on ({_VERSION}) group_right () {slots}"
@@ -186,7 +186,7 @@ def _devices() -> Sequence[Panel]:
     failed = rate("inferd_requests_total", f'{INSTANCE}, device!="", outcome="internal"')
     memory = graph(
         "Device memory",
-        "Memory this process has allocated on a device, by kind, and the device's size; of devices that tell.",
+        "Memory that this process has allocated on a device, by kind, and the device's size, if it reports them.",
         "bytes",
         line(f"inferd_device_memory_used_bytes{{{INSTANCE}}}", "{{instance}} {{device}} {{kind}}"),
         line(f"inferd_device_memory_bytes{{{INSTANCE}}}", "{{instance}} {{device}} size"),
@@ -194,33 +194,33 @@ def _devices() -> Sequence[Panel]:
     return [
         graph(
             "Device utilisation",
-            "Part of the infer requests on the device that was in use. A model on several devices counts with the "
-            "mean of them all.",
+            "Busy fraction of the infer requests on the device. A model on several devices counts with the mean of all "
+            "of them.",
             "percentunit",
             line(f"{total(used, 'instance, device')} / {total(slots, 'instance, device')}", "{{instance}} {{device}}"),
             steps=[(1.0, "red")],
         ),
         counts(
             "Device saturation",
-            "Requests that wait for the device; a model on several devices counts for each.",
+            "Requests waiting for the device; a model on several devices counts for each.",
             line(total(waiting, by), "{{instance}} {{device}}"),
         ),
         graph(
             "Device errors",
-            "Requests a second that failed while or after they ran on the device.",
+            "Requests a second that failed during or after a run on the device.",
             "reqps",
             line(f"{total(failed, by)} or 0 * {total(ran, by)}", "{{instance}} {{device}}"),
             reach=1,
         ),
         graph(
             "Requests by device",
-            "Requests a second that ran on the device, well or not.",
+            "Requests a second that ran on the device, with any outcome.",
             "reqps",
             line(total(ran, by), "{{instance}} {{device}}"),
         ),
         counts(
             "Device up",
-            "1 while OpenVINO finds the device that models are to run on.",
+            "1 while OpenVINO finds the device that models are configured for.",
             line(f"inferd_device_up{{{INSTANCE}}}", "{{instance}} {{device}}"),
         ),
         limit(memory, ".* size"),
@@ -230,14 +230,14 @@ def _devices() -> Sequence[Panel]:
 def _memory() -> Sequence[Panel]:
     memory = graph(
         "Resident memory",
-        "Memory of the process, and the limit of its control group where it has one.",
+        "Memory of the process, and the limit of its control group, if any.",
         "bytes",
         line(f"process_resident_memory_bytes{{{INSTANCE}}} {OURS}", "{{instance}}"),
         line(f"inferd_memory_limit_bytes{{{INSTANCE}}}", "{{instance}} limit"),
     )
     files = graph(
         "Open files",
-        "Open file descriptors, sockets among them, and the part of how many may be open.",
+        "Open file descriptors, including sockets, and their ratio to the limit.",
         "none",
         line(f"process_open_fds{{{INSTANCE}}} {OURS}", "{{instance}}"),
         line(
@@ -250,8 +250,8 @@ def _memory() -> Sequence[Panel]:
         right(files, ".* of the limit", "percentunit"),
         graph(
             "Garbage collections",
-            "Collections of Python's garbage collector a second, by generation; those of generation 2 stop everything "
-            "for longest.",
+            "Collections of Python's garbage collector a second, by generation; those of generation 2 cause the "
+            "longest pauses.",
             "ops",
             line(
                 f"{rate('python_gc_collections_total', INSTANCE)} {OURS}",
@@ -266,7 +266,7 @@ def _housekeeping() -> Sequence[Panel]:
         bars(
             graph(
                 "Cache lookups",
-                "Looks into the cache of compiled models: hit, miss, or refused (found, and not importable).",
+                "Lookups in the cache of compiled models: hit, miss, or refused (found, but not importable).",
                 "none",
                 line(
                     total(f"increase(inferd_cache_lookups_total{{{INSTANCE}}}[$__rate_interval])", "result"),
@@ -277,14 +277,14 @@ def _housekeeping() -> Sequence[Panel]:
         ),
         graph(
             "Scrape",
-            "Time that collecting the metrics took, at the scrape before.",
+            "Time to collect the metrics, at the previous scrape.",
             "s",
             line(f"inferd_scrape_duration_seconds{{{INSTANCE}}}", "{{instance}}"),
         ),
         stacked(
             counts(
                 "Requests in flight",
-                "Requests waiting or running, of all models.",
+                "Requests waiting or running, over all models.",
                 line(total(f"inferd_in_flight_requests{{{INSTANCE}}}", "instance"), "{{instance}}"),
             )
         ),
@@ -294,15 +294,15 @@ def _housekeeping() -> Sequence[Panel]:
 def _workers() -> Sequence[Panel]:
     processes = counts(
         "Workers",
-        "Worker processes that serve, and how many are wanted; nothing where inferd is one process.",
+        "Serving and configured worker processes; no data if inferd is one process.",
         line(f"inferd_workers_ready{{{INSTANCE}}}", "{{instance}}"),
-        line(f"inferd_workers{{{INSTANCE}}}", "{{instance}} wanted"),
+        line(f"inferd_workers{{{INSTANCE}}}", "{{instance}} configured"),
     )
     replaced = graph(
         "Workers replaced",
-        "Worker processes that were started in place of one that had died; its requests failed as unavailable.",
+        "Worker processes that replaced a dead one, whose requests failed as unavailable.",
         "none",
         line(f"increase(inferd_workers_replaced_total{{{INSTANCE}}}[$__rate_interval])", "{{instance}}"),
         reach=2,
     )
-    return [limit(processes, ".* wanted").span(_HALF), bars(replaced).span(_HALF)]
+    return [limit(processes, ".* configured").span(_HALF), bars(replaced).span(_HALF)]

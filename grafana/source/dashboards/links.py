@@ -1,16 +1,16 @@
-"""The way from one dashboard to the others; what is selected and the time go along."""
+"""Links between the dashboards, which keep the selection and the time range."""
 
 from grafana_foundation_sdk.builders.dashboard import DashboardLink
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
 FLEET, MODEL, HOST = "inferd-fleet", "inferd-model", "inferd-host"
-"""Fixed uids: links and bookmarks outlive a new version of a dashboard."""
+"""Fixed uids: links and bookmarks survive new versions of a dashboard."""
 
 _TITLES = {FLEET: "inferd / fleet", MODEL: "inferd / model", HOST: "inferd / host"}
 
 
 def others(here: str) -> list[DashboardLink]:
-    """Links for the head of the dashboard ``here``."""
+    """Links at the top of the dashboard ``here``."""
     return [
         DashboardLink(title)
         .type(DashboardLinkType.LINK)
@@ -24,12 +24,12 @@ def others(here: str) -> list[DashboardLink]:
 
 
 def to_model() -> DashboardLink:
-    """From a series with the label model to that model."""
+    """A link from a series with the label model to that model."""
     return _from_series("Open this model", MODEL, "model", ("datasource", "job", "instance"))
 
 
 def to_host() -> DashboardLink:
-    """From a series with the label instance to that instance."""
+    """A link from a series with the label instance to that instance."""
     return _from_series("Open this instance", HOST, "instance", ("datasource", "job"))
 
 

@@ -1,4 +1,4 @@
-"""One model: its requests, where their time goes, its objectives, its load and how it runs."""
+"""One model: its requests, where their time goes, its objectives, load and configuration."""
 
 from collections.abc import Sequence
 
@@ -69,7 +69,7 @@ def _glance() -> Sequence[Panel]:
     return [
         figure(
             "Ready",
-            "Instances times versions of the model that answer.",
+            "Ready versions of the model, summed over instances.",
             "none",
             total(f"inferd_model_ready{{{MODEL}}}"),
             steps=[(1, "green")],
@@ -77,33 +77,38 @@ def _glance() -> Sequence[Panel]:
         ),
         figure(
             "Requests",
-            "Requests a second that ended, well or not.",
+            "Finished requests a second, with any outcome.",
             "reqps",
             total(rate("inferd_requests_total", MODEL)),
             base="text",
         ),
         figure(
             "Error ratio",
-            "Part of the requests that failed by the server's doing: unavailable, deadline, aborted, internal.",
+            "Ratio of requests that the server failed: unavailable, deadline, aborted, internal.",
             "percentunit",
             part_of_requests(FAILED, MODEL),
             steps=[(0.001, "yellow"), (0.01, "red")],
         ),
         figure(
-            "p50", "Half of the answers took no longer.", "s", quantile(0.5, _DURATION, MODEL), base="text", decimals=1
+            "p50",
+            "Median duration of successful requests.",
+            "s",
+            quantile(0.5, _DURATION, MODEL),
+            base="text",
+            decimals=1,
         ),
         figure(
             "p99",
-            "99 of 100 answers took no longer.",
+            "99th percentile of the duration of successful requests.",
             "s",
             quantile(0.99, _DURATION, MODEL),
             base="text",
             decimals=1,
         ),
-        figure("Objective", "The latency that is promised.", "s", _OBJECTIVE, base="text"),
+        figure("Objective", "The latency objective.", "s", _OBJECTIVE, base="text"),
         figure(
             "In time",
-            "Part of the answers that kept the latency objective.",
+            "Ratio of responses within the latency objective.",
             "percentunit",
             ratio(_MET, f"({_MET} + {total(rate('inferd_objective_missed_total', MODEL))})"),
             steps=[(0.95, "yellow"), (0.99, "green")],
@@ -111,7 +116,7 @@ def _glance() -> Sequence[Panel]:
         ),
         figure(
             "Budget left",
-            "What is left of the error budget of the objective that has least; below 0 it is overspent.",
+            "The smallest remaining error budget of the objectives; below 0 it is overspent.",
             "percentunit",
             f"min(slo:period_error_budget_remaining:ratio{{{SLO_OF_MODEL}}})",
             steps=[(0.0, "orange"), (0.25, "green")],
@@ -123,13 +128,13 @@ def _glance() -> Sequence[Panel]:
 def _requests() -> Sequence[Panel]:
     by_outcome = graph(
         "Requests by outcome",
-        "Requests a second by how they ended; every request that reached a server is counted once.",
+        "Requests a second by outcome; counts every request that reached a server once.",
         "reqps",
         line(total(rate("inferd_requests_total", MODEL), "outcome"), "{{outcome}}"),
     )
     duration = graph(
         "Duration",
-        "Time from receiving a request to its answer, of those answered well. The points are requests with a trace.",
+        "Time from receiving a request to its response, for successful requests. Points are requests with a trace.",
         "s",
         line(quantile(0.5, _DURATION, MODEL), "p50"),
         line(quantile(0.9, _DURATION, MODEL), "p90"),
@@ -141,8 +146,8 @@ def _requests() -> Sequence[Panel]:
         coloured(stacked(by_outcome), OUTCOMES),
         stacked(
             graph(
-                "Not answered well, by reason",
-                "Requests a second that ended otherwise than well, by outcome and reason.",
+                "Unsuccessful requests by reason",
+                "Unsuccessful requests a second, by outcome and reason.",
                 "reqps",
                 line(
                     total(rate("inferd_requests_total", f'{MODEL}, outcome!="ok"'), "outcome, reason"),
@@ -164,8 +169,8 @@ def _time() -> Sequence[Panel]:
     ]
     split = graph(
         "Stages",
-        "Mean time of an answer by what it was spent on: parsing, waiting for an infer request, waiting to fill a "
-        "batch, copying in, computing in OpenVINO, hand-over to the event loop, copying out, making the answer.",
+        "Mean duration of a request by stage: parsing, waiting for an infer request, waiting to fill a batch, copying "
+        "in, computing in OpenVINO, hand-over to the event loop, copying out, encoding the response.",
         "s",
         *stages,
         width=12,
@@ -174,7 +179,7 @@ def _time() -> Sequence[Panel]:
         coloured(stacked(split), STAGES),
         buckets(
             "Latency heatmap",
-            "Answers a second by how long they took. The model's objective is one of the boundaries.",
+            "Responses a second by duration. The model's objective is one of the boundaries.",
             total(rate(f"{_DURATION}_bucket", MODEL), "le"),
             unit="s",
             width=12,
@@ -186,13 +191,13 @@ def _objectives() -> Sequence[Panel]:
     return [
         graph(
             "Error budget left",
-            "What is left of the budget of the period; below 0 the objective is missed.",
+            "Remaining budget of the period; below 0 the objective is missed.",
             "percentunit",
             line(f"slo:period_error_budget_remaining:ratio{{{SLO_OF_MODEL}}}", "{{slo}}"),
             signed=True,
         ),
-        _burn_rates("latency", "answers that are too late"),
-        _burn_rates("availability", "requests that are not answered"),
+        _burn_rates("latency", "late responses"),
+        _burn_rates("availability", "unanswered requests"),
     ]
 
 
@@ -201,7 +206,7 @@ def _burn_rates(slo: str, errors: str) -> Panel:
     budget = f"on (job, model, slo) group_left () slo:error_budget:ratio{{{selector}}}"
     panel = graph(
         f"Burn rate of the {slo} objective",
-        f"How fast {errors} spend the error budget, over several windows: at 1 it lasts exactly the period. "
+        f"Rate at which {errors} spend the error budget, over several windows: at 1 it lasts exactly the period. "
         "A page needs two windows above 14.4 or 6.",
         "none",
         *(line(f"slo:sli_error:ratio_rate{window}{{{selector}}} / {budget}", f"over {window}") for window in WINDOWS),
@@ -214,12 +219,12 @@ def _work() -> Sequence[Panel]:
     runs = rate("inferd_batch_rows_count", MODEL)
 
     def at_most(which: float) -> str:
-        # Rows are whole, and what is between two boundaries is not known better.
+        # Rows are whole numbers, and a value between two boundaries is only an estimate.
         return f"ceil({quantile(which, 'inferd_batch_rows', MODEL)})"
 
     rows = graph(
         "Rows in a batch",
-        "Mean and quantiles of the rows in one batch, and how many it may have.",
+        "Mean and quantiles of the rows in one batch, and the limit.",
         "none",
         line(ratio(total(rate("inferd_batch_rows_sum", MODEL)), total(runs)), "mean"),
         line(at_most(0.5), "p50"),
@@ -229,7 +234,7 @@ def _work() -> Sequence[Panel]:
     return [
         graph(
             "Inferences and runs",
-            "Rows answered well, and runs of OpenVINO that they needed, a second.",
+            "Rows of successful requests, and OpenVINO runs for them, a second.",
             "ops",
             line(total(rate("inferd_inferences_total", MODEL)), "inferences"),
             line(total(runs), "runs"),
@@ -237,7 +242,7 @@ def _work() -> Sequence[Panel]:
         limit(rows, "limit"),
         graph(
             "Bytes",
-            "Bytes of request messages and of answers, a second.",
+            "Bytes of requests and responses a second.",
             "binBps",
             line(total(rate("inferd_received_bytes_total", MODEL)), "received"),
             line(total(rate("inferd_sent_bytes_total", MODEL)), "sent"),
@@ -248,20 +253,20 @@ def _work() -> Sequence[Panel]:
 def _saturation() -> Sequence[Panel]:
     in_flight = counts(
         "In flight",
-        "Requests waiting or running, and how many may be: learnt from service times where there is an objective.",
+        "Requests waiting or running, and the limit: learnt from service times if there is an objective.",
         line(total(f"inferd_in_flight_requests{{{MODEL}}}"), "in flight"),
         line(total(f"inferd_in_flight_limit{{{MODEL}}}"), "limit"),
     )
     in_use = graph(
         "Infer requests",
-        "Infer requests in use on average, and how many there are.",
+        "Busy infer requests on average, and how many there are.",
         "none",
-        line(total(rate("inferd_busy_seconds_total", MODEL)), "in use"),
+        line(total(rate("inferd_busy_seconds_total", MODEL)), "busy"),
         line(total(f"inferd_infer_requests{{{MODEL}}}"), "limit"),
     )
     oldest = graph(
         "Oldest in the queue",
-        "Age of the oldest request that has not started, against the latency objective.",
+        "Age of the oldest request waiting to start, against the latency objective.",
         "s",
         line(f"max by (instance) (inferd_queue_oldest_seconds{{{MODEL}}})", "{{instance}}"),
         line(_OBJECTIVE, "objective"),
@@ -269,7 +274,7 @@ def _saturation() -> Sequence[Panel]:
     )
     sequences = counts(
         "Sequences",
-        "Sequences that hold a state, and how many may; of models that have a state.",
+        "Live sequences, and the limit, for models with state.",
         line(total(f"inferd_sequences{{{MODEL}}}"), "sequences"),
         line(total(f"inferd_sequences_limit{{{MODEL}}}"), "limit"),
     )
@@ -278,14 +283,14 @@ def _saturation() -> Sequence[Panel]:
         limit(in_use, "limit"),
         counts(
             "Queue",
-            "Requests that have not started.",
+            "Requests waiting to start.",
             line(total(f"inferd_queue_length{{{MODEL}}}", "instance"), "{{instance}}"),
             link=links.to_host(),
         ),
         limit(oldest, "objective"),
         graph(
             "Bytes in the queue",
-            "Bytes of the requests that have not started.",
+            "Bytes of the requests waiting to start.",
             "bytes",
             line(total(f"inferd_queue_bytes{{{MODEL}}}", "instance"), "{{instance}}"),
             link=links.to_host(),
@@ -300,38 +305,38 @@ def _setup() -> Sequence[Panel]:
 
     streams = counts(
         "Streams",
-        "Streams the model is compiled for, as read back, and those asked for; 0 leaves them to OpenVINO.",
+        "Streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
         of_device("inferd_streams", "streams"),
-        of_device("inferd_streams_requested", "asked"),
+        of_device("inferd_streams_requested", "requested"),
     )
     threads = counts(
         "Threads",
-        "CPU threads of all streams, as read back, and those asked for; 0 leaves them to OpenVINO.",
+        "CPU threads of all streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
         of_device("inferd_threads", "threads"),
-        of_device("inferd_threads_requested", "asked"),
+        of_device("inferd_threads_requested", "requested"),
     )
     info = f"count by (version, execution_devices, precision, from_cache) (inferd_model_info{{{MODEL}}})"
     instances = counts(
         "Instances by version, device and precision",
-        "What the model really runs on and in, and whether it came from the cache of compiled models.",
+        "Devices and precision in force, and whether the model came from the cache of compiled models.",
         line(info, "v{{version}} on {{execution_devices}}, {{precision}}, from cache: {{from_cache}}"),
     )
-    return [limit(streams, ".* asked", "yellow"), limit(threads, ".* asked", "yellow"), stacked(instances)]
+    return [limit(streams, ".* requested", "yellow"), limit(threads, ".* requested", "yellow"), stacked(instances)]
 
 
 def _tuning() -> Sequence[Panel]:
     decisions = f"increase(inferd_tuning_decisions_total{{{MODEL}}}[$__rate_interval])"
     tunings = graph(
         "Tunings",
-        "Tunings that ended, by how, and whether one is going on.",
+        "Finished tunings by result, and whether one is running.",
         "none",
         line(total(decisions, "decision"), "{{decision}}"),
         line(f"max(inferd_tuning_active{{{MODEL}}})", "being tuned"),
     )
     effect = graph(
         "Gain and cost of tuning",
-        "Throughput of the choice in proportion to OpenVINO's THROUGHPUT hint, as measured last, 0 if unknown; "
-        "and how long searches took, counted when each ends.",
+        "Last measured throughput of the choice relative to OpenVINO's THROUGHPUT hint, 0 if unknown; and the "
+        "duration of searches, counted when each ends.",
         "none",
         line(f"max by (version) (inferd_tuning_gain_ratio{{{MODEL}}})", "gain of v{{version}}"),
         line(total(f"increase(inferd_tuning_seconds_total{{{MODEL}}}[$__rate_interval])"), "time searched"),
@@ -341,8 +346,8 @@ def _tuning() -> Sequence[Panel]:
         right(effect, "time searched", "s"),
         graph(
             "Seconds to load",
-            "Reading the file to being ready, and of this compiling (or importing from the cache), warming up "
-            "and the first run; of the slowest instance.",
+            "Time from reading the file to ready, and its parts: compiling (or importing from the cache), warm-up and "
+            "the first run; for the slowest instance.",
             "s",
             line(f"max(inferd_model_load_seconds{{{MODEL}}})", "load"),
             line(f"max(inferd_model_compile_seconds{{{MODEL}}})", "compile"),

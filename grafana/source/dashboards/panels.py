@@ -1,4 +1,4 @@
-"""The three kinds of panels the dashboards are made of: graphs, figures and heatmaps."""
+"""The dashboards' three kinds of panels: graphs, figures and heatmaps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +20,9 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Steps = Sequence[tuple[float, str]]
-"""Thresholds: from this value on, that colour."""
+"""Thresholds: (value, colour from that value on)."""
 
-# A third of the width each: three to a row are readable on a laptop's screen.
+# A third of the width: three in a row are readable on a laptop.
 _WIDTH, _HEIGHT = 8, 8
 _FIGURE_WIDTH, _FIGURE_HEIGHT = 3, 4
 
@@ -44,9 +44,9 @@ def graph(
     signed: bool = False,
     reach: float | None = None,
 ) -> timeseries.Panel:
-    """Lines over time, from 0 up unless ``signed``; ``steps`` are dashed lines across, which are always in sight.
+    """Lines over time, from 0 up unless ``signed``; ``steps`` are dashed lines across, always visible.
 
-    ``reach`` is how far the axis goes at least: without it a line at 0 gets one up to 100.
+    ``reach`` is the least maximum of the axis; without it the axis of a line at 0 ends at 100.
     """
     panel = (
         timeseries.Panel()
@@ -80,26 +80,26 @@ def graph(
 
 
 def counts(title: str, description: str, *lines: Dataquery, link: DashboardLink | None = None) -> timeseries.Panel:
-    """A graph of how many there are of something."""
+    """A graph of whole numbers."""
     return graph(title, description, "none", *lines, link=link, reach=2).decimals(0)
 
 
 def stacked(panel: timeseries.Panel) -> timeseries.Panel:
-    """The same with its series on top of each other.
+    """The same with stacked series.
 
-    Without outlines: that of a series which is 0 would lie on the one below.
+    Without outlines, because the outline of a series at 0 would cover the series below.
     """
     whole = common.StackingConfig().mode(words.StackingMode.NORMAL).group("A")
     return panel.stacking(whole).fill_opacity(60).line_width(0)
 
 
 def bars(panel: timeseries.Panel) -> timeseries.Panel:
-    """The same as bars, for what happens now and then."""
+    """The same as bars, for occasional events."""
     return stacked(panel).draw_style(words.GraphDrawStyle.BARS).fill_opacity(80).line_width(1)
 
 
 def limit(panel: timeseries.Panel, name: str, colour: str = "red") -> timeseries.Panel:
-    """The same with the series whose names match ``name`` as a dashed line: what the others are held against."""
+    """The same with the series whose names match ``name`` as a dashed line, as the limit for the others."""
     return panel.override_by_regexp(
         name,
         [
@@ -114,14 +114,14 @@ def limit(panel: timeseries.Panel, name: str, colour: str = "red") -> timeseries
 
 
 def coloured(panel: timeseries.Panel, colours: dict[str, str]) -> timeseries.Panel:
-    """The same with a series of each name always in that colour."""
+    """The same with a fixed colour for each series name."""
     for name, colour in colours.items():
         panel = panel.override_by_name(name, [_fixed(colour)])
     return panel
 
 
 def right(panel: timeseries.Panel, name: str, unit: str) -> timeseries.Panel:
-    """The same with the series whose names match ``name`` in another unit, at the right axis."""
+    """The same with the series whose names match ``name`` in another unit, on the right axis."""
     return panel.override_by_regexp(
         name,
         [
@@ -145,7 +145,7 @@ def figure(
     decimals: int | None = None,
     width: int = _FIGURE_WIDTH,
 ) -> stat.Panel:
-    """One number; ``base`` is its colour below all ``steps``, ``texts`` says and colours some values in words."""
+    """One number; ``base`` is its colour below all ``steps``, ``texts`` maps values to words and colours."""
     panel = (
         stat.Panel()
         .title(title)
@@ -170,7 +170,7 @@ def figure(
 
 
 def buckets(title: str, description: str, expr: str, *, unit: str, width: int = _WIDTH) -> heatmap.Panel:
-    """How a histogram's observations spread over its buckets; ``expr`` gives a series for each ``le``."""
+    """A histogram's observations by bucket; ``expr`` returns a series for each ``le``."""
     query = line(expr, "{{le}}").format(PromQueryFormat.HEATMAP)
     return (
         heatmap.Panel()

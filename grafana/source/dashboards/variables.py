@@ -1,4 +1,4 @@
-"""What a viewer selects: the Prometheus, its jobs, instances and models."""
+"""The viewer's selections: the Prometheus, its jobs, instances and models."""
 
 from grafana_foundation_sdk.builders.dashboard import DatasourceVariable, QueryVariable
 from grafana_foundation_sdk.models.dashboard import (
@@ -16,7 +16,7 @@ def datasource() -> DatasourceVariable:
 
 
 def job() -> QueryVariable:
-    return _several("job", "label_values(inferd_build_info, job)", "Scrape jobs that have instances of inferd.")
+    return _several("job", "label_values(inferd_build_info, job)", "Scrape jobs with instances of inferd.")
 
 
 def instance() -> QueryVariable:
@@ -28,12 +28,12 @@ _MODELS = 'label_values(inferd_model_ready{job=~"$job", instance=~"$instance"}, 
 
 
 def models() -> QueryVariable:
-    """Any number of models; all of them includes requests that named none."""
-    return _several("model", _MODELS, "Models of those instances, also ones that are not ready.")
+    """Any number of models; "All" includes requests to models that don't exist."""
+    return _several("model", _MODELS, "Models of these instances, including ones that are not ready.")
 
 
 def model() -> QueryVariable:
-    return _query("model", _MODELS, "A model of those instances.")
+    return _query("model", _MODELS, "A model of these instances.")
 
 
 def _several(name: str, query: str, description: str) -> QueryVariable:

@@ -187,5 +187,62 @@ def test_reductions_inside_of_a_loop_are_found() -> None:
 
 def test_what_is_still_read_wrong_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inferd.engine.fused_reductions.repair", lambda _: None)
-    with pytest.raises(LoadFailed, match="is fused with a reduction of three dimensions"):
+    with pytest.raises(
+        LoadFailed, match=r"Add .* is fused with a Reduce, where the CPU reads its constant along the wrong axis"
+    ):
         served(summed((-1, 3, 4), 1, 3, 1), tmp_path)
+
+
+def product(left: Any, right: Any, behind: Callable[[Any], Any], *, weights: bool) -> ov.Model:
+    x = parameter(left)
+    factor = op.constant(np.ones(right, np.float32)) if weights else parameter(right, name="w")
+    made = behind(op.matmul(x, factor, False, False))
+    return models.model({"y": made}, [x] if weights else [x, factor])
+
+
+def along(*shape: int) -> Any:
+    return op.constant(np.arange(10, 10 + np.prod(shape), dtype=np.float32).reshape(shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"),
+    [
+        ("MatMul", product((5, 3, 4), (5, 4, 3), lambda y: quantized(y, along(1, 3, 1)), weights=False)),
+        ("MatMul", product((-1, 3, 4), (-1, 4, 3), lambda y: quantized(y, along(1, 3, 1)), weights=False)),
+        ("MatMul", product((2, 3, 5, 4), (2, 3, 4, 3), lambda y: quantized(y, along(1, 3, 1, 1)), weights=True)),
+        ("FullyConnected", product((-1, 3, 5, 4), (4, 3), lambda y: op.add(y, along(1, 3, 1, 1)), weights=True)),
+        (
+            "FullyConnected",
+            product((-1, 3, 5, 4), (4, 3), lambda y: op.add(op.relu(y), along(1, 3, 1, 1)), weights=True),
+        ),
+    ],
+)
+def test_a_product_that_reads_a_constant_along_the_wrong_axis_is_not_served(
+    kind: str, network: ov.Model, tmp_path: Path
+) -> None:
+    with pytest.raises(LoadFailed, match=f"is fused with a {kind}, where the CPU reads its constant"):
+        models.engine().load(models.source(models.save(network, tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        product((-1, 3, 4), (4, 3), lambda y: op.relu(op.add(y, along(3))), weights=True),
+        product((-1, 3, 4), (4, 3), lambda y: op.add(y, along(1, 3, 1)), weights=True),
+        product((5, 3, 4), (4, 3), lambda y: quantized(y, along(1, 3, 1)), weights=True),
+        product((-1, 3, 4), (-1, 4, 3), lambda y: op.add(y, along(1, 3, 1)), weights=False),
+        product((2, 3, 5, 4), (4, 3), lambda y: op.add(y, along(1, 3, 1, 1)), weights=True),
+        product((-1, 3, 5, 4), (4, 3), lambda y: op.multiply(y, along(3, 1, 1)), weights=True),
+    ],
+)
+def test_other_products_are(network: ov.Model) -> None:
+    given = [
+        np.full([2 if dim.is_dynamic else dim.get_length() for dim in port.partial_shape], 0.5, np.float32)
+        for port in network.inputs
+    ]
+    compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert misread(network, compiled) == ""
+    seen = compiled(given)[0]
+    wanted = ov.Tensor(np.zeros(seen.shape, np.float32))
+    assert network.evaluate([wanted], [ov.Tensor(array) for array in given])
+    np.testing.assert_allclose(seen, wanted.data, rtol=1e-4)

@@ -3,7 +3,8 @@
 OpenVINO's CPU plugin fuses elementwise operations into the reduction before them. Where the reduction is of three
 dimensions, over the first or the last, a constant along the middle dimension is then indexed by the first one
 (OpenVINO fact 49). Over four dimensions it is indexed right, so such a reduction gets one more dimension. Models
-without such a pair are not changed.
+without such a pair are not changed. Where a compiled model has such a mistake all the same, or a like one behind a
+product of matrices (OpenVINO fact 50), it is refused.
 """
 
 from collections.abc import Iterator
@@ -53,31 +54,44 @@ def repair(model: "ov.Model") -> None:
 
 
 def misread(model: "ov.Model", compiled: "ov.CompiledModel") -> str:
-    """Which reduction of ``model`` was ``compiled`` for the CPU so that it reads a constant wrong; empty if none."""
-    suspects = [names for node in compiled.get_runtime_model().get_ops() if len(names := _fused_by_three(node)) > 1]
+    """Which operation of ``model`` was ``compiled`` for the CPU so that it reads a constant wrong; empty if none."""
+    suspects = [found for node in compiled.get_runtime_model().get_ops() if (found := _suspect(node)) is not None]
     if not suspects:
         return ""
-    with_constants = {n.get_friendly_name(): n for _, n in walk(model) if any(_constants(n))}
-    for names in suspects:
-        for name in names:
-            if name in with_constants:
+    by_name = {node.get_friendly_name(): node for _, node in walk(model)}
+    for kind, names in suspects:
+        for node in (by_name[name] for name in names if name in by_name):
+            if _read_wrong(kind, node):
                 return (
-                    f"{node_label(with_constants[name])} is fused with a reduction of three dimensions, where the CPU "
-                    "reads its constant along the wrong dimension"
+                    f"{node_label(node)} is fused with a {kind}, where the CPU reads its constant along the wrong axis"
                 )
     return ""
 
 
-def _fused_by_three(node: "ov.Node") -> list[str]:
-    """The operations that a reduction of three dimensions was made of, if ``node`` of a compiled model is one that
-    may read a constant wrong."""
+def _suspect(node: "ov.Node") -> tuple[str, list[str]] | None:
+    """The kind and the operations of ``node`` of a compiled model, if it may read a constant wrong."""
     info = node.get_rt_info()
-    if info["layerType"].astype(str) != "Reduce" or len(node.get_input_partial_shape(0)) != 3:
-        return []
-    if sum(dim.is_dynamic or dim.get_length() != 1 for dim in node.get_output_partial_shape(0)) < 2:
-        # There is one dimension to go along.
-        return []
-    return str(info["originalLayersNames"].astype(str)).split(",")
+    kind, names = str(info["layerType"].astype(str)), str(info["originalLayersNames"].astype(str)).split(",")
+    if len(names) < 2:
+        return None
+    if kind == "Reduce" and len(node.get_input_partial_shape(0)) == 3:
+        # Along the only dimension there is nothing to mistake.
+        dims = node.get_output_partial_shape(0)
+        return (kind, names) if sum(dim.is_dynamic or dim.get_length() != 1 for dim in dims) > 1 else None
+    if kind in ("FullyConnected", "MatMul") and len(node.get_output_partial_shape(0)) > 2:
+        return kind, names
+    return None
+
+
+def _read_wrong(kind: str, node: "ov.Node") -> bool:
+    """Whether ``node`` has a constant that is read wrong where it is fused with what is of that ``kind``."""
+    if kind == "Reduce":
+        return any(_constants(node))
+    if kind == "MatMul" and node.get_type_name() != "FakeQuantize":
+        return False
+    # A product reads each along the last axis.
+    shapes = [value.partial_shape for value in _constants(node)]
+    return any(len(shape) > 1 and shape[-1].is_static and shape[-1].get_length() == 1 for shape in shapes)
 
 
 def _reduced(node: "ov.Node") -> int | None:

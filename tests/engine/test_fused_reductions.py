@@ -246,3 +246,11 @@ def test_other_products_are(network: ov.Model) -> None:
     wanted = ov.Tensor(np.zeros(seen.shape, np.float32))
     assert network.evaluate([wanted], [ov.Tensor(array) for array in given])
     np.testing.assert_allclose(seen, wanted.data, rtol=1e-4)
+
+
+def test_a_reduction_that_openvino_makes_one_of_three_dimensions_is_not_served(tmp_path: Path) -> None:
+    x = parameter((5, 3, 4))
+    reduced = op.reduce_sum(op.reshape(x, numbers(5, 3, 1, 4), False), numbers(3), keep_dims=True)
+    network = models.model({"y": op.add(op.reshape(reduced, numbers(5, 3, 1), False), along(1, 3, 1))}, [x])
+    with pytest.raises(LoadFailed, match="is fused with a Reduce, where the CPU reads its constant"):
+        models.engine().load(models.source(models.save(network, tmp_path)))

@@ -79,6 +79,7 @@
 47  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
 48  tests/engine/test_traps.py::test_a_log_sum_exp_of_older_onnx_is_taken_over_all_axes
 49  tests/engine/test_traps.py::test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_first_one
+50  tests/engine/test_traps.py::test_a_constant_behind_a_product_is_read_along_the_last_axis
 """
 
 import ast
@@ -484,3 +485,15 @@ def test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_fir
     sums = rows.sum(2, keepdims=True)
     # Right were sums + added.reshape(1, 3, 1). With more rows than elements it reads what lies behind them.
     assert compiled(network)(rows)[0].tolist() == (sums + added.reshape(3, 1, 1)).tolist()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 1, 1)])
+def test_a_constant_behind_a_product_is_read_along_the_last_axis(shape: tuple[int, ...]) -> None:
+    x = op.parameter([-1, 3, 5, 4], np.float32)
+    added = np.array([100, 200, 300], np.float32)
+    weights = np.ones((4, 3), np.float32)
+    product = op.matmul(x, op.constant(weights), False, False)
+    network = ov.Model([op.add(product, op.constant(added.reshape(shape))).output(0)], [x])
+    rows = np.arange(120, dtype=np.float32).reshape(2, 3, 5, 4)
+    # Right were rows @ weights + added.reshape(1, 3, 1, 1).
+    np.testing.assert_allclose(compiled(network, INFERENCE_PRECISION_HINT="f32")(rows)[0], rows @ weights + added)

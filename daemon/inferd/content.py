@@ -57,7 +57,7 @@ class Bounds:
             problem = "is a symbolic link that leads out of the model repository"
             raise RepositoryError(self.shown(named or path), problem)
         if not exists(target):
-            problem = "is a symbolic link to nothing that can be read" if islink(path) else "can't be read"
+            problem = "is a broken or unreadable symbolic link" if islink(path) else "can't be read"
             raise RepositoryError(self.shown(named or path), problem)
 
     def shown(self, path: Path | str) -> str:

@@ -198,7 +198,7 @@ def test_top_shows_its_certificate_or_its_token(
     assert main(without_certificate) == 0
     monkeypatch.setenv("INFERD_TOKEN", SECRET[:-1])
     assert main(command) == 1
-    assert capsys.readouterr().err == f"inferd: {metrics}: the token is not known\n"
+    assert capsys.readouterr().err == f"inferd: {metrics}: unknown token\n"
 
 
 def test_top_calls_no_daemon_that_has_another_name(
@@ -219,7 +219,7 @@ def test_tune_shows_its_certificate_or_its_token(
     assert capsys.readouterr().err == ""
     token.write_text(SECRET[:-1])
     assert main([*command, "--token-file", str(token)]) == 1
-    assert capsys.readouterr().err == "inferd: UNAUTHENTICATED: the token is not known\n"
+    assert capsys.readouterr().err == "inferd: UNAUTHENTICATED: unknown token\n"
     # The scope to read is not enough to steer.
     assert main(["tune", "unpin", "m", "--server", grpc, *flags(authority, me)]) == 1
     assert "PERMISSION_DENIED: Pin needs the scope 'tuner', which 'me.example'" in capsys.readouterr().err

@@ -140,7 +140,7 @@ def test_a_bad_value_that_a_better_source_overrides_does_no_harm(file, monkeypat
 def test_a_required_setting_that_nothing_gives_says_how_to_give_it():
     assert problem() == (
         "flag --model-repository, variable INFERD_MODEL_REPOSITORY or configuration file: "
-        "model_repository: is required and was not given; allowed: the path of a folder"
+        "model_repository: is required but not set; allowed: the path of a folder"
     )
 
 
@@ -265,7 +265,7 @@ def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind)
     base = ("--model-repository", "models", f"--{flag}", bind)
     assert problem(*base) == (
         f"flag --{flag}: {flag.replace('-', '_')}: {bind} is open to other machines; set tls_cert or tokens_file, or "
-        "allow_insecure_bind if that is meant"
+        "allow_insecure_bind if that is intended"
     )
     for enough in (
         ("--allow-insecure-bind",),
@@ -281,14 +281,17 @@ def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind)
         (
             ("--allow-insecure-bind",),
             [
-                "without TLS, others on the network can read and change what is sent",
-                "without tokens or client certificates, whoever can connect may call",
+                "without TLS, others on the network can read and change all traffic",
+                "without tokens or client certificates, any client that can connect may call",
             ],
         ),
-        (("--tokens-file", "t"), ["without TLS, others on the network can read and change what is sent, tokens too"]),
+        (
+            ("--tokens-file", "t"),
+            ["without TLS, others on the network can read and change all traffic, tokens included"],
+        ),
         (
             ("--tls-cert", "c", "--tls-key", "k"),
-            ["without tokens or client certificates, whoever can connect may call"],
+            ["without tokens or client certificates, any client that can connect may call"],
         ),
         (("--tls-cert", "c", "--tls-key", "k", "--tokens-file", "t"), []),
         (("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"), []),
@@ -306,7 +309,7 @@ def test_what_an_open_port_is_exposed_to_is_said(flags, said):
         (("--tls-key", "k"), "flag --tls-key: tls_key: is set without tls_cert; set both or neither"),
         (
             ("--tls-client-ca", "a"),
-            "flag --tls-client-ca: tls_client_ca: is set without tls_cert: without TLS no client can show a "
+            "flag --tls-client-ca: tls_client_ca: is set without tls_cert: without TLS no client can present a "
             "certificate",
         ),
     ],

@@ -60,17 +60,17 @@ def test_an_old_and_a_new_secret_may_share_a_name() -> None:
 
 NAME = "allowed: 1 to 64 of letters, digits and _.@:/-"
 MOMENT = "allowed: a date, or a date and time with its offset from UTC"
-NOBODY = "it names no token and no client, so that nobody could call"
+NO_CLIENT = "it lists no token and no client, so no client could call"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", NOBODY),
-        ("token = []", NOBODY),
-        (TOKEN * 2, "the sha256 of token 'a' is there 2 times"),
-        (TOKEN + TOKEN.lower(), "the sha256 of token 'a' is there 2 times"),
-        (CLIENT * 2, "client 'a' is there 2 times"),
+        ("", NO_CLIENT),
+        ("token = []", NO_CLIENT),
+        (TOKEN * 2, "the sha256 of token 'a' is listed 2 times"),
+        (TOKEN + TOKEN.lower(), "the sha256 of token 'a' is listed 2 times"),
+        (CLIENT * 2, "client 'a' is listed 2 times"),
         (
             TOKEN + "expires = 2027-01-31T12:00:00",
             "token[0].expires: 2027-01-31 12:00:00 has no offset from UTC; write it with one, such as "
@@ -90,7 +90,7 @@ NOBODY = "it names no token and no client, so that nobody could call"
         (TOKEN.replace('"a"', '"a b"'), f"token[0].name: got 'a b'; {NAME}"),
         (TOKEN.replace('"a"', r'"a\n"'), rf"token[0].name: got 'a\n'; {NAME}"),
         (CLIENT.replace('"a"', r'"a\n"'), r"client[0].name: got 'a\n'; allowed: 1 to 255 printable characters"),
-        (TOKEN.replace("name", "nmae"), f"token[0].name: is required and was not given; {NAME}"),
+        (TOKEN.replace("name", "nmae"), f"token[0].name: is required but not set; {NAME}"),
     ],
 )
 def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
@@ -132,7 +132,7 @@ def test_who_is_alone_may_have_every_key() -> None:
     ],
 )
 def test_no_key_is_two_clients(text: str, said: str) -> None:
-    assert problem(text) == f"f: shared_memory_keys {said} overlap; a key is one client's"
+    assert problem(text) == f"f: shared_memory_keys {said} overlap; a key belongs to one client"
 
 
 @pytest.mark.parametrize("key", ["a/b", "a b", "é", "x" * 256])

@@ -388,13 +388,13 @@ def test_the_root_itself_may_be_a_link(tmp_path):
 def test_a_link_to_nothing_breaks_only_its_own_model(inside, link, target):
     (inside / link).parent.mkdir(parents=True, exist_ok=True)
     (inside / link).symlink_to(target)
-    assert problems(inside) == {"m": f"{link}: is a symbolic link to nothing that can be read"}
+    assert problems(inside) == {"m": f"{link}: is a broken or unreadable symbolic link"}
     assert served(inside) == {"sound": [1]}
 
 
 def test_a_loop_of_links_breaks_only_its_own_model(inside):
     (inside / "m").symlink_to("m")
-    assert problems(inside) == {"m": "m: is a symbolic link to nothing that can be read"}
+    assert problems(inside) == {"m": "m: is a broken or unreadable symbolic link"}
 
 
 # -- asking for one model ---------------------------------------------------------
@@ -514,7 +514,7 @@ def test_a_link_that_leads_out_is_followed_only_where_that_is_allowed(tmp_path: 
     allowed = Repository(root, external_links=True)
     assert [v.version for v in allowed.find("m").versions] == [1]
     (root / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RepositoryError, match="symbolic link to nothing"):
+    with pytest.raises(RepositoryError, match="broken or unreadable symbolic link"):
         allowed.find("lost")
 
 

@@ -307,7 +307,7 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
         ]
         flag = await answer(served, f"/{SERVICE}/RepositoryModelLoad", bearing("everything", "infer"))
     assert said == [
-        (UNAUTHENTICATED, "the token is not known"),
+        (UNAUTHENTICATED, "unknown token"),
         (UNAUTHENTICATED, "the token has expired"),
         (UNAUTHENTICATED, "authorization is not of the form 'Bearer TOKEN'"),
         (DENIED, "ModelInfer needs the scope 'infer', which 'read' does not have"),
@@ -342,7 +342,7 @@ async def test_a_message_that_is_refused_by_token_is_not_read(world: World, tmp_
         # Read, it would be too large; its sender hears about the token instead.
         told = await answer(served, INFER, bearing("nobody"), bytes(3 << 20))
         too_large = await answer(served, INFER, bearing("infer"), bytes(3 << 20))
-    assert told == (UNAUTHENTICATED, "the token is not known")
+    assert told == (UNAUTHENTICATED, "unknown token")
     assert too_large[0] is Code.RESOURCE_EXHAUSTED
 
 
@@ -361,7 +361,7 @@ async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(worl
         held.look()
         broken = await answer(served, INFER, bearing("another"))
     assert before[0] is another[0] is broken[0] is Code.UNAVAILABLE  # no model is there yet
-    assert after == (UNAUTHENTICATED, "the token is not known")
+    assert after == (UNAUTHENTICATED, "unknown token")
     assert [(one.current, one.readings) for one in held.watched_files()] == [(False, {"ok": 1, "failed": 1})]
 
 

@@ -187,11 +187,11 @@ async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: Regio
             assert [await one.register(f"{n}", made.key) for n in range(3)] == [OK] * 3
             assert await one.register("3", made.key) == (
                 Code.RESOURCE_EXHAUSTED,
-                "no more shared memory can be registered: at most 3 regions of one client may be",
+                "cannot register more shared memory: the limit is 3 regions of one client",
             )
             assert await two.register("0", other.key, 0, 2848) == (
                 Code.RESOURCE_EXHAUSTED,
-                "no more shared memory can be registered: at most 2847 bytes in all regions of one client may be",
+                "cannot register more shared memory: the limit is 2847 bytes in all regions of one client",
             )
             assert await two.register("0", other.key, 0, 2847) == OK
 

@@ -397,5 +397,5 @@ def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
 def test_a_request_refused_for_overload_is_told_when_to_come_back() -> None:
     crowded = SustainedOverload("m", 0.2, 0.05, retry_after=0.15)
     assert crowded.retry_after == 0.15
-    assert "an answer would take 200 ms; while more is asked for than can be computed" in str(crowded)
-    assert "held to 50 ms" in str(crowded)
+    assert "a response would take 200 ms" in str(crowded)
+    assert "under sustained overload the queue is limited to 50 ms" in str(crowded)

@@ -244,8 +244,8 @@ def test_a_client_alone_has_most_places_and_leaves_some(most: int, begun: int) -
     assert answers.count("") == begun
     if begun < most:
         assert answers[begun].startswith(
-            f"TooManySequences: model 'm': this client has {begun} live sequences of {most} at most; the other places "
-            "are for other clients; retry in "
+            f"TooManySequences: model 'm': this client has {begun} of {most} live sequences; the rest are reserved "
+            "for other clients; retry in "
         )
         assert said(one, 1, start=True, end=True, client="b") == ""
     # What is live goes on, may begin again, and makes room for itself.
@@ -257,7 +257,7 @@ def test_a_client_alone_has_most_places_and_leaves_some(most: int, begun: int) -
 def test_clients_that_are_not_told_apart_have_all_places() -> None:
     one = scheduler(most=16, slots=16)
     assert [said(one, number, start=True) for number in range(1, 17)] == [""] * 16
-    assert "16 sequences are live, which is the limit" in said(one, 17, start=True)
+    assert "the limit of 16 live sequences is reached" in said(one, 17, start=True)
 
 
 def test_a_client_at_its_part_is_told_when_one_of_its_own_sequences_times_out() -> None:

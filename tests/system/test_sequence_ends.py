@@ -54,7 +54,7 @@ def gone(model: str, sequence: int | str, why: str) -> tuple[StatusCode, str]:
 
 
 def lost(model: str, sequence: int | str, why: str) -> tuple[StatusCode, str]:
-    return StatusCode.ABORTED, f"model '{model}': sequence '{sequence}' is lost: {why}; start it anew"
+    return StatusCode.ABORTED, f"model '{model}': sequence '{sequence}' is lost: {why}; start it again"
 
 
 # -- not to be had ----------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_one_sequence_too_many_is_told_when_to_come_back_and_served_once_there_i
             refused = infer(add(1, "d", "three", start=True))
             code, sentence = await wire.outcome(refused)
             assert code is StatusCode.RESOURCE_EXHAUSTED
-            assert sentence.startswith("model 'three': 3 sequences are live, which is the limit; retry in ")
+            assert sentence.startswith("model 'three': the limit of 3 live sequences is reached; retry in ")
             trailers, retry = dict(await refused.trailing_metadata()), RetryInfo()
             assert Status.FromString(trailers["grpc-status-details-bin"]).details[0].Unpack(retry)
             # No longer than the first of the three may rest.

@@ -421,7 +421,7 @@ async def test_a_caller_that_registers_all_it_may_leaves_regions_to_another(know
                 for number in range(260)
                 if isinstance(answer := await one.register(f"r{number}", made.key, NBYTES), tuple)
             ]
-            said = "no more shared memory can be registered: at most 192 regions of one client may be"
+            said = "cannot register more shared memory: the limit is 192 regions of one client"
             assert refused == [(Code.RESOURCE_EXHAUSTED, said)] * 68
             assert await two.register("r", own.key, NBYTES) == pb.SystemSharedMemoryRegisterResponse()
             await one.unregister()

@@ -102,8 +102,8 @@ def test_an_array_more_than_the_metadata_names_is_sent_as_it_is() -> None:
     ("arrays", "says"),
     [
         ({}, "input 'x' is missing"),
-        ({"x": np.zeros(3, np.float32)}, "and \\[3\\] is given"),
-        ({"x": np.zeros(2, np.float64)}, "is FP32, and float64 is given_inputs"),
+        ({"x": np.zeros(3, np.float32)}, "but \\[3\\] is given"),
+        ({"x": np.zeros(2, np.float64)}, "is FP32, but float64 is given"),
         ({"x": np.zeros(2, np.float32), "z": np.zeros(1, np.complex64)}, "which the protocol does not have"),
     ],
 )

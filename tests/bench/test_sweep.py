@@ -52,8 +52,8 @@ def test_a_geometric_sweep_stays_within_its_ends(start: int, end: int, factor: i
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "'' is no number"),
-        ("many", "'many' is no number"),
+        ("", "'' is not a number"),
+        ("many", "'many' is not a number"),
         ("0", "no positive number"),
         ("-1", "no positive number"),
         ("inf", "no positive number"),

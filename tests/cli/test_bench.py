@@ -76,9 +76,9 @@ def test_a_server_that_says_nothing_leaves_the_clients_own_figures() -> None:
 
 
 def test_the_load_with_the_most_answers_in_time_is_named() -> None:
-    assert result(SWEEP).splitlines()[-1] == "99 % within 25 ms: most within it at 8 in flight, 199.0/s"
+    assert result(SWEEP).splitlines()[-1] == "99 % within 25 ms: highest goodput at 8 in flight, 199.0/s"
     missed = replace(SWEEP, steps=SWEEP.steps[2:] * 2)
-    assert result(missed).splitlines()[-1] == "99 % within 25 ms: kept under none of these loads"
+    assert result(missed).splitlines()[-1] == "99 % within 25 ms: met under none of these loads"
 
 
 def test_errors_are_told_by_code_and_what_is_to_be_doubted_too() -> None:
@@ -140,7 +140,7 @@ def test_on_a_terminal_rate_errors_and_time_left_are_seen() -> None:
     assert "measuring, 9 s left" in text
     assert "200/s" in text
     assert "7 failed" in text
-    assert "waiting for the last answers" in text
+    assert "waiting for the last responses" in text
 
 
 # -- two runs ---------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_compare_reads_documents_and_fails_where_nothing_is_shared(
     assert main(["bench", "compare", files[0], files[1]]) == 0
     assert "1.00x" in capsys.readouterr().out
     assert main(["bench", "compare", files[0], files[2]]) == 1
-    assert "no load in common" in capsys.readouterr().out
+    assert "share no load" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("text", "says"), [("{}", "not written by inferd bench"), ("nonsense", "Expecting value")])
@@ -259,9 +259,9 @@ def test_a_shape_belongs_to_an_input() -> None:
         (("--concurrency", "1:x"), "flag --concurrency: '1:x' is neither"),
         (("--concurrency", "0.5"), "numbers that are not whole"),
         (("--concurrency", "1000000"), "at most 100000"),
-        (("--rate", "0"), "flag --rate: '0' is no positive number"),
+        (("--rate", "0"), "flag --rate: '0' is not a positive number"),
         (("--rate", "1e9"), "at most 1000000 a second"),
-        (("--json", "/nowhere/at/all/a.json"), "is no folder"),
+        (("--json", "/nowhere/at/all/a.json"), "is not a folder"),
     ],
 )
 def test_what_can_not_be_done_is_said_before_any_server_is_asked(flags: tuple[str, ...], says: str) -> None:

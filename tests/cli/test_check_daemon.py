@@ -33,7 +33,7 @@ def test_a_port_that_is_in_use_is_no_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metrics", ["127.0.0.1:8001", "0.0.0.0:8001"])
 def test_one_port_can_not_be_both(tmp_path: Path, metrics: str) -> None:
     assert wrong(tmp_path, grpc_bind="127.0.0.1:8001", metrics_bind=metrics) == [
-        "metrics_bind: has port 8001, as grpc_bind has"
+        "metrics_bind: has port 8001, the same as grpc_bind"
     ]
 
 

@@ -74,8 +74,8 @@ def test_what_is_no_token_is_refused_and_not_shown(tmp_path: Path, content: byte
         file.write_bytes(content)
     said = problem("--token-file", str(file))
     assert said in (
-        f"{file}: holds no token",
-        f"{file}: holds something that is no token",
+        f"{file}: contains no token",
+        f"{file}: contains something other than a token",
         f"{file}: not UTF-8 text",
         f"{file}: No such file or directory",
     )

@@ -48,7 +48,7 @@ def test_the_old_one_serves_on_when_the_new_one_does_not_start(capsys: pytest.Ca
     units.broken = {"green"}
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1
     assert units.active == {"blue"}
-    assert "blue serves on" in capsys.readouterr().err
+    assert "blue still serves" in capsys.readouterr().err
 
 
 def test_fewer_models_are_taken_only_when_asked_for() -> None:

@@ -16,7 +16,7 @@ def made(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[str, str]:
     assert main(["token", "new", *flags]) == 0
     printed = capsys.readouterr()
     introduction, _, secret = printed.err.strip().rpartition(" ")
-    assert introduction == "the secret, which is not shown again:"
+    assert introduction == "the secret, shown only once:"
     return printed.out, secret
 
 

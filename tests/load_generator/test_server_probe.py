@@ -69,8 +69,8 @@ def test_a_page_of_several_processes_is_their_sum() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ("process_cpu_seconds_total 1\n", 200, "holds no process_resident_memory_bytes"),
-        ("<html></html>", 200, "holds no process_cpu_seconds_total"),
+        ("process_cpu_seconds_total 1\n", 200, "has no process_resident_memory_bytes"),
+        ("<html></html>", 200, "has no process_cpu_seconds_total"),
         ("", 404, "Not Found"),
     ],
 )

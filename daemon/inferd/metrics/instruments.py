@@ -171,7 +171,7 @@ RELOADS = Instrument(
     "inferd_reloads",
     "counter",
     "Reloads of settings and repository, after SIGHUP or a change in the repository, by result: ok, or failed when "
-    "settings or repository can't be read or a model can't be served as it is on disk; what was served before stays.",
+    "settings or repository can't be read or a model on disk can't be served; what was served before stays.",
     ("result",),
     merged="max",
 )

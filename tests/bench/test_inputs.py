@@ -72,7 +72,7 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_shape_for_no_input_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="has no input 'y'"):
+    with pytest.raises(InvalidRequest, match="for 'y', but there is no such input"):
         synthetic_inputs("m", (spec(DType.FP32, Dim(3, 3)),), {"y": (3,)}, 1)
 
 

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="No such file"):
             made.context() if isinstance(made, ClientCredentials) else made()
     file.write_text("no certificate")
-    with pytest.raises(ConfigurationError, match="holds no certificate"):
+    with pytest.raises(ConfigurationError, match="contains no certificate"):
         ClientCredentials(ca=file).context()
 
 
@@ -245,7 +245,7 @@ def calls(address: str, models: Path) -> list[list[str]]:
 def test_a_command_without_tls_says_that_the_port_has_it(
     grpc: str, metrics: str, demo_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = "takes TLS connections only; name the CA of its certificate with --ca FILE"
+    said = "accepts only TLS connections; name the CA of its certificate with --ca FILE"
     for command in calls(grpc, demo_repository):
         assert main(command) == 1
         assert capsys.readouterr().err == f"inferd: UNAVAILABLE: {grpc} {said}\n"
@@ -269,7 +269,7 @@ def test_a_command_with_tls_says_that_the_port_has_none(
 
 def test_the_metrics_page_of_a_bench_says_which_scheme_it_needs(metrics: str) -> None:
     with pytest.raises(
-        NoResourceUsage, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"
+        NoResourceUsage, match=r": accepts only TLS connections; use https:// and name the CA .* --ca FILE$"
     ):
         MetricsPage(f"http://{metrics}/metrics", ClientCredentials()).read()
     with (

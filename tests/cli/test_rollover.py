@@ -67,8 +67,8 @@ def test_a_status_that_says_nothing_stops_nobody() -> None:
     ("old", "new", "problem"),
     [
         ("blue", "blue", "same unit"),
-        ("green", "blue", "green does not serve"),
-        ("blue", "both", "both is active already"),
+        ("green", "blue", "green is not active"),
+        ("blue", "both", "both is already active"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(

@@ -223,7 +223,7 @@ BROKEN = {
     ),
     "versions beside a model file": (
         ["m/1/model.onnx", "m/2/model.onnx", "m/model.onnx"],
-        "m: holds versions (1, 2) and model files beside them (model.onnx); keep one kind",
+        "m: holds versions (1, 2) and model files next to them (model.onnx); keep one kind",
     ),
     "a version with a leading zero": (
         ["m/01/model.onnx", "m/2/model.onnx"],
@@ -537,6 +537,6 @@ def test_settings_in_a_pipe_or_of_any_size_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m/model.toml")
     (tmp_path / "n/model.toml").write_text("#" * (64 << 10) + "\n")
     assert [str(b.error) for b in Repository(tmp_path).scan().broken] == [
-        "m/model.toml: is no regular file",
+        "m/model.toml: is not a regular file",
         "n/model.toml: is larger than 65536 bytes",
     ]

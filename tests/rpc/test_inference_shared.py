@@ -221,7 +221,7 @@ async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, pa
 @on_loop
 async def test_an_object_that_has_shrunk_is_told_to_who_asks_again(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
-    gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+    gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
     for mapped in (False, True):
         with shared_object(2 * NBYTES) as made:
             async with serving(tmp_path / str(mapped), mapped=mapped) as (_, channel):

@@ -117,7 +117,7 @@ def test_requests_of_a_run_that_hangs_are_told_and_the_run_is_cancelled() -> Non
     ((refused, error),) = plans[-1].refused
     assert (refused, str(error)) == (
         request,
-        "model 'm': inference failed: it did not end within 1e-07 s and was given up",
+        "model 'm': inference failed: the run did not end within 1e-07 s and was given up",
     )
     assert isinstance(error, InferenceFailed)
     assert [run.slot for run in plans[-1].given_up] == [0]
@@ -172,7 +172,7 @@ def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pin
     (run,) = stage.submit(first, second).starts
     stage.follow(until=100)
     assert stage.errors == {first: "InferenceFailed", second: "SequenceLost"}
-    with pytest.raises(SequenceLost, match="a request of it hung"):
+    with pytest.raises(SequenceLost, match="one of its requests hung"):
         stage.scheduler.submit(work(step=SequenceStep("s")), 105)
 
     stage.scheduler.finished(run.pool, run.slot, 111, ok=False)

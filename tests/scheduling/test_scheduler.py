@@ -305,7 +305,7 @@ def test_a_deadline_nearer_than_the_fastest_run_is_refused_until_that_is_stale()
     (run,) = one.poll(SECOND).starts
     at = SECOND + 100 * MS
     one.finished(run.pool, run.slot, at)
-    with pytest.raises(DeadlinePassed, match=r"50\.0 ms are left, an answer takes 100\.0 ms"):
+    with pytest.raises(DeadlinePassed, match=r"50\.0 ms are left, a response takes 100\.0 ms"):
         one.submit(work(deadline=at + 50 * MS), at)
     # Nothing has run for long: the model may have become faster.
     at += 2 * SECOND

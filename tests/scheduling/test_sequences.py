@@ -136,7 +136,7 @@ def test_another_client_that_begins_the_same_id_replaces_and_ends_nothing() -> N
     ("end", "ok", "now", "own"),
     [
         (True, True, 1, "has ended"),
-        (False, False, 1, "is lost: a request of it failed"),
+        (False, False, 1, "is lost: one of its requests failed"),
         (False, True, 100, "timed out after"),
     ],
 )

@@ -71,16 +71,18 @@ def test_key_and_certificate_that_fit_are_taken(authority: CertificateAuthority,
 
 def test_a_key_that_does_not_fit_is_refused(authority: CertificateAuthority, pair: Pair) -> None:
     other = authority.issue("other")
-    assert problem(pair.certificate, other.key) == f"{other.key}: no key of {pair.certificate}: KEY_VALUES_MISMATCH"
+    assert (
+        problem(pair.certificate, other.key) == f"{other.key}: not the key of {pair.certificate}: KEY_VALUES_MISMATCH"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_certificate_is_refused(tmp_path: Path, pair: Pair, content: bytes) -> None:
     file = tmp_path / "broken.pem"
     file.write_bytes(content)
-    assert problem(file, pair.key).startswith(f"{pair.key}: no key of {file}: ")
-    assert problem(pair.certificate, file).startswith(f"{file}: no key of {pair.certificate}: ")
-    assert problem(pair.certificate, pair.key, file).startswith(f"{file}: holds no CA: ")
+    assert problem(file, pair.key).startswith(f"{pair.key}: not the key of {file}: ")
+    assert problem(pair.certificate, file).startswith(f"{file}: not the key of {pair.certificate}: ")
+    assert problem(pair.certificate, pair.key, file).startswith(f"{file}: contains no CA: ")
 
 
 def test_a_key_with_a_password_is_refused_and_the_terminal_is_not_asked(
@@ -88,7 +90,7 @@ def test_a_key_with_a_password_is_refused_and_the_terminal_is_not_asked(
 ) -> None:
     locked = tmp_path / "locked.key"
     authority.lock(pair.key, locked)
-    assert problem(pair.certificate, locked).startswith(f"{locked}: no key of {pair.certificate}: ")
+    assert problem(pair.certificate, locked).startswith(f"{locked}: not the key of {pair.certificate}: ")
 
 
 @pytest.mark.parametrize("absent", [0, 1, 2])

@@ -56,7 +56,7 @@ def both(address: str) -> tuple[str, str]:
 
 
 def wants_tls(address: str) -> tuple[str, str]:
-    return f"{address} takes TLS connections only; name the CA of its certificate with --ca FILE", ""
+    return f"{address} accepts only TLS connections; name the CA of its certificate with --ca FILE", ""
 
 
 def in_the_clear(address: str) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def test_what_can_not_be_used_leaves_what_was_and_is_said_once(file: Path) -> No
     assert said == [
         {
             "log_level": "error",
-            "event": "new credentials can't be used; those from before hold",
+            "event": "credentials not reloaded",
             "kind": "number",
             "problem": f"{file}: no number",
         }
@@ -94,7 +94,7 @@ def test_a_file_that_goes_and_comes_back_is_taken_up_again(file: Path) -> None:
     with capture_logs() as said:
         number.look()
     assert (number.value, number.current, number.readings) == (3, True, {"ok": 1, "failed": 1})
-    assert [line["event"] for line in said] == ["new credentials are in use"]
+    assert [line["event"] for line in said] == ["credentials reloaded"]
 
 
 def test_it_can_be_read_again_unchanged(file: Path) -> None:

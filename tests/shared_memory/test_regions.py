@@ -203,30 +203,30 @@ def test_an_object_is_one_owners() -> None:
 def test_there_is_room_for_so_many_regions_and_bytes() -> None:
     regions = RegionTable(RegionLimits(2, 100))
     regions.check_room("", "x", 100)
-    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 100 bytes in all regions$"):
         regions.check_room("", "x", 101)
     regions.add(region("", "x", 60))
-    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 100 bytes in all regions$"):
         regions.check_room("", "y", 2**64 - 1)
     regions.add(region("", "y", 40))
-    with pytest.raises(RegionLimit, match="at most 2 regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 2 regions$"):
         regions.check_room("", "z", 0)
 
 
 def test_one_client_leaves_regions_and_bytes_to_others() -> None:
     regions = RegionTable(RegionLimits(8, 100))
-    with pytest.raises(RegionLimit, match="at most 75 bytes in all regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 75 bytes in all regions of one client$"):
         regions.check_room("a", "x", 76)
     regions.add(region("a", "x", 75))
-    with pytest.raises(RegionLimit, match="at most 18 bytes in all regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 18 bytes in all regions of one client$"):
         regions.check_room("b", "x", 19)
     regions.check_room("b", "x", 18)
     for number in range(5):
         regions.add(region("a", f"{number}", 0))
-    with pytest.raises(RegionLimit, match="at most 6 regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 6 regions of one client$"):
         regions.check_room("a", "y", 0)
     regions.add(region("b", "x", 18))
-    with pytest.raises(RegionLimit, match="at most 1 regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 1 regions of one client$"):
         regions.check_room("b", "y", 0)
     regions.check_room("c", "x", 0)
     # What a client gives up is its own to take, or another's.

@@ -137,7 +137,7 @@ def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject)
     store.register("", "x", made.key, 0, LARGE)
     placed = store.locate("", Span("x", 0, 1))
     store.unregister("", "x")
-    with pytest.raises(RegionLimit, match="at most 1 regions"):
+    with pytest.raises(RegionLimit, match="the limit is 1 regions"):
         store.register("you", "y", made.key, 0, 1)
     del placed
     store.register("", "y", made.key, 0, LARGE)
@@ -176,7 +176,7 @@ def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: RegionSt
     store.register("me", "x", made.key, 0, LARGE)
     for offset in range(5000):
         assert store.locate_all("me", (Span("x", offset, 1),))[0].offset == offset
-    assert len(store._found) <= 1024
+    assert len(store._located) <= 1024
     store.unregister("me", "x")
     assert open_files() == before
 
@@ -208,7 +208,7 @@ def test_a_tensor_lies_within_its_region(store: RegionStore, made: SharedObject,
 
 
 def test_an_empty_region_is_refused(store: RegionStore, made: SharedObject) -> None:
-    with pytest.raises(InvalidRequest, match="region 'x' would have no bytes"):
+    with pytest.raises(InvalidRequest, match="region 'x' needs at least 1 byte"):
         store.register("me", "x", made.key, 0, 0)
 
 
@@ -293,7 +293,7 @@ def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: RegionStor
     placed = store.locate("me", Span("x", PAGE, LARGE - PAGE))
     made.truncate(2 * PAGE)
     for use in (placed.copied, lambda: placed.write(b"x")):
-        assert refusal(use) == "region 'x' is larger than its shared memory object has become"
+        assert refusal(use) == "region 'x' is larger than its shared memory object, which has shrunk"
     made.truncate(0)
     assert "larger than" in refusal(placed.copied)
     made.truncate(LARGE)
@@ -306,7 +306,7 @@ def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> N
     placed = store.locate("me", Span("x", 0, LARGE))
     assert placed.view() is not None
     made.truncate(LARGE - 1)
-    assert refusal(placed.view) == "region 'x' is larger than its shared memory object has become"
+    assert refusal(placed.view) == "region 'x' is larger than its shared memory object, which has shrunk"
 
 
 def test_what_is_written_never_makes_an_object_larger(store: RegionStore, made: SharedObject) -> None:

@@ -169,9 +169,9 @@ def test_a_run_that_fails_loses_the_sequence_and_what_was_sent_behind_it(daemon:
     good, failed, *behind = asyncio.run(stream())
     assert good == ""
     assert failed.startswith("[INTERNAL] request '1': model 'frail': inference failed: ")
-    sentence = lost("frail", 81, "a request of it failed")[1]
+    sentence = lost("frail", 81, "one of its requests failed")[1]
     assert behind == [f"[ABORTED] request '{number}': {sentence}" for number in (2, 3)]
-    assert asyncio.run(talk()) == [lost("frail", 81, "a request of it failed"), 1.0]
+    assert asyncio.run(talk()) == [lost("frail", 81, "one of its requests failed"), 1.0]
     assert gauge(daemon, LIVE, "frail") == 0
 
 
@@ -186,7 +186,7 @@ def test_a_deadline_that_passes_during_a_run_loses_the_sequence(daemon: Daemon) 
     assert asyncio.run(talk()) == [
         1.0,
         (StatusCode.DEADLINE_EXCEEDED, "model 'steps': deadline passed while the request was running"),
-        lost("steps", 82, "the deadline of a request passed while it ran"),
+        lost("steps", 82, "a request passed its deadline while running"),
         2.0,
     ]
     wait_until(daemon, LIVE, "steps", 0)
@@ -204,7 +204,7 @@ def test_a_client_that_gives_up_during_a_run_loses_the_sequence(daemon: Daemon) 
             # Behind the run, which is not to be had back, and behind the sentence that says so.
             return [*said, await talking.say(work(5, 84, start=True, end=True)), await talking.say(work(1, 83))]
 
-    assert asyncio.run(talk()) == [1.0, 5.0, lost("steps", 83, "a request of it was cancelled while it ran")]
+    assert asyncio.run(talk()) == [1.0, 5.0, lost("steps", 83, "one of its requests was cancelled while running")]
     wait_until(daemon, LIVE, "steps", 0)
 
 
@@ -243,7 +243,7 @@ def test_a_stream_takes_the_sequences_with_it_that_came_over_it_last(daemon: Dae
             await asyncio.to_thread(wait_until, daemon, LIVE, "inner", 1)
             return [*said, await say(add(1, "left")), await say(add(1, "taken over", end=True))]
 
-    assert asyncio.run(talk()) == [3.0, gone("inner", "left", "ended with the stream it came over"), 4.0]
+    assert asyncio.run(talk()) == [3.0, gone("inner", "left", "ended with its stream"), 4.0]
     assert gauge(daemon, LIVE, "inner") == 0
 
 

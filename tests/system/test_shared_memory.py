@@ -270,7 +270,7 @@ async def test_memory_that_is_truncated_at_any_time_does_not_end_the_daemon(copy
             stop.set()
             await truncating
             for answer in answers:
-                gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+                gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
                 assert isinstance(answer, pb.ModelInferResponse) or answer == gone
             made.truncate(0)
             assert await client.infer(negative("async", "r", 0, NBYTES)) == gone
@@ -288,7 +288,7 @@ async def test_memory_that_is_truncated_before_a_request_does_not_end_the_daemon
             client = Client(channel)
             await client.register("r", made.key, 2 * NBYTES)
             made.truncate(NBYTES)
-            gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+            gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
             if server_maps(server):
                 assert await client.infer(negative("async", "r", 0, NBYTES)) == gone
             made.truncate(10)

@@ -261,7 +261,7 @@ def test_a_collector_that_is_not_there_costs_one_line() -> None:
         for _ in range(100):
             spans.add(ended(), TRACE)
     (line,) = lines
-    assert (line["event"], line["log_level"]) == ("spans are not delivered", "warning")
+    assert (line["event"], line["log_level"]) == ("spans not delivered", "warning")
     assert line["endpoint"] == collector.endpoint
     assert "StatusCode.UNAVAILABLE" in line["why"]
     assert "not today" in line["why"]
@@ -277,7 +277,7 @@ def test_spans_are_delivered_again_once_the_collector_is_back() -> None:
         for _ in range(100):
             spans.add(ended(), TRACE)
         collector.wait_for(lambda received: len(received) == 900)
-    assert [line["event"] for line in lines] == ["spans are not delivered", "spans are delivered again"]
+    assert [line["event"] for line in lines] == ["spans not delivered", "span delivery resumed"]
     assert (lines[1]["lost_spans"], lines[1]["left_out_requests"]) == (0, 0)
 
 
@@ -301,8 +301,8 @@ def test_requests_that_find_no_room_are_left_out_whole_and_counted() -> None:
         received = collector.wait_for(lambda received: len(received) == fitted * 9)
     names = [span.name for span in received]
     assert {name: names.count(name) for name in names} == dict.fromkeys([*STAGES, "infer m"], fitted)
-    assert [line["event"] for line in lines] == ["spans are not delivered", "spans are delivered again"]
-    assert lines[0]["why"] == "more spans come than the collector takes"
+    assert [line["event"] for line in lines] == ["spans not delivered", "span delivery resumed"]
+    assert lines[0]["why"] == "more spans than the collector accepts"
     assert (lines[1]["lost_spans"], lines[1]["left_out_requests"]) == (0, 1000 - fitted)
 
 
@@ -318,7 +318,7 @@ def test_a_collector_that_never_answers_does_not_hold_back_the_end() -> None:
             for _ in range(400):
                 spans.add(ended(), TRACE)
         go_on.set()
-    assert [line["event"] for line in lines] == ["spans are not delivered"]
+    assert [line["event"] for line in lines] == ["spans not delivered"]
     assert "StatusCode.CANCELLED" in lines[0]["why"]
 
 

@@ -58,7 +58,7 @@ class MetricsPage:
         url = urlsplit(self._url)
         spoken = speaks_tls(f"{url.hostname}:{url.port or {'http': 80, 'https': 443}[url.scheme]}")
         if spoken is True and url.scheme == "http":
-            return "takes TLS connections only; use https:// and name the CA of its certificate with --ca FILE"
+            return "accepts only TLS connections; use https:// and name the CA of its certificate with --ca FILE"
         return "does not use TLS; use http://" if spoken is False and url.scheme == "https" else ""
 
 

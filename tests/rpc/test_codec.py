@@ -99,8 +99,8 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     (_set("inputs.1.name", "pixels"), "input 'pixels' is given twice"),
     (_set("inputs.1.name", "image:0"), "input 'pixels' is given twice"),
     (_set("inputs.0.datatype", "FP64"), "input 'pixels' must be FP32, got 'FP64'"),
-    (_set("inputs.0.datatype", "fp32"), "input 'pixels' must be FP32, got 'fp32', which is no type of the protocol"),
-    (_set("inputs.0.datatype", ""), "input 'pixels' must be FP32, got '', which is no type of the protocol"),
+    (_set("inputs.0.datatype", "fp32"), "input 'pixels' must be FP32, got 'fp32', which is not a type of the protocol"),
+    (_set("inputs.0.datatype", ""), "input 'pixels' must be FP32, got '', which is not a type of the protocol"),
     (_set("inputs.0.shape", [1, 3]), "input 'pixels' must have shape [1..8,2], got [1,3]"),
     (_set("inputs.0.shape", [2]), "input 'pixels' must have shape [1..8,2], got [2]"),
     (_set("inputs.0.shape", []), "input 'pixels' must have shape [1..8,2], got []"),
@@ -125,11 +125,11 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     ),
     (
         lambda m: m.inputs[0].contents.fp32_contents.append(1),
-        "input 'pixels' has contents beside raw_input_contents; expected one of them",
+        "input 'pixels' has contents and raw_input_contents; expected one of them",
     ),
     (
         lambda m: m.inputs[0].contents.SetInParent(),
-        "input 'pixels' has contents beside raw_input_contents; expected one of them",
+        "input 'pixels' has contents and raw_input_contents; expected one of them",
     ),
     (
         lambda m: (m.inputs.pop(), m.raw_input_contents.pop()),
@@ -150,11 +150,11 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     (lambda m: m.outputs.add(name="score"), "unknown output 'score'; outputs: scores, labels"),
     (
         lambda m: (m.outputs.add(name="scores"), m.outputs.add(name="scores:0")),
-        "output 'scores' is asked for twice",
+        "output 'scores' is requested twice",
     ),
     (
         lambda m: [m.outputs.add(name="scores") for _ in range(3)],
-        "3 outputs are asked for; the model has 2",
+        "3 outputs are requested; the model has 2",
     ),
     (
         lambda m: setattr(m.outputs.add(name="labels").parameters["shared_memory_byte_size"], "int64_param", 2),
@@ -329,14 +329,14 @@ def packed(*strings: bytes) -> bytes:
     ("shape", "raw", "sentence"),
     [
         ([2], packed(b"a"), "input 'x' of shape [2] must have 2 elements, got 1"),
-        ([1], packed(b"a", b"b"), "input 'x' holds more than the 1 elements of its shape"),
-        ([1, 0], packed(b"a"), "input 'x' holds more than the 0 elements of its shape"),
+        ([1], packed(b"a", b"b"), "input 'x' has more than the 1 elements of its shape"),
+        ([1, 0], packed(b"a"), "input 'x' has more than the 0 elements of its shape"),
         ([1], b"", "input 'x' of shape [1] must have 1 elements, got 0"),
         ([1], b"\x00\x00\x00", "input 'x': element 0 runs past the end of the data"),
         ([2], packed(b"a") + b"\x01\x00\x00\x00", "input 'x': element 1 runs past the end of the data"),
         ([1], b"\xff\xff\xff\xff", "input 'x': element 0 runs past the end of the data"),
         ([1], packed(b"a")[:-1], "input 'x': element 0 runs past the end of the data"),
-        ([1], packed(b"a\0"), "input 'x': BYTES elements ending in a zero byte can't be carried"),
+        ([1], packed(b"a\0"), "input 'x': BYTES elements that end in a zero byte are not supported"),
         ([2**20], b"", f"input 'x' of shape [{2**20}] must have {2**20} elements, got 0"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",

@@ -89,15 +89,15 @@ NO_ID = "parameter 'sequence_id' must be an integer or a string of at most 256 c
         ({"sequence_id": ("bool_param", True)}, NO_ID),
         ({"sequence_id": ("double_param", 1.0)}, NO_ID),
         ({"sequence_id": ("string_param", "x" * 257)}, NO_ID),
-        ({"sequence_start": ("bool_param", True)}, "parameter 'sequence_start' comes without a sequence_id"),
-        ({"sequence_end": ("bool_param", True)}, "parameter 'sequence_end' comes without a sequence_id"),
+        ({"sequence_start": ("bool_param", True)}, "parameter 'sequence_start' needs a sequence_id"),
+        ({"sequence_end": ("bool_param", True)}, "parameter 'sequence_end' needs a sequence_id"),
         (
             {"sequence_id": ("int64_param", 0), "sequence_start": ("bool_param", True)},
-            "parameter 'sequence_start' comes without a sequence_id",
+            "parameter 'sequence_start' needs a sequence_id",
         ),
         (
             {"sequence_id": ("string_param", ""), "sequence_end": ("bool_param", True)},
-            "parameter 'sequence_end' comes without a sequence_id",
+            "parameter 'sequence_end' needs a sequence_id",
         ),
         (
             {"sequence_id": ("int64_param", 1), "sequence_start": ("int64_param", 1)},
@@ -133,7 +133,7 @@ def test_models_with_a_state_take_a_sequence(sequence: int | str) -> None:
 def test_a_state_that_the_client_may_send_itself_needs_no_sequence_but_one_inside_the_model_does() -> None:
     assert codec.check_sequence("m", codec.NO_PARAMETERS, CARRIED) is None
     assert codec.check_sequence("m", codec.NO_PARAMETERS, PLAIN) is None
-    with pytest.raises(InvalidRequest, match="it keeps state between requests: a sequence_id is needed"):
+    with pytest.raises(InvalidRequest, match="it keeps state between requests: send a sequence_id"):
         codec.check_sequence("m", codec.NO_PARAMETERS, STATEFUL)
 
 

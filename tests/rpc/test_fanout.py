@@ -143,7 +143,7 @@ def test_one_that_does_not_serve_is_passed_over_but_where_it_alone_could_answer(
         await made[0].__aexit__()
         assert await made[1].call(LOAD) == (StatusCode.OK, "1")
         code, why = await made[1].call(TUNE)
-        assert (code, why) == (StatusCode.UNAVAILABLE, "worker 0: it does not serve now")
+        assert (code, why) == (StatusCode.UNAVAILABLE, "worker 0: not serving")
 
     run(tmp_path, test)
 

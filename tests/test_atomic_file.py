@@ -1,4 +1,4 @@
-"""A file is there as a whole or not at all."""
+"""A file appears as a whole or not at all."""
 
 from pathlib import Path
 

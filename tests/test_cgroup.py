@@ -1,4 +1,4 @@
-"""Control groups are found in both versions, and their limits are the tightest on the way up.
+"""Control groups are found in both versions, and the tightest limit on the way up applies.
 
 What quotas do to the number of threads is in engine/test_cpu_budget.py.
 """

@@ -1,4 +1,4 @@
-"""Which files belong to a version, whether they rest, and what their digest follows."""
+"""Which files belong to a version, whether they changed, and what their digest covers."""
 
 import os
 import shutil

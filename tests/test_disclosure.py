@@ -1,4 +1,4 @@
-"""No path of this machine and no place in source code gets to clients; all else does."""
+"""No path of this machine and no place in source code reaches clients; all other text does."""
 
 import re
 from pathlib import PurePosixPath

@@ -1,4 +1,4 @@
-"""Log lines: their form, what each request's says, and what never gets into one."""
+"""Log lines: their form, the content of each request's line, and what never appears in one."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Whether numbers are among those that a device holds, against Python's own."""
+"""Whether numbers are in a device's range, checked against Python's own arithmetic."""
 
 import math
 

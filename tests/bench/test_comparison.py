@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""Two runs compared side by side."""
 
 from dataclasses import replace
 

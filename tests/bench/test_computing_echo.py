@@ -1,4 +1,4 @@
-"""The echo that computes as the comparison starts it, and all servers of the comparison that need no installing."""
+"""The computing echo as the comparison starts it, and the servers of the comparison that need no installation."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What requests are filled with."""
+"""The inputs of bench requests, synthetic or given."""
 
 from itertools import pairwise
 

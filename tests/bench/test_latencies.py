@@ -1,4 +1,4 @@
-"""Histograms of durations, held against all of the durations themselves."""
+"""Histograms of durations, compared with the durations themselves."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""What a run's figures say, when they are to be doubted, and the document it is kept as."""
+"""A run's figures, the warnings about them, and the document that stores them."""
 
 import json
 from dataclasses import replace

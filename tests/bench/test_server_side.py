@@ -1,4 +1,4 @@
-"""What two looks at a server make of the time between them."""
+"""The figures that two samples of a server give for the time between them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What is counted of one window, and by which of a request's two moments."""
+"""The counts of one window, by due time or by response time."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""``inferd bench`` on a terminal and elsewhere: its flags, what it shows, and what it draws."""
+"""``inferd bench`` on a terminal and elsewhere: its flags, its output and its plots."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""What ``inferd check`` prints, on real trees of files."""
+"""The output of ``inferd check``, on real trees of files."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What would keep a daemon from starting is found, and what would not is a warning or nothing."""
+"""Settings that would keep a daemon from starting are errors, and harmless ones are warnings or nothing."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The flags by which a command says who it is, and against a real port with TLS and tokens."""
+"""The flags by which a command identifies itself, against a real port with TLS and tokens."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""``--help`` of every command, and what the parser says of a word that it does not know."""
+"""``--help`` of every command, and the parser's errors for unknown words."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""``inferd install-units``: what is written, and what is left alone."""
+"""``inferd install-units``: the files written, and the files kept."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ``inferd rollover`` asks of systemctl, on a systemctl of a few lines; test_systemd.py has the real one."""
+"""The systemctl calls of ``inferd rollover``, with a systemctl of a few lines; test_systemd.py has the real one."""
 
 from collections.abc import Sequence
 

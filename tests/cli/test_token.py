@@ -1,4 +1,4 @@
-"""``inferd token new``: the secret it shows opens what the lines it prints say, and nothing shows it again."""
+"""``inferd token new``: the secret matches the lines printed for the tokens file, and is shown once."""
 
 import tomllib
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What may be given, in words read off types."""
+"""Descriptions of allowed values, derived from types."""
 
 from typing import Annotated, Literal
 

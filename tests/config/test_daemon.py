@@ -1,4 +1,4 @@
-"""The daemon's settings through all their sources, with real flags, variables and files."""
+"""The daemon's settings from all their sources, with real flags, variables and files."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""What a model's file of settings may say."""
+"""The settings that a model's file may contain."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Every kind of mistake in a model's file, and the one sentence it gives."""
+"""Every kind of mistake in a model's file, and its one sentence."""
 
 import pytest
 

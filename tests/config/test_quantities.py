@@ -1,4 +1,4 @@
-"""Durations and sizes are read as people write them, wherever a setting is one."""
+"""Durations and sizes are read as people write them, in every setting."""
 
 import argparse
 from collections.abc import Iterator

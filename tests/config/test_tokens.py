@@ -1,4 +1,4 @@
-"""The tokens file: what it may say, and that no message gives a secret away."""
+"""The tokens file: what it may contain, and that no message reveals a secret."""
 
 import tomllib
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Where a server's own figures come from."""
+"""The sources of a server's own figures."""
 
 import os
 import subprocess

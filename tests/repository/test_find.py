@@ -1,4 +1,4 @@
-"""What the repository finds on real trees of files, and how it words what it can't serve."""
+"""The models found on real trees of files, and the errors for those that can't be served."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A change of the repository is told once, and not before it is whole."""
+"""A change of the repository is reported once, and only when it is complete."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The calls that a server makes to itself: they wait as all others do, and are seen by nobody else."""
+"""The calls that a server makes to itself wait like all others, and only the server sees them."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Every RPC of every service and every path of the metrics port, by everything a caller may present."""
+"""Every RPC of every service and every path of the metrics port, with every credential a caller may present."""
 
 import asyncio
 import gc

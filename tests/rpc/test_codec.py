@@ -1,4 +1,4 @@
-"""Requests in, answers out: what is refused and with which sentence, and that nothing else changes a byte."""
+"""Decoding and encoding: which requests are refused, with which sentence, and that all other bytes stay the same."""
 
 import struct
 import tracemalloc

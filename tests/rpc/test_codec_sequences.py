@@ -1,4 +1,4 @@
-"""What a request says of its sequence, and what is left out of it because the server carries it."""
+"""The sequence parameters of a request, and the inputs left out because the server carries them."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A call that changes a server is passed on to the other workers, by those alone who may."""
+"""A call that changes a server is passed on to the other workers, and only by admitted callers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection

@@ -1,4 +1,4 @@
-"""The gate: what its table does not name is closed, whatever is behind it."""
+"""The gate: methods that its table does not list are closed, whatever implements them."""
 
 import asyncio
 from collections.abc import AsyncIterator

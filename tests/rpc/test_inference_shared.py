@@ -1,4 +1,4 @@
-"""Requests with tensors in shared memory, one after another with the same head: what each may use is found anew."""
+"""Requests with tensors in shared memory, one after another with the same head: each looks up its memory again."""
 
 import gc
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,4 +1,4 @@
-"""Requests that are bytes already: that each ends once, and as what."""
+"""Serialised requests: each ends once, with the right code."""
 
 import asyncio
 from collections.abc import Sequence

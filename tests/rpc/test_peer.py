@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: on this machine or not, and whose states its calls leave."""
+"""Who is at the other end of a connection: on this machine or not, and the owner of the state its calls leave."""
 
 import pytest
 

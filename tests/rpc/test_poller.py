@@ -1,4 +1,4 @@
-"""The thread that gRPC polls on: found by the name that Python gives it, which a new release may change."""
+"""The thread that gRPC polls on: found by Python's name for it, which a new release may change."""
 
 import os
 import threading

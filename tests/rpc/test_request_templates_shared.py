@@ -1,4 +1,4 @@
-"""Requests with tensors in shared memory, like one before: they mean, write and answer what they would if parsed."""
+"""Requests with tensors in shared memory, served from a template: they mean, write and answer what parsed ones do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The listening port: what is behind it, and what a caller sees before, during and after."""
+"""The listening port: its services, and what a caller sees before, during and after serving."""
 
 import asyncio
 import socket

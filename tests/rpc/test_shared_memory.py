@@ -1,4 +1,4 @@
-"""The RPCs that register shared memory: what they answer, and to whom."""
+"""The RPCs that register shared memory: their responses, and for which callers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Inputs and outputs in shared memory, as requests ask for them and answers tell of them."""
+"""Inputs and outputs in shared memory, in requests and in responses."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Statistics of several workers are added up version by version."""
+"""Statistics of several workers are summed version by version."""
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.metrics.statistics import BatchStatistics, Duration, Statistics

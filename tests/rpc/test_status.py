@@ -1,4 +1,4 @@
-"""The error table: every error has a code, and every refusal for want of room says when to come back."""
+"""The error table: every error has a code, and every refusal for lack of capacity says when to retry."""
 
 import asyncio
 import inspect

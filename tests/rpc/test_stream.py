@@ -1,4 +1,4 @@
-"""What a stream counts, and when it stops reading."""
+"""The counts of a stream, and when it stops reading."""
 
 from collections.abc import Sequence
 from typing import Any

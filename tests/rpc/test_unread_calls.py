@@ -1,4 +1,4 @@
-"""A call whose request never came whole is counted, once, and no other is counted by this."""
+"""A call whose request never arrived whole is counted once, and no other call is counted with it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Taking requests split and joining answers is what protobuf would make of them, byte for byte."""
+"""Split requests and joined responses equal protobuf's, byte for byte."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A model version under load in simulated time: the real scheduler, made-up clients and devices, no clock."""
+"""A model version under load in simulated time: the real scheduler, simulated clients and devices, no clock."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a newcomer is told of its wait, from learnt service times."""
+"""The forecast of a newcomer's wait, from learnt service times."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,14 +44,14 @@ def test_a_newcomer_waits_for_the_queue_and_for_the_first_slot(
 
 
 @given(pools)
-def test_where_a_slot_is_free_and_nobody_waits_there_is_no_wait(given: list[tuple[int, int]]) -> None:
+def test_there_is_no_wait_with_a_free_slot_and_an_empty_queue(given: list[tuple[int, int]]) -> None:
     forecast, states = stage(given, 0)
     states[-1].release(0, 1, 1, learn=False)
     assert forecast.wait(FIRST, 0) == 0
 
 
 @given(pools, st.integers(1, 20))
-def test_who_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
+def test_a_request_that_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
     forecast, _ = stage(given, waiting)
     assert forecast.wait(FIRST, 0) < forecast.wait(LAST, 0)
 
@@ -62,7 +62,7 @@ def test_the_turnaround_is_the_fastest_pools(given: list[tuple[int, int]]) -> No
     assert forecast.turnaround() == min(took for took, _ in given)
 
 
-def test_nothing_is_known_of_pools_that_nobody_measured_nor_of_none() -> None:
+def test_unmeasured_pools_and_no_pools_give_no_forecast() -> None:
     queue = RequestQueue()
     queue.append(Entry(work(), 0, 0))
     for states in ([PoolState(1, 1)], []):

@@ -1,4 +1,4 @@
-"""Requests as the scheduler sees them: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
+"""Requests for the scheduler: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,4 +1,4 @@
-"""POSIX shared memory objects as a client makes them, gone again at the end of a test."""
+"""POSIX shared memory objects as a client makes them, removed at the end of a test."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What is traced, and what tracing needs."""
+"""Which requests are traced, and what tracing needs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Requests as spans, as a collector gets them, and what becomes of them where it does not."""
+"""Requests as spans as a collector receives them, and what happens to spans without a collector."""
 
 import threading
 import time

@@ -54,7 +54,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_another_content_has_another_digest_and_does_not_rest(version: Path, change: Callable[[Path], object]) -> None:
+def test_changed_content_has_another_digest_and_counts_as_changed(
+    version: Path, change: Callable[[Path], object]
+) -> None:
     before = look(version).read()
     assert before.is_unchanged()
     times = {file: file.stat() for file in version.rglob("*")}
@@ -68,7 +70,7 @@ def test_another_content_has_another_digest_and_does_not_rest(version: Path, cha
     assert after.read().digest != before.digest
 
 
-def test_another_main_file_of_the_same_folder_is_another_content(tmp_path: Path) -> None:
+def test_another_main_file_in_the_same_folder_is_other_content(tmp_path: Path) -> None:
     folder = plant(tmp_path / "1", "model.onnx", "other.onnx")
     assert look(folder).read().digest != look(folder, "other.onnx").read().digest
 
@@ -87,7 +89,7 @@ SAME: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", SAME.values(), ids=SAME.keys())
-def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
+def test_rewritten_files_count_as_changed_and_keep_their_digest(
     version: Path, change: Callable[[Path], object]
 ) -> None:
     before = look(version).read()
@@ -96,7 +98,7 @@ def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
     assert look(version).read().digest == before.digest
 
 
-def test_what_came_and_went_beside_the_files_is_no_change_of_them(version: Path) -> None:
+def test_files_that_come_and_go_next_to_the_version_do_not_change_it(version: Path) -> None:
     before = look(version)
     SAME["made and taken away"](version)
     assert look(version) == before
@@ -109,7 +111,7 @@ def test_the_same_files_elsewhere_are_the_same_content(version: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_link_that_moves_meanwhile_leaves_what_was_looked_at_where_it_is(version: Path) -> None:
+def test_a_link_that_moves_does_not_move_the_content_found(version: Path) -> None:
     link = version.parent / "link"
     link.symlink_to("1")
     before = look(link).read()
@@ -146,7 +148,7 @@ def test_a_file_that_became_a_pipe_is_not_waited_for(version: Path) -> None:
         before.read()
 
 
-def test_folders_that_links_lead_to_in_a_circle_are_looked_into_once(version: Path) -> None:
+def test_folders_linked_in_a_circle_are_read_once(version: Path) -> None:
     (version / "a/up").symlink_to("..")
     (version / "a/here").symlink_to(".")
     assert [f.name for f in look(version).files] == [".hidden", "a/.c/d", "a/b", "model.onnx"]

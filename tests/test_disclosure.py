@@ -40,7 +40,7 @@ FRAMES = st.sampled_from(
 
 
 @given(paths(), FRAMES)
-def test_a_file_is_told_by_its_own_name(path: PurePosixPath, frame: str) -> None:
+def test_a_file_is_reduced_to_its_own_name(path: PurePosixPath, frame: str) -> None:
     cleaned = without_host_paths(frame.format(path))
     assert cleaned == frame.replace("file://{}", "{}").format(path.name)
     assert without_host_paths(cleaned) == cleaned
@@ -55,7 +55,7 @@ def test_two_files_are_told_apart_and_words_stay(one: PurePosixPath, other: Pure
 
 
 @given(st.lists(NAME, min_size=1, max_size=4), NAME)
-def test_files_of_a_model_are_told_by_their_place_there(folders: list[str], name: str) -> None:
+def test_a_models_files_are_named_relative_to_it(folders: list[str], name: str) -> None:
     root = PurePosixPath("/srv/my models, old")
     model = root.joinpath(*folders, "model.xml")
     assert without_host_paths(f"bad {model}", model) == "bad model.xml"
@@ -65,7 +65,7 @@ def test_files_of_a_model_are_told_by_their_place_there(folders: list[str], name
 
 
 @given(st.lists(NAME, max_size=3), NAME, st.sampled_from(["cpp", "hpp", "h", "cc", "py"]), st.integers(1, 9999))
-def test_places_in_source_code_go(folders: list[str], name: str, extension: str, line: int) -> None:
+def test_places_in_source_code_are_removed(folders: list[str], name: str, extension: str, line: int) -> None:
     place = f"{'/'.join([*folders, name])}.{extension}:{line}"
     for text in (f"Exception from {place}: too large", f"failed at {place}", f"/{place} too large"):
         assert without_host_paths(text) in ("too large", "Exception from too large", "failed", ": too large")
@@ -85,7 +85,7 @@ def test_places_in_source_code_go(folders: list[str], name: str, extension: str,
         "",
     ],
 )
-def test_what_is_no_path_of_this_machine_stays(text: str) -> None:
+def test_text_that_is_not_a_path_stays(text: str) -> None:
     assert without_host_paths(text) == text
 
 
@@ -117,5 +117,5 @@ def test_what_they_say(text: str, cleaned: str) -> None:
         (InvalidRequest("m", "no input '/tmp/x'"), "model 'm': no input '/tmp/x'"),
     ],
 )
-def test_errors_that_carry_what_others_have_said_are_told_without_paths(error: InferdError, sentence: str) -> None:
+def test_errors_with_text_from_other_sources_are_told_without_paths(error: InferdError, sentence: str) -> None:
     assert client_message(error) == sentence

@@ -33,7 +33,7 @@ def elements_of(held: Range) -> st.SearchStrategy[Number]:
 @pytest.mark.parametrize("name", RANGES)
 @given(data=st.data(), view=st.booleans())
 @settings(deadline=None)
-def test_numbers_are_held_or_the_first_that_is_not_is_found(name: str, data: st.DataObject, view: bool) -> None:
+def test_numbers_are_in_range_or_the_first_outside_is_found(name: str, data: st.DataObject, view: bool) -> None:
     held = RANGES[name]
     numbers = data.draw(st.lists(elements_of(held), max_size=80))
     raw = np.array(numbers, held.dtype).tobytes()

@@ -102,7 +102,7 @@ def test_a_later_version_is_read_as_far_as_it_is_known(version: str, more: str) 
         f"{SENT}{SENT}",
     ],
 )
-def test_what_is_malformed_counts_as_not_sent(malformed: str) -> None:
+def test_a_malformed_header_counts_as_not_sent(malformed: str) -> None:
     assert read(malformed, "congo=t61rcWkgMzE") is None
 
 
@@ -184,7 +184,7 @@ def test_every_character_that_may_be_in_a_member_is_kept() -> None:
         "foo=1,foo=2",
     ],
 )
-def test_a_malformed_state_is_left_out_whole_and_by_itself(malformed: str) -> None:
+def test_a_malformed_state_is_dropped_by_itself(malformed: str) -> None:
     assert state(malformed) == ""
     assert state(f"bar=2,{malformed}") == ""
 
@@ -202,7 +202,7 @@ def test_the_longest_key_is_kept(key: str) -> None:
 
 
 @given(members)
-def test_what_fits_is_kept_in_order_and_what_does_not_goes_by_whole_members(listed: list[str]) -> None:
+def test_members_that_fit_are_kept_in_order_and_others_are_dropped_whole(listed: list[str]) -> None:
     kept = state(",".join(listed))
     remaining = iter(listed)
     assert all(member in remaining for member in kept.split(",") if kept)
@@ -221,7 +221,7 @@ def test_large_members_go_before_those_at_the_end() -> None:
     assert state(f"{'k' * 256}={'v' * 256},foo=1") == "foo=1"
 
 
-def test_the_last_members_go_where_all_are_small() -> None:
+def test_the_last_members_go_if_all_are_small() -> None:
     small = [f"k{i}={'v' * 97}" for i in range(9)]  # a hundred characters each
     assert state(",".join(small)) == ",".join(small[:5])
     assert len(state(",".join(small))) <= STATE_CHARACTERS

@@ -53,7 +53,7 @@ def asked(name: str, columns: int, count: int) -> tuple[list[npt.NDArray[np.floa
 
 
 @on_loop
-async def test_each_request_is_answered_with_what_its_model_makes_of_its_tensor(tmp_path: Path) -> None:
+async def test_each_response_is_the_models_output_for_its_tensor(tmp_path: Path) -> None:
     # More of them than there are infer requests, to two models of other sizes.
     small, large = workload(tmp_path, "small", 3), workload(tmp_path, "large", 300_000)
     with echo(tmp_path, small, large) as target:
@@ -82,7 +82,7 @@ async def test_a_stream_is_answered_in_its_order(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_those_who_leave_take_no_infer_request_along(tmp_path: Path) -> None:
+async def test_clients_that_leave_release_their_infer_requests(tmp_path: Path) -> None:
     with echo(tmp_path, workload(tmp_path, "m", 300_000)) as target:
         async with connect(target) as channel:
             arrays, requests = asked("m", 300_000, 20)

@@ -43,7 +43,7 @@ def test_an_answer_just_within_the_objective_is_in_time() -> None:
     assert counted((1000, OBJECTIVE, OK), (1000, OBJECTIVE + 1, OK)).in_time == 1
 
 
-def test_nothing_is_no_share_of_anything() -> None:
+def test_without_requests_the_share_is_zero() -> None:
     window = counted()
     assert (window.share_in_time, window.throughput, window.errors) == (0.0, 0.0, {})
 
@@ -72,7 +72,7 @@ def test_a_window_closed_early_is_the_window_of_that_length(requests: list[tuple
 
 @settings(max_examples=25)
 @given(requests=ended, places=st.lists(st.integers(0, 2), min_size=60, max_size=60))
-def test_what_several_processes_saw_is_what_one_would_have_seen(
+def test_windows_of_several_processes_add_up_to_that_of_one(
     requests: list[tuple[int, int, str]], places: list[int]
 ) -> None:
     parts = [counted(*(r for r, place in zip(requests, places, strict=False) if place == part)) for part in range(3)]

@@ -23,7 +23,7 @@ def test_the_units_run_the_command_that_wrote_them(installed_at: str, tmp_path: 
 
 
 @pytest.mark.usefixtures("installed_at")
-def test_settings_that_are_there_stay(tmp_path: Path) -> None:
+def test_existing_settings_are_kept(tmp_path: Path) -> None:
     (tmp_path / "inferd.env").write_text("mine")
     assert main(["install-units", "--to", str(tmp_path), "--settings-to", str(tmp_path)]) == 0
     assert (tmp_path / "inferd.env").read_text() == "mine"

@@ -43,7 +43,7 @@ def test_the_new_one_serves_before_the_old_one_ends() -> None:
     assert units.did == ["start green", "stop blue", "enable green", "disable blue"]
 
 
-def test_the_old_one_serves_on_when_the_new_one_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_one_still_serves_when_the_new_one_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
     units = Units()
     units.broken = {"green"}
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1
@@ -51,7 +51,7 @@ def test_the_old_one_serves_on_when_the_new_one_does_not_start(capsys: pytest.Ca
     assert "blue still serves" in capsys.readouterr().err
 
 
-def test_fewer_models_are_taken_only_when_asked_for() -> None:
+def test_fewer_models_need_the_flag() -> None:
     units = Units(blue="serving 2 of 2 models", green="serving 1 of 2 models")
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1
     assert (units.active, units.enabled) == ({"blue"}, {"blue"})
@@ -59,7 +59,7 @@ def test_fewer_models_are_taken_only_when_asked_for() -> None:
     assert (units.active, units.enabled) == ({"green"}, {"green"})
 
 
-def test_a_status_that_says_nothing_stops_nobody() -> None:
+def test_an_empty_status_does_not_stop_the_rollover() -> None:
     assert rollover("blue", "green", fewer=False, systemctl=Units(blue="serving 2 of 2 models")) == 0
 
 
@@ -71,7 +71,7 @@ def test_a_status_that_says_nothing_stops_nobody() -> None:
         ("blue", "both", "both is already active"),
     ],
 )
-def test_what_makes_no_sense_changes_nothing(
+def test_an_impossible_rollover_changes_nothing(
     old: str, new: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     units = Units()
@@ -81,7 +81,7 @@ def test_what_makes_no_sense_changes_nothing(
     assert problem in capsys.readouterr().err
 
 
-def test_an_old_one_that_does_not_end_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_one_that_does_not_end_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     units = Units()
     units.broken = {"blue"}
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1

@@ -20,7 +20,7 @@ def made(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[str, str]:
     return printed.out, secret
 
 
-def test_the_secret_is_known_by_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_make_the_secret_known(capsys: pytest.CaptureFixture[str]) -> None:
     lines, secret = made(capsys, "--name", "frontend", "--scope", "infer", "--scope", "read", "--scope", "infer")
     assert secret not in lines
     known = Authority(tokens.of(tomllib.loads(lines), "f"))

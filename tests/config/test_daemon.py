@@ -41,7 +41,7 @@ def file(tmp_path):
 # -- precedence -------------------------------------------------------------------
 
 
-def test_the_default_holds_where_nothing_else_is_given():
+def test_the_default_applies_without_a_value():
     assert loaded("--model-repository", "models").queue_max_length == 1024
 
 
@@ -62,7 +62,7 @@ def test_the_flag_beats_the_variable(file, monkeypatch):
     assert loaded("--queue-max-length", "3", file=file).queue_max_length == 3
 
 
-def test_a_flag_that_says_what_the_default_says_still_beats_the_variable(monkeypatch):
+def test_a_flag_equal_to_the_default_still_beats_the_variable(monkeypatch):
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "2")
     assert loaded("--model-repository", "models", "--queue-max-length", "1024").queue_max_length == 1024
 
@@ -94,7 +94,7 @@ def test_every_setting_can_be_given_as_flag_variable_and_file_key(file, monkeypa
     assert loaded().model_dump(mode="json") == given
 
 
-def test_a_path_arrives_as_it_was_typed():
+def test_a_path_is_not_changed():
     for path in ("a,b", '"quoted"', "[1]", "with space", "{}"):
         assert loaded("--model-repository", path).model_repository == Path(path)
 
@@ -131,13 +131,13 @@ def test_a_bad_value_in_the_file_names_the_file(file):
     assert problem("--model-repository", "models", file=file) == f"{file}: {ALLOWED}"
 
 
-def test_a_bad_value_that_a_better_source_overrides_does_no_harm(file, monkeypatch):
+def test_a_bad_value_that_is_overridden_does_no_harm(file, monkeypatch):
     file.write_text('queue_max_length = "many"')
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "few")
     assert loaded("--model-repository", "models", "--queue-max-length", "3", file=file).queue_max_length == 3
 
 
-def test_a_required_setting_that_nothing_gives_says_how_to_give_it():
+def test_the_error_for_a_missing_setting_says_how_to_give_it():
     assert problem() == (
         "flag --model-repository, variable INFERD_MODEL_REPOSITORY or configuration file: "
         "model_repository: is required but not set; allowed: the path of a folder"
@@ -174,7 +174,7 @@ def test_unknown_variables_are_told_apart_from_settings(monkeypatch):
         (None, "No such file or directory"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_named_with_the_reason(file, content, reason):
+def test_an_unreadable_file_is_named_with_the_reason(file, content, reason):
     if content is not None:
         file.write_bytes(content)
     assert problem("--model-repository", "models", file=file) == f"{file}: {reason}"
@@ -297,7 +297,7 @@ def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind)
         (("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"), []),
     ],
 )
-def test_what_an_open_port_is_exposed_to_is_said(flags, said):
+def test_the_exposure_of_an_open_port_is_described(flags, said):
     settings = loaded("--model-repository", "models", "--grpc-bind", "0.0.0.0:1", *flags)
     assert list(exposures(settings)) == [("grpc_bind", what) for what in said]
 
@@ -314,10 +314,10 @@ def test_what_an_open_port_is_exposed_to_is_said(flags, said):
         ),
     ],
 )
-def test_half_of_what_tls_needs_is_refused(flags, said):
+def test_incomplete_tls_settings_are_refused(flags, said):
     assert problem("--model-repository", "models", *flags) == said
 
 
-def test_the_variable_that_holds_a_clients_token_is_no_misspelt_setting(monkeypatch):
+def test_the_variable_with_a_clients_token_is_not_a_misspelt_setting(monkeypatch):
     monkeypatch.setenv("INFERD_TOKEN", "x")
     assert unknown_variables() == {}

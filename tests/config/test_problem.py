@@ -103,7 +103,7 @@ def test_all_mistakes_of_a_file_are_found_at_once():
     assert str(raised.value) == f"{first} (and 3 more mistakes; inferd check lists them)"
 
 
-def test_what_follows_from_another_mistake_is_none_of_its_own():
+def test_a_consequence_of_another_mistake_is_not_reported():
     with pytest.raises(ConfigurationError) as raised:
         parse('devices = ["XPU"]', "m/model.toml")
     assert len(raised.value.every) == 1

@@ -41,7 +41,7 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", "20", "-1s", "1,5s", "1e3s", "20 MS", "20mS", "1h30m", "٣s", "nans", "1s\n1s"]
 )
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_any_other_text_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="unit"):
         quantities.seconds_of(text)
 

@@ -255,7 +255,7 @@ async def test_no_rpc_is_reached_without_a_verified_certificate_where_those_are_
 
 @pytest.mark.parametrize("shown", [Presented("unlisted"), Presented("common name"), bearing("nobody", "unlisted")])
 @on_loop
-async def test_without_a_tokens_file_a_verified_certificate_opens_everything(
+async def test_without_a_tokens_file_a_verified_certificate_grants_everything(
     world: World, tmp_path: Path, shown: Presented
 ) -> None:
     otherwise = await without_credentials(world, tmp_path)
@@ -274,7 +274,7 @@ async def test_no_scope_opens_a_control_that_is_switched_off(world: World, tmp_p
 
 
 @on_loop
-async def test_a_token_means_nothing_to_a_server_that_knows_none(world: World, tmp_path: Path) -> None:
+async def test_a_server_without_tokens_ignores_a_token(world: World, tmp_path: Path) -> None:
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, Credentials()) as served:
         assert await served.codes(bearing("nobody")) == otherwise
@@ -337,7 +337,7 @@ async def test_a_refused_inference_is_counted_once_and_nothing_else_that_is_refu
 
 
 @on_loop
-async def test_a_message_that_is_refused_by_token_is_not_read(world: World, tmp_path: Path) -> None:
+async def test_the_message_of_a_call_refused_by_token_is_not_read(world: World, tmp_path: Path) -> None:
     async with serving(world, tmp_path, credentials(world, tokens=True)) as served:
         # Read, it would be too large; its sender hears about the token instead.
         told = await answer(served, INFER, bearing("nobody"), bytes(3 << 20))
@@ -347,7 +347,7 @@ async def test_a_message_that_is_refused_by_token_is_not_read(world: World, tmp_
 
 
 @on_loop
-async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(world: World, tmp_path: Path) -> None:
+async def test_a_token_removed_from_the_file_is_no_longer_valid(world: World, tmp_path: Path) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(token("infer", ["infer"]))
     held = Credentials(None, file)
@@ -369,7 +369,7 @@ async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(worl
 
 
 @on_loop
-async def test_calls_side_by_side_are_each_their_own_callers(world: World, tmp_path: Path) -> None:
+async def test_concurrent_calls_each_have_their_own_caller(world: World, tmp_path: Path) -> None:
     """The name is kept with the call: neither the connection's nor the last one's."""
     held = credentials(world, tls=True, verify=True, tokens=True)
     async with serving(world, tmp_path, held) as served:
@@ -527,7 +527,7 @@ def test_a_refused_reader_is_told_how_and_counted(world: World) -> None:
     }
 
 
-def test_readiness_names_no_model_to_those_who_may_be_anybody(world: World) -> None:
+def test_readiness_names_no_model_to_anonymous_callers(world: World) -> None:
     bodies = {}
     for tokens in (True, False):
         exporting = Exporting(world, credentials(world, tokens=tokens))
@@ -553,7 +553,7 @@ def handshake(port: int, ca: Path, client: Pair | None = None, protocol: str = "
 
 
 @on_loop
-async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path: Path) -> None:
+async def test_new_connections_get_a_new_certificate_and_old_ones_continue(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path / "ca")
     pairs = [authority.issue(f"server {n}", "DNS:localhost", end=f"20{n}90101000000Z") for n in (4, 5, 6)]
     files = CertificateFiles(tmp_path / "tls.pem", tmp_path / "tls.key")
@@ -611,7 +611,7 @@ async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path
 
 
 @on_loop
-async def test_a_new_ca_of_clients_holds_for_new_connections(world: World, tmp_path: Path) -> None:
+async def test_a_new_client_ca_applies_to_new_connections(world: World, tmp_path: Path) -> None:
     ca = tmp_path / "clients.pem"
     ca.write_bytes(world.ca.read_bytes())
     held = Credentials(CertificateFiles(world.server.certificate, world.server.key, ca))
@@ -625,9 +625,7 @@ async def test_a_new_ca_of_clients_holds_for_new_connections(world: World, tmp_p
 
 
 @on_loop
-async def test_a_client_that_speaks_in_the_clear_is_not_answered_by_a_port_with_tls(
-    world: World, tmp_path: Path
-) -> None:
+async def test_a_port_with_tls_does_not_answer_a_client_without(world: World, tmp_path: Path) -> None:
     async with serving(world, tmp_path, credentials(world, tls=True)) as served:
         async with grpc.aio.insecure_channel(served.address) as channel:
             assert await _code(channel, f"/{SERVICE}/ServerLive", ()) is Code.UNAVAILABLE
@@ -637,5 +635,5 @@ async def test_a_client_that_speaks_in_the_clear_is_not_answered_by_a_port_with_
             assert await _code(channel, f"/{SERVICE}/ServerLive", ()) is Code.UNAVAILABLE
 
 
-def test_without_a_certificate_there_is_nothing_to_listen_with() -> None:
+def test_without_a_certificate_there_are_no_server_credentials() -> None:
     assert server_credentials(Credentials()) is None

@@ -212,7 +212,7 @@ def _sentences(refusals: list[tuple[Change, str]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), RAW_REFUSALS, ids=_sentences(RAW_REFUSALS))
-def test_a_spoilt_request_is_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
+def test_an_invalid_request_is_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
     message = good()
     decode(message)
     spoil(message)
@@ -222,7 +222,7 @@ def test_a_spoilt_request_is_refused_with_one_sentence(spoil: Change, sentence: 
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), TYPED_REFUSALS, ids=_sentences(TYPED_REFUSALS))
-def test_spoilt_typed_contents_are_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
+def test_invalid_typed_contents_are_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
     message = typed()
     assert decode(message) == decode(good())
     spoil(message)
@@ -260,7 +260,7 @@ def test_bool_bytes_are_0_or_1() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 64])
-def test_any_rank_up_to_numpys_is_taken_where_the_model_takes_any(rank: int) -> None:
+def test_any_rank_up_to_numpys_is_accepted_for_a_dynamic_rank(rank: int) -> None:
     inputs, _ = decode(asking("UINT8", [1] * rank, b"7"), one(DType.UINT8))
     assert inputs == (Tensor(DType.UINT8, (1,) * rank, b"7"),)
 
@@ -286,7 +286,7 @@ def test_inputs_come_in_port_order_whatever_the_requests_order_and_by_any_alias(
     assert decode(message)[0] == decode(good())[0]
 
 
-def test_outputs_are_all_of_them_unless_named_and_then_in_the_order_asked_for() -> None:
+def test_all_outputs_are_returned_unless_named_and_then_in_the_requested_order() -> None:
     assert decode(good())[1] == (0, 1)
     message = good()
     message.outputs.add(name="labels")
@@ -294,12 +294,12 @@ def test_outputs_are_all_of_them_unless_named_and_then_in_the_order_asked_for() 
     assert decode(message)[1] == (1, 0)
 
 
-def test_the_batch_is_the_first_dimension_where_the_model_has_one() -> None:
+def test_the_batch_is_the_first_dimension_if_the_model_has_one() -> None:
     assert codec.rows("m", decode(good(5))[0], SIGNATURE) == 5
     assert codec.rows("m", decode(asking("UINT8", [5], b"12345"), one(DType.UINT8))[0], one(DType.UINT8)) == 1
 
 
-def test_parameters_that_clients_send_of_their_own_accord_are_accepted() -> None:
+def test_parameters_that_clients_always_send_are_accepted() -> None:
     message = good()
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     message.parameters["triton_anything"].string_param = "x"
@@ -359,7 +359,7 @@ def test_byte_strings_may_be_empty_and_hold_any_byte_but_a_last_zero(strings: li
     assert decode(in_fields, one(DType.BYTES))[0] == expected
 
 
-def test_many_short_strings_beside_a_long_one_are_refused_before_they_become_an_array() -> None:
+def test_many_short_strings_with_a_long_one_are_refused_before_they_become_an_array() -> None:
     message = asking("BYTES", [100_001])
     message.inputs[0].contents.bytes_contents.extend([b""] * 100_000 + [b"x" * 3000])
     sentence = "100001 elements with a longest of 3000 bytes exceed 268435456 bytes as an array of equal width"
@@ -430,7 +430,7 @@ def _values(dtype: DType) -> st.SearchStrategy[object]:
 
 
 @given(st.sampled_from(sorted(codec.CONTENTS, key=lambda d: d.wire)), SHAPES, st.data())
-def test_typed_values_are_what_numpy_makes_of_them(dtype: DType, shape: list[int], data: st.DataObject) -> None:
+def test_typed_values_equal_numpys_conversion(dtype: DType, shape: list[int], data: st.DataObject) -> None:
     values = data.draw(st.lists(_values(dtype), min_size=elements(shape), max_size=elements(shape)))
     signature = one(dtype, shape)
     message = asking(dtype.wire, shape)
@@ -507,7 +507,7 @@ def test_what_a_client_wrote_never_breaks_the_line_that_refuses_it(message: pb.M
 
 
 @given(mutated() | st.binary() | MESSAGES.map(lambda m: m.SerializeToString()))
-def test_whatever_arrives_is_either_refused_or_fits_the_signature(raw: bytes) -> None:
+def test_every_request_is_either_refused_or_fits_the_signature(raw: bytes) -> None:
     try:
         inputs, outputs = decode(codec.parse(raw, pb.ModelInferRequest))
     except InvalidRequest:

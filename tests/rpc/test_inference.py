@@ -32,7 +32,7 @@ class Standing(AcceptWait):
 
 
 @on_loop
-async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_gone(tmp_path: Path) -> None:
+async def test_a_templated_request_counts_for_its_model_after_that_is_unloaded(tmp_path: Path) -> None:
     models.save(models.identity(DType.FP32, [4]), tmp_path, "m")
     parts = Parts(tmp_path, {})
     await parts.catalog.load_all()
@@ -122,7 +122,7 @@ async def test_a_requests_own_timeout_has_run_while_its_call_waited(tmp_path: Pa
 
 
 @on_loop
-async def test_of_a_stream_the_request_that_came_with_the_call_has_waited_alone(tmp_path: Path) -> None:
+async def test_only_the_first_request_of_a_stream_has_waited_with_the_call(tmp_path: Path) -> None:
     parts, begun, address = await serving(tmp_path)
     # So long that the first is certainly there before.
     parts.inference._accept_wait = Standing(3600 * 1000 * MS)

@@ -158,9 +158,7 @@ async def test_both_ways_answer_and_write_the_same(tmp_path: Path, parses: list[
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["copied", "mapped"])
 @on_loop
-async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
-    tmp_path: Path, parses: list[bytes], mapped: bool
-) -> None:
+async def test_a_region_registered_again_is_the_one_used(tmp_path: Path, parses: list[bytes], mapped: bool) -> None:
     raw = negative(0, NBYTES).SerializeToString()
     gc.collect()
     before = open_files()
@@ -190,7 +188,7 @@ async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
 
 
 @on_loop
-async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, parses: list[bytes]) -> None:
+async def test_callers_with_the_same_head_use_their_own_regions(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
     with shared_object(2 * NBYTES, owner="one") as first, shared_object(2 * NBYTES, owner="two") as second:
         async with serving(tmp_path, tokens=True) as (_, channel):
@@ -219,7 +217,7 @@ async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, pa
 
 
 @on_loop
-async def test_an_object_that_has_shrunk_is_told_to_who_asks_again(tmp_path: Path, parses: list[bytes]) -> None:
+async def test_a_shrunk_object_is_an_error_for_the_next_request(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
     gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
     for mapped in (False, True):
@@ -235,7 +233,7 @@ async def test_an_object_that_has_shrunk_is_told_to_who_asks_again(tmp_path: Pat
 
 
 @on_loop
-async def test_who_is_elsewhere_uses_nothing_that_others_have_used_before(tmp_path: Path) -> None:
+async def test_a_remote_caller_uses_nothing_that_local_ones_have_used(tmp_path: Path) -> None:
     class Peer:
         def __init__(self, peer: str) -> None:
             self.peer = lambda: peer

@@ -132,7 +132,7 @@ def written(case: Case, indexes: Sequence[int], into: shm_params.OutputBindings,
 
 
 @given(cases(), st.booleans(), st.booleans())
-def test_it_is_what_it_would_be_if_it_were_parsed(case: Case, in_place: bool, final: bool) -> None:
+def test_a_templated_request_equals_a_parsed_one(case: Case, in_place: bool, final: bool) -> None:
     client = Client()
     like, split = template_of(client, case, codec.Parameters(final_response=final))
     inputs, indexes, bindings = parsed(client, case)
@@ -179,7 +179,7 @@ def floats(count: int) -> list[Tensor]:
     return [Tensor(DType.FP32, (count,), memoryview(np.ones(count, np.float32)))]
 
 
-def test_an_output_of_any_size_is_told_of_and_has_to_fit_each_time() -> None:
+def test_an_output_of_open_size_is_described_and_must_fit_each_time() -> None:
     client = Client()
     like, _ = template_of(client, asked(12))
     into = like.into(tuple(map(client.place, like.spans)))
@@ -208,7 +208,7 @@ def test_nothing_of_a_clients_memory_is_kept_with_a_head() -> None:
 
 
 @pytest.mark.parametrize("dtype", [DType.BOOL, DType.BYTES])
-def test_what_has_to_be_looked_at_is_not_remembered_there_either(dtype: DType) -> None:
+def test_inputs_that_need_a_check_get_no_template_there_either(dtype: DType) -> None:
     client = Client()
     client.region.data[:5] = b"\1\0\0\0a"
     message = pb.ModelInferRequest(model_name="m")

@@ -53,7 +53,7 @@ def test_every_unary_rpc_of_the_service_has_a_handler(tmp_path: Path) -> None:
     assert len(codes) == len(METHODS) - 1
 
 
-def test_bytes_that_are_no_message_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Path) -> None:
+def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Path) -> None:
     async def ask() -> dict[str, tuple[grpc.StatusCode, str]]:
         async with serving(tmp_path) as (_, channel):
             return {m.input_type.name: await outcome(channel, m.name, b"\xff\xff\xff") for m in UNARY}
@@ -64,7 +64,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument_to_every_unary_rpc(tm
     }
 
 
-def test_a_fault_of_ours_is_one_constant_sentence(tmp_path: Path) -> None:
+def test_an_internal_fault_is_one_constant_sentence(tmp_path: Path) -> None:
     async def ask() -> tuple[grpc.StatusCode, str]:
         # A log level that is no text can't be put into the answer.
         async with serving(tmp_path, {"log_level": object()}) as (_, channel):
@@ -73,7 +73,7 @@ def test_a_fault_of_ours_is_one_constant_sentence(tmp_path: Path) -> None:
     assert asyncio.run(ask()) == (grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
 
 
-def test_requests_that_come_before_start_up_has_ended_are_told_so(tmp_path: Path) -> None:
+def test_requests_during_start_up_are_told_so(tmp_path: Path) -> None:
     async def ask() -> tuple[grpc.StatusCode, str]:
         async with serving(tmp_path) as (_, channel):
             return await outcome(channel, "ModelInfer", pb.ModelInferRequest(model_name="m\n").SerializeToString())
@@ -81,7 +81,7 @@ def test_requests_that_come_before_start_up_has_ended_are_told_so(tmp_path: Path
     assert asyncio.run(ask()) == (grpc.StatusCode.UNAVAILABLE, "model 'm ' is loading: the server is starting")
 
 
-def test_a_stream_that_comes_while_the_server_drains_is_ended_at_once(tmp_path: Path) -> None:
+def test_a_stream_opened_while_the_server_drains_ends_at_once(tmp_path: Path) -> None:
     async def ask() -> grpc.StatusCode:
         async with serving(tmp_path) as (parts, channel):
             parts.lifecycle.move(Phase.DRAINING)
@@ -91,7 +91,7 @@ def test_a_stream_that_comes_while_the_server_drains_is_ended_at_once(tmp_path: 
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
-def test_a_port_that_is_taken_is_a_configuration_error(tmp_path: Path, address: str) -> None:
+def test_a_taken_port_is_a_configuration_error(tmp_path: Path, address: str) -> None:
     async def bind_twice() -> None:
         taken = socket.create_server(
             (address.strip("[]"), 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -134,7 +134,7 @@ def test_health_is_not_serving_from_the_first_moment_until_told_otherwise(tmp_pa
     assert asyncio.run(ask()) == [NOT_SERVING, SERVING, SERVING, NOT_SERVING, NOT_SERVING]
 
 
-def test_stopping_does_not_wait_for_a_watch_that_has_no_end(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_an_endless_watch(tmp_path: Path) -> None:
     async def watch() -> grpc.StatusCode:
         async with serving(tmp_path) as (parts, channel):
             call = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")

@@ -88,7 +88,7 @@ GIVEN_UP = pb.SystemSharedMemoryUnregisterResponse()
 
 
 @on_loop
-async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, store: RegionStore) -> None:
+async def test_a_region_is_listed_until_it_is_unregistered(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -112,7 +112,7 @@ async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, 
 
 
 @on_loop
-async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Path, store: RegionStore) -> None:
+async def test_an_invalid_registration_is_refused_with_its_code(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -159,7 +159,7 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Regio
 
 
 @on_loop
-async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: RegionStore) -> None:
+async def test_the_key_decides_an_objects_client_before_any_asks(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -180,7 +180,7 @@ async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_pa
 
 
 @on_loop
-async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: RegionStore) -> None:
+async def test_one_client_leaves_regions_for_another(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made, shared_object(4096, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -197,7 +197,7 @@ async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: Regio
 
 
 @on_loop
-async def test_where_it_is_off_nothing_is_registered_and_all_else_is_answered(tmp_path: Path) -> None:
+async def test_with_shared_memory_off_only_registration_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path, None) as channel:
         call = Caller(channel)
         assert await call.names() == set()
@@ -210,14 +210,14 @@ async def test_where_it_is_off_nothing_is_registered_and_all_else_is_answered(tm
 
 
 @on_loop
-async def test_the_extension_is_told_where_it_is_on(tmp_path: Path, store: RegionStore) -> None:
+async def test_the_extension_is_listed_if_it_is_on(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         metadata = await Caller(channel)("ServerMetadata", pb.ServerMetadataRequest())
         assert "system_shared_memory" in metadata.extensions
 
 
 @on_loop
-async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: RegionStore) -> None:
+async def test_cuda_calls_are_answered_but_never_registered(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         call = Caller(channel)
         status = await call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())

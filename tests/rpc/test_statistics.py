@@ -40,6 +40,6 @@ def test_every_number_of_every_version_is_added() -> None:
     assert whole == answer(("m", 1, first), ("m", 2, second), ("n", 1, counted(1)))
 
 
-def test_one_answer_alone_stays_as_it_is() -> None:
+def test_a_single_response_stays_unchanged() -> None:
     alone = answer(("m", 1, counted(3, 1, 2)))
     assert statistics.summed([alone]) == alone

@@ -61,7 +61,7 @@ async def test_a_message_over_the_limit_is_observed_though_no_handler_sees_it() 
 
 
 @on_loop
-async def test_a_call_that_ends_before_its_message_came_is_observed() -> None:
+async def test_a_call_that_ends_before_its_message_arrives_is_observed() -> None:
     seen: list[Observation] = []
     async with serving(seen) as channel:
         # The client says that a message follows, and hangs up instead.
@@ -73,7 +73,7 @@ async def test_a_call_that_ends_before_its_message_came_is_observed() -> None:
 
 
 @on_loop
-async def test_what_is_read_and_other_methods_are_left_to_their_handlers() -> None:
+async def test_read_calls_and_other_methods_are_left_to_their_handlers() -> None:
     seen: list[Observation] = []
     async with serving(seen) as channel:
         assert await code(channel, 5) is grpc.StatusCode.OK

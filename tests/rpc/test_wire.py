@@ -37,7 +37,7 @@ def whole(split: wire.SplitRequest) -> pb.ModelInferRequest:
 
 
 @given(messages())
-def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.ModelInferRequest) -> None:
+def test_a_librarys_message_is_split_without_loss(message: pb.ModelInferRequest) -> None:
     split = wire.split_request(message.SerializeToString())
     assert split is not None
     assert whole(split) == message
@@ -47,7 +47,7 @@ def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.Model
 
 
 @given(st.one_of(st.binary(max_size=200), messages().map(lambda m: m.SerializeToString())), st.data())
-def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data: st.DataObject) -> None:
+def test_split_bytes_equal_what_a_parser_reads(raw: bytes, data: st.DataObject) -> None:
     if raw and data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + data.draw(st.integers(0, 2)) :]
@@ -63,7 +63,7 @@ def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data:
     assert whole(split) == expected
 
 
-def test_contents_are_views_of_what_came() -> None:
+def test_contents_are_views_of_the_received_bytes() -> None:
     message = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"first", b"", b"x" * 70_000])
     raw = message.SerializeToString()
     split = wire.split_request(raw)
@@ -86,7 +86,7 @@ def test_contents_are_views_of_what_came() -> None:
         b"\x0a\x8a\x27" + bytes(5002),  # a head longer than any client's
     ],
 )
-def test_what_is_not_as_libraries_write_it_is_left_to_the_parser(raw: bytes) -> None:
+def test_unusual_messages_are_left_to_the_parser(raw: bytes) -> None:
     assert wire.split_request(raw) is None
 
 
@@ -116,7 +116,7 @@ def answers(draw: st.DrawFn) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
 
 
 @given(answers(), texts, st.booleans())
-def test_an_answer_is_joined_to_what_protobuf_writes(
+def test_a_joined_response_equals_protobufs(
     answer: tuple[tuple[TensorSpec, ...], list[Tensor]], request_id: str, final: bool
 ) -> None:
     described, tensors = answer
@@ -173,7 +173,7 @@ def keep(
     return split
 
 
-def test_a_request_like_one_before_gives_the_tensors_that_decoding_it_gives() -> None:
+def test_a_templated_request_gives_the_same_tensors_as_decoding() -> None:
     templates = TemplateCache()
     keep(templates, asked())
     message = asked(request_id="8")
@@ -198,7 +198,7 @@ def test_contents_of_other_lengths_are_left_to_the_decoder(contents: list[bytes]
     assert template.tensors(list(map(memoryview, contents))) is None
 
 
-def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
+def test_inputs_that_need_a_check_get_no_template() -> None:
     templates = TemplateCache()
     for dtype, raw in ((DType.BOOL, b"\1"), (DType.BYTES, b"\1\0\0\0a")):
         signature = Signature((TensorSpec("x", dtype, (Dim(1, 1),)),), ())
@@ -212,7 +212,7 @@ def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
     assert templates.get(keep(templates, typed).head) is None
 
 
-def test_no_more_heads_are_remembered_than_some_hundred() -> None:
+def test_the_number_of_remembered_heads_is_bounded() -> None:
     templates = TemplateCache()
     first = keep(templates, asked("m0"))
     for n in range(1, 1000):

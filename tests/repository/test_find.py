@@ -142,7 +142,7 @@ def test_listings_are_sorted_by_name(tmp_path):
         (["m/1/saved_model.pb", "m/1/variables/v"], ["saved_model.pb", "variables/v"]),
         (["m/1/model.saved_model/saved_model.pb"], ["model.saved_model/saved_model.pb"]),
         (["m/1/model.onnx", "m/1/lost+found/x"], ["model.onnx"]),
-        # At the root, what the format keeps beside the file, and nothing else.
+        # At the root, the companion files of the format, and nothing else.
         (["m.xml", "m.bin", "n.xml", "n.bin", "README.md"], ["m.bin", "m.xml"]),
         (["m.pdmodel", "m.pdiparams", "m.txt"], ["m.pdiparams", "m.pdmodel"]),
         (["m.onnx", "m.onnx.data"], ["m.onnx"]),
@@ -221,7 +221,7 @@ BROKEN = {
         "m: holds no model; expected: <version>/model.<ext> or model.<ext>, "
         f"where <ext> is one of {EXTENSIONS}; found: README.md, v1/",
     ),
-    "versions beside a model file": (
+    "versions next to a model file": (
         ["m/1/model.onnx", "m/2/model.onnx", "m/model.onnx"],
         "m: holds versions (1, 2) and model files next to them (model.onnx); keep one kind",
     ),
@@ -331,7 +331,7 @@ def inside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("link", "target", "beside"),
+    ("link", "target", "neighbours"),
     [
         ("m", "outside", []),
         ("m.onnx", "outside/model.onnx", []),
@@ -344,8 +344,8 @@ def inside(tmp_path):
     ],
 )
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_link_out_of_the_repository_is_refused(inside, link, target, beside, absolute):
-    plant(inside, *beside)
+def test_a_link_out_of_the_repository_is_refused(inside, link, target, neighbours, absolute):
+    plant(inside, *neighbours)
     (inside / link).parent.mkdir(parents=True, exist_ok=True)
     destination = inside.parent / target
     (inside / link).symlink_to(

@@ -23,14 +23,14 @@ __all__ = ["world"]
 
 MS = 1_000_000
 HELD_UP = 50
-"""Milliseconds for which the event loop does nothing else."""
+"""Milliseconds for which the event loop is blocked."""
 
 BEFORE, TURN = 20, 2
-"""Calls before a probe, and milliseconds that each takes of the event loop."""
+"""Calls before a probe, and milliseconds of the event loop that each takes."""
 
 
 class Told(AcceptWait):
-    """What the probes have told; ``in_flight`` is set while one is on its way."""
+    """What the probes have reported; ``in_flight`` is set while one is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Told(AcceptWait):
         return waited
 
     def come(self, more: int = 1) -> "asyncio.Task[None]":
-        """Done once so many more have arrived."""
+        """Returns once that many more have arrived."""
         have = len(self.waits)
         return asyncio.create_task(until(lambda: len(self.waits) >= have + more))
 
 
 @asynccontextmanager
 async def probed(wait: AcceptWait, options: Sequence[tuple[str, int]] = ()) -> AsyncIterator[AcceptWaitProbe]:
-    """A server that has nothing but an accept-wait probe, which believes that calls are open."""
+    """A server with only an accept-wait probe, which believes that calls are open."""
     server, probe = grpc.aio.server(options=list(options)), AcceptWaitProbe(wait, lambda: True)
     server.add_generic_rpc_handlers((probe,))
     probe.bind(server)
@@ -94,7 +94,7 @@ async def test_a_loop_that_is_held_up_is_seen_before_it_goes_on() -> None:
 
 
 class Slow(grpc.GenericRpcHandler):
-    """Takes its time for each call of ``/slow``, on the event loop."""
+    """Blocks the event loop for each call of ``/slow``."""
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         if details.method != "/slow":
@@ -109,7 +109,7 @@ class Slow(grpc.GenericRpcHandler):
 @on_loop
 async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
     wait, server = Told(), grpc.aio.server()
-    # Not started: what is sent when is up to the test.
+    # Not started: the test decides when to send what.
     probe = AcceptWaitProbe(wait, lambda: True)
     server.add_generic_rpc_handlers((Slow(), probe))
     probe.bind(server)

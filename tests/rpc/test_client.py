@@ -15,7 +15,7 @@ Call = grpc.ServicerContext
 
 
 def infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-    """What the named model answers: `echo` each input asked for, `large` 8 MiB, `text` a string."""
+    """The named model's response: `echo` returns each input requested, `large` 8 MiB, `text` a string."""
     answer = pb.ModelInferResponse(model_name=request.model_name)
     match request.model_name:
         case "echo":
@@ -50,7 +50,7 @@ def unary(method: Callable[..., object], request: type) -> grpc.RpcMethodHandler
 
 @pytest.fixture
 def client() -> Iterator[InferenceClient]:
-    """Connected to a real server that answers as written above."""
+    """A client of a real server that responds as above."""
     handlers = {
         "ServerReady": unary(lambda *_: pb.ServerReadyResponse(ready=True), pb.ServerReadyRequest),
         "ServerMetadata": unary(

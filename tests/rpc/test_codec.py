@@ -28,7 +28,7 @@ PARAMETERS = "timeout, priority, sequence_id, sequence_start, sequence_end"
 
 
 def good(rows: int = 1) -> pb.ModelInferRequest:
-    """A request that :data:`SIGNATURE` takes."""
+    """A valid request for :data:`SIGNATURE`."""
     message = pb.ModelInferRequest(model_name="m", id="7")
     message.inputs.add(name="pixels", datatype="FP32", shape=[rows, 2])
     message.inputs.add(name="level", datatype="INT8", shape=[rows, 1])
@@ -48,7 +48,7 @@ def typed() -> pb.ModelInferRequest:
 def decode(
     message: pb.ModelInferRequest, signature: Signature = SIGNATURE
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """All that a request goes through before it waits."""
+    """All the steps of a request before it waits."""
     codec.decode_parameters(message)
     inputs = codec.decode_inputs(message, signature)
     codec.rows(message.model_name, inputs, signature)
@@ -56,7 +56,7 @@ def decode(
 
 
 def one(dtype: DType, shape: list[int] | None = None) -> Signature:
-    """A model with one input of any shape and one output, both of ``dtype``; or of just ``shape``."""
+    """A model with one input and one output of ``dtype``; of any shape, or only of ``shape``."""
     dims = None if shape is None else tuple(Dim(n, n) for n in shape)
     return Signature((TensorSpec("x", dtype, dims),), (TensorSpec("y", dtype, dims),))
 
@@ -489,7 +489,7 @@ MESSAGES = st.builds(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """The bytes of a good request with a few of them changed, left out or put in."""
+    """The bytes of a valid request with a few of them changed, left out or added."""
     raw = bytearray(draw(st.sampled_from([good(), good(8), typed()])).SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(raw)))

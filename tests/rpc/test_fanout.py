@@ -19,7 +19,7 @@ LOAD, TUNE, LIVE = f"/{SERVICE}/RepositoryModelLoad", f"/{TUNER_SERVICE}/Tune", 
 
 
 class Worker:
-    """Answers three methods with its number, and keeps what it was asked, by whom. Its flags are ``opened``."""
+    """Answers three methods with its number, and records requests and callers. Its flags are ``opened``."""
 
     def __init__(
         self, identity: WorkerIdentity, opened: Collection[Access] = (Access.REPOSITORY, Access.TUNER)
@@ -75,7 +75,7 @@ class Worker:
         return self.statistics.SerializeToString()
 
     async def call(self, method: str, raw: bytes = b"", **metadata: str) -> tuple[StatusCode, str]:
-        """Asked from outside: code, and the answer or the message."""
+        """A call from outside: its code, and the response or the message."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = channel.unary_unary(method)(raw, metadata=tuple(metadata.items()))
             code = await call.code()
@@ -181,7 +181,7 @@ def test_the_worker_that_is_asked_sums_the_counts_of_all(tmp_path: Path) -> None
         for number, worker in enumerate(made, 1):
             worker.statistics.model_stats.add(name="m", version="1", inference_count=number)
         assert [await ask(worker) for worker in made] == [6, 6, 6]
-        # One that does not have it, or is gone, adds nothing; the one that is asked answers for what it is asked.
+        # A worker without the model, or one that has ended, adds nothing; the worker that is asked always answers.
         made[0].fails = True
         assert await ask(made[1]) == 5
         assert await made[0].call(f"/{SERVICE}/ModelStatistics") == (StatusCode.NOT_FOUND, "no such model")

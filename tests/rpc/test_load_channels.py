@@ -140,11 +140,11 @@ async def test_an_absent_server_gives_one_sentence(monkeypatch: pytest.MonkeyPat
         async with load_channels.open_channels(
             "127.0.0.1:1", 1, stream=False, deadline=None, credentials=NO_CREDENTIALS
         ):
-            raise AssertionError("connected to nobody")
+            raise AssertionError("connected without a server")
 
 
 def test_an_error_in_a_stream_may_come_without_a_code() -> None:
-    # Triton's servers say no more than this.
+    # Triton's servers report no more than this.
     said = pb.ModelStreamInferResponse(error_message="[request id: 7] inference request failed").SerializeToString()
     assert load_channels._code_in_stream(said) == "UNKNOWN"
     assert load_channels._code_in_stream(pb.ModelStreamInferResponse().SerializeToString()) == "OK"

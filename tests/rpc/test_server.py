@@ -47,7 +47,7 @@ def test_every_unary_rpc_of_the_service_has_a_handler(tmp_path: Path) -> None:
             return {m.name: (await outcome(channel, m.name, b""))[0] for m in UNARY}
 
     codes = asyncio.run(ask())
-    # These two are part of the protocol, and refused with a sentence of our own.
+    # These two are part of the protocol, and refused with a sentence by inferd.
     refused = {"SystemSharedMemoryRegister", "CudaSharedMemoryRegister"}
     assert {name for name, code in codes.items() if code is grpc.StatusCode.UNIMPLEMENTED} == refused
     assert len(codes) == len(METHODS) - 1
@@ -66,7 +66,7 @@ def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Pa
 
 def test_an_internal_fault_is_one_constant_sentence(tmp_path: Path) -> None:
     async def ask() -> tuple[grpc.StatusCode, str]:
-        # A log level that is no text can't be put into the answer.
+        # A log level that is not text can't be put into the response.
         async with serving(tmp_path, {"log_level": object()}) as (_, channel):
             return await outcome(channel, "LogSettings", b"")
 

@@ -27,7 +27,7 @@ LIMITS = RegionLimits(4, 4096)
 
 
 class Caller:
-    """Makes calls as one identity; each gives the answer or the code and message it ended with."""
+    """Makes calls as one identity; each returns the response, or the code and message it ended with."""
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "") -> None:
         self._channel = channel
@@ -55,7 +55,7 @@ class Caller:
 
 
 def credentials(root: Path) -> Credentials:
-    """Whose callers have the tokens in SECRETS, by name."""
+    """A server whose callers have the tokens in SECRETS, by name."""
     file = root / "tokens.toml"
     file.write_text(
         "".join(
@@ -173,7 +173,7 @@ async def test_the_key_decides_an_objects_client_before_any_asks(tmp_path: Path,
             await one.unregister()
             after = await two.register("y", made.key, 0, 2000)
             assert (before, during, after) == (refused, refused, refused)
-            # Whether there is such an object is not told either.
+            # Whether the object exists is not disclosed either.
             code, said = await two.register("y", "/one+absent")
             assert (code, said) == (refused[0], refused[1].replace(made.name, "one+absent"))
             assert await two.names() == set()

@@ -26,7 +26,7 @@ SIGNATURE = Signature((FIXED, FLAGS, WORDS), (SCORES, LABELS, MANY))
 
 
 class Region:
-    """Memory that is there."""
+    """Memory that exists."""
 
     def __init__(self, nbytes: int) -> None:
         self.data = bytearray(nbytes)
@@ -72,7 +72,7 @@ def at(parameters: Any, offset: int | None, nbytes: int, region: str = "r") -> N
 
 
 def asked(fixed: int | None = 8, flags: int | None = None, words: int | None = None) -> pb.ModelInferRequest:
-    """A request whose inputs are at those offsets, or come along where that is None."""
+    """A request whose inputs are at these offsets, or in the message if None."""
     message = pb.ModelInferRequest(model_name="m")
     raw = {"fixed": bytes(range(24)), "flags": b"\0\1\0", "words": b"\3\0\0\0abc\0\0\0\0"}
     for spec, shape, offset in ((FIXED, [2, 3], fixed), (FLAGS, [3], flags), (WORDS, [2], words)):
@@ -85,7 +85,7 @@ def asked(fixed: int | None = 8, flags: int | None = None, words: int | None = N
 
 
 def wanted(**outputs: tuple[int | None, int]) -> pb.ModelInferRequest:
-    """A request for outputs, by name, at an offset and so many bytes."""
+    """A request for outputs, by name, at an offset and with a size in bytes."""
     message = pb.ModelInferRequest(model_name="m")
     for name, (offset, nbytes) in outputs.items():
         at(message.outputs.add(name=name).parameters, offset, nbytes)

@@ -6,7 +6,7 @@ from inferd.rpc import statistics
 
 
 def counted(times: int, *sizes: int) -> Statistics:
-    """Every duration ``times`` times what it is for 1, and batches of ``sizes``."""
+    """Statistics with every duration multiplied by ``times``, and batches of ``sizes``."""
     durations = [Duration(n * times, 100 * n * times) for n in range(1, 7)]
     return Statistics(
         1000 + times,

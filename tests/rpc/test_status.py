@@ -20,7 +20,7 @@ ERRORS = [
 
 
 def refusals(retry_after: float) -> list[errors.Refused]:
-    """One of each class; all say to come back after ``retry_after`` seconds."""
+    """One error of each class; all say to retry after ``retry_after`` seconds."""
     return [
         errors.Refused("m", "no room", retry_after),
         errors.QueueFull("m", "1 request waiting", retry_after),

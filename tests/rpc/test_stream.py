@@ -17,7 +17,7 @@ MODELS = st.sampled_from(["one", "another"])
 
 
 class Walk(RuleBasedStateMachine):
-    """A stream whose models answer as they will, against a ledger of what each request holds."""
+    """A stream whose models respond arbitrarily, compared with a ledger of what each request holds."""
 
     @initialize(requests=st.integers(1, 6), nbytes=st.integers(1, 100))
     def begin(self, requests: int, nbytes: int) -> None:
@@ -67,7 +67,7 @@ class Walk(RuleBasedStateMachine):
         nbytes = sum(counted for _, counted, _ in self.unanswered) + sum(self.unsent)
         assert (self.window.requests, self.window.bytes) == (requests, nbytes)
         assert self.window.open == (requests < self.limits[0] and nbytes < self.limits[1])
-        # However large what came before was: a stream that holds nothing goes on.
+        # However large the requests before were: a stream that holds nothing continues.
         assert requests or self.window.open
 
 

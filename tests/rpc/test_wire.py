@@ -56,7 +56,7 @@ def test_split_bytes_equal_what_a_parser_reads(raw: bytes, data: st.DataObject) 
         return
     try:
         expected = pb.ModelInferRequest.FromString(raw)
-    except Exception:  # what protobuf can't read is in the head, which it is asked to read once
+    except Exception:  # protobuf can't read the head, which it has to parse once
         with pytest.raises(Exception, match="parsing"):
             pb.ModelInferRequest.FromString(split.head)
         return
@@ -80,9 +80,9 @@ def test_contents_are_views_of_the_received_bytes() -> None:
         b"\x0a\x80\x80\x80\x80\x80\x01",  # a length of six bytes
         b"\x1a\x01a\x0a\x01m",  # out of order
         b"\x1a\x01a\x1a\x01b",  # two ids
-        b"\x1a\x01\xff",  # an id that is no text
-        b"\x08\x01",  # a number where bytes belong
-        b"\x42\x01a",  # a field that there is not
+        b"\x1a\x01\xff",  # an id that is not text
+        b"\x08\x01",  # a number in place of bytes
+        b"\x42\x01a",  # an unknown field
         b"\x0a\x8a\x27" + bytes(5002),  # a head longer than any client's
     ],
 )
@@ -109,7 +109,7 @@ def answers(draw: st.DrawFn) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
         shape = draw(shapes)
         values = np.frombuffer(draw(st.randoms()).randbytes(shape[0] * shape[1] * spec.dtype.itemsize), np.uint8)
         array = values.reshape(*shape, spec.dtype.itemsize)
-        # As the engine gives them: views of some memory, and of rows that lie apart where the batch is not the first.
+        # As the engine returns them: views of memory, with rows apart if the batch axis is not the first.
         data = array.data if draw(st.booleans()) else np.asfortranarray(array).data
         tensors.append(Tensor(spec.dtype, shape, data))
     return described, tensors
@@ -154,7 +154,7 @@ SIGNATURE = Signature(
 
 
 def asked(model: str = "m", request_id: str = "7") -> pb.ModelInferRequest:
-    """In another order than the ports', and by another name."""
+    """In an order other than the ports', and by another name."""
     message = pb.ModelInferRequest(model_name=model, id=request_id)
     message.inputs.add(name="r", datatype="INT8", shape=[1])
     message.inputs.add(name="left", datatype="FP32", shape=[2])

@@ -7,14 +7,14 @@ from inferd.scheduling.accept_wait import AcceptWait
 
 MS = 1_000_000
 QUICK = 400_000
-"""What a call waits on an idle server."""
+"""How long a call waits on an idle server."""
 NOISE = 1 * MS
 
 durations = st.integers(0, 5_000 * MS)
 
 
 def after(*waits: int, every: int = 10_000 * MS) -> AcceptWait:
-    """One probe after the other has arrived, each of which waited so long."""
+    """Probes that arrived one after another, with these waits."""
     wait = AcceptWait()
     for number, took in enumerate(waits):
         wait.sent(number * every)
@@ -39,7 +39,7 @@ def test_the_wait_is_the_excess_over_an_idle_servers_wait(idle: int, stands: int
 
 @given(st.lists(st.integers(0, NOISE)), durations)
 def test_one_hiccup_changes_nothing(waits: list[int], hiccup: int) -> None:
-    """Nor does it where it is the first probe, of a server that has just started."""
+    """Nor does the first probe of a server that has just started."""
     assert after(*waits, hiccup).current == 0
 
 

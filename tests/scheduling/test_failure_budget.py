@@ -16,7 +16,7 @@ def test_a_client_that_keeps_failing_gets_a_quarter_of_the_time(failures: list[t
         now += took
         spent += took
         budget.charge("a", took, now)
-    # The last one is not made up for yet.
+    # The last failure is not yet paid for.
     assert (spent - failures[-1][0]) * 4 <= now + SECOND
 
 

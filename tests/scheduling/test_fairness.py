@@ -90,12 +90,12 @@ def test_a_model_removed_with_an_unfinished_run_leaves_the_device_to_the_others(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50 * MS), st.integers(0, 50 * MS)), max_size=20), st.booleans()
 )
 def test_an_inline_run_counts_like_one_recorded_at_its_start_and_end(
-    runs: list[tuple[int, int, int]], beside: bool
+    runs: list[tuple[int, int, int]], together: bool
 ) -> None:
     at_once, step_by_step = SharedDevice(), SharedDevice()
     ones = [at_once.join(weight, 0.5) for weight in (1, 2, 3)]
     others = [step_by_step.join(weight, 0.5) for weight in (1, 2, 3)]
-    if beside:
+    if together:
         ones[0].started(0)
         others[0].started(0)
     now = 0

@@ -10,16 +10,16 @@ from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import RequestQueue
 from tests.scheduling.work import work
 
-# One that comes after all that waits, and one that goes before.
+# A newcomer behind all queued requests, and one ahead of them.
 LAST = Entry(work(), 10**6, 10**9)
 FIRST = Entry(work(priority=1), 10**6, 10**9)
 
-# Nanoseconds that a run of one row takes, by pool; and the pools' widths.
+# Nanoseconds of a run of one row, by pool; and the pools' widths.
 pools = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 4)), min_size=1, max_size=3)
 
 
 def stage(times_and_widths: list[tuple[int, int]], waiting: int) -> tuple[Forecast, list[PoolState]]:
-    """Pools of one-row runs, all slots busy since time 0, and so many queued."""
+    """Pools of one-row runs, all slots busy since time 0, and a queue of this length."""
     states = [PoolState(width, width) for _, width in times_and_widths]
     for state, (took, _) in zip(states, times_and_widths, strict=True):
         state.times.seed(1, took)

@@ -26,7 +26,7 @@ def times(*seen: int) -> ServiceTimes:
 
 
 class Stage:
-    """A scheduler under a rule of 100 to give up and 10 to let go, polled at times of its own."""
+    """A scheduler that gives runs up after 100 and waits 10 after the cancel, polled when it asks for it."""
 
     def __init__(self, *pool_specs: PoolSpec, rules: SchedulerRules | None = None) -> None:
         rules = rules or SchedulerRules(LIMITS, hangs=HangRule(100, 10))
@@ -93,7 +93,7 @@ def test_a_run_is_given_up_once_and_then_reported_until_it_has_ended() -> None:
 def test_a_stopped_process_gives_its_runs_time_to_end() -> None:
     hangs, run = HangDetector(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 0)
-    # The process was stopped for a while, and what computes in it with it.
+    # The process was stopped for a while, and its computing threads with it.
     assert hangs.look(5000).given_up == ()
     assert hangs.look(5009).given_up == ()
     assert hangs.look(5010).given_up == (run,)

@@ -12,7 +12,7 @@ CAPACITY = 100 / SECOND
 
 
 def offer(load: OfferedLoad, rate: float, seconds: float, limits: list[int], start: int = SECOND) -> int:
-    """Requests at even distances, with one limit after the other; when the last one came."""
+    """Requests at even intervals, with these limits in turn; returns the time of the last."""
     now = start
     for number in range(int(rate * seconds)):
         now = start + int(number * SECOND / rate)

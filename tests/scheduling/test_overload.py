@@ -16,7 +16,7 @@ SLOTS = 2
 def simulation(
     run_time: int, seed: int = 1, objective: int | None = None, believed: int | None = None, **conditions: float
 ) -> Simulation:
-    """``SLOTS`` infer requests whose runs take ``run_time`` ns, and are ``believed`` to."""
+    """``SLOTS`` infer requests whose runs take ``run_time`` ns; the scheduler starts from ``believed``."""
     rules = SchedulerRules(QueueLimits(1024, 1 << 40), objective=None if objective is None else Objective(objective))
     scheduler = Scheduler("m", rules, [PoolSpec(SLOTS)])
     scheduler.seed(0, [(1, believed or run_time)])
@@ -59,7 +59,7 @@ def test_patient_and_urgent_requests_get_their_shares(hurried: float, deadlines:
         Clients("hurried", hurried * load * most, deadlines[0]),
         Clients("patient", (1 - hurried) * load * most, deadlines[1]),
     ]
-    # The patient wait out what may be a burst, for as long as they have time.
+    # Patient requests wait out a possible burst for as long as they have time.
     outcomes = steady(simulation(15 * MS), clients, 10, settle=14)
     assert outcomes.in_time["hurried"] >= 0.8 * hurried * most * 10
     assert outcomes.in_time["patient"] >= 0.8 * (1 - hurried) * most * 10

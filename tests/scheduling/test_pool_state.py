@@ -55,7 +55,7 @@ def test_the_service_time_stays_within_the_observed_range(seed: float, durations
     pool.times.seed(1, seed)
     for duration in durations:
         pool.release(pool.occupy(0), 1, duration, learn=True)
-    # A relative hair for the rounding of the smoothing itself.
+    # A small relative tolerance for rounding in the smoothing.
     assert min(seed, *durations) * (1 - 1e-9) <= pool.times.expected(1) <= max(seed, *durations) * (1 + 1e-9)
 
 

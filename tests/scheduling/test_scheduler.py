@@ -147,7 +147,7 @@ def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled(
         (request, "model 'm': deadline passed while the request was running")
     ]
     assert plan.cancels == [(0, 0)]
-    # Its slot is not free before the run has really ended.
+    # Its slot is not free until the run has really ended.
     submit(one, 1)
     assert not one.poll(8).starts
     assert one.finished(0, 0, 9) == []
@@ -190,7 +190,7 @@ def test_the_time_of_cancelled_and_failed_work_is_not_learnt() -> None:
 
 
 def test_an_ended_request_is_not_kept_in_memory_by_its_deadline() -> None:
-    # Sooner deadlines of work still in flight keep later ones of ended work in the heap.
+    # Earlier deadlines of requests in flight keep later ones of ended requests in the heap.
     one = scheduler((2, 10))
     held = work(deadline=1000)
     ended = [work(deadline=2000), work(deadline=2000)]

@@ -100,7 +100,7 @@ def test_a_pinned_sequence_keeps_its_slot_while_others_run() -> None:
 
 
 def said(one: Scheduler, name: int | str, *, ok: bool = True, now: int = 0, client: str = "", **flags: bool) -> str:
-    """How a request ends that runs at once: "" where well, or the error's sentence."""
+    """How a request that runs at once ends: "" for success, or the error's sentence."""
     one.poll(now)
     try:
         step(one, name, now=now, client=client, **flags)
@@ -161,7 +161,7 @@ def test_a_client_pushes_only_its_own_sequences_out_of_memory(
 
 
 class Server:
-    """A scheduler with a slot for everything, and what each client has seen of it."""
+    """A scheduler with a slot for every request, and what each client has seen of it."""
 
     def __init__(self, *, pinned: bool) -> None:
         self.scheduler = scheduler(pinned=pinned, slots=40, width=40, most=40)
@@ -248,7 +248,7 @@ def test_a_single_client_gets_most_places_but_not_all(most: int, begun: int) -> 
             "for other clients; retry in "
         )
         assert said(one, 1, start=True, end=True, client="b") == ""
-    # What is live goes on, may begin again, and makes room for itself.
+    # Live sequences continue, may begin again, and make room for themselves.
     assert [said(one, number, client="a") for number in range(1, begun + 1)] == [""] * begun
     assert said(one, 1, start=True, end=True, client="a") == ""
     assert said(one, 2000, start=True, client="a") == ""
@@ -287,7 +287,7 @@ def test_a_sequence_whose_last_run_continues_keeps_its_place() -> None:
     st.integers(2, 6),
 )
 def test_a_newcomer_finds_a_place_whatever_one_client_does(steps: list[tuple[str, int, bool]], most: int) -> None:
-    """Until others that take all they may have come before it: each leaves a quarter of what it finds."""
+    """Until others with their full shares come first: each leaves a quarter of what it finds."""
     one = scheduler(most=most, slots=most)
     live: Counter[str] = Counter()
     for client, name, start in steps:

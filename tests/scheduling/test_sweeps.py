@@ -4,7 +4,7 @@ from inferd.scheduling.sweeps import LONGEST, Sweeps
 
 
 def looks(sweeps: Sweeps, now: int, count: int) -> list[int]:
-    """The times until the next looks, each taken when it is due."""
+    """The times until the next looks, each look made when it is due."""
     seen = []
     for _ in range(count):
         seen.append(sweeps.ns)

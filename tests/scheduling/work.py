@@ -8,13 +8,13 @@ from inferd.tensors import Tensor
 
 
 class Unanswered:
-    """A reply slot that the scheduler has no business with."""
+    """A reply slot that the scheduler must not use."""
 
     def answer(self, _: Sequence[Tensor]) -> None:
-        raise AssertionError("the scheduler answers nobody")
+        raise AssertionError("the scheduler answers no request")
 
     def fail(self, _: InferdError) -> None:
-        raise AssertionError("the scheduler answers nobody")
+        raise AssertionError("the scheduler answers no request")
 
 
 def work(

@@ -162,8 +162,8 @@ def test_repeated_look_ups_return_the_same_objects_until_a_region_is_removed(
     with pytest.raises(UnknownRegion):
         store.locate_all("me", spans)
     store.register("me", "y", made.key, 40, 6)
-    made.write(b"anew", 42)
-    assert store.locate_all("me", spans)[1].copied() == b"anew"
+    made.write(b"next", 42)
+    assert store.locate_all("me", spans)[1].copied() == b"next"
     store.unregister("me", "y")
     store.register("me", "y", made.key, 40, 5)
     with pytest.raises(InvalidRequest, match=r"region 'y': 4 bytes from offset 2 on reach past its 5 bytes"):

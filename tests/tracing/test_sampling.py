@@ -27,7 +27,7 @@ def ended(trace: TraceContext | None) -> Observation:
 
 @pytest.fixture
 def collector() -> Collector:
-    """A collector's address; whoever wants an answer there starts it."""
+    """The address of a collector that tests start if they need it."""
     return Collector()
 
 

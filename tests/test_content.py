@@ -16,7 +16,7 @@ from inferd.errors import RepositoryError
 
 
 def plant(folder: Path, *names: str) -> Path:
-    """Files in ``folder`` that hold their own names."""
+    """Files in ``folder`` that contain their own names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -24,12 +24,12 @@ def plant(folder: Path, *names: str) -> Path:
 
 
 def look(folder: Path, main: str = "model.onnx") -> Content:
-    """What is below ``folder``."""
+    """The content of ``folder``."""
     return FileSet(folder / main, folder, Bounds(folder.parent)).look()
 
 
 def companions(file: Path) -> list[str]:
-    """The names of what belongs to ``file``, at the root."""
+    """The names of the files that belong to ``file``, at the root."""
     return [f.name for f in FileSet(file, None, Bounds(file.parent)).look().files]
 
 
@@ -164,7 +164,7 @@ def test_more_files_than_a_version_may_have_are_refused(version: Path, monkeypat
 
 
 def entry(value: bytes) -> bytes:
-    """Where ONNX says that a tensor's numbers are, as protobuf writes it."""
+    """An ONNX location of a tensor's data, as protobuf writes it."""
     size = bytes([len(value)]) if len(value) < 128 else bytes([len(value) & 127 | 128, len(value) >> 7])
     return b"\x0a\x08location\x12" + size + value
 

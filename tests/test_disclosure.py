@@ -17,7 +17,7 @@ EXTENSION = st.sampled_from(["bin", "xml", "onnx", "data", "so"])
 
 @st.composite
 def paths(draw: st.DrawFn) -> PurePosixPath:
-    """Of a file: in a folder that machines have, or with an extension."""
+    """A path of a file: in a folder that machines have, or with an extension."""
     folders = draw(st.lists(NAME, max_size=3))
     if draw(st.booleans()):
         return PurePosixPath("/", draw(ROOT), *folders, draw(NAME))
@@ -112,7 +112,7 @@ def test_what_they_say(text: str, cleaned: str) -> None:
         (RepositoryError("/srv/models", "can't be read"), "models: can't be read"),
         (LoadFailed("m", 1, "no /srv/m/w.bin"), "model 'm' version 1 failed to load: no w.bin"),
         (ModelUnavailable("m", "failed", "lost /dev/dri/card0"), "model 'm' is failed: lost card0"),
-        # What the client has said itself it reads as it was.
+        # The client reads its own text unchanged.
         (UnknownModel("/etc/passwd"), "unknown model '/etc/passwd'"),
         (InvalidRequest("m", "no input '/tmp/x'"), "model 'm': no input '/tmp/x'"),
     ],

@@ -40,7 +40,7 @@ def observation(outcome: str = "ok", **fields: Any) -> Observation:
 
 
 def observed(which: Any, *seen: Observation, form: Any = "json") -> io.StringIO:
-    """What the request log writes about ``seen``."""
+    """The request log's line about ``seen``."""
     stream = io.StringIO()
     logs.configure("info", form, stream)
     log = logs.RequestLog(which)

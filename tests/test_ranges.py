@@ -20,7 +20,7 @@ RANGES = {
 
 
 def elements_of(held: Range) -> st.SearchStrategy[Number]:
-    """Any of the type, those at the ends of the range among them."""
+    """Any numbers of the type, including the ends of the range."""
     if held.dtype.kind == "f":
         ends = [held.lo, held.hi, math.nextafter(held.hi, math.inf), math.inf, -math.inf, math.nan]
         return st.sampled_from(ends) | st.floats()

@@ -44,7 +44,7 @@ def test_a_context_is_the_clients_trace_with_a_span_of_our_own() -> None:
 @given(trace_ids, span_ids, st.integers(0, 255), white_space, white_space)
 def test_every_valid_context_is_read_back(trace: str, span: str, flags: int, before: str, after: str) -> None:
     context = read(f"{before}00-{trace}-{span}-{flags:02x}{after}")
-    # Only the lowest bit says sampled; the others are another's.
+    # Only the lowest bit means sampled; the others have other meanings.
     assert context == TraceContext(trace, OWN, span, sampled=flags % 2 == 1)
 
 
@@ -179,7 +179,7 @@ def test_every_character_that_may_be_in_a_member_is_kept() -> None:
         f"{'t' * 242}@v=1",
         f"t@{'v' * 15}=1",
         f"foo={'v' * 257}",
-        # A key that comes twice.
+        # A key that occurs twice.
         "foo=1,foo=1",
         "foo=1,foo=2",
     ],
@@ -209,7 +209,7 @@ def test_members_that_fit_are_kept_in_order_and_others_are_dropped_whole(listed:
     if len(",".join(listed)) <= STATE_CHARACTERS:
         assert kept == ",".join(listed)
     else:
-        # Not even the next one, all being shorter than what may be cut first, would have fitted.
+        # All are shorter than those cut first, and not even the next one would have fitted.
         left_out = listed[len(kept.split(",")) if kept else 0]
         assert len(f"{kept},{left_out}") > STATE_CHARACTERS
 

@@ -20,7 +20,7 @@ def counted(*requests: tuple[int, int, str]) -> LoadWindow:
 
 def test_an_answer_counts_in_the_rates_when_it_came_in_the_window() -> None:
     window = counted((900, 150, OK), (1990, 20, OK), (1500, 50, OK))
-    # The first was due before the window, the second came after it.
+    # The first was due before the window, the second arrived after it.
     assert (window.answered, window.answered_in_time) == (2, 1)
     assert window.throughput == 2 / 1e-6
     assert window.goodput == 1 / 1e-6

@@ -93,7 +93,7 @@ def test_a_percentile_without_a_response_beyond_it_is_dim() -> None:
     BenchDisplay(Console(file=out, width=100, force_terminal=True), 2.0, 10.0).result(
         run(step(seen=window([10] * 500)))
     )
-    # p50, p90 and p99 are not, p99.9 of 500 is.
+    # p50, p90 and p99 are not dim, p99.9 of 500 is.
     assert out.getvalue().count("\x1b[2m") == 1
 
 

@@ -140,7 +140,7 @@ def metrics_port(credentials: Credentials) -> Iterator[str]:
 
 @contextmanager
 def grpc_port(credentials: Credentials, folder: Path) -> Iterator[str]:
-    """It answers on a thread of its own."""
+    """A server that answers on a thread of its own."""
     ports: list[int] = []
     listening = Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -222,7 +222,7 @@ def test_tune_presents_its_certificate_or_its_token(
     token.write_text(SECRET[:-1])
     assert main([*command, "--token-file", str(token)]) == 1
     assert capsys.readouterr().err == "inferd: UNAUTHENTICATED: unknown token\n"
-    # The scope to read is not enough to steer.
+    # The scope read is not enough to steer tuning.
     assert main(["tune", "unpin", "m", "--server", grpc, *flags(authority, me)]) == 1
     assert "PERMISSION_DENIED: Pin needs the scope 'tuner', which 'me.example'" in capsys.readouterr().err
 
@@ -236,7 +236,7 @@ def test_demo_classify_presents_its_certificate(
 
 
 def calls(address: str, models: Path) -> list[list[str]]:
-    """A command of each kind that calls a gRPC port."""
+    """One command of each kind that calls a gRPC port."""
     return [
         ["tune", "status", "--server", address],
         ["bench", "run", "m", "--server", address],

@@ -156,7 +156,7 @@ def test_each_setting_is_suggested_for_a_letter_too_many(name: str, capsys: pyte
 
 
 def test_every_duration_on_the_command_line_is_read_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """``1500ms`` is taken, and what is no duration refused in the same words."""
+    """``1500ms`` is accepted, and other text is refused in the same words."""
     needed = {("token", "new"): ("--name", "a", "--scope", "infer"), ("bench", "run"): ("m",)}
     seen = 0
     for path in ALL:

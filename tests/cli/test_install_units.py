@@ -10,7 +10,7 @@ from inferd.cli.main import main
 
 @pytest.fixture
 def installed_at(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path that inferd believes to be installed at."""
+    """The path that inferd believes it is installed at."""
     monkeypatch.setattr(sys, "executable", "/opt/somewhere/bin/python")
     return "/opt/somewhere/bin/inferd"
 

@@ -8,7 +8,7 @@ from inferd.cli.rollover import rollover
 
 
 class Units:
-    """Units by name as systemctl shows and changes them. Those in ``broken`` neither start nor stop."""
+    """Units by name, as systemctl shows and changes them. Units in ``broken`` neither start nor stop."""
 
     def __init__(self, **statuses: str) -> None:
         self.statuses = statuses

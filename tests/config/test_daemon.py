@@ -21,7 +21,7 @@ def no_variables_of_this_machine(monkeypatch):
 
 
 def loaded(*flags: str, file: Path | None = None) -> Settings:
-    """Settings as the command line makes them of ``flags`` and ``file``."""
+    """Settings from ``flags`` and ``file``, as on the command line."""
     parser = argparse.ArgumentParser()
     settings_flags.add_arguments(parser)
     return daemon.load(file, vars(parser.parse_args(flags)))

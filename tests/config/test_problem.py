@@ -23,7 +23,7 @@ SENTENCES = [
     ("[warmup]\nruns = 1979-05-27", "warmup.runs: got 1979-05-27; allowed: a whole number of 0..1000"),
     ("[properties]\nX = [1]", "properties.X: got [1]; allowed: a string, a number, true or false"),
     ("[warmup.shapes]\nx = 1", "warmup.shapes.x: got 1; allowed: a list of whole numbers of 0..2147483647"),
-    # The right kind, and not allowed.
+    # The right kind, but not allowed.
     ('devices = ["XPU"]', f"devices[0]: got 'XPU'; allowed: {DEVICES}"),
     ('devices = ["CPU", "CPU"]', "devices: CPU is listed 2 times; list each device once"),
     ("[execution]\nprecision = 'f8'", "execution.precision: got 'f8'; allowed: 'auto', 'f32', 'bf16' or 'f16'"),

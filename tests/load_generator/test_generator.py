@@ -64,7 +64,7 @@ async def test_a_closed_loop_has_as_many_in_flight_as_it_was_told(stream: bool) 
         await generator.settle(10)
     assert most == 5
     window = tally.window(0.0)
-    # Each seat asked again until the window was closed, and was waited for then.
+    # Each seat sent again until the window closed, and its last response was awaited.
     assert window.due == answered >= 20
     assert window.codes == {OK: answered}
 
@@ -105,7 +105,7 @@ async def test_latency_counts_from_when_a_request_was_due_though_the_server_hold
         due += [tally.opens + int(at) for at in Open(100, "constant").due(0.2, 0)]
         await generator.open(due)
         await generator.settle(10)
-    # None came before the last was sent: the first waited for the whole of the schedule.
+    # No response came before the last request was sent: the first waited for the whole schedule.
     assert all(late >= due[-1] - at for late, at in zip(sorted(tally.latencies, reverse=True), due, strict=True))
 
 
@@ -116,7 +116,7 @@ async def test_a_client_that_is_behind_sends_all_the_same_and_counts_it_as_laten
         return grpc.StatusCode.OK
 
     async with generating(answer, 0.2, stream=stream) as (generator, tally):
-        # The window was over before the client came to it.
+        # The window was over before the client got to it.
         tally.opens -= SECOND
         tally.closes -= SECOND
         due = [tally.opens + int(at) for at in Open(500, "constant").due(0.2, 0)]
@@ -126,7 +126,7 @@ async def test_a_client_that_is_behind_sends_all_the_same_and_counts_it_as_laten
     assert window.codes == {OK: 100}
     assert window.lags.least >= 0.8 * SECOND
     assert window.latencies.least >= window.lags.least
-    # No answer came while it was open.
+    # No response came while it was open.
     assert window.answered == 0
 
 

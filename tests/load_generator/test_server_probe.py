@@ -26,7 +26,7 @@ process_resident_memory_bytes_of_another 7
 
 @contextmanager
 def page(body: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """A page that says ``body``; its address, and the credentials it was shown."""
+    """A page with ``body``; its address, and the credentials presented to it."""
     shown: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def write(proc: Path, pid: int, cpu: tuple[int, int], pages: int, children: str)
     thread.mkdir(parents=True)
     (thread / "children").write_text(children)
     fields = ["S", *"0" * 10, str(cpu[0]), str(cpu[1]), *"0" * 8, str(pages), *"0" * 5]
-    # A process may call itself anything.
+    # A process may have any name.
     (proc / str(pid) / "stat").write_text(f"{pid} (a) b 1 2) {' '.join(fields)}\n")
 
 

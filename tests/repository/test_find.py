@@ -57,7 +57,7 @@ def test_a_folder_without_models_is_odd(tmp_path: Path, files: tuple[str, ...]) 
 )
 @pytest.mark.parametrize("below", ["", "7"])
 def test_the_folder_of_one_model_is_odd(tmp_path: Path, files: tuple[str, ...], held: str, below: str) -> None:
-    """Or that of one of its versions."""
+    """The error of the model or of one of its versions."""
     folder = plant(tmp_path / "repository" / "echo" / below, *files)
     assert Repository(folder).oddity() == (
         f"looks like the folder of one model, as it holds {held}; name the folder above that model: "
@@ -325,7 +325,7 @@ def test_a_folder_without_permission_breaks_only_its_own_model(tmp_path):
 
 @pytest.fixture
 def inside(tmp_path):
-    """A repository with a neighbour outside of it that holds a perfectly good model."""
+    """A repository with a neighbouring folder that holds a valid model."""
     plant(tmp_path, "outside/1/model.onnx", "outside/model.onnx", "outside/model.bin", outside="")
     return plant(tmp_path, "inside/sound.onnx") / "inside"
 
@@ -439,7 +439,7 @@ def test_no_name_reaches_anything_but_the_models_of_the_repository(name):
 @given(name=NAMES)
 def test_an_illegal_name_is_refused_before_the_disk_is_asked(name):
     legal = name.isascii() and name[:1].isalnum() and all(c.isalnum() or c in "._-" for c in name) and len(name) <= 128
-    # There is no such root, so a look at the disk ends in RepositoryError.
+    # The root does not exist, so reading the disk raises RepositoryError.
     with pytest.raises(RepositoryError if legal else UnknownModel):
         Repository(Path("no such folder")).find(name)
 

@@ -49,7 +49,7 @@ def test_every_kind_of_change_is_seen(tmp_path: Path, watch: Watch, change: str)
             put(tmp_path, "m", "y", "1/.next")
             (tmp_path / "m/1/.next").rename(tmp_path / "m/1/model.onnx")
         case "untouched":
-            # In as many bytes, and as if it had been left alone.
+            # With the same size and time stamp.
             before = (file := tmp_path / "m/1/model.onnx").stat()
             file.write_text("y")
             os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -419,7 +419,7 @@ class Walk(RuleBasedStateMachine):
             assert inside.sequences <= most
             held = Counter(s.client for s in self.places())
             assert held == inside._sequences._held
-            # No state is taken from a sequence when others come later.
+            # A client keeps its places when others come later.
             assert held["x"] <= fair_share(most, 0)
         for index, pool in enumerate(inside._pools):
             kept = [s.place[1] for s in self.places() if s.place is not None and s.place[0] == index]

@@ -18,7 +18,7 @@ SECRETS = st.text(CHARACTERS, min_size=SECRET_LENGTH[0], max_size=80)
 
 
 def authority(*secrets: str, expires: float | None = None, clients: dict[str, list[str]] | None = None) -> Authority:
-    """It knows ``secrets`` as the tokens "0", "1" and so on, all with the scope infer."""
+    """An authority with ``secrets`` as the tokens "0", "1" and so on, all with the scope infer."""
     entries = [
         {"name": str(n), "sha256": sha256(s.encode()).hexdigest(), "scopes": ["infer"]} for n, s in enumerate(secrets)
     ]
@@ -81,7 +81,7 @@ def test_a_client_has_the_keys_of_its_name_unless_the_file_sets_them() -> None:
     ]
     known = Authority(tokens.of({"client": tables}, "f"))
     assert [known.keys_of(name) for name in "abc"] == [("x-", "y"), ("b+",), ("c+",)]
-    # Who is known by a certificate alone.
+    # A caller known only by a certificate.
     assert Authority(None).keys_of("spiffe://example/a") == ("spiffe:%2F%2Fexample%2Fa+",)
 
 

@@ -25,7 +25,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Has a function deal with each connection to a port, whose address it gives."""
+    """Runs a port whose connections a function handles, and returns its address."""
     ports: list[socket.socket] = []
 
     def serve(deal: Callable[[socket.socket], None]) -> str:

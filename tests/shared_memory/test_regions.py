@@ -21,12 +21,12 @@ from inferd.shared_memory.regions import (
     object_name,
 )
 
-# All that the protocol can carry and more: unsigned and signed 64 bits, and what two of them add up to.
+# All that the protocol can carry and more: unsigned and signed 64 bits, and sums of two.
 NUMBERS = st.integers(-(2**65), 2**65) | st.sampled_from([0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64])
 
 
 class NoMemory:
-    """Nothing looks at it."""
+    """Memory that is never accessed."""
 
     def read(self, at: int, target: memoryview) -> None:
         raise NotImplementedError
@@ -229,7 +229,7 @@ def test_one_client_leaves_regions_and_bytes_for_others() -> None:
     with pytest.raises(RegionLimit, match=r"the limit is 1 regions of one client$"):
         regions.check_room("b", "y", 0)
     regions.check_room("c", "x", 0)
-    # What a client gives up is its own to take, or another's.
+    # Room that a client frees is available to it and to others.
     for name, nbytes in (("x", 75), ("0", 0), ("1", 0)):
         regions.remove("a", name)
         regions.released("a", nbytes)

@@ -29,7 +29,7 @@ def made() -> Iterator[SharedObject]:
 
 
 def open_files() -> int:
-    """Descriptors and mappings of shared memory objects that this process has."""
+    """This process's descriptors and mappings of shared memory objects."""
     descriptors = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
     mappings = Path("/proc/self/maps").read_text().count("/dev/shm/test-")
     return sum(name.startswith("/dev/shm/test-") for name in descriptors) + mappings
@@ -239,7 +239,7 @@ def test_links_folders_and_pipes_are_not_objects(store: RegionStore, made: Share
 
 @pytest.mark.parametrize("mode", [0o000, 0o200, 0o400, 0o066])
 def test_an_object_not_open_to_this_user_is_not_used_even_by_root(store: RegionStore, mode: int) -> None:
-    # Who runs as root can open anything.
+    # Root can open anything.
     with shared_object(10) as closed:
         os.fchmod(closed.descriptor, mode)
         assert refusal(lambda: store.register("me", "x", closed.key, 0, 1)) == NONE.format(closed.key)

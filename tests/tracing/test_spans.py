@@ -25,7 +25,7 @@ MS = 1_000_000
 
 
 def stages(reached: int = len(STAGES), start: int | None = None) -> Stages:
-    """A request that took 1 ms to decode, 2 in the queue and so on; its answer came at the end of stage ``reached``."""
+    """A request of 1 ms to decode, 2 in the queue and so on; its response came at the end of stage ``reached``."""
     marks = [*accumulate(range(1, reached + 1), initial=0)]
     start = time.monotonic_ns() - marks[-1] * MS if start is None else start
     found = Stages(*(start + mark * MS for mark in marks[:-1]))
@@ -41,7 +41,7 @@ def ended(error: errors.InferdError | None = None, **fields: Any) -> Observation
 
 @contextmanager
 def sending(collector: Collector) -> Iterator[Spans]:
-    """Spans that are all sent, or given up, when the context is left."""
+    """Spans that are all sent, or dropped, when the context ends."""
     spans = Spans(collector.endpoint, lambda error: code_of(error).name)
     try:
         yield spans
@@ -50,7 +50,7 @@ def sending(collector: Collector) -> Iterator[Spans]:
 
 
 def sent(*requests: Observation) -> list[Received]:
-    """What a collector gets of ``requests``."""
+    """The spans that a collector gets for ``requests``."""
     with Collector() as collector:
         with sending(collector) as spans:
             for request in requests:
@@ -60,7 +60,7 @@ def sent(*requests: Observation) -> list[Received]:
 
 
 def whole(received: list[Received]) -> Received:
-    """The one span that stands for a whole request."""
+    """The span of the whole request."""
     (span,) = [span for span in received if span.kind == "SERVER"]
     return span
 
@@ -99,7 +99,7 @@ def test_a_span_says_what_ran_where_and_with_how_many() -> None:
 def test_times_are_those_of_the_wall_clock() -> None:
     before = time.time_ns()
     span = whole(sent(ended(stages=stages(1, start=time.monotonic_ns()))))
-    # One clock was read a little before the other.
+    # One clock was read slightly before the other.
     assert before - MS <= span.start <= time.time_ns() + MS
     assert span.duration == MS
 
@@ -250,7 +250,7 @@ def refuse(_: int) -> None:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans are sent as they come."""
+    """Spans are sent without delay."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
 
 

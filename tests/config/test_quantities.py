@@ -77,7 +77,7 @@ def test_a_size_has_a_unit(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "64", "64M", "64MB", "64mib", "-1B", "0.5B", "MiB"])
-def test_anything_else_is_no_size(text: str) -> None:
+def test_any_other_text_is_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match=r"unit|bytes"):
         quantities.bytes_of(text)
 

@@ -89,7 +89,7 @@ async def test_an_open_loop_sends_every_request_that_was_due_in_turn(stream: boo
 
 
 @on_loop
-async def test_latency_counts_from_when_a_request_was_due_though_the_server_holds_all_of_them_up() -> None:
+async def test_latency_counts_from_the_due_time_even_if_the_server_delays_all_requests() -> None:
     due: list[int] = []
     arrived, all_arrived = 0, asyncio.Event()
 
@@ -111,7 +111,7 @@ async def test_latency_counts_from_when_a_request_was_due_though_the_server_hold
 
 @WAYS
 @on_loop
-async def test_a_client_that_is_behind_sends_all_the_same_and_counts_it_as_latency(stream: bool) -> None:
+async def test_a_late_client_sends_every_request_and_counts_the_delay_as_latency(stream: bool) -> None:
     async def answer(_: bytes) -> grpc.StatusCode:
         return grpc.StatusCode.OK
 
@@ -144,7 +144,7 @@ async def test_refusals_are_counted_by_their_code(stream: bool) -> None:
 
 @WAYS
 @on_loop
-async def test_what_is_never_answered_is_given_up(stream: bool) -> None:
+async def test_unanswered_requests_are_given_up(stream: bool) -> None:
     async def never(_: bytes) -> grpc.StatusCode:
         await asyncio.Event().wait()
         return grpc.StatusCode.OK
@@ -157,7 +157,7 @@ async def test_what_is_never_answered_is_given_up(stream: bool) -> None:
 
 @WAYS
 @on_loop
-async def test_stopping_closes_the_window_and_forgets_what_it_cuts_off(stream: bool) -> None:
+async def test_stopping_closes_the_window_and_drops_unfinished_requests(stream: bool) -> None:
     count, stuck = 0, asyncio.Event()
 
     async def two_answers(_: bytes) -> grpc.StatusCode:
@@ -180,7 +180,7 @@ async def test_stopping_closes_the_window_and_forgets_what_it_cuts_off(stream: b
 
 
 @on_loop
-async def test_an_objective_tells_which_answers_are_in_time() -> None:
+async def test_the_objective_decides_which_responses_are_in_time() -> None:
     async def answer(_: bytes) -> grpc.StatusCode:
         return grpc.StatusCode.OK
 

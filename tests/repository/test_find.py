@@ -69,7 +69,7 @@ def test_the_folder_of_one_model_is_odd(tmp_path: Path, files: tuple[str, ...], 
     "files",
     [("echo/1/model.onnx",), ("echo.onnx",), ("1/model.onnx", "echo/model.onnx"), ("model.onnx", "echo.onnx")],
 )
-def test_any_other_is_not(tmp_path: Path, files: tuple[str, ...]) -> None:
+def test_any_other_folder_is_not_odd(tmp_path: Path, files: tuple[str, ...]) -> None:
     assert Repository(plant(tmp_path, *files)).oddity() == ""
     assert Repository(tmp_path / "absent").oddity() == ""
 
@@ -89,7 +89,7 @@ def test_each_layout_is_found_for_each_format(tmp_path, extension):
     ]
 
 
-def test_a_model_without_a_file_of_settings_has_the_defaults(tmp_path):
+def test_a_model_without_a_settings_file_has_the_defaults(tmp_path):
     plant(tmp_path, "m/1/model.onnx")
     assert Repository(tmp_path).find("m").config == ModelConfig()
 
@@ -99,12 +99,12 @@ def test_the_settings_of_a_model_come_from_its_file(tmp_path):
     assert Repository(tmp_path).find("m").config.execution.streams == 3
 
 
-def test_one_model_file_of_another_name_will_do(tmp_path):
+def test_one_model_file_may_have_another_name(tmp_path):
     plant(tmp_path, "m/1/resnet.onnx", "m/1/labels.txt")
     assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/resnet.onnx"
 
 
-def test_a_file_called_model_goes_before_others(tmp_path):
+def test_a_file_called_model_takes_precedence(tmp_path):
     plant(tmp_path, "m/1/a.onnx", "m/1/model.xml", "m/1/z.pb")
     assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/model.xml"
 
@@ -116,7 +116,7 @@ def test_hidden_and_unrelated_entries_are_ignored(tmp_path):
     assert problems(tmp_path) == {}
 
 
-def test_an_empty_repository_has_nothing_and_nothing_broken(tmp_path):
+def test_an_empty_repository_has_no_models_and_no_errors(tmp_path):
     listing = Repository(tmp_path).scan()
     assert (listing.models, listing.broken) == ((), ())
 
@@ -149,7 +149,7 @@ def test_listings_are_sorted_by_name(tmp_path):
         (["m.saved_model/saved_model.pb", "m.saved_model/variables/v"], ["saved_model.pb", "variables/v"]),
     ],
 )
-def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
+def test_a_version_is_everything_below_its_folder(tmp_path, files, own):
     (version,) = Repository(plant(tmp_path, *files)).find("m").versions
     assert sorted(f.name for f in version.content.files) == own
 
@@ -165,7 +165,7 @@ def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
         (["m.saved_model/saved_model.pb"], "m.saved_model"),
     ],
 )
-def test_a_saved_model_is_found_wherever_a_file_would_be(tmp_path, files, read):
+def test_a_saved_model_is_found_in_place_of_a_file(tmp_path, files, read):
     (version,) = Repository(plant(tmp_path, *files)).find("m").versions
     assert version.file_set.main == version.content.main == tmp_path / read
 
@@ -188,7 +188,7 @@ def test_the_policy_picks_versions_by_number_in_ascending_order(tmp_path, policy
     assert served(tmp_path) == {"m": picked}
 
 
-def test_a_listed_version_that_is_absent_is_an_error_naming_those_present(tmp_path):
+def test_an_absent_listed_version_is_an_error_that_names_the_present_ones(tmp_path):
     plant(tmp_path, "m/1/model.onnx", "m/4/model.onnx", m='[versions]\npolicy = "listed"\nlisted = [4, 3]')
     assert problems(tmp_path) == {"m": "m/model.toml: versions.listed names 3, which is absent; present: 1, 4"}
 
@@ -254,7 +254,7 @@ def test_a_broken_model_is_named_with_its_reason_and_the_others_are_served(tmp_p
     assert str(raised.value) == sentence
 
 
-def test_a_version_that_no_int64_holds_is_refused(tmp_path):
+def test_a_version_beyond_int64_is_refused(tmp_path):
     plant(tmp_path, f"m/{2**63}/model.onnx")
     assert problems(tmp_path)["m"].startswith(f"m: can't be versions: {2**63}/;")
 
@@ -271,7 +271,7 @@ def test_an_illegal_name_is_an_error_saying_what_is_allowed(tmp_path, name):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse names that are not UTF-8")
-def test_names_that_are_not_text_still_give_a_message_that_can_be_sent(tmp_path):
+def test_names_that_are_not_text_give_a_message_that_can_be_sent(tmp_path):
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")
     ((name, message),) = problems(tmp_path).items()
     assert (name + message).encode("utf-8").startswith(b" ")
@@ -287,7 +287,7 @@ def test_names_that_are_not_text_still_give_a_message_that_can_be_sent(tmp_path)
         ("devices = [", "m/model.toml: not valid TOML: Invalid value (at end of document)"),
     ],
 )
-def test_a_bad_file_of_settings_is_named_relative_to_the_root(tmp_path, text, sentence):
+def test_a_bad_settings_file_is_named_relative_to_the_root(tmp_path, text, sentence):
     plant(tmp_path, "m/1/model.onnx", "sound.onnx", m=text)
     assert problems(tmp_path) == {"m": sentence}
     assert served(tmp_path) == {"sound": [1]}
@@ -295,7 +295,7 @@ def test_a_bad_file_of_settings_is_named_relative_to_the_root(tmp_path, text, se
         Repository(tmp_path).find("m")
 
 
-def test_a_root_that_is_absent_or_no_folder_is_an_error_naming_it(tmp_path):
+def test_a_root_that_is_absent_or_not_a_folder_is_an_error_that_names_it(tmp_path):
     file = plant(tmp_path, "file") / "file"
     for root, reason in ((tmp_path / "absent", "No such file or directory"), (file, "Not a directory")):
         with pytest.raises(RepositoryError) as raised:
@@ -385,7 +385,7 @@ def test_the_root_itself_may_be_a_link(tmp_path):
 
 @pytest.mark.parametrize("link", ["m", "m.onnx", "m/3", "m/1/model.onnx", "m/model.toml"])
 @pytest.mark.parametrize("target", ["gone", "x" * 300], ids=["absent", "too long a name"])
-def test_a_link_to_nothing_breaks_only_its_own_model(inside, link, target):
+def test_a_broken_link_breaks_only_its_own_model(inside, link, target):
     (inside / link).parent.mkdir(parents=True, exist_ok=True)
     (inside / link).symlink_to(target)
     assert problems(inside) == {"m": f"{link}: is a broken or unreadable symbolic link"}
@@ -400,7 +400,7 @@ def test_a_loop_of_links_breaks_only_its_own_model(inside):
 # -- asking for one model ---------------------------------------------------------
 
 
-def test_a_model_found_by_name_is_read_from_disk_anew(tmp_path):
+def test_a_model_found_by_name_is_read_from_disk_again(tmp_path):
     repository = Repository(plant(tmp_path, "m/1/model.onnx"))
     assert [v.version for v in repository.find("m").versions] == [1]
     plant(tmp_path, "m/2/model.onnx")

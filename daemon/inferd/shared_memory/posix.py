@@ -55,7 +55,7 @@ def _check(found: os.stat_result) -> None:
         # Possibly another client's object, under a name that this client may use.
         raise OSError("has another name")
     if not is_accessible(found.st_mode, found.st_uid, found.st_gid, os.geteuid(), {os.getegid(), *os.getgroups()}):
-        raise OSError("not ours to read and write")
+        raise OSError("not accessible to this process")
 
 
 class PosixMemory:

@@ -2,15 +2,24 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SCRIPTS := .ci/generate .ci/setup .ci/serve
+SCRIPTS := .ci/generate .ci/house .ci/setup .ci/serve .ci/test
 
-.PHONY: serve test lint generate check-drift models pins clean serving dev clients tools
+.PHONY: serve test test-all coverage coverage-all lint generate check-drift models pins clean serving dev clients tools
 
 serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
 	@exec $(BIN)/python .ci/serve
 
-test: dev models clients tools ## run the whole suite; make test ARGS="tests/rpc -x" runs a part
-	$(BIN)/python -m pytest $(ARGS)
+test: dev models clients tools ## test all that a change can break; make test ARGS="tests/rpc -x" runs a part
+	$(BIN)/python .ci/test $(ARGS)
+
+test-all: dev models clients tools ## the slow tests too: soaks, fuzzers, browsers, systemd, Prometheus
+	$(BIN)/python .ci/test --all $(ARGS)
+
+coverage: dev models clients tools ## make test, and which lines of inferd it runs
+	$(BIN)/python .ci/test --coverage $(ARGS)
+
+coverage-all: dev models clients tools ## make test-all, and which lines of inferd it runs
+	$(BIN)/python .ci/test --all --coverage $(ARGS)
 
 lint: dev ## style and types
 	$(BIN)/ruff check .

@@ -1,11 +1,10 @@
 """Dispatchers to put requests into: over fakes that a test ends, and over loaded models."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from inferd.dispatcher import Dispatcher
+from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import LoadedModel
 from inferd.engine.pool import Pool
@@ -44,13 +43,7 @@ class Bench:
             for pool, seen in zip(pools, service_times or [0.0] * len(sizes), strict=True)
         ]
         self.dispatcher = Dispatcher(
-            "m",
-            3,
-            rules or SchedulerRules(limits),
-            dispatch_pools,
-            self.seen.append,
-            asyncio.get_running_loop(),
-            states,
+            DispatchedModel("m", 3, states), rules or SchedulerRules(limits), dispatch_pools, observe=self.seen.append
         )
 
     def _pool(self, device: str, size: int, slot: Callable[[Callable[[], None]], FakeSlot]) -> Pool:
@@ -93,10 +86,8 @@ class RealBench:
         self.loaded = loaded
         self.seen: list[Observation] = []
         dispatch_pools = [DispatchPool(entry.pool, entry.times if learnt else (), share) for entry in loaded.pools]
-        loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(
-            "m", 1, rules or SchedulerRules(ROOM), dispatch_pools, self.seen.append, loop, loaded.signature.states
-        )
+        model = DispatchedModel("m", 1, loaded.signature.states)
+        self.dispatcher = Dispatcher(model, rules or SchedulerRules(ROOM), dispatch_pools, observe=self.seen.append)
 
     async def __aenter__(self) -> "RealBench":
         return self

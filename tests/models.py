@@ -1,5 +1,6 @@
 """Small models, built on the fly, and the model repositories that tests put them into."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from inferd.engine.runtime import ov
 from inferd.tensors import DType
 
 _op = ov.opset13
+
+# What OpenVINO calls a layer, or a tensor, that has no name: Parameter_17.
+_UNNAMED = re.compile(r'(names?="[A-Z][A-Za-z]*)_(\d+)"')
 
 _ELEMENT_TYPES = {
     DType.BOOL: ov.Type.boolean,
@@ -33,8 +37,20 @@ def save(model: "ov.Model", repository: Path, name: str, version: int = 1, setti
     folder = repository / name / str(version)
     folder.mkdir(parents=True)
     ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    _count_from_zero(folder / "model.xml")
     if settings:
         (repository / name / "model.toml").write_text(settings)
+
+
+def _count_from_zero(file: Path) -> None:
+    """Count what has no name of its own from 0 on.
+
+    OpenVINO counts them over the whole process, and the same model would be another file each time: none of the caches
+    would know it again, and each daemon would try and compile it again.
+    """
+    text = file.read_text()
+    numbers = {number: place for place, number in enumerate(dict.fromkeys(n for _, n in _UNNAMED.findall(text)))}
+    file.write_text(_UNNAMED.sub(lambda found: f'{found[1]}_{numbers[found[2]]}"', text))
 
 
 def identity(dtype: DType, shape: Sequence[int]) -> "ov.Model":

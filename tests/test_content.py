@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inferd import content as contents
 from inferd.content import Bounds, Content, FileSet
 from inferd.errors import RepositoryError
+from tests.effort import examples
 
 
 def plant(folder: Path, *names: str) -> Path:
@@ -189,7 +190,7 @@ def test_a_file_at_the_root_owns_what_it_names_below_the_root(
     assert companions(root / "m.onnx") == ["m.onnx", *found]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(1, 64), st.integers(0, 200), st.integers(1, 300))
 def test_names_are_found_wherever_a_file_is_cut_for_reading(chunk: int, before: int, length: int) -> None:
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:

@@ -97,7 +97,7 @@ async def test_what_is_refused_is_neither_held_nor_recorded() -> None:
         bench.submit()
     with pytest.raises(DeadlinePassed):
         bench.submit(deadline=after(-1))
-    assert (bench.dispatcher.running, bench.dispatcher.waiting, bench.seen) == (1, 1, [])
+    assert (bench.dispatcher.scheduler.running, bench.dispatcher.scheduler.waiting, bench.seen) == (1, 1, [])
 
 
 @on_loop
@@ -109,7 +109,7 @@ async def test_who_made_room_for_a_more_important_request_is_told() -> None:
     bench.dispatcher.submit(important)
 
     assert isinstance((await waiting.ended()).error, Evicted)
-    assert (bench.dispatcher.waiting, bench.outcomes()) == (1, [Evicted.outcome])
+    assert (bench.dispatcher.scheduler.waiting, bench.outcomes()) == (1, [Evicted.outcome])
     for _ in range(2):
         await until(lambda: bench.slots[0][0].running)
         bench.slots[0][0].complete()
@@ -131,7 +131,7 @@ async def test_who_made_room_is_told_also_where_it_was_not_enough() -> None:
 
     assert lesser.times == 1
     assert isinstance(lesser.error, Evicted)
-    assert bench.dispatcher.waiting == 1
+    assert bench.dispatcher.scheduler.waiting == 1
     bench.dispatcher.abort(Draining())
     await bench.dispatcher.drained()
 
@@ -204,7 +204,7 @@ async def test_a_deadline_is_answered_when_it_passes_and_not_when_the_run_ends()
     assert slot.cancels == 1
     # The slot belongs to the run until that has really ended.
     (next_one,) = bench.submit()
-    assert (bench.dispatcher.running, bench.dispatcher.waiting, slot.starts) == (1, 1, 1)
+    assert (bench.dispatcher.scheduler.running, bench.dispatcher.scheduler.waiting, slot.starts) == (1, 1, 1)
     slot.complete()
     await until(lambda: slot.starts == 2)
     slot.complete()
@@ -250,7 +250,7 @@ async def test_a_client_that_goes_away_leaves_the_line() -> None:
     bench.dispatcher.submit(request)
     bench.dispatcher.cancel(request)
 
-    assert bench.dispatcher.waiting == 0
+    assert bench.dispatcher.scheduler.waiting == 0
     assert bench.outcomes() == ["cancelled"]
     assert answer.times == 0
     bench.slots[0][0].complete()
@@ -322,7 +322,7 @@ async def test_drained_means_that_nothing_waits_and_nothing_runs() -> None:
     assert not drained.done()
     bench.slots[0][0].complete()
     await drained
-    assert (bench.dispatcher.running, bench.dispatcher.waiting) == (0, 0)
+    assert (bench.dispatcher.scheduler.running, bench.dispatcher.scheduler.waiting) == (0, 0)
 
 
 @on_loop
@@ -508,7 +508,7 @@ async def test_a_model_that_had_more_than_its_part_goes_on_once_the_other_is_don
     await first.ended()
     for answer in answers[:2]:
         assert ahead.slots[0][0].starts == 1
-        assert ahead.dispatcher.waiting == 1
+        assert ahead.dispatcher.scheduler.waiting == 1
         behind.slots[0][0].complete()
         await answer.ended()
     # The last of the other's requests runs, and none waits any more.

@@ -41,9 +41,13 @@ async def test_a_request_is_answered_before_submit_returns_and_recorded_with_its
     reached = [getattr(seen.stages, stage) for stage in stages]
     assert reached == sorted(reached)
     assert all(reached)
-    assert (house.dispatcher.completed, house.dispatcher.running, house.dispatcher.in_flight) == (1, 0, 0)
+    assert (house.dispatcher.completed, house.dispatcher.scheduler.running, house.dispatcher.scheduler.in_flight) == (
+        1,
+        0,
+        0,
+    )
     assert house.dispatcher.busy_ns > 0
-    assert house.dispatcher.service_time > 0
+    assert house.dispatcher.scheduler.service_time > 0
     await house.dispatcher.drained()
     house.loaded.close()
 

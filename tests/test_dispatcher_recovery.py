@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inferd.dispatcher import Dispatcher
+from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.dispatch_pool import DispatchPool
-from inferd.engine.pool import Pool
+from inferd.engine.pool import Pool, Rebuilding
 from inferd.engine.slot import SlotFactory
 from inferd.errors import Cancelled, DeadlinePassed, FailsTooOften, InferenceFailed, InvalidRequest, ModelUnavailable
 from inferd.requests import Observation
@@ -36,10 +36,11 @@ class Fragile:
         self.may_rebuild = threading.Event()
         self.may_rebuild.set()
         self.problem = ""
-        self.pool = Pool("CPU", size, self._on_another(), "model", rebuild=self._rebuild, rebuild_ns=rebuild_ns)
+        self.pool = Pool("CPU", size, self._on_another(), model="model", rebuild=Rebuilding(self._rebuild, rebuild_ns))
         # Four rows take as long as one.
-        dispatch_pool, loop = DispatchPool(self.pool, [(1, 1e6), (4, 1e6)]), asyncio.get_running_loop()
-        self.dispatcher = Dispatcher("m", 1, rules or SchedulerRules(ROOM), [dispatch_pool], self.seen.append, loop)
+        dispatch_pools = [DispatchPool(self.pool, [(1, 1e6), (4, 1e6)])]
+        rules = rules or SchedulerRules(ROOM)
+        self.dispatcher = Dispatcher(DispatchedModel("m", 1), rules, dispatch_pools, observe=self.seen.append)
 
     def _on_another(self) -> SlotFactory:
         self.models += 1
@@ -303,13 +304,10 @@ async def test_shapes_that_failed_are_the_clients_own_mistake(tmp_path: Path) ->
     async with RealBench(load(kind.network, tmp_path, "[warmup]\nruns = 0")) as bench:
         assert bench.loaded.shapes is not None
         dispatcher = Dispatcher(
-            "m",
-            1,
+            DispatchedModel("m", 1, shapes=bench.loaded.shapes),
             SchedulerRules(ROOM),
             [DispatchPool(entry.pool) for entry in bench.loaded.pools],
-            bench.seen.append,
-            asyncio.get_running_loop(),
-            shapes=bench.loaded.shapes,
+            observe=bench.seen.append,
         )
         request, answer = ask(models.tensor(kind.bad[0]["x"]))
         dispatcher.submit(request)
@@ -323,7 +321,7 @@ async def test_shapes_that_failed_are_the_clients_own_mistake(tmp_path: Path) ->
 @on_loop
 async def test_the_state_of_other_sequences_outlives_the_renewal(tmp_path: Path) -> None:
     """Its slot holds it, and all slots are others after."""
-    pool = load(models.growing(), tmp_path, "[sequences]\nmax_live = 2\n[execution]\nstreams = 1").pools[0].pool
+    pool = load(models.growing(), tmp_path, "[sequences]\nmax_active = 2\n[execution]\nstreams = 1").pools[0].pool
     one = [models.tensor([[1.0, 2.0]])]
     for fresh in (True, False):
         pool.start(0, [one], fresh=fresh)

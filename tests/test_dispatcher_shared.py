@@ -135,7 +135,7 @@ async def test_of_requests_that_run_together_only_the_one_whose_memory_is_gone_f
         assert not slot.shared or len(slot.written) == 1
         runs = slot.starts
         slot.complete()
-        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.in_flight)  # type: ignore[misc]
+        await until(lambda runs=runs: slot.starts > runs or not bench.dispatcher.scheduler.in_flight)  # type: ignore[misc]
     answers = [(await answer.ended()) for _, answer in rows]
     assert [a.outputs[0].tolist() if a.error is None else str(a.error) for a in answers] == [
         [[0]],

@@ -57,3 +57,10 @@ def test_every_piece_of_python_can_be_parsed(page: Path) -> None:
 def test_an_index_names_every_page_of_its_folder(index: Path) -> None:
     named = {link.partition("#")[0] for link in links(index)}
     assert [page.name for page in sorted(index.parent.glob("*.md")) if page != index and page.name not in named] == []
+
+
+def test_the_architecture_names_tests_and_files_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:tests/)?[\w/]+\.(?:py|html|in|proto))`", page))
+    places = (ROOT, ROOT / "daemon" / "inferd")
+    assert {name for name in named if "/" in name and not any((place / name).exists() for place in places)} == set()

@@ -11,30 +11,26 @@ from dataclasses import dataclass
 
 import structlog
 
-from inferd import __version__
 from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.deployment.loader import CatalogLimits
-from inferd.engine.cache import BlobCache
-from inferd.engine.cpu_budget import cpu_budget
+from inferd.engine.cpu_budget import cpu_threads
 from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
-from inferd.engine.preflight import Preflight, PreflightLimits, memory_allowed
-from inferd.engine.runtime import version as openvino_version
+from inferd.engine.preflight import PreflightLimits
 from inferd.errors import UnknownModel
 from inferd.exposition.devices import DeviceCollector
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.host import HostCollector
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
 from inferd.exposition.merged import text_of
 from inferd.exposition.scrape import Scrape
 from inferd.exposition.security import SecurityCollector
-from inferd.exposition.snapshotter import Snapshotter
-from inferd.exposition.state import StateCollector
+from inferd.exposition.snapshot_series import SnapshotCollector
+from inferd.exposition.snapshotter import CountSources, ModelSources, Snapshotter
 from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
-from inferd.health.health import HealthRules
-from inferd.health.restart_policy import RestartPolicy, RestartRules
+from inferd.health.liveness import LivenessRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
 from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
@@ -51,17 +47,19 @@ from inferd.rpc.server import Rpcs, Server, ServerSettings
 from inferd.rpc.status import code_of
 from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.accept_wait import AcceptWait
-from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
 from inferd.supervision.inline_runs import InlineRuns
-from inferd.supervision.monitor import HealthMonitor
+from inferd.supervision.monitor import HealthMonitor, MonitorRules
 from inferd.supervision.restart import Restarter
-from inferd.systemd.notify import NotifySender, runs_as_service, watchdog_seconds
-from inferd.systemd.systemd_notifier import SystemdNotifier
+from inferd.systemd.notifier import SystemdNotifier
+from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.tracing.sampling import Tracer
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profiles
-from inferd.tuner.tuner import Tuner, TunerRules
+from inferd.tuner.records import TuningRecords
+from inferd.tuner.rules import TunerRules
+from inferd.tuner.tuner import Tuner
 from inferd.workers.report_socket import Reports, ReportServer
 from inferd.workers.worker_identity import WorkerIdentity
 
@@ -80,25 +78,6 @@ class ExitOutcome:
 
     abrupt: bool
     restart: bool = False
-
-
-def cpu_threads(settings: Settings) -> int:
-    """How many threads CPU inference gets: never more than this process may use."""
-    budget = cpu_budget().threads
-    return min(settings.cpu_threads or budget, budget)
-
-
-def engine_of(settings: Settings) -> Engine:
-    """The engine ``settings`` ask for."""
-    threads, cache = cpu_threads(settings), BlobCache(settings.cache_dir, settings.cache_max_bytes)
-    if settings.preflight == "off":
-        return Engine(threads, cache)
-    return Engine(threads, cache, Preflight(cache, _preflight_limits(settings)))
-
-
-def _preflight_limits(settings: Settings) -> PreflightLimits:
-    memory = memory_allowed(settings.preflight_memory_bytes)
-    return PreflightLimits(memory, settings.preflight_timeout, cpu_threads(settings))
 
 
 class App:
@@ -124,36 +103,23 @@ class App:
         self._request_log = RequestLog(settings.request_log)
         self._tracer = Tracer(settings.trace_endpoint, settings.trace_ratio, lambda error: code_of(error).name)
         self._credentials = Credentials.of(settings)
-        self._engine = engine = engine_of(settings)
-        self._tuner = Tuner(
-            TunerRules(
-                settings.tuning,
-                settings.tuning_budget,
-                cpu_threads(settings),
-                settings.cache_dir,
-                settings.cache_max_bytes,
-            ),
-            engine,
-            Profiles(settings.profile_dir),
-            on_stored=fanout.load if fanout is not None else lambda _: None,
-        )
+        self._engine = engine = Engine.of(settings)
+        on_stored = fanout.load if fanout is not None else lambda _: None
+        tunings = TuningRecords(engine, Profiles(settings.profile_dir), on_stored=on_stored)
         self._repository = Repository.of(settings)
         self._catalog = Catalog(
             self._repository,
             engine,
-            CatalogLimits(
-                QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
-                settings.load_parallelism,
-                settings.drain_timeout,
-                cpu_threads(settings) if settings.cpu_sharing == "split" else 0,
-            ),
-            self._observe,
-            self._changed,
-            self._tuner.tuned,
+            CatalogLimits.of(settings, cpu_threads(settings)),
+            observe=self._observe,
+            changed=self._changed,
+            tuned=tunings.tuned,
         )
-        self._reloader = Reloader(settings, read or (lambda: settings), self._apply_settings, self._catalog)
+        self._tuner = Tuner(TunerRules.of(settings), tunings, self._catalog)
+        self._reloader = Reloader(settings, self._catalog, read=read or (lambda: settings), take=self._apply_settings)
         self._reloading: list[asyncio.Task[None]] = []
-        regions, accept_wait = RegionStore.of(settings), AcceptWait()
+        accept_wait = AcceptWait()
+        regions = RegionStore.of(settings)
         self._inference = Inference(
             self._catalog,
             self._lifecycle,
@@ -163,70 +129,82 @@ class App:
             shared_memory=regions,
             accept_wait=accept_wait,
         )
-        log_settings = {key: getattr(settings, key) for key in ("log_level", "log_format", "request_log")}
         self._server = Server(
-            Rpcs(
-                self._inference,
-                Metadata(
-                    self._catalog,
-                    self._lifecycle,
-                    self._recorder,
-                    log_settings=log_settings,
-                    shared_memory=regions is not None,
-                ),
-                RepositoryControl(self._catalog),
-                TunerControl(self._tuner, self._catalog),
-                regions,
-            ),
+            self._rpcs(regions),
             ServerSettings.of(settings),
             self._observe,
             credentials=self._credentials,
             fanout=fanout,
             accept_wait=accept_wait,
         )
-        self._systemd = SystemdNotifier(NotifySender(), watchdog_seconds(), self._catalog, self._lifecycle)
-        devices = engine.device_status
-        self._device_probe = DeviceProbe(_preflight_limits(settings))
-        may_restart = settings.restart_on_device_loss != "off" and runs_as_service()
-        rules = RestartRules(always=settings.restart_on_device_loss == "always")
-        self._health = HealthMonitor(
-            self._catalog,
-            devices.present,
-            HealthRules(probe_interval=settings.probe_interval),
-            restarter=Restarter(RestartPolicy(rules, time.monotonic()), self._device_probe.unusable, self._restart_for)
-            if may_restart
-            else None,
-            inline_runs=InlineRuns(self._catalog, self._tuner.may_change_path, self._tuner.path_changed),
+        sender = NotifySender()
+        watchdog = watchdog_seconds() if sender.enabled else None
+        liveness = LivenessRules.within(watchdog) if watchdog is not None else None
+        self._device_probe = DeviceProbe(PreflightLimits.of(settings))
+        self._health = self._health_monitor(liveness)
+        self._systemd = SystemdNotifier(
+            sender,
+            self._lifecycle,
+            liveness,
+            wanted=lambda: (entry.state for entry in self._catalog.index() if entry.desired),
+            silent=self._health.silent,
         )
         self._lag = LagMonitor()
-        snapshotter = Snapshotter(
-            self._lifecycle,
+        snapshotter = self._snapshotter()
+        self._status = Status(snapshotter.snapshot)
+        self._exporter = self._exporter_of(snapshotter)
+
+    def _rpcs(self, regions: RegionStore | None) -> Rpcs:
+        """What clients may ask for."""
+        log_settings = {key: getattr(self._settings, key) for key in ("log_level", "log_format", "request_log")}
+        metadata = Metadata(
             self._catalog,
-            engine,
-            self._tuner,
+            self._lifecycle,
             self._recorder,
-            lambda: self._inference.open_calls,
-            self._reloader.counts,
-            self._health,
+            log_settings=log_settings,
+            shared_memory=regions is not None,
         )
-        collectors = (
-            self._recorder,
-            StateCollector(snapshotter.state, __version__, openvino_version()),
-            HostCollector(cpu_threads(settings)),
-            self._lag,
-            AcceptWaitCollector(self._server.accept_waits),
-            DeviceCollector(snapshotter.devices, devices.present, devices.memory),
-            SecurityCollector(self._credentials),
-            *([TritonCollector(snapshotter.statistics)] if settings.triton_metrics else []),
+        control = RepositoryControl(self._catalog)
+        return Rpcs(self._inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
+
+    def _health_monitor(self, liveness: LivenessRules | None) -> HealthMonitor:
+        """What watches versions and devices, for readiness and for the watchdog."""
+        return HealthMonitor(
+            self._catalog,
+            self._engine.device_status.present,
+            MonitorRules.of(self._settings, liveness),
+            restarter=Restarter.of(self._settings, self._device_probe.unusable, self._restart_for),
+            inline_runs=InlineRuns(self._catalog, free=self._tuner.may_change_path, told=self._tuner.path_changed),
         )
-        self._status = Status(snapshotter.figures)
-        registry = registry_of(collectors)
-        self._exporter: Exporter | ReportServer
-        if identity is not None:
-            self._exporter = ReportServer(identity.socket("reports"), _worker_answers(snapshotter, Scrape(registry)))
-        else:
-            host, port = split_host_port(settings.metrics_bind)
-            self._exporter = Exporter(host, port, registry, snapshotter.readiness, self._status, self._credentials)
+
+    def _snapshotter(self) -> Snapshotter:
+        """What reads off every part how it is."""
+        models = ModelSources(self._catalog, self._tuner, self._health)
+        calls, reloads = lambda: self._inference.open_calls, self._reloader.counts
+        return Snapshotter(
+            self._lifecycle, models, CountSources(self._recorder, calls, reloads, self._engine.cache_lookups)
+        )
+
+    def _exporter_of(self, snapshotter: Snapshotter) -> Exporter | ReportServer:
+        """The metrics port, or a worker's reports to its supervisor."""
+        devices = self._engine.device_status
+        registry = registry_of(
+            (
+                self._recorder,
+                SnapshotCollector(snapshotter.snapshot),
+                HostCollector(cpu_threads(self._settings)),
+                self._lag,
+                AcceptWaitCollector(self._server.accept_waits),
+                DeviceCollector(snapshotter.devices, devices.present, devices.memory),
+                SecurityCollector(self._credentials),
+                *([TritonCollector(snapshotter.statistics)] if self._settings.triton_metrics else []),
+            )
+        )
+        if self._identity is not None:
+            reports = self._identity.socket("reports")
+            return ReportServer(reports, _worker_answers(snapshotter, Scrape(registry)))
+        pages = Pages(registry, snapshotter.readiness, self._status)
+        return Exporter.of(self._settings, pages, self._credentials)
 
     async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""
@@ -291,7 +269,7 @@ class App:
         # From here on a worker is told itself what the others are told; this is for what came a moment before.
         await self._unload_as_others()
         # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
-        self._tuner.start(self._catalog)
+        self._tuner.start()
         self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
         if self._settings.repository_poll_interval:
             watching = self._reloader.watch(watch, self._settings.repository_poll_interval)
@@ -393,7 +371,7 @@ class App:
         objectives = {(s.name, str(s.version)): deployment.config.objective.latency_slo for s, deployment in present}
         if dropped := self._recorder.follow(objectives):
             # What others count goes with it: shown again, it would be taken for more.
-            for counting in (self._catalog, self._health, self._tuner):
+            for counting in (self._catalog, self._health, self._tuner.records):
                 counting.forget(dropped)
         await self._server.show_health(self._catalog, self._lifecycle)
 
@@ -415,7 +393,7 @@ def _worker_answers(snapshotter: Snapshotter, scrape: Scrape) -> Reports:
     """What a worker answers its supervisor."""
     return {
         "metrics": lambda: text_of(scrape),
-        "figures": lambda: merge_snapshots.as_json(snapshotter.figures()),
+        "snapshot": lambda: merge_snapshots.as_json(snapshotter.snapshot()),
         "readiness": lambda: _text(snapshotter.readiness()),
     }
 

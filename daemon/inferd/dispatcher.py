@@ -7,6 +7,7 @@ on the event loop's thread; pools hand completions over through ``call_soon_thre
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -47,35 +48,43 @@ Observer = Callable[[Observation], None]
 _Over = list[tuple[Request, InferdError | None]]
 
 
-class Dispatcher:
-    """Takes requests of one model version, runs them, and ends each exactly once.
+@dataclass(frozen=True, slots=True)
+class DispatchedModel:
+    """A model version as its dispatcher knows it: ``states`` are the tensors to carry from one request of a sequence to
+    the next, ``shapes`` tells which input shapes the model can't take."""
 
-    ``states`` are the tensors it carries from one request of a sequence to the next.
+    name: str
+    version: int
+    states: Sequence[StateLink] = ()
+    shapes: ShapeCheck | None = None
+
+
+class Dispatcher:
+    """Takes requests of one model version, runs them, and ends each exactly once; made on the event loop.
+
     ``samples`` are inputs that came lately; ``on_observation`` may be set to see what is observed, and
     what is refused on arrival.
+    ``scheduler`` is for others to read: only the dispatcher may change it.
     ``device_stats`` tells of each device; ``on_health_change`` may be set to hear at once that a run hung, that its
     infer request can be used again, or that a device was lost.
     """
 
     def __init__(
         self,
-        model: str,
-        version: int,
+        model: DispatchedModel,
         rules: SchedulerRules,
         dispatch_pools: Sequence[DispatchPool],
+        *,
         observe: Observer,
-        loop: asyncio.AbstractEventLoop,
-        states: Sequence[StateLink] = (),
-        shapes: ShapeCheck | None = None,
     ) -> None:
-        self._model = model
-        self._version = str(version)
+        self._model = model.name
+        self._version = str(model.version)
         self._pools = tuple(s.pool for s in dispatch_pools)
         self._inline = tuple(i for i, pool in enumerate(self._pools) if pool.inline)
         self._shares = tuple(s.share for s in dispatch_pools if s.share is not None)
         self._observe = observe
-        self._loop = loop
-        self._states = tuple(states)
+        self._loop = asyncio.get_running_loop()
+        self._states = tuple(model.states)
         self.samples = Samples()
         self.on_observation: Observer | None = None
         self.device_stats = tuple(DeviceStats(pool.device) for pool in self._pools)
@@ -83,11 +92,11 @@ class Dispatcher:
         self._until_sample = 0
         self._busy_ns = 0
         self._pinned = rules.pinned
-        self._scheduler = Scheduler(
-            model, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
+        self.scheduler = Scheduler(
+            model.name, rules, [PoolSpec(s.pool.size, s.pool.width, s.share) for s in dispatch_pools]
         )
-        labels: dict[str, object] = {"model": model, "version": version}
-        self._recovery = Recovery(labels, self._pools, self._scheduler, shapes)
+        labels: dict[str, object] = {"model": model.name, "version": model.version}
+        self._recovery = Recovery(labels, self._pools, self.scheduler, shapes=model.shapes)
         self._sweeps = self._recovery.sweeps
         self._hung_slots = HungSlots(pool.width for pool in self._pools)
         self._timer: asyncio.TimerHandle | None = None
@@ -98,41 +107,10 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         for index, dispatch_pool in enumerate(dispatch_pools):
-            self._scheduler.seed(index, dispatch_pool.times)
-            dispatch_pool.pool.attach(partial(loop.call_soon_threadsafe, self._completed, index))
+            self.scheduler.seed(index, dispatch_pool.times)
+            dispatch_pool.pool.attach(partial(self._loop.call_soon_threadsafe, self._completed, index))
         for share in self._shares:
             share.wake = self._woken
-
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return self._scheduler.waiting
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of the requests in the queue."""
-        return self._scheduler.waiting_bytes
-
-    @property
-    def oldest(self) -> float:
-        """Seconds that the first request of the queue has been there, 0 for none. May be asked on any thread."""
-        since = self._scheduler.oldest
-        return max(0, time.monotonic_ns() - since) / 1e9 if since else 0.0
-
-    @property
-    def in_flight(self) -> int:
-        """Requests waiting or running."""
-        return self._scheduler.in_flight
-
-    @property
-    def running(self) -> int:
-        """Infer requests in use."""
-        return self._scheduler.running
-
-    @property
-    def service_time(self) -> float:
-        """Nanoseconds that a run of one row takes on the fastest device, as learnt; 0 where nothing ran yet."""
-        return self._scheduler.service_time
 
     @property
     def busy_ns(self) -> int:
@@ -156,16 +134,6 @@ class Dispatcher:
         """How many runs may go on at a time."""
         return sum(pool.width for pool in self._pools)
 
-    @property
-    def limit(self) -> int:
-        """How many requests may be in flight at present."""
-        return self._scheduler.limit
-
-    @property
-    def sequences(self) -> int:
-        """Sequences that hold a state."""
-        return self._scheduler.sequences
-
     def submit(self, request: Request) -> None:
         """Take ``request``; its reply slot is filled later, exactly once.
 
@@ -179,11 +147,11 @@ class Dispatcher:
         if self._recovery.alert and (known := self._recovery.known_failure(request, now)) is not None:
             self._fail(request, known.bare())
             return
-        if self._inline and self._scheduler.can_run_inline(request, now):
+        if self._inline and self.scheduler.can_run_inline(request, now):
             self._run_at_once(request, now)
             return
         try:
-            self._scheduler.submit(request, now)
+            self.scheduler.submit(request, now)
             self._idle.clear()
             self._until_sample -= 1
             if self._until_sample < 0:
@@ -199,13 +167,13 @@ class Dispatcher:
     def disconnected(self, owner: object) -> None:
         """The connection ``owner`` is gone: the sequences that came over it are over."""
         now = time.monotonic_ns()
-        self._scheduler.disconnected(owner, now)
+        self.scheduler.disconnected(owner, now)
         self._advance(now)
 
     def cancel(self, request: Request) -> None:
         """The client went away: waiting work is dropped, running work cancelled. Harmless when it has ended."""
         now = time.monotonic_ns()
-        if self._scheduler.cancel(request, now):
+        if self.scheduler.cancel(request, now):
             # A client whose own deadline passes cancels on its side, a moment before ours passes here.
             expired = request.deadline is not None and request.deadline - now < _CLIENT_DEADLINE_LEAD_NS
             error = DeadlinePassed(self._model, "in flight", "client") if expired else Cancelled(self._model)
@@ -219,8 +187,8 @@ class Dispatcher:
     def abort(self, error: InferdError) -> None:
         """Answer everything still here with ``error``, and cancel what runs."""
         now = time.monotonic_ns()
-        for request in self._scheduler.requests():
-            if self._scheduler.cancel(request, now):
+        for request in self.scheduler.requests():
+            if self.scheduler.cancel(request, now):
                 self._fail(request, error)
         self._advance(now)
 
@@ -236,7 +204,7 @@ class Dispatcher:
         self._impaired = True
         log.error("device is used no more", model=self._model, version=self._version, device=stats.device, problem=why)
         now = time.monotonic_ns()
-        self._scheduler.disable(index, now)
+        self.scheduler.disable(index, now)
         self._hung_slots.disable(index, now)
         self._loop.call_soon(self._after_loss)
 
@@ -258,7 +226,7 @@ class Dispatcher:
         over: list[_Over] = []
         until = now + _INLINE_NS
         while True:
-            plan = self._scheduler.poll(now)
+            plan = self.scheduler.poll(now)
             for request, error in plan.refused:
                 self._fail(request, error)
             for run in plan.given_up:
@@ -276,14 +244,14 @@ class Dispatcher:
                 over += [self._end(index, one) for index in self._inline for one in self._pools[index].drain()]
             elif began:
                 break
-            if self._scheduler.quiescent:
+            if self.scheduler.quiescent:
                 break
             now = time.monotonic_ns()
             if over and now > until:
                 self._woken()
                 break
         self._arm(now, plan)
-        if self._scheduler.idle:
+        if self.scheduler.idle:
             self._idle.set()
         for ended in over:
             self._note(ended)
@@ -314,7 +282,7 @@ class Dispatcher:
         stages.computed = stages.taken = ended
         self.device_stats[0].succeeded += 1
         self._busy_ns += ended - now
-        self._scheduler.record_inline(request, now, ended)
+        self.scheduler.record_inline(request, now, ended)
         error = self._reply(request, pool, 0)
         if into is not None:
             pool.release(0)
@@ -360,7 +328,7 @@ class Dispatcher:
         pool.release(run.slot)
         lost = bool(self.device_stats[run.pool].lost)
         self._recovery.pause(run.pool, time.monotonic_ns())
-        for entry in self._scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
+        for entry in self.scheduler.finished(run.pool, run.slot, time.monotonic_ns(), ok=False, lost=lost):
             self._fail(entry.request, self._recovery.blame(run.pool, entry.request, error))
         self._mend(run.pool)
         return False
@@ -475,7 +443,7 @@ class Dispatcher:
         if suspect and failed is None:
             failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
         stats, ok, pool = self.device_stats[index], failed is None, self._pools[index]
-        ended = self._scheduler.finished(index, slot, at, ok=ok, lost=bool(stats.lost), suspect=suspect)
+        ended = self.scheduler.finished(index, slot, at, ok=ok, lost=bool(stats.lost), suspect=suspect)
         stats.succeeded += ok
         stats.failed += not ok and bool(ended)
         if ended:
@@ -535,7 +503,7 @@ class Dispatcher:
             state = pool.read(slot, [link.output for link in self._states], entry.rows)
             sequence.carried = tuple([tensor.copied() for tensor in state])
         except BaseException:
-            self._scheduler.invalidate(entry, time.monotonic_ns())
+            self.scheduler.invalidate(entry, time.monotonic_ns())
             raise
 
     def _fail(self, request: Request, error: InferdError) -> None:
@@ -575,7 +543,7 @@ class Dispatcher:
         request would cost more than one look too many.
         """
         at = plan.wake_at
-        if self._scheduler.running:
+        if self.scheduler.running:
             sweep = now + self._sweeps.ns
             at = min(at, sweep) if at is not None else sweep
         if self._closed or at is None or (self._timer is not None and self._timer_at <= at):

@@ -25,6 +25,15 @@ class ModelState(Enum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+class Retirement(Enum):
+    """Why a version that was served is not any more; RepositoryIndex answers the value as its reason."""
+
+    UNLOADED = "unloaded"
+    REPLACED = "replaced"
+    UNPICKED = "no longer picked by the version policy"
+    ROLLED_BACK = "rolled back"
+
+
 PHASES: dict[Phase, frozenset[Phase]] = {
     Phase.STARTING: frozenset({Phase.READY, Phase.DRAINING, Phase.FAILED}),
     Phase.READY: frozenset({Phase.DRAINING}),

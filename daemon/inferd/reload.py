@@ -1,4 +1,4 @@
-"""A reload: settings and repository are read anew, and what can change while serving does."""
+"""A reload: settings and repository are read again, and what can change while serving does."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,12 @@ class Reloader:
     """
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings], take: Callable[[Settings], None], catalog: Catalog
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        read: Callable[[], Settings],
+        take: Callable[[Settings], None],
     ) -> None:
         self._settings = settings
         self._read = read

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferd.bench.latencies import Latencies
+from tests.effort import examples
 
 HOUR = 3_600_000_000_000
 # Every order of magnitude as likely as the next.
 durations = st.builds(lambda bits, part: 1 + int(part * min(HOUR - 1, 1 << bits)), st.integers(0, 42), st.floats(0, 1))
 many = st.lists(durations, min_size=1, max_size=300)
 # A histogram takes milliseconds to make.
-few = settings(max_examples=25)
+few = settings(max_examples=examples(25))
 percentiles = st.sampled_from([0.1, 1, 25, 50, 75, 90, 95, 99, 99.9, 99.99, 100])
 
 

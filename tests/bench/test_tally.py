@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from inferd.bench.latencies import Latencies
 from inferd.bench.tally import OK, UNANSWERED, LoadWindow, RequestTally
+from tests.effort import examples
 
 OPENS, CLOSES, OBJECTIVE = 1000, 2000, 100
 codes = st.sampled_from([OK, "RESOURCE_EXHAUSTED", UNANSWERED])
@@ -55,7 +56,7 @@ def test_how_late_requests_left_is_known_for_those_of_the_window() -> None:
     assert tally.window(0.0).lags == Latencies.of([3])
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(requests=ended, early=st.integers(OPENS, CLOSES))
 def test_a_window_closed_early_is_the_window_of_that_length(requests: list[tuple[int, int, str]], early: int) -> None:
     shorter, moved = RequestTally(OPENS, early, OBJECTIVE), RequestTally(OPENS, CLOSES, OBJECTIVE)
@@ -70,7 +71,7 @@ def test_a_window_closed_early_is_the_window_of_that_length(requests: list[tuple
     assert moved.window(0.0) == shorter.window(0.0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(requests=ended, places=st.lists(st.integers(0, 2), min_size=60, max_size=60))
 def test_windows_of_several_processes_add_up_to_that_of_one(
     requests: list[tuple[int, int, str]], places: list[int]

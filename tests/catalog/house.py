@@ -30,8 +30,8 @@ class House:
             Repository(root),
             models.engine(),
             CatalogLimits(QueueLimits(1000, 1 << 30), 2, drain_seconds),
-            self.seen.append,
-            self._changed,
+            observe=self.seen.append,
+            changed=self._changed,
         )
 
     async def _changed(self) -> None:

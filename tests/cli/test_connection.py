@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from inferd.cli import connection
 from inferd.cli.main import main
 from inferd.errors import ConfigurationError
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.load_generator.server_probe import MetricsPage, NoResourceUsage
 from inferd.security.certificates import CertificateFiles
@@ -132,7 +132,9 @@ def metrics_port(credentials: Credentials) -> Iterator[str]:
     status = Status(server)
     status.start()
     status.stop()
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), status, credentials)
+    exporter = Exporter(
+        "127.0.0.1", 0, Pages(CollectorRegistry(), lambda: (True, "ready"), status), credentials=credentials
+    )
     exporter.start()
     yield f"127.0.0.1:{exporter.port}"
     exporter.close()

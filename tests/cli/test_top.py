@@ -31,23 +31,23 @@ from rich.console import Console
 from inferd.cli import top
 from inferd.cli.main import main
 from inferd.cli.top_display import render
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
-from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
 from inferd.metrics.rolling import History, ServerView
-from tests.metrics.made_up import model, server
+from inferd.metrics.snapshot import ServerSnapshot, VersionSnapshot
+from tests.metrics.made_up import device, model, server
 
 HOSTILE = "[red]x\n\x1b[2J\u202ey"
 PATIENCE = 60.0
 
 
-def busy(name: str, answered: int, seconds: float, **known: Any) -> list[ModelFigures]:
+def busy(name: str, answered: int, seconds: float, **known: Any) -> list[VersionSnapshot]:
     """Two readings of a model that answered so many requests between them, in so much time altogether."""
     after = {"outcomes": {"ok": answered}, "counts": (0, answered, 0, 0), "seconds": seconds, "rows": 2 * answered}
     return [model(name, **known), model(name, **(known | after))]
 
 
-def live_of(*models: Sequence[ModelFigures], **known: Any) -> ServerView:
+def live_of(*models: Sequence[VersionSnapshot], **known: Any) -> ServerView:
     history = History()
     for place, at in enumerate((100.0, 101.0)):
         history.add(server(at, [readings[place] for readings in models], **known))
@@ -79,7 +79,7 @@ TWO = live_of(
         oldest=0.0421,
         in_flight=9,
         running=2,
-        devices=(DeviceFigures("GPU.0", 2, 0, 4, "f16"), DeviceFigures("CPU", 1, 2, 1, "f32")),
+        devices=(device("GPU.0", 2, 0, 4, "f16"), device("CPU", 1, 2, 1, "f32")),
         tuning="promoted 2 streams",
     ),
 )
@@ -199,12 +199,12 @@ def serving(names: Sequence[str] = ("small",), port: int = 0) -> Iterator[str]:
     """The metrics address of a server whose models answer ten requests a reading each."""
     readings = count(1)
 
-    def read() -> ServerFigures:
+    def read() -> ServerSnapshot:
         n = next(readings)
         return server(n, [model(name, outcomes={"ok": 10 * n}, counts=(10 * n, 0, 0, 0)) for name in names])
 
     status = Status(read, interval=0.05)
-    exporter = Exporter("127.0.0.1", port, CollectorRegistry(), lambda: (True, "ready"), status)
+    exporter = Exporter("127.0.0.1", port, Pages(CollectorRegistry(), lambda: (True, "ready"), status))
     status.start()
     exporter.start()
     try:
@@ -238,7 +238,9 @@ def http_answer(status: str, body: str) -> bytes:
     return f"HTTP/1.0 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def test_once_in_a_pipe_is_one_plain_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_in_a_pipe_is_one_plain_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where the tests run may say how wide a terminal is; this is about a pipe that nothing limits.
+    monkeypatch.delenv("COLUMNS", raising=False)
     with serving(("small", HOSTILE)) as address:
         assert main(["top", "--once", "--metrics-address", address]) == 0
     out, err = capsys.readouterr()
@@ -279,6 +281,12 @@ def test_when_nothing_listens_it_is_one_line_and_1(capsys: pytest.CaptureFixture
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     assert main(["top", "--metrics-address", address]) == 1
     assert capsys.readouterr() == ("", f"inferd: {address}: no daemon answers: Connection refused\n")
+
+
+def test_figures_of_another_release_are_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(http_answer("200 OK", '{"service":"inferd","sequence":1}')) as address:
+        assert main(["top", "--metrics-address", address]) == 1
+    assert capsys.readouterr() == ("", f"inferd: {address}: the daemon's figures are not those of this release\n")
 
 
 @pytest.mark.parametrize(

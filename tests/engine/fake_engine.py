@@ -15,7 +15,9 @@ SIGNATURE = Signature(
     (TensorSpec("x", DType.FP32, (Dim(4, 4),)),),
     (TensorSpec("x", DType.FP32, (Dim(4, 4),)),),
 )
-_EFFECTIVE = Effective("f32", "accuracy", "throughput", 1, 1, 1, (), None, None, "unknown")
+_EFFECTIVE = Effective(
+    "f32", "accuracy", "throughput", 1, 1, 1, (), {"pinning": None, "hyper_threading": None, "core_type": None}
+)
 
 _SIZE = 2
 

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov
+from tests.effort import examples
 
 KEY = "ab" * 32
 OTHER = "cd" * 32
@@ -146,7 +147,7 @@ def test_the_least_recently_used_blob_goes_first(tmp_path: Path) -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 1500), min_size=1, max_size=8))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 def test_the_folder_never_outgrows_its_cap_and_keeps_the_newest(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:

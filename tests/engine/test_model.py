@@ -269,7 +269,7 @@ def test_a_pool_is_as_large_as_the_device_asks_for_unless_it_is_set(tmp_path: Pa
         ("threads = 1\ninfer_requests = 2", 0.25),
         ("threads = 2\ninfer_requests = 2", 0.5),
         ("threads = 2\ninfer_requests = 1", 1.0),
-        ("threads = 2\ninfer_requests = 2\n[sequences]\nmax_live = 8", 0.5),
+        ("threads = 2\ninfer_requests = 2\n[sequences]\nmax_active = 8", 0.5),
     ],
 )
 def test_the_part_of_the_device_that_a_run_takes_up_follows_threads_and_runs_side_by_side(
@@ -328,7 +328,7 @@ def test_on_the_sync_path_each_infer_request_has_a_thread_until_it_is_closed(
 
 
 def test_the_sync_path_keeps_a_model_s_own_state_apart(tmp_path: Path) -> None:
-    loaded = load(models.stateful(), tmp_path, '[sequences]\nmax_live = 3\n[execution]\npath = "sync"')
+    loaded = load(models.stateful(), tmp_path, '[sequences]\nmax_active = 3\n[execution]\npath = "sync"')
     pool = loaded.pools[0].pool
     for frame in range(3):
         for slot in range(3):
@@ -376,7 +376,7 @@ def test_one_blob_serves_every_way_to_place_threads(execution: str, taken: tuple
         loads = [engine.load(models.source(file, each)).pools[0] for each in settings]
         assert [entry.from_cache for entry in loads] == [False, True]
         asked = loads[1] if second else loads[0]
-        assert getattr(asked.effective, taken[0]) == taken[1]
+        assert {"threads": asked.effective.threads, **asked.effective.choices}[taken[0]] == taken[1]
         left_open = loads[0] if second else loads[1]
         plain = models.engine().load(models.source(file, '[execution]\npath = "async"')).pools[0]
         assert left_open.effective == plain.effective
@@ -393,12 +393,12 @@ def test_one_blob_serves_every_number_of_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "toml",
     [
-        "[batching]\nmax_size = 8\njoin = false",
+        "[batching]\nmax_size = 8\nenabled = false",
         "[batching]\nmax_size = 8\nmax_delay = 0.5",
         "[batching]\nmax_size = 8\npreferred_sizes = [4]",
         "[batching]\nmax_size = 8\n[objective]\nlatency_slo = 0.1\npercentile = 90.0",
         "[batching]\nmax_size = 8\n[share]\nweight = 2.0",
-        "[batching]\nmax_size = 8\n[sequences]\nmax_live = 3",
+        "[batching]\nmax_size = 8\n[sequences]\nmax_active = 3",
     ],
 )
 def test_settings_of_the_scheduler_share_one_blob(toml: str, tmp_path: Path) -> None:

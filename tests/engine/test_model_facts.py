@@ -46,7 +46,7 @@ def test_the_numbers_in_the_settings_are_left_to_the_hint(hint: Hint, tmp_path: 
 def test_all_else_stays_as_the_settings_have_it(tmp_path: Path) -> None:
     toml = '[objective]\ngoal = "throughput"\n[execution]\nprecision = "f32"\nmode = "performance"\npinning = "off"'
     chosen = models.engine().hinted(source(tmp_path, toml), "CPU", "latency")
-    assert (chosen.precision, chosen.execution_mode, chosen.pinning) == ("f32", "performance", False)
+    assert (chosen.precision, chosen.execution_mode, chosen.choices["pinning"]) == ("f32", "performance", False)
     assert chosen.performance_hint == "latency"
 
 
@@ -82,7 +82,7 @@ def test_the_cpu_s_tunables_are_within_the_budget_and_can_all_be_had(tmp_path: P
     engine = models.engine()
     found = engine.tunable("CPU")
     assert found.streams == (1, min(2, len(os.sched_getaffinity(0))))
-    assert (found.threads, found.pinning) == (2, True)
+    assert (found.threads, found.choices["pinning"]) == (2, (True, False))
     for streams in range(found.streams[0], found.streams[1] + 1):
         loaded = engine.load(source(tmp_path, f"[execution]\nstreams = {streams}"))
         assert loaded.pools[0].effective.streams == streams

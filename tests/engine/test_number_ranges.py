@@ -15,6 +15,7 @@ from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.ranges import Range
 from inferd.tensors import Signature
+from tests.effort import examples
 from tests.engine import models
 from tests.engine.models import op, parameter
 
@@ -41,7 +42,8 @@ class Case(NamedTuple):
 
 
 def told(network: "ov.Model", *targets: str, refused: bool = True) -> Signature:
-    return number_ranges.told(_signature(network, parse("", "m")), network, targets or ["CPU"], refused=refused)
+    signature = _signature(network, parse("", "m"))
+    return number_ranges.with_number_ranges(signature, network, targets or ["CPU"], refused=refused)
 
 
 def held(network: "ov.Model", *targets: str) -> Range | None:
@@ -406,7 +408,7 @@ def test_nothing_is_said_of_most_models(build: Callable[..., Any]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_is_held_is_computed_as_numpy_does(data: st.DataObject) -> None:
     """A model of a few operations, exact ones and others, on numbers that it holds."""
     element = data.draw(st.sampled_from(["i32", "i64"]))

@@ -228,7 +228,7 @@ def real_pool(kind: Kind) -> Iterator[Pool]:
     network = models.slow(400)
     compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
     signature = _signature(network, parse("", "m"))
-    pool = Pool("CPU", 1, lambda on_done: kind(compiled.create_infer_request(), signature, on_done), compiled)
+    pool = Pool("CPU", 1, lambda on_done: kind(compiled.create_infer_request(), signature, on_done), model=compiled)
     try:
         yield pool
     finally:

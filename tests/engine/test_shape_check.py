@@ -88,7 +88,9 @@ def test_looks_take_a_tenth_of_the_time_and_known_shapes_none() -> None:
     network = KINDS["short_signals"]().network
     looks, now = count(), [0.0]
     # Each look takes 10 ms, and no time passes but by itself.
-    check = ShapeCheck(network, _signature(network, parse("", "m")), lambda: now[0], lambda: next(looks) * 0.01)
+    check = ShapeCheck(
+        network, _signature(network, parse("", "m")), clock=lambda: now[0], busy=lambda: next(looks) * 0.01
+    )
     refused = [refuses(check, n) for n in (1, 2, 3) * 2]
     assert refused == [True] * 6
     # What can't be afforded may run.
@@ -117,7 +119,7 @@ def refuses_any(check: ShapeCheck, other: int) -> bool:
 def test_where_looks_take_long_only_what_has_failed_is_looked_at() -> None:
     network = KINDS["short_signals"]().network
     looks = count()
-    check = ShapeCheck(network, _signature(network, parse("", "m")), lambda: 0.0, lambda: next(looks) * 1.0)
+    check = ShapeCheck(network, _signature(network, parse("", "m")), clock=lambda: 0.0, busy=lambda: next(looks) * 1.0)
     assert check.slow
     assert not refuses(check, 1)
     check.learn([Tensor(DType.FP32, (1, 2, 1), b"")])

@@ -157,7 +157,7 @@ def test_strings_are_no_state(tmp_path: Path) -> None:
 
 def test_a_model_that_keeps_state_has_an_infer_request_for_each_sequence(tmp_path: Path) -> None:
     # Trap 18.
-    loaded = load(models.stateful(), tmp_path, "[sequences]\nmax_live = 5\n[execution]\ninfer_requests = 2")
+    loaded = load(models.stateful(), tmp_path, "[sequences]\nmax_active = 5\n[execution]\ninfer_requests = 2")
     assert loaded.signature.stateful
     assert loaded.signature.in_sequences
     assert (loaded.pools[0].pool.size, loaded.pools[0].pool.width) == (5, 2)
@@ -179,9 +179,9 @@ def test_a_model_that_keeps_state_stays_on_one_device(tmp_path: Path) -> None:
     ("network", "toml", "most"),
     [
         (models.stateful(), "", 16),
-        (models.stateful(), "[sequences]\nmax_live = 3", 3),
+        (models.stateful(), "[sequences]\nmax_active = 3", 3),
         (counter(), LINK, 1024),
-        (counter(), "[sequences]\nmax_live = 3\n" + LINK, 3),
+        (counter(), "[sequences]\nmax_active = 3\n" + LINK, 3),
     ],
     ids=["its own", "its own, set", "declared", "declared, set"],
 )

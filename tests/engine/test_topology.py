@@ -37,7 +37,7 @@ def siblings(*cores: str) -> dict[str, str]:
 def test_cpus_of_a_core_each_have_no_hyper_threading(tmp_path: Path) -> None:
     found = cpu_topology(tree(tmp_path, siblings("0", "1", "2", "3")), range(4))
     assert found == CpuTopology(logical=4, cores=4, core_types=())
-    assert not found.hyper_threading
+    assert not found.shares_cores
 
 
 # As an Intel and as an AMD server number them.
@@ -45,13 +45,13 @@ def test_cpus_of_a_core_each_have_no_hyper_threading(tmp_path: Path) -> None:
 def test_cpus_that_share_cores_are_hyper_threaded(cores: tuple[str, ...], tmp_path: Path) -> None:
     found = cpu_topology(tree(tmp_path, siblings(*cores)), range(4))
     assert found == CpuTopology(logical=4, cores=2, core_types=())
-    assert found.hyper_threading
+    assert found.shares_cores
 
 
 def test_a_process_that_has_one_cpu_of_each_core_has_no_hyper_threading(tmp_path: Path) -> None:
     found = cpu_topology(tree(tmp_path, siblings("0,2", "1,3", "0,2", "1,3")), {0, 1})
     assert found == CpuTopology(logical=2, cores=2, core_types=())
-    assert not found.hyper_threading
+    assert not found.shares_cores
 
 
 def test_both_kinds_of_cores_are_told_and_only_some_have_two_cpus(tmp_path: Path) -> None:
@@ -88,11 +88,19 @@ def test_malformed_files_never_raise(core: str, kind: str) -> None:
 
 def test_on_a_cpu_all_there_is_can_be_tuned() -> None:
     topology = CpuTopology(8, 6, ("performance", "efficient"))
-    assert tunables("CPU", (1, 8), 8, topology) == Tunables((1, 8), 8, True, True, ("performance", "efficient"))
+    assert tunables("CPU", (1, 8), 8, topology) == Tunables(
+        (1, 8),
+        8,
+        {
+            "pinning": (True, False),
+            "hyper_threading": (True, False),
+            "core_type": ("any", "performance", "efficient"),
+        },
+    )
 
 
 def test_what_a_cpu_does_not_have_is_not_tuned() -> None:
-    assert tunables("CPU", (1, 4), 4, PLAIN) == Tunables((1, 4), 4, pinning=True, hyper_threading=False, core_types=())
+    assert tunables("CPU", (1, 4), 4, PLAIN) == Tunables((1, 4), 4, choices={"pinning": (True, False)})
 
 
 @given(low=st.integers(0, 4), high=st.integers(0, 512), budget=st.integers(1, 512))
@@ -113,6 +121,6 @@ def test_a_gpu_has_streams_alone() -> None:
 
 @pytest.mark.parametrize("family", ["NPU", "AUTO", "HETERO", "MULTI"])
 def test_other_devices_have_nothing_to_tune(family: str) -> None:
-    nothing = Tunables(streams=(1, 1), threads=1, pinning=False, hyper_threading=False, core_types=())
+    nothing = Tunables(streams=(1, 1), threads=1, choices={})
     assert tunables(family, (1, 4), 8, CpuTopology(8, 4, ())) == nothing
     assert tunables("GPU", None, 8, PLAIN) == nothing

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from inferd.exposition.connections import Connections
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.snapshot import ServerSnapshot
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -59,12 +59,12 @@ def test_one_that_the_client_closed_meanwhile_is_let_go_of(pairs: list[Pair]) ->
     connections.forget(pairs[1][0])
 
 
-def _nothing() -> ServerFigures:
+def _nothing() -> ServerSnapshot:
     raise AssertionError("nobody asks for figures here")
 
 
 def test_a_scrape_is_answered_however_many_connections_say_nothing() -> None:
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, "ready"), Status(_nothing))
+    exporter = Exporter("127.0.0.1", 0, Pages(CollectorRegistry(), lambda: (True, "ready"), Status(_nothing)))
     exporter.start()
     with ExitStack() as ends:
         ends.callback(exporter.close)

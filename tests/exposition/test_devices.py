@@ -24,7 +24,9 @@ class Machine:
         self.memories: dict[str, DeviceMemory] = {}
         self.asked: list[str] = []
         self.now = 500.0
-        self.collector = DeviceCollector(lambda: self.devices, self.present, self.memory, 10.0, lambda: self.now)
+        self.collector = DeviceCollector(
+            lambda: self.devices, self.present, self.memory, every=10.0, clock=lambda: self.now
+        )
 
     def present(self, device: str) -> bool:
         self.asked.append(device)
@@ -129,7 +131,7 @@ def test_an_answer_counts_however_long_it_took() -> None:
         machine.now += 60
         return True
 
-    collector = DeviceCollector(lambda: ["GPU"], present, lambda _: None, 10.0, lambda: machine.now)
+    collector = DeviceCollector(lambda: ["GPU"], present, lambda _: None, every=10.0, clock=lambda: machine.now)
     assert scraped(collector) == {(UP, "GPU"): 1}
 
 

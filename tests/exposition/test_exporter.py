@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from inferd.errors import ConfigurationError
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.status import Status
 from tests.metrics.made_up import model, server
 
@@ -40,7 +40,7 @@ def exporting(
     host: str = "127.0.0.1",
     status: Status | None = None,
 ) -> Iterator[Exporter]:
-    exporter = Exporter(host, 0, registry or CollectorRegistry(), readiness, status or Status(server))
+    exporter = Exporter(host, 0, Pages(registry or CollectorRegistry(), readiness, status or Status(server)))
     exporter.start()
     try:
         yield exporter
@@ -211,7 +211,7 @@ def test_a_taken_port_is_a_configuration_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError) as refused:
-            Exporter("127.0.0.1", port, CollectorRegistry(), ready, Status(server))
+            Exporter("127.0.0.1", port, Pages(CollectorRegistry(), ready, Status(server)))
     assert str(refused.value) == f"metrics_bind: can't listen on 127.0.0.1:{port}: Address already in use"
 
 
@@ -230,6 +230,6 @@ def test_closing_frees_the_port_and_closing_again_is_harmless() -> None:
 
 
 def test_it_may_be_closed_before_it_was_started() -> None:
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), ready, Status(server))
+    exporter = Exporter("127.0.0.1", 0, Pages(CollectorRegistry(), ready, Status(server)))
     exporter.close()
     socket.create_server(("127.0.0.1", exporter.port)).close()

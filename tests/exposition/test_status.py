@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from inferd.exposition.status import Page, Status
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.snapshot import ServerSnapshot
 from tests.conftest import ROOT
 from tests.metrics.made_up import model, server
 
@@ -27,7 +27,7 @@ HOSTILE = '</script><script>alert(1)</script>"\\\u2028'
 
 
 @contextmanager
-def started(read: Callable[[], ServerFigures], interval: float = 3600.0) -> Iterator[Status]:
+def started(read: Callable[[], ServerSnapshot], interval: float = 3600.0) -> Iterator[Status]:
     status = Status(read, interval)
     status.start()
     try:
@@ -60,7 +60,7 @@ def test_before_the_start_there_are_none() -> None:
 def test_it_reads_again_and_again_and_gives_what_is_new() -> None:
     numbers, enough = count(1), Event()
 
-    def read() -> ServerFigures:
+    def read() -> ServerSnapshot:
         number = next(numbers)
         if number == 4:
             enough.set()
@@ -82,7 +82,7 @@ def test_it_reads_again_and_again_and_gives_what_is_new() -> None:
 def test_a_reading_that_fails_is_logged_once_of_a_kind_and_does_not_end_it() -> None:
     numbers, enough = count(1), Event()
 
-    def read() -> ServerFigures:
+    def read() -> ServerSnapshot:
         number = next(numbers)
         if number in (2, 3):
             raise KeyError("gone")
@@ -101,7 +101,7 @@ def test_a_reading_that_fails_is_logged_once_of_a_kind_and_does_not_end_it() -> 
 
 
 def test_while_none_could_be_read_there_are_none() -> None:
-    def read() -> ServerFigures:
+    def read() -> ServerSnapshot:
         raise OSError
 
     with capture_logs(), started(read) as status:

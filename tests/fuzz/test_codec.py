@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.fuzz import codec_target, corpus_files
 from tests.fuzz.mutation import LONGEST, mutated
 
 WHICH = st.integers(0, len(codec_target.SIGNATURES) - 1)
-SOME = settings(max_examples=500)
+SOME = settings(max_examples=examples(500))
 
 
 @given(raw=st.binary(max_size=256), which=WHICH)

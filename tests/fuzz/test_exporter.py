@@ -10,19 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inferd.exposition.exporter import Exporter, registry_of
+from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.status import Status
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.snapshot import ServerSnapshot
+from tests.effort import examples
 from tests.fuzz.mutation import mutated
 
-SOME = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     status = Status(_nothing)
     status.start()
-    exporter = Exporter("127.0.0.1", 0, registry_of([]), lambda: (True, "ready"), status)
+    exporter = Exporter("127.0.0.1", 0, Pages(registry_of([]), lambda: (True, "ready"), status))
     exporter.start()
     yield exporter.port
     assert _ask(exporter.port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
@@ -30,7 +31,7 @@ def port() -> Iterator[int]:
     status.stop()
 
 
-def _nothing() -> ServerFigures:
+def _nothing() -> ServerSnapshot:
     raise RuntimeError("nothing to show")
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from inferd.config import daemon, model
 from inferd.errors import ConfigurationError
+from tests.effort import examples
 from tests.fuzz.mutation import mutated
 
-SOME = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SOME = settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MODEL = """
 devices = ["CPU", "AUTO:GPU,CPU"]

@@ -17,7 +17,7 @@ from inferd.health.health import (
     HealthTracker,
     UnreadyReason,
 )
-from inferd.health.liveness import ProbeOutcome, ProbeTrust
+from inferd.health.probes import ProbeOutcome, ProbeTrust
 
 RULES = HealthRules(probe_interval=30.0, retry_interval=5.0, probe_timeout=10.0)
 
@@ -42,7 +42,7 @@ class Watched:
             if name in more
         }
         self.observation = replace(self.observation, **counts, **more)  # type: ignore[arg-type]
-        return self.health.look(self.now, self.observation)
+        return self.health.look(self.now, self.observation) is not None
 
     def ended(self, outcome: ProbeOutcome, seconds: float = 0.1) -> HealthState:
         self.now += seconds

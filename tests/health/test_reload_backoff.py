@@ -1,4 +1,4 @@
-"""A version that lost its device is loaded anew at once, then ever later, and never given up for good."""
+"""A version that lost its device is loaded again at once, then ever later, and never given up for good."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,11 +28,10 @@ def test_what_was_tried_is_told_with_the_last_reason() -> None:
     backoff = ReloadBackoff(RULES)
     assert backoff.status_text == ""
     waits(backoff, 1)
-    assert backoff.status_text == "loading it anew has failed once and goes on: no such device"
+    assert backoff.status_text == "loading it again has failed once and goes on: no such device"
     waits(backoff, 3, 1.0)
-    assert (
-        backoff.status_text == "loading it anew has failed 4 times and is tried every 300 s from now on: no such device"
-    )
+    said = "loading it again has failed 4 times and is tried every 300 s from now on: no such device"
+    assert backoff.status_text == said
     backoff.tried(1000.0)
     assert backoff.status_text == ""
 

@@ -6,15 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd.metrics import merge_snapshots
-from inferd.metrics.figures import DeviceFigures, ModelFigures, ServerFigures
 from inferd.metrics.merge_snapshots import SupervisorFacts
+from inferd.metrics.process_usage import ProcessUsage
+from inferd.metrics.snapshot import ServerSnapshot, VersionSnapshot
 from tests.metrics import made_up
 
-DEVICE = DeviceFigures("CPU", 1, 2, 3, "FP32")
-WHOLE = SupervisorFacts(at=50.0, started=1.0, rss_bytes=7, cpu_seconds=0.5, phase="ready")
+DEVICE = made_up.device("CPU", 1, 2, 3, "FP32")
+WHOLE = SupervisorFacts(at=50.0, started=1.0, process=ProcessUsage(7, 0.5), phase="ready")
 
 
-def model(name: str = "m", **changes: Any) -> ModelFigures:
+def model(name: str = "m", **changes: Any) -> VersionSnapshot:
     """One that has done something."""
     known: dict[str, Any] = {
         "bounds": (0.1, 1.0),
@@ -32,11 +33,11 @@ def model(name: str = "m", **changes: Any) -> ModelFigures:
     return made_up.model(name, **known | changes)
 
 
-def server(*models: ModelFigures) -> ServerFigures:
+def server(*models: VersionSnapshot) -> ServerSnapshot:
     return made_up.server(models=models, rss_bytes=100, cpu_seconds=3.0, other={"not_found": 1})
 
 
-def merged(*parts: ServerFigures, retired: ServerFigures | None = None) -> ServerFigures:
+def merged(*parts: ServerSnapshot, retired: ServerSnapshot | None = None) -> ServerSnapshot:
     whole = merge_snapshots.merge(dict(enumerate(parts)), retired, WHOLE)
     assert whole is not None
     return whole
@@ -45,8 +46,8 @@ def merged(*parts: ServerFigures, retired: ServerFigures | None = None) -> Serve
 def test_counts_add_up_and_the_supervisor_counts_too() -> None:
     whole = merged(server(model()), server(model(oldest=2.0, tuning="settled: kept")))
     assert (whole.at, whole.started, whole.phase) == (50.0, 1.0, "ready")
-    assert (whole.rss_bytes, whole.cpu_seconds, whole.other) == (207, 6.5, {"not_found": 2})
-    (one,) = whole.models
+    assert (whole.process, whole.other) == (ProcessUsage(207, 6.5), {"not_found": 2})
+    (one,) = whole.versions
     assert one == model(
         counts=(2, 4, 6),
         seconds=8.0,
@@ -57,27 +58,27 @@ def test_counts_add_up_and_the_supervisor_counts_too() -> None:
         in_flight=6,
         limit=20,
         running=2,
-        devices=(DeviceFigures("CPU", 2, 4, 6, "FP32"),),
+        devices=(made_up.device("CPU", 2, 4, 6, "FP32"),),
         tuning="settled: kept",
     )
 
 
 def test_a_model_that_one_of_them_serves_is_served_and_the_reason_says_where_not() -> None:
     whole = merged(server(model(state="LOADING")), server(model()), server(model(state="UNAVAILABLE", reason="broken")))
-    assert whole.models[0].state == "READY"
-    assert whole.models[0].reason == "LOADING in worker 0; UNAVAILABLE in worker 2 (broken)"
+    assert whole.versions[0].state == "READY"
+    assert whole.versions[0].reason == "LOADING in worker 0; UNAVAILABLE in worker 2 (broken)"
     nowhere = merged(server(model(state="UNAVAILABLE", reason="broken")), server(model(state="LOADING")))
-    assert (nowhere.models[0].state, nowhere.models[0].reason) == ("UNAVAILABLE", "broken")
+    assert (nowhere.versions[0].state, nowhere.versions[0].reason) == ("UNAVAILABLE", "broken")
 
 
 def test_a_model_that_not_all_have_is_there() -> None:
     whole = merged(server(model("b")), server(model("a"), model("b")))
-    assert [(m.model, m.rows) for m in whole.models] == [("a", 6), ("b", 12)]
+    assert [(m.model, m.requests.rows) for m in whole.versions] == [("a", 6), ("b", 12)]
 
 
 def test_other_bounds_count_where_their_upper_bound_lies() -> None:
     other = model(bounds=(0.1, 0.5, 1.0), counts=(1, 10, 100, 1000))
-    assert merged(server(model()), server(other)).models[0].counts == (2, 112, 1003)
+    assert merged(server(model()), server(other)).versions[0].requests.counts == (2, 112, 1003)
 
 
 def test_what_departed_have_counted_stays_and_what_they_did_is_over() -> None:
@@ -85,10 +86,11 @@ def test_what_departed_have_counted_stays_and_what_they_did_is_over() -> None:
         merge_snapshots.add_retired(None, server(model(), model("other"))), server(model())
     )
     whole = merged(server(model()), retired=gone)
-    assert [m.model for m in whole.models] == ["m"]
-    assert (whole.models[0].rows, whole.models[0].counts) == (18, (3, 6, 9))
-    assert (whole.models[0].waiting, whole.models[0].devices) == (2, (DEVICE,))
-    assert (whole.cpu_seconds, whole.rss_bytes, whole.other) == (9.5, 107, {"not_found": 3})
+    assert [m.model for m in whole.versions] == ["m"]
+    assert (whole.versions[0].requests.rows, whole.versions[0].requests.counts) == (18, (3, 6, 9))
+    assert whole.versions[0].queue is not None
+    assert (whole.versions[0].queue.waiting, whole.versions[0].devices) == (2, (DEVICE,))
+    assert (whole.process, whole.other) == (ProcessUsage(107, 9.5), {"not_found": 3})
 
 
 def test_before_any_worker_has_spoken_there_is_nothing_to_show() -> None:
@@ -96,5 +98,5 @@ def test_before_any_worker_has_spoken_there_is_nothing_to_show() -> None:
 
 
 @given(st.builds(server, st.builds(model, st.text(), reason=st.text(), oldest=st.floats(0, 1e9))))
-def test_what_is_sent_is_what_is_read(said: ServerFigures) -> None:
+def test_what_is_sent_is_what_is_read(said: ServerSnapshot) -> None:
     assert merge_snapshots.from_json(merge_snapshots.as_json(said)) == said

@@ -5,15 +5,17 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.metrics.figures import DeviceFigures, ServerFigures
+from inferd.metrics import record_json
 from inferd.metrics.instruments import LATENCY_BUCKETS
-from inferd.metrics.rolling import History, ModelView, ServerView, part_within, quantile
-from tests.metrics.made_up import BOUNDS, model, server
+from inferd.metrics.rolling import History, ServerView, part_within, quantile
+from inferd.metrics.snapshot import ServerSnapshot
+from tests.metrics.made_up import BOUNDS, device, model, server
 
 SECONDS = st.floats(0, 20, allow_nan=False)
 
@@ -23,16 +25,23 @@ def bucketed(latencies: list[float], bounds: tuple[float, ...] = LATENCY_BUCKETS
     return tuple(counted[bucket] for bucket in range(len(bounds) + 1))
 
 
-def after(*readings: ServerFigures, window: float = 10.0, kept: int = 300, since: int = 0) -> ServerView:
+def shown(history: History, since: int = 0) -> dict[str, Any]:
+    """What ``history`` says, as a client reads it."""
+    view = history.view(since)
+    assert view is not None
+    seen = json.loads(json.dumps(record_json.plain(view), allow_nan=False))
+    assert record_json.decode(ServerView, seen) == view
+    return seen
+
+
+def after(*readings: ServerSnapshot, window: float = 10.0, kept: int = 300, since: int = 0) -> dict[str, Any]:
     history = History(window, kept)
     for reading in readings:
         history.add(reading)
-    view = history.view(since)
-    assert view is not None
-    return view
+    return shown(history, since)
 
 
-def of(view: ServerView, name: str = "m") -> ModelView:
+def of(view: dict[str, Any], name: str = "m") -> dict[str, Any]:
     (found,) = [m for m in view["models"] if m["model"] == name]
     return found
 
@@ -154,8 +163,7 @@ def test_the_window_covers_what_it_says_and_no_reading_more(steps: list[tuple[fl
         history.add(server(at, [model(outcomes={"ok": total}, counts=(total, 0, 0, 0), rows=total)]))
         times.append(at)
         totals.append(total)
-    view = history.view()
-    assert view is not None
+    view = shown(history)
     # The newest reading that is a whole window ago, else the first.
     first = max((place for place, time in enumerate(times) if at - time >= 5.0 - 1e-9), default=0)
     near = {first, first + 1} if abs(at - times[first] - 5.0) < 1e-6 else {first}
@@ -209,13 +217,11 @@ def test_a_model_that_went_is_forgotten_with_its_history() -> None:
     for at in range(5):
         history.add(server(at, [model(outcomes={"ok": at})]))
     history.add(server(5))
-    view = history.view()
-    assert view is not None
+    view = shown(history)
     assert view["models"] == []
     history.add(server(6, [model(outcomes={"ok": 9})]))
     history.add(server(7, [model(outcomes={"ok": 10})]))
-    view = history.view()
-    assert view is not None
+    view = shown(history)
     assert of(view)["history"]["answered"] == [1.0]
 
 
@@ -258,9 +264,7 @@ def test_whatever_comes_the_answer_is_finite_json_with_nothing_negative(
     for seconds, models in readings:
         at += seconds
         history.add(server(at, models, cpu_seconds=50 - at))
-        view = history.view(since)
-        assert view is not None
-        assert json.loads(json.dumps(view, allow_nan=False)) == view
+        view = shown(history, since)
         assert [m["model"] for m in view["models"]] == [m.model for m in models]
         for seen in view["models"]:
             numbers = [seen[rate] for rate in ("answered", "inferences", "shed", "errors", "load")]
@@ -281,8 +285,7 @@ def history_of(readings: int, kept: int = 300) -> History:
 
 
 def points(history: History, since: int = 0) -> tuple[list[float], list[float | None]]:
-    view = history.view(since)
-    assert view is not None
+    view = shown(history, since)
     seen = of(view)["history"]
     return seen["answered"], seen["p99"]
 
@@ -311,7 +314,7 @@ def test_a_caller_that_names_a_reading_of_another_process_gets_all(since: int) -
 
 
 def test_a_device_is_told_as_it_was_read() -> None:
-    view = after(server(1, [model(devices=(DeviceFigures("GPU.0", 2, 0, 4, "f16"),))]))
+    view = after(server(1, [model(devices=(device("GPU.0", 2, 0, 4, "f16"),))]))
     assert of(view)["devices"] == [
         {"device": "GPU.0", "streams": 2, "threads": 0, "infer_requests": 4, "precision": "f16"}
     ]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from inferd.rollout.canary_analysis import PATIENCE, CanaryAnalysis, CanaryCounts, CanaryRules, CanaryVerdict
+from inferd.rollout.canary_analysis import PATIENCE, CanaryAnalysis, CanaryCounts, CanaryRules
+from inferd.rollout.policy import RolloutDecision
 
 RULES = CanaryRules(share=0.1, seconds=60.0, requests=20)
 WITH_OBJECTIVE = CanaryRules(share=0.1, seconds=60.0, requests=20, latency=0.05, percentile=99.0)
@@ -86,7 +87,7 @@ def test_what_answers_nothing_of_what_it_was_given_is_not_promoted() -> None:
 
 def test_it_says_what_was_seen() -> None:
     analysis = CanaryAnalysis(RULES, CanaryCounts(27), CanaryCounts(3, failed=2, late=1))
-    assert analysis.conclude(0) is CanaryVerdict.FAILED
+    assert analysis.conclude(0) is RolloutDecision.FAILED
     assert analysis.summary() == (
         "of its requests 2 of 3 failed and 1 came late; of those to the version before 0 of 27 failed and 0 came late"
     )

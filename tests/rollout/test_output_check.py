@@ -45,7 +45,7 @@ class Pair:
         return self.house.catalog.find(name, "")[1]
 
     async def output_mismatch(self, tolerance: float | None = None) -> str:
-        return await output_mismatch(self.serving("old"), self.serving("new"), tolerance)
+        return await output_mismatch(self.deployment("old"), self.deployment("new"), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_made_up_input_is_answered_soundly(
     async with House(tmp_path) as house:
         pair = Pair(house)
         await pair.serve(old, new)
-        said = await pair.objection(tolerance)
+        said = await pair.output_mismatch(tolerance)
         assert said.startswith(problem)
         assert bool(said) == bool(problem)
         assert house.seen == []
@@ -81,9 +81,9 @@ async def test_what_clients_sent_lately_is_asked(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
         pair = Pair(house)
         await pair.serve(models.scaled(2), ABOVE_TWO)
-        assert await pair.objection() == ""
+        assert await pair.output_mismatch() == ""
         await house.submit("old", [1, 2, 3, 4]).ended()
-        assert "has NaN or infinity" in await pair.objection()
+        assert "has NaN or infinity" in await pair.output_mismatch()
 
 
 def tolerant() -> ov.Model:
@@ -100,9 +100,9 @@ async def test_it_answers_what_clients_sent_lately(tmp_path: Path) -> None:
         await pair.serve(tolerant(), models.broadcasting())
         good, bad = tensor([2, 4], DType.INT64), tensor([2, 5], DType.INT64)
         await house.submit("old", [1, 2, 3, 4], good).ended()
-        assert await pair.objection() == ""
-        pair.serving("old").dispatcher.samples.append((tensor([1, 2, 3, 4]), bad))
-        assert (await pair.objection()).startswith("it does not answer what clients send")
+        assert await pair.output_mismatch() == ""
+        pair.deployment("old").dispatcher.samples.append((tensor([1, 2, 3, 4]), bad))
+        assert (await pair.output_mismatch()).startswith("it does not answer what clients send")
 
 
 @on_loop
@@ -111,7 +111,7 @@ async def test_what_neither_can_compute_says_nothing(tmp_path: Path) -> None:
         pair = Pair(house)
         await pair.serve(models.broadcasting(), models.broadcasting())
         await house.submit("old", [1, 2, 3, 4], tensor([2, 5], DType.INT64)).ended()
-        assert await pair.objection() == ""
+        assert await pair.output_mismatch() == ""
 
 
 @on_loop
@@ -119,8 +119,8 @@ async def test_models_in_sequences_are_asked_too(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
         pair = Pair(house)
         await pair.serve(models.stateful(), models.stateful())
-        assert await pair.objection() == ""
-        assert pair.serving("new").dispatcher.sequences == 0
+        assert await pair.output_mismatch() == ""
+        assert pair.deployment("new").dispatcher.scheduler.sequences == 0
 
 
 # -- what it takes and gives ---------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A candidate beside what serves: compared, given a share, promoted or rolled back, and no request notices."""
+"""A candidate next to what serves: compared, given a share, promoted or rolled back, and no request notices."""
 
 import asyncio
 import time
@@ -22,9 +22,11 @@ from inferd.errors import LoadFailed, ModelUnavailable
 from inferd.lifecycle import ModelState
 from inferd.repository.find import Repository
 from inferd.requests import Observation, Request
-from inferd.rollout.rollout import CandidateRollout
+from inferd.rollout.output_check import configuration_mismatch
+from inferd.rollout.policy import RolloutDecision
+from inferd.rollout.rollout import Rollout
 from inferd.rollout.synthetic_request import answer
-from inferd.rollout.trial import Stage, Trial, TrialDecision
+from inferd.rollout.trial import Stage, Trial
 from inferd.scheduling.rules import QueueLimits
 from tests import models
 from tests.engine import models as small
@@ -92,7 +94,7 @@ async def traffic(tmp_path: Path, instead: ov.Model | None = None, clients: int 
     cache = small.engine()._compiler._cache
     engine = Substituting(2, cache, wrong, three) if instead is not None else Engine(2, cache)
     limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
-    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, seen.append, changed)
+    catalog = Catalog(Repository(tmp_path / "repository"), engine, limits, observe=seen.append, changed=changed)
     await catalog.load_all()
     busy = Traffic(catalog, seen)
     async with asyncio.TaskGroup() as group:
@@ -112,9 +114,13 @@ def candidate(model_version: ModelVersion) -> Any:
     return config.model_copy(update={"execution": config.execution.model_copy(update={"infer_requests": 3})})
 
 
-async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, CandidateRollout]:
-    rollout = CandidateRollout(trial or Trial(None, stages=SHORT), asyncio.Event())
-    promoted = await busy.catalog.roll_out(busy.served, candidate(busy.served), rollout.steer)
+def rollout_of(trial: Trial, stop: asyncio.Event | None = None) -> Rollout:
+    return Rollout(trial, stop or asyncio.Event(), check=configuration_mismatch)
+
+
+async def rolled_out(busy: Traffic, trial: Trial | None = None) -> tuple[bool, Rollout]:
+    rollout = rollout_of(trial or Trial(None, stages=SHORT))
+    promoted = await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
     return promoted, rollout
 
 
@@ -127,12 +133,12 @@ def infer_requests(model_version: ModelVersion) -> int:
 async def test_a_sound_candidate_takes_over_and_no_request_notices(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.deployment
+        before = busy.model_version.deployment
         # An objective that other work on the machine does not break either.
         promoted, rollout = await rolled_out(busy, Trial(10.0, stages=SHORT))
-        assert (promoted, rollout.report.decision) == (True, TrialDecision.PROMOTED)
-        assert busy.served.deployment is not before
-        assert infer_requests(busy.served) == 3
+        assert (promoted, rollout.result.decision) == (True, RolloutDecision.PROMOTED)
+        assert busy.model_version.deployment is not before
+        assert infer_requests(busy.model_version) == 3
         after = len(busy.answers)
         await until(lambda: len(busy.answers) > after + 20)
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
@@ -145,11 +151,11 @@ async def test_a_sound_candidate_takes_over_and_no_request_notices(tmp_path: Pat
 async def test_a_candidate_that_answers_otherwise_never_sees_a_clients_request(tmp_path: Path) -> None:
     async with traffic(tmp_path, small.scaled(2.1)) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.deployment
+        before = busy.model_version.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, TrialDecision.WRONG_OUTPUT)
-        assert "output 0 is off by" in rollout.report.why
-        assert busy.served.deployment is before
+        assert (promoted, rollout.result.decision) == (False, RolloutDecision.WRONG_OUTPUT)
+        assert "output 0 is off by" in rollout.result.why
+        assert busy.model_version.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
 
 
@@ -172,10 +178,10 @@ def laborious(factor: float) -> ov.Model:
 async def test_a_candidate_that_is_slower_is_rolled_back(tmp_path: Path) -> None:
     async with traffic(tmp_path, laborious(2)) as busy:
         await until(lambda: len(busy.answers) > 20)
-        before = busy.served.deployment
+        before = busy.model_version.deployment
         promoted, rollout = await rolled_out(busy)
-        assert (promoted, rollout.report.decision) == (False, TrialDecision.WORSE)
-        assert busy.served.deployment is before
+        assert (promoted, rollout.result.decision) == (False, RolloutDecision.WORSE)
+        assert busy.model_version.deployment is before
     assert busy.answers == [[2.0, 4.0, 6.0, 8.0]] * len(busy.answers)
     assert {seen.outcome for seen in busy.seen} == {"ok"}
 
@@ -183,25 +189,48 @@ async def test_a_candidate_that_is_slower_is_rolled_back(tmp_path: Path) -> None
 @on_loop
 async def test_a_candidate_that_can_not_be_loaded_leaves_all_as_it_was(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
-        before = busy.served.deployment
+        before = busy.model_version.deployment
         assert before is not None
         config = before.config.model_copy(update={"properties": {"NO_SUCH_PROPERTY": 1}})
         with pytest.raises(LoadFailed):
-            await busy.catalog.roll_out(busy.served, config, CandidateRollout(Trial(None), asyncio.Event()).steer)
-        assert busy.served.deployment is before
-        assert busy.served.state is ModelState.READY
+            await busy.catalog.roll_out(busy.model_version, config, rollout_of(Trial(None)).steer)
+        assert busy.model_version.deployment is before
+        assert busy.model_version.state is ModelState.READY
 
 
 @on_loop
 async def test_a_trial_that_is_stopped_is_rolled_back(tmp_path: Path) -> None:
     async with traffic(tmp_path) as busy:
-        before, stop = busy.served.deployment, asyncio.Event()
-        rollout = CandidateRollout(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
-        trying = asyncio.create_task(busy.catalog.roll_out(busy.served, candidate(busy.served), rollout.steer))
-        await until(lambda: busy.served.split is not None)
+        before, stop = busy.model_version.deployment, asyncio.Event()
+        rollout = rollout_of(Trial(None, stages=(Stage(0.5, 10**9, 3600.0),)), stop)
+        trying = asyncio.create_task(
+            busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
+        )
+        await until(lambda: busy.model_version.split is not None)
         stop.set()
         assert await trying is False
-        assert (rollout.report.decision, busy.served.deployment) == (TrialDecision.STOPPED, before)
+        assert (rollout.result.decision, busy.model_version.deployment) == (RolloutDecision.STOPPED, before)
+
+
+@pytest.mark.parametrize(
+    ("unready", "decision", "why"),
+    [
+        (("device lost", ""), RolloutDecision.FAILED, "device lost"),
+        (("device lost", "device lost"), RolloutDecision.FAILED, "device lost"),
+        (("", "device lost"), RolloutDecision.PROMOTED, "it answered as well as the configuration before"),
+    ],
+)
+@on_loop
+async def test_a_side_that_does_not_answer_any_more_ends_it_at_once(
+    tmp_path: Path, unready: tuple[str, str], decision: RolloutDecision, why: str
+) -> None:
+    async with traffic(tmp_path, clients=1) as busy:
+        trial = Trial(None, stages=(Stage(0.5, 10**9, 3600.0),))
+        rollout = Rollout(trial, asyncio.Event(), unready_reasons=lambda: unready)
+        promoted = await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), rollout.steer)
+        assert promoted is (decision is RolloutDecision.PROMOTED)
+        assert rollout.result.decision is decision
+        assert why in rollout.result.why
 
 
 @on_loop
@@ -210,10 +239,10 @@ async def test_one_that_steers_badly_does_not_take_the_model_with_it(tmp_path: P
         raise ZeroDivisionError
 
     async with traffic(tmp_path) as busy:
-        before = busy.served.deployment
+        before = busy.model_version.deployment
         with pytest.raises(ZeroDivisionError):
-            await busy.catalog.roll_out(busy.served, candidate(busy.served), stumble)
-        assert (busy.served.deployment, busy.served.split) == (before, None)
+            await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), stumble)
+        assert (busy.model_version.deployment, busy.model_version.split) == (before, None)
 
 
 @on_loop
@@ -231,24 +260,24 @@ async def test_the_candidate_gets_its_share(tmp_path: Path) -> None:
         return False
 
     async with traffic(tmp_path, clients=0) as busy:
-        await busy.catalog.roll_out(busy.served, candidate(busy.served), watch)
+        await busy.catalog.roll_out(busy.model_version, candidate(busy.model_version), watch)
     assert counts == []
 
 
 @on_loop
 async def test_a_version_that_does_not_answer_can_not_be_rolled_out(tmp_path: Path) -> None:
     async with traffic(tmp_path, clients=0) as busy:
-        model_version = busy.served
+        model_version = busy.model_version
         config = candidate(model_version)
         await busy.catalog.unload("m")
         with pytest.raises(ModelUnavailable):
-            await busy.catalog.roll_out(model_version, config, CandidateRollout(Trial(None), asyncio.Event()).steer)
+            await busy.catalog.roll_out(model_version, config, rollout_of(Trial(None)).steer)
 
 
 @on_loop
 async def test_shadow_requests_are_answered_and_counted_nowhere(tmp_path: Path) -> None:
     async with traffic(tmp_path, clients=0) as busy:
-        deployment = busy.served.deployment
+        deployment = busy.model_version.deployment
         assert deployment is not None
         [output] = await answer(deployment.dispatcher, deployment.signature, [small.tensor([1, 2, 3, 4])])
         assert small.numbers(output).tolist() == [2, 4, 6, 8]

@@ -21,8 +21,11 @@ from inferd.rpc.tuning import TunerControl
 from inferd.scheduling.rules import QueueLimits
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.store import RegionStore
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profiles
-from inferd.tuner.tuner import Tuner, TunerRules
+from inferd.tuner.records import TuningRecords
+from inferd.tuner.rules import TunerRules
+from inferd.tuner.tuner import Tuner
 
 
 class Parts:
@@ -49,14 +52,13 @@ class Parts:
             recorder.observe(one)
 
         engine = Engine(1, BlobCache(root / "cache", 0))
-        tuner = Tuner(TunerRules("off", 1.0, 1, root / "cache", 0), engine, Profiles(root / "profiles"))
         self.lifecycle = Lifecycle()
         self.catalog = Catalog(
             Repository(root),
             engine,
             CatalogLimits(QueueLimits(8, 1 << 20), 1, 1.0),
-            observe,
-            unchanged,
+            observe=observe,
+            changed=unchanged,
         )
         self.inference = Inference(
             self.catalog,
@@ -69,7 +71,9 @@ class Parts:
         metadata = Metadata(
             self.catalog, self.lifecycle, recorder, log_settings=log_settings, shared_memory=has_regions
         )
-        control, tuning = RepositoryControl(self.catalog), TunerControl(tuner, self.catalog)
+        records = TuningRecords(engine, Profiles(root / "profiles"))
+        tuner = Tuner(TunerRules("off", 1.0, 1, root / "cache", 0), records, self.catalog)
+        control, tuning = RepositoryControl(self.catalog), TunerControl(OperatorCommands(tuner))
         self.server = Server(
             Rpcs(self.inference, metadata, control, tuning, shared_memory),
             ServerSettings(1 << 20, enabled),

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from inferd.config.tokens import SCOPES
 from inferd.errors import NotAuthenticated
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.rpc.gate import ACCESS, SERVICE, Access
 from inferd.rpc.transport import server_credentials
@@ -422,7 +422,7 @@ class Exporting:
         status.stop()
         ready: Callable[[], tuple[bool, str]] = lambda: (True, "ready\nmodel 1: LOADING")  # noqa: E731
         self._world, self._held = world, held
-        self._exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), ready, status, held)
+        self._exporter = Exporter("127.0.0.1", 0, Pages(CollectorRegistry(), ready, status), credentials=held)
         self._exporter.start()
 
     def close(self) -> None:
@@ -566,7 +566,9 @@ async def test_new_connections_get_a_new_certificate_and_old_ones_continue(tmp_p
     parts = Parts(tmp_path / "ca", {}, (), held)
     port = parts.server.bind("localhost:0")
     await parts.server.start()
-    exporter = Exporter("127.0.0.1", 0, CollectorRegistry(), lambda: (True, ""), Status(server_state), held)
+    exporter = Exporter(
+        "127.0.0.1", 0, Pages(CollectorRegistry(), lambda: (True, ""), Status(server_state)), credentials=held
+    )
     exporter.start()
 
     async def shown() -> list[str]:

@@ -80,8 +80,15 @@ async def test_answers_of_a_stream_belong_to_their_requests_in_order() -> None:
 
 @on_loop
 async def test_a_broken_stream_ends_what_it_held_and_is_replaced() -> None:
+    arrived = asyncio.Event()
+
     async def answer(request: bytes) -> grpc.StatusCode:
-        return OK if request == b"good" else grpc.StatusCode.DATA_LOSS
+        if request == b"good":
+            arrived.set()
+            return OK
+        # A request that is still being written when the stream breaks ends as INTERNAL in grpc.aio.
+        await arrived.wait()
+        return grpc.StatusCode.DATA_LOSS
 
     ended: list[tuple[bytes, str]] = []
     async with (
@@ -93,6 +100,29 @@ async def test_a_broken_stream_ends_what_it_held_and_is_replaced() -> None:
         start(channel, [b"good"], ended)
         await until(lambda: len(ended) == 3)
     assert ended == [(b"bad", "DATA_LOSS"), (b"good", "DATA_LOSS"), (b"good", "OK")]
+
+
+@on_loop
+async def test_a_stream_that_breaks_while_requests_are_being_written_is_replaced() -> None:
+    async def answer(request: bytes) -> grpc.StatusCode:
+        return grpc.StatusCode.DATA_LOSS if request == b"bad" else OK
+
+    large = bytes(1_000_000)
+    ended: list[str] = []
+    async with (
+        serving(answer, breaks_streams=True) as address,
+        load_channels.open_channels(address, 1, stream=True, deadline=None, credentials=NO_CREDENTIALS) as (channel,),
+    ):
+        # Whether the writer or the reader learns first that the stream has ended differs from time to time.
+        for _ in range(40):
+            ended.clear()
+            for request in (b"bad", *[large] * 10):
+                channel.start(request, ended.append)
+            await until(lambda: len(ended) == 11)
+            assert "OK" not in ended
+            channel.start(b"good", ended.append)
+            await until(lambda: len(ended) == 12)
+            assert ended[-1] == "OK"
 
 
 @WAYS

@@ -22,7 +22,7 @@ CONTEXT: Any = None
 @asynccontextmanager
 async def control(folder: Path, **more: Any) -> AsyncIterator[tuple[Workshop, TunerControl]]:
     async with workshop(folder, **more) as shop:
-        yield shop, TunerControl(shop.tuner, shop.catalog)
+        yield shop, TunerControl(shop.commands)
 
 
 @on_loop
@@ -56,7 +56,7 @@ async def test_explain_and_export_tell_everything_the_profile_knows(tmp_path: Pa
 @on_loop
 async def test_settings_of_an_operator_are_tried_served_and_pinned(tmp_path: Path) -> None:
     async with control(repository(tmp_path)) as (shop, tuner):
-        wanted = pb.Settings(streams=1, requests=2, pinning=True, path="sync")
+        wanted = pb.Settings(streams=1, requests=2, choices={"pinning": "on", "path": "sync"})
         said: Any = await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=wanted), CONTEXT)
         assert said.said.startswith("serving with 1 stream, 2 threads, 2 requests")
         assert await shop.answer() == [2, 4, 6, 8]
@@ -73,7 +73,12 @@ async def test_settings_of_an_operator_are_tried_served_and_pinned(tmp_path: Pat
         (pb.Settings(threads=9), "threads must be 1..2, not 9"),
         (pb.Settings(batch=2), "batch must be 1..1, not 2"),
         (pb.Settings(streams=2, requests=1), "2 streams need as many threads and requests at least"),
-        (pb.Settings(path="quick"), "path 'quick' is unknown; allowed: async, sync"),
+        (pb.Settings(choices={"path": "quick"}), "path 'quick' is unknown; allowed: async, sync"),
+        (pb.Settings(choices={"pinning": "yes"}), "pinning 'yes' is unknown; allowed: on, off"),
+        (
+            pb.Settings(choices={"speed": "on"}),
+            "choice 'speed' is unknown; allowed: pinning, hyper_threading, core_type, path",
+        ),
     ],
 )
 def test_settings_that_can_not_be_had_are_refused_with_what_can(
@@ -132,5 +137,5 @@ async def test_what_is_not_there_or_busy_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_method_of_the_service_is_served() -> None:
-    control: Any = TunerControl(None, None)  # type: ignore[arg-type]  # nothing is called
+    control: Any = TunerControl(None)  # type: ignore[arg-type]  # nothing is called
     assert set(control.methods) == {m.name for m in pb.DESCRIPTOR.services_by_name["Tuner"].methods}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from inferd.scheduling.objective import Objective
 from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
+from tests.effort import examples
 from tests.scheduling.simulation import MS, Clients, Outcomes, Simulation
 
 SECOND = 1_000_000_000
@@ -112,7 +113,7 @@ def test_a_burst_within_the_deadlines_is_answered_completely() -> None:
     letting_go=st.sampled_from([0, 5 * MS, 20 * MS]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_wrong_initial_service_times_are_corrected(
     believed: int, load: float, spread: float, letting_go: int, seed: int
 ) -> None:

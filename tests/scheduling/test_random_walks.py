@@ -38,6 +38,7 @@ from inferd.scheduling.objective import Objective
 from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Plan, Scheduler
 from inferd.scheduling.sequences import SequenceLimits
+from tests.effort import examples
 from tests.scheduling.work import work
 
 Place = tuple[int, int]
@@ -518,7 +519,9 @@ WANTED = 10_000
 
 @pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.name)
 def test_whatever_happens_the_promises_hold(walk: type[Walk]) -> None:
-    run_state_machine_as_test(walk, settings=settings(max_examples=120, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        walk, settings=settings(max_examples=examples(120), stateful_step_count=40, deadline=None)
+    )
 
 
 def test_the_walks_were_long_enough(figure: Callable[[str], None]) -> None:

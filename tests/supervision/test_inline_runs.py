@@ -32,7 +32,13 @@ class Choosing:
     def __init__(self, house: House, most: float, free: Callable[[ModelVersion], bool] = lambda _: True) -> None:
         self.house = house
         self.told: list[bool] = []
-        self.runs = InlineRuns(house.catalog, free, lambda _, inline: self.told.append(inline), most, lambda: self.now)
+        self.runs = InlineRuns(
+            house.catalog,
+            free=free,
+            told=lambda _, inline: self.told.append(inline),
+            most=most,
+            clock=lambda: self.now,
+        )
         self.now = 1000.0
 
     @property
@@ -184,7 +190,7 @@ async def test_what_somebody_else_decides_on_is_left_to_them(tmp_path: Path) -> 
 @on_loop
 async def test_a_changed_model_starts_over_and_one_that_can_not_be_loaded_stays(tmp_path: Path) -> None:
     async with choosing(tmp_path, AMPLE) as choice:
-        before = choice.serving
+        before = choice.deployment
         (tmp_path / "models" / "m" / "1" / "model.xml").write_text("no model")
         assert await choice.look(FIRST) == 1
         assert (choice.deployment is before, choice.told) == (True, [])

@@ -1,4 +1,4 @@
-"""Readiness follows what devices and models do, at once, and what was lost is loaded anew."""
+"""Readiness follows what devices and models do, at once, and what was lost is loaded again."""
 
 import asyncio
 import time
@@ -9,19 +9,21 @@ from threading import Event
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from inferd.catalog.catalog import Catalog
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.loader import CatalogLimits
 from inferd.errors import InferdError, ModelUnavailable
 from inferd.health.health import HealthRules, HealthState
+from inferd.health.liveness import LivenessRules
 from inferd.health.reload_backoff import ReloadBackoffRules
 from inferd.health.restart_policy import RestartPolicy, RestartRules
 from inferd.lifecycle import ModelState
 from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.scheduling.rules import QueueLimits
-from inferd.supervision.monitor import HealthMonitor
+from inferd.supervision.monitor import HealthMonitor, MonitorRules
 from inferd.supervision.restart import Restarter
 from tests.engine.fake_engine import FakeEngine
 from tests.engine.fake_slot import FakeSlot
@@ -59,8 +61,8 @@ class House:
             Repository(root),
             self.engine,  # type: ignore[arg-type]  # at the engine seam
             CatalogLimits(QueueLimits(100, 1 << 20), 2, 0.01),
-            self.seen.append,
-            self._changed,
+            observe=self.seen.append,
+            changed=self._changed,
         )
         self.tried: list[str] = []
         self.way_for: list[str] = []
@@ -68,7 +70,8 @@ class House:
         if unusable is not None:
             policy = RestartPolicy(RestartRules(min_uptime=0.0, retry_interval=0.001), time.monotonic())
             restarter = Restarter(policy, lambda device: self.tried.append(device) or unusable, self.way_for.append)  # type: ignore[func-returns-value]
-        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, rules, backoff_rules, look, restarter)
+        monitor_rules = MonitorRules(rules, backoff_rules or ReloadBackoffRules(), look)
+        self.monitor = HealthMonitor(self.catalog, self.engine.is_present, monitor_rules, restarter=restarter)
 
     async def _changed(self) -> None:
         for entry in self.catalog.index():
@@ -80,8 +83,8 @@ class House:
         self.monitor.start()
         # It looks once at the start, and knows the model then, and whether its device is there.
         await until(lambda: self.deployment.dispatcher.on_health_change is not None)
-        if self.monitor._asking is not None:
-            await self.monitor._asking
+        if self.monitor._presence.asking is not None:
+            await self.monitor._presence.asking
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -171,7 +174,7 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
         assert [answer.error for answer in answers] == [None] * 3
         assert house.ready
         assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
-        await until(lambda: "loading it anew has failed" in house.reason)
+        await until(lambda: "loading it again has failed" in house.reason)
         assert house.reason.startswith(f"GPU is used no more: {GONE}; ")
         assert house.monitor.unready_reasons == {}
 
@@ -186,7 +189,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: house.engine.loads > 5)
         assert not house.ready
-        assert "loading it anew has failed" in house.reason
+        assert "loading it again has failed" in house.reason
         assert "is tried every 0 s from now on: device 'GPU' needs GPU, which is absent" in house.reason
 
         house.engine.present.add("GPU")
@@ -201,7 +204,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 @on_loop
 async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
     async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
-        before = house.serving
+        before = house.deployment
         (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
@@ -245,7 +248,7 @@ async def test_once_loading_anew_has_failed_often_enough_the_process_makes_way_i
         await until(lambda: bool(house.way_for))
         assert (house.tried, house.way_for) == (["GPU"], ["GPU"])
         # The first load, and the tries.
-        assert house.engine.loads == 1 + backoff_rules.tries
+        assert house.engine.loads == 1 + backoff_rules.fast_tries
         assert not house.ready
 
 
@@ -320,6 +323,45 @@ async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path
         # One of two slots hung again on the infer request that it was given.
         assert house.monitor.hung["m", "1", "CPU"] >= 3
         assert house.monitor.replaced["m", "1", "CPU"] >= 1
+
+
+# -- the watchdog ----------------------------------------------------------------------
+
+
+@on_loop
+async def test_a_model_that_owes_an_answer_for_too_long_is_silent_until_it_answers_or_is_unloaded(
+    tmp_path: Path,
+) -> None:
+    rules = replace(NO_PROBES, liveness=LivenessRules.within(0.02))
+    async with House(tmp_path, "CPU", rules=rules) as house:
+        assert house.monitor.silent() == {}
+        (answer,) = house.submit()
+        with capture_logs() as logs:
+            await until(lambda: "m/1" in house.monitor.silent())
+            assert house.monitor.silent()["m/1"] > 0.02
+            house.engine.running("CPU")[0].complete()
+            await answer.ended()
+            # A probe that is due meanwhile is answered too.
+            await house.serve(lambda slot: slot.complete(), lambda: house.monitor.silent() == {})
+        events = [(entry["event"], entry["model"]) for entry in logs if entry["event"].startswith("model ")]
+        assert events[:2] == [
+            ("model is silent; the watchdog is not fed", "m/1"),
+            ("model answers again", "m/1"),
+        ]
+        house.submit()
+        await until(lambda: "m/1" in house.monitor.silent())
+        await house.catalog.unload("m")
+        assert house.monitor.silent() == {}
+
+
+@on_loop
+async def test_without_a_watchdog_no_model_is_silent_and_none_is_sent_a_probe(tmp_path: Path) -> None:
+    async with House(tmp_path, "CPU", look=0.001) as house:
+        house.submit()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            assert house.monitor.silent() == {}
+        assert house.deployment.dispatcher.scheduler.in_flight == 1
 
 
 # -- probes --------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.source import ModelSource
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import ModelUnavailable
-from inferd.health.liveness import ProbeOutcome
+from inferd.health.probes import ProbeOutcome
 from inferd.repository.find import Repository
 from inferd.requests import Observation
 from inferd.rollout import synthetic_request
@@ -34,7 +34,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.seen: list[Observation] = []
         limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 30)
-        self._catalog = Catalog(Repository(root), engine(), limits, self.seen.append, self._changed)
+        self._catalog = Catalog(Repository(root), engine(), limits, observe=self.seen.append, changed=self._changed)
 
     async def _changed(self) -> None:
         """Nobody is to be told here."""
@@ -107,7 +107,7 @@ def test_a_model_with_state_is_asked_in_a_sequence_of_its_own(network: ov.Model,
             assert deployment.signature.in_sequences
             for _ in range(3):
                 assert await probe.send(deployment, SECONDS) is ProbeOutcome.OK
-            assert deployment.dispatcher.sequences == 0
+            assert deployment.dispatcher.scheduler.sequences == 0
 
     test()
 
@@ -138,4 +138,4 @@ async def test_a_model_that_takes_too_long_is_told_to_let_it_go(tmp_path: Path) 
     async with House(tmp_path) as deployment:
         assert await probe.send(deployment, 0) is ProbeOutcome.UNANSWERED
         await deployment.dispatcher.drained()
-        assert deployment.dispatcher.in_flight == 0
+        assert deployment.dispatcher.scheduler.in_flight == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_START_TIMEOUT = 120.0
+_START_TIMEOUT = 300.0
 _STOP_TIMEOUT = 60.0
 
 

@@ -34,7 +34,7 @@ def write(root: Path) -> Path:
     models.save(echo_models.steps(), root, "strict", settings=echo_models.serial(64) + objective)
     models.save(echo_models.steps(), root, "queued", settings=echo_models.serial(QUEUE_LENGTH))
     models.save(echo_models.picky(), root, "picky", settings=echo_models.serial(64) + "[warmup]\nruns = 0\n")
-    models.save(small.stateful(), root, "inner", settings="[sequences]\nmax_live = 8\n")
+    models.save(small.stateful(), root, "inner", settings="[sequences]\nmax_active = 8\n")
     broken = root / "broken" / "1"
     broken.mkdir(parents=True)
     (broken / "model.xml").write_text('<?xml version="1.0"?><net name="broken" version="11"><layers/></net>')

@@ -22,8 +22,8 @@ _CARRIED = '[sequences.state.before]\noutput = "total"\n'
 
 def write(root: Path) -> Path:
     """The repository; gives ``root`` back."""
-    models.save(small.stateful(), root, "inner", settings="[sequences]\nmax_live = 8\n")
-    models.save(small.stateful(), root, "three", settings="[sequences]\nmax_live = 3\n")
+    models.save(small.stateful(), root, "inner", settings="[sequences]\nmax_active = 8\n")
+    models.save(small.stateful(), root, "three", settings="[sequences]\nmax_active = 3\n")
     models.save(small.stateful(), root, "brief", settings=IDLE)
     models.save(
         small.accumulator(),

@@ -37,7 +37,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
     repository, settings = tmp_path_factory.mktemp("repository"), BATCHING + echo_models.serial(1024)
     for name in ("mixed", "threes", "deserted"):
         models.save(heavy_models.doubling(), repository, name, settings=settings)
-    models.save(heavy_models.doubling(), repository, "alone", settings=settings.replace("\n", "\njoin = false\n", 1))
+    models.save(heavy_models.doubling(), repository, "alone", settings=settings.replace("\n", "\nenabled = false\n", 1))
     models.save(heavy_models.widening(), repository, "fragile", settings=settings)
     with Daemon(repository, "--cache-dir", str(cache_dir)) as daemon:
         yield daemon

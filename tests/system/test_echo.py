@@ -12,6 +12,7 @@ import pytest
 from inferd.tensors import DType
 from tests import models
 from tests.conftest import ROOT
+from tests.effort import examples
 from tests.system import echo_client
 from tests.system.daemon import Daemon
 from tests.system.wire import counts
@@ -19,10 +20,10 @@ from tests.system.wire import counts
 pytestmark = pytest.mark.system
 
 CLIENTS = 8
-REQUESTS = 10_000
+REQUESTS = examples(10_000)
 
 
-def test_eight_processes_get_eighty_thousand_answers_and_each_its_own(
+def test_eight_processes_get_their_answers_and_each_its_own(
     tmp_path: Path, cache_dir: Path, figure: Callable[[str], None]
 ) -> None:
     models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo", settings="[execution]\ninfer_requests = 4")

@@ -55,7 +55,7 @@ def test_a_daemon_makes_way_once_a_fresh_process_can_use_what_it_has_lost(
         assert daemon.process.wait(60) == exit_status.RESTART
         supervisor.hear(says("STOPPING=1"))
     assert [code for code, _ in ended] == [OK] * 5 + [StatusCode.UNAVAILABLE] * 10
-    assert len(daemon.events("loading the model anew")) == 3
+    assert len(daemon.events("loading the model again")) == 3
     assert daemon.events("device is lost to this process, and not to a fresh one; making way for that")
     # As a supervisor would.
     (tmp_path / "lost").unlink()

@@ -1,4 +1,4 @@
-"""Three minutes of what tests/bench/soak.py has half an hour of, by the same rules."""
+"""Three minutes of what benchmarks/soak.py has half an hour of, by the same rules."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ MINUTES = 3
 @pytest.mark.timeout(MINUTES * 60 + 300)
 def test_three_minutes_of_everything_leave_nothing_behind(tmp_path: Path, figure: Callable[[str], None]) -> None:
     # Memory that has hardly settled by the second fifth of so short a time may go on a little.
-    command = ["-m", "tests.bench.soak", "--minutes", str(MINUTES), "--growth", "0.1", "--out", str(tmp_path)]
+    command = ["-m", "benchmarks.soak", "--minutes", str(MINUTES), "--growth", "0.1", "--out", str(tmp_path)]
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
     report = json.loads((tmp_path / "soak.json").read_text())

@@ -18,9 +18,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from prometheus_client import CollectorRegistry
 
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
-from inferd.metrics.figures import DeviceFigures, ModelFigures
+from inferd.metrics.snapshot import VersionSnapshot
 from inferd.tensors import DType
 from tests import models
 from tests.metrics import made_up
@@ -232,17 +232,17 @@ class MadeUp:
     def __init__(self, at: float | None = None) -> None:
         self._at = time.monotonic() if at is None else at
         self._started = self._at - 60
-        self._models: tuple[ModelFigures, ...] = ()
+        self._models: tuple[VersionSnapshot, ...] = ()
         self.status = Status(lambda: made_up.server(self._at, self._models, started=self._started))
 
-    def read(self, *now: ModelFigures) -> None:
+    def read(self, *now: VersionSnapshot) -> None:
         self._models, self._at = now, self._at + 1
         self.status._sample()
 
 
 @contextmanager
 def serving(made: MadeUp, port: int = 0) -> Iterator[str]:
-    exporter = Exporter("127.0.0.1", port, CollectorRegistry(), lambda: (True, "ready"), made.status)
+    exporter = Exporter("127.0.0.1", port, Pages(CollectorRegistry(), lambda: (True, "ready"), made.status))
     exporter.start()
     try:
         yield f"127.0.0.1:{exporter.port}"
@@ -250,7 +250,7 @@ def serving(made: MadeUp, port: int = 0) -> Iterator[str]:
         exporter.close()
 
 
-def answered(name: str, requests: int, bucket: int = 0, **known: Any) -> ModelFigures:
+def answered(name: str, requests: int, bucket: int = 0, **known: Any) -> VersionSnapshot:
     counts = [0] * (len(made_up.BOUNDS) + 1)
     counts[bucket] = requests
     return made_up.model(name, outcomes={"ok": requests}, counts=tuple(counts), rows=requests, **known)
@@ -258,7 +258,7 @@ def answered(name: str, requests: int, bucket: int = 0, **known: Any) -> ModelFi
 
 def test_what_comes_from_the_server_is_text_and_nothing_else(browser: Browser) -> None:
     made = MadeUp()
-    device = DeviceFigures(HOSTILE, 1, 1, 1, HOSTILE)
+    device = made_up.device(HOSTILE, 1, 1, 1, HOSTILE)
     known = {"version": HOSTILE, "state": HOSTILE, "reason": HOSTILE, "tuning": HOSTILE, "devices": (device,)}
     made.read(made_up.model(HOSTILE, **known))
     made.read(made_up.model(HOSTILE, outcomes={HOSTILE: 5}, **known))

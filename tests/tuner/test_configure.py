@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferd.axes import AXES
 from inferd.config.model import (
     BatchingSettings,
     ExecutionSettings,
@@ -18,11 +19,13 @@ from inferd.config.model import (
 from inferd.engine.topology import Tunables
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 from inferd.tuner.configure import Seeds, configured, goal_of, seeds_of, space_of
-from inferd.tuning.candidates import AXES, Candidate, Space
+from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.goal import Goal
 
-CPU = Tunables((1, 4), 4, True, True, ("performance", "efficient"))
-PLAIN_CPU = Tunables((1, 2), 2, True)
+PINNING = {"pinning": (True, False)}
+CHOICES = {**PINNING, "hyper_threading": (True, False), "core_type": ("any", "performance", "efficient")}
+CPU = Tunables((1, 4), 4, CHOICES)
+PLAIN_CPU = Tunables((1, 2), 2, PINNING)
 GPU = Tunables((1, 3))
 ALWAYS_ASYNC = ExecutionSettings(path="async")
 FULL = Candidate(2, 4, 8, 16, True, False, "performance", "sync")
@@ -49,9 +52,11 @@ def test_everything_that_the_device_can_do_may_be_tried() -> None:
         threads=(1, 2, 3, 4),
         requests=(1, 2, 3, 4, 6, 8, 12, 16),
         batch=(1, 2, 4, 8),
-        pinning=(True, False),
-        hyper_threading=(True, False),
-        core_type=("any", "performance", "efficient"),
+        choices={
+            "pinning": (True, False),
+            "hyper_threading": (True, False),
+            "core_type": ("any", "performance", "efficient"),
+        },
         path=("async", "sync"),
         multiples=(1, 2, 4),
     )
@@ -59,14 +64,20 @@ def test_everything_that_the_device_can_do_may_be_tried() -> None:
 
 def test_what_the_device_gives_no_choice_of_is_left_to_it() -> None:
     assert space(tunables=PLAIN_CPU) == Space(
-        (1, 2), (1, 2), (1, 2, 4, 8), (1,), (True, False), (None,), (None,), ("async",), (1, 2, 4)
+        (1, 2),
+        (1, 2),
+        (1, 2, 4, 8),
+        (1,),
+        {"pinning": (True, False), "hyper_threading": (None,), "core_type": (None,)},
+        ("async",),
+        (1, 2, 4),
     )
 
 
 def test_on_a_device_that_takes_no_number_of_threads_streams_are_still_tried() -> None:
     tried = space(tunables=GPU)
     assert (tried.streams, tried.threads) == ((1, 2, 3), (3,))
-    assert (tried.pinning, tried.hyper_threading, tried.core_type) == ((None,), (None,), (None,))
+    assert tried.choices == {"pinning": (None,), "hyper_threading": (None,), "core_type": (None,)}
     assert {c.streams for c in tried.all()} == {1, 2, 3}
     # Its settings have a number all the same, which is passed to CPUs only.
     assert space(ExecutionSettings(threads=2), GPU).threads == (3,)
@@ -77,7 +88,7 @@ def test_where_there_is_nothing_one_candidate_is_left() -> None:
 
 
 def test_a_path_that_one_thread_can_not_have_is_not_tried_though_the_settings_say_so() -> None:
-    one = Tunables((1, 1), 1, pinning=True)
+    one = Tunables((1, 1), 1, PINNING)
     assert {c.path for c in space(ExecutionSettings(path="sync"), one).all()} == {"async"}
     assert {c.path for c in space(ExecutionSettings(path="sync", threads=1)).all()} == {"async"}
     # With more threads there is a way to heed them.
@@ -109,10 +120,10 @@ def test_many_streams_and_threads_are_tried_in_steps() -> None:
 )
 def test_what_the_settings_say_is_not_tuned(execution: ExecutionSettings, axis: str, values: tuple[Any, ...]) -> None:
     tried = space(execution)
-    assert {getattr(c, axis) for c in tried.all()} == set(getattr(tried, axis)) == set(values)
+    assert {getattr(c, axis) for c in tried.all()} == set(tried.values(axis)) == set(values)
     # All else still is.
-    free = [a for a in AXES if len(getattr(space(ExecutionSettings(path="auto")), a)) > 1 and a not in (axis, "path")]
-    assert all(len(getattr(tried, a)) > 1 for a in free)
+    free = [a for a in AXES if len(space(ExecutionSettings(path="auto")).values(a)) > 1 and a not in (axis, "path")]
+    assert all(len(tried.values(a)) > 1 for a in free)
 
 
 def test_all_of_them_together_leave_one_candidate() -> None:
@@ -166,7 +177,7 @@ def test_batches_are_tried_where_dynamic_batching_is_on(batching: BatchingSettin
 
 def test_a_model_that_keeps_its_state_is_not_batched_nor_given_more_requests_than_sequences() -> None:
     config = ModelConfig(batching=BatchingSettings(max_size=8), sequences=SequenceSettings(max_active=5))
-    tried = space_of(config, signature(8, stateful=True), Tunables((1, 8), 8, True))
+    tried = space_of(config, signature(8, stateful=True), Tunables((1, 8), 8, PINNING))
     assert tried.batch == (1,)
     assert tried.streams == (1, 2, 3, 4, 5)
     assert max(tried.requests) == 5
@@ -263,7 +274,9 @@ EXECUTIONS = st.builds(
 BATCHES = st.tuples(st.sampled_from([0, 1, 2, 7, 64]), st.booleans()).map(
     lambda b: BatchingSettings(max_size=b[0], enabled=b[1])
 )
-DEVICES = st.sampled_from([CPU, PLAIN_CPU, GPU, Tunables(), Tunables((1, 1), 1, True), Tunables((1, 1024), 2048, True)])
+DEVICES = st.sampled_from(
+    [CPU, PLAIN_CPU, GPU, Tunables(), Tunables((1, 1), 1, PINNING), Tunables((1, 1024), 2048, PINNING)]
+)
 
 
 @given(EXECUTIONS, BATCHES, DEVICES, st.booleans(), st.data())
@@ -287,7 +300,7 @@ def test_whatever_may_be_tried_are_settings_that_model_toml_could_have_and_those
             if name == "path" and tried.threads == (1,):
                 said = "async"
             assert said in ("auto", getattr(after.execution, name))
-        for name in ("streams", "infer_requests", *(["threads"] if tunables.pinning else [])):
+        for name in ("streams", "infer_requests", *(["threads"] if "pinning" in tunables.choices else [])):
             assert getattr(execution, name) == 0 or getattr(after.execution, name) <= getattr(execution, name)
 
 

@@ -43,7 +43,7 @@ SEQUENCES = Traffic(signature(stateful=True), PLAIN.samples, dynamic_batching=Fa
 
 def in_flight(bench: Bench) -> int:
     """Requests in flight, as long as nothing is batched."""
-    return bench.dispatcher.waiting + bench.dispatcher.running
+    return bench.dispatcher.scheduler.waiting + bench.dispatcher.scheduler.running
 
 
 async def answering(bench: Bench, task: "asyncio.Task[object]", end: Callable[[FakeSlot], None]) -> None:
@@ -199,7 +199,7 @@ async def test_requests_that_may_be_batched_are() -> None:
     bench = Bench(1, rules=SchedulerRules(ROOM, BatchRule(max_rows=4)), service_times=[1e6], gains=[(4, 1e6)])
     slot = bench.slots[0][0]
     async with endless(bench, ROWS, 5):
-        await until(lambda: bench.dispatcher.waiting == 4)
+        await until(lambda: bench.dispatcher.scheduler.waiting == 4)
         slot.complete()
         await until(lambda: slot.starts == 2)
         assert slot._written[0].shape == (4, 4)
@@ -229,7 +229,7 @@ async def test_each_client_of_a_model_with_state_is_a_sequence_of_its_own() -> N
     async with endless(bench, SEQUENCES, 3):
         for turn in range(1, 5):
             await until(lambda: len(bench.running) == 3)
-            assert bench.dispatcher.sequences == 3
+            assert bench.dispatcher.scheduler.sequences == 3
             # The same three all the time, each with its slot, begun once.
             assert sorted((s.starts, s.resets) for s in slots) == [(0, 0)] * 5 + [(turn, 1)] * 3
             for slot in bench.running:
@@ -243,7 +243,7 @@ async def test_sequences_are_over_when_the_load_is() -> None:
     for _ in range(2):
         task = await under_load(bench, traffic.closed_loop(8, 1, 0.002, 0.0))
         assert task.exception() is None
-        assert bench.dispatcher.sequences == 0
+        assert bench.dispatcher.scheduler.sequences == 0
 
 
 @on_loop
@@ -252,7 +252,7 @@ async def test_more_clients_than_sequences_may_be_live_is_an_error() -> None:
     task = await under_load(bench, LoadGenerator(bench.dispatcher, SEQUENCES).closed_loop(9, 1, 0.002, 0.0))
     with pytest.raises(TooManySequences):
         task.result()
-    assert (in_flight(bench), bench.dispatcher.sequences) == (0, 0)
+    assert (in_flight(bench), bench.dispatcher.scheduler.sequences) == (0, 0)
 
 
 @on_loop
@@ -265,7 +265,7 @@ async def test_each_random_arrival_is_a_sequence_that_begins_and_ends() -> None:
     window: MeasurementWindow = task.result()  # type: ignore[assignment]
     assert all(map(math.isfinite, window.latencies))
     assert sum(s.resets for s in bench.slots[0]) - before == len(window.latencies) > 0
-    assert bench.dispatcher.sequences == 0
+    assert bench.dispatcher.scheduler.sequences == 0
 
 
 # -- open --------------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ async def test_a_real_model_under_both_loads(tmp_path: Path) -> None:
 
 @on_loop
 async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
-    loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_live = 64")
+    loaded = load_model(models.stateful(), tmp_path, "[sequences]\nmax_active = 64")
     async with RealBench(loaded, SPACIOUS) as bench:
         assert loaded.signature.stateful
         traffic = LoadGenerator(
@@ -383,7 +383,7 @@ async def test_a_real_model_that_keeps_a_state(tmp_path: Path) -> None:
         [window] = await traffic.closed_loop(4, 1, 0.02, 0.0)
         assert window.latencies
         assert all(map(math.isfinite, (await traffic.open_loop(200, 0.05)).latencies))
-        assert bench.dispatcher.sequences == 0
+        assert bench.dispatcher.scheduler.sequences == 0
 
 
 @on_loop
@@ -393,4 +393,4 @@ async def test_a_real_model_that_fails_on_what_it_is_given(tmp_path: Path) -> No
         traffic = LoadGenerator(bench.dispatcher, Traffic(bench.loaded.signature, [impossible], dynamic_batching=False))
         with pytest.raises(InferenceFailed):
             await traffic.closed_loop(2, 1, 0.01, 0.0)
-        assert bench.dispatcher.running == bench.dispatcher.waiting == 0
+        assert bench.dispatcher.scheduler.running == bench.dispatcher.scheduler.waiting == 0

@@ -12,6 +12,7 @@ from inferd.errors import InferdError
 from inferd.tuner.offline import TURNS, OfflineTuner, ProfileNotStored
 from inferd.tuner.probe_process import ProbeProcess
 from inferd.tuner.profile import Profile, Profiles, Sustained
+from inferd.tuner.rules import TunerRules
 from inferd.tuner.session import Progress
 from inferd.tuning.outcome import Outcome
 from tests.engine import models
@@ -51,7 +52,8 @@ class Silent:
 
 def offline(folder: Path, show: Silent, profiles: Path | None = None) -> OfflineTuner:
     stored = Profiles(profiles or folder / "profiles")
-    return OfflineTuner(models.engine(folder / "cache"), stored, folder / "cache", 1 << 30, 2, 1.0, show)
+    rules = TunerRules("off", 1.0, 2, folder / "cache", 1 << 30)
+    return OfflineTuner(models.engine(folder / "cache"), stored, rules, show)
 
 
 def source(folder: Path, name: str, settings: str = "") -> ModelSource:

@@ -41,7 +41,7 @@ def source(folder: Path, network: Any = None, toml: str = "") -> ModelSource:
 
 
 def probing(model: ModelSource, cache: Path, samples: Any = ()) -> Probe:
-    return Probe(models.engine(cache), model, WINDOW, samples)
+    return Probe(models.engine(cache), model, WINDOW, samples=samples)
 
 
 def rows() -> Any:
@@ -141,7 +141,7 @@ def test_without_samples_inputs_are_made_up_as_for_warm_up(tmp_path: Path, cache
 
 
 def test_a_model_that_keeps_its_state_is_measured_too(tmp_path: Path, cache: Path) -> None:
-    model = source(tmp_path, models.stateful(), "[sequences]\nmax_live = 64")
+    model = source(tmp_path, models.stateful(), "[sequences]\nmax_active = 64")
     candidate = replace(ONE, requests=2)
     with probing(model, cache) as probe:
         assert probe.measure(candidate, 2).failure is None
@@ -195,7 +195,9 @@ def test_one_that_was_never_used_can_be_closed(tmp_path: Path, cache: Path) -> N
 
 # -- what the device made of it ------------------------------------------------------------------
 
-SAID = Effective("f32", "accuracy", "throughput", 2, 4, 2, ("CPU",), True, False, "any")
+SAID = Effective(
+    "f32", "accuracy", "throughput", 2, 4, 2, ("CPU",), {"pinning": True, "hyper_threading": False, "core_type": "any"}
+)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ SAID = Effective("f32", "accuracy", "throughput", 2, 4, 2, ("CPU",), True, False
         # What it does not tell is believed.
         (
             Candidate(2, 3, 6, 1, True, True, "efficient"),
-            replace(SAID, streams=0, threads=0, pinning=None, hyper_threading=None, core_type="unknown"),
+            replace(SAID, streams=0, threads=0, choices={"pinning": None, "hyper_threading": None, "core_type": None}),
             Candidate(2, 3, 6, 1, True, True, "efficient"),
         ),
     ],

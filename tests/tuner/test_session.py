@@ -31,7 +31,7 @@ class Device:
 
 
 def search(goal: Goal = LOOSE, budget: float = 1000.0) -> Search:
-    return Search(SPACE, goal, [Candidate(1, 4, 1), Candidate(4, 4, 4)], budget)
+    return Search(SPACE, goal, [Candidate(1, 4, 1), Candidate(4, 4, 4)], budget=budget)
 
 
 def test_the_search_is_driven_to_its_outcome() -> None:

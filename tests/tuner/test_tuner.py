@@ -23,9 +23,12 @@ from inferd.requests import Observation
 from inferd.rollout.trial import Stage
 from inferd.scheduling.rules import QueueLimits
 from inferd.tuner.conditions import Conditions
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profile, ProfilePoint, Profiles
 from inferd.tuner.record import TuningDecision, TuningPhase, TuningRecord, TuningStatus
-from inferd.tuner.tuner import Tuner, TunerRules
+from inferd.tuner.records import TuningRecords
+from inferd.tuner.rules import TunerRules
+from inferd.tuner.tuner import Tuner
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.drift import Drift, LoadSample
 from tests import models
@@ -58,19 +61,26 @@ class Workshop:
         engine = Substituting(threads, cache, instead, three) if instead else Engine(threads, cache)
         self.profiles = Profiles(folder / "profiles")
         rules = TunerRules(mode, budget, threads, folder / "cache", 1 << 30, STAGES)
-        self.tuner = Tuner(rules, engine, self.profiles, conditions)
+        self.records = TuningRecords(engine, self.profiles)
         self.seen: list[Observation] = []
         limits = CatalogLimits(QueueLimits(1000, 1 << 30), 1, 10.0)
         self.catalog = Catalog(
-            Repository(folder / "repository"), engine, limits, self.seen.append, self._changed, self.tuner.tuned
+            Repository(folder / "repository"),
+            engine,
+            limits,
+            observe=self.seen.append,
+            changed=self._changed,
+            tuned=self.records.tuned,
         )
+        self.tuner = Tuner(rules, self.records, self.catalog, read_conditions=conditions)
+        self.commands = OperatorCommands(self.tuner)
 
     async def _changed(self) -> None:
         return
 
     @property
     def record(self) -> TuningRecord:
-        return self.tuner.record("m", "")
+        return self.records.of("m", "")
 
     @property
     def infer_requests(self) -> int:
@@ -121,7 +131,7 @@ async def test_a_model_without_a_profile_is_tuned_beside_serving_and_the_next_st
 ) -> None:
     async with workshop(repository(tmp_path)) as shop:
         assert await shop.answer() == [2, 4, 6, 8]
-        shop.tuner.start(shop.catalog)
+        shop.tuner.start()
         await until(lambda: bool(shop.record.decisions))
         found = shop.record.profile
         assert found is not None
@@ -144,7 +154,7 @@ async def test_a_stored_profile_is_verified_by_a_short_look_and_not_searched_aga
     with capture_logs() as logged:
         async with workshop(tmp_path) as again:
             assert again.infer_requests == 3
-            again.tuner.start(again.catalog)
+            again.tuner.start()
             await until(lambda: again.record.verified and again.record.phase is TuningPhase.SETTLED)
             assert not again.record.decisions
     assert "tuning" not in [line["event"] for line in logged]
@@ -156,7 +166,7 @@ async def test_a_profile_that_promises_too_much_is_tuned_again(tmp_path: Path) -
         boast = replace(profile(shop).points[0], throughput=1e12)
         shop.profiles.store(profile(shop, points=(boast,)))
     async with workshop(tmp_path) as again:
-        again.tuner.start(again.catalog)
+        again.tuner.start()
         await until(lambda: bool(again.record.decisions))
         assert again.record.profile is not None
         assert again.record.profile.reason != "made up"
@@ -189,12 +199,12 @@ def test_a_profile_for_something_else_is_not_used(what: str, tmp_path: Path) -> 
 async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by_it(tmp_path: Path) -> None:
     now = Conditions(95.0, 0.9)
     async with workshop(repository(tmp_path), conditions=lambda: now) as shop:
-        shop.tuner.start(shop.catalog)
+        shop.tuner.start()
         await until(lambda: "CPU pressure" in shop.record.status_text)
         assert shop.record.phase is TuningPhase.WANTED
         assert await shop.answer() == [2, 4, 6, 8]
         now = CALM
-        shop.tuner.request_tuning(shop.catalog, shop.record)
+        shop.commands.request_tuning(shop.record)
         await until(lambda: shop.record.phase is TuningPhase.SEARCHING)
         assert shop.record.status_text == "an operator asked for it"
         await until(lambda: bool(shop.record.decisions))
@@ -204,7 +214,7 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
 async def test_memory_that_runs_short_ends_a_search(tmp_path: Path) -> None:
     looks = iter([CALM, CALM, CALM])
     async with workshop(repository(tmp_path), conditions=lambda: next(looks, Conditions(0.0, 0.01))) as shop:
-        shop.tuner.start(shop.catalog)
+        shop.tuner.start()
         await until(lambda: "of memory is available" in shop.record.status_text)
         assert (shop.record.phase, shop.record.profile) == (TuningPhase.WANTED, None)
 
@@ -212,7 +222,7 @@ async def test_memory_that_runs_short_ends_a_search(tmp_path: Path) -> None:
 @on_loop
 async def test_stopping_ends_a_search_at_once(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
-        shop.tuner.start(shop.catalog)
+        shop.tuner.start()
         await until(lambda: shop.record.progress is not None)
         await shop.tuner.stop()
         assert (shop.record.phase, shop.record.profile) == (TuningPhase.WANTED, None)
@@ -222,7 +232,7 @@ async def test_stopping_ends_a_search_at_once(tmp_path: Path) -> None:
 @on_loop
 async def test_a_process_that_measures_and_is_killed_ends_a_measurement_and_nothing_else(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path, settings='[execution]\npath = "async"')) as shop:
-        shop.tuner.start(shop.catalog)
+        shop.tuner.start()
         await until(lambda: shop.record.progress is not None)
         killed = probes()
         for child in killed:
@@ -247,10 +257,10 @@ async def test_a_load_that_changed_for_good_starts_a_tuning_where_that_is_asked_
             record = again.record
             record.verified, record.seen, record.drift = True, (1.0, 0), Drift()
             # As it was after the last tuning: runs of a quarter of an hour.
-            record.drift.look(LoadSample(1e12, 1.0))
+            record.drift.observe(LoadSample(1e12, 1.0))
             for _ in range(8):
                 await again.answer()
-                again.tuner._next_record(again.catalog)
+                again.tuner._next_record()
             assert record.phase is phase
 
 
@@ -261,7 +271,7 @@ async def adopted(shop: Workshop, **more: Any) -> TuningRecord:
     record = shop.record
     record.move(TuningPhase.WANTED)
     record.move(TuningPhase.SEARCHING)
-    await shop.tuner._apply(shop.catalog, record, profile(shop, **more))
+    await shop.tuner.promotion.apply(record, profile(shop, **more))
     return record
 
 
@@ -325,7 +335,7 @@ async def test_what_was_found_for_a_model_that_was_loaded_anew_meanwhile_is_let_
         await shop.catalog.load("m")
         old.move(TuningPhase.WANTED)
         old.move(TuningPhase.SEARCHING)
-        await shop.tuner._apply(shop.catalog, old, profile(shop))
+        await shop.tuner.promotion.apply(old, profile(shop))
         assert (old.decisions, shop.record.profile) == ({TuningDecision.STOPPED: 1}, None)
         assert shop.profiles.stored("m", 1, "CPU") is None
 
@@ -354,46 +364,46 @@ def three_models(folder: Path) -> Path:
 async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited_for(tmp_path: Path) -> None:
     async with workshop(three_models(tmp_path)) as shop:
         tuner = shop.tuner
-        a, b, c = (tuner.record(name, "") for name in "abc")
-        assert tuner._next_record(shop.catalog) is a
-        assert tuner.request_tuning(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
+        a, b, c = (shop.records.of(name, "") for name in "abc")
+        assert tuner._next_record() is a
+        assert shop.commands.request_tuning(c) == "it is tuned next, as soon as there is a good moment"
         assert (
-            tuner.request_tuning(shop.catalog, b)
+            shop.commands.request_tuning(b)
             == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
         )
-        assert tuner.request_tuning(shop.catalog, c) == "it is tuned next, as soon as there is a good moment"
-        assert tuner._next_record(shop.catalog) is c
+        assert shop.commands.request_tuning(c) == "it is tuned next, as soon as there is a good moment"
+        assert tuner._next_record() is c
         c.postpone("CPU pressure is 90 %", time.monotonic() + 30)
-        assert tuner._next_record(shop.catalog) is b
+        assert tuner._next_record() is b
         b.postpone("CPU pressure is 90 %", time.monotonic() + 30)
-        assert tuner._next_record(shop.catalog) is None
+        assert tuner._next_record() is None
         for record in (c, b):
             record.move(TuningPhase.SETTLED)
             record.ticket, record.verified, record.not_before = 0, True, time.monotonic() + 600
-        assert tuner._next_record(shop.catalog) is a
+        assert tuner._next_record() is a
 
 
 @on_loop
 async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(tmp_path: Path) -> None:
     now = CALM
     async with workshop(three_models(tmp_path), conditions=lambda: now, budget=600.0) as shop:
-        a, b, c = (shop.tuner.record(name, "") for name in "abc")
+        a, b, c = (shop.records.of(name, "") for name in "abc")
         with capture_logs() as logged:
-            shop.tuner.start(shop.catalog)
+            shop.tuner.start()
             await until(lambda: a.progress is not None)
             # Of the search that makes way, so it speaks against nothing.
             now = Conditions(95.0, 0.9)
-            shop.tuner.request_tuning(shop.catalog, b)
+            shop.commands.request_tuning(b)
             await until(lambda: b.phase is TuningPhase.SEARCHING)
         assert (a.phase, a.ticket, a.decisions) == (TuningPhase.WANTED, 0, {})
         [line] = [line for line in logged if line["event"] == "tuning put off"]
         assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
         # What was asked for is not put aside itself.
         assert (
-            shop.tuner.request_tuning(shop.catalog, c)
+            shop.commands.request_tuning(c)
             == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
         )
-        assert shop.tuner.request_tuning(shop.catalog, b) == "it is being tuned"
+        assert shop.commands.request_tuning(b) == "it is being tuned"
         assert shop.tuner._reason_to_stop() == ""
         assert [r.phase for r in (a, b, c)] == [TuningPhase.WANTED, TuningPhase.SEARCHING, TuningPhase.WANTED]
 
@@ -402,12 +412,12 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
 async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survives_a_load(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
         shop.record.move(TuningPhase.TRYING)
-        shop.tuner.request_tuning(shop.catalog, shop.record)
-        assert (shop.tuner._next_record(shop.catalog), shop.record.phase) == (None, TuningPhase.TRYING)
-        shop.tuner._finish(shop.record, TuningDecision.KEPT, "as before")
-        assert shop.tuner._next_record(shop.catalog) is shop.record
+        shop.commands.request_tuning(shop.record)
+        assert (shop.tuner._next_record(), shop.record.phase) == (None, TuningPhase.TRYING)
+        shop.records.finish(shop.record, TuningDecision.KEPT, "as before")
+        assert shop.tuner._next_record() is shop.record
         await shop.catalog.load("m")
-        assert (shop.tuner._next_record(shop.catalog), shop.record.status_text) == (
+        assert (shop.tuner._next_record(), shop.record.status_text) == (
             shop.record,
             "an operator asked for it",
         )
@@ -430,13 +440,13 @@ async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_al
         tuner.path_changed(model_version, inline=True)
         assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
         assert (record.phase, "less time than handing them" in record.status_text) == (TuningPhase.SETTLED, True)
-        assert tuner._next_record(again.catalog) is None
+        assert tuner._next_record() is None
         with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
-            tuner.request_tuning(again.catalog, record)
+            again.commands.request_tuning(record)
         assert await again.catalog.roll_out(model_version, own, at_once, inline=False)
         tuner.path_changed(model_version, inline=False)
         assert (record.phase, record.status_text) == (TuningPhase.WANTED, "its runs are handed over again")
-        assert tuner._next_record(again.catalog) is record
+        assert tuner._next_record() is record
 
 
 @on_loop
@@ -460,7 +470,7 @@ async def test_a_promotion_can_be_taken_back_and_stays_so(tmp_path: Path) -> Non
         before = shop.infer_requests
         await adopted(shop)
         assert shop.infer_requests == 3
-        await shop.tuner.roll_back(shop.catalog, shop.record)
+        await shop.commands.roll_back(shop.record)
         assert (shop.infer_requests, await shop.answer()) == (before, [2, 4, 6, 8])
         assert shop.record.profile is not None
         assert shop.record.profile.pinned
@@ -474,7 +484,7 @@ async def test_a_profile_can_be_pinned_and_let_go(tmp_path: Path) -> None:
         shop.profiles.store(profile(shop))
     async with workshop(tmp_path) as again:
         for pinned in (True, False):
-            again.tuner.pin(again.record, pinned)
+            again.commands.pin(again.record, pinned)
             stored = again.profiles.stored("m", 1, "CPU")
             assert stored is not None
             assert stored.pinned is pinned
@@ -488,12 +498,12 @@ async def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
             "it is served on several devices, whose settings are one",
         )
         with pytest.raises(InvalidRequest, match="tuning is off"):
-            shop.tuner.request_tuning(shop.catalog, shop.record)
+            shop.commands.request_tuning(shop.record)
         with pytest.raises(InvalidRequest, match="nothing to pin"):
-            shop.tuner.pin(shop.record, True)
+            shop.commands.pin(shop.record, True)
         with pytest.raises(InvalidRequest, match="nothing to roll back"):
-            await shop.tuner.roll_back(shop.catalog, shop.record)
+            await shop.commands.roll_back(shop.record)
         with pytest.raises(UnknownModel):
-            shop.tuner.record("nosuch", "")
+            shop.records.of("nosuch", "")
         with pytest.raises(InvalidRequest, match="version '7' was not loaded; loaded: 1"):
-            shop.tuner.record("m", "7")
+            shop.records.of("m", "7")

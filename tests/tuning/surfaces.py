@@ -26,15 +26,16 @@ _NORMAL = NormalDist()
 _DRAWN = tuple(map(Random(1).gauss, [0.0] * 5000, [1.0] * 5000))
 
 SPACES = {
-    2: Space((1, 2), (1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (True, False), path=("async", "sync")),
-    8: Space((1, 2, 4, 8), (2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4, 8), (True, False), path=("async", "sync")),
+    2: Space((1, 2), (1, 2), (1, 2, 4, 8), (1, 2, 4, 8), {"pinning": (True, False)}, path=("async", "sync")),
+    8: Space(
+        (1, 2, 4, 8), (2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4, 8), {"pinning": (True, False)}, path=("async", "sync")
+    ),
     24: Space(
         (1, 2, 3, 4, 6, 9, 13, 19, 24),
         (1, 2, 4, 6, 9, 13, 19, 24),
         tuple(sorted({k * s for k in (1, 2, 4) for s in (1, 2, 3, 4, 6, 9, 13, 19, 24)})),
         (1, 2, 4, 8, 16),
-        (True, False),
-        (True, False),
+        {"pinning": (True, False), "hyper_threading": (True, False)},
         path=("async", "sync"),
         multiples=(1, 2, 4),
     ),

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from inferd.tuning.candidates import AXES, Candidate, Space
+from inferd.axes import AXES
+from inferd.tuning.candidates import Candidate, Space
+from tests.effort import examples
 from tests.tuning.surfaces import SPACES
 
 ONE = Candidate(streams=2, threads=4, requests=4, batch=8, pinning=True, core_type="performance", path="sync")
@@ -28,9 +30,11 @@ def spaces(draw: st.DrawFn) -> Space:
         "threads": draw(some(1, 2, 3, 4, 8, 9)),
         "requests": draw(some(1, 2, 3, 4, 6, 8, 12, 16, 32, most=6)),
         "batch": draw(some(1, 2, 4, 8)),
-        "pinning": draw(some(None, True, False)),
-        "hyper_threading": draw(some(None, True, False)),
-        "core_type": draw(some(None, "any", "efficient")),
+        "choices": {
+            "pinning": draw(some(None, True, False)),
+            "hyper_threading": draw(some(None, True, False)),
+            "core_type": draw(some(None, "any", "efficient")),
+        },
         "path": draw(some("async", "sync")),
         "multiples": draw(st.just(()) | some(1, 2, 4)),
     }
@@ -93,7 +97,7 @@ def test_one_stream_of_one_thread_is_never_sync(candidate: Candidate) -> None:
 
 @given(spaces())
 def test_a_space_lacks_nothing_but_what_could_not_run_as_it_says(space: Space) -> None:
-    everything = product(*(getattr(space, axis) for axis in AXES))
+    everything = product(*map(space.values, AXES))
     assert set(space.all()) == {
         Candidate(streams, threads, requests, *rest)
         for streams, threads, requests, *rest in everything
@@ -121,7 +125,7 @@ def test_whatever_lies_around_a_member_is_a_member(space: Space, data: st.DataOb
     assert all(map(space.contains, (*space.scouts(member), *space.spread(20))))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(spaces())
 def test_every_member_can_be_reached_in_steps(space: Space) -> None:
     start = next(space.all())
@@ -171,7 +175,7 @@ def test_a_spread_has_every_choice_and_the_ends_of_every_quantity() -> None:
     space = SPACES[2]
     spread = list(space.spread(64))
     for axis in ("streams", "threads", "requests", "batch", "pinning", "path"):
-        assert {getattr(c, axis) for c in spread} == set(getattr(space, axis))
+        assert {getattr(c, axis) for c in spread} == set(space.values(axis))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,8 @@ def test_a_spread_has_every_choice_and_the_ends_of_every_quantity() -> None:
         ({"threads": (1,), "streams": (2,)}, "no candidate"),
         ({"requests": (3,), "multiples": (2,)}, "no candidate"),
         ({"path": ("sync",)}, "no candidate"),
+        ({"choices": {"pinning": (True, True)}}, "pinning needs"),
+        ({"choices": {"path": ("sync",)}}, "path is no choice of a device"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(changes: dict[str, Any], problem: str) -> None:

@@ -11,7 +11,7 @@ from inferd.tuning.goal import Goal
 from inferd.tuning.hill_climb import HillClimb
 from inferd.tuning.measurement import MeasurementWindow
 
-LINE = Space((1,), (4,), (1, 2, 4, 8, 16), pinning=(True, False))
+LINE = Space((1,), (4,), (1, 2, 4, 8, 16), choices={"pinning": (True, False)})
 START = Candidate(1, 4, 1, pinning=True)
 GOAL = Goal("throughput", 0.1)
 

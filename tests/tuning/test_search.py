@@ -16,6 +16,7 @@ from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.measurement import Measurement, MeasurementWindow
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Look, Search
+from tests.effort import examples
 from tests.tuning.surfaces import (
     FAMILIES,
     OBJECTIVES,
@@ -58,7 +59,7 @@ def finish(family: str, objective: str, cores: int, seed: object, budget: float 
     chance = Random(f"{family} {objective} {cores} {seed}")
     surface = surface_of(family, cores, chance)
     goal, bench = goal_of(objective, surface), Bench(surface, chance)
-    outcome = bench.run(Search(surface.space, goal, seeds_of(surface.space), budget))
+    outcome = bench.run(Search(surface.space, goal, seeds_of(surface.space), budget=budget))
     return Finish(family, objective, cores, surface, goal, bench, outcome)
 
 
@@ -69,7 +70,7 @@ def finishes() -> list[Finish]:
         for family in FAMILIES
         for objective in OBJECTIVES
         for cores, many in HOW_MANY.items()
-        for number in range(many)
+        for number in range(examples(many))
     ]
 
 
@@ -156,11 +157,11 @@ def test_a_search_keeps_to_its_budget_but_for_the_seeds(which: tuple[str, str, i
     assert found.bench.spent <= max(budget, seeds) + 1e-6
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(SEARCHES)
 def test_the_same_measurements_make_the_same_search(which: tuple[str, str, int, int]) -> None:
     found = finish(*which)
-    again = Search(found.surface.space, found.goal, seeds_of(found.surface.space), math.inf)
+    again = Search(found.surface.space, found.goal, seeds_of(found.surface.space), budget=math.inf)
     spent = 0.0
     for look, measurement in found.bench.looks:
         assert again.step(spent) == look
@@ -202,9 +203,9 @@ class Chaos:
 def test_whatever_a_device_does_a_search_ends_and_asks_for_nothing_twice_that_it_can_not_have(
     seed: int, kind: str, latency: float | None, percentile: float, budget: float
 ) -> None:
-    space = Space((1, 2, 4), (1, 2, 4), (1, 2, 4, 8), (1, 4), (True, False), path=("async", "sync"))
+    space = Space((1, 2, 4), (1, 2, 4), (1, 2, 4, 8), (1, 4), {"pinning": (True, False)}, path=("async", "sync"))
     chaos, seeds = Chaos(space, seed), set(seeds_of(space))
-    search = Search(space, Goal(kind, latency, percentile), seeds_of(space), budget)  # type: ignore[arg-type]
+    search = Search(space, Goal(kind, latency, percentile), seeds_of(space), budget=budget)  # type: ignore[arg-type]
     impossible: set[Candidate] = set()
     asked: Counter[Candidate] = Counter()
     spent = 0.0
@@ -265,7 +266,9 @@ def test_a_detector_without_an_objective_keeps_its_throughput() -> None:
     for seed in range(40):
         chance = Random(f"detector {seed}")
         surface = detector(chance)
-        outcome = Bench(surface, chance).run(Search(surface.space, Goal("throughput"), seeds_of(surface.space), 120.0))
+        outcome = Bench(surface, chance).run(
+            Search(surface.space, Goal("throughput"), seeds_of(surface.space), budget=120.0)
+        )
         assert outcome.winner is not None
         assert outcome.winner.candidate.streams == 2
         assert judge(surface, Goal("throughput"), outcome.winner.candidate)[0] >= 0.95

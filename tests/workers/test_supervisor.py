@@ -15,7 +15,8 @@ from inferd.errors import ConfigurationError
 from inferd.systemd.notify import NotifySender
 from inferd.workers.lifecycle import WorkerState
 from inferd.workers.port import HeldPort
-from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
+from inferd.workers.process import WorkerSpec
+from inferd.workers.supervisor import WorkerSupervisor
 from inferd.workers.worker_identity import WorkerIdentity
 from tests.system.prometheus import until
 
@@ -80,7 +81,7 @@ class Scene:
             )
             for index, script in enumerate(scripts)
         ]
-        self.workers = WorkerSupervisor(specs, self.systemd.notifier, watchdog, self._complete)
+        self.workers = WorkerSupervisor(specs, self.systemd.notifier, watchdog=watchdog, on_complete=self._complete)
         self.workers.start()
 
     def _complete(self) -> None:

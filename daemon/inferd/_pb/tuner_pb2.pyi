@@ -135,20 +135,25 @@ class PinRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., pinned: bool = ..., settings: _Optional[_Union[Settings, _Mapping]] = ...) -> None: ...
 
 class Settings(_message.Message):
-    __slots__ = ("streams", "threads", "requests", "batch", "pinning", "path")
+    __slots__ = ("streams", "threads", "requests", "batch", "choices")
+    class ChoicesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
-    PINNING_FIELD_NUMBER: _ClassVar[int]
-    PATH_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     streams: int
     threads: int
     requests: int
     batch: int
-    pinning: bool
-    path: str
-    def __init__(self, streams: _Optional[int] = ..., threads: _Optional[int] = ..., requests: _Optional[int] = ..., batch: _Optional[int] = ..., pinning: bool = ..., path: _Optional[str] = ...) -> None: ...
+    choices: _containers.ScalarMap[str, str]
+    def __init__(self, streams: _Optional[int] = ..., threads: _Optional[int] = ..., requests: _Optional[int] = ..., batch: _Optional[int] = ..., choices: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TunerAnswer(_message.Message):
     __slots__ = ("said",)

@@ -8,7 +8,7 @@ from inferd.bench.report import BenchRun, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class Measured:
     """A quantity of a step in which two runs can differ. ``factor`` converts it to ``unit``."""
 
     name: str
@@ -18,15 +18,15 @@ class Quantity:
     of: Callable[[Step], float | None]
 
 
-_GOODPUT = Quantity("goodput", "/s", 1.0, True, lambda s: None if s.objective is None else s.window.goodput)
+_GOODPUT = Measured("goodput", "/s", 1.0, True, lambda s: None if s.objective is None else s.window.goodput)
 QUANTITIES = (
-    Quantity("answered", "/s", 1.0, True, lambda s: s.window.throughput),
+    Measured("answered", "/s", 1.0, True, lambda s: s.window.throughput),
     _GOODPUT,
-    Quantity("p50", "ms", 1e3, False, lambda s: s.window.latencies.quantile(50)),
-    Quantity("p99", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99)),
-    Quantity("p99.9", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99.9)),
-    Quantity("server CPU", "us", 1e6, False, lambda s: s.server.cpu),
-    Quantity("server memory", "MB", 1e-6, False, lambda s: s.server.rss_bytes),
+    Measured("p50", "ms", 1e3, False, lambda s: s.window.latencies.quantile(50)),
+    Measured("p99", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99)),
+    Measured("p99.9", "ms", 1e3, False, lambda s: s.window.latencies.quantile(99.9)),
+    Measured("server CPU", "us", 1e6, False, lambda s: s.server.cpu),
+    Measured("server memory", "MB", 1e-6, False, lambda s: s.server.rss_bytes),
 )
 
 
@@ -35,7 +35,7 @@ class Compared:
     """One quantity under one load, in ``first`` and in ``second``."""
 
     load: Load
-    quantity: Quantity
+    quantity: Measured
     first: float
     second: float
 

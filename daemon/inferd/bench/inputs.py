@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inferd.errors import InvalidRequest
+from inferd.synthetic_tensors import synthetic_numbers
 from inferd.tensors import DType, Shape, TensorSpec, elements
 
 _STRING = 16
@@ -93,16 +94,10 @@ def _shape(model: str, spec: TensorSpec, wanted: Shape | None) -> Shape:
 
 
 def _random(dtype: DType, shape: Shape, chance: np.random.Generator) -> bytes:
-    count = elements(shape)
     if dtype is DType.BYTES:
-        return _with_lengths([bytes(row) for row in chance.integers(97, 123, (count, _STRING), np.uint8)])
-    if dtype is DType.BF16:
-        # The upper halves of FP32.
-        return _little((chance.random(count, np.float32).view(np.uint32) >> 16).astype(np.uint16))
-    if dtype.numpy.kind == "f":
-        return _little(chance.random(count).astype(dtype.numpy))
+        return _with_lengths([bytes(row) for row in chance.integers(97, 123, (elements(shape), _STRING), np.uint8)])
     # Small indices are valid in tables of any size, and any byte is a valid pixel.
-    return _little(chance.integers(0, 256 if dtype is DType.UINT8 else 2, count).astype(dtype.numpy))
+    return synthetic_numbers(dtype, shape, chance, largest=255 if dtype is DType.UINT8 else 1)
 
 
 def _with_lengths(texts: list[bytes]) -> bytes:

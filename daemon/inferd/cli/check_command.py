@@ -17,10 +17,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_flags.settings_of(arguments)
 
     from inferd import logs
-    from inferd.app import engine_of
     from inferd.cli.check import check
     from inferd.cli.check_daemon import problems, warnings
     from inferd.deployment.settings import source_of
+    from inferd.engine.model import Engine
 
     logs.configure("error", settings.log_format)
     for warning in warnings(settings):
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in wrong:
         print(f"inferd: {problem}", file=sys.stderr)
     # The user who checks may not be the one who serves: write nothing to the cache that the daemon could not replace.
-    engine = engine_of(settings.model_copy(update={"cache_max_bytes": 0}))
+    engine = Engine.of(settings.model_copy(update={"cache_max_bytes": 0}))
     look = engine.inspect if arguments.quick else engine.try_out
     status = check(settings, sys.stdout, lambda entry, version: look(source_of(entry, version)))
     return exit_status.CONFIGURATION if wrong else status

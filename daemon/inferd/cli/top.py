@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live as Screen
@@ -19,6 +19,7 @@ from inferd.cli import connection
 from inferd.cli.parser import duration
 from inferd.cli.top_display import CURVE, duration_text, render
 from inferd.errors import InferdError, one_line
+from inferd.metrics import record_json
 from inferd.metrics.rolling import ServerView
 from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 from inferd.security.tls_mismatch import tls_mismatch
@@ -67,12 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
     address: str = arguments.metrics_address
     credentials = connection.credentials_from(arguments)
     try:
-        view = read(address, credentials=credentials)
+        body = fetch(address, credentials=credentials)
+        view = view_of(address, body)
     except StatusUnavailable as error:
         print(f"inferd: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        print(json.dumps(view, separators=(",", ":")))
+        print(json.dumps(body, separators=(",", ":")))
         return 0
     console = Console()
     if not arguments.once and console.is_terminal and not console.is_dumb_terminal:
@@ -85,7 +87,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> ServerView:
-    """The figures of the daemon whose metrics port is at ``address``; histories from reading ``since`` on.
+    """The figures of the daemon whose metrics port is at ``address``, as :func:`fetch` has them."""
+    return view_of(address, fetch(address, since, credentials))
+
+
+def view_of(address: str, body: dict[str, Any]) -> ServerView:
+    """``body`` as a view. Raises StatusUnavailable where it lacks something, as that of another release may."""
+    try:
+        return record_json.decode(ServerView, body)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise StatusUnavailable(address, "the daemon's figures are not those of this release") from None
+
+
+def fetch(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> dict[str, Any]:
+    """The answer of ``/status.json`` on the metrics port at ``address``; histories from reading ``since`` on.
 
     Raises StatusUnavailable, and ConfigurationError where a file of ``credentials`` can't be used.
     """
@@ -114,12 +129,12 @@ def read(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDE
     if response.status == http.client.SERVICE_UNAVAILABLE:
         raise StatusUnavailable(address, "there are no figures yet")
     try:
-        view: Any = json.loads(body)
+        answer: Any = json.loads(body)
     except ValueError:
         raise _foreign(address) from None
-    if not isinstance(view, dict) or view.get("service") != "inferd":
+    if not isinstance(answer, dict) or answer.get("service") != "inferd":
         raise _foreign(address)
-    return cast("ServerView", view)
+    return answer
 
 
 def _foreign(address: str) -> StatusUnavailable:
@@ -144,7 +159,7 @@ def _watch(console: Console, address: str, interval: float, view: ServerView, cr
                 if not key and time.monotonic() < due:
                     continue
                 try:
-                    view = read(address, max(0, view["sequence"] + 1 - CURVE), credentials)
+                    view = read(address, max(0, view.sequence + 1 - CURVE), credentials)
                     seen, warning = time.monotonic(), ""
                 except StatusUnavailable as error:
                     warning = str(error)

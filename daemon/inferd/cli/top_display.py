@@ -23,14 +23,14 @@ _BAD, _GOOD, _HEAD = "bold red", "green", "bold"
 
 def render(view: ServerView, width: int, height: int | None = None, warning: str = "") -> RenderableType:
     """The server and its models in ``width`` columns; ``height`` lines are all there is, ``warning`` comes on top."""
-    models = sorted(view["models"], key=lambda m: (-m["load"], -m["answered"], m["model"], m["version"]))
+    models = sorted(view.models, key=lambda m: (-m.load, -m.answered, m.model, m.version))
     head = [_server(view)]
     if warning:
         head.append(Text(one_line(warning), "reverse"))
-    troubles = [Text(_trouble(m), _BAD) for m in models if m["reason"]]
-    if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in view["other"].items()):
+    troubles = [Text(_trouble(m), _BAD) for m in models if m.reason]
+    if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in view.other.items()):
         troubles.append(Text(f"requests that named no model of this server: {other}"))
-    foot = [Text(f"Rates and percentiles of the last {_plain(view['window'])} s.", "dim")]
+    foot = [Text(f"Rates and percentiles of the last {_plain(view.window)} s.", "dim")]
     if height is not None:
         foot[0].append(" q leaves.")
         # Two lines for a gap and the table's head, one for what is left out.
@@ -63,19 +63,19 @@ def duration_text(seconds: float) -> str:
 def _server(view: ServerView) -> Text:
     said = Text()
     said.append("inferd ", _HEAD)
-    phase = one_line(view["phase"])
+    phase = one_line(view.phase)
     said.append(phase, _GOOD if phase == "ready" else _BAD)
-    said.append(f"  {_plain(view['answered'])} answers/s")
+    said.append(f"  {_plain(view.answered)} answers/s")
     for name in ("shed", "errors"):
-        said.append(f"  {_plain(view[name])} {name}/s", _BAD if view[name] else "")
-    said.append(f"  {view['cpu']:.2f} CPUs  {_size(view['rss_bytes'])}  up {duration_text(view['uptime'])}")
+        said.append(f"  {_plain(getattr(view, name))} {name}/s", _BAD if getattr(view, name) else "")
+    said.append(f"  {view.cpu:.2f} CPUs  {_size(view.rss_bytes)}  up {duration_text(view.uptime)}")
     # OpenVINO's number goes on with that of its build.
-    said.append(f"  {one_line(view['version'])}, OpenVINO {one_line(view['openvino'].partition('-')[0])}", "dim")
+    said.append(f"  {one_line(view.version)}, OpenVINO {one_line(view.openvino.partition('-')[0])}", "dim")
     return said
 
 
 def _trouble(model: ModelView) -> str:
-    return one_line(f"{model['model']} {model['version']}: {model['state']} {model['reason']}")
+    return one_line(f"{model.model} {model.version}: {model.state} {model.reason}")
 
 
 # -- the table --------------------------------------------------------------------
@@ -116,16 +116,16 @@ def _taken(columns: Sequence[_Column], widths: Mapping[str, int]) -> int:
 
 
 def _state(model: ModelView) -> Text:
-    return Text(one_line(model["state"], 20), _GOOD if model["state"] == "READY" else _BAD)
+    return Text(one_line(model.state, 20), _GOOD if model.state == "READY" else _BAD)
 
 
 def _objective(model: ModelView) -> Text:
-    if (objective := model["objective"]) is None:
+    if (objective := model.objective) is None:
         return Text("-", "dim")
-    asked = f"p{model['percentile']:g} ≤ {_duration(objective)}"
-    if (within := model["within"]) is None:
+    asked = f"p{model.percentile:g} ≤ {_duration(objective)}"
+    if (within := model.within) is None:
         return Text(asked)
-    kept = within >= model["percentile"] / 100
+    kept = within >= model.percentile / 100
     # Never rounded up to what it is not.
     return Text(f"{asked} {'✓' if kept else '✗'} {int(within * 1000) / 10:g} %", _GOOD if kept else _BAD)
 
@@ -133,7 +133,7 @@ def _objective(model: ModelView) -> Text:
 def _percentile(model: ModelView, value: float | None) -> Text:
     if value is None:
         return Text("-", "dim")
-    return Text(f"≥ {_duration(value)}" if value >= model["ceiling"] else _duration(value))
+    return Text(f"≥ {_duration(value)}" if value >= model.ceiling else _duration(value))
 
 
 def _lost(rate: float) -> Text:
@@ -141,7 +141,7 @@ def _lost(rate: float) -> Text:
 
 
 def _curve(model: ModelView) -> Text:
-    rates = model["history"]["answered"][-CURVE:]
+    rates = model.history.answered[-CURVE:]
     top = max(rates, default=0.0)
     bars = (_BARS[round(rate / top * (len(_BARS) - 1))] if top else _BARS[0] for rate in rates)
     return Text("".join(bars).rjust(CURVE))
@@ -150,32 +150,31 @@ def _curve(model: ModelView) -> Text:
 def _devices(model: ModelView) -> Text:
     # What a device does not tell is 0.
     each = (
-        f"{d['device']} {d['streams']}" + (f"×{d['threads']}" if d["threads"] else "") + f" {d['precision']}"
-        for d in model["devices"]
+        f"{d.device} {d.streams}" + (f"×{d.threads}" if d.threads else "") + f" {d.precision}" for d in model.devices
     )
     return Text(one_line(", ".join(each), 60) or "-")
 
 
 _COLUMNS = (
-    _Column("model", 0, lambda m: Text(one_line(m["model"], 60)), "left"),
-    _Column("version", 6, lambda m: Text(one_line(m["version"], 20))),
+    _Column("model", 0, lambda m: Text(one_line(m.model, 60)), "left"),
+    _Column("version", 6, lambda m: Text(one_line(m.version, 20))),
     _Column("state", 3, _state, "left"),
-    _Column("answers/s", 0, lambda m: Text(_plain(m["answered"]))),
+    _Column("answers/s", 0, lambda m: Text(_plain(m.answered))),
     _Column("throughput", 11, _curve, "left"),
-    _Column("inferences/s", 10, lambda m: Text(_plain(m["inferences"]))),
-    _Column("load", 5, lambda m: Text(_plain(m["load"]))),
-    _Column("p50", 4, lambda m: _percentile(m, m["p50"])),
-    _Column("p99", 0, lambda m: _percentile(m, m["p99"])),
+    _Column("inferences/s", 10, lambda m: Text(_plain(m.inferences))),
+    _Column("load", 5, lambda m: Text(_plain(m.load))),
+    _Column("p50", 4, lambda m: _percentile(m, m.p50)),
+    _Column("p99", 0, lambda m: _percentile(m, m.p99)),
     _Column("objective", 2, _objective, "left"),
-    _Column("waiting", 3, lambda m: Text(str(m["waiting"]))),
-    _Column("oldest", 8, lambda m: Text(_duration(m["oldest"]) if m["waiting"] else "-")),
-    _Column("in flight", 7, lambda m: Text(f"{m['in_flight']}/{m['limit']}")),
-    _Column("runs", 5, lambda m: Text(f"{m['running']}/{m['infer_requests']}")),
-    _Column("shed/s", 1, lambda m: _lost(m["shed"])),
-    _Column("errors/s", 1, lambda m: _lost(m["errors"])),
-    _Column("refused/s", 9, lambda m: Text(_plain(m["refused"]))),
+    _Column("waiting", 3, lambda m: Text(str(m.waiting))),
+    _Column("oldest", 8, lambda m: Text(_duration(m.oldest) if m.waiting else "-")),
+    _Column("in flight", 7, lambda m: Text(f"{m.in_flight}/{m.limit}")),
+    _Column("runs", 5, lambda m: Text(f"{m.running}/{m.infer_requests}")),
+    _Column("shed/s", 1, lambda m: _lost(m.shed)),
+    _Column("errors/s", 1, lambda m: _lost(m.errors)),
+    _Column("refused/s", 9, lambda m: Text(_plain(m.refused))),
     _Column("runs on", 12, _devices, "left"),
-    _Column("tuning", 13, lambda m: Text(one_line(m["tuning"], 100)), "left"),
+    _Column("tuning", 13, lambda m: Text(one_line(m.tuning, 100)), "left"),
 )
 
 

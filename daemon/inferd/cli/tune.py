@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from inferd.axes import CHOICES, QUANTITIES
 from inferd.cli import connection, settings_flags
 from inferd.cli.connection import credentials_from
 from inferd.cli.parser import add_command, commands_of
@@ -19,14 +20,6 @@ _STEERING = {
     "unpin": "Let the tuner change a pinned model again",
     "rollback": "Return to the settings before the last promotion, and pin them",
     "start": "Let a running daemon tune a model next, as soon as it has the time",
-}
-
-
-_QUANTITIES = {
-    "streams": "Streams to serve with",
-    "threads": "CPU threads to serve with",
-    "requests": "Infer requests to serve with",
-    "batch": "Largest batch to serve with, in rows",
 }
 
 
@@ -63,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help="Version of the model (default: the newest loaded)",
             )
         if name == "pin":
-            for quantity, what in _QUANTITIES.items():
-                command.add_argument(f"--{quantity}", type=int, metavar="INTEGER", help=what)
-            command.add_argument("--pinning", choices=("on", "off"), help="Whether threads stay on one CPU each")
-            command.add_argument("--path", choices=("async", "sync"), help="How to start runs")
+            for quantity, counted in QUANTITIES.items():
+                command.add_argument(f"--{quantity}", type=int, metavar="INTEGER", help=counted.help)
+            for choice, chosen in CHOICES.items():
+                flag = f"--{choice.replace('_', '-')}"
+                command.add_argument(flag, choices=tuple(chosen.words), help=chosen.help.removesuffix("."))
         command.add_argument(
             "--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="Daemon to call (default: 127.0.0.1:8001)"
         )
@@ -94,13 +88,14 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inferd import logs
-    from inferd.app import cpu_threads, engine_of
     from inferd.cli import tune_plot
     from inferd.cli.tune_display import TuneDisplay
     from inferd.deployment.settings import cpu_parts, source_of
+    from inferd.engine.model import Engine
     from inferd.repository.find import Repository
     from inferd.tuner.offline import OfflineTuner
     from inferd.tuner.profile import Profiles
+    from inferd.tuner.rules import TunerRules
 
     names: list[str] = arguments.models
     plots: Path | None = arguments.plot
@@ -114,8 +109,8 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
     if unknown := sorted(set(names) - {e.name for e in listing.models}):
         broken = {b.name: b.error for b in listing.broken}
         raise broken.get(unknown[0]) or UnknownModel(unknown[0], [*(e.name for e in listing.models), *broken])
-    threads = cpu_threads(settings)
-    parts = cpu_parts(listing.models, threads if settings.cpu_sharing == "split" else 0)
+    rules = TunerRules.of(settings)
+    parts = cpu_parts(listing.models, rules.cpu_threads if settings.cpu_sharing == "split" else 0)
     sources = [
         source_of(entry, version, parts.get(entry.name, 0))
         for entry in listing.models
@@ -123,13 +118,10 @@ def _offline(settings: Settings, arguments: argparse.Namespace) -> int:
         for version in entry.versions
     ]
     offline = OfflineTuner(
-        engine_of(settings),
+        Engine.of(settings),
         Profiles(settings.profile_dir),
-        settings.cache_dir,
-        settings.cache_max_bytes,
-        threads,
-        settings.tuning_budget,
-        TuneDisplay(Console(), settings.tuning_budget),
+        rules,
+        TuneDisplay(Console(), rules.budget),
     )
     failures: list[InferdError] = []
 
@@ -180,12 +172,11 @@ def _settings(arguments: argparse.Namespace) -> Any:
     """The settings that `pin` was given; None without any."""
     from inferd._pb.tuner_pb2 import Settings as Wanted
 
-    given = {name: value for name in (*_QUANTITIES, "path") if (value := getattr(arguments, name)) is not None}
-    if wrong := [name for name in _QUANTITIES if name in given and not 0 < given[name] < 1 << 31]:
-        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{given[wrong[0]]} can't be had", allowed="1 or more")
-    if arguments.pinning is not None:
-        given["pinning"] = arguments.pinning == "on"
-    return Wanted(**given) if given else None
+    numbers = {name: value for name in QUANTITIES if (value := getattr(arguments, name)) is not None}
+    choices = {name: word for name in CHOICES if (word := getattr(arguments, name)) is not None}
+    if wrong := [name for name, value in numbers.items() if not 0 < value < 1 << 31]:
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{numbers[wrong[0]]} can't be had", allowed="1 or more")
+    return Wanted(**numbers, choices=choices) if numbers or choices else None
 
 
 def _status(client: Any) -> int:

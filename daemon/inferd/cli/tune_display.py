@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from inferd.axes import AXES, CHOICES, QUANTITIES
 from inferd.engine.source import ModelSource
 from inferd.tuner.probe_process import ProbeProcess
 from inferd.tuner.profile import Profile, Sustained
@@ -21,19 +23,6 @@ from inferd.tuning.outcome import Outcome
 _CHECKED = (0.9, 0.75, 0.6, 0.4)
 _CHECK_SECONDS = 3.0
 _SHOWN = 12
-
-_SWITCH = {None: "auto", True: "yes", False: "no"}
-# A candidate's columns, by their headings; those that nothing was tried on are left out.
-_ALWAYS: dict[str, Callable[[Candidate], str]] = {
-    "streams": lambda c: str(c.streams),
-    "threads": lambda c: str(c.threads),
-    "requests": lambda c: str(c.requests),
-    "batch": lambda c: str(c.batch),
-    "pinned": lambda c: _SWITCH[c.pinning],
-    "path": lambda c: c.path,
-}
-_HYPER_THREADING: dict[str, Callable[[Candidate], str]] = {"hyper-\nthreads": lambda c: _SWITCH[c.hyper_threading]}
-_CORES: dict[str, Callable[[Candidate], str]] = {"cores": lambda c: c.core_type or "auto"}
 
 
 class TuneDisplay:
@@ -147,12 +136,17 @@ class TuneDisplay:
 
 
 def _columns(candidates: list[Candidate]) -> dict[str, Callable[[Candidate], str]]:
-    columns = dict(_ALWAYS)
-    if any(c.hyper_threading is not None for c in candidates):
-        columns |= _HYPER_THREADING
-    if any(c.core_type is not None for c in candidates):
-        columns |= _CORES
+    """What shows each axis, by its heading; choices that nothing was tried on are left out."""
+    columns: dict[str, Callable[[Candidate], str]] = {name: partial(_cell, name) for name in QUANTITIES}
+    shown = [n for n, a in CHOICES.items() if a.always_shown or any(getattr(c, n) is not None for c in candidates)]
+    # First those that every table has.
+    for name in sorted(shown, key=lambda n: not CHOICES[n].always_shown):
+        columns[CHOICES[name].heading] = partial(_cell, name)
     return columns
+
+
+def _cell(axis: str, candidate: Candidate) -> str:
+    return AXES[axis].cell(getattr(candidate, axis))
 
 
 def _plain(number: float, digits: int = 4) -> str:

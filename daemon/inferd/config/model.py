@@ -6,7 +6,7 @@ so most models need no file.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,9 +16,11 @@ from pydantic import (
     Field,
     Strict,
     ValidationError,
+    create_model,
     model_validator,
 )
 
+from inferd.axes import AXES, DEVICE_CHOICES
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed, Duration, Size
 from inferd.config.problem import problem_of
@@ -38,15 +40,10 @@ _LARGEST_DIM = 2**31 - 1
 _RESERVED_PROPERTIES = {
     "ENABLE_CPU_RESERVATION": "it can make every later compile in this process fail",
     "CACHE_DIR": "inferd keeps its own checked cache; see the daemon's cache_dir",
-    "NUM_STREAMS": "set execution.streams",
-    "INFERENCE_NUM_THREADS": "set execution.threads",
     "INFERENCE_PRECISION_HINT": "set execution.precision",
     "EXECUTION_MODE_HINT": "set execution.mode",
-    "ENABLE_CPU_PINNING": "set execution.pinning",
-    "ENABLE_HYPER_THREADING": "set execution.hyper_threading",
-    "SCHEDULING_CORE_TYPE": "set execution.core_type",
     "PERFORMANCE_HINT": "set objective.goal",
-}
+} | {axis.property: f"set execution.{name}" for name, axis in AXES.items() if axis.property}
 
 
 # TOML has types, so "4", true and 1.0 are not counts; only its lists have to become tuples.
@@ -166,9 +163,7 @@ class ObjectiveSettings(_SettingsTable):
     )
 
 
-class ExecutionSettings(_SettingsTable):
-    """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
-
+class _Compiled(_SettingsTable):
     mode: Literal["accuracy", "performance"] = Field(
         "accuracy",
         description="accuracy keeps the model's own precision; performance lets the device lower it "
@@ -179,13 +174,27 @@ class ExecutionSettings(_SettingsTable):
     )
     streams: int = Field(0, ge=0, le=1024, description="Parallel streams on the device.")
     threads: int = Field(0, ge=0, le=4096, description="CPU threads, up to the daemon's CPU budget.")
-    pinning: Literal["auto", "on", "off"] = Field("auto", description="Whether CPU threads stay on one CPU each.")
-    hyper_threading: Literal["auto", "on", "off"] = Field(
-        "auto", description="Whether two CPU threads may share a core that has two hardware threads."
+
+
+if TYPE_CHECKING:
+
+    class _Chosen(_Compiled): ...
+
+else:
+    # The choices come from inferd.axes.
+    _Chosen = create_model(
+        "_Chosen",
+        __base__=_Compiled,
+        **{
+            name: (Literal[("auto", *axis.words)], Field("auto", description=axis.help))
+            for name, axis in DEVICE_CHOICES.items()
+        },
     )
-    core_type: Literal["auto", "any", "performance", "efficient"] = Field(
-        "auto", description="Which cores CPU threads run on, if the CPU has both kinds."
-    )
+
+
+class ExecutionSettings(_Chosen):
+    """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
+
     infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
     path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.deployment.settings import rules_of
-from inferd.dispatcher import Dispatcher, Observer
+from inferd.dispatcher import DispatchedModel, Dispatcher, Observer
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
 from inferd.engine.source import ModelSource
@@ -33,6 +34,16 @@ class CatalogLimits:
     # CPU threads to divide between the models, by weight; 0 where each may have all.
     split_threads: int = 0
 
+    @classmethod
+    def of(cls, settings: Settings, cpu_threads: int) -> "CatalogLimits":
+        """As ``settings`` have them, with so many threads for inference on the CPU."""
+        return cls(
+            QueueLimits(settings.queue_max_length, settings.queue_max_bytes, settings.client_max_requests or None),
+            settings.load_parallelism,
+            settings.drain_timeout,
+            cpu_threads if settings.cpu_sharing == "split" else 0,
+        )
+
 
 class Loader:
     """Loads up to ``load_parallelism`` versions at a time. One that was let go of may be stuck: a run that does not
@@ -45,7 +56,7 @@ class Loader:
         self._compiling = asyncio.Semaphore(limits.load_parallelism)
         self._devices: dict[str, SharedDevice] = {}
         self._unfreed: list[tuple[str, LoadedModel]] = []
-        # Nanoseconds of those that were let go of, and those that are there; replaced as one, as any thread may ask.
+        # Nanoseconds of versions that are gone, and the versions that are there; replaced as one: any thread may ask.
         self._work: dict[tuple[str, str], tuple[int, tuple[Dispatcher, ...]]] = {}
 
     async def load(
@@ -106,17 +117,13 @@ class Loader:
     def _dispatcher(self, source: ModelSource, loaded: LoadedModel) -> Dispatcher:
         config = source.config
         return Dispatcher(
-            source.name,
-            source.version,
+            DispatchedModel(source.name, source.version, loaded.signature.states, loaded.shapes),
             rules_of(config, loaded.signature, self._limits.queue),
             [
                 DispatchPool(p.pool, p.times, self._device(p.pool.device).join(config.share.weight, p.width))
                 for p in loaded.pools
             ],
-            self._observe,
-            asyncio.get_running_loop(),
-            loaded.signature.states,
-            loaded.shapes,
+            observe=self._observe,
         )
 
     def _device(self, name: str) -> SharedDevice:

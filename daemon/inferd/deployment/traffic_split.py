@@ -4,7 +4,7 @@ from inferd.deployment.deployment import Deployment
 
 
 class TrafficSplit:
-    """What is tried beside a version that is served, and takes what that takes: ``candidate`` beside ``incumbent``.
+    """A ``candidate`` that is tried next to the ``incumbent``, which serves; it takes the same requests.
 
     :meth:`set_share` says which part of the requests the candidate gets.
     """
@@ -20,7 +20,7 @@ class TrafficSplit:
         self._share = part
 
     def pick(self) -> Deployment:
-        """Who answers the next request."""
+        """The side that answers the next request."""
         self._owed += self._share
         if self._owed < 1:
             return self.incumbent

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from inferd import atomic_file
+from inferd.config.daemon import Settings
 
 _log = structlog.get_logger()
 
@@ -52,6 +53,11 @@ class BlobCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BlobCache":
+        """The cache that ``settings`` ask for."""
+        return cls(settings.cache_dir, settings.cache_max_bytes)
 
     @property
     def directory(self) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
+from inferd.axes import AXES, ChoiceAxis
 from inferd.engine import device as devices
 from inferd.engine import state
 from inferd.engine.cache import BlobCache, blob_key
@@ -19,13 +20,8 @@ from inferd.errors import one_line
 log = structlog.get_logger("inferd.engine")
 
 # One blob serves every setting of these: importing it honours new values (OpenVINO facts 10 and 27).
-_TUNABLE = {
-    "NUM_STREAMS",
-    "INFERENCE_NUM_THREADS",
-    "PERFORMANCE_HINT",
-    "ENABLE_CPU_PINNING",
-    "ENABLE_HYPER_THREADING",
-    "SCHEDULING_CORE_TYPE",
+_TUNABLE = {"PERFORMANCE_HINT"} | {
+    axis.property for axis in AXES.values() if axis.property and not (isinstance(axis, ChoiceAxis) and axis.in_blob)
 }
 
 

@@ -12,6 +12,7 @@ from math import ceil
 from pathlib import Path
 
 from inferd.cgroup import cpu_quotas
+from inferd.config.daemon import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ def cpu_budget(
     cpus = _affinity() if affinity is None else affinity
     quota = min((quota.cpus for quota in cpu_quotas(proc, cgroup)), default=None)
     return CpuBudget(cpus, quota, max(1, cpus if quota is None else min(cpus, ceil(quota))))
+
+
+def cpu_threads(settings: Settings) -> int:
+    """How many threads CPU inference gets: never more than this process may use."""
+    budget = cpu_budget().threads
+    return min(settings.cpu_threads or budget, budget)
 
 
 def split(threads: int, weights: Mapping[str, float]) -> dict[str, int]:

@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inferd.axes import DEVICE_CHOICES, QUANTITIES, Value
 from inferd.config.model import ModelConfig
 from inferd.engine.runtime import ov
 from inferd.errors import DeviceAbsent
@@ -15,7 +16,6 @@ _CHOOSING = ("AUTO", "MULTI")
 _FLOATS = ("f64", "f32", "bf16", "f16")
 # Layers that move or convert data: their type says nothing about the precision of the arithmetic.
 _NOT_ARITHMETIC = ("Const", "Input", "Output", "Convert", "Reorder")
-_CORE_TYPES = {"any": "ANY_CORE", "performance": "PCORE_ONLY", "efficient": "ECORE_ONLY"}
 
 
 def family(device: str) -> str:
@@ -82,8 +82,8 @@ def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> di
 class Effective:
     """What a compiled model really runs with; "unknown", 0 or None where the device does not tell.
 
-    ``pinning`` is what it was compiled for: threads taken over from a model that has gone stay
-    pinned as they were for that one (OpenVINO fact 30).
+    ``choices`` are by axis, and what it was compiled for: threads taken over from a model that has
+    gone stay where they were for that one (OpenVINO fact 30).
     """
 
     precision: str
@@ -93,9 +93,7 @@ class Effective:
     threads: int
     infer_requests: int
     execution_devices: tuple[str, ...]
-    pinning: bool | None
-    hyper_threading: bool | None
-    core_type: str
+    choices: Mapping[str, Value]
 
 
 def read_back(compiled: ov.CompiledModel) -> Effective:
@@ -116,13 +114,11 @@ def read_back(compiled: ov.CompiledModel) -> Effective:
         precision=_precision(compiled, value("INFERENCE_PRECISION_HINT")),
         execution_mode=_word(value("EXECUTION_MODE_HINT")),
         performance_hint=_word(value("PERFORMANCE_HINT")),
-        streams=_count(value("NUM_STREAMS")),
-        threads=_count(value("INFERENCE_NUM_THREADS")),
+        streams=_count(value(QUANTITIES["streams"].property)),
+        threads=_count(value(QUANTITIES["threads"].property)),
         infer_requests=_count(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS")),
         execution_devices=devices,
-        pinning=_flag(value("ENABLE_CPU_PINNING")),
-        hyper_threading=_flag(value("ENABLE_HYPER_THREADING")),
-        core_type=_core_type(value("SCHEDULING_CORE_TYPE")),
+        choices={name: axis.value_read(_plain(value(axis.property))) for name, axis in DEVICE_CHOICES.items()},
     )
 
 
@@ -141,24 +137,16 @@ def _is_present(name: str, present: Iterable[str]) -> bool:
 
 
 def _own_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, Any]:
-    """What only ``device`` itself understands, by family.
-
-    Only the CPU's part was run. By their documentation GPU takes streams and no threads, and
-    NPU has neither to give: its NUM_STREAMS sizes host executors, or is read-only. Neither
-    knows hyper-threading or core types; pinning is for the GPU's host threads, and of no
-    effect on the NPU.
-    """
-    execution, own = config.execution, dict[str, Any]()
-    if family(device) == "CPU":
-        own["INFERENCE_NUM_THREADS"] = min(execution.threads or cpu_threads, cpu_threads)
-        if execution.pinning != "auto":
-            own["ENABLE_CPU_PINNING"] = execution.pinning == "on"
-        if execution.hyper_threading != "auto":
-            own["ENABLE_HYPER_THREADING"] = execution.hyper_threading == "on"
-        if execution.core_type != "auto":
-            own["SCHEDULING_CORE_TYPE"] = _CORE_TYPES[execution.core_type]
-    if family(device) in ("CPU", "GPU") and execution.streams:
-        own["NUM_STREAMS"] = execution.streams
+    """What only ``device`` itself understands, by family. Only the CPU's part was run."""
+    execution, own, kind = config.execution, dict[str, Any](), family(device)
+    streams, threads = QUANTITIES["streams"], QUANTITIES["threads"]
+    if kind in threads.families:
+        own[threads.property] = min(execution.threads or cpu_threads, cpu_threads)
+    for name, axis in DEVICE_CHOICES.items():
+        if kind in axis.families and (word := getattr(execution, name)) != "auto":
+            own[axis.property] = axis.written[axis.words[word]]
+    if kind in streams.families and execution.streams:
+        own[streams.property] = execution.streams
     return own
 
 
@@ -195,13 +183,8 @@ def _word(value: Any) -> str:
     return "unknown" if value is None else str(getattr(value, "name", value)).lower()
 
 
-def _flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _core_type(value: Any) -> str:
-    names = {theirs.lower(): ours for ours, theirs in _CORE_TYPES.items()}
-    return names.get(_word(value), "unknown")
+def _plain(value: Any) -> bool | str:
+    return value if isinstance(value, bool) else _word(value)
 
 
 def _count(value: Any) -> int:

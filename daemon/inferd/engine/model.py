@@ -9,16 +9,19 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 
+from inferd.axes import DEVICE_CHOICES
+from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
 from inferd.engine import empty_inputs, number_ranges, onnx_constants, preprocessing, state, unwritten_outputs
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler, CompileResult
+from inferd.engine.cpu_budget import cpu_threads
 from inferd.engine.device_status import DeviceStatus
 from inferd.engine.empty_inputs import EmptyInputs
 from inferd.engine.inline_slot import MOST_NS, InlineSlot, left_open, may_run_inline
-from inferd.engine.pool import Pool, SlotRebuilder
-from inferd.engine.preflight import Preflight
+from inferd.engine.pool import Pool, Rebuilding, SlotRebuilder
+from inferd.engine.preflight import Preflight, PreflightLimits
 from inferd.engine.rebuild import rebuilder, taints_on_failure
 from inferd.engine.runtime import give_memory_back, keep_small_blocks, ov
 from inferd.engine.shape_check import ShapeCheck, shape_check
@@ -135,6 +138,13 @@ class Engine:
         self._preflight = preflight
         self._maps = maps
         self._compiler = Compiler(self._core, cache, maps=maps)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Engine":
+        """The engine that ``settings`` ask for."""
+        cache = BlobCache.of(settings)
+        preflight = Preflight(cache, PreflightLimits.of(settings)) if settings.preflight != "off" else None
+        return cls(cpu_threads(settings), cache, preflight)
 
     @property
     def available_devices(self) -> tuple[str, ...]:
@@ -351,11 +361,12 @@ class Engine:
                 target,
                 state.most_sequences(source.config, signature) if signature.stateful else width,
                 on_slots(compiled),
-                compiled,
-                width,
+                model=compiled,
+                width=width,
                 inline=path == "inline",
-                rebuild=self._slot_rebuilder(source, model, target, made, on_slots) if taints else None,
-                rebuild_ns=int(compiling * 1e9),
+                rebuild=Rebuilding(self._slot_rebuilder(source, model, target, made, on_slots), int(compiling * 1e9))
+                if taints
+                else None,
             )
         undo.callback(pool.close)
         part = min(1.0, effective.threads / self._cpu_threads) if effective.threads else 1.0
@@ -418,10 +429,10 @@ def _with_hint(hint: Hint, config: ModelConfig) -> ModelConfig:
 
 def _inline(config: ModelConfig) -> ModelConfig:
     """``config`` for runs on the thread that starts them. With one stream they are; with one thread their failures
-    would be lost (OpenVINO fact 38). Pinned, that thread would have to go to one CPU for each run and come back."""
+    would be lost (OpenVINO fact 38)."""
     execution = config.execution
-    pinning = "off" if execution.pinning == "auto" else execution.pinning
-    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2, "pinning": pinning}
+    update = {"path": "inline", "streams": 1, "threads": execution.threads or 2}
+    update |= {name: axis.inline_word for name, axis in DEVICE_CHOICES.items() if getattr(execution, name) == "auto"}
     return config.model_copy(update={"execution": execution.model_copy(update=update)})
 
 

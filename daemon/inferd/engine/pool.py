@@ -27,6 +27,13 @@ SlotRebuilder = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
 """Takes what it needs from a model that is about to be let go of, and returns what makes slots on another like it."""
 
 
+class Rebuilding(NamedTuple):
+    """How slots get onto another model like theirs, and the nanoseconds that this is said to take."""
+
+    take: SlotRebuilder
+    ns: int = 0
+
+
 class Completion(NamedTuple):
     """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
     another infer request has taken the place of the one it is on. ``suspect`` where another run that failed may have
@@ -75,19 +82,18 @@ class Pool:
         device: str,
         size: int,
         make_slot: SlotFactory,
+        *,
         model: object = None,
         width: int | None = None,
-        *,
         inline: bool = False,
-        rebuild: SlotRebuilder | None = None,
-        rebuild_ns: int = 0,
+        rebuild: Rebuilding | None = None,
     ) -> None:
         """``model`` is whatever the slots run: it is let go of only after all of them are freed.
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
         Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
-        ``rebuild`` is there where failed runs mar the model, and is said to take ``rebuild_ns`` nanoseconds.
+        ``rebuild`` is there where failed runs mar the model.
         """
         self.device = device
         self.inline = inline
@@ -107,8 +113,8 @@ class Pool:
         self._making: dict[int, int] = {}
         self._made: deque[tuple[int, PooledRequest | str]] = deque()
         self._refusals: dict[int, str] = {}
-        self._rebuild = rebuild
-        self._rebuild_ns = rebuild_ns
+        self._rebuild = rebuild.take if rebuild is not None else None
+        self._rebuild_ns = rebuild.ns if rebuild is not None else 0
         self.tainted = False
         self.rebuilds = 0
         self.rebuild_error = ""

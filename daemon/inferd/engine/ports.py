@@ -207,11 +207,12 @@ class _StringInput:
 class _SharedOutput:
     """One output of a fixed shape, which may be computed right into other memory."""
 
-    def __init__(self, request: "ov.InferRequest", index: int, dtype: DType, shape: Shape) -> None:
+    def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
+        """``spec`` has a fixed shape."""
         self.set: _Set = partial(request.set_output_tensor, index)
         self.own = request.get_output_tensor(index)
-        self.dtype = dtype
-        self.shape = shape
+        self.dtype = spec.dtype
+        self.shape: Shape = spec.static_shape or ()
         self.nbytes = int(self.own.byte_size)
 
 
@@ -222,7 +223,7 @@ def _shareable(request: "ov.InferRequest", signature: Signature) -> dict[int, _S
     """
     taken = set().union(*(port.names for port in request.model_inputs))
     return {
-        i: _SharedOutput(request, i, spec.dtype, spec.static_shape)
+        i: _SharedOutput(request, i, spec)
         # One output more may watch the others.
         for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=False))
         if spec.static_shape is not None

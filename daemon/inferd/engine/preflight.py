@@ -27,8 +27,10 @@ from typing import Any
 import structlog
 
 from inferd.cgroup import memory_limit
+from inferd.config.daemon import Settings
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
+from inferd.engine.cpu_budget import cpu_threads
 from inferd.engine.source import ModelSource
 from inferd.errors import ConfigurationError, InferdError, LoadFailed, LoadInterrupted, one_line
 
@@ -55,6 +57,11 @@ class PreflightLimits:
     seconds: float
     cpu_threads: int
     nice: int = 10
+
+    @classmethod
+    def of(cls, settings: Settings) -> "PreflightLimits":
+        """What ``settings`` allow."""
+        return cls(memory_allowed(settings.preflight_memory_bytes), settings.preflight_timeout, cpu_threads(settings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class Recovery:
     """
 
     def __init__(
-        self, labels: dict[str, object], pools: Sequence[Pool], scheduler: Scheduler, shapes: ShapeCheck | None
+        self, labels: dict[str, object], pools: Sequence[Pool], scheduler: Scheduler, *, shapes: ShapeCheck | None
     ) -> None:
         self._labels = labels
         self._pools = pools

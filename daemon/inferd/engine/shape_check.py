@@ -34,6 +34,7 @@ class ShapeCheck:
         self,
         model: "ov.Model",
         signature: Signature,
+        *,
         clock: Callable[[], float] = time.monotonic,
         busy: Callable[[], float] = time.thread_time,
     ) -> None:

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from inferd.axes import DEVICE_CHOICES, Value
 
 # How the kernel's two event sources of a hybrid Intel CPU are called, of which each lists its CPUs.
 _KINDS = {"performance": "cpu_core", "efficient": "cpu_atom"}
@@ -37,7 +39,7 @@ class CpuTopology:
     core_types: tuple[str, ...]
 
     @property
-    def hyper_threading(self) -> bool:
+    def shares_cores(self) -> bool:
         """Whether two of the CPUs share a core."""
         return self.logical > self.cores
 
@@ -47,15 +49,13 @@ class Tunables:
     """What may be tried on a device.
 
     ``streams`` are the fewest and the most; ``threads`` the most that all streams together may
-    have, where 1 also means that the device takes no number of threads. The flags say whether
-    there is a choice. ``core_types`` are the kinds there are, empty where no choice exists.
+    have, where 1 also means that the device takes no number of threads. ``choices`` are the values
+    of each axis of which there is a choice, the device's own first.
     """
 
     streams: tuple[int, int] = (1, 1)
     threads: int = 1
-    pinning: bool = False
-    hyper_threading: bool = False
-    core_types: tuple[str, ...] = ()
+    choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
 
 def cpu_topology(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None = None) -> CpuTopology:
@@ -96,7 +96,8 @@ def tunables(family: str, streams: tuple[int, int] | None, cpu_threads: int, top
     if family == "CPU":
         low, high = streams or (1, cpu_threads)
         most = max(1, min(high, cpu_threads))
-        return Tunables((min(low, most), most), cpu_threads, True, topology.hyper_threading, topology.core_types)
+        offered = {n: axis.offered(topology) for n, axis in DEVICE_CHOICES.items() if family in axis.families}
+        return Tunables((min(low, most), most), cpu_threads, {n: values for n, values in offered.items() if values})
     if family == "GPU" and streams is not None:
         return Tunables(streams)
     return Tunables()

@@ -12,6 +12,7 @@ from inferd.engine.shape_check import ShapeCheck
 from inferd.engine.slot import RunFailed
 from inferd.engine.source import ModelSource
 from inferd.errors import InvalidRequest, LoadFailed, listed
+from inferd.synthetic_tensors import synthetic_tensor
 from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec, elements
 
 log = structlog.get_logger("inferd.engine")
@@ -77,11 +78,10 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
 
 
 def synthetic_inputs(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
-    """Input of the shapes warm-up runs on, a tensor an input port, the same each time: floats of 0..1, and 0 or 1
-    where only whole numbers go, which as an index or a token lead nowhere bad. Raises ConfigurationError for bad
-    shapes in [warmup.shapes]."""
+    """Input of the shapes warm-up runs on, a :func:`synthetic_tensor` an input port, the same each time. Raises
+    ConfigurationError for bad shapes in [warmup.shapes]."""
     given, chance = source.config.warmup.shapes, np.random.default_rng(0)
-    return tuple(_random(s, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
+    return tuple(synthetic_tensor(s.dtype, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
 
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
@@ -107,18 +107,6 @@ def _shape(source: ModelSource, spec: TensorSpec, shape: Sequence[int] | None) -
         problem = f"shape {list(concrete)} does not fit"
         raise source.misconfigured(f"warmup.shapes.{spec.name}", problem, spec.describe())
     return concrete
-
-
-def _random(spec: TensorSpec, shape: Shape, chance: np.random.Generator) -> Tensor:
-    count = elements(shape)
-    if spec.dtype is DType.BYTES:
-        return Tensor(spec.dtype, shape, [b"a" * int(n) for n in chance.integers(1, 9, count)])
-    if spec.dtype is DType.BF16:
-        # The upper half of a float32.
-        words = chance.random(count, np.float32).view(np.uint32) >> 16
-        return Tensor(spec.dtype, shape, words.astype(np.uint16).tobytes())
-    numbers = chance.random(count) if spec.dtype.numpy.kind == "f" else chance.integers(0, 2, count)
-    return Tensor(spec.dtype, shape, numbers.astype(spec.dtype.numpy).tobytes())
 
 
 def _zeros(spec: TensorSpec, shape: Shape) -> Tensor:

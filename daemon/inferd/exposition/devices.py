@@ -40,6 +40,7 @@ class DeviceCollector(Collector):
         devices: Callable[[], Iterable[str]],
         present: Callable[[str], bool],
         memory: Callable[[str], DeviceMemory | None],
+        *,
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

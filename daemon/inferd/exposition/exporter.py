@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -24,6 +24,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from inferd.config.daemon import Settings, split_host_port
 from inferd.errors import ConfigurationError, NotAuthenticated, OutOfScope
 from inferd.exposition.connections import Connections
 from inferd.exposition.scrape import Scrape
@@ -79,22 +80,28 @@ class _Response:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """What the endpoint shows; ``status`` is started and stopped elsewhere."""
+
+    registry: CollectorRegistry
+    ready: Readiness
+    status: Status
+
+
 class Exporter:
     """The HTTP endpoint; listens from construction, answers from :meth:`start`."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        registry: CollectorRegistry,
-        ready: Readiness,
-        status: Status,
-        credentials: Credentials | None = None,
-    ) -> None:
-        """Raises ConfigurationError when the address can't be bound. ``status`` and ``credentials`` are started and
-        stopped elsewhere."""
-        self._metrics = Scrape(registry)
-        self._ready, self._status = ready, status
+    @classmethod
+    def of(cls, settings: Settings, pages: Pages, credentials: Credentials) -> Self:
+        """Where ``settings`` want it."""
+        return cls(*split_host_port(settings.metrics_bind), pages, credentials=credentials)
+
+    def __init__(self, host: str, port: int, pages: Pages, *, credentials: Credentials | None = None) -> None:
+        """Raises ConfigurationError when the address can't be bound. ``credentials`` are started and stopped
+        elsewhere."""
+        self._metrics = Scrape(pages.registry)
+        self._ready, self._status = pages.ready, pages.status
         self._credentials = held = credentials if credentials is not None else Credentials()
 
         connections = Connections(_MOST_CONNECTIONS)

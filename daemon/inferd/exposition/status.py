@@ -2,18 +2,18 @@
 
 import base64
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from threading import Event, Lock, Thread
 
 import structlog
 
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics import record_json
 from inferd.metrics.rolling import History
+from inferd.metrics.snapshot import ServerSnapshot
 
 log = structlog.get_logger("inferd")
 
@@ -58,7 +58,7 @@ def _hashes(body: bytes, tag: bytes) -> str:
 class Status:
     """Reads the figures once a second on a thread of its own, and answers for the last of them."""
 
-    def __init__(self, read: Callable[[], ServerFigures | None], interval: float = _INTERVAL) -> None:
+    def __init__(self, read: Callable[[], ServerSnapshot | None], interval: float = _INTERVAL) -> None:
         """``read`` is called on that thread, and gives None while there is nothing to show; what it raises is logged,
         once of a kind, and tried again."""
         self.page = Page.read()
@@ -91,12 +91,13 @@ class Status:
         if view is None or read_at is None:
             return None
         models = []
-        for model in view["models"]:
-            models.append(_json(model))
+        for model in view.models:
+            models.append(record_json.encode(model))
             _nap()
-        server = {name: value for name, value in view.items() if name != "models"}
-        server["age"] = round(time.monotonic() - read_at, 1)
-        return f'{_json(server)[:-1]},"models":[{",".join(models)}]}}\n'.encode()
+        server = record_json.plain(replace(view, models=[]))
+        server |= {"age": round(time.monotonic() - read_at, 1)}
+        del server["models"]
+        return f'{record_json.encode(server)[:-1]},"models":[{",".join(models)}]}}\n'.encode()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
@@ -104,22 +105,18 @@ class Status:
 
     def _sample(self) -> None:
         try:
-            figures = self._read()
+            snapshot = self._read()
         except Exception as error:
             if type(error) not in self._logged:
                 self._logged.add(type(error))
                 log.exception("the status page's figures can't be read")
             return
-        if figures is None:
+        if snapshot is None:
             return
         with self._lock:
-            self._history.add(figures)
-            self._read_at = figures.at
+            self._history.add(snapshot)
+            self._read_at = snapshot.at
 
 
 def _nap() -> None:
     time.sleep(_NAP_SECONDS)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

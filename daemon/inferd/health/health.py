@@ -1,18 +1,24 @@
-"""Decides whether a model version may be shown as ready, from how its runs end and what its probes say.
+"""One version's health: whether it is ready, in doubt, or owes an answer, and when it gets a probe.
 
-A run that fails may be its client's fault, and one that hangs may be the only one: what real runs do badly only
-makes a model suspect, and a probe then tells. One that can run nothing at all, because runs that hang hold all there
-is, is not ready for as long as that lasts. Time is an argument, in seconds of any clock.
+A run that fails may be its client's fault, and one that hangs may be the only one: bad runs of clients only make a
+version suspect, and a probe then tells. A version whose every infer request is held by a run that hangs is unready
+for as long as that lasts. A version that has something to do owes an answer, and so does one that fails probes which
+it used to answer: the watchdog asks how long that lasts. Time is an argument, in seconds of any clock.
 """
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
-from inferd.health.liveness import PROBE_TRUST, ProbeOutcome, ProbeTrust
+from inferd.config.daemon import Settings
+from inferd.health.liveness import LivenessRules, OwedAnswer
+from inferd.health.probes import PROBE_TRUST, ProbeOutcome, ProbeReason, ProbeTrust
 
-# A probe may take so many times what a run does: others may be queued, and the machine busy.
+# A probe may take so many runs, and a version be silent for so long: others may be queued, and the machine busy.
 _RUNS = 20
-# Who waited that part of the time has waited all of it, give or take what clocks and timers do.
+# A probe of the liveness rule is let go after so many times the limit; the version has long been called silent.
+_GIVEN_UP = 3.0
+# A wait of that part of the time counts as all of it, give or take what clocks and timers do.
 _ALL_OF_IT = 0.9
 # So many runs that fail with none between that ends well make a model suspect.
 _IN_A_ROW = 3
@@ -58,10 +64,10 @@ class UnreadyReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HealthObservation:
-    """What is seen of a version: runs that have ended well, failed and hung since it was loaded, whether it has
-    anything to do, the seconds that a run takes, why no device of it is left, "" while one is, and whether that is
-    because runs hang there; and for how many seconds runs that hang have held all it could run on, None while they do
-    not."""
+    """One look at a version. Runs that have ended ``well``, ``failed`` and ``hung`` since it was loaded; whether it is
+    ``busy``; the seconds that a ``run`` takes; ``gone``, why no device of it is left, "" while one is, and whether it
+    ``hangs`` there; ``lost``, which of its devices are gone and why; ``stalled``, for how many seconds runs that hang
+    have held all it could run on, None while they do not."""
 
     well: int = 0
     failed: int = 0
@@ -70,32 +76,50 @@ class HealthObservation:
     run: float = 0.0
     gone: str = ""
     hangs: bool = False
+    lost: str = ""
     stalled: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """Seconds: ``probe_interval`` until a model that had nothing to do is sent a probe (0: never is),
-    ``retry_interval`` between two of them in doubt, ``probe_timeout`` with one; ``hang_grace`` until a model that runs
-    which hang leave nothing to run on is not ready: most such runs end at once when they are cancelled."""
+    """Seconds: ``probe_interval`` until a version that had nothing to do is sent a probe (0: probes say nothing of
+    readiness), ``retry_interval`` between two probes in doubt, ``probe_timeout`` with one; ``hang_grace`` until a
+    version that runs which hang leave nothing to run on is unready: most such runs end at once when they are cancelled.
+    ``liveness`` are the rules for the watchdog, None where it is not to be fed."""
 
     probe_interval: float = 30.0
     retry_interval: float = 5.0
     probe_timeout: float = 10.0
     hang_grace: float = 0.5
+    liveness: LivenessRules | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, liveness: LivenessRules | None = None) -> Self:
+        """The rules that ``settings`` ask for."""
+        return cls(probe_interval=settings.probe_interval, liveness=liveness)
 
 
 class HealthTracker:
-    """The state of one version and the reason for it, "" while it is healthy.
+    """The health of one version, from what each :meth:`look` sees and how its probes end. ``reason`` says why it is
+    not healthy.
 
-    Without a device it has failed for good: whatever is loaded in its place has a health of its own.
+    Without a device it has failed for good: its replacement has a health of its own. Two rules ask for probes, and one
+    is in flight at most:
+
+    =================== ============================================ =================================================
+    rule                asks                                         lets a probe go, and what that says
+    =================== ============================================ =================================================
+    readiness           at the first look; in doubt; when idle       after ``probe_timeout``; makes suspect, then failed
+    liveness            while ready and no run ends well, busy or    after three times the limit; nothing, as it owes an
+                        not                                          answer all the while
+    =================== ============================================ =================================================
     """
 
     def __init__(self, rules: HealthRules, now: float) -> None:
         self.state = HealthState.HEALTHY
         self.reason = ""
-        self._failure_reason: UnreadyReason | None = None
         self.trust = ProbeTrust.PROVING
+        self._failure_reason: UnreadyReason | None = None
         self._rules = rules
         self._last = HealthObservation()
         self._gone = False
@@ -103,31 +127,56 @@ class HealthTracker:
         self._in_a_row = 0
         # Warm-up has just shown that it runs.
         self._well = now
+        self._probing: ProbeReason | None = None
         self._probed_at: float | None = None
         self._well_when_probed = 0
-        self._probing = False
+        self._owed = OwedAnswer(rules.liveness) if rules.liveness is not None else None
+        self._answered = False
+        self._failing_probes = False
+        self._was_unready = False
 
-    def look(self, now: float, observation: HealthObservation) -> bool:
-        """Take in what is seen. True where a probe is to be sent: :meth:`ended` tells what became of it."""
+    def look(self, now: float, observation: HealthObservation) -> float | None:
+        """Take in what is seen. The seconds that a probe to be sent now may take, None where none is due; :meth:`ended`
+        tells how it ended."""
         before, self._last = self._last, observation
+        well, failed = observation.well - before.well, observation.failed - before.failed
         if observation.gone:
             self._gone, self.state, self.reason = True, HealthState.FAILED, observation.gone
             self._failure_reason = UnreadyReason.HANGING if observation.hangs else UnreadyReason.LOST
-        if self._gone:
-            return False
-        well, failed = observation.well - before.well, observation.failed - before.failed
-        self._in_a_row = 0 if well else self._in_a_row + failed
-        if observation.hung > before.hung:
-            self._apply(HealthSignal.SUSPICIOUS, "a run hung")
-        if self._in_a_row >= _IN_A_ROW and failed:
-            self._apply(HealthSignal.SUSPICIOUS, f"{self._in_a_row} runs in a row failed")
-        if well:
+        if not self._gone:
+            self._judge_runs(now, well, failed, observation.hung - before.hung)
+        self._follow_answers(well, failed)
+        reason = self._probe_due(now)
+        if reason is None:
+            return None
+        self._probing, self._probed_at, self._well_when_probed = reason, now, observation.well
+        return self._patience(reason)
+
+    def ended(self, now: float, outcome: ProbeOutcome) -> None:
+        """The probe that :meth:`look` asked for has ended."""
+        reason, probed_at, trusted = self._probing, self._probed_at, self.trust is ProbeTrust.TRUSTED
+        if reason is None or probed_at is None:
+            return
+        self._probing = None
+        self.trust = PROBE_TRUST[self.trust, outcome]
+        if outcome is not ProbeOutcome.UNANSWERED and self.unready_reason is None:
+            self._failing_probes = outcome is ProbeOutcome.FAILED
+        if self._gone or not self._rules.probe_interval:
+            return
+        if outcome is ProbeOutcome.OK:
             self._well = now
             self._apply(HealthSignal.OK)
-        if not self._due(now, observation):
-            return False
-        self._probing, self._probed_at, self._well_when_probed = True, now, observation.well
-        return True
+        elif outcome is ProbeOutcome.FAILED and trusted:
+            self._apply(
+                HealthSignal.PROBE_FAILED,
+                "inferences on made-up input fail, which ended well before",
+                UnreadyReason.FAILING,
+            )
+        elif outcome is ProbeOutcome.UNANSWERED and reason is ProbeReason.READINESS and self._unheard(now, probed_at):
+            silent = f"no answer to an inference on made-up input for {now - probed_at:.0f} s"
+            self._apply(HealthSignal.PROBE_FAILED, silent, UnreadyReason.SILENT)
+
+    # -- readiness --------------------------------------------------------------------
 
     @property
     def unready_reason(self) -> UnreadyReason | None:
@@ -144,6 +193,11 @@ class HealthTracker:
         return "runs that hang hold every infer request of it" if self._stalled else ""
 
     @property
+    def degraded_text(self) -> str:
+        """Which of its devices are gone and why, "" while all are there."""
+        return self._last.lost
+
+    @property
     def until_unready(self) -> float | None:
         """Seconds until what was seen last makes it unready, should it go on; None where it does not."""
         stalled = self._last.stalled
@@ -153,48 +207,86 @@ class HealthTracker:
     def _stalled(self) -> bool:
         return self._last.stalled is not None and self._last.stalled >= self._rules.hang_grace
 
-    def probe_timeout(self, observation: HealthObservation) -> float:
-        """Seconds that a probe may take."""
-        return max(self._rules.probe_timeout, _RUNS * observation.run)
-
-    def ended(self, now: float, outcome: ProbeOutcome) -> None:
-        """The probe that :meth:`look` asked for has ended."""
-        probed_at, trusted = self._probed_at, self.trust is ProbeTrust.TRUSTED
-        if not self._probing or probed_at is None:
-            return
-        self._probing = False
-        self.trust = PROBE_TRUST[self.trust, outcome]
-        if self._gone:
-            return
-        if outcome is ProbeOutcome.OK:
+    def _judge_runs(self, now: float, well: int, failed: int, hung: int) -> None:
+        self._in_a_row = 0 if well else self._in_a_row + failed
+        if hung > 0:
+            self._apply(HealthSignal.SUSPICIOUS, "a run hung")
+        if self._in_a_row >= _IN_A_ROW and failed:
+            self._apply(HealthSignal.SUSPICIOUS, f"{self._in_a_row} runs in a row failed")
+        if well:
             self._well = now
             self._apply(HealthSignal.OK)
-        elif outcome is ProbeOutcome.FAILED and trusted:
-            self._apply(
-                HealthSignal.PROBE_FAILED,
-                "inferences on made-up input fail, which ended well before",
-                UnreadyReason.FAILING,
-            )
-        elif outcome is ProbeOutcome.UNANSWERED and self._silent(now, probed_at):
-            silent = f"no answer to an inference on made-up input for {now - probed_at:.0f} s"
-            self._apply(HealthSignal.PROBE_FAILED, silent, UnreadyReason.SILENT)
 
-    def _silent(self, now: float, probed_at: float) -> bool:
-        """Whether nothing at all came of it; one that found the queue full says nothing."""
-        return (
-            now - probed_at >= _ALL_OF_IT * self.probe_timeout(self._last) and self._last.well == self._well_when_probed
-        )
+    def _unheard(self, now: float, probed_at: float) -> bool:
+        """Whether no run at all ended well meanwhile; a probe that found the queue full says nothing."""
+        patience = self._patience(ProbeReason.READINESS)
+        return now - probed_at >= _ALL_OF_IT * patience and self._last.well == self._well_when_probed
 
-    def _due(self, now: float, observation: HealthObservation) -> bool:
-        if self._probing or not self._rules.probe_interval or self.trust is ProbeTrust.UNTESTABLE:
-            return False
+    # -- liveness ---------------------------------------------------------------------
+
+    def silent_for(self, now: float) -> float | None:
+        """Seconds that it has owed an answer, where that is longer than it may; None otherwise. Asked at the watchdog's
+        pace, :attr:`LivenessRules.look` apart, and of what was seen last.
+
+        A version that can't be probed is trusted as long as it is ready. An unready one owes nothing while it is idle
+        or without a device: the monitor loads it again.
+        """
+        if self._owed is None or self._rules.liveness is None:
+            return None
+        seen = self._last
+        lost = bool(seen.gone) and not seen.hangs
+        owes = seen.busy and not lost if self._was_unready else seen.busy or self._failing_probes
+        self._owed.look(now, owes=owes, answered=self._answered)
+        self._answered = False
+        if self._owed.since is None or (self.trust is ProbeTrust.UNTESTABLE and not self._was_unready):
+            return None
+        seconds = now - self._owed.since
+        return seconds if seconds > self._limit(self._rules.liveness) else None
+
+    def _follow_answers(self, well: int, failed: int) -> None:
+        """An unready version answers as long as its runs end at all. What it owes begins again whenever it becomes
+        ready or unready."""
+        unready = self.unready_reason is not None
+        if unready is not self._was_unready:
+            self._was_unready, self._failing_probes = unready, False
+            if self._owed is not None:
+                self._owed.forgive()
+        if well > 0 or (unready and failed > 0):
+            self._answered, self._failing_probes = True, False
+
+    def _limit(self, rules: LivenessRules) -> float:
+        return max(rules.limit, _RUNS * self._last.run)
+
+    # -- probes -----------------------------------------------------------------------
+
+    def _probe_due(self, now: float) -> ProbeReason | None:
+        if self._probing is not None or self._gone or self.trust is ProbeTrust.UNTESTABLE:
+            return None
+        if self._rules.probe_interval and self._due_for_readiness(now):
+            return ProbeReason.READINESS
+        liveness = self._rules.liveness
+        if liveness is None or self.unready_reason is not None:
+            return None
+        return ProbeReason.LIVENESS if now - self._heard_or_probed >= liveness.probe_interval else None
+
+    def _due_for_readiness(self, now: float) -> bool:
         if self._probed_at is None:
-            # Whether it runs on made-up input at all is to be known before it is in doubt.
+            # Whether it runs on synthetic input at all is to be known before it is in doubt.
             return True
         if self.state is not HealthState.HEALTHY:
             return now - self._probed_at >= self._rules.retry_interval
-        # Whoever has something to do is judged by how that ends.
-        return not observation.busy and now - max(self._well, self._probed_at) >= self._rules.probe_interval
+        # A version that has something to do is judged by how that ends.
+        return not self._last.busy and now - self._heard_or_probed >= self._rules.probe_interval
+
+    @property
+    def _heard_or_probed(self) -> float:
+        return self._well if self._probed_at is None else max(self._well, self._probed_at)
+
+    def _patience(self, reason: ProbeReason) -> float:
+        """Seconds that a probe may take."""
+        if reason is ProbeReason.LIVENESS and self._rules.liveness is not None:
+            return _GIVEN_UP * self._limit(self._rules.liveness)
+        return max(self._rules.probe_timeout, _RUNS * self._last.run)
 
     def _apply(self, signal: HealthSignal, reason: str = "", unready_reason: UnreadyReason | None = None) -> None:
         self.state = TRANSITIONS[self.state, signal]

@@ -1,4 +1,4 @@
-"""When a model version that has lost a device is loaded anew: at once, then ever later, and never given up for good."""
+"""When a model version that has lost a device is loaded again: at once, then ever later, without end."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class ReloadBackoff:
             return ""
         times = "once" if self._tries == 1 else f"{self._tries} times"
         ending = f"is tried every {self._rules.slow_interval:.0f} s from now on" if self.exhausted else "goes on"
-        return f"loading it anew has failed {times} and {ending}: {self._why}"
+        return f"loading it again has failed {times} and {ending}: {self._why}"
 
     @property
     def exhausted(self) -> bool:

@@ -1,6 +1,6 @@
 """Decides when a fresh process is to replace this one, because a device is lost to it for good.
 
-A driver may give up on a process, and on that process only. So once loading anew has failed here as often as it is
+A driver may give up on a process, and on that process only. So once loading again has failed here as often as it is
 tried, a child process tries the device; where that can use it, this one drains and ends, and its supervisor starts
 another. Time is an argument, in seconds of any clock.
 """
@@ -8,6 +8,9 @@ another. Time is an argument, in seconds of any clock.
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
+
+from inferd.config.daemon import Settings
 
 
 class RestartState(Enum):
@@ -52,7 +55,7 @@ TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """What one version is to run on, which of those it has lost, whether loading it anew was tried in vain as often
+    """What one version is to run on, which of those it has lost, whether loading it again was tried in vain as often
     as it is done in quick succession, and whether it answers all the same."""
 
     devices: frozenset[str]
@@ -70,6 +73,11 @@ class RestartRules:
     always: bool = False
     min_uptime: float = 600.0
     retry_interval: float = 300.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The rules that ``settings`` ask for."""
+        return cls(always=settings.restart_on_device_loss == "always")
 
 
 class RestartPolicy:
@@ -102,7 +110,7 @@ class RestartPolicy:
 
 
 def lost_for_good(versions: Collection[VersionHealth]) -> list[str]:
-    """The devices that every version on them has lost, and was loaded anew on in vain: where one works, the process
+    """The devices that every version on them has lost, and was loaded again on in vain: where one works, the process
     is not what is wrong."""
     devices = sorted({device for version in versions for device in version.devices})
     return [

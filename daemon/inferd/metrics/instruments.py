@@ -1,9 +1,12 @@
 """Every series inferd exports, declared once; docs/metrics.md is generated from here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from inferd.merging import rule_at
 from inferd.metrics.merge_text import Rule
+from inferd.metrics.snapshot import DeviceSnapshot, ServerSnapshot, VersionSnapshot
 
 # 1 / 1.6 / 2.5 / 4 / 6.3 a decade from 100 us to 10 s: the worst error of a p99 read from it is 34 %.
 _STEPS = (1.0, 1.6, 2.5, 4.0, 6.3)
@@ -33,6 +36,7 @@ class Instrument:
     """One metric family: name without the type's suffix, HELP text, label names.
 
     ``merged`` says how the values of several workers become one; histograms are always summed and infos deduplicated.
+    ``field`` is its place in the snapshot, None if a collector makes its series.
     """
 
     name: str
@@ -40,10 +44,53 @@ class Instrument:
     help: str
     labels: tuple[str, ...] = ()
     merged: Rule = "sum"
+    field: "SnapshotField | None" = None
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotField:
+    """Where an instrument's value is in the snapshot: at ``path``, such as ``queue.oldest``, in records of a kind."""
+
+    of: type
+    path: str
+
+    def read(self, record: object) -> Any:
+        """The value in ``record``, None where a step of the path is None."""
+        value: Any = record
+        for name in self.path.split("."):
+            if (value := getattr(value, name)) is None:
+                return None
+        return value
+
+    @property
+    def merged(self) -> Rule:
+        """The rule that the snapshot declares."""
+        return _SERIES_RULES[rule_at(self.of, self.path)]
+
+
+# Each key of a mapping is a series of its own.
+_SERIES_RULES: Mapping[str, Rule] = {"sum": "sum", "max": "max", "counts": "sum", "max counts": "max"}
 _VERSION = ("model", "version")
 _DEVICE = ("model", "version", "device")
+
+
+def _of_server(name: str, kind: Literal["counter", "gauge"], help: str, path: str, *labels: str) -> Instrument:  # noqa: A002
+    """A number of the server, or a mapping from values of ``labels`` to numbers."""
+    field = SnapshotField(ServerSnapshot, path)
+    return Instrument(name, kind, help, labels, field.merged, field)
+
+
+def _of_version(name: str, help: str, path: str) -> Instrument:  # noqa: A002
+    """A gauge of each model version that serves."""
+    field = SnapshotField(VersionSnapshot, path)
+    return Instrument(name, "gauge", help, _VERSION, field.merged, field)
+
+
+def _of_device(name: str, help: str, path: str) -> Instrument:  # noqa: A002
+    """A gauge of each device that a model version runs on."""
+    field = SnapshotField(DeviceSnapshot, path)
+    return Instrument(name, "gauge", help, _DEVICE, field.merged, field)
+
 
 # -- requests ---------------------------------------------------------------------
 
@@ -94,44 +141,42 @@ RECEIVED_BYTES = Instrument(
     _VERSION,
 )
 SENT_BYTES = Instrument("inferd_sent_bytes", "counter", "Bytes of successful responses.", _VERSION)
-OPEN_CALLS = Instrument("inferd_open_calls", "gauge", "Open inference RPCs; a stream counts once.")
+OPEN_CALLS = _of_server("inferd_open_calls", "gauge", "Open inference RPCs; a stream counts once.", "open_calls")
 
 # -- load of a model version ------------------------------------------------------
 
-QUEUE_LENGTH = Instrument("inferd_queue_length", "gauge", "Requests in the queue.", _VERSION)
-QUEUE_BYTES = Instrument("inferd_queue_bytes", "gauge", "Bytes of the requests in the queue.", _VERSION)
-QUEUE_OLDEST = Instrument(
+QUEUE_LENGTH = _of_version("inferd_queue_length", "Requests in the queue.", "queue.waiting")
+QUEUE_BYTES = _of_version("inferd_queue_bytes", "Bytes of the requests in the queue.", "queue.waiting_bytes")
+QUEUE_OLDEST = _of_version(
     "inferd_queue_oldest_seconds",
-    "gauge",
     "Age in seconds of the oldest request in the queue, 0 when it is empty.",
-    _VERSION,
-    merged="max",
+    "queue.oldest",
 )
-IN_FLIGHT = Instrument("inferd_in_flight_requests", "gauge", "Requests queued or running.", _VERSION)
-IN_FLIGHT_LIMIT = Instrument(
+IN_FLIGHT = _of_version("inferd_in_flight_requests", "Requests queued or running.", "queue.in_flight")
+IN_FLIGHT_LIMIT = _of_version(
     "inferd_in_flight_limit",
-    "gauge",
     "Requests that may be in flight now: learnt from service times under an objective, otherwise the capacity of "
     "queue and infer requests.",
-    _VERSION,
+    "queue.limit",
 )
-INFER_REQUESTS_BUSY = Instrument(
-    "inferd_infer_requests_busy", "gauge", "Infer requests in use, including those of cancelled runs.", _VERSION
+INFER_REQUESTS_BUSY = _of_version(
+    "inferd_infer_requests_busy", "Infer requests in use, including those of cancelled runs.", "queue.running"
 )
-BUSY_SECONDS = Instrument(
+BUSY_SECONDS = _of_server(
     "inferd_busy_seconds",
     "counter",
     "Seconds that infer requests were in use, summed; its rate divided by inferd_infer_requests is utilisation.",
-    _VERSION,
+    "busy",
+    *_VERSION,
 )
-SEQUENCES = Instrument("inferd_sequences", "gauge", "Live sequences.", _VERSION)
-SEQUENCES_LIMIT = Instrument(
-    "inferd_sequences_limit", "gauge", "Live sequences allowed at a time, for models that have sequences.", _VERSION
+SEQUENCES = _of_version("inferd_sequences", "Live sequences.", "queue.sequences")
+SEQUENCES_LIMIT = _of_version(
+    "inferd_sequences_limit", "Live sequences allowed at a time, for models that have sequences.", "sequences_limit"
 )
 
 # -- models -----------------------------------------------------------------------
 
-READY = Instrument("inferd_ready", "gauge", "1 while the server accepts requests, otherwise 0.", merged="max")
+READY = _of_server("inferd_ready", "gauge", "1 while the server accepts requests, otherwise 0.", "ready")
 MODEL_READY = Instrument(
     "inferd_model_ready",
     "gauge",
@@ -154,26 +199,31 @@ MODEL_INFO = Instrument(
     "the cache of compiled models.",
     ("model", "version", "device", "execution_devices", "precision", "from_cache"),
 )
-MODEL_LOADS = Instrument(
+MODEL_LOADS = _of_server(
     "inferd_model_loads",
     "counter",
     "Attempts to load a model version, by result: ok or failed. After a failure the version served before stays.",
-    ("model", "result"),
+    "loads",
+    "model",
+    "result",
 )
-MODEL_ROLLBACKS = Instrument(
+MODEL_ROLLBACKS = _of_server(
     "inferd_model_rollbacks",
     "counter",
     "Canary versions (rollout.canary_share) that were rolled back, by reason: failed (more of their requests failed), "
     "worse (more were late or refused) or stopped (another change came before the decision).",
-    ("model", "version", "reason"),
+    "rollbacks",
+    "model",
+    "version",
+    "reason",
 )
-RELOADS = Instrument(
+RELOADS = _of_server(
     "inferd_reloads",
     "counter",
     "Reloads of settings and repository, after SIGHUP or a change in the repository, by result: ok, or failed when "
     "settings or repository can't be read or a model on disk can't be served; what was served before stays.",
-    ("result",),
-    merged="max",
+    "reloads",
+    "result",
 )
 MODEL_UNHEALTHY = Instrument(
     "inferd_model_unhealthy",
@@ -183,90 +233,72 @@ MODEL_UNHEALTHY = Instrument(
     ("model", "version", "reason"),
     merged="max",
 )
-HUNG_RUNS = Instrument(
+HUNG_RUNS = _of_server(
     "inferd_hung_runs",
     "counter",
     "Runs given up as hung; requests still waiting for one fail as internal or at their deadline.",
-    _DEVICE,
+    "hung",
+    *_DEVICE,
 )
-REPLACED_REQUESTS = Instrument(
+REPLACED_REQUESTS = _of_server(
     "inferd_replaced_infer_requests",
     "counter",
     "Hung infer requests that were replaced.",
-    _DEVICE,
+    "replaced",
+    *_DEVICE,
 )
-LOAD_SECONDS = Instrument(
-    "inferd_model_load_seconds",
-    "gauge",
-    "Seconds from reading the version's file until the version was ready.",
-    _VERSION,
-    merged="max",
+LOAD_SECONDS = _of_version(
+    "inferd_model_load_seconds", "Seconds from reading the version's file until the version was ready.", "load_seconds"
 )
-COMPILE_SECONDS = Instrument(
+COMPILE_SECONDS = _of_device(
     "inferd_model_compile_seconds",
-    "gauge",
     "Seconds spent compiling, or importing from the cache of compiled models.",
-    _DEVICE,
-    merged="max",
+    "compile_seconds",
 )
-WARM_UP_SECONDS = Instrument(
-    "inferd_model_warm_up_seconds", "gauge", "Seconds spent on warm-up.", _DEVICE, merged="max"
-)
-FIRST_INFERENCE_SECONDS = Instrument(
+WARM_UP_SECONDS = _of_device("inferd_model_warm_up_seconds", "Seconds spent on warm-up.", "warm_up_seconds")
+FIRST_INFERENCE_SECONDS = _of_device(
     "inferd_model_first_inference_seconds",
-    "gauge",
     "Seconds that the first run took; 0 when warm-up is off.",
-    _DEVICE,
-    merged="max",
+    "first_run_seconds",
 )
-CACHE_LOOKUPS = Instrument(
+CACHE_LOOKUPS = _of_server(
     "inferd_cache_lookups",
     "counter",
     "Look-ups in the cache of compiled models, by result: hit, miss or refused (found, but not importable).",
-    ("result",),
+    "cache_lookups",
+    "result",
 )
-OBJECTIVE_SECONDS = Instrument(
-    "inferd_objective_latency_seconds",
-    "gauge",
-    "Latency objective in seconds, for models that have one.",
-    _VERSION,
-    merged="max",
+OBJECTIVE_SECONDS = _of_version(
+    "inferd_objective_latency_seconds", "Latency objective in seconds, for models that have one.", "objective.latency"
 )
-OBJECTIVE_RATIO = Instrument(
+OBJECTIVE_RATIO = _of_version(
     "inferd_objective_latency_ratio",
-    "gauge",
     "Share of successful responses that must meet the latency objective, such as 0.99.",
-    _VERSION,
-    merged="max",
+    "objective.latency_ratio",
 )
-AVAILABILITY_RATIO = Instrument(
+AVAILABILITY_RATIO = _of_version(
     "inferd_objective_availability_ratio",
-    "gauge",
     "Share of requests that must succeed, such as 0.999; client errors do not count.",
-    _VERSION,
-    merged="max",
+    "objective.availability_ratio",
 )
 
 # -- execution and tuning ---------------------------------------------------------
 
-STREAMS = Instrument("inferd_streams", "gauge", "Streams of the compiled model, as OpenVINO reports them.", _DEVICE)
-STREAMS_REQUESTED = Instrument(
-    "inferd_streams_requested", "gauge", "Streams requested; 0 leaves the number to OpenVINO.", _DEVICE
+STREAMS = _of_device("inferd_streams", "Streams of the compiled model, as OpenVINO reports them.", "streams")
+STREAMS_REQUESTED = _of_device(
+    "inferd_streams_requested", "Streams requested; 0 leaves the number to OpenVINO.", "streams_requested"
 )
-THREADS = Instrument(
-    "inferd_threads", "gauge", "CPU threads of all streams, as OpenVINO reports them; 0 if unknown.", _DEVICE
+THREADS = _of_device("inferd_threads", "CPU threads of all streams, as OpenVINO reports them; 0 if unknown.", "threads")
+THREADS_REQUESTED = _of_device(
+    "inferd_threads_requested", "CPU threads requested; 0 leaves the number to OpenVINO.", "threads_requested"
 )
-THREADS_REQUESTED = Instrument(
-    "inferd_threads_requested", "gauge", "CPU threads requested; 0 leaves the number to OpenVINO.", _DEVICE
-)
-INFER_REQUESTS = Instrument("inferd_infer_requests", "gauge", "Runs allowed at a time.", _DEVICE)
-MAX_BATCH_ROWS = Instrument("inferd_max_batch_rows", "gauge", "Rows allowed in one batch.", _DEVICE, merged="max")
-INLINE = Instrument(
+INFER_REQUESTS = _of_device("inferd_infer_requests", "Runs allowed at a time.", "infer_requests")
+MAX_BATCH_ROWS = _of_device("inferd_max_batch_rows", "Rows allowed in one batch.", "max_batch_rows")
+INLINE = _of_device(
     "inferd_inline",
-    "gauge",
     "1 while runs are computed on the event loop's thread, 0 while they are handed over; with several workers, the "
     "number of workers that compute so.",
-    _DEVICE,
+    "inline",
 )
 TUNING_DECISIONS = Instrument(
     "inferd_tuning_decisions",
@@ -275,16 +307,12 @@ TUNING_DECISIONS = Instrument(
     "failed or worse (all three rolled back), or stopped.",
     ("model", "version", "decision"),
 )
-TUNING_ACTIVE = Instrument(
-    "inferd_tuning_active", "gauge", "1 while the model version is being tuned.", _VERSION, merged="max"
-)
+TUNING_ACTIVE = _of_version("inferd_tuning_active", "1 while the model version is being tuned.", "tuning.active")
 TUNING_SECONDS = Instrument("inferd_tuning_seconds", "counter", "Seconds spent on searches.", _VERSION)
-TUNING_GAIN = Instrument(
+TUNING_GAIN = _of_version(
     "inferd_tuning_gain_ratio",
-    "gauge",
     "Throughput of the chosen settings relative to OpenVINO's THROUGHPUT hint, as last measured; 0 if unknown.",
-    _VERSION,
-    merged="max",
+    "tuning.gain",
 )
 
 # -- security ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the last seconds were like, made of the server's figures as they were read once a second.
+"""What the last seconds were like, made of snapshots that are taken once a second.
 
 Counters become what they rose by from one reading to the next, so that, as with Prometheus' rate(), one that
 began again counts from zero, and a model that came counts from its second reading on. What is kept is bounded:
@@ -7,10 +7,18 @@ the rises of the window, and two numbers a reading and model for the history.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypedDict, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
-from inferd.metrics.figures import ModelFigures, ServerFigures
+from inferd.metrics.process_usage import ProcessUsage
+from inferd.metrics.snapshot import (
+    DeviceSnapshot,
+    RequestCounts,
+    ServerSnapshot,
+    VersionKey,
+    VersionSnapshot,
+)
+from inferd.scheduling.queue_state import QueueState
 
 WINDOW = 10.0
 """Seconds that rates and percentiles are of."""
@@ -23,8 +31,9 @@ SHED = frozenset({"overloaded"})
 CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "unauthenticated", "denied", "unsupported"})
 
 
-class DeviceView(TypedDict):
-    """As DeviceFigures."""
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """Part of a DeviceSnapshot."""
 
     device: str
     streams: int
@@ -33,15 +42,17 @@ class DeviceView(TypedDict):
     precision: str
 
 
-class HistoryView(TypedDict):
+@dataclass(frozen=True, slots=True)
+class HistoryView:
     """A point a reading, the newest last: answers a second, and their 99th percentile where there were any."""
 
     answered: list[float]
     p99: list[float | None]
 
 
-class ModelView(TypedDict):
-    """One model version; rates are a second, times seconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView(QueueState):
+    """One model version and the state of its queue; rates are a second, times seconds.
 
     ``answered`` counts requests answered well; ``shed``, ``errors`` and ``refused`` (the client's own mistakes
     and cancellations) are the others, and ``outcomes`` the same by outcome. ``load`` is how many requests that
@@ -67,20 +78,15 @@ class ModelView(TypedDict):
     ceiling: float
     objective: float | None
     within: float | None
-    waiting: int
-    oldest: float
-    in_flight: int
-    limit: int
-    running: int
     infer_requests: int
-    sequences: int
     devices: list[DeviceView]
     tuning: str
     history: HistoryView
 
 
-class ServerView(TypedDict):
-    """The server; ``service`` says that it is inferd that answers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerView(ProcessUsage):
+    """The server and what its processes use; ``service`` says that it is inferd that answers.
 
     ``sequence`` numbers the readings of one process, which ``started`` tells from another. ``window`` is how
     many seconds the rates are of, 0 after the first reading. ``cpu`` is in CPUs. ``other`` has, by outcome, the
@@ -95,7 +101,6 @@ class ServerView(TypedDict):
     version: str
     openvino: str
     uptime: float
-    rss_bytes: int
     cpu: float
     answered: float
     shed: float
@@ -148,7 +153,7 @@ class _Rise:
     rows: int
 
     @classmethod
-    def between(cls, seconds: float, old: ModelFigures, new: ModelFigures) -> "_Rise":
+    def between(cls, seconds: float, old: RequestCounts, new: RequestCounts) -> "_Rise":
         counts, spent = new.counts, new.seconds
         if old.bounds == new.bounds and all(b >= a for a, b in zip(old.counts, new.counts, strict=True)):
             counts = tuple(b - a for a, b in zip(old.counts, new.counts, strict=True))
@@ -161,7 +166,7 @@ class _Rise:
 class _Track:
     """What is kept of one model version."""
 
-    last: ModelFigures
+    last: VersionSnapshot
     points: int
     rises: deque[_Rise] = field(default_factory=deque)
     answered: deque[float] = field(init=False)
@@ -170,8 +175,8 @@ class _Track:
     def __post_init__(self) -> None:
         self.answered, self.p99 = deque(maxlen=self.points), deque(maxlen=self.points)
 
-    def add(self, seconds: float, window: float, now: ModelFigures) -> None:
-        rise = _Rise.between(seconds, self.last, now)
+    def add(self, seconds: float, window: float, now: VersionSnapshot) -> None:
+        rise = _Rise.between(seconds, self.last.requests, now.requests)
         self.last = now
         self.rises.append(rise)
         _trim(self.rises, window)
@@ -196,11 +201,11 @@ class History:
     def __init__(self, window: float = WINDOW, readings: int = READINGS) -> None:
         self._window, self._readings = window, readings
         self._sequence = 0
-        self._last: ServerFigures | None = None
+        self._last: ServerSnapshot | None = None
         self._rises: deque[_ServerRise] = deque()
-        self._tracks: dict[tuple[str, str], _Track] = {}
+        self._tracks: dict[VersionKey, _Track] = {}
 
-    def add(self, now: ServerFigures) -> None:
+    def add(self, now: ServerSnapshot) -> None:
         """Take a reading; one that is not later than the last is passed over."""
         last = self._last
         if last is not None and now.at <= last.at:
@@ -208,17 +213,18 @@ class History:
         self._last = now
         self._sequence += 1
         tracks = {}
-        for figures in now.models:
-            key = figures.model, figures.version
-            track = self._tracks.get(key)
+        for version in now.versions:
+            if not version.desired:
+                continue
+            track = self._tracks.get(version.key)
             if track is None or last is None:
-                track = _Track(figures, self._readings)
+                track = _Track(version, self._readings)
             else:
-                track.add(now.at - last.at, self._window, figures)
-            tracks[key] = track
+                track.add(now.at - last.at, self._window, version)
+            tracks[version.key] = track
         self._tracks = tracks
         if last is not None:
-            cpu = now.cpu_seconds - last.cpu_seconds
+            cpu = now.process.cpu_seconds - last.process.cpu_seconds
             self._rises.append(_ServerRise(now.at - last.at, max(0.0, cpu), _risen(last.other, now.other)))
             _trim(self._rises, self._window)
 
@@ -238,75 +244,67 @@ class History:
             pause()
         seconds = sum(rise.seconds for rise in self._rises)
         other = _rates(seconds, (rise.other for rise in self._rises))
-        return {
-            "service": "inferd",
-            "sequence": self._sequence,
-            "started": now.started,
-            "window": _short(seconds),
-            "phase": now.phase,
-            "version": now.version,
-            "openvino": now.openvino,
-            "uptime": round(now.at - now.started, 1),
-            "rss_bytes": now.rss_bytes,
-            "cpu": _short(sum(rise.cpu for rise in self._rises) / seconds) if seconds else 0.0,
-            "answered": _short(sum(m["answered"] for m in models)),
-            "shed": _short(sum(m["shed"] for m in models) + _of(other, SHED)),
-            "errors": _short(sum(m["errors"] for m in models) + _errors(other)),
-            "refused": _short(sum(m["refused"] for m in models) + _of(other, CLIENTS_OWN)),
-            "other": other,
-            "models": models,
-        }
+        return ServerView(
+            **asdict(now.process),
+            service="inferd",
+            sequence=self._sequence,
+            started=now.started,
+            window=_short(seconds),
+            phase=now.phase,
+            version=now.version,
+            openvino=now.openvino,
+            uptime=round(now.at - now.started, 1),
+            cpu=_short(sum(rise.cpu for rise in self._rises) / seconds) if seconds else 0.0,
+            answered=_short(sum(m.answered for m in models)),
+            shed=_short(sum(m.shed for m in models) + _of(other, SHED)),
+            errors=_short(sum(m.errors for m in models) + _errors(other)),
+            refused=_short(sum(m.refused for m in models) + _of(other, CLIENTS_OWN)),
+            other=other,
+            models=models,
+        )
 
 
 def _model(track: _Track, points: int) -> ModelView:
-    now = track.last
-    counts = [0] * len(now.counts)
+    now, requests = track.last, track.last.requests
+    counts = [0] * len(requests.counts)
     for rise in track.rises:
         # Buckets of another objective can't be added to those of today's.
-        if rise.bounds == now.bounds:
+        if rise.bounds == requests.bounds:
             counts = [a + b for a, b in zip(counts, rise.counts, strict=True)]
     seconds = sum(rise.seconds for rise in track.rises)
     outcomes = _rates(seconds, (rise.outcomes for rise in track.rises))
-    within = part_within(now.objective, now.bounds, counts) if now.objective is not None else None
-    return {
-        "model": now.model,
-        "version": now.version,
-        "state": now.state,
-        "reason": now.reason,
-        "answered": outcomes.get("ok", 0.0),
-        "inferences": _short(sum(rise.rows for rise in track.rises) / seconds) if seconds else 0.0,
-        "shed": _of(outcomes, SHED),
-        "errors": _errors(outcomes),
-        "refused": _of(outcomes, CLIENTS_OWN),
-        "outcomes": outcomes,
-        "load": _short(sum(rise.spent for rise in track.rises) / seconds) if seconds else 0.0,
-        "p50": _short_or_none(quantile(0.5, now.bounds, counts)),
-        "p99": _short_or_none(quantile(0.99, now.bounds, counts)),
-        "tail": _short_or_none(quantile(now.percentile / 100, now.bounds, counts)),
-        "percentile": now.percentile,
-        "ceiling": now.bounds[-1] if now.bounds else 0.0,
-        "objective": now.objective,
-        "within": within if within is None else round(within, 6),
-        "waiting": now.waiting,
-        "oldest": _short(now.oldest),
-        "in_flight": now.in_flight,
-        "limit": now.limit,
-        "running": now.running,
-        "infer_requests": sum(device.infer_requests for device in now.devices),
-        "sequences": now.sequences,
-        "devices": [
-            {
-                "device": device.device,
-                "streams": device.streams,
-                "threads": device.threads,
-                "infer_requests": device.infer_requests,
-                "precision": device.precision,
-            }
-            for device in now.devices
-        ],
-        "tuning": now.tuning,
-        "history": {"answered": _newest(track.answered, points), "p99": _newest(track.p99, points)},
-    }
+    objective = now.objective.latency if now.objective is not None else None
+    percentile = now.objective.percentile if now.objective is not None else 0.0
+    within = part_within(objective, requests.bounds, counts) if objective is not None else None
+    return ModelView(
+        **{name: _rounded(value) for name, value in asdict(now.queue or QueueState()).items()},
+        model=now.model,
+        version=now.version,
+        state=now.state,
+        reason=now.reason,
+        answered=outcomes.get("ok", 0.0),
+        inferences=_short(sum(rise.rows for rise in track.rises) / seconds) if seconds else 0.0,
+        shed=_of(outcomes, SHED),
+        errors=_errors(outcomes),
+        refused=_of(outcomes, CLIENTS_OWN),
+        outcomes=outcomes,
+        load=_short(sum(rise.spent for rise in track.rises) / seconds) if seconds else 0.0,
+        p50=_short_or_none(quantile(0.5, requests.bounds, counts)),
+        p99=_short_or_none(quantile(0.99, requests.bounds, counts)),
+        tail=_short_or_none(quantile(percentile / 100, requests.bounds, counts)),
+        percentile=percentile,
+        ceiling=requests.bounds[-1] if requests.bounds else 0.0,
+        objective=objective,
+        within=within if within is None else round(within, 6),
+        infer_requests=sum(device.infer_requests for device in now.devices),
+        devices=[_device(device) for device in now.devices],
+        tuning=now.tuning.text if now.tuning is not None else "",
+        history=HistoryView(_newest(track.answered, points), _newest(track.p99, points)),
+    )
+
+
+def _device(device: DeviceSnapshot) -> DeviceView:
+    return DeviceView(device.device, device.streams, device.threads, device.infer_requests, device.precision)
 
 
 def _risen(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
@@ -346,6 +344,11 @@ def _newest(history: deque[_T], points: int) -> list[_T]:
 def _short(value: float) -> float:
     """Five digits are more than anybody looks at."""
     return float(f"{value:.5g}")
+
+
+def _rounded(value: Any) -> Any:
+    """A count as it stands, any other number to five digits."""
+    return value if isinstance(value, int) else _short(value)
 
 
 def _short_or_none(value: float | None) -> float | None:

@@ -5,24 +5,15 @@ turned away because the machine is busier than it was a minute ago, and it may w
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
 
-from inferd.rollout.trial import exceeds
+from inferd.config.model import ModelConfig
+from inferd.errors import QuotaExceeded
+from inferd.requests import Observation
+from inferd.rollout.policy import CONFIDENCE, RolloutDecision, Side, exceeds
 from inferd.tuning.goal import share_bounds
 
-# One-sided: one in a hundred is judged wrongly at a look.
-_Z = 2.33
-# A version that hardly anybody asks is not tried for ever: so many times its duration, at most.
+# A version that gets hardly any request is not tried for ever: so many times its duration, at most.
 PATIENCE = 5
-
-
-class CanaryVerdict(Enum):
-    """How a canary ends. Everything but PROMOTED leaves the version before as it was."""
-
-    PROMOTED = "promoted"
-    FAILED = "failed"
-    WORSE = "worse"
-    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +29,18 @@ class CanaryRules:
     latency: float | None = None
     percentile: float = 99.0
 
+    @classmethod
+    def of(cls, config: ModelConfig) -> "CanaryRules":
+        """How a version with the settings ``config`` is tried."""
+        rollout, objective = config.rollout, config.objective
+        return cls(
+            rollout.canary_share,
+            rollout.canary_duration,
+            rollout.canary_requests,
+            objective.latency_slo,
+            objective.percentile,
+        )
+
 
 @dataclass(slots=True)
 class CanaryCounts:
@@ -51,36 +54,61 @@ class CanaryCounts:
 
 @dataclass(slots=True)
 class CanaryAnalysis:
-    """One canary under ``rules``. Times are seconds of whatever clock :meth:`step` is given."""
+    """One canary under ``rules``: a :class:`RolloutPolicy` of a single stage."""
 
     rules: CanaryRules
     incumbent: CanaryCounts = field(default_factory=CanaryCounts)
     candidate: CanaryCounts = field(default_factory=CanaryCounts)
     _since: float | None = None
 
-    def step(self, now: float, waiting: int) -> CanaryVerdict | None:
+    @property
+    def share(self) -> float:
+        """The candidate's share, from the first request to the decision."""
+        return self.rules.share
+
+    def observe(self, side: Side, seen: Observation) -> None:
+        """Count it; mistakes of clients and requests that they gave up say nothing of a version."""
+        counts, latency = self.candidate if side == "candidate" else self.incumbent, self.rules.latency
+        match seen.outcome:
+            case "ok":
+                counts.ended += 1
+                counts.late += latency is not None and seen.stages.total() > latency * 1e9
+            case "internal" | "unavailable":
+                counts.ended += 1
+                counts.failed += 1
+            case "overloaded" | "deadline" if not isinstance(seen.error, QuotaExceeded):
+                counts.ended += 1
+                counts.late += 1
+
+    def step(self, now: float, waiting: int) -> RolloutDecision | None:
         """None to go on; ``waiting`` requests are with the candidate."""
         if self._since is None:
             self._since = now
         if self._fails():
-            return CanaryVerdict.FAILED
+            return RolloutDecision.FAILED
         if self._worse():
-            return CanaryVerdict.WORSE
+            return RolloutDecision.WORSE
         passed = now - self._since
         enough = passed >= self.rules.seconds and self.candidate.ended >= self.rules.requests
         return self.conclude(waiting) if enough or passed >= PATIENCE * self.rules.seconds else None
 
-    def conclude(self, waiting: int) -> CanaryVerdict:
+    def conclude(self, waiting: int) -> RolloutDecision:
         """What to do by what was seen until now."""
         if self._fails():
-            return CanaryVerdict.FAILED
+            return RolloutDecision.FAILED
         if self._worse():
-            return CanaryVerdict.WORSE
+            return RolloutDecision.WORSE
         seen, other = self.candidate, self.incumbent
         # Few requests prove little either way: then it had better not fail where the other does not.
         if (seen.failed and not other.failed) or (waiting and not seen.ended):
-            return CanaryVerdict.FAILED
-        return CanaryVerdict.PROMOTED
+            return RolloutDecision.FAILED
+        return RolloutDecision.PROMOTED
+
+    def reason(self, decision: RolloutDecision) -> str:
+        """What was seen; nothing of it led to STOPPED."""
+        if decision is RolloutDecision.STOPPED:
+            return "another change came before it was decided"
+        return self.summary()
 
     def summary(self) -> str:
         """What was seen, in words."""
@@ -97,7 +125,7 @@ class CanaryAnalysis:
         if not answers:
             return False
         allowed = 0.0 if self.rules.latency is None else 1 - self.rules.percentile / 100
-        low, _ = share_bounds(seen.late / answers, answers, _Z)
+        low, _ = share_bounds(seen.late / answers, answers, CONFIDENCE)
         return low > allowed and exceeds(seen.late, answers, other.late, of_other)
 
 

@@ -25,17 +25,23 @@ _MOST_UNEQUAL = 0.01
 def difference(
     expected: Sequence[Tensor], seen: Sequence[Tensor], *, lowered: bool = False, tolerance: float | None = None
 ) -> str:
-    """What tells ``seen`` from ``expected``, both a tensor an output; "" where they agree.
+    """What tells ``seen`` from ``expected``, both a tensor an output; "" where they agree. The rest is as
+    :func:`tensor_difference` has it."""
+    for place, (one, other) in enumerate(zip(expected, seen, strict=True)):
+        if problem := tensor_difference(one, other, lowered=lowered, tolerance=tolerance):
+            return f"output {place} {problem}"
+    return ""
+
+
+def tensor_difference(expected: Tensor, seen: Tensor, *, lowered: bool = False, tolerance: float | None = None) -> str:
+    """What tells ``seen`` from ``expected``, as what follows an output's name; "" where they agree.
 
     ``lowered`` says that the device may compute in a lower precision than the outputs have. ``tolerance`` is
     the difference to allow, in proportion to an output's largest element, where it is not to be told by the type.
     """
-    for place, (one, other) in enumerate(zip(expected, seen, strict=True)):
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
-            return f"output {place} is {other.dtype.wire} {list(other.shape)}, not {one.dtype.wire} {list(one.shape)}"
-        if problem := _unlike(one, other, lowered, tolerance):
-            return f"output {place} {problem}"
-    return ""
+    if (expected.dtype, expected.shape) != (seen.dtype, seen.shape):
+        return f"is {seen.dtype.wire} {list(seen.shape)}, not {expected.dtype.wire} {list(expected.shape)}"
+    return _unlike(expected, seen, lowered, tolerance)
 
 
 def newly_infinite(expected: Tensor, seen: Tensor) -> bool:

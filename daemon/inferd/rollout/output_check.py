@@ -1,12 +1,13 @@
-"""Whether a version can take another's place: by what it takes and gives, and by what it answers."""
+"""Whether a version or a configuration can take another's place: by what it takes and gives, and what it answers."""
 
 import asyncio
 from collections.abc import Sequence
 
 from inferd.deployment.deployment import Deployment
+from inferd.deployment.traffic_split import TrafficSplit
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import Cancelled, InferdError, InferenceFailed, InternalFault, ModelUnavailable
-from inferd.rollout.comparison import difference, newly_infinite
+from inferd.rollout.comparison import difference, newly_infinite, tensor_difference
 from inferd.rollout.synthetic_request import ANSWER_SECONDS, answer
 from inferd.tensors import Dim, Signature, Tensor, TensorSpec
 
@@ -15,7 +16,7 @@ _Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
 
 
 async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
-    """What speaks against the answers of ``candidate`` taking the place of those of ``incumbent``; "" for nothing.
+    """What speaks against ``candidate`` answering in the place of ``incumbent``; "" for nothing.
 
     Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
     is given the numbers may differ by that much only, in proportion to an output's largest element.
@@ -33,6 +34,24 @@ async def output_mismatch(incumbent: Deployment, candidate: Deployment, toleranc
             continue
         before = expected if isinstance(expected, list) else []
         if problem := _unsound(incumbent.signature, candidate.signature, before, seen, tolerance):
+            return problem
+    return ""
+
+
+async def configuration_mismatch(split: TrafficSplit) -> str:
+    """What the candidate, the same version in another configuration, answers otherwise than the incumbent; "" where
+    they agree as far as arithmetic in another order allows."""
+    incumbent, candidate = split.incumbent, split.candidate
+    execution = incumbent.config.execution
+    lowered = execution.mode == "performance" or execution.precision != "auto"
+    for inputs in await asyncio.to_thread(_samples, incumbent):
+        expected = await _asked(incumbent, inputs)
+        if isinstance(expected, InferdError):
+            continue
+        seen = await _asked(candidate, inputs)
+        if isinstance(seen, InferdError):
+            return f"it fails where the other answers: {seen}"
+        if problem := difference(expected, seen, lowered=lowered):
             return problem
     return ""
 
@@ -57,9 +76,15 @@ def signature_mismatch(old: Signature, new: Signature) -> str:
 def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
     """Making up input takes a while where it is large, so this is for a thread."""
     old, new = incumbent.signature, candidate.signature
-    asked = list(incumbent.dispatcher.samples) or [synthetic_inputs(incumbent.source, old)]
-    fitting: list[_Question] = [(one, other) for one in asked if (other := _fitted(one, old, new)) is not None]
+    fitting: list[_Question] = [
+        (one, other) for one in _samples(incumbent) if (other := _fitted(one, old, new)) is not None
+    ]
     return fitting or [(None, synthetic_inputs(candidate.source, new))]
+
+
+def _samples(deployment: Deployment) -> list[Sequence[Tensor]]:
+    """What clients sent lately, else made-up input."""
+    return list(deployment.dispatcher.samples) or [synthetic_inputs(deployment.source, deployment.signature)]
 
 
 def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Tensor] | None:
@@ -106,8 +131,8 @@ def _unsound(
             continue
         if newly_infinite(other, tensor):
             return f"output '{spec.name}' has NaN or infinity where the version before has numbers"
-        if tolerance is not None and (problem := difference([other], [tensor], tolerance=tolerance)):
-            return f"output '{spec.name}': {problem.removeprefix('output 0 ')}"
+        if tolerance is not None and (problem := tensor_difference(other, tensor, tolerance=tolerance)):
+            return f"output '{spec.name}': {problem}"
     if tolerance is not None and (missing := before.keys() - {s.name for s in new.outputs}):
         return f"it has no output '{min(missing)}'"
     return ""

@@ -1,37 +1,32 @@
-"""Whether a candidate that serves a part of the traffic takes over: a pure judgement of what both sides answered.
+"""Whether a configuration that serves a part of the traffic takes over: a pure judgement of what both sides answered.
 
 First the incumbent is watched alone, then the candidate's share grows by stages. A candidate that
 takes more of the machine slows the incumbent down as well, so its answers are held against what
-the incumbent gave before, not beside it. Something else that slows the machine down meanwhile
+the incumbent gave before, not at the same time. Something else that slows the machine down meanwhile
 thus counts against the candidate: it is turned away and may be proposed again.
 """
 
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
-from enum import Enum
-from math import sqrt
-from typing import Literal
 
+from inferd.requests import Observation
+from inferd.rollout.policy import CONFIDENCE, RolloutDecision, Side, exceeds
 from inferd.tuning.goal import share_bounds
 
-# One-sided: in a hundred sound candidates one is turned away, and is proposed again some day.
-_Z = 2.33
 # Without an objective in force, answers may take so many times what the incumbent's usually took.
 _SLOW = 2.0
-# And then so many of them, in proportion: a burst of other work makes some late that are nobody's fault.
+# And then so many of them, in proportion: a burst of other work makes some late through no fault of a configuration.
 _ALLOWED = 0.1
 # More than this of either says no more than this.
 _MOST_KEPT = 2000
 
-
-class TrialDecision(Enum):
-    """How a trial ends. Everything but PROMOTED leaves the incumbent as it was."""
-
-    PROMOTED = "promoted"
-    WRONG_OUTPUT = "wrong_output"
-    FAILED = "failed"
-    WORSE = "worse"
-    STOPPED = "stopped"
+_REASONS = {
+    RolloutDecision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
+    RolloutDecision.FAILED: "more of its inferences failed",
+    RolloutDecision.WORSE: "more of its answers were late",
+    RolloutDecision.STOPPED: "the trial was stopped",
+    RolloutDecision.WRONG_OUTPUT: "its answers differ",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ class TrialSide:
 
 class Trial:
     """One trial against an objective: ``percentile`` % of the answers within ``latency`` seconds, None where there
-    is none. Times are seconds of whatever clock :meth:`step` is given."""
+    is none. A :class:`RolloutPolicy`; what clients did and what came too much says nothing of a configuration."""
 
     def __init__(self, latency: float | None, percentile: float = 99.0, stages: tuple[Stage, ...] = STAGES) -> None:
         self._latency = latency
@@ -97,32 +92,49 @@ class Trial:
         """The part of the requests that the candidate is to get."""
         return self._stages[self._stage].share
 
-    def observe(self, side: Literal["incumbent", "candidate"], latency: float | None) -> None:
-        """``side`` answered after ``latency`` seconds, or failed to where that is None."""
-        getattr(self, side).add(latency)
+    def observe(self, side: Side, seen: Observation) -> None:
+        """A request to ``side`` has ended."""
+        if seen.outcome == "ok":
+            self.add(side, seen.stages.total() / 1e9)
+        elif seen.outcome == "internal":
+            self.add(side, None)
 
-    def step(self, now: float) -> TrialDecision | None:
+    def add(self, side: Side, latency: float | None) -> None:
+        """``side`` answered after ``latency`` seconds, or failed to where that is None."""
+        (self.candidate if side == "candidate" else self.incumbent).add(latency)
+
+    def step(self, now: float, waiting: int = 0) -> RolloutDecision | None:  # noqa: ARG002 - the policies' protocol
         """What is to be done at ``now``: None to go on with :attr:`share`."""
         if self._since is None:
             self._since = now
         if self._fails():
-            return TrialDecision.FAILED
+            return RolloutDecision.FAILED
         if self._worse():
-            return TrialDecision.WORSE
+            return RolloutDecision.WORSE
         stage = self._stages[self._stage]
         sides = [side for side, part in ((self.incumbent, 1 - stage.share), (self.candidate, stage.share)) if part > 0]
         enough = min(side.ended for side in sides) >= stage.answers
         if not enough and now - self._since < stage.seconds:
             return None
-        # Where nobody asks there is nothing to see, and the measurements that proposed the candidate stand.
+        # Where no client asks there is nothing to see, and the measurements that proposed the candidate stand.
         if self._stage + 1 == len(self._stages) or not any(side.ended for side in (self.incumbent, self.candidate)):
-            return TrialDecision.PROMOTED
+            return RolloutDecision.PROMOTED
         self._stage, self._since = self._stage + 1, now
         # What was seen under another load is no measure for this one.
         if not stage.share:
             self.before = self.incumbent
         self.incumbent, self.candidate = TrialSide(), TrialSide()
         return None
+
+    def conclude(self, waiting: int) -> RolloutDecision:  # noqa: ARG002 - the policies' protocol
+        """Where nothing speaks against it, the measurements that proposed the candidate stand."""
+        if self._fails():
+            return RolloutDecision.FAILED
+        return RolloutDecision.WORSE if self._worse() else RolloutDecision.PROMOTED
+
+    def reason(self, decision: RolloutDecision) -> str:
+        """Why it ended as ``decision``, in words."""
+        return _REASONS[decision]
 
     def _fails(self) -> bool:
         """More of the candidate's inferences fail than the incumbent's, and not by chance."""
@@ -135,21 +147,5 @@ class Trial:
             return False
         latency = self._latency if self._latency is not None else _SLOW * other.median
         late, answers = self.candidate.late(latency), len(self.candidate.latencies)
-        low, _ = share_bounds(late / answers, answers, _Z)
+        low, _ = share_bounds(late / answers, answers, CONFIDENCE)
         return low > self._allowed and exceeds(late, answers, other.late(latency), len(other.latencies))
-
-
-def exceeds(bad: int, of: int, other_bad: int, of_other: int) -> bool:
-    """Whether ``bad`` of ``of`` is a larger part than ``other_bad`` of ``of_other``, beyond what chance explains."""
-    if not of or not bad:
-        return False
-    low, _ = share_bounds(bad / of, of, _Z)
-    _, other_high = share_bounds(other_bad / of_other if of_other else 0.0, of_other, _Z)
-    if low > other_high:
-        return True
-    if not of_other:
-        return False
-    pooled = (bad + other_bad) / (of + of_other)
-    spread = sqrt(pooled * (1 - pooled) * (1 / of + 1 / of_other))
-    # The normal approximation needs a few of each.
-    return bad >= 5 and spread > 0 and (bad / of - other_bad / of_other) / spread > _Z

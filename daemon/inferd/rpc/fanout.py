@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.lifecycle import Retirement
 from inferd.rpc import statistics
 from inferd.rpc.gate import PRINCIPAL, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
 from inferd.workers.worker_identity import WorkerIdentity
@@ -90,7 +91,7 @@ class WorkerFanout:
             with suppress(grpc.aio.AioRpcError):
                 answer = await self._ask(index, f"/{SERVICE}/RepositoryIndex", b"", None)
                 models = pb.RepositoryIndexResponse.FromString(answer).models
-                kept = {model.name for model in models if model.reason != "unloaded"}
+                kept = {model.name for model in models if model.reason != Retirement.UNLOADED.value}
                 return {model.name for model in models} - kept
         return set()
 

@@ -146,6 +146,9 @@ class _StreamChannel:
             code = error.code().name
         except asyncio.CancelledError:
             code = "CANCELLED"
+        # A writer ends with its stream, if a moment later: what is sent next gets a stream, and a writer, of its own.
+        if self._writer is not None:
+            await self._writer
         self._call = None
         lost = list(self._unanswered)
         self._unanswered.clear()

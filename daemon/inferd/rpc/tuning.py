@@ -9,21 +9,20 @@ import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
-from inferd.catalog.catalog import Catalog
+from inferd.axes import CHOICES, QUANTITIES
 from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
+from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profile, as_json
 from inferd.tuner.record import TuningRecord
-from inferd.tuner.tuner import Tuner
 from inferd.tuning.candidates import Candidate
 
 
 class TunerControl:
     """The RPCs of the service; ``methods`` by their names."""
 
-    def __init__(self, tuner: Tuner, catalog: Catalog) -> None:
-        self._tuner = tuner
-        self._catalog = catalog
+    def __init__(self, commands: OperatorCommands) -> None:
+        self._commands = commands
 
     @property
     def methods(self) -> dict[str, Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]]:
@@ -37,10 +36,10 @@ class TunerControl:
         }
 
     async def status(self, *_: Any) -> Message:
-        return pb.StatusResponse(tunings=map(_tuning, self._tuner.records()))
+        return pb.StatusResponse(tunings=map(_tuning, self._commands.records.all()))
 
     async def explain(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.status_text))
         if (profile := record.profile) is not None:
             answer.reason = without_host_paths(profile.reason)
@@ -52,7 +51,7 @@ class TunerControl:
         return answer
 
     async def export(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         if record.profile is None:
             raise InvalidRequest(
                 request.model,
@@ -61,42 +60,36 @@ class TunerControl:
         return pb.ExportResponse(profile=as_json(record.profile))
 
     async def pin(self, request: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
+        record = self._commands.records.of(request.model, request.version)
         if request.HasField("settings"):
             if not request.pinned:
                 raise InvalidRequest(request.model, "settings are given and pinned is false: they would not stay")
-            serving = await self._tuner.serve_with(
-                self._catalog, record, partial(_changed, request.model, request.settings)
-            )
+            serving = await self._commands.serve_with(record, partial(_changed, request.model, request.settings))
             return pb.TunerAnswer(said=f"serving with {serving}, and pinned")
-        self._tuner.pin(record, request.pinned)
+        self._commands.pin(record, request.pinned)
         return pb.TunerAnswer(said="pinned" if request.pinned else "no longer pinned")
 
     async def roll_back(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
-        serving = await self._tuner.roll_back(self._catalog, record)
+        record = self._commands.records.of(request.model, request.version)
+        serving = await self._commands.roll_back(record)
         return pb.TunerAnswer(said=f"rolled back to {serving}, and pinned")
 
     async def tune(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
-        record = self._tuner.record(request.model, request.version)
-        return pb.TunerAnswer(said=self._tuner.request_tuning(self._catalog, record))
+        record = self._commands.records.of(request.model, request.version)
+        return pb.TunerAnswer(said=self._commands.request_tuning(record))
 
 
 def _changed(model: str, settings: pb.Settings, now: Candidate) -> Candidate:
     """``now`` with what ``settings`` say."""
-    if settings.path not in ("", "async", "sync"):
-        raise InvalidRequest(model, f"path '{one_line(settings.path, 40)}' is unknown; allowed: async, sync")
-    changed = replace(
-        now,
-        streams=settings.streams or now.streams,
-        threads=settings.threads or now.threads,
-        requests=settings.requests or now.requests,
-        batch=settings.batch or now.batch,
-        pinning=settings.pinning if settings.HasField("pinning") else now.pinning,
-    )
-    if settings.path:
-        return replace(changed, path="sync" if settings.path == "sync" else "async")
-    return changed
+    changes: dict[str, Any] = {axis: value for axis in QUANTITIES if (value := getattr(settings, axis))}
+    for axis, word in settings.choices.items():
+        if axis not in CHOICES:
+            raise InvalidRequest(model, f"choice '{one_line(axis, 40)}' is unknown; allowed: {', '.join(CHOICES)}")
+        words = CHOICES[axis].words
+        if word not in words:
+            raise InvalidRequest(model, f"{axis} '{one_line(word, 40)}' is unknown; allowed: {', '.join(words)}")
+        changes[axis] = words[word]
+    return replace(now, **changes)
 
 
 def _tuning(record: TuningRecord) -> pb.Tuning:

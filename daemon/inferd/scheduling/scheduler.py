@@ -28,6 +28,7 @@ from inferd.scheduling.hangs import HangDetector
 from inferd.scheduling.plan import Plan
 from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import RequestQueue
+from inferd.scheduling.queue_state import QueueState
 from inferd.scheduling.quota import ClientQuota
 from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.sequences import Sequences
@@ -512,6 +513,19 @@ class Scheduler:
     def requests(self) -> list[Request]:
         """Every request that has not ended, in order of arrival."""
         return list(self._entries)
+
+    def queue_state(self, now: int) -> QueueState:
+        """What there is to do at ``now``. May be asked on another thread."""
+        oldest = self.oldest
+        return QueueState(
+            waiting=self._waiting,
+            waiting_bytes=self._waiting_bytes,
+            oldest=max(0, now - oldest) / 1e9 if oldest else 0.0,
+            in_flight=self.in_flight,
+            limit=self.limit,
+            running=self.running,
+            sequences=self.sequences,
+        )
 
     @property
     def waiting(self) -> int:

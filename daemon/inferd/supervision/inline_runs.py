@@ -35,6 +35,7 @@ class InlineRuns:
     def __init__(
         self,
         catalog: Catalog,
+        *,
         free: Callable[[ModelVersion], bool] = lambda _: True,
         told: Callable[[ModelVersion, bool], None] = lambda _, __: None,
         most: float = MOST_NS,
@@ -68,9 +69,9 @@ class InlineRuns:
             ):
                 continue
             choice, dispatcher = self._choices[model_version], deployment.dispatcher
-            if choice.look(now, dispatcher.completed, dispatcher.service_time, inline=deployment.inline) and self._free(
-                model_version
-            ):
+            if choice.look(
+                now, dispatcher.completed, dispatcher.scheduler.service_time, inline=deployment.inline
+            ) and self._free(model_version):
                 self._measuring.add(model_version)
                 work.append(self._measure(model_version, deployment, choice))
         return work

@@ -1,44 +1,63 @@
-"""The shell around health and reload backoff: looks at the models, sends probes, and acts on what they say."""
+"""The shell around health: looks at the models, sends probes, and acts on what they say."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
 
 import structlog
 
 from inferd.catalog.catalog import Catalog
+from inferd.config.daemon import Settings
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
-from inferd.deployment.traffic_split import TrafficSplit
 from inferd.dispatcher import Dispatcher
-from inferd.engine.device import family
-from inferd.errors import ContentChanged, InferdError, ModelUnavailable
-from inferd.health.health import HealthObservation, HealthRules, HealthState, HealthTracker
-from inferd.health.liveness import ProbeOutcome
-from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
+from inferd.errors import ModelUnavailable
+from inferd.health.health import HealthRules, HealthState, HealthTracker
+from inferd.health.liveness import LivenessRules
+from inferd.health.probes import ProbeOutcome
+from inferd.health.reload_backoff import ReloadBackoffRules
 from inferd.health.restart_policy import VersionHealth
 from inferd.lifecycle import ModelState
 from inferd.supervision import probe
+from inferd.supervision.device_presence import DevicePresence
 from inferd.supervision.inline_runs import InlineRuns
+from inferd.supervision.observation import observed
 from inferd.supervision.restart import Restarter
+from inferd.supervision.version_reloads import VersionReloads
 
 log = structlog.get_logger("inferd.supervision")
 
 # A loss that runs tell of is acted on at once; this is for what only time tells.
 _LOOK = 1.0
-# So many versions of a model that hang and can't be freed are enough: each holds the memory of a whole one.
-_MOST_STUCK = 2
 
 # Model, version, device.
 VersionDevice = tuple[str, str, str]
+# A version that is loaded, what serves it, and its health.
+_Held = tuple[ModelVersion, Deployment, HealthTracker]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRules:
+    """What holds for each version's health and for loading it again; ``look`` are the seconds between two looks."""
+
+    health: HealthRules = field(default_factory=HealthRules)
+    backoff: ReloadBackoffRules = field(default_factory=ReloadBackoffRules)
+    look: float = _LOOK
+
+    @classmethod
+    def of(cls, settings: Settings, liveness: LivenessRules | None = None) -> Self:
+        """The rules that ``settings`` ask for; ``liveness`` are those of the watchdog, None where it is not fed."""
+        return cls(HealthRules.of(settings, liveness))
 
 
 class HealthMonitor:
     """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
-    repair there, is loaded anew beside what is left of it. ``present`` says whether a device is there, and may wait
+    repair there, is loaded again next to what is left of it. ``present`` says whether a device is there, and may wait
     for a driver. ``restarter`` is told how the versions are, to judge whether a fresh process would do better, and
     ``inline_runs`` to judge where their runs are best computed.
 
@@ -50,17 +69,13 @@ class HealthMonitor:
         self,
         catalog: Catalog,
         present: Callable[[str], bool],
-        rules: HealthRules | None = None,
-        backoff_rules: ReloadBackoffRules | None = None,
-        look: float = _LOOK,
+        rules: MonitorRules | None = None,
+        *,
         restarter: Restarter | None = None,
         inline_runs: InlineRuns | None = None,
     ) -> None:
         self._catalog = catalog
-        self._present = present
-        self._rules = rules or HealthRules()
-        self._backoff_rules = backoff_rules or ReloadBackoffRules()
-        self._interval = look
+        self._rules = rules or MonitorRules()
         self._restarter = restarter
         self._inline_runs = inline_runs
         self.hung: Counter[VersionDevice] = Counter()
@@ -70,20 +85,18 @@ class HealthMonitor:
         self._unready_reasons: dict[tuple[str, str], str] = {}
         self._health: dict[Dispatcher, HealthTracker] = {}
         self._failed: set[Dispatcher] = set()
-        self._backoffs: dict[tuple[str, int], ReloadBackoff] = {}
-        self._reloads_running: set[tuple[str, int]] = set()
+        self._silent: set[HealthTracker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
-        self._asking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        # Threads that wait for a driver, and may do so for ever.
-        self._waiting: set[str] = set()
+        self._presence = DevicePresence(present)
+        self._reloads = VersionReloads(catalog, self._rules.backoff, self._wake.set)
         self._stopped_reloading = False
 
     @property
     def stopped_short(self) -> bool:
         """Whether threads are left, after :meth:`stop`, that may never end."""
-        return bool(self._waiting or self._stopped_reloading)
+        return self._presence.waits or self._stopped_reloading
 
     def state(self, deployment: Deployment) -> HealthState:
         """What is thought of ``deployment``."""
@@ -107,10 +120,10 @@ class HealthMonitor:
 
     async def stop(self) -> None:
         """Look no more; what is being loaded is let go of. Harmless when called again."""
-        self._stopped_reloading = bool(self._reloads_running)
+        self._stopped_reloading = self._reloads.running
         if self._restarter is not None:
             self._restarter.stop()
-        tasks = [task for task in (self._looking, self._asking, *self._tasks) if task is not None]
+        tasks = [task for task in (self._looking, self._presence.asking, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -130,60 +143,81 @@ class HealthMonitor:
                 pass
 
     def _until_next(self) -> float:
-        """Seconds until something has to be looked at, whatever happens."""
+        """Seconds until the next look is due, whether or not something happens."""
         due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
-        return min([self._interval, *due])
+        return min([self._rules.look, *due])
+
+    def silent(self) -> dict[str, float]:
+        """The versions that have owed an answer for too long, as ``model/version``, and for how many seconds.
+
+        Looks at all of them, so that what is said is true now. Empty where no watchdog is to be fed.
+        """
+        if self._rules.health.liveness is None:
+            return {}
+        now = time.monotonic()
+        held = self._observe(now)
+        silent = {
+            health: (_name(model_version), seconds)
+            for model_version, _, health in held
+            if (seconds := health.silent_for(now)) is not None
+        }
+        for health in silent.keys() - self._silent:
+            name, seconds = silent[health]
+            log.error("model is silent; the watchdog is not fed", model=name, seconds=round(seconds))
+        for model_version, _, health in held:
+            # One that was taken out of service meanwhile has not answered.
+            if health in self._silent and health not in silent and health.unready_reason is None:
+                log.info("model answers again", model=_name(model_version))
+        self._silent = set(silent)
+        return dict(silent.values())
+
+    def _observe(self, now: float) -> list[_Held]:
+        """Have each version's health take in how it is, and send the probes that are due."""
+        loaded = [held for held in self._catalog.loaded() if held[0].state is ModelState.READY]
+        self._health = {
+            deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
+            for _, deployment in loaded
+        }
+        held = [
+            (model_version, deployment, self._health[deployment.dispatcher]) for model_version, deployment in loaded
+        ]
+        for _, deployment, health in held:
+            if (seconds := health.look(now, observed(deployment.dispatcher))) is not None:
+                self._begin(self._try(health, deployment, seconds))
+        return held
 
     async def _look(self) -> None:
         now = time.monotonic()
-        held = [
-            (model_version, deployment)
-            for model_version, deployment in self._catalog.loaded()
-            if model_version.state is ModelState.READY
-        ]
-        self._health = {
-            deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
-            for _, deployment in held
-        }
+        held = self._observe(now)
+        loaded = [(model_version, deployment) for model_version, deployment, _ in held]
         self._failed &= self._health.keys()
-        known = {(model_version.name, model_version.version) for model_version, _ in held}
-        self._backoffs = {key: backoff for key, backoff in self._backoffs.items() if key in known}
-        self._ask_devices([deployment for _, deployment in held])
-        self._count(held)
-        for model_version, deployment in held:
-            health, observation = self._health[deployment.dispatcher], _observed(deployment.dispatcher)
-            if health.look(now, observation):
-                self._begin(self._try(health, deployment, health.probe_timeout(observation)))
-            if any(stats.lost or stats.wedged for stats in deployment.dispatcher.device_stats):
-                self._reload_if_due(model_version, deployment, now)
-        unready_reasons = (
-            (model_version, self._health[deployment.dispatcher].unready_reason) for model_version, deployment in held
-        )
+        self._presence.look([deployment.dispatcher for _, deployment in loaded])
+        self._count(loaded)
+        for reload in self._reloads.look(now, loaded):
+            self._begin(reload)
         self._unready_reasons = {
-            (s.name, str(s.version)): unready_reason.value
-            for s, unready_reason in unready_reasons
-            if unready_reason is not None
+            (model_version.name, str(model_version.version)): unready_reason.value
+            for model_version, _, health in held
+            if (unready_reason := health.unready_reason) is not None
         }
-        for model_version, deployment in held:
-            await self._show(model_version, deployment, self._health[deployment.dispatcher])
-        for work in self._inline_runs.look(held) if self._inline_runs is not None else ():
+        for model_version, deployment, health in held:
+            await self._show(model_version, deployment, health)
+        for work in self._inline_runs.look(loaded) if self._inline_runs is not None else ():
             self._begin(work)
         if self._restarter is not None:
             self._restarter.look(
-                now, [self._version_health(model_version, deployment) for model_version, deployment in held]
+                now, [self._version_health(model_version, deployment) for model_version, deployment in loaded]
             )
 
     def _new(self, deployment: Deployment, now: float) -> HealthTracker:
         deployment.dispatcher.on_health_change = self._wake.set
-        return HealthTracker(self._rules, now)
+        return HealthTracker(self._rules.health, now)
 
     async def _show(self, model_version: ModelVersion, deployment: Deployment, health: HealthTracker) -> None:
         """Have the catalog take requests, or not."""
-        backoff = self._backoffs.get((model_version.name, model_version.version))
-        said = [backoff.status_text] if backoff is not None and backoff.status_text else []
-        lost = [f"{c.device} is used no more: {c.lost}" for c in deployment.dispatcher.device_stats if c.lost]
+        said = [tries] if (tries := self._reloads.status_text(model_version)) else []
         reason, degraded_reason = (
-            "; ".join([why, *said]) if why else "" for why in (health.unready_text, "; ".join(lost))
+            "; ".join([why, *said]) if why else "" for why in (health.unready_text, health.degraded_text)
         )
         if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
@@ -214,12 +248,11 @@ class HealthMonitor:
                 self.replaced[key] += replaced - replaced_before
 
     def _version_health(self, model_version: ModelVersion, deployment: Deployment) -> VersionHealth:
-        key, stats = (model_version.name, model_version.version), deployment.dispatcher.device_stats
-        backoff = self._backoffs.get(key)
+        stats = deployment.dispatcher.device_stats
         return VersionHealth(
             frozenset(c.device for c in stats),
             frozenset(c.device for c in stats if c.lost),
-            backoff is not None and backoff.exhausted and key not in self._reloads_running,
+            self._reloads.exhausted(model_version),
             model_version.effective_state is ModelState.READY,
         )
 
@@ -231,102 +264,14 @@ class HealthMonitor:
             health.ended(time.monotonic(), outcome)
             self._wake.set()
 
-    # -- devices ----------------------------------------------------------------------
-
-    def _ask_devices(self, deployments: list[Deployment]) -> None:
-        """Find out which devices are there, unless that is still being found out."""
-        # A CPU is there as long as we are; who lists several devices chooses among those that are.
-        asked = {
-            stats.device
-            for deployment in deployments
-            for stats in deployment.dispatcher.device_stats
-            if family(stats.device) in ("GPU", "NPU") and not stats.lost
-        }
-        if asked and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(self._find_absent(sorted(asked), deployments))
-
-    async def _find_absent(self, devices: list[str], deployments: list[Deployment]) -> None:
-        absent = {device for device in devices if not await asyncio.to_thread(self._is_present, device)}
-        for deployment in deployments:
-            for index, stats in enumerate(deployment.dispatcher.device_stats):
-                if stats.device in absent:
-                    deployment.dispatcher.disable_device(index, "OpenVINO does not find it any more")
-
-    def _is_present(self, device: str) -> bool:
-        self._waiting.add(device)
-        try:
-            return self._present(device)
-        finally:
-            self._waiting.discard(device)
-
-    # -- loading anew -----------------------------------------------------------------
-
-    def _reload_if_due(self, model_version: ModelVersion, deployment: Deployment, now: float) -> None:
-        key = (model_version.name, model_version.version)
-        backoff = self._backoffs.setdefault(key, ReloadBackoff(self._backoff_rules))
-        if key not in self._reloads_running and backoff.due(now):
-            self._reloads_running.add(key)
-            self._begin(self._reload(model_version, deployment, backoff))
-
-    async def _reload(self, model_version: ModelVersion, deployment: Deployment, backoff: ReloadBackoff) -> None:
-        why = ""
-        try:
-            if (stuck := self._catalog.unfreed(model_version.name)) >= _MOST_STUCK:
-                why = f"{stuck} versions of it hang and hold their memory; restart the daemon"
-                return
-            log.info("loading the model anew", **_labels(model_version))
-            await self._catalog.roll_out(model_version, deployment.config, _at_once)
-        except ContentChanged:
-            # What it was loaded from is there no more.
-            why = (
-                await self._loaded_as_it_is_now(model_version.name)
-                if model_version.deployment is deployment
-                else "it was unloaded"
-            )
-        except InferdError as error:
-            why = str(error)
-        except Exception:
-            log.exception("model could not be loaded anew", **_labels(model_version))
-            why = "internal error"
-        finally:
-            self._reloads_running.discard((model_version.name, model_version.version))
-            backoff.tried(time.monotonic(), why)
-            self._catalog.loads[model_version.name, "failed" if why else "ok"] += 1
-            self._wake.set()
-            if why:
-                log.error("model was not loaded anew", **_labels(model_version), problem=why)
-
-    async def _loaded_as_it_is_now(self, name: str) -> str:
-        """Why it could not be, "" where it could."""
-        try:
-            await self._catalog.load(name)
-        except InferdError as error:
-            return str(error)
-        return ""
-
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _at_once(_: TrafficSplit) -> bool:
-    """Nothing is left to compare it with."""
-    return True
-
-
-def _observed(dispatcher: Dispatcher) -> HealthObservation:
-    stats = dispatcher.device_stats
-    return HealthObservation(
-        well=sum(c.succeeded for c in stats),
-        failed=sum(c.failed for c in stats),
-        hung=sum(c.hung for c in stats),
-        busy=bool(dispatcher.in_flight or dispatcher.running),
-        run=dispatcher.service_time / 1e9,
-        gone="; ".join(f"{c.device}: {c.lost}" for c in stats) if all(c.lost for c in stats) else "",
-        hangs=any(c.wedged and c.wedged == c.lost for c in stats),
-        stalled=dispatcher.stalled,
-    )
+def _name(model_version: ModelVersion) -> str:
+    return f"{model_version.name}/{model_version.version}"
 
 
 def _labels(model_version: ModelVersion) -> dict[str, object]:

@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from typing import Self
 
 import structlog
 
-from inferd.health.restart_policy import RestartPolicy, RestartState, VersionHealth
+from inferd.config.daemon import Settings
+from inferd.health.restart_policy import RestartPolicy, RestartRules, RestartState, VersionHealth
+from inferd.systemd.notify import runs_as_service
 
 log = structlog.get_logger("inferd.supervision")
 
@@ -23,6 +26,13 @@ class Restarter:
         self._unusable = unusable
         self._end = end
         self._trying: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, unusable: Callable[[str], str], end: Callable[[str], None]) -> Self | None:
+        """The restarter that ``settings`` ask for; None where no other process would be started in this one's place."""
+        if settings.restart_on_device_loss == "off" or not runs_as_service():
+            return None
+        return cls(RestartPolicy(RestartRules.of(settings), time.monotonic()), unusable, end)
 
     def look(self, now: float, versions: Collection[VersionHealth]) -> None:
         """Take in how the ``versions`` are, and have a device tried where that is due."""

@@ -35,7 +35,7 @@ class NotifySender:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is anybody to tell."""
+        """Whether a supervisor listens."""
         return bool(self._address)
 
     def ready(self, status: str) -> None:
@@ -47,7 +47,7 @@ class NotifySender:
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str, seconds: float) -> None:
-        """The end begins, and may take so many seconds from now, whatever the unit allows otherwise."""
+        """The end begins, and may take so many seconds from now, even where the unit allows less."""
         self._send("STOPPING=1", _status(status), _extension(seconds))
 
     def status(self, status: str) -> None:

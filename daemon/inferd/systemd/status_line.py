@@ -20,7 +20,7 @@ class StatusLine:
 
     @classmethod
     def of(cls, wanted: Iterable[ModelState]) -> Self:
-        """Counted from the states of those that should answer."""
+        """Counted from the states of the versions that should answer."""
         states = list(wanted)
         return cls(states.count(ModelState.READY), len(states), states.count(ModelState.LOADING))
 

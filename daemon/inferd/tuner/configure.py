@@ -1,21 +1,21 @@
 """Between a model's settings and candidates: which of them a model may have, and its settings under one."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
+from inferd.axes import CHOICES, QUANTITIES, ExecutionPath, Value
 from inferd.config.model import ModelConfig
 from inferd.engine.state import most_sequences
 from inferd.engine.topology import Tunables
 from inferd.engine.warmup import max_batch_rows
 from inferd.tensors import Signature
-from inferd.tuning.candidates import Candidate, ExecutionPath, Space
+from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.goal import Goal
 
 # Infer requests for each stream: one keeps it busy, a second lies ready when the first ends.
 _MULTIPLES: tuple[int, ...] = (1, 2, 4)
 # More than any setting may be.
 _ANY = 1 << 20
-_SWITCH: dict[bool | None, Literal["on", "off"]] = {True: "on", False: "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,10 @@ class Seeds:
 
 def configured(config: ModelConfig, candidate: Candidate) -> ModelConfig:
     """``config`` as ``candidate`` has it; what that leaves to the device stays as it was."""
-    own = config.execution
-    execution = own.model_copy(
-        update={
-            "streams": candidate.streams,
-            "threads": candidate.threads,
-            "infer_requests": candidate.requests,
-            "pinning": _SWITCH.get(candidate.pinning, own.pinning),
-            "hyper_threading": _SWITCH.get(candidate.hyper_threading, own.hyper_threading),
-            "core_type": candidate.core_type or own.core_type,
-            "path": candidate.path,
-        }
+    numbers = {axis.setting: getattr(candidate, name) for name, axis in QUANTITIES.items() if axis.setting}
+    chosen = {name: (axis, value) for name, axis in CHOICES.items() if (value := getattr(candidate, name)) is not None}
+    execution = config.execution.model_copy(
+        update=numbers | {name: axis.word(value) for name, (axis, value) in chosen.items()}
     )
     batching = config.batching
     if batching.max_size:
@@ -66,9 +59,7 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
         threads=threads,
         requests=requests,
         batch=_batches(config, signature),
-        pinning=_switch(execution.pinning, tunables.pinning),
-        hyper_threading=_switch(execution.hyper_threading, tunables.hyper_threading),
-        core_type=_core_types(execution.core_type, tunables.core_types),
+        choices={axis: _allowed(axis, getattr(execution, axis), offered) for axis, offered in tunables.choices.items()},
         path=_paths(execution.path, threads),
         multiples=multiples,
     )
@@ -91,15 +82,8 @@ def goal_of(config: ModelConfig) -> Goal:
 
 def _as_allowed(space: Space, candidate: Candidate) -> Candidate:
     """``candidate`` with the device's own choice spelt out where the space does so."""
-    return space.clip(
-        replace(
-            candidate,
-            pinning=space.pinning[0],
-            hyper_threading=space.hyper_threading[0],
-            core_type=space.core_type[0],
-            path=space.path[0],
-        )
-    )
+    chosen: dict[str, Any] = {axis: space.values(axis)[0] for axis in CHOICES}
+    return space.clip(replace(candidate, **chosen))
 
 
 def _ladder(low: int, high: int) -> tuple[int, ...]:
@@ -136,13 +120,5 @@ def _batches(config: ModelConfig, signature: Signature) -> tuple[int, ...]:
     return (*powers, most)
 
 
-def _switch(setting: str, exists: bool) -> tuple[bool | None, ...]:
-    if not exists:
-        return (None,)
-    return (True, False) if setting == "auto" else (setting == "on",)
-
-
-def _core_types(setting: str, present: tuple[str, ...]) -> tuple[str | None, ...]:
-    if len(present) < 2:
-        return (None,)
-    return ("any", *present) if setting == "auto" else (setting,)
+def _allowed(axis: str, setting: str, offered: tuple[Value, ...]) -> tuple[Value, ...]:
+    return offered if setting == "auto" else (CHOICES[axis].words[setting],)

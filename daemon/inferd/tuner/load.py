@@ -14,7 +14,8 @@ from random import Random
 
 from inferd.dispatcher import Dispatcher
 from inferd.errors import Cancelled, InferdError
-from inferd.requests import Request, SequenceStep, Stages
+from inferd.requests import SequenceStep
+from inferd.rollout.synthetic_request import synthetic_request
 from inferd.tensors import Signature, Tensor
 from inferd.tuning.measurement import MeasurementWindow
 
@@ -60,7 +61,6 @@ class LoadGenerator:
         self._dispatcher = dispatcher
         self._traffic = traffic
         self._samples = cycle(traffic.samples)
-        self._outputs = tuple(range(len(traffic.signature.outputs)))
         self._sequences = count(1)
         self._loop = asyncio.get_running_loop()
         self._latencies: list[float] = []
@@ -169,20 +169,17 @@ class LoadGenerator:
         self._put(_Reply(ended), asked, SequenceStep(sequence, start=first, owner=self))
 
     def _put(self, reply: _Reply, received: int, step: SequenceStep) -> None:
-        inputs = tuple(next(self._samples))
+        inputs = next(self._samples)
         signature = self._traffic.signature
-        request = Request(
-            "",
-            0,
+        request = synthetic_request(
+            signature,
             inputs,
-            self._outputs,
             reply,
-            nbytes=sum(len(t.data) for t in inputs),
-            rows=signature.rows_of(inputs),
-            batch_key=signature.batch_key(inputs) if self._traffic.dynamic_batching else None,
             # Where the model keeps its state, one client is one sequence.
             step=step if signature.stateful else None,
-            stages=Stages(received=received),
+            batch_key=signature.batch_key(inputs) if self._traffic.dynamic_batching else None,
+            received=received,
+            shadow=False,
         )
         try:
             self._dispatcher.submit(request)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from inferd.engine.model import Engine
@@ -13,8 +12,9 @@ from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, listed
 from inferd.tuner.configure import configured
 from inferd.tuner.plan import key_of, plan, tunable_device
-from inferd.tuner.probe_process import WINDOW_SECONDS, ProbeJob, ProbeProcess
+from inferd.tuner.probe_process import ProbeProcess
 from inferd.tuner.profile import Profile, Profiles, Sustained, profile_of
+from inferd.tuner.rules import TunerRules
 from inferd.tuner.session import Progress, tune
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Search
@@ -62,14 +62,11 @@ class TuningView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OfflineTuner:
-    """Tunes with ``engine``, for ``budget`` seconds a search at most, and keeps what it finds in ``profiles``."""
+    """Tunes with ``engine`` by ``rules``, and keeps what it finds in ``profiles``."""
 
     engine: Engine
     profiles: Profiles
-    cache: Path
-    cache_bytes: int
-    cpu_threads: int
-    budget: float
+    rules: TunerRules
     view: TuningView
 
     def one(self, source: ModelSource, companions: Sequence[ModelSource] = ()) -> Profile | None:
@@ -85,14 +82,11 @@ class OfflineTuner:
         key = key_of(self.engine, source, device)
         stored = self.profiles.stored(source.name, source.version, device)
         begun = time.monotonic()
-        job = ProbeJob(
-            source, self.cache, self.cache_bytes, self.cpu_threads, WINDOW_SECONDS, companions=tuple(companions)
-        )  # fmt: skip
-        with ProbeProcess(job) as probe:
+        with ProbeProcess(self.rules.job(source, companions=tuple(companions))) as probe:
             work = plan(self.engine, source, device, key, probe.hints(), stored.winner if stored is not None else None)
-            search = Search(work.space, work.goal, work.seeds, self.budget)
+            search = Search(work.space, work.goal, work.seeds, budget=self.rules.budget)
             with self.view.model(source.name, source.version, device, work.space.size):
-                outcome = tune(search, probe.measure, self.budget, self.view.tell)
+                outcome = tune(search, probe.measure, self.rules.budget, self.view.tell)
                 sustained = self.view.check(probe, outcome)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = profile_of(

@@ -35,7 +35,7 @@ def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
     if devices.family(device) not in ("CPU", "GPU", "NPU"):
         return "", f"{devices.family(device)} decides by itself"
     tunables = engine.tunable(device, source.cpu_threads)
-    if tunables.threads == 1 and tunables.streams == (1, 1) and not tunables.pinning:
+    if tunables.threads == 1 and tunables.streams == (1, 1) and not tunables.choices:
         return "", f"nothing can be set on {device}"
     return device, ""
 

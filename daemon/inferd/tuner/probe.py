@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from inferd.deployment.settings import rules_of
-from inferd.dispatcher import Dispatcher
+from inferd.dispatcher import DispatchedModel, Dispatcher
 from inferd.engine.device import Effective
 from inferd.engine.dispatch_pool import DispatchPool
 from inferd.engine.model import Engine, LoadedModel
@@ -62,6 +62,7 @@ class Probe:
         engine: Engine,
         source: ModelSource,
         window_seconds: float,
+        *,
         samples: Sequence[Sequence[Tensor]] = (),
         companions: Sequence[ModelSource] = (),
     ) -> None:
@@ -167,33 +168,27 @@ async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
 
 async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
     return Dispatcher(
-        source.name,
-        source.version,
+        DispatchedModel(source.name, source.version, model.signature.states),
         # Nothing is refused here: whether the objective is kept is what is being found out.
         replace(rules_of(source.config, model.signature, _ROOM), objective=None),
         [DispatchPool(entry.pool, entry.times) for entry in model.pools],
-        lambda _: None,
-        asyncio.get_running_loop(),
-        model.signature.states,
+        observe=lambda _: None,
     )
 
 
 def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
     """``candidate`` as the device really took it; what was left to the device, or what it does not tell, stays."""
+    told: dict[str, Any] = {
+        axis: value
+        for axis, value in seen.choices.items()
+        if value is not None and getattr(candidate, axis) is not None
+    }
     return replace(
         candidate,
         streams=seen.streams or candidate.streams,
         threads=seen.threads or candidate.threads,
         requests=requests,
-        pinning=candidate.pinning if candidate.pinning is None or seen.pinning is None else seen.pinning,
-        hyper_threading=(
-            candidate.hyper_threading
-            if candidate.hyper_threading is None or seen.hyper_threading is None
-            else seen.hyper_threading
-        ),
-        core_type=candidate.core_type
-        if "unknown" in (candidate.core_type or "unknown", seen.core_type)
-        else seen.core_type,
+        **told,
     )
 
 

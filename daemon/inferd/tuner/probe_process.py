@@ -1,4 +1,4 @@
-"""A probe in a process of its own: a candidate that crashes or hangs takes nobody with it.
+"""A probe in a process of its own: a candidate that crashes or hangs takes nothing else with it.
 
 A program of its own, not a fork: OpenVINO does not survive a fork (OpenVINO fact 16).
 """
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from inferd import logs
+from inferd.axes import Value
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
 from inferd.engine.model import Engine
@@ -42,7 +43,7 @@ WINDOW_SECONDS = 0.25
 class ProbeJob:
     """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
 
-    ``nice`` is added to the process's niceness, so that whoever is served goes first. ``companions`` are kept
+    ``nice`` is added to the process's niceness, so that clients go first. ``companions`` are kept
     busy meanwhile.
     """
 
@@ -68,7 +69,7 @@ class ProbeProcess:
         self._job = job
         self._lock = Lock()
         self._killed = False
-        self._children: dict[Placement | None, _ProbeChild] = {}
+        self._children: dict[tuple[Value, ...] | None, _ProbeChild] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -131,12 +132,9 @@ class ProbeProcess:
             return str(gone)
 
 
-Placement = tuple[bool | None, bool | None, str | None]
-
-
-def placement_of(candidate: Candidate | None) -> Placement | None:
+def placement_of(candidate: Candidate | None) -> tuple[Value, ...] | None:
     """What decides on which CPUs threads run; None for what no candidate is about."""
-    return None if candidate is None else (candidate.pinning, candidate.hyper_threading, candidate.core_type)
+    return None if candidate is None else candidate.placement
 
 
 class _ChildLost(Exception):
@@ -185,7 +183,7 @@ def serve(pipe: Connection, job: ProbeJob) -> None:
     os.nice(job.nice)
     logs.configure("error", "auto")
     engine = Engine(job.cpu_threads, BlobCache(job.cache, job.cache_bytes))
-    with Probe(engine, job.source, job.window_seconds, job.samples, job.companions) as probe:
+    with Probe(engine, job.source, job.window_seconds, samples=job.samples, companions=job.companions) as probe:
         while True:
             try:
                 question = pipe.recv()
@@ -204,7 +202,7 @@ def _answer(engine: Engine, job: ProbeJob, probe: Probe, question: tuple[Any, ..
             case (candidate, rate, seconds):
                 return probe.arrive(candidate, rate, seconds)
     except LoadFailed as error:
-        # Whoever asked says of what.
+        # The caller says of what.
         return error.problem
     except InferdError as error:
         return str(error)

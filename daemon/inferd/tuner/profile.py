@@ -15,6 +15,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from inferd import atomic_file
+from inferd.axes import QUANTITIES
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
 from inferd.tuning.outcome import Outcome
@@ -63,8 +64,8 @@ class Profile:
 
     ``objective`` in seconds, None where there is none; ``gains`` by the name of what was beaten;
     ``seconds`` spent; ``tuned_at`` in ISO 8601. ``sustained`` is the highest rate of random arrivals
-    tried at which the objective was kept, None where there is none or nobody looked. ``pinned``
-    profiles are not tuned anew; ``previous`` is what was in force before, for a roll-back.
+    tried at which the objective was kept, None where there is none or none was tried. ``pinned``
+    profiles are not tuned again; ``previous`` is what was in force before, for a roll-back.
     """
 
     model: str
@@ -217,4 +218,4 @@ class Profiles:
 
 def _possible(candidate: Candidate) -> bool:
     """Whether a hand that edited the file left something that can be run."""
-    return min(candidate.streams, candidate.threads, candidate.requests, candidate.batch) >= 1
+    return all(getattr(candidate, axis) >= 1 for axis in QUANTITIES)

@@ -11,6 +11,11 @@ from inferd.tuner.session import Progress
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.drift import Drift
 
+# Why a model whose runs are inline is not tuned.
+RUNS_INLINE = "its runs take less time than handing them to another thread would"
+# Seconds between one tuning of a model and the next by itself.
+COOL_DOWN = 600.0
+
 
 class TuningPhase(Enum):
     """What the tuner is doing for a model version. UNTUNABLE: there is nothing to tune, and it says why."""

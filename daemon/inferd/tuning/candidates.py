@@ -1,54 +1,46 @@
-"""The configurations a pool may have on one device, and which of them lie beside each other."""
+"""The configurations a pool may have on one device, and which of them are neighbours."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import total_ordering
 from itertools import product
 from math import log
-from typing import Any, Literal, NamedTuple
+from operator import attrgetter
+from typing import Any
 
-ExecutionPath = Literal["async", "sync"]
+from inferd.axes import (
+    AXES,
+    CHOICES,
+    DEVICE_CHOICES,
+    QUANTITIES,
+    AxisValues,
+    ExecutionPath,
+    Value,
+    compile_key_of,
+    placement_of,
+)
 
-# Values of these have an order, and those beside each other behave alike.
-QUANTITIES = ("streams", "threads", "requests", "batch")
-CHOICES = ("pinning", "hyper_threading", "core_type", "path")
-AXES = QUANTITIES + CHOICES
 # One base for each axis: numbers without a common divisor spread points evenly.
-_BASES = (2, 3, 5, 7, 11, 13, 17, 19)
+_BASES = tuple(n for n in range(2, 200) if all(n % d for d in range(2, n)))[: len(AXES)]
 # Streams and threads whose runs are computed by the thread that waits for them, where failures are lost (OpenVINO
 # fact 38): the engine runs these "async" whatever it is asked for.
 _ALONE = (1, 1)
 
+CompileKey = tuple[object, ...]
+"""The part of a candidate that can't change without compiling or importing the model again."""
 
-class CompileKey(NamedTuple):
-    """The part of a candidate that can't change without compiling or importing the model again."""
-
-    streams: int
-    threads: int
-    pinning: bool | None
-    hyper_threading: bool | None
-    core_type: str | None
+_choices_of = attrgetter(*CHOICES)
 
 
 @total_ordering
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(AxisValues):
     """A configuration of one pool on one device; None leaves a setting to the device.
 
-    ``threads`` are those of all streams together. ``requests`` are in flight at a time, each a run
-    of ``batch`` rows; on the path "sync" each has a thread of its own that waits for it. One stream
-    of one thread is "async" whatever is given, such as by an old profile: it would not run otherwise.
+    On the path "sync" each infer request has a thread of its own that waits for it. One stream of one thread is
+    "async" whatever is given, such as by an old profile: it would not run otherwise.
     """
-
-    streams: int
-    threads: int
-    requests: int
-    batch: int = 1
-    pinning: bool | None = None
-    hyper_threading: bool | None = None
-    core_type: str | None = None
-    path: ExecutionPath = "async"
 
     def __post_init__(self) -> None:
         if (self.streams, self.threads) == _ALONE:
@@ -57,7 +49,12 @@ class Candidate:
     @property
     def compile_key(self) -> CompileKey:
         """What needs a compile or an import; the rest is free to change."""
-        return CompileKey(self.streams, self.threads, self.pinning, self.hyper_threading, self.core_type)
+        return compile_key_of(self)
+
+    @property
+    def placement(self) -> tuple[Value, ...]:
+        """What decides on which CPUs threads run."""
+        return placement_of(self)
 
     @property
     def effort(self) -> tuple[int, int, int]:
@@ -66,15 +63,7 @@ class Candidate:
 
     def describe(self) -> str:
         """In words, for people; what is left to the device isn't mentioned."""
-        parts = [_counted(self.streams, "stream"), _counted(self.threads, "thread")]
-        parts += [_counted(self.requests, "request"), f"batch {self.batch}"]
-        if self.pinning is not None:
-            parts.append("pinned" if self.pinning else "not pinned")
-        if self.hyper_threading is not None:
-            parts.append(f"{'with' if self.hyper_threading else 'no'} hyper-threading")
-        if self.core_type is not None:
-            parts.append(f"cores {self.core_type}")
-        return ", ".join([*parts, self.path])
+        return ", ".join(filter(None, (axis.text(getattr(self, name)) for name, axis in AXES.items())))
 
     def __lt__(self, other: "Candidate") -> bool:
         return self._key < other._key
@@ -82,13 +71,13 @@ class Candidate:
     @property
     def _key(self) -> tuple[object, ...]:
         # False and None don't compare: what is left to the device comes first.
-        choices = (self.pinning, self.hyper_threading, self.core_type, self.path)
-        return (*self.effort, self.streams, *((c is not None, c) for c in choices))
+        return (*self.effort, self.streams, *((c is not None, c) for c in _choices_of(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The values each axis may have, ascending for quantities; an axis with one value is fixed.
+    """The values each axis may have, ascending for quantities; an axis with one value is fixed, and device choices
+    that are not given are left to the device.
 
     Each stream needs a thread and a request, and where ``multiples`` are given, the requests are
     one of them times the streams. One stream of one thread is there on the path "async" alone.
@@ -99,15 +88,17 @@ class Space:
     threads: tuple[int, ...]
     requests: tuple[int, ...]
     batch: tuple[int, ...] = (1,)
-    pinning: tuple[bool | None, ...] = (None,)
-    hyper_threading: tuple[bool | None, ...] = (None,)
-    core_type: tuple[str | None, ...] = (None,)
+    choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     path: tuple[ExecutionPath, ...] = ("async",)
     multiples: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if unknown := self.choices.keys() - DEVICE_CHOICES.keys():
+            raise ValueError(f"{min(unknown)} is no choice of a device")
+        given = {axis: self.choices.get(axis, (None,)) for axis in DEVICE_CHOICES}
+        object.__setattr__(self, "choices", given)
         for axis in AXES:
-            values = self._values(axis)
+            values = self.values(axis)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{axis} needs different values, not {values}")
         for axis in QUANTITIES:
@@ -123,8 +114,8 @@ class Space:
         count = sum(
             len(self._paths_for(s, t)) * len(self._requests_for(s)) for s in self.streams for t in self._threads_for(s)
         )
-        for axis in ("batch", "pinning", "hyper_threading", "core_type"):
-            count *= len(self._values(axis))
+        for values in (self.batch, *self.choices.values()):
+            count *= len(values)
         return count
 
     def contains(self, candidate: Candidate) -> bool:
@@ -132,9 +123,7 @@ class Space:
         c = candidate
         return (
             c.batch in self.batch
-            and c.pinning in self.pinning
-            and c.hyper_threading in self.hyper_threading
-            and c.core_type in self.core_type
+            and all(getattr(c, axis) in values for axis, values in self.choices.items())
             and c.streams in self.streams
             and c.threads in self._threads_for(c.streams)
             and c.requests in self._requests_for(c.streams)
@@ -142,18 +131,18 @@ class Space:
         )
 
     def all(self) -> Iterator[Candidate]:
-        """Every candidate, those of one compiled part beside each other."""
+        """Every candidate, those of one compiled part in a row."""
         for streams in self.streams:
-            compile_key = product(self._threads_for(streams), self.pinning, self.hyper_threading, self.core_type)
-            for threads, pinning, hyper_threading, core_type in compile_key:
+            for threads, chosen in product(self._threads_for(streams), product(*self.choices.values())):
+                choices: dict[str, Any] = dict(zip(self.choices, chosen, strict=True))
                 paths = self._paths_for(streams, threads)
                 for requests, batch, path in product(self._requests_for(streams), self.batch, paths):
-                    yield Candidate(streams, threads, requests, batch, pinning, hyper_threading, core_type, path)
+                    yield Candidate(streams, threads, requests, batch, path=path, **choices)
 
     def clip(self, candidate: Candidate) -> Candidate:
         """A member near ``candidate``: nearest in streams, then in the rest."""
         for axis in AXES:
-            values, value = self._values(axis), getattr(candidate, axis)
+            values, value = self.values(axis), getattr(candidate, axis)
             if value not in values:
                 near = _nearest(values, value) if axis in QUANTITIES else values[0]
                 changes: dict[str, Any] = {axis: near}
@@ -181,7 +170,7 @@ class Space:
             near += self._fitted(replace(other, requests=requests, threads=threads))
             near += self._fitted(replace(other, requests=requests, batch=batch))
         near += self._steps(candidate, "threads", 1)
-        for axis in ("pinning", "hyper_threading", "core_type"):
+        for axis in DEVICE_CHOICES:
             near += self._turns(candidate, axis)
         return tuple(c for c in dict.fromkeys(near) if c != candidate)
 
@@ -203,7 +192,7 @@ class Space:
         for index in range(1, count + 1):
             chosen = {}
             for axis, base in zip(AXES, _BASES, strict=True):
-                values = self._values(axis)
+                values = self.values(axis)
                 chosen[axis] = values[int(_reversed_digits(index, base) * len(values))]
             yield self.clip(Candidate(**chosen))
 
@@ -211,13 +200,14 @@ class Space:
         """Where a candidate lies: from 0 to 1 on each axis."""
         found = []
         for axis in AXES:
-            values, value = self._values(axis), getattr(candidate, axis)
+            values, value = self.values(axis), getattr(candidate, axis)
             index = bisect_left(values, value) if axis in QUANTITIES else values.index(value) if value in values else 0
             found.append(index / max(1, len(values) - 1))
         return tuple(found)
 
-    def _values(self, axis: str) -> tuple[Any, ...]:
-        values: tuple[Any, ...] = getattr(self, axis)
+    def values(self, axis: str) -> tuple[Any, ...]:
+        """Those that ``axis`` may have."""
+        values: tuple[Any, ...] = self.choices[axis] if axis in self.choices else getattr(self, axis)
         return values
 
     def _threads_for(self, streams: int) -> tuple[int, ...]:
@@ -247,7 +237,7 @@ class Space:
         """``steps`` values on and back on ``axis``, as far as there are any; more than one at least double or halve."""
         value = getattr(candidate, axis)
         of_streams = {"threads": self._threads_for, "requests": self._requests_for}
-        values = of_streams[axis](candidate.streams) if axis in of_streams else self._values(axis)
+        values = of_streams[axis](candidate.streams) if axis in of_streams else self.values(axis)
         if axis == "streams":
             # Without those that no member has, for want of as many threads or requests.
             values = tuple(s for s in values if self._threads_for(s) and self._requests_for(s))
@@ -262,7 +252,7 @@ class Space:
 
     def _turns(self, candidate: Candidate, axis: str) -> Iterator[Candidate]:
         """Every other value of a choice."""
-        for value in self._values(axis):
+        for value in self.values(axis):
             if value != getattr(candidate, axis):
                 yield replace(candidate, **{axis: value})
 
@@ -284,7 +274,3 @@ def _reversed_digits(number: int, base: int) -> float:
         scale /= base
         result += digit * scale
     return result
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}" + ("s" if number != 1 else "")

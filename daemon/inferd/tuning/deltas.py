@@ -1,6 +1,7 @@
 """What changes from one candidate to another: what was gained by it once may be gained by it again."""
 
-from inferd.tuning.candidates import AXES, QUANTITIES, Candidate
+from inferd.axes import AXES, QUANTITIES
+from inferd.tuning.candidates import Candidate
 
 # For each axis that changed, its name and the direction, or the new value where values have no order.
 Delta = tuple[tuple[str, object], ...]

@@ -15,7 +15,8 @@ _ASSUMED = {
     "latency": "chosen by median latency",
 }
 # Seeds by their place.
-SEEDS = ("the LATENCY hint's answer", "the THROUGHPUT hint's answer", "the stored winner")
+THROUGHPUT_HINT = "the THROUGHPUT hint's answer"
+SEEDS = ("the LATENCY hint's answer", THROUGHPUT_HINT, "the stored winner")
 
 
 @dataclass(frozen=True, slots=True)

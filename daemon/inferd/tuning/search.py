@@ -48,7 +48,7 @@ class Search:
     order and as many as there are; one outside of the space is replaced by the nearest within.
     """
 
-    def __init__(self, space: Space, goal: Goal, seeds: Sequence[Candidate], budget: float) -> None:
+    def __init__(self, space: Space, goal: Goal, seeds: Sequence[Candidate], *, budget: float) -> None:
         if not 1 <= len(seeds) <= len(SEEDS):
             raise ValueError(f"a search starts from 1 to {len(SEEDS)} seeds, not {len(seeds)}")
         self._space = space

@@ -5,7 +5,6 @@ It knows neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with a 
 
 import asyncio
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -15,26 +14,28 @@ from pathlib import Path
 
 import structlog
 
-from inferd.config.daemon import Settings, split_host_port
+from inferd.config.daemon import Settings
 from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.preflight import memory_allowed
 from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
-from inferd.exposition.exporter import Exporter
+from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.merged import Key, WorkersCollector, merged_registry
 from inferd.exposition.security import SecurityCollector
 from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics import merge_snapshots
-from inferd.metrics.figures import ServerFigures
+from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.retired_counters import RetiredCounters
+from inferd.metrics.snapshot import ServerSnapshot
 from inferd.security.credentials import Credentials
 from inferd.systemd.notify import NotifySender, watchdog_seconds
 from inferd.workers.cpu_sets import automatic, cpu_sets
 from inferd.workers.lifecycle import SERVING
 from inferd.workers.port import HeldPort
+from inferd.workers.process import WorkerSpec
 from inferd.workers.report_socket import query_all
-from inferd.workers.supervisor import WorkerSpec, WorkerSupervisor
+from inferd.workers.supervisor import WorkerSupervisor
 from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
@@ -99,16 +100,17 @@ class WorkersDaemon:
         memory = memory_allowed(settings.preflight_memory_bytes)
         specs = worker_specs(settings, argv, count, self._port.bind, folder, memory)
         try:
-            self._supervisor = WorkerSupervisor(specs, self._notifier, watchdog_seconds(), self._complete)
+            self._supervisor = WorkerSupervisor(
+                specs, self._notifier, watchdog=watchdog_seconds(), on_complete=self._complete
+            )
         except OSError as error:
             # Such as a path that is too long for one, about a hundred characters.
             raise ConfigurationError("variable TMPDIR", "", f"can't have sockets in {folder}: {error}") from None
-        self._counters: RetiredCounters[Key, ServerFigures] = RetiredCounters(merge_snapshots.add_retired)
-        self._status = Status(self._figures)
-        host, port = split_host_port(settings.metrics_bind)
+        self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
+        self._status = Status(self._snapshot)
         own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
         registry = merged_registry(lambda: self._query("metrics"), own)
-        self._exporter = Exporter(host, port, registry, self._readiness, self._status, self._credentials)
+        self._exporter = Exporter.of(settings, Pages(registry, self._readiness, self._status), self._credentials)
 
     async def run(self) -> int:
         """Serve until a signal, then drain; the exit status."""
@@ -184,13 +186,10 @@ class WorkersDaemon:
         reports = query_all({key: identity.socket("reports") for key, identity in present.items()}, word, _PATIENCE)
         return reports, present
 
-    def _figures(self) -> ServerFigures | None:
-        reports, present = self._query("figures")
+    def _snapshot(self) -> ServerSnapshot | None:
+        reports, present = self._query("snapshot")
         self._counters.update({key: merge_snapshots.from_json(text) for key, text in reports.items()}, present)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        whole = merge_snapshots.SupervisorFacts(
-            time.monotonic(), self._started, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime, self._phase()
-        )
+        whole = merge_snapshots.SupervisorFacts(time.monotonic(), self._started, ProcessUsage.read(), self._phase())
         return merge_snapshots.merge(
             {index: part for (index, _), part in self._counters.parts.items()}, self._counters.retired, whole
         )

@@ -3,8 +3,9 @@
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Thread
 
 from inferd.workers.worker_identity import WorkerIdentity
@@ -38,30 +39,41 @@ class NotifySocket:
         self._socket.close()
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """A worker: which it is, what to run, and on which CPUs."""
+
+    identity: WorkerIdentity
+    command: tuple[str, ...]
+    cpus: frozenset[int]
+
+
 class Process:
-    """Runs ``command`` as the worker with ``identity``, on ``cpus`` alone; ``ended`` is called with the exit status, on
-    a thread of its own. With ``watchdog`` it is to say all that often, in seconds, that all is well."""
+    """Runs the worker of ``spec`` on its CPUs alone; ``ended`` is called with the exit status, on a thread of its own.
+
+    With ``watchdog`` the worker is to say all that often, in seconds, that all is well.
+    """
 
     def __init__(
         self,
-        command: Sequence[str],
-        identity: WorkerIdentity,
-        cpus: frozenset[int],
-        watchdog: float | None,
+        spec: WorkerSpec,
         ended: Callable[[int], None],
+        *,
+        watchdog: float | None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
+        identity = spec.identity
         variables = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
         variables |= identity.environment() | {"NOTIFY_SOCKET": str(identity.socket("notify"))}
         if watchdog is not None:
             variables["WATCHDOG_USEC"] = str(round(watchdog * 1e6))
         before = os.sched_getaffinity(0)
         # A child has the CPUs of the thread that starts it, from its first instruction on: OpenVINO counts them once.
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, spec.cpus)
         try:
             # A session of its own: what a terminal sends to its group is for the supervisor, which tells the workers.
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                command, stdin=subprocess.PIPE, env=variables, start_new_session=True
+                spec.command, stdin=subprocess.PIPE, env=variables, start_new_session=True
             )
         finally:
             os.sched_setaffinity(0, before)

@@ -12,7 +12,7 @@ import structlog
 from inferd.systemd.notify import NotifySender
 from inferd.systemd.status_line import StatusLine
 from inferd.workers.lifecycle import ALIVE, SERVING, WorkerEvent, WorkerLifecycle, WorkerState, is_ready
-from inferd.workers.process import NotifySocket, Process
+from inferd.workers.process import NotifySocket, Process, WorkerSpec
 from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd.workers")
@@ -31,15 +31,6 @@ _EXTENSION = 60.0
 _NO_USE = frozenset({2, 3, 78})
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """A worker: which it is, what to run, and on which CPUs."""
-
-    identity: WorkerIdentity
-    command: tuple[str, ...]
-    cpus: frozenset[int]
-
-
 @dataclass(slots=True)
 class _Worker:
     spec: WorkerSpec
@@ -54,19 +45,25 @@ class _Worker:
 class WorkerSupervisor:
     """All the workers, from :meth:`start` to the end of :meth:`drain`; on the event loop's thread but for what it says.
 
-    The first is started alone, so that what is compiled is in the cache when the others come. ``complete`` is called
-    when all serve for the first time. With ``watchdog`` (seconds) systemd hears that all is well while they say so.
+    The first is started alone, so that what is compiled is in the cache when the others come. ``on_complete`` is
+    called when all serve for the first time. With ``watchdog`` (seconds) systemd hears that all is well while they say
+    so.
     """
 
     def __init__(
-        self, specs: Sequence[WorkerSpec], notifier: NotifySender, watchdog: float | None, complete: Callable[[], None]
+        self,
+        specs: Sequence[WorkerSpec],
+        notifier: NotifySender,
+        *,
+        watchdog: float | None,
+        on_complete: Callable[[], None],
     ) -> None:
         self._workers = tuple(_Worker(spec, NotifySocket(spec.identity)) for spec in specs)
         self._notifier = notifier
         self._watchdog = watchdog
         # Shorter for a worker: one that hangs is replaced before systemd would end them all.
         self._max_silence = watchdog / 2 if watchdog is not None else None
-        self._complete = complete
+        self._on_complete = on_complete
         self._was_complete = False
         self._draining = False
         self._last_status = ""
@@ -169,7 +166,7 @@ class WorkerSupervisor:
                 loop.call_soon_threadsafe(self._ended, worker, status)
 
         spec = worker.spec
-        worker.process = Process(spec.command, spec.identity, spec.cpus, self._max_silence, ended)
+        worker.process = Process(spec, ended, watchdog=self._max_silence)
         log.info("worker started", worker=index, pid=worker.process.pid, cpus=_cpu_list(spec.cpus))
         self._wake()
 
@@ -248,7 +245,7 @@ class WorkerSupervisor:
             self._was_complete = True
             self._last_status = self._status_line()
             self._notifier.ready(self._last_status)
-            self._complete()
+            self._on_complete()
         silent = [worker for worker in self._workers if self._silent(worker, now)]
         for worker in silent:
             self._abort(worker, now)

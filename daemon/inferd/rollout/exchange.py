@@ -1,0 +1,249 @@
+"""The one place where a candidate is loaded next to what serves, takes its place or is turned away, and is freed."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from inferd.config.model import ModelConfig
+from inferd.deployment.deployment import Deployment
+from inferd.deployment.loader import Loader, log_ready
+from inferd.deployment.model_version import CanaryShare, ModelVersion, labels_of
+from inferd.deployment.traffic_split import TrafficSplit
+from inferd.errors import LoadFailed, ModelUnavailable, RolloutRejected
+from inferd.lifecycle import ModelState, Retirement
+from inferd.repository.find import ModelEntry, VersionFile
+from inferd.rollout.canary_analysis import CanaryAnalysis, CanaryRules
+from inferd.rollout.output_check import output_mismatch, signature_mismatch
+from inferd.rollout.policy import RolloutDecision
+from inferd.rollout.rollout import Rollout, RolloutResult
+
+log = structlog.get_logger("inferd.catalog")
+
+# Decides about the two sides of a split: True where the candidate goes on.
+Steer = Callable[[TrafficSplit], Awaitable[bool]]
+
+
+class RouteTable(Protocol):
+    """What routes requests to model versions, and tells others of their states."""
+
+    def reroute(self) -> None:
+        """Route by the states as they are now."""
+
+    async def publish(self) -> None:
+        """Let others see a change of state."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CanaryRun:
+    """A version of ``entry`` that shares the requests with the one before it, until ``stop`` is set."""
+
+    entry: ModelEntry
+    stop: asyncio.Event
+    candidate: Deployment
+
+
+class Exchange:
+    """Brings candidates into the place of what ``routes`` leads to. One change of a model at a time: its callers hold
+    the model's lock. ``rollbacks`` counts canaries that were rolled back, by model, version and why."""
+
+    def __init__(self, loader: Loader, routes: RouteTable) -> None:
+        self._loader = loader
+        self._routes = routes
+        self.rollbacks: Counter[tuple[str, str, str]] = Counter()
+        self._canaries: dict[str, _CanaryRun] = {}
+        # Versions that were rolled back, and why: not tried again before they change or are asked for.
+        self._rejected: dict[tuple[str, int], tuple[tuple[VersionFile, ModelConfig], RolloutRejected]] = {}
+        self._ending = False
+
+    # -- another configuration ----------------------------------------------------
+
+    async def exchange(
+        self, model: ModelVersion, config: ModelConfig, steer: Steer, *, inline: bool | None = None
+    ) -> bool:
+        """Load ``model`` as ``config`` has it next to what answers now, and have ``steer`` decide which of the two goes
+        on; the other is freed."""
+        incumbent = model.deployment
+        if model.state is not ModelState.READY or incumbent is None:
+            raise ModelUnavailable(model.name, model.state.value.lower())
+        candidate = await self._loader.load(replace(incumbent.source, config=config, inline=inline))
+        model.split = TrafficSplit(incumbent, candidate)
+        promoted = False
+        try:
+            promoted = await steer(model.split)
+        finally:
+            model.split = None
+            if promoted:
+                model.deployment, model.unready_reason, model.degraded_reason = candidate, "", ""
+                self._routes.reroute()
+            # A caller that gives up meanwhile must not leave a configuration behind that is never freed.
+            await asyncio.shield(self._release(incumbent if promoted else candidate))
+        if promoted:
+            log_ready(model)
+        await self._routes.publish()
+        return promoted
+
+    async def _release(self, gone: Deployment) -> None:
+        await self._routes.publish()
+        await self._loader.finish(gone)
+
+    # -- another version ----------------------------------------------------------
+
+    async def check(self, before: ModelVersion, model: ModelVersion, candidate: Deployment) -> None:
+        """Raises LoadFailed where ``candidate`` can't take the place of ``before``."""
+        incumbent, rollout = before.deployment, candidate.config.rollout
+        if incumbent is None:
+            return
+        if rollout.check == "outputs" and (why := await output_mismatch(incumbent, candidate, rollout.tolerance)):
+            raise LoadFailed(model.name, model.version, f"it is not fit to take over: {why}")
+        if rollout.canary_share and (incumbent.signature.in_sequences or candidate.signature.in_sequences):
+            log.warning("no canary: live sequences can't be shared; it takes over at once", **labels_of(model))
+        if needs_canary(before, candidate) and (why := signature_mismatch(incumbent.signature, candidate.signature)):
+            raise LoadFailed(
+                model.name,
+                model.version,
+                f"it can't share requests with version {before.version}: {why}; with rollout.canary_share = 0 it takes "
+                "over at once",
+            )
+
+    async def run_canary(
+        self,
+        entry: ModelEntry,
+        before: ModelVersion,
+        model: ModelVersion,
+        candidate: Deployment,
+        started: asyncio.Event | None,
+    ) -> RolloutRejected | None:
+        """Share the requests between ``before`` and ``model``. Returns why it was rolled back, None where it is to
+        have them all. ``started`` is set once they share."""
+        incumbent, rules = before.deployment, CanaryRules.of(candidate.config)
+        if incumbent is None:
+            return None
+        split, stop = TrafficSplit(incumbent, candidate), asyncio.Event()
+        self._canaries[model.name] = _CanaryRun(entry, stop, candidate)
+        if self._ending:
+            stop.set()
+        gets = f"gets {rules.share:.3g} of the requests for {rules.seconds:g} s or longer, then takes over"
+        self._begin_sharing(before, model, split, gets)
+        log.info("canary begins", **labels_of(model), beside=before.version, share=rules.share)
+        await self._routes.publish()
+        if started is not None:
+            started.set()
+        rollout = Rollout(
+            CanaryAnalysis(rules), stop, unready_reasons=lambda: (model.unready_reason, before.unready_reason)
+        )
+        result = RolloutResult(RolloutDecision.FAILED, "internal error")
+        try:
+            await rollout.steer(split)
+            result = rollout.result
+        except Exception:
+            log.exception("canary could not be judged", **labels_of(model))
+        finally:
+            del self._canaries[model.name]
+            before.split, before.canary, model.is_canary = None, None, False
+        if result.decision is RolloutDecision.PROMOTED:
+            log.info("canary promoted", **labels_of(model), why=result.why)
+            return None
+        error = RolloutRejected(model.name, result.decision.value, result.why)
+        if model.origin is not None and result.decision is not RolloutDecision.STOPPED:
+            self._rejected[model.name, model.version] = (model.origin[0], entry.config), error
+        await self._roll_back(before, model, candidate, error, stopped=result.decision is RolloutDecision.STOPPED)
+        return error
+
+    def _begin_sharing(self, before: ModelVersion, model: ModelVersion, split: TrafficSplit, gets: str) -> None:
+        if before.version == model.version:
+            before.split = split
+            before.reason = f"canary: what is on disk now {gets}"
+            return
+        before.canary = CanaryShare(model, split)
+        model.deployment, model.is_canary = split.candidate, True
+        model.move(ModelState.READY, f"canary: {gets} from version {before.version}")
+        self._routes.reroute()
+
+    async def _roll_back(
+        self,
+        before: ModelVersion,
+        model: ModelVersion,
+        candidate: Deployment,
+        error: RolloutRejected,
+        *,
+        stopped: bool,
+    ) -> None:
+        """Go on with ``before`` alone, and free ``candidate`` once it has answered what it took."""
+        self.rollbacks[model.name, str(model.version), error.decision] += 1
+        tell = log.info if stopped else log.warning
+        tell(
+            "canary rolled back",
+            **labels_of(model),
+            beside=before.version,
+            reason=error.decision,
+            why=error.why,
+        )
+        if before.version == model.version:
+            before.reason = f"what is on disk now is not served: {error}"
+            await self._release(candidate)
+        else:
+            await self.retire([model], Retirement.ROLLED_BACK, error.why)
+            # It is missed, unlike one that a client unloaded.
+            model.desired = not stopped
+            await self._routes.publish()
+
+    # -- what is tried, and what was turned away ------------------------------------
+
+    def trying(self, name: str) -> ModelEntry | None:
+        """What was read of the version of ``name`` that shares the requests now."""
+        canary = self._canaries.get(name)
+        return canary.entry if canary is not None else None
+
+    def candidates(self) -> list[Deployment]:
+        """The versions that share the requests with others now."""
+        return [canary.candidate for canary in self._canaries.values()]
+
+    def stop(self, name: str) -> None:
+        """What is to change may not have to wait for what was tried before."""
+        if (canary := self._canaries.get(name)) is not None:
+            canary.stop.set()
+
+    def end(self) -> None:
+        """Stop what is tried, and whatever is to be tried from now on."""
+        self._ending = True
+        for name in self._canaries:
+            self.stop(name)
+
+    def rejected(self, entry: ModelEntry, version: VersionFile) -> RolloutRejected | None:
+        """Why ``version`` of ``entry``, as it is, was rolled back; None where it may be tried."""
+        what, error = self._rejected.get((entry.name, version.version), (None, None))
+        return error if what == (version, entry.config) else None
+
+    def allow(self, name: str, version: int) -> None:
+        """Forget that it was rolled back."""
+        self._rejected.pop((name, version), None)
+
+    # -- its end ------------------------------------------------------------------
+
+    async def retire(self, gone: Iterable[ModelVersion], retirement: Retirement, why: str = "") -> None:
+        """Take versions out of the routes, answer what they accepted, free their memory."""
+        reason = ": ".join(filter(None, (retirement.value, why)))
+        for model in gone:
+            deployment = model.deployment
+            model.move(ModelState.UNLOADING)
+            self._routes.reroute()
+            await self._routes.publish()
+            if deployment is not None:
+                await self._loader.finish(deployment)
+            model.deployment, model.unready_reason, model.degraded_reason, model.desired = None, "", "", False
+            model.move(ModelState.UNAVAILABLE, reason)
+            await self._routes.publish()
+            log.info("model unloaded", model=model.name, version=model.version, reason=reason)
+
+
+def needs_canary(before: ModelVersion, candidate: Deployment) -> bool:
+    """Whether ``candidate`` is to be tried on a part of the requests first."""
+    if before.deployment is None or not candidate.config.rollout.canary_share:
+        return False
+    if before.deployment.signature.in_sequences or candidate.signature.in_sequences:
+        return False
+    return before.effective_state is ModelState.READY

@@ -1,0 +1,48 @@
+"""Finds out which devices are there, on threads that may wait for a driver; those that are gone are used no more."""
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from inferd.dispatcher import Dispatcher
+from inferd.engine.device import family
+
+
+class DevicePresence:
+    """Asks ``present`` about devices, which may wait for a driver; the rest on the event loop's thread."""
+
+    def __init__(self, present: Callable[[str], bool]) -> None:
+        self._present = present
+        self.asking: asyncio.Task[None] | None = None
+        # Threads that wait for a driver, and may do so for ever.
+        self._waiting: set[str] = set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a thread waits for a driver at present."""
+        return bool(self._waiting)
+
+    def look(self, dispatchers: Collection[Dispatcher]) -> None:
+        """Find out which devices of ``dispatchers`` are there, unless that is still being found out."""
+        # A CPU is there as long as we are; a compound device chooses among those that are.
+        asked = {
+            stats.device
+            for dispatcher in dispatchers
+            for stats in dispatcher.device_stats
+            if family(stats.device) in ("GPU", "NPU") and not stats.lost
+        }
+        if asked and (self.asking is None or self.asking.done()):
+            self.asking = asyncio.create_task(self._find_absent(sorted(asked), list(dispatchers)))
+
+    async def _find_absent(self, devices: list[str], dispatchers: list[Dispatcher]) -> None:
+        absent = {device for device in devices if not await asyncio.to_thread(self._is_present, device)}
+        for dispatcher in dispatchers:
+            for index, stats in enumerate(dispatcher.device_stats):
+                if stats.device in absent:
+                    dispatcher.disable_device(index, "OpenVINO does not find it any more")
+
+    def _is_present(self, device: str) -> bool:
+        self._waiting.add(device)
+        try:
+            return self._present(device)
+        finally:
+            self._waiting.discard(device)

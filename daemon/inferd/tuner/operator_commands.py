@@ -1,0 +1,153 @@
+"""What operators ask of the tuner: pin, serve with settings of their own, roll back, tune."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from inferd.axes import DEVICE_CHOICES, QUANTITIES
+from inferd.config.model import ExecutionSettings, ModelConfig
+from inferd.deployment.model_version import ModelVersion
+from inferd.errors import InvalidRequest, ModelUnavailable, RolloutRejected
+from inferd.lifecycle import ModelState
+from inferd.tuner.configure import configured, space_of
+from inferd.tuner.profile import Profile
+from inferd.tuner.promotion import current_candidate
+from inferd.tuner.record import RUNS_INLINE, TuningDecision, TuningPhase, TuningRecord
+from inferd.tuner.tuner import Tuner
+from inferd.tuning.candidates import Candidate, Space
+
+
+class OperatorCommands:
+    """Each acts on one record; see :class:`TuningRecords` for how to find it."""
+
+    def __init__(self, tuner: Tuner) -> None:
+        self._tuner = tuner
+        self.records = tuner.records
+        self._promotion = tuner.promotion
+
+    def request_tuning(self, record: TuningRecord) -> str:
+        """Tune it before all that no operator asked for, as soon as there is a good moment; returns when that is, in
+        words. Raises InvalidRequest where it is not to be."""
+        if not self._tuner.enabled:
+            raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
+        if record.phase is TuningPhase.UNTUNABLE:
+            raise InvalidRequest(record.source.name, record.status_text)
+        model_version = self._promotion.model_version(record)
+        if model_version is not None and model_version.deployment is not None and model_version.deployment.inline:
+            raise InvalidRequest(
+                record.source.name, f"{RUNS_INLINE}; set execution.path in model.toml to have it tuned"
+            )
+        return self._tuner.request(record)
+
+    def pin(self, record: TuningRecord, pinned: bool) -> None:
+        """Keep what its profile says, whatever is measured, or no longer. Raises InvalidRequest without a profile."""
+        if record.profile is None:
+            raise InvalidRequest(record.source.name, "it has no profile yet, so there is nothing to pin")
+        self.records.store(record, replace(record.profile, pinned=pinned))
+        record.note("pinned" if pinned else "no longer pinned")
+
+    async def serve_with(self, record: TuningRecord, change: Callable[[Candidate], Candidate]) -> str:
+        """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
+
+        Returns what is served then. Raises InvalidRequest where that can't be asked for, RolloutRejected where it does
+        not pass its trial, and ModelUnavailable while the model is being tuned.
+        """
+        model_version = self._idle(record)
+        name, source, deployment = record.source.name, record.source, model_version.deployment
+        if record.phase is TuningPhase.UNTUNABLE:
+            raise InvalidRequest(name, record.status_text)
+        if deployment is None or deployment.signature.in_sequences:
+            raise InvalidRequest(name, "its sequences would end; set it in model.toml and load the model again")
+        tunables = await asyncio.to_thread(self.records.engine.tunable, record.device, source.cpu_threads)
+        # Whatever the device allows, also where model.toml says something else: that is what an operator is for.
+        space = space_of(_without_run_settings(source.config), deployment.signature, tunables)
+        before = record.candidate or current_candidate(deployment, next(iter(space.all())))
+        target = change(before)
+        if problem := _out_of_range(space, target):
+            raise InvalidRequest(name, problem)
+        record.move(TuningPhase.TRYING, f"trying {target.describe()}")
+        decision, why = TuningDecision.FAILED, "an internal error"
+        try:
+            decision, why = await self._promotion.try_out(model_version, source, target)
+        finally:
+            self.records.finish(record, decision, f"{target.describe()}: {why}")
+        if decision is not TuningDecision.PROMOTED:
+            raise RolloutRejected(name, decision.value, why)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        profile = record.profile or Profile(
+            name, source.version, record.device, record.key, target, "", None, 99.0, False, 0.0, now, {}, ()
+        )
+        reason = "set by an operator"
+        self.records.store(
+            record, replace(profile, winner=target, previous=before, pinned=True, reason=reason, gains={})
+        )
+        record.note("set by an operator, and pinned")
+        return target.describe()
+
+    def _idle(self, record: TuningRecord) -> ModelVersion:
+        """What is served of ``record``, which is not being tuned. Raises ModelUnavailable otherwise."""
+        if record.phase in (TuningPhase.VERIFYING, TuningPhase.SEARCHING, TuningPhase.TRYING):
+            raise ModelUnavailable(
+                record.source.name, f"being tuned ({record.phase.value})", "try again when that has ended"
+            )
+        model_version = self._promotion.model_version(record)
+        if model_version is None or model_version.state is not ModelState.READY:
+            raise ModelUnavailable(record.source.name, "not served")
+        return model_version
+
+    async def roll_back(self, record: TuningRecord) -> str:
+        """Serve as before the last promotion, pinned so that it stays so. Returns what is served now.
+
+        Raises InvalidRequest where nothing came before, and what loading raises.
+        """
+        name, profile = record.source.name, record.profile
+        if profile is None:
+            raise InvalidRequest(name, "it has no profile, so there is nothing to roll back")
+        model_version = self._idle(record)
+        back = profile.previous
+        config = configured(record.source.config, back) if back is not None else record.source.config
+
+        async def at_once(_: object) -> bool:
+            return True
+
+        record.move(TuningPhase.TRYING, "rolling back")
+        reason = "not rolled back: it could not be loaded as before"
+        try:
+            if not model_version.deployment or not model_version.deployment.signature.in_sequences:
+                await self._promotion.catalog.roll_out(model_version, config, at_once)
+            reason = "rolled back by an operator, and pinned"
+        finally:
+            record.move(TuningPhase.SETTLED, reason)
+        deployment = model_version.deployment
+        winner = back or (current_candidate(deployment, profile.winner) if deployment is not None else profile.winner)
+        self.records.store(
+            record,
+            replace(profile, winner=winner, previous=profile.winner, pinned=True, reason="rolled back by an operator"),
+        )
+        return winner.describe()
+
+
+def _without_run_settings(config: ModelConfig) -> ModelConfig:
+    """``config`` with nothing said about how it is run."""
+    own = config.execution
+    kept = ExecutionSettings(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
+    return config.model_copy(update={"execution": kept})
+
+
+def _out_of_range(space: Space, target: Candidate) -> str:
+    """Why ``target`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
+    for axis in QUANTITIES:
+        value, most = getattr(target, axis), space.values(axis)[-1]
+        if not 1 <= value <= most:
+            return f"{axis} must be 1..{most}, not {value}"
+    if target.streams > min(target.threads, target.requests):
+        return f"{target.streams} streams need as many threads and requests at least"
+    for axis, choice in DEVICE_CHOICES.items():
+        value, offered = getattr(target, axis), space.values(axis)
+        if value is None or value in offered:
+            continue
+        if offered == (None,):
+            return f"the device knows no {axis.replace('_', ' ')}"
+        return f"{axis} must be {', '.join(map(choice.word, offered))}, not {choice.word(value)}"
+    return ""

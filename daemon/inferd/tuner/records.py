@@ -1,0 +1,136 @@
+"""What the tuner knows of every model version that was loaded, and the profiles that those are served by."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from threading import Lock
+
+import structlog
+
+from inferd.deployment.model_version import ModelVersion
+from inferd.engine.model import Engine
+from inferd.engine.source import ModelSource
+from inferd.errors import InferdError, InvalidRequest, UnknownModel, listed
+from inferd.tuner.configure import configured
+from inferd.tuner.plan import key_of, tunable_device
+from inferd.tuner.profile import Profile, Profiles
+from inferd.tuner.record import COOL_DOWN, TuningDecision, TuningPhase, TuningRecord, TuningStatus
+from inferd.tuning.drift import Drift
+from inferd.tuning.outcome import THROUGHPUT_HINT
+
+log = structlog.get_logger("inferd.tuning")
+
+_ROLLED_BACK = (TuningDecision.WRONG_OUTPUT, TuningDecision.FAILED, TuningDecision.WORSE)
+
+
+class TuningRecords:
+    """A :class:`TuningRecord` for each model version that was loaded, and its profile on disk."""
+
+    def __init__(
+        self, engine: Engine, profiles: Profiles, *, on_stored: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``on_stored`` is told of each model that has a new profile."""
+        self.engine = engine
+        self._profiles = profiles
+        self._on_stored = on_stored
+        # Versions are loaded on worker threads, several at a time.
+        self._lock = Lock()
+        self._records: dict[tuple[str, int], TuningRecord] = {}
+
+    def tuned(self, source: ModelSource) -> ModelSource:
+        """``source`` with the settings of its profile, if it has one that holds; on the thread that loads it."""
+        try:
+            device, why = tunable_device(self.engine, source)
+            key = key_of(self.engine, source, device) if device else {}
+        except InferdError:
+            # Loading it will say what is wrong.
+            return source
+        record = TuningRecord(
+            source, device, TuningStatus(TuningPhase.SETTLED if device else TuningPhase.UNTUNABLE, why), key=key
+        )
+        if device:
+            record.profile = self._profiles.find(source.name, source.version, device, key)
+        with self._lock:
+            old = self._records.get((source.name, source.version))
+            if old is not None:
+                record.decisions, record.seconds = old.decisions, old.seconds
+                record.ticket = old.ticket if device else 0
+            self._records[source.name, source.version] = record
+        if record.profile is None:
+            return source
+        record.note(f"from the profile of {record.profile.tuned_at}: {record.profile.reason}")
+        record.gain = _gain(record.profile)
+        return replace(source, config=configured(source.config, record.profile.winner))
+
+    def all(self) -> list[TuningRecord]:
+        """All of them, by name and version."""
+        with self._lock:
+            return [record for _, record in sorted(self._records.items())]
+
+    def of(self, model: str, version: str) -> TuningRecord:
+        """The record of ``version``, the newest where empty. Raises UnknownModel or InvalidRequest."""
+        found = [r for r in self.all() if r.source.name == model]
+        if not found:
+            raise UnknownModel(model)
+        if not version:
+            return found[-1]
+        for record in found:
+            if str(record.source.version) == version:
+                return record
+        raise InvalidRequest(
+            model, f"version '{version}' was not loaded; loaded: {listed(r.source.version for r in found)}"
+        )
+
+    def find(self, model_version: ModelVersion) -> TuningRecord | None:
+        """The record of ``model_version``, if it has one."""
+        return self._records.get((model_version.name, model_version.version))
+
+    def holds(self, record: TuningRecord) -> bool:
+        """Whether ``record`` is of the version as it is loaded now."""
+        return self._records.get((record.source.name, record.source.version)) is record
+
+    def store(self, record: TuningRecord, profile: Profile) -> None:
+        """Serve by ``profile`` from now on."""
+        record.profile = profile
+        self._profiles.store(profile)
+        self._on_stored(record.source.name)
+
+    def discard_profile(self, record: TuningRecord) -> None:
+        """Serve as the settings say from now on."""
+        if record.profile is not None:
+            record.profile, record.gain = None, 0.0
+            self._profiles.remove(record.source.name, record.source.version, record.device)
+
+    def finish(
+        self, record: TuningRecord, decision: TuningDecision, reason: str, profile: Profile | None = None
+    ) -> None:
+        """A tuning has ended; ``profile`` is what to serve by from now on, None to leave that unchanged."""
+        if profile is not None:
+            self.store(record, profile)
+        record.move(TuningPhase.SETTLED, reason)
+        record.decisions[decision] += 1
+        record.not_before = time.monotonic() + COOL_DOWN
+        record.verified = True
+        record.drift = Drift()
+        if record.profile is not None:
+            record.gain = _gain(record.profile)
+        tell = log.warning if decision in _ROLLED_BACK else log.info
+        tell(
+            "tuned",
+            model=record.source.name,
+            version=record.source.version,
+            decision=decision.value,
+            serving=record.candidate.describe() if record.candidate is not None else "as its settings say",
+            why=reason,
+        )
+
+    def forget(self, versions: Collection[tuple[str, str]]) -> None:
+        """Count the tunings of ``versions``, of which nothing is there any more, from 0 again."""
+        for record in self.all():
+            if (record.source.name, str(record.source.version)) in versions:
+                record.decisions, record.seconds = Counter(), 0.0
+
+
+def _gain(profile: Profile) -> float:
+    return profile.gains.get(THROUGHPUT_HINT, 0.0)

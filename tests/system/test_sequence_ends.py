@@ -141,7 +141,7 @@ def test_requests_that_contradict_the_model_leave_the_sequence_as_it_was(daemon:
 
     assert asyncio.run(talk()) == [
         2.0,
-        "model 'inner': it keeps state between requests: send a sequence_id, and sequence_start first",
+        "model 'inner': it keeps state between requests: send a sequence_id, and sequence_start with the first request",
         "model 'inner': input 'x' must have shape [1,2], got [1,1]",
         "model 'batched': a request of a sequence must have a batch of 1, got 2",
         "model 'batched': input 'state' is state that the server carries in a sequence",

@@ -145,11 +145,11 @@ OPEN_CALLS = _of_server("inferd_open_calls", "gauge", "Open inference RPCs; a st
 
 # -- load of a model version ------------------------------------------------------
 
-QUEUE_LENGTH = _of_version("inferd_queue_length", "Requests in the queue.", "queue.waiting")
-QUEUE_BYTES = _of_version("inferd_queue_bytes", "Bytes of the requests in the queue.", "queue.waiting_bytes")
+QUEUE_LENGTH = _of_version("inferd_queue_length", "Requests waiting to start.", "queue.waiting")
+QUEUE_BYTES = _of_version("inferd_queue_bytes", "Bytes of the requests waiting to start.", "queue.waiting_bytes")
 QUEUE_OLDEST = _of_version(
     "inferd_queue_oldest_seconds",
-    "Age in seconds of the oldest request in the queue, 0 when it is empty.",
+    "Age in seconds of the oldest request waiting to start, 0 for none.",
     "queue.oldest",
 )
 IN_FLIGHT = _of_version("inferd_in_flight_requests", "Requests queued or running.", "queue.in_flight")

@@ -515,7 +515,7 @@ class Scheduler:
         return list(self._entries)
 
     def queue_state(self, now: int) -> QueueState:
-        """What there is to do at ``now``. May be asked on another thread."""
+        """The load at ``now``. May be called on another thread."""
         oldest = self.oldest
         return QueueState(
             waiting=self._waiting,
@@ -529,12 +529,12 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
+        """Requests waiting to start."""
         return self._waiting
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the requests in the queue."""
+        """Bytes of the requests waiting to start."""
         return self._waiting_bytes
 
     @property

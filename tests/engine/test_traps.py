@@ -26,7 +26,7 @@
     tests/engine/test_cache.py::test_the_folder_never_outgrows_its_cap_and_keeps_the_newest
 14  tests/engine/test_cpu_budget.py::test_threads_are_the_tightest_of_affinity_and_every_quota
     tests/engine/test_device.py::test_every_family_honours_threads_and_streams
-15  tests/config/test_model.py::test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_reason
+15  tests/config/test_model.py::test_a_property_with_its_own_key_or_a_harmful_one_is_refused_with_the_reason
     tests/engine/test_device.py::test_a_choosing_device_keeps_its_present_candidates_in_order
 16  tests/engine/test_runtime.py::test_no_thread_is_started
     tests/engine/test_runtime.py::test_nothing_is_written_to_the_home_folder

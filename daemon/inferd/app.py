@@ -233,7 +233,7 @@ class App:
         return ExitOutcome(abrupt, self._restart)
 
     async def _start(self) -> None:
-        # 1. Whoever watches sees "starting" from now on.
+        # 1. Probes and scrapes see "starting" from now on.
         self._lag.start(asyncio.get_running_loop())
         if self._identity is None:
             self._status.start()
@@ -266,9 +266,9 @@ class App:
         self._say_ready()
         self._systemd.ready()
         self._health.start()
-        # From here on a worker is told itself what the others are told; this is for what came a moment before.
+        # From here on calls are passed on to this worker, too; this applies those that came a moment earlier.
         await self._unload_as_others()
-        # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
+        # 5. The tuner looks for better settings while requests are served, and changes on disk are loaded.
         self._tuner.start()
         self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
         if self._settings.repository_poll_interval:
@@ -343,7 +343,7 @@ class App:
             self._restart = False
             return
         if self._restart:
-            # Whoever asks for the end in progress wants no other process.
+            # A signal during a drain for a restart means: end, without a fresh process.
             self._restart, self._stopped_at = False, now
             log.info("signal", signal=number.name)
             return

@@ -26,7 +26,7 @@ from inferd.security.tls_mismatch import tls_mismatch
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
-# Nobody's eyes set a width for what goes into a file.
+# Output into a file has no terminal width to fit.
 _UNLIMITED = 10_000
 
 _QUIT = ("q", "Q", "\x04")
@@ -152,7 +152,7 @@ def _watch(console: Console, address: str, interval: float, view: ServerView, cr
                 now = time.monotonic()
                 said = f"{warning}; what is shown is {duration_text(now - seen)} old" if warning else ""
                 screen.update(render(view, console.width, console.height, said), refresh=True)
-                # At least once a second it is drawn anew, to a window of another size if need be.
+                # Redraw at least once a second, so that a resized terminal is filled.
                 key = pressed(min(1.0, max(0.0, due - now)))
                 if key in _QUIT:
                     return

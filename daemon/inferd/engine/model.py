@@ -100,10 +100,10 @@ class _Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to run: its signature, one pool a device, the seconds that loading it took, and what tells
-    shapes that can't go through it, None where there is none to tell.
+    """A model version ready to run: its signature, one pool per device, the seconds that loading took, and a check for
+    shapes that can't go through it (None if every shape can).
 
-    ``empty_inputs`` knows what comes of those; None where it takes none."""
+    ``empty_inputs`` knows the results of empty inputs; None if the model takes none."""
 
     signature: Signature
     pools: tuple[LoadedPool, ...]

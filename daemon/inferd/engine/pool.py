@@ -92,8 +92,8 @@ class Pool:
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
-        Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
-        ``rebuild`` is there where failed runs mar the model.
+        Where slots run ``inline``, a run has ended when :meth:`start` returns, without a notification.
+        ``rebuild`` is given where a failed run leaves the model unfit.
         """
         self.device = device
         self.inline = inline
@@ -379,7 +379,7 @@ class Pool:
         begun = time.monotonic_ns()
         try:
             with ExitStack() as runs:
-                # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
+                # Takes back their hand-overs: the loop does not listen yet, and a pending signal would swallow the next.
                 runs.callback(self.drain)
                 for request in self._requests[slots.start : slots.stop]:
                     request.slot.write([inputs])
@@ -527,7 +527,7 @@ class Pool:
         self._signal()
 
     def _free(self, requests: list[PooledRequest], hung: Sequence[PooledRequest] = ()) -> None:
-        """Close the slots once the runs of those that are ``hung`` have ended, and let go of the model last."""
+        """Wait for the runs of the ``hung`` requests, close all slots, and release the model last."""
         for request in hung:
             with suppress(RunFailed):
                 request.slot.wait()

@@ -114,8 +114,8 @@ class Preflight:
             self._passed.add(key)
 
     def close(self) -> None:
-        """End the children; whoever waits for one gets LoadFailed, and so does whoever comes later. Harmless when
-        called again."""
+        """End the children. Loads that wait for one raise LoadFailed, and so do later loads. Harmless when called
+        again."""
         with self._lock:
             self._closed = True
             for child in self._running:
@@ -141,7 +141,7 @@ class Preflight:
         error = LoadFailed(source.name, source.version, problem) if problem else self._verdict(source, child, said)
         seconds = round(time.monotonic() - begun, 3)
         if error is not None:
-            # Whoever asked for the load says so, too; this adds what the child said at last.
+            # The caller logs the failed load, too; this adds the child's last output.
             log.info("preflight failed", model=source.name, version=source.version, seconds=seconds, said=_shown(noise))
             raise error
         log.info("preflight passed", model=source.name, version=source.version, seconds=seconds)

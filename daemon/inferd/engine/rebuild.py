@@ -45,8 +45,8 @@ def rebuilder(
     *,
     exports: bool,
 ) -> Rebuilder:
-    """How what was compiled from ``model`` for ``target`` is made anew: from ``blob`` where that is there, else from
-    what it ``exports``. Both steps raise RuntimeError."""
+    """How to rebuild what was compiled from ``model`` for ``target``: from ``blob`` if there is one, else from what it
+    ``exports``. Both steps raise RuntimeError."""
     if devices.family(target) != "CPU":
         # A compound device exports nothing: the model itself is kept for it.
         return lambda _: lambda: core.compile_model(model, target, dict(properties))

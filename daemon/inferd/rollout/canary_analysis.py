@@ -113,7 +113,7 @@ class CanaryAnalysis:
     def summary(self) -> str:
         """What was seen, in words."""
         candidate, incumbent = _counts_text(self.candidate), _counts_text(self.incumbent)
-        return f"of its requests {candidate}; of those to the version before {incumbent}"
+        return f"new version: {candidate}; current version: {incumbent}"
 
     def _fails(self) -> bool:
         return exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
@@ -130,4 +130,4 @@ class CanaryAnalysis:
 
 
 def _counts_text(tally: CanaryCounts) -> str:
-    return f"{tally.failed} of {tally.ended} failed and {tally.late} came late"
+    return f"{tally.failed} of {tally.ended} requests failed, {tally.late} late"

@@ -21,7 +21,7 @@ SEEDS = ("the LATENCY hint's answer", THROUGHPUT_HINT, "the stored winner")
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """The winner beside a seed: ``ratio`` above 1 where the winner is better at what was asked for.
+    """The winner compared with a seed: ``ratio`` is above 1 if the winner is better at the goal.
 
     A seed that is not ``eligible`` misses the objective, whatever the ratio.
     """
@@ -34,10 +34,10 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``winner`` is None where nothing ran; ``out_of_reach`` where nothing measured keeps the objective.
+    """``winner`` is None if no candidate ran; ``out_of_reach`` if none that was measured keeps the objective.
 
-    ``points`` are all that were measured, the best first; ``left_out`` says of those asked for
-    that aren't among them why: what failed, and what the device made of it.
+    ``points`` are all measured candidates, the best first. ``left_out`` gives the reason for each
+    candidate that is missing there: it failed, or the device changed it.
     """
 
     winner: Estimate | None

@@ -83,7 +83,7 @@ class Search:
     def learn(self, measurement: Measurement) -> None:
         """What the last look brought."""
         if not isinstance(self._next, Look) or measurement.asked != self._next.candidate:
-            raise AssertionError(f"nobody asked for {measurement.asked.describe()}")
+            raise AssertionError(f"unexpected measurement of {measurement.asked.describe()}")
         self._next = None
         self._costs.learn(measurement)
         asked, effective = measurement.asked, measurement.effective
@@ -157,7 +157,7 @@ class Search:
         if not ranked:
             return None
         if self._race is None:
-            # Whoever doesn't keep the objective need not run.
+            # A candidate that misses the objective need not run.
             if proof := self._prove(spent + self._reserve(ranked[0].candidate)):
                 return proof
             race = Race(ranked, self._seeds)
@@ -184,7 +184,7 @@ class Search:
         return Look(winner.candidate, _PROOF, "whether the best so far keeps the objective")
 
     def _reopens(self) -> bool:
-        """Whether the race has brought up another best, around which nobody has looked."""
+        """Whether the race has found another best, whose surroundings are unexplored."""
         ranked = self._ranked()
         if self._race is None or self._races == _MOST_RACES or not ranked:
             return False
@@ -216,10 +216,10 @@ class Search:
         return conclude(self._goal, points, self._contenders(), self._seeds, self._left_out)
 
     def _contenders(self) -> list[Estimate]:
-        """Whom to choose from, the best first: seeds, and those that ran beside them.
+        """The candidates to choose from, the best first: seeds, and those that raced.
 
-        Where what ran is beaten by others that were at least confirmed, there was no time for
-        another race, and those count as well.
+        If others that were at least confirmed beat those, there was no time for another race,
+        and the others count as well.
         """
         ranked = self._ranked()
         confirmed = [e for e in ranked if e.windows >= CONFIRMED or e.candidate in self._seeds] or ranked

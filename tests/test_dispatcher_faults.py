@@ -133,7 +133,9 @@ async def test_a_device_on_which_everything_hangs_is_used_no_more() -> None:
 
     # One hung, the slot in its place too, and then there was none left to put there.
     assert [type(answer.error) for answer in answers] == [InferenceFailed] * 2 + [ModelUnavailable] * 2
-    assert str(answers[3].error) == ("model 'm' is failed: CPU.0: 1 runs hang and were left behind, as many as may be")
+    assert str(answers[3].error) == (
+        "model 'm' is failed: CPU.0: 1 hung infer requests were orphaned, the most allowed"
+    )
     assert [answer.times for answer in answers] == [1] * 4
     assert health_changes
     with pytest.raises(ModelUnavailable):

@@ -311,7 +311,7 @@ class App:
         ending = asyncio.gather(self._tuner.stop(), self._health.stop())
         # 3. What was accepted is answered.
         if not await self._catalog.drain(self._settings.drain_timeout):
-            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+            log.warning("drain timed out; remaining requests answered UNAVAILABLE")
         # 4. Clients are told to go elsewhere and answers reach the wire, then the port closes. In a roll-over every
         # call that still comes here before is one that fails, so nothing is waited for that takes time: not tuning to
         # end, nor memory to be freed.
@@ -345,16 +345,16 @@ class App:
         if self._restart:
             # A signal during a drain for a restart means: end, without a fresh process.
             self._restart, self._stopped_at = False, now
-            log.info("signal", signal=number.name)
+            log.info("signal received", signal=number.name)
             return
         if self._stop.is_set():
             if now - self._stopped_at < _ONE_WISH_SECONDS:
                 return
-            log.warning("second signal: ending at once", signal=number.name)
+            log.warning("second signal received; exiting at once", signal=number.name)
             with suppress(OSError):
                 sys.stderr.flush()
             os._exit(128 + number)
-        log.info("signal", signal=number.name)
+        log.info("signal received", signal=number.name)
         self._stopped_at = now
         self._stop.set()
 
@@ -362,7 +362,7 @@ class App:
         """Drain and end, for another process to be started."""
         if self._stop.is_set():
             return
-        log.error("device is lost to this process, and not to a fresh one; making way for that", device=device)
+        log.error("device lost to this process only; restarting", device=device)
         self._restart = True
         self._stop.set()
 

@@ -202,7 +202,7 @@ class Dispatcher:
             return
         stats.lost = why
         self._impaired = True
-        log.error("device is used no more", model=self._model, version=self._version, device=stats.device, problem=why)
+        log.error("device disabled", model=self._model, version=self._version, device=stats.device, problem=why)
         now = time.monotonic_ns()
         self.scheduler.disable(index, now)
         self._hung_slots.disable(index, now)
@@ -272,7 +272,7 @@ class Dispatcher:
         except InferdError as gone:
             failed = gone.bare()
         except Exception:
-            log.exception("run could not be started", model=self._model, version=self._version)
+            log.exception("run not started", model=self._model, version=self._version)
             failed = InternalFault()
         if failed is not None:
             pool.release(0)
@@ -323,7 +323,7 @@ class Dispatcher:
             error = gone.bare()
         except Exception:
             # Whatever copying trips over, memory running out for one, must not take the slot with it.
-            log.exception("run could not be started", model=self._model, version=self._version)
+            log.exception("run not started", model=self._model, version=self._version)
             error = InternalFault()
         pool.release(run.slot)
         lost = bool(self.device_stats[run.pool].lost)
@@ -348,7 +348,7 @@ class Dispatcher:
         stats = self.device_stats[run.pool]
         stats.hung += 1
         self._hung_slots.add(run.pool, run.slot, time.monotonic_ns())
-        log.error("run hangs", model=self._model, version=self._version, device=stats.device, requests=len(run.members))
+        log.error("run hung", model=self._model, version=self._version, device=stats.device, requests=len(run.members))
         self._report_health_change()
 
     def _wedged(self, index: int, slot: int) -> None:
@@ -358,7 +358,7 @@ class Dispatcher:
         if not stats.wedged:
             stats.wedged = wedged[slot]
             log.error(
-                "infer request can't be replaced",
+                "infer request not replaced",
                 model=self._model,
                 version=self._version,
                 device=stats.device,
@@ -441,7 +441,7 @@ class Dispatcher:
         if self._hung_slots:
             self._back(index, completion)
         if suspect and failed is None:
-            failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
+            failed = InferenceFailed(self._model, "another request's failed run spoilt its result")
         stats, ok, pool = self.device_stats[index], failed is None, self._pools[index]
         ended = self.scheduler.finished(index, slot, at, ok=ok, lost=bool(stats.lost), suspect=suspect)
         stats.succeeded += ok
@@ -489,7 +489,7 @@ class Dispatcher:
             error = unfit.bare()
         except Exception:
             # Whatever encoding trips over must not take the slot with it.
-            log.exception("answer could not be encoded", model=self._model, version=self._version)
+            log.exception("response not encoded", model=self._model, version=self._version)
             error = InternalFault()
         request.reply.fail(error)
         return error

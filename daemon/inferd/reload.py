@@ -55,7 +55,7 @@ class Reloader:
             try:
                 failed = await self._catalog.reload(thorough=thorough)
             except InferdError as error:
-                log.error("the model repository can't be read; what is served stays", problem=str(error))
+                log.error("model repository not read; served models unchanged", problem=str(error))
                 well = False
             except Exception:
                 log.exception("reload failed")
@@ -65,7 +65,7 @@ class Reloader:
                 log.info("reloaded")
             else:
                 self.counts["failed"] += 1
-                log.warning("reloaded in part", **({"not_served_as_on_disk": failed} if failed else {}))
+                log.warning("reloaded partially", **({"not_served_as_on_disk": failed} if failed else {}))
             ended()
 
     async def watch(self, watch: Watch, seconds: float) -> None:
@@ -80,10 +80,10 @@ class Reloader:
         try:
             settings = self._read()
         except InferdError as error:
-            log.error("settings can't be used; those of before stay", problem=str(error))
+            log.error("settings not reloaded", problem=str(error))
             return False
         changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(self._settings, n)}
         for name in sorted(changed.difference(RELOADABLE)):
-            log.warning("setting is taken up by a restart only", setting=name)
+            log.warning("setting not applied; restart required", setting=name)
         self._take(settings)
         return True

@@ -258,8 +258,8 @@ class Catalog(Routes):
         self.loads[name, "failed"] += 1
         for model in self._models.get(name, {}).values():
             if model.state is ModelState.READY:
-                model.reason = f"what is on disk now is not served: {error}"
-        log.error("model can't be served", model=name, problem=str(error), **still_serving(self._routes, name))
+                model.reason = f"version on disk not served: {error}"
+        log.error("model load failed", model=name, problem=str(error), **still_serving(self._routes, name))
 
     async def _load_entry(
         self, entry: ModelEntry, *, quietly: bool, force: bool = True, canary_started: asyncio.Event | None = None
@@ -328,7 +328,7 @@ class Catalog(Routes):
             return await self._load_failed(model, old, error, candidate)
         except Exception:
             # A fault of ours or of a plugin's: this version is lost, the others must not be.
-            log.exception("model could not be loaded", model=entry.name, version=version.version)
+            log.exception("model load raised an unexpected exception", model=entry.name, version=version.version)
             return await self._load_failed(model, old, LoadFailed(*key, "internal error"), candidate)
         self.loads[entry.name, "ok"] += 1
         if before is not None and before.origin != origin and needs_canary(before, candidate):
@@ -358,9 +358,9 @@ class Catalog(Routes):
         self.loads[model.name, "failed"] += 1
         model.move(ModelState.UNAVAILABLE, failure_text(error))
         if old is not None and old.state is ModelState.READY:
-            old.reason = f"what is on disk now is not served: {failure_text(error)}"
+            old.reason = f"version on disk not served: {failure_text(error)}"
         log.error(
-            "model can't be served", **labels_of(model), problem=str(error), **still_serving(self._routes, model.name)
+            "model load failed", **labels_of(model), problem=str(error), **still_serving(self._routes, model.name)
         )
         await self.publish()
         return error

@@ -33,7 +33,7 @@ class LoadRetries:
         tries = self._tries.setdefault(name, ReloadBackoff(self._rules))
         tries.tried(loop.time(), why)
         self._waiting[name] = loop.call_later(tries.delay, self._again, name)
-        log.info("model will be loaded again", model=name, seconds=tries.delay)
+        log.info("model load retry scheduled", model=name, seconds=tries.delay)
 
     def forget(self, name: str) -> None:
         """Leave ``name`` as it is."""
@@ -53,4 +53,4 @@ class LoadRetries:
 
 def failure_text(error: InferdError) -> str:
     """What others read of a load that failed with ``error``."""
-    return f"{error}; it will be loaded again" if isinstance(error, LoadInterrupted) else str(error)
+    return f"{error}; it will be retried" if isinstance(error, LoadInterrupted) else str(error)

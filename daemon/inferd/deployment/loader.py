@@ -134,7 +134,7 @@ class Loader:
         try:
             await asyncio.wait_for(deployment.dispatcher.drained(), self._limits.drain_seconds)
         except TimeoutError:
-            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+            log.warning("drain timed out; remaining requests answered UNAVAILABLE")
         await self.free(deployment)
 
     async def free(self, deployment: Deployment) -> None:
@@ -148,7 +148,7 @@ class Loader:
             self._work[key] = ended + deployment.dispatcher.busy_ns, left
         if not deployment.loaded.freed:
             log.error(
-                "a run does not end; its memory is kept",
+                "hung run not ended; its memory is kept",
                 model=deployment.source.name,
                 version=deployment.source.version,
             )

@@ -59,7 +59,7 @@ def rebuilder(
             found = compiled.export_model().getvalue()
             kept.append(found)
         if found is None:
-            raise RuntimeError("its blob is in the cache no more")
+            raise RuntimeError("its blob is no longer in the cache")
         if not kept and len(found) <= _SMALL:
             kept.append(found)
         return lambda: core.import_model(found, target, dict(properties))

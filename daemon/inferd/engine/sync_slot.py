@@ -130,7 +130,7 @@ class SyncSlot:
             return error_summary(error)
         except Exception as error:
             # Memory running out, for one: the thread has to outlive it, or the slot would be lost.
-            log.exception("run raised what OpenVINO does not raise")
+            log.exception("run raised an unexpected exception")
             return error_summary(error)
         return None
 
@@ -139,4 +139,4 @@ class SyncSlot:
             self._on_done()
         except Exception:
             # The reaper finds that the run has ended well.
-            log.exception("hand-over raised")
+            log.exception("hand-over callback raised an exception")

@@ -169,11 +169,11 @@ class HealthTracker:
         elif outcome is ProbeOutcome.FAILED and trusted:
             self._apply(
                 HealthSignal.PROBE_FAILED,
-                "inferences on made-up input fail, which ended well before",
+                "health probes fail that succeeded before",
                 UnreadyReason.FAILING,
             )
         elif outcome is ProbeOutcome.UNANSWERED and reason is ProbeReason.READINESS and self._unheard(now, probed_at):
-            silent = f"no answer to an inference on made-up input for {now - probed_at:.0f} s"
+            silent = f"no response to a health probe for {now - probed_at:.0f} s"
             self._apply(HealthSignal.PROBE_FAILED, silent, UnreadyReason.SILENT)
 
     # -- readiness --------------------------------------------------------------------
@@ -190,7 +190,7 @@ class HealthTracker:
         """The same in words, "" while nothing does."""
         if self.state is HealthState.FAILED:
             return self.reason
-        return "runs that hang hold every infer request of it" if self._stalled else ""
+        return "hung runs hold all of its infer requests" if self._stalled else ""
 
     @property
     def degraded_text(self) -> str:

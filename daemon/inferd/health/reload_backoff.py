@@ -45,8 +45,8 @@ class ReloadBackoff:
         if not self._why:
             return ""
         times = "once" if self._tries == 1 else f"{self._tries} times"
-        ending = f"is tried every {self._rules.slow_interval:.0f} s from now on" if self.exhausted else "goes on"
-        return f"loading it again has failed {times} and {ending}: {self._why}"
+        ending = f"next attempts every {self._rules.slow_interval:.0f} s" if self.exhausted else "retrying"
+        return f"reloading failed {times}, {ending}: {self._why}"
 
     @property
     def exhausted(self) -> bool:

@@ -55,8 +55,8 @@ TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """What one version is to run on, which of those it has lost, whether loading it again was tried in vain as often
-    as it is done in quick succession, and whether it answers all the same."""
+    """The devices that one version runs on and those it has lost. ``exhausted``: all quick reloads of it failed.
+    ``ready``: it answers all the same."""
 
     devices: frozenset[str]
     lost: frozenset[str] = frozenset()

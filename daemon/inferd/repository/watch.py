@@ -29,7 +29,7 @@ class Watch:
             listing = self._repository.scan()
         except RepositoryError as error:
             if not self._complained:
-                log.error("the model repository can't be read; what is served stays", problem=str(error))
+                log.error("model repository not read; served models unchanged", problem=str(error))
             self._complained = True
             return False
         self._complained = False

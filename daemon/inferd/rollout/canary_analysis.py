@@ -107,7 +107,7 @@ class CanaryAnalysis:
     def reason(self, decision: RolloutDecision) -> str:
         """What was seen; nothing of it led to STOPPED."""
         if decision is RolloutDecision.STOPPED:
-            return "another change came before it was decided"
+            return "another change came first"
         return self.summary()
 
     def summary(self) -> str:

@@ -98,9 +98,9 @@ class Exchange:
         if incumbent is None:
             return
         if rollout.check == "outputs" and (why := await output_mismatch(incumbent, candidate, rollout.tolerance)):
-            raise LoadFailed(model.name, model.version, f"it is not fit to take over: {why}")
+            raise LoadFailed(model.name, model.version, f"it can't take over: {why}")
         if rollout.canary_share and (incumbent.signature.in_sequences or candidate.signature.in_sequences):
-            log.warning("no canary: live sequences can't be shared; it takes over at once", **labels_of(model))
+            log.warning("canary skipped: live sequences can't be shared", **labels_of(model))
         if needs_canary(before, candidate) and (why := signature_mismatch(incumbent.signature, candidate.signature)):
             raise LoadFailed(
                 model.name,
@@ -126,9 +126,9 @@ class Exchange:
         self._canaries[model.name] = _CanaryRun(entry, stop, candidate)
         if self._ending:
             stop.set()
-        gets = f"gets {rules.share:.3g} of the requests for {rules.seconds:g} s or longer, then takes over"
+        gets = f"gets {rules.share:.3g} of the requests for at least {rules.seconds:g} s, then takes over"
         self._begin_sharing(before, model, split, gets)
-        log.info("canary begins", **labels_of(model), beside=before.version, share=rules.share)
+        log.info("canary started", **labels_of(model), current=before.version, share=rules.share)
         await self._routes.publish()
         if started is not None:
             started.set()
@@ -140,14 +140,14 @@ class Exchange:
             await rollout.steer(split)
             result = rollout.result
         except Exception:
-            log.exception("canary could not be judged", **labels_of(model))
+            log.exception("canary analysis failed", **labels_of(model))
         finally:
             del self._canaries[model.name]
             before.split, before.canary, model.is_canary = None, None, False
         if result.decision is RolloutDecision.PROMOTED:
             log.info("canary promoted", **labels_of(model), why=result.why)
             return None
-        error = RolloutRejected(model.name, result.decision.value, result.why)
+        error = RolloutRejected(model.name, result.decision.value, result.why, before.version)
         if model.origin is not None and result.decision is not RolloutDecision.STOPPED:
             self._rejected[model.name, model.version] = (model.origin[0], entry.config), error
         await self._roll_back(before, model, candidate, error, stopped=result.decision is RolloutDecision.STOPPED)
@@ -156,7 +156,7 @@ class Exchange:
     def _begin_sharing(self, before: ModelVersion, model: ModelVersion, split: TrafficSplit, gets: str) -> None:
         if before.version == model.version:
             before.split = split
-            before.reason = f"canary: what is on disk now {gets}"
+            before.reason = f"canary: the version on disk {gets}"
             return
         before.canary = CanaryShare(model, split)
         model.deployment, model.is_canary = split.candidate, True
@@ -178,12 +178,12 @@ class Exchange:
         tell(
             "canary rolled back",
             **labels_of(model),
-            beside=before.version,
+            current=before.version,
             reason=error.decision,
             why=error.why,
         )
         if before.version == model.version:
-            before.reason = f"what is on disk now is not served: {error}"
+            before.reason = f"version on disk not served: {error}"
             await self._release(candidate)
         else:
             await self.retire([model], Retirement.ROLLED_BACK, error.why)

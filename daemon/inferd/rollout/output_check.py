@@ -50,7 +50,7 @@ async def configuration_mismatch(split: TrafficSplit) -> str:
             continue
         seen = await _asked(candidate, inputs)
         if isinstance(seen, InferdError):
-            return f"it fails where the other answers: {seen}"
+            return f"it fails on inputs that the current settings answer: {seen}"
         if problem := difference(expected, seen, lowered=lowered):
             return problem
     return ""
@@ -59,7 +59,7 @@ async def configuration_mismatch(split: TrafficSplit) -> str:
 def signature_mismatch(old: Signature, new: Signature) -> str:
     """Why requests that ``old`` takes can't go to ``new``; "" where they all can."""
     if unknown := {s.name for s in new.inputs} - {s.name for s in old.inputs}:
-        return f"it wants an input '{min(unknown)}'"
+        return f"it needs an input '{min(unknown)}'"
     if old.max_batch > new.max_batch:
         return f"it takes {new.max_batch} rows, not {old.max_batch}"
     for kind, before, now in (("input", old.inputs, new.inputs), ("output", old.outputs, new.outputs)):
@@ -111,9 +111,9 @@ async def _asked(deployment: Deployment, inputs: Sequence[Tensor]) -> list[Tenso
 def _failure(error: InferdError) -> str:
     """What ``error`` says against a version; what came too much says nothing."""
     if isinstance(error, Cancelled):
-        return f"it gives no answer within {ANSWER_SECONDS:g} s"
+        return f"it did not respond within {ANSWER_SECONDS:g} s"
     if isinstance(error, InferenceFailed | InternalFault | ModelUnavailable):
-        return f"it does not answer what clients send: {error}"
+        return f"it fails on recent client inputs: {error}"
     return ""
 
 
@@ -123,14 +123,14 @@ def _unsound(
     before = {spec.name: tensor for spec, tensor in zip(old.outputs, expected, strict=False)}
     for spec, tensor in zip(new.outputs, seen, strict=True):
         if tensor.dtype is not spec.dtype:
-            return f"output '{spec.name}' is {tensor.dtype.wire}, declared is {spec.dtype.wire}"
+            return f"output '{spec.name}' is {tensor.dtype.wire}, but declared as {spec.dtype.wire}"
         if not _within(spec, tensor.shape):
-            return f"output '{spec.name}' is of shape {list(tensor.shape)}, declared is {spec.describe()}"
+            return f"output '{spec.name}' has shape {list(tensor.shape)}, but is declared as {spec.describe()}"
         other = before.get(spec.name)
         if other is None:
             continue
         if newly_infinite(other, tensor):
-            return f"output '{spec.name}' has NaN or infinity where the version before has numbers"
+            return f"output '{spec.name}' has NaN or infinity where the current version has numbers"
         if tolerance is not None and (problem := tensor_difference(other, tensor, tolerance=tolerance)):
             return f"output '{spec.name}': {problem}"
     if tolerance is not None and (missing := before.keys() - {s.name for s in new.outputs}):

@@ -86,5 +86,5 @@ def _broken(deployment: Deployment) -> str:
         if stats.lost:
             return f"{stats.device}: {stats.lost}"
         if stats.hung:
-            return f"a run hangs on {stats.device}"
+            return f"a run hung on {stats.device}"
     return ""

@@ -21,11 +21,11 @@ _ALLOWED = 0.1
 _MOST_KEPT = 2000
 
 _REASONS = {
-    RolloutDecision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
-    RolloutDecision.FAILED: "more of its inferences failed",
-    RolloutDecision.WORSE: "more of its answers were late",
+    RolloutDecision.PROMOTED: "it did as well in service and measured better",
+    RolloutDecision.FAILED: "more of its runs failed",
+    RolloutDecision.WORSE: "more of its responses were late",
     RolloutDecision.STOPPED: "the trial was stopped",
-    RolloutDecision.WRONG_OUTPUT: "its answers differ",
+    RolloutDecision.WRONG_OUTPUT: "its outputs differ",
 }
 
 

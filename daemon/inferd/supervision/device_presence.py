@@ -38,7 +38,7 @@ class DevicePresence:
         for dispatcher in dispatchers:
             for index, stats in enumerate(dispatcher.device_stats):
                 if stats.device in absent:
-                    dispatcher.disable_device(index, "OpenVINO does not find it any more")
+                    dispatcher.disable_device(index, "OpenVINO no longer finds it")
 
     def _is_present(self, device: str) -> bool:
         self._waiting.add(device)

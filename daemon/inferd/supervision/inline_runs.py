@@ -99,14 +99,14 @@ class InlineRuns:
                     model_version, _own(model_version, deployment), quick, inline=True
                 )
         except InferdError as error:
-            log.debug("inline runs could not be measured", **labels, problem=str(error))
+            log.debug("inline run measurement failed", **labels, problem=str(error))
         except Exception:
-            log.exception("inline runs could not be measured", **labels)
+            log.exception("inline run measurement failed", **labels)
         finally:
             self._measuring.discard(model_version)
             choice.measured(self._clock(), before=before, inline=inline)
         if inline != before:
-            event = "runs are inline now" if inline else "runs are handed over now"
+            event = "inline runs enabled" if inline else "inline runs disabled"
             log.info(event, **labels, took_us=round(took / 1000, 1), most_us=round(most / 1000, 1))
             self._told(model_version, inline)
 

@@ -135,7 +135,7 @@ class HealthMonitor:
             try:
                 await self._look()
             except Exception:
-                log.exception("the models' health could not be looked at")
+                log.exception("health check failed")
             try:
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
@@ -163,11 +163,11 @@ class HealthMonitor:
         }
         for health in silent.keys() - self._silent:
             name, seconds = silent[health]
-            log.error("model is silent; the watchdog is not fed", model=name, seconds=round(seconds))
+            log.error("model silent; watchdog not fed", model=name, seconds=round(seconds))
         for model_version, _, health in held:
             # One that was taken out of service meanwhile has not answered.
             if health in self._silent and health not in silent and health.unready_reason is None:
-                log.info("model answers again", model=_name(model_version))
+                log.info("model responded again", model=_name(model_version))
         self._silent = set(silent)
         return dict(silent.values())
 
@@ -221,7 +221,7 @@ class HealthMonitor:
         )
         if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
-            level("model failed" if reason else "model is well again", **_labels(model_version), reason=reason)
+            level("model failed" if reason else "model recovered", **_labels(model_version), reason=reason)
         if health.state is not HealthState.FAILED:
             # What waits behind runs that hang may still be answered.
             self._failed.discard(deployment.dispatcher)

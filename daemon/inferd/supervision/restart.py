@@ -47,10 +47,10 @@ class Restarter:
             self._trying.cancel()
 
     async def _try(self, device: str) -> None:
-        log.info("trying in a process of its own whether a fresh one can use the device", device=device)
+        log.info("device check started in a fresh process", device=device)
         why = await asyncio.to_thread(self._unusable, device)
         self._policy.answered(time.monotonic(), usable=not why)
         if why:
-            log.error("a fresh process can't use the device either", device=device, problem=why)
+            log.error("device check failed in a fresh process", device=device, problem=why)
         elif self._policy.state is RestartState.RESTARTING:
             self._end(device)

@@ -64,9 +64,9 @@ class VersionReloads:
         why = ""
         try:
             if (stuck := self._catalog.unfreed(model_version.name)) >= _MOST_STUCK:
-                why = f"{stuck} versions of it hang and hold their memory; restart the daemon"
+                why = f"{stuck} hung versions of it still hold memory; restart the daemon"
                 return
-            log.info("loading the model again", **_labels(model_version))
+            log.info("model reload started", **_labels(model_version))
             await self._catalog.roll_out(model_version, deployment.config, _at_once)
         except ContentChanged:
             # What it was loaded from is there no more.
@@ -78,7 +78,7 @@ class VersionReloads:
         except InferdError as error:
             why = str(error)
         except Exception:
-            log.exception("model could not be loaded again", **_labels(model_version))
+            log.exception("model reload raised an unexpected exception", **_labels(model_version))
             why = "internal error"
         finally:
             self._running.discard(_key(model_version))
@@ -86,7 +86,7 @@ class VersionReloads:
             self._catalog.loads[model_version.name, "failed" if why else "ok"] += 1
             self._ended()
             if why:
-                log.error("model was not loaded again", **_labels(model_version), problem=why)
+                log.error("model not reloaded", **_labels(model_version), problem=why)
 
     async def _loaded_as_it_is_now(self, name: str) -> str:
         """Why it could not be, "" where it could."""

@@ -75,7 +75,7 @@ class SystemdNotifier:
                 self._look()
             except Exception:
                 # Not to be fed for long is what makes this heard of.
-                log.exception("the watchdog could not be fed")
+                log.exception("watchdog not fed")
             await asyncio.sleep(self._interval)
 
     def _look(self) -> None:

@@ -30,7 +30,7 @@ class NotifySender:
             # An abstract socket: its name begins with a zero byte, which no variable can hold.
             self._address = "\0" + self._address[1:]
         elif self._address and not self._address.startswith("/"):
-            log.warning("NOTIFY_SOCKET is no kind of address that is known here", address=self._address)
+            log.warning("unsupported NOTIFY_SOCKET address", address=self._address)
             self._address = ""
 
     @property
@@ -71,7 +71,7 @@ class NotifySender:
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if not self._complained:
-                log.warning("the supervisor can't be told", problem=str(error), message=lines[0])
+                log.warning("supervisor not notified", problem=str(error), message=lines[0])
             self._complained = True
 
 

@@ -95,7 +95,7 @@ class HillClimb:
             self._fills -= 1
             places = [c for c in self._places if open_(c) and not far_behind(c)]
             if found := self._furthest(places, estimates):
-                return found, "far from all that was measured"
+                return found, "far from all measured candidates"
         return None
 
     def _surroundings(self, candidate: Candidate) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:

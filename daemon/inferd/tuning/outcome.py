@@ -11,7 +11,7 @@ from inferd.tuning.race import choose
 
 # What is assumed of a model that has no objective.
 _ASSUMED = {
-    "throughput": "chosen by throughput, however long an answer takes",
+    "throughput": "chosen by throughput, regardless of latency",
     "latency": "chosen by median latency",
 }
 # Seeds by their place.
@@ -89,12 +89,12 @@ def _reason(goal: Goal, winner: Estimate, gains: Sequence[Gain]) -> str:
     if goal.latency is not None:
         share = f", {100 * winner.share:.4g} % of the answers within {_seconds(goal.latency)}"
     if winner.verdict is GoalVerdict.UNSURE:
-        share += ", as far as so few answers tell" if winner.kept else ", which may be too few"
+        share += ", based on few responses" if winner.kept else ", which may be too few"
     if not winner.answers:
-        text = f"nothing answered while it was measured; {winner.candidate.describe()} would take least"
+        text = f"no candidate responded while measured; {winner.candidate.describe()} would take least"
     elif not winner.eligible:
-        text = f"nothing measured answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
-        text += f"{winner.candidate.describe()} comes nearest, with {_seconds(winner.tail)}"
+        text = f"no measured candidate answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
+        text += f"{winner.candidate.describe()} comes closest, with {_seconds(winner.tail)}"
     elif goal.kind == "latency":
         text = f"{winner.candidate.describe()} has the lowest median latency, {_seconds(winner.median)}"
         text += share

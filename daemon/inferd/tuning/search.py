@@ -94,7 +94,7 @@ class Search:
             return
         self._failures[asked.compile_key] = None
         if effective != asked:
-            self._left_out[asked] = f"the device made it {effective.describe()}"
+            self._left_out[asked] = f"the device changed it to {effective.describe()}"
             self._seeds = [effective if seed == asked else seed for seed in self._seeds]
         self._estimates.add(effective, measurement.windows)
         if (base := self._base) is not None and base in self._estimates:
@@ -141,7 +141,7 @@ class Search:
         spent += self._reserve(best)
         if ranked[0].windows < CONFIRMED:
             if self._affordable(spent, [best], CONFIRMED - FIRST):
-                return Look(best, CONFIRMED - FIRST, "the best so far: another look, in case it was lucky")
+                return Look(best, CONFIRMED - FIRST, "the best so far, measured again in case it was lucky")
             return None
         proposal = self._hill_climb.propose(
             ranked, self._estimates, self._costs, lambda c: self._may(c) and self._affordable(spent, [c], FIRST)
@@ -170,7 +170,7 @@ class Search:
         candidate = self._race.next(self._estimates, self._may, lambda all_: self._affordable(spent, all_, WINDOWS))
         if candidate is None:
             return self._prove(spent)
-        return Look(candidate, WINDOWS, "in turns with the others that may be the best")
+        return Look(candidate, WINDOWS, "in turns with the other possible winners")
 
     def _prove(self, spent: float) -> Look | None:
         """More windows of the one to be chosen, where it isn't sure yet that it keeps the objective."""

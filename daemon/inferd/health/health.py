@@ -16,7 +16,7 @@ from inferd.health.probes import PROBE_TRUST, ProbeOutcome, ProbeReason, ProbeTr
 
 # A probe may take so many runs, and a version be silent for so long: others may be queued, and the machine busy.
 _RUNS = 20
-# A probe of the liveness rule is let go after so many times the limit; the version has long been called silent.
+# A liveness probe is abandoned after so many times the limit; by then the version has long counted as silent.
 _GIVEN_UP = 3.0
 # A wait of that part of the time counts as all of it, give or take what clocks and timers do.
 _ALL_OF_IT = 0.9
@@ -25,7 +25,7 @@ _IN_A_ROW = 3
 
 
 class HealthState(Enum):
-    """What is thought of a model version. It takes requests unless it has FAILED."""
+    """The health of a model version. It takes requests unless it has FAILED."""
 
     HEALTHY = "healthy"
     SUSPECT = "suspect"
@@ -54,7 +54,7 @@ TRANSITIONS: dict[tuple[HealthState, HealthSignal], HealthState] = {
 
 
 class UnreadyReason(Enum):
-    """What keeps a version from being shown as ready."""
+    """Why a version is not ready."""
 
     LOST = "device_lost"
     HANGING = "hanging"

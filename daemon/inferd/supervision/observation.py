@@ -1,4 +1,4 @@
-"""What a dispatcher shows of a version's health, as the one observation that the health machine takes."""
+"""Turns a dispatcher's counts into the one observation that the health machine takes."""
 
 from inferd.dispatcher import Dispatcher
 from inferd.health.health import HealthObservation

@@ -105,7 +105,7 @@ class Catalog(Routes):
         Loads what is new, has changed or failed before (changed versions next to the old ones), and unloads what is
         gone. A version that a client unloaded or that was rolled back stays so until its files change. A failure is
         logged, and the old version keeps serving. Does not wait for canaries. Returns the models that failed, which
-        are not served as they are on disk. Raises RepositoryError, and changes nothing, if the repository is unreadable.
+        are not served as they are on disk. Raises RepositoryError, and changes nothing, if it is unreadable.
         """
         failed: list[str] = []
         await self._shielded(self._reload(failed, thorough=thorough))
@@ -299,7 +299,7 @@ class Catalog(Routes):
         versions = self._models.setdefault(entry.name, {})
         key, old = (entry.name, version.version), versions.get(version.version)
         model = ModelVersion(*key)
-        # Another way of bringing it into service is no reason to load it again.
+        # Changed rollout settings alone are no reason to load it again.
         model.origin = origin = (version, entry.config.model_copy(update={"rollout": RolloutSettings()}))
         before = self.predecessor(model, old)
         if not force and before is not None:

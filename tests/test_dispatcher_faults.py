@@ -157,7 +157,7 @@ async def test_while_one_slot_can_not_be_replaced_the_others_go_on() -> None:
     (hung,) = bench.submit()
     await hung.ended()
     await until(lambda: bench.dispatcher.device_stats[0].wedged != "")
-    assert bench.dispatcher.device_stats[0].wedged.endswith("can't be made: no memory on the device")
+    assert bench.dispatcher.device_stats[0].wedged.endswith("could not be replaced: no memory on the device")
     assert bench.dispatcher.device_stats[0].lost == ""
     (answer,) = bench.submit()
     next(slot for slot in made if slot.running and slot.cancels == 0).complete()

@@ -119,7 +119,7 @@ async def test_what_clients_sent_to_the_one_before_the_last_is_asked_too(tmp_pat
         await house.submit("m", [1, 2, 3, 4], UNSOUND).ended()
         await house.catalog.load("m")
         house.put("m", models.broadcasting(), NO_WARMUP, 2)
-        with pytest.raises(LoadFailed, match="it does not answer what clients send"):
+        with pytest.raises(LoadFailed, match="it fails on recent client inputs"):
             await house.catalog.load("m")
 
 

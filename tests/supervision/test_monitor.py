@@ -386,7 +386,7 @@ async def test_a_model_that_leaves_probes_without_an_answer_is_not_ready(tmp_pat
     async with House(tmp_path, "CPU", rules=replace(EAGER, probe_timeout=0.02), look=0.001) as house:
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         await until(lambda: not house.ready)
-        assert "no answer to an inference on made-up input" in str(house.refusal())
+        assert "no response to a health probe" in str(house.refusal())
         assert house.seen == []
 
 

@@ -263,7 +263,7 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
             children = [await killed(daemon, "preflight_process")]
             code, sentence = await outcome(first)
             assert code is StatusCode.UNAVAILABLE
-            assert "the preflight process was killed from outside (SIGKILL)" in sentence
+            assert "the preflight process was killed (SIGKILL)" in sentence
             index = await method(channel, "RepositoryIndex")(pb.RepositoryIndexRequest())
             (heavy,) = [entry for entry in index.models if entry.name == "heavy"]
             assert heavy.state == "UNAVAILABLE"

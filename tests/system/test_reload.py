@@ -141,7 +141,7 @@ def test_what_fails_is_said_and_what_was_served_goes_on(repository: Path, cache_
         assert (event["level"], event["not_served_as_on_disk"]) == ("warning", ["swapped", "steady"])
         index = asyncio.run(reasons(daemon))
         assert {name: why.partition(": ")[0] for name, why in index.items() if why} == dict.fromkeys(
-            ("steady", "swapped"), "what is on disk now is not served"
+            ("steady", "swapped"), "version on disk not served"
         )
 
         # Whole again, it is served, and nothing is said of it any more.

@@ -88,4 +88,4 @@ def test_two_that_answered_nothing_are_as_good_as_each_other() -> None:
     outcome = conclusion(IN_TIME, {A: (0, 0.0), B: (0, 0.0)})
     assert [g.ratio for g in outcome.gains] == [1.0, 1.0]
     assert outcome.out_of_reach
-    assert outcome.reason.startswith("nothing answered")
+    assert outcome.reason.startswith("no candidate responded")

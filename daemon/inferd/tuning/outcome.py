@@ -91,7 +91,7 @@ def _reason(goal: Goal, winner: Estimate, gains: Sequence[Gain]) -> str:
     if winner.verdict is GoalVerdict.UNSURE:
         share += ", based on few responses" if winner.kept else ", which may be too few"
     if not winner.answers:
-        text = f"no candidate responded while measured; {winner.candidate.describe()} would take least"
+        text = f"no candidate responded while measured; {winner.candidate.describe()} needs the fewest resources"
     elif not winner.eligible:
         text = f"no measured candidate answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
         text += f"{winner.candidate.describe()} comes closest, with {_seconds(winner.tail)}"

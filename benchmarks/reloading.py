@@ -121,7 +121,7 @@ class Operator:
         return int(fields[1]) * 4096.0
 
     def _ended(self) -> int:
-        return sum(len(self._daemon.events(event)) for event in ("reloaded", "reloaded in part"))
+        return sum(len(self._daemon.events(event)) for event in ("reloaded", "reloaded partially"))
 
 
 def main() -> int:

@@ -461,7 +461,7 @@ async def test_a_reload_that_fails_leaves_the_old_one_serving_and_is_tried_again
         house.put("n", models.scaled(2), "no_such_key = 1")
         await house.catalog.reload()
         assert [await house.times(name) for name in ("m", "n")] == [2, 2]
-        assert house.reason("m").startswith("what is on disk now is not served: model 'm' version 1 failed to load")
+        assert house.reason("m").startswith("version on disk not served: model 'm' version 1 failed to load")
         assert house.catalog.loads["m", "failed"] == house.catalog.loads["n", "failed"] == 1
         await house.catalog.reload()
         assert house.catalog.loads["m", "failed"] == 2

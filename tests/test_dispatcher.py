@@ -166,7 +166,7 @@ async def test_whatever_copying_trips_over_does_not_take_the_slot_with_it() -> N
     with capture_logs() as logged:
         (lost,) = bench.submit()
     assert isinstance((await lost.ended()).error, InternalFault)
-    assert [entry["event"] for entry in logged] == ["run could not be started"]
+    assert [entry["event"] for entry in logged] == ["run not started"]
 
     (kept,) = bench.submit()
     bench.slots[0][0].complete()
@@ -183,7 +183,7 @@ async def test_an_answer_that_can_not_be_encoded_is_our_fault_and_gives_the_slot
     with capture_logs() as logged:
         bench.slots[0][0].complete()
         assert isinstance((await broken.ended()).error, InternalFault)
-    assert [entry["event"] for entry in logged] == ["answer could not be encoded"]
+    assert [entry["event"] for entry in logged] == ["response not encoded"]
 
     bench.slots[0][0].complete()
     assert (await next_one.ended()).error is None

@@ -133,7 +133,9 @@ async def test_a_device_on_which_everything_hangs_is_used_no_more() -> None:
 
     # One hung, the slot in its place too, and then there was none left to put there.
     assert [type(answer.error) for answer in answers] == [InferenceFailed] * 2 + [ModelUnavailable] * 2
-    assert str(answers[3].error) == ("model 'm' is failed: CPU.0: 1 runs hang and were left behind, as many as may be")
+    assert str(answers[3].error) == (
+        "model 'm' is failed: CPU.0: 1 hung infer requests were orphaned, the most allowed"
+    )
     assert [answer.times for answer in answers] == [1] * 4
     assert health_changes
     with pytest.raises(ModelUnavailable):
@@ -155,7 +157,7 @@ async def test_while_one_slot_can_not_be_replaced_the_others_go_on() -> None:
     (hung,) = bench.submit()
     await hung.ended()
     await until(lambda: bench.dispatcher.device_stats[0].wedged != "")
-    assert bench.dispatcher.device_stats[0].wedged.endswith("can't be made: no memory on the device")
+    assert bench.dispatcher.device_stats[0].wedged.endswith("could not be replaced: no memory on the device")
     assert bench.dispatcher.device_stats[0].lost == ""
     (answer,) = bench.submit()
     next(slot for slot in made if slot.running and slot.cancels == 0).complete()

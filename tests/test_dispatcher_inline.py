@@ -60,7 +60,7 @@ async def test_a_run_that_fails_is_answered_so_and_the_next_is_well(tmp_path: Pa
     house.dispatcher.submit(bad)
     house.dispatcher.submit(good)
     assert isinstance(refused.error, InferenceFailed)
-    # Its shapes are not fixed, so that the model is made anew first.
+    # Its shapes are not fixed, so the model is rebuilt first.
     await answer.ended()
     assert answer.outputs[0].ravel().tolist() == [1, 2, 3, 4]
     assert [seen.outcome for seen in house.seen] == ["internal", "ok"]

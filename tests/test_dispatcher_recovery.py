@@ -1,4 +1,4 @@
-"""After a run that leaves the model unfit nothing runs on it: it is made anew while others wait."""
+"""After a run that leaves the model unfit nothing runs on it: it is rebuilt while other requests wait."""
 
 import asyncio
 import threading
@@ -186,7 +186,7 @@ async def test_where_it_can_not_be_made_anew_that_is_told_and_nothing_waits_for_
     bench.slots[0].fail("shapes do not fit")
     assert isinstance((await bad.ended()).error, InferenceFailed)
     assert isinstance((await waiting.ended()).error, ModelUnavailable)
-    assert bench.dispatcher.device_stats[0].lost.endswith("it can't be made anew: no memory left")
+    assert bench.dispatcher.device_stats[0].lost.endswith("rebuilding it failed: no memory left")
     with pytest.raises(ModelUnavailable, match="no memory left"):
         bench.submit()
     await bench.closed()

@@ -65,16 +65,16 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# timeout(1) and some supervisors signal a process and then its group: that is one wish, not two.
+# timeout(1) and some supervisors signal a process and then its group: that counts as one signal.
 _ONE_WISH_SECONDS = 0.1
-# What the drain may take beyond waiting for accepted requests and for their answers to leave.
+# Extra seconds for the drain, beyond waiting for accepted requests and for their responses to leave.
 _FREEING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExitOutcome:
-    """How a run ended; ``abrupt`` when threads are left that would hold the process back, ``restart`` when it was for
-    a fresh process, which can use a device that this one has lost."""
+    """How the daemon ended; ``abrupt`` if threads are left that would keep the process from ending, ``restart`` if a
+    fresh process is to take over, which can use a device that this one has lost."""
 
     abrupt: bool
     restart: bool = False
@@ -86,8 +86,8 @@ class App:
     def __init__(
         self, settings: Settings, read: Callable[[], Settings] | None = None, identity: WorkerIdentity | None = None
     ) -> None:
-        """Build every part and bind the metrics port. ``read`` gives the settings as they are at a reload; ``identity``
-        makes it a worker, which has no metrics port and says all to its supervisor.
+        """Build every part and bind the metrics port. ``read`` gives the settings at a reload; ``identity`` makes it a
+        worker, which has no metrics port and reports to its supervisor.
 
         Raises ConfigurationError.
         """
@@ -155,7 +155,7 @@ class App:
         self._exporter = self._exporter_of(snapshotter)
 
     def _rpcs(self, regions: RegionStore | None) -> Rpcs:
-        """What clients may ask for."""
+        """The RPCs that clients may call."""
         log_settings = {key: getattr(self._settings, key) for key in ("log_level", "log_format", "request_log")}
         metadata = Metadata(
             self._catalog,
@@ -168,7 +168,7 @@ class App:
         return Rpcs(self._inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
 
     def _health_monitor(self, liveness: LivenessRules | None) -> HealthMonitor:
-        """What watches versions and devices, for readiness and for the watchdog."""
+        """The monitor of versions and devices, for readiness and for the watchdog."""
         return HealthMonitor(
             self._catalog,
             self._engine.device_status.present,
@@ -178,7 +178,7 @@ class App:
         )
 
     def _snapshotter(self) -> Snapshotter:
-        """What reads off every part how it is."""
+        """The snapshotter, which reads the state of every part."""
         models = ModelSources(self._catalog, self._tuner, self._health)
         calls, reloads = lambda: self._inference.open_calls, self._reloader.counts
         return Snapshotter(
@@ -214,7 +214,7 @@ class App:
         # From the first moment: unhandled, it would end the process.
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         if self._identity is not None:
-            # Nothing comes through this pipe; it ends when the supervisor wants us to, or is gone.
+            # No data comes through this pipe; it closes when the supervisor wants this worker to drain, or is gone.
             loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
         loading = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())
@@ -233,7 +233,7 @@ class App:
         return ExitOutcome(abrupt, self._restart)
 
     async def _start(self) -> None:
-        # 1. Whoever watches sees "starting" from now on.
+        # 1. Probes and scrapes see "starting" from now on.
         self._lag.start(asyncio.get_running_loop())
         if self._identity is None:
             self._status.start()
@@ -247,10 +247,10 @@ class App:
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()
-        # 2. Clients can connect, and learn that nothing is ready yet; not where another daemon answers here.
+        # 2. Clients can connect, and learn that nothing is ready yet; with reuse_port another daemon may still answer.
         if not self._settings.reuse_port:
             await self._listen()
-        # 3. Models; one that fails does not stop the others. What changes from here on is noticed.
+        # 3. Models load; one that fails does not stop the others. Changes on disk are noticed from here on.
         watch = Watch(self._repository)
         if self._settings.repository_poll_interval:
             await asyncio.to_thread(watch.changed)
@@ -266,9 +266,9 @@ class App:
         self._say_ready()
         self._systemd.ready()
         self._health.start()
-        # From here on a worker is told itself what the others are told; this is for what came a moment before.
+        # From here on calls are passed on to this worker, too; this applies those that came a moment earlier.
         await self._unload_as_others()
-        # 5. What can be served better is found out beside serving, and what changes on disk is taken up.
+        # 5. The tuner looks for better settings while requests are served, and changes on disk are loaded.
         self._tuner.start()
         self._reloading.append(asyncio.create_task(self._reloader.run(self._systemd.reloading, self._systemd.ready)))
         if self._settings.repository_poll_interval:
@@ -303,15 +303,14 @@ class App:
         self._systemd.stopping(2 * self._settings.drain_timeout + _FREEING_SECONDS)
         for task in self._reloading:
             task.cancel()
-        # 2. Streams are read no further; unary calls that still arrive are refused. Nothing is tuned any more.
-        # Child processes that try models end.
+        # 2. Streams are read no further, new unary calls are refused, tuning stops, and preflight children end.
         self._inference.end_streams()
         self._engine.close()
         self._device_probe.close()
         ending = asyncio.gather(self._tuner.stop(), self._health.stop())
-        # 3. What was accepted is answered.
+        # 3. Accepted requests are answered.
         if not await self._catalog.drain(self._settings.drain_timeout):
-            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+            log.warning("drain timed out; remaining requests answered UNAVAILABLE")
         # 4. Clients are told to go elsewhere and answers reach the wire, then the port closes. In a roll-over every
         # call that still comes here before is one that fails, so nothing is waited for that takes time: not tuning to
         # end, nor memory to be freed.
@@ -320,7 +319,7 @@ class App:
         await ending
         await self._catalog.close()
         await closing
-        # 6. Last, so that the drain could be watched.
+        # 6. The metrics port closes last, so that the drain can be observed.
         self._exporter.close()
         self._credentials.stop()
         self._systemd.stop()
@@ -343,26 +342,26 @@ class App:
             self._restart = False
             return
         if self._restart:
-            # Whoever asks for the end in progress wants no other process.
+            # A signal during a drain for a restart means: end, without a fresh process.
             self._restart, self._stopped_at = False, now
-            log.info("signal", signal=number.name)
+            log.info("signal received", signal=number.name)
             return
         if self._stop.is_set():
             if now - self._stopped_at < _ONE_WISH_SECONDS:
                 return
-            log.warning("second signal: ending at once", signal=number.name)
+            log.warning("second signal received; exiting at once", signal=number.name)
             with suppress(OSError):
                 sys.stderr.flush()
             os._exit(128 + number)
-        log.info("signal", signal=number.name)
+        log.info("signal received", signal=number.name)
         self._stopped_at = now
         self._stop.set()
 
     def _restart_for(self, device: str) -> None:
-        """Drain and end, for another process to be started."""
+        """Drain and end, so that the supervisor starts a fresh process."""
         if self._stop.is_set():
             return
-        log.error("device is lost to this process, and not to a fresh one; making way for that", device=device)
+        log.error("device lost to this process only; restarting", device=device)
         self._restart = True
         self._stop.set()
 
@@ -376,12 +375,12 @@ class App:
         await self._server.show_health(self._catalog, self._lifecycle)
 
     def _apply_settings(self, settings: Settings) -> None:
-        """Take up what may change while serving: see reload.RELOADABLE."""
+        """Apply the settings that may change while serving: see reload.RELOADABLE."""
         self._request_log.which = settings.request_log
         self._credentials.reload()
 
     def _observe(self, seen: Observation) -> None:
-        # On the path of every request: what is off is not called at all.
+        # On the path of every request: a feature that is off is not called at all.
         self._recorder.observe(seen)
         if self._request_log.which != "off":
             self._request_log.observe(seen)

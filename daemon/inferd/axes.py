@@ -1,7 +1,7 @@
-"""The axes that a pool of infer requests may vary on: one row each, and the only place that lists them.
+"""The axes that a pool of infer requests may vary on, one row each. No other place lists them.
 
-Everything else iterates over this table: settings, the properties a model is compiled with and what it reads back,
-what may be tuned, the search, profiles, the Tuner service, the command line. A new device axis is one more field of
+Everything else iterates over this table: settings, the properties a model is compiled with and reads back, the tunable
+settings, the search, profiles, the Tuner service, the command line. A new device axis is one more field of
 :class:`AxisValues`, after ``batch`` and before ``path``, with its :class:`ChoiceAxis`.
 """
 
@@ -167,7 +167,7 @@ class AxisValues:
                 in_blob=False,
                 offered=lambda _: (True, False),
                 places_threads=True,
-                # The event loop's thread would have to go to one CPU for each run and come back.
+                # The event loop's thread would have to move to one CPU for each run and back.
                 inline_word="off",
             )
         ),

@@ -39,12 +39,12 @@ log = structlog.get_logger("inferd.dispatcher")
 # How much earlier than the server a client may see the deadline that both know.
 _CLIENT_DEADLINE_LEAD_NS = 10_000_000
 
-# What runs inline holds up everything else for so long at a time.
+# Inline runs may hold up everything else for so long at a time.
 _INLINE_NS = 1_000_000
 
 Observer = Callable[[Observation], None]
 
-# The members of a run that ended who still waited, with what went wrong.
+# The members of an ended run that still waited, and their error.
 _Over = list[tuple[Request, InferdError | None]]
 
 
@@ -62,11 +62,11 @@ class DispatchedModel:
 class Dispatcher:
     """Takes requests of one model version, runs them, and ends each exactly once; made on the event loop.
 
-    ``samples`` are inputs that came lately; ``on_observation`` may be set to see what is observed, and
-    what is refused on arrival.
-    ``scheduler`` is for others to read: only the dispatcher may change it.
-    ``device_stats`` tells of each device; ``on_health_change`` may be set to hear at once that a run hung, that its
-    infer request can be used again, or that a device was lost.
+    ``samples`` are recent inputs; ``on_observation`` may be set to receive every observation, those of requests
+    refused on arrival included.
+    ``scheduler`` is read-only for others: only the dispatcher may change it.
+    ``device_stats`` has the counts of each device; ``on_health_change`` may be set to learn at once that a run hung,
+    that its infer request can be used again, or that a device was lost.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Dispatcher:
 
     @property
     def busy_ns(self) -> int:
-        """Nanoseconds that infer requests were in use since the start, all of them together."""
+        """Nanoseconds that infer requests were in use since the start, summed over all of them."""
         return self._busy_ns
 
     @property
@@ -124,21 +124,21 @@ class Dispatcher:
 
     @property
     def stalled(self) -> float | None:
-        """Seconds since runs that hang hold every infer request there is; None while something can run, and where no
-        device is left."""
+        """Seconds for which hung runs have held every infer request; None while something can run, and if no device is
+        left."""
         since = self._hung_slots.since
         return None if since is None else max(0, time.monotonic_ns() - since) / 1e9
 
     @property
     def width(self) -> int:
-        """How many runs may go on at a time."""
+        """How many runs may be in flight at a time."""
         return sum(pool.width for pool in self._pools)
 
     def submit(self, request: Request) -> None:
         """Take ``request``; its reply slot is filled later, exactly once.
 
-        Raises what :meth:`Scheduler.submit` does instead, and then nothing is held and nothing recorded; and
-        ModelUnavailable where no device is left, or the dispatcher is closed.
+        Raises what :meth:`Scheduler.submit` raises, and ModelUnavailable if no device is left or the dispatcher is
+        closed; then nothing is kept and nothing recorded.
         """
         if self._impaired and (unavailable := self._unavailable()) is not None:
             raise unavailable
@@ -161,11 +161,11 @@ class Dispatcher:
                 self.on_observation(Observation(self._model, self._version, error.outcome, request.stages, error=error))
             raise
         finally:
-            # Also when it was refused: others may have been turned away to make room.
+            # Even if it was refused: other requests may have been evicted to make room.
             self._advance(now)
 
     def disconnected(self, owner: object) -> None:
-        """The connection ``owner`` is gone: the sequences that came over it are over."""
+        """The connection ``owner`` is gone: end its sequences."""
         now = time.monotonic_ns()
         self.scheduler.disconnected(owner, now)
         self._advance(now)
@@ -174,7 +174,7 @@ class Dispatcher:
         """The client went away: waiting work is dropped, running work cancelled. Harmless when it has ended."""
         now = time.monotonic_ns()
         if self.scheduler.cancel(request, now):
-            # A client whose own deadline passes cancels on its side, a moment before ours passes here.
+            # A client whose deadline passes cancels on its side, a moment before the deadline passes here.
             expired = request.deadline is not None and request.deadline - now < _CLIENT_DEADLINE_LEAD_NS
             error = DeadlinePassed(self._model, "in flight", "client") if expired else Cancelled(self._model)
             self._record(request, error)
@@ -185,7 +185,7 @@ class Dispatcher:
         await self._idle.wait()
 
     def abort(self, error: InferdError) -> None:
-        """Answer everything still here with ``error``, and cancel what runs."""
+        """Answer every remaining request with ``error``, and cancel their runs."""
         now = time.monotonic_ns()
         for request in self.scheduler.requests():
             if self.scheduler.cancel(request, now):
@@ -193,23 +193,23 @@ class Dispatcher:
         self._advance(now)
 
     def disable_device(self, index: int, why: str) -> None:
-        """Run nothing more on that device: it is lost. Once none is left, all that waits is answered UNAVAILABLE.
+        """Run nothing more on that lost device. Once no device is left, waiting requests are answered UNAVAILABLE.
 
-        Harmless when it is disabled already.
+        Harmless if it is disabled already.
         """
         stats = self.device_stats[index]
         if stats.lost:
             return
         stats.lost = why
         self._impaired = True
-        log.error("device is used no more", model=self._model, version=self._version, device=stats.device, problem=why)
+        log.error("device disabled", model=self._model, version=self._version, device=stats.device, problem=why)
         now = time.monotonic_ns()
         self.scheduler.disable(index, now)
         self._hung_slots.disable(index, now)
         self._loop.call_soon(self._after_loss)
 
     def close(self) -> None:
-        """Look at the pools no more: the caller is about to end what still runs there."""
+        """Stop watching the pools: the caller is about to end their runs."""
         if self._closed:
             return
         self._closed = self._impaired = True
@@ -222,7 +222,7 @@ class Dispatcher:
     # -- carrying out plans -------------------------------------------------------
 
     def _advance(self, now: int) -> None:
-        """Do what the scheduler says until a plan's starts all began, and what ran inline has ended."""
+        """Carry out plans until all starts of one have begun and all inline runs have ended."""
         over: list[_Over] = []
         until = now + _INLINE_NS
         while True:
@@ -257,7 +257,7 @@ class Dispatcher:
             self._note(ended)
 
     def _run_at_once(self, request: Request, now: int) -> None:
-        """All of it here, where nothing waits and nothing runs, and a run has ended once it has begun."""
+        """Run a request inline from start to end, while no other request waits or runs."""
         pool, stages = self._pools[0], request.stages
         request.device, stages.started = pool.device, now
         self._until_sample -= 1
@@ -272,7 +272,7 @@ class Dispatcher:
         except InferdError as gone:
             failed = gone.bare()
         except Exception:
-            log.exception("run could not be started", model=self._model, version=self._version)
+            log.exception("run not started", model=self._model, version=self._version)
             failed = InternalFault()
         if failed is not None:
             pool.release(0)
@@ -308,7 +308,7 @@ class Dispatcher:
         step = first.step
         into = None
         if (first.shared or first.into) and len(run.members) == 1:
-            # What is carried through a sequence must not lie where a client can change it.
+            # A sequence's state must not lie in memory that a client can change.
             into = first.into if step is None else ()
         try:
             copied = pool.start(run.slot, inputs, fresh=self._pinned and step is not None and step.start, into=into)
@@ -319,11 +319,11 @@ class Dispatcher:
             error = self._failed(run.pool, str(failure))
             self.device_stats[run.pool].failed += 1
         except InferdError as gone:
-            # What a client shared is not there any more.
+            # The client's shared memory is gone.
             error = gone.bare()
         except Exception:
-            # Whatever copying trips over, memory running out for one, must not take the slot with it.
-            log.exception("run could not be started", model=self._model, version=self._version)
+            # No error of copying, such as running out of memory, may cost the slot.
+            log.exception("run not started", model=self._model, version=self._version)
             error = InternalFault()
         pool.release(run.slot)
         lost = bool(self.device_stats[run.pool].lost)
@@ -334,7 +334,7 @@ class Dispatcher:
         return False
 
     def _mend(self, index: int) -> None:
-        """Go on where a run has left a model unfit."""
+        """Rebuild models that a run has left unfit."""
         self._recovery.pause(index, time.monotonic_ns())
         if index not in self._recovery.paused or self.device_stats[index].lost:
             return
@@ -348,7 +348,7 @@ class Dispatcher:
         stats = self.device_stats[run.pool]
         stats.hung += 1
         self._hung_slots.add(run.pool, run.slot, time.monotonic_ns())
-        log.error("run hangs", model=self._model, version=self._version, device=stats.device, requests=len(run.members))
+        log.error("run hung", model=self._model, version=self._version, device=stats.device, requests=len(run.members))
         self._report_health_change()
 
     def _wedged(self, index: int, slot: int) -> None:
@@ -358,7 +358,7 @@ class Dispatcher:
         if not stats.wedged:
             stats.wedged = wedged[slot]
             log.error(
-                "infer request can't be replaced",
+                "infer request not replaced",
                 model=self._model,
                 version=self._version,
                 device=stats.device,
@@ -369,18 +369,18 @@ class Dispatcher:
             self.disable_device(index, stats.wedged)
 
     def _back(self, index: int, completion: Completion) -> None:
-        """A run has ended, or was left behind, where others hang."""
+        """A run has ended or was orphaned, while others hang."""
         self.device_stats[index].replaced += completion.replaced
         if self._hung_slots.release(index, completion.slot, completion.at):
             self._report_health_change()
 
     def _report_health_change(self) -> None:
-        """Once what goes on now is done."""
+        """Pump again once the current callback is done."""
         if self.on_health_change is not None:
             self._loop.call_soon(self.on_health_change)
 
     def _failed(self, index: int, failure: str) -> InferdError:
-        """What to tell those who wait for a run that failed on that device."""
+        """The error for requests whose run failed on that device."""
         if means_lost(failure):
             self.disable_device(index, failure)
         if lost := self.device_stats[index].lost:
@@ -399,7 +399,7 @@ class Dispatcher:
             self.on_health_change()
 
     def _unavailable(self) -> ModelUnavailable | None:
-        """What there is to say once no device is left, or nothing at all."""
+        """The error once no device is left, or the dispatcher is closed."""
         if self._closed:
             return ModelUnavailable(self._model, "unloaded")
         if not all(stats.lost for stats in self.device_stats):
@@ -407,7 +407,7 @@ class Dispatcher:
         return ModelUnavailable(self._model, "failed", f"{self.device_stats[0].device}: {self.device_stats[0].lost}")
 
     def _inputs(self, request: Request, sequence: SequenceState) -> Sequence[Tensor]:
-        """The request's inputs, with the state its sequence has come to."""
+        """The request's inputs, with the current state of its sequence."""
         if sequence.carried is None or (request.step is not None and request.step.start):
             return request.inputs
         inputs = list(request.inputs)
@@ -421,7 +421,7 @@ class Dispatcher:
 
     def _settle_all(self, index: int, completions: Sequence[Completion]) -> None:
         if self._pools[index].tainted:
-            # Before any of their slots is free.
+            # Before any of their slots becomes free.
             self._recovery.pause(index, time.monotonic_ns())
         for completion in completions:
             self._settle(index, completion)
@@ -441,7 +441,7 @@ class Dispatcher:
         if self._hung_slots:
             self._back(index, completion)
         if suspect and failed is None:
-            failed = InferenceFailed(self._model, "another request's run failed and spoilt it")
+            failed = InferenceFailed(self._model, "another request's failed run spoilt its result")
         stats, ok, pool = self.device_stats[index], failed is None, self._pools[index]
         ended = self.scheduler.finished(index, slot, at, ok=ok, lost=bool(stats.lost), suspect=suspect)
         stats.succeeded += ok
@@ -463,7 +463,7 @@ class Dispatcher:
         return over
 
     def _note(self, ended: _Over) -> None:
-        """Let others have the device, and record."""
+        """Give other models their turn on the device, and record."""
         now = time.monotonic_ns()
         for share in self._shares:
             share.wake_others(now)
@@ -475,7 +475,7 @@ class Dispatcher:
             self._record(request, error, rows, leader=not place)
 
     def _reply(self, request: Request, pool: Pool, slot: int, entry: Entry | None = None) -> InferdError | None:
-        """Answer with what came out, and keep what is carried on where the request is an ``entry``'s."""
+        """Answer with the outputs, and keep the sequence's state if the request belongs to an ``entry``."""
         try:
             if entry is not None and self._states:
                 self._carry(entry, pool, slot)
@@ -485,11 +485,11 @@ class Dispatcher:
             stages.copied = stages.copied or stages.answered
             return None
         except InferdError as unfit:
-            # An answer that does not go where the client wants it.
+            # The response does not fit where the client wants it.
             error = unfit.bare()
         except Exception:
-            # Whatever encoding trips over must not take the slot with it.
-            log.exception("answer could not be encoded", model=self._model, version=self._version)
+            # No error of encoding may cost the slot.
+            log.exception("response not encoded", model=self._model, version=self._version)
             error = InternalFault()
         request.reply.fail(error)
         return error
@@ -540,7 +540,7 @@ class Dispatcher:
         """Wake for the plan's time, and for the reaper while anything runs.
 
         A timer that is set for an earlier time is left to fire: resetting it on every
-        request would cost more than one look too many.
+        request would cost more than one extra poll.
         """
         at = plan.wake_at
         if self.scheduler.running:

@@ -355,13 +355,21 @@ class RegionLimit(InferdError):
 
 
 class RolloutRejected(InferdError):
-    """Other settings for a model were tried on part of its traffic and did not pass."""
+    """A new version or other settings of a model did not pass their rollout; ``version`` still serves."""
 
     outcome = "unavailable"
 
-    def __init__(self, model: str, decision: str, why: str) -> None:
-        self.model, self.decision, self.why = model, decision, why
-        super().__init__(f"model '{model}': rollout rejected ({decision}): {one_line(why)}; still serving as before")
+    HOW: ClassVar[dict[str, str]] = {
+        "failed": "rejected (failed: {})",
+        "worse": "rejected (worse than the current version: {})",
+        "wrong_output": "rejected (different outputs: {})",
+        "stopped": "stopped ({})",
+    }
+
+    def __init__(self, model: str, decision: str, why: str, version: int) -> None:
+        self.model, self.decision, self.why, self.version = model, decision, why, version
+        how = self.HOW[decision].format(one_line(why))
+        super().__init__(f"rollout of '{model}' {how}; still serving version {version}")
 
 
 class DeadlinePassed(InferdError):

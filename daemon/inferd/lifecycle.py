@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """Where the daemon is between its first and its last line."""
+    """The phases of the daemon."""
 
     STARTING = "starting"
     READY = "ready"
@@ -17,7 +17,7 @@ class Phase(Enum):
 
 
 class ModelState(Enum):
-    """Where a model version is; the values are what RepositoryIndex answers, as Triton names them."""
+    """The states of a model version; RepositoryIndex returns these values, which are Triton's."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -26,7 +26,7 @@ class ModelState(Enum):
 
 
 class Retirement(Enum):
-    """Why a version that was served is not any more; RepositoryIndex answers the value as its reason."""
+    """Why a version is no longer served; RepositoryIndex returns the value as its reason."""
 
     UNLOADED = "unloaded"
     REPLACED = "replaced"

@@ -1,4 +1,4 @@
-"""Makes one record of several of one kind, each field as it declares: how a daemon of several workers adds them up.
+"""Merges several records of one kind into one, each field by its declared rule: how workers' records are added up.
 
 A dataclass declares with each field how it is merged: ``waiting: int = field(metadata=SUM)``. A field that declares
 nothing keeps the value of the first record. None counts as no value.

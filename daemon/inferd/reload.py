@@ -1,4 +1,4 @@
-"""A reload: settings and repository are read again, and what can change while serving does."""
+"""A reload: reads settings and repository again, and applies what can change while serving."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from inferd.repository.watch import Watch
 
 log = structlog.get_logger("inferd.reload")
 
-# Settings that a reload takes up; all others need a restart.
+# Settings that a reload applies; all others need a restart.
 RELOADABLE = ("request_log",)
 
 
 class Reloader:
-    """Reloads one at a time; who asks while one goes on is served by one more after it.
+    """Reloads one at a time; requests during a reload cause one more after it.
 
-    ``read`` gives the settings as they would be at a start now, ``take`` is given them for what is in
-    :data:`RELOADABLE`. ``counts`` has the reloads so far by result.
+    ``read`` returns the settings that a start would use now; ``take`` applies those in :data:`RELOADABLE`. ``counts``
+    has the reloads so far by result.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Reloader:
         self.counts = {"ok": 0, "failed": 0}
 
     def ask(self, *, thorough: bool = True) -> None:
-        """Reload soon; if ``thorough``, also what was changed without a trace."""
+        """Reload soon; if ``thorough``, also find files whose content changed but not their size and time."""
         self._thorough = self._thorough or thorough
         self._wanted.set()
 
     async def run(self, begun: Callable[[], None], ended: Callable[[], None]) -> None:
-        """Reload whenever asked, until cancelled; ``begun`` and ``ended`` are called around each."""
+        """Reload on request, until cancelled; ``begun`` and ``ended`` are called around each reload."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -65,7 +65,7 @@ class Reloader:
                 log.info("reloaded")
             else:
                 self.counts["failed"] += 1
-                log.warning("reloaded in part", **({"not_served_as_on_disk": failed} if failed else {}))
+                log.warning("reloaded partially", **({"not_served_as_on_disk": failed} if failed else {}))
             ended()
 
     async def watch(self, watch: Watch, seconds: float) -> None:
@@ -76,14 +76,14 @@ class Reloader:
                 self.ask(thorough=False)
 
     def _apply_settings(self) -> bool:
-        """False where the settings can't be read: then all of them stay."""
+        """False if the settings can't be read: then all of them stay."""
         try:
             settings = self._read()
         except InferdError as error:
-            log.error("settings can't be used; those of before stay", problem=str(error))
+            log.error("settings not reloaded", problem=str(error))
             return False
         changed = {n for n in Settings.model_fields if getattr(settings, n) != getattr(self._settings, n)}
         for name in sorted(changed.difference(RELOADABLE)):
-            log.warning("setting is taken up by a restart only", setting=name)
+            log.warning("setting not applied; restart required", setting=name)
         self._take(settings)
         return True

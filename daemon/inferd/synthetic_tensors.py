@@ -1,4 +1,4 @@
-"""Made-up elements of tensors, the same each time from the same generator."""
+"""Synthetic tensor elements, the same each time from the same generator."""
 
 import numpy as np
 
@@ -6,8 +6,7 @@ from inferd.tensors import DType, Shape, Tensor, elements
 
 
 def synthetic_tensor(dtype: DType, shape: Shape, chance: np.random.Generator) -> Tensor:
-    """Floats of 0..1, and 0 or 1 where only whole numbers go, which as an index or a token lead nowhere bad; strings
-    are short."""
+    """Floats of 0..1; 0 or 1 for integers, which are harmless as an index or a token; short strings."""
     if dtype is DType.BYTES:
         return Tensor(dtype, shape, [b"a" * int(n) for n in chance.integers(1, 9, elements(shape))])
     return Tensor(dtype, shape, synthetic_numbers(dtype, shape, chance))

@@ -286,7 +286,10 @@ def test_when_nothing_listens_it_is_one_line_and_1(capsys: pytest.CaptureFixture
 def test_figures_of_another_release_are_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(http_answer("200 OK", '{"service":"inferd","sequence":1}')) as address:
         assert main(["top", "--metrics-address", address]) == 1
-    assert capsys.readouterr() == ("", f"inferd: {address}: the daemon's figures are not those of this release\n")
+    assert capsys.readouterr() == (
+        "",
+        f"inferd: {address}: the daemon's status data has another format; use the same release\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,7 +317,7 @@ def test_when_what_answers_is_not_inferd_it_is_one_line_and_1(sent: bytes, capsy
 def test_a_server_without_figures_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(http_answer("503 Service Unavailable", "no figures yet\n")) as address:
         assert main(["top", "--once", "--metrics-address", address]) == 1
-    assert capsys.readouterr().err == f"inferd: {address}: there are no figures yet\n"
+    assert capsys.readouterr().err == f"inferd: {address}: no status data yet\n"
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
@@ -454,7 +457,7 @@ def test_a_server_that_went_away_is_told_and_found_again() -> None:
         with serving(("first",)) as address:
             seen = ends.enter_context(terminal(address))
             seen.until(b"first")
-        seen.until(b"no daemon answers: Connection refused; what is shown is ")
+        seen.until(b"no daemon answers: Connection refused; values are ")
         # What was known is shown on.
         seen.until(b"first")
         with serving(("second",), port=int(address.rpartition(":")[2])):

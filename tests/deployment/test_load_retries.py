@@ -62,5 +62,5 @@ async def test_what_has_loaded_in_between_begins_at_the_first_wait() -> None:
 
 
 def test_others_read_whether_it_will_be_loaded_again() -> None:
-    assert failure_text(KILLED) == "model 'm' version 1 failed to load: killed; it will be loaded again"
+    assert failure_text(KILLED) == "model 'm' version 1 failed to load: killed; it will be retried"
     assert failure_text(BROKEN) == "model 'm' version 1 failed to load: broken"

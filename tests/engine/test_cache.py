@@ -115,7 +115,7 @@ def test_a_cut_or_grown_file_is_detected(tmp_path: Path, data: st.DataObject) ->
 def test_another_keys_file_is_not_this_keys_blob(cache: BlobCache, tmp_path: Path) -> None:
     cache.store(OTHER, b"blob")
     (tmp_path / "cache" / f"{OTHER}.blob").rename(tmp_path / "cache" / f"{KEY}.blob")
-    with one_warning("cached blob is damaged, removing it"):
+    with one_warning("damaged cached blob discarded"):
         assert cache.load(KEY) is None
     assert files(tmp_path) == []
 
@@ -162,7 +162,7 @@ def test_the_folder_never_outgrows_its_cap_and_keeps_the_newest(
 def test_a_blob_over_the_cap_is_not_stored_and_evicts_nothing(tmp_path: Path) -> None:
     cache = BlobCache(tmp_path / "cache", 2000)
     cache.store(KEY, b"x" * 1000)
-    with one_warning("blob is larger than the whole cache"):
+    with one_warning("blob not cached: larger than the whole cache"):
         cache.store(OTHER, b"x" * 2000)
     assert files(tmp_path) == [f"{KEY}.blob"]
 
@@ -173,11 +173,11 @@ def test_a_blob_over_the_cap_is_not_stored_and_evicts_nothing(tmp_path: Path) ->
 def test_a_folder_that_cant_be_made_costs_a_warning_each(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     cache = BlobCache(tmp_path / "file" / "cache", MEGABYTE)
-    with one_warning("cache can't be written"):
+    with one_warning("cache not written"):
         cache.store(KEY, b"blob")
-    with one_warning("cached blob can't be read"):
+    with one_warning("cached blob not read"):
         assert cache.load(KEY) is None
-    with one_warning("cache can't be locked"), cache.lock(KEY):
+    with one_warning("cache not locked"), cache.lock(KEY):
         pass
 
 
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     # CPython ignores SIGXFSZ, so a write over the limit fails with EFBIG as one on a full disk does with ENOSPC.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with one_warning("cache can't be written"):
+        with one_warning("cache not written"):
             cache.store(KEY, b"x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -353,6 +353,6 @@ def test_a_cache_that_is_off_or_cannot_be_written_marks_nothing(cache: BlobCache
     off.mark(KEY)
     assert not cache.directory.exists()
     cache.directory.write_text("in the way")
-    with one_warning("cache can't be written"):
+    with one_warning("cache not written"):
         cache.mark(KEY)
     assert not cache.marked(KEY)

@@ -39,7 +39,7 @@ def test_a_device_that_is_not_there_can_not(probe: DeviceProbe) -> None:
     [
         (program("os.abort()"), "crashed (SIGABRT)"),
         (program("time.sleep(600)", seconds=0.3), "it took longer than 0.3 s"),
-        (program("sys.exit(3)"), "ended with status 3 and no answer"),
+        (program("sys.exit(3)"), "ended with status 3 and no result"),
         (program('print(\'{"verdict": "memory"}\')'), "it needs more memory"),
     ],
     ids=["crashes", "hangs", "fails", "memory"],
@@ -55,5 +55,5 @@ def test_whoever_closes_it_ends_the_child_and_every_later_one() -> None:
         while not child._preflight._running:
             assert not waiting.done()
         child.close()
-        assert waiting.result() == "loading was stopped, as the server is shutting down"
-    assert child.unusable("CPU") == "loading was stopped, as the server is shutting down"
+        assert waiting.result() == "loading stopped: the server is shutting down"
+    assert child.unusable("CPU") == "loading stopped: the server is shutting down"

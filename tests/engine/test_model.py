@@ -448,7 +448,7 @@ def test_a_damaged_blob_is_never_loaded(tmp_path: Path) -> None:
 
     with capture_logs() as logged:
         loaded = models.engine(cache=tmp_path / "cache").load(source)
-    assert [entry["event"] for entry in logged] == ["cached blob is damaged, removing it"]
+    assert [entry["event"] for entry in logged] == ["damaged cached blob discarded"]
     assert not loaded.pools[0].from_cache
     assert np.allclose(numbers(run(loaded.pools[0], tensor(x))[0]), x @ weights, rtol=1e-4, atol=1e-4)
 

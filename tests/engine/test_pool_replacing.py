@@ -67,7 +67,7 @@ def test_a_slot_whose_run_does_not_end_is_replaced_and_reported_once() -> None:
     deaf = Deaf(2)
     deaf.hang(1)
     (completion,) = deaf.replaced(1)
-    assert (completion.slot, completion.replaced, completion.failure) == (1, True, "the run was left behind")
+    assert (completion.slot, completion.replaced, completion.failure) == (1, True, "the run was orphaned")
     assert (deaf.pool.in_flight, deaf.pool.orphaned, len(deaf.slots)) == (0, 1, 3)
     assert deaf.pool.sweep() == []
 
@@ -141,7 +141,7 @@ def test_no_more_are_left_behind_than_there_are_slots() -> None:
         deaf.replaced(slot)
     deaf.hang(0)
     assert not deaf.pool.replace(0)
-    assert deaf.pool.wedged == {0: "2 runs hang and were left behind, as many as may be"}
+    assert deaf.pool.wedged == {0: "2 hung infer requests were orphaned, the most allowed"}
     assert len(deaf.slots) == 4
 
     deaf.slots[2].complete()
@@ -155,7 +155,7 @@ def test_a_slot_that_can_not_be_made_anew_says_why() -> None:
     deaf.hang()
     assert deaf.replaced() == []
     assert not deaf.pool.replace(0)
-    assert deaf.pool.wedged == {0: "a run hangs, and another infer request can't be made: no memory on the device"}
+    assert deaf.pool.wedged == {0: "a run hung, and its infer request could not be replaced: no memory on the device"}
     assert deaf.pool.in_flight == 1
     deaf.end()
 
@@ -167,7 +167,7 @@ def test_a_slot_that_takes_for_ever_to_be_made_counts_as_one_that_can_not_be(mon
     deaf.hang()
     deaf.pool.replace(0)
     assert not deaf.pool.replace(0)
-    assert deaf.pool.wedged == {0: "a run hangs, and so does making another infer request"}
+    assert deaf.pool.wedged == {0: "a run hung, and so did replacing its infer request"}
     slow.set()
     assert [c.replaced for c in deaf.reported()] == [True]
     assert deaf.pool.wedged == {}

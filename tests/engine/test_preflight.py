@@ -125,8 +125,8 @@ def test_without_a_cache_each_process_tries_for_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "problem"),
     [
-        (hostile_models.divides_by_zero, "the process that tried it first crashed (SIGFPE)"),
-        (hostile_models.reads_out_of_bounds, "the process that tried it first crashed (SIGSEGV)"),
+        (hostile_models.divides_by_zero, "the preflight process crashed (SIGFPE)"),
+        (hostile_models.reads_out_of_bounds, "the preflight process crashed (SIGSEGV)"),
         (hostile_models.fills_memory, f"it needs more memory than the {GIBIBYTE} bytes of preflight_memory_bytes"),
         (
             lambda: hostile_models.huge_input(GIBIBYTE // 4),
@@ -199,25 +199,25 @@ def test_settings_that_do_not_fit_the_model_are_named_as_without_a_child(tmp_pat
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed from outside (SIGKILL), as the kernel does where memory"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "was ended from outside (SIGTERM)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL), possibly because memory"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "was terminated (SIGTERM)"),
         ("os.kill(os.getpid(), signal.SIGBUS)", "crashed (SIGBUS)"),
         ("os.kill(os.getpid(), signal.SIGRTMIN)", f"crashed ({signal.SIGRTMIN.name})"),
         ("os.abort()", "crashed (SIGABRT)"),
         ("os.kill(os.getpid(), signal.SIGXCPU)", "used more CPU time than preflight_timeout allows"),
-        ("sys.exit(7)", "ended with status 7 and no answer"),
-        ("print('passed')", "ended with status 0 and no answer"),
-        ("print('[1]')", "ended with status 0 and no answer"),
-        ("print('{\"verdict\": [1]}')", "ended with status 0 and no answer"),
+        ("sys.exit(7)", "ended with status 7 and no result"),
+        ("print('passed')", "ended with status 0 and no result"),
+        ("print('[1]')", "ended with status 0 and no result"),
+        ("print('{\"verdict\": [1]}')", "ended with status 0 and no result"),
         ('print(\'{"verdict": "passed"}\'); sys.stdout.flush(); os.abort()', "crashed (SIGABRT)"),
-        ("sys.stdout.write('x' * (64 << 20))", "ended with status 0 and no answer"),
-        ("sys.stderr.write('x' * (64 << 20)); sys.exit(1)", "ended with status 1 and no answer"),
+        ("sys.stdout.write('x' * (64 << 20))", "ended with status 0 and no result"),
+        ("sys.stderr.write('x' * (64 << 20)); sys.exit(1)", "ended with status 1 and no result"),
     ],
 )
 def test_however_the_child_ends_the_sentence_says_so(text: str, problem: str, tmp_path: Path, cache: BlobCache) -> None:
     source = models.source(models.save(models.scaled(2), tmp_path))
     said = refusal(engine(cache, preflight(cache, command=program(text))), source)
-    assert said.startswith(f"the process that tried it first {problem}")
+    assert said.startswith(f"the preflight process {problem}")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_child_that_hangs_is_given_up(text: str, tmp_path: Path, cache: BlobCa
 def test_a_child_that_cannot_be_started_is_a_failed_load(tmp_path: Path, cache: BlobCache) -> None:
     source = models.source(models.save(models.scaled(2), tmp_path))
     assert refusal(engine(cache, preflight(cache, command=["/nowhere"])), source) == (
-        "the process that tries it first can't be started: No such file or directory"
+        "the preflight process could not be started: No such file or directory"
     )
 
 
@@ -331,8 +331,8 @@ def test_closing_ends_the_child_and_refuses_what_comes_later(tmp_path: Path, cac
             pass
         loads.close()
         loads.close()
-        assert loading.result() == "loading was stopped, as the server is shutting down"
-    assert refusal(loads, source) == "loading was stopped, as the server is shutting down"
+        assert loading.result() == "loading stopped: the server is shutting down"
+    assert refusal(loads, source) == "loading stopped: the server is shutting down"
     assert _children() == []
 
 

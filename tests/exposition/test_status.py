@@ -94,9 +94,7 @@ def test_a_reading_that_fails_is_logged_once_of_a_kind_and_does_not_end_it() -> 
 
     with capture_logs() as logged, started(read, interval=0.001) as status:
         assert enough.wait(60)
-    assert [(line["event"], line["log_level"]) for line in logged] == [
-        ("the status page's figures can't be read", "error")
-    ] * 2
+    assert [(line["event"], line["log_level"]) for line in logged] == [("status page snapshot failed", "error")] * 2
     assert body(status)["sequence"] >= 3
 
 

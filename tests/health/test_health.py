@@ -118,7 +118,7 @@ def test_a_probe_that_fails_makes_suspect_and_the_next_that_does_fails_the_model
     assert watched.ended(ProbeOutcome.FAILED) is HealthState.SUSPECT
     assert watched.look(5)
     assert watched.ended(ProbeOutcome.FAILED) is HealthState.FAILED
-    assert watched.health.reason == "inferences on made-up input fail, which ended well before"
+    assert watched.health.reason == "health probes fail that succeeded before"
 
 
 def test_a_probe_that_has_no_answer_while_nothing_else_has_says_the_same() -> None:
@@ -127,7 +127,7 @@ def test_a_probe_that_has_no_answer_while_nothing_else_has_says_the_same() -> No
     assert watched.ended(ProbeOutcome.UNANSWERED, seconds=10.0) is HealthState.SUSPECT
     assert watched.look(5)
     assert watched.ended(ProbeOutcome.UNANSWERED, seconds=10.0) is HealthState.FAILED
-    assert watched.health.reason == "no answer to an inference on made-up input for 10 s"
+    assert watched.health.reason == "no response to a health probe for 10 s"
 
 
 def test_a_probe_that_found_no_room_or_others_in_its_way_says_nothing() -> None:
@@ -212,7 +212,7 @@ def test_a_model_that_can_run_nothing_is_not_ready_after_a_moment_and_is_once_it
     assert (watched.health.unready_text, watched.health.unready_reason) == ("", None)
     assert watched.health.until_unready == 0.375
     watched.look(stalled=0.5)
-    assert watched.health.unready_text == "runs that hang hold every infer request of it"
+    assert watched.health.unready_text == "hung runs hold all of its infer requests"
     assert watched.health.unready_reason is UnreadyReason.HANGING
     assert watched.health.until_unready is None
     watched.look(stalled=None)

@@ -28,9 +28,9 @@ def test_what_was_tried_is_told_with_the_last_reason() -> None:
     backoff = ReloadBackoff(RULES)
     assert backoff.status_text == ""
     waits(backoff, 1)
-    assert backoff.status_text == "loading it again has failed once and goes on: no such device"
+    assert backoff.status_text == "reloading failed once, retrying: no such device"
     waits(backoff, 3, 1.0)
-    said = "loading it again has failed 4 times and is tried every 300 s from now on: no such device"
+    said = "reloading failed 4 times, next attempts every 300 s: no such device"
     assert backoff.status_text == said
     backoff.tried(1000.0)
     assert backoff.status_text == ""

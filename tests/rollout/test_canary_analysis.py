@@ -89,5 +89,5 @@ def test_it_says_what_was_seen() -> None:
     analysis = CanaryAnalysis(RULES, CanaryCounts(27), CanaryCounts(3, failed=2, late=1))
     assert analysis.conclude(0) is RolloutDecision.FAILED
     assert analysis.summary() == (
-        "of its requests 2 of 3 failed and 1 came late; of those to the version before 0 of 27 failed and 0 came late"
+        "new version: 2 of 3 requests failed, 1 late; current version: 0 of 27 requests failed, 0 late"
     )

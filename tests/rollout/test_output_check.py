@@ -55,7 +55,7 @@ class Pair:
         (models.scaled(2), models.scaled(3), None, ""),
         (models.scaled(2), models.scaled(3), 0.1, "output 'y': is off by"),
         (models.scaled(2), models.scaled(2.001), 0.01, ""),
-        (models.scaled(2), ALWAYS, None, "output 'y' has NaN or infinity where the version before has numbers"),
+        (models.scaled(2), ALWAYS, None, "output 'y' has NaN or infinity where the current version has numbers"),
         (ALWAYS, models.scaled(2), None, ""),
         (ALWAYS, ALWAYS, None, ""),
         # Another signature: there is nothing to hold it against.
@@ -102,7 +102,7 @@ async def test_it_answers_what_clients_sent_lately(tmp_path: Path) -> None:
         await house.submit("old", [1, 2, 3, 4], good).ended()
         assert await pair.output_mismatch() == ""
         pair.deployment("old").dispatcher.samples.append((tensor([1, 2, 3, 4]), bad))
-        assert (await pair.output_mismatch()).startswith("it does not answer what clients send")
+        assert (await pair.output_mismatch()).startswith("it fails on recent client inputs")
 
 
 @on_loop
@@ -144,7 +144,7 @@ OLD = Signature((spec("x", (1, 8), 4),), (spec("y", (1, 8), 2),), max_batch=8)
         (Signature((spec("x", (1, 4), 4),), OLD.outputs, max_batch=8), "its input 'x' takes [1..4,4], not [1..8,4]"),
         (Signature((spec("x", (1, 8), 4, 1),), OLD.outputs, max_batch=8), "its input 'x' takes [1..8,4,1]"),
         (Signature((spec("x", (1, 8), 4, dtype=DType.INT8),), OLD.outputs, max_batch=8), "its input 'x' is INT8"),
-        (Signature((*OLD.inputs, spec("more", 1)), OLD.outputs, max_batch=8), "it wants an input 'more'"),
+        (Signature((*OLD.inputs, spec("more", 1)), OLD.outputs, max_batch=8), "it needs an input 'more'"),
         (Signature((), OLD.outputs, max_batch=8), "it has no input 'x'"),
         (Signature(OLD.inputs, (spec("z", 1),), max_batch=8), "it has no output 'y'"),
         (Signature(OLD.inputs, (spec("y", 2, dtype=DType.FP16),), max_batch=8), "its output 'y' is FP16, not FP32"),

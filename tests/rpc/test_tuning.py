@@ -72,7 +72,7 @@ async def test_settings_of_an_operator_are_tried_served_and_pinned(tmp_path: Pat
         (pb.Settings(streams=3), "streams must be 1..2, not 3"),
         (pb.Settings(threads=9), "threads must be 1..2, not 9"),
         (pb.Settings(batch=2), "batch must be 1..1, not 2"),
-        (pb.Settings(streams=2, requests=1), "2 streams need as many threads and requests at least"),
+        (pb.Settings(streams=2, requests=1), "2 streams need at least as many threads and requests"),
         (pb.Settings(choices={"path": "quick"}), "path 'quick' is unknown; allowed: async, sync"),
         (pb.Settings(choices={"pinning": "yes"}), "pinning 'yes' is unknown; allowed: on, off"),
         (
@@ -99,7 +99,7 @@ async def test_settings_that_do_not_pass_their_trial_are_told_so(tmp_path: Path)
     broken = tmp_path / "broken.xml"
     broken.write_text("no model")
     async with control(repository(tmp_path), instead=broken) as (shop, tuner):
-        with pytest.raises(RolloutRejected, match="rollout rejected \\(failed\\)"):
+        with pytest.raises(RolloutRejected, match=r"rollout of 'm' rejected \(failed: .*; still serving version 1"):
             await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=pb.Settings(requests=3)), CONTEXT)
         assert await shop.answer() == [2, 4, 6, 8]
         assert shop.record.profile is None

@@ -96,7 +96,7 @@ async def test_runs_that_prove_quick_after_the_load_become_inline(tmp_path: Path
             assert await choice.look(FIRST) == 1
         assert choice.deployment.inline
         assert choice.told == [True]
-        [line] = [line for line in logged if line["event"] == "runs are inline now"]
+        [line] = [line for line in logged if line["event"] == "inline runs enabled"]
         assert (line["model"], line["version"]) == ("m", 1)
         assert 0 < line["took_us"] < line["most_us"]
         assert [line["inline"] for line in logged if line["event"] == "model ready"] == [True]
@@ -134,7 +134,7 @@ async def test_inline_runs_that_take_long_are_handed_over(tmp_path: Path) -> Non
             assert await choice.look() == 1
         assert not choice.deployment.inline
         assert choice.told == [False]
-        assert [line["model"] for line in logged if line["event"] == "runs are handed over now"] == ["m"]
+        assert [line["model"] for line in logged if line["event"] == "inline runs disabled"] == ["m"]
         assert await choice.house.times("m") == 2
         assert {seen.outcome for seen in choice.house.seen} == {"ok"}
         assert await choice.look(FIRST, times=3) == 0

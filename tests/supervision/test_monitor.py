@@ -159,7 +159,7 @@ async def test_a_device_that_openvino_finds_no_more_makes_the_model_not_ready(tm
         assert house.ready
         house.engine.present.clear()
         await until(lambda: not house.ready)
-        assert "GPU: OpenVINO does not find it any more" in str(house.refusal())
+        assert "GPU: OpenVINO no longer finds it" in str(house.refusal())
 
 
 @on_loop
@@ -174,8 +174,8 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
         assert [answer.error for answer in answers] == [None] * 3
         assert house.ready
         assert all(state is not ModelState.UNAVAILABLE for state, _ in house.shown)
-        await until(lambda: "loading it again has failed" in house.reason)
-        assert house.reason.startswith(f"GPU is used no more: {GONE}; ")
+        await until(lambda: "reloading failed" in house.reason)
+        assert house.reason.startswith(f"GPU is disabled: {GONE}; ")
         assert house.monitor.unready_reasons == {}
 
 
@@ -189,7 +189,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: house.engine.loads > 5)
         assert not house.ready
-        assert "loading it again has failed" in house.reason
+        assert "reloading failed" in house.reason
         assert "is tried every 0 s from now on: device 'GPU' needs GPU, which is absent" in house.reason
 
         house.engine.present.add("GPU")
@@ -297,7 +297,7 @@ async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answe
         for answer in answers[:2]:
             await answer.ended()
         await until(lambda: not house.ready)
-        assert house.reason == "runs that hang hold every infer request of it"
+        assert house.reason == "hung runs hold all of its infer requests"
         assert house.monitor.unready_reasons == {("m", "1"): "hanging"}
         assert isinstance(house.refusal(), ModelUnavailable)
         assert [answer.times for answer in answers] == [1, 1, 0, 0]
@@ -345,8 +345,8 @@ async def test_a_model_that_owes_an_answer_for_too_long_is_silent_until_it_answe
             await house.serve(lambda slot: slot.complete(), lambda: house.monitor.silent() == {})
         events = [(entry["event"], entry["model"]) for entry in logs if entry["event"].startswith("model ")]
         assert events[:2] == [
-            ("model is silent; the watchdog is not fed", "m/1"),
-            ("model answers again", "m/1"),
+            ("model silent; watchdog not fed", "m/1"),
+            ("model responded again", "m/1"),
         ]
         house.submit()
         await until(lambda: "m/1" in house.monitor.silent())
@@ -373,7 +373,7 @@ async def test_a_model_whose_probes_fail_is_not_ready_until_one_ends_well(tmp_pa
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         assert house.ready
         await house.serve(lambda slot: slot.fail("wrong weather"), lambda: not house.ready)
-        assert "inferences on made-up input fail, which ended well before" in str(house.refusal())
+        assert "health probes fail that succeeded before" in str(house.refusal())
         await house.serve(lambda slot: slot.complete(), lambda: house.ready)
         (answer,) = house.submit()
         await house.serve(lambda slot: slot.complete(), lambda: answer.times > 0)
@@ -386,7 +386,7 @@ async def test_a_model_that_leaves_probes_without_an_answer_is_not_ready(tmp_pat
     async with House(tmp_path, "CPU", rules=replace(EAGER, probe_timeout=0.02), look=0.001) as house:
         await house.serve(lambda slot: slot.complete(), lambda: house.deployment.dispatcher.completed > 3)
         await until(lambda: not house.ready)
-        assert "no answer to an inference on made-up input" in str(house.refusal())
+        assert "no response to a health probe" in str(house.refusal())
         assert house.seen == []
 
 

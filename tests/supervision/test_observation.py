@@ -78,7 +78,7 @@ async def test_a_device_that_is_lost_is_told_from_one_that_hangs() -> None:
     bench = Bench(1, 1)
     bench.dispatcher.disable_device(0, GONE)
     seen = observed(bench.dispatcher)
-    assert (seen.gone, seen.lost) == ("", f"CPU.0 is used no more: {GONE}")
+    assert (seen.gone, seen.lost) == ("", f"CPU.0 is disabled: {GONE}")
     bench.dispatcher.disable_device(1, GONE)
     seen = observed(bench.dispatcher)
     assert (seen.gone, seen.hangs) == (f"CPU.0: {GONE}; CPU.1: {GONE}", False)

@@ -64,7 +64,7 @@ async def loaded(
         loading = method(channel, "RepositoryModelLoad")(pb.RepositoryModelLoadRequest(model_name=name))
 
         def begun() -> bool:
-            return loading.done() or any(event["model"] == name for event in daemon.events("canary begins"))
+            return loading.done() or any(event["model"] == name for event in daemon.events("canary started"))
 
         await asyncio.to_thread(until, begun, PATIENCE, daemon.log)
 

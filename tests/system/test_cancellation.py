@@ -105,7 +105,7 @@ def test_each_request_that_reached_the_server_is_counted_once_and_logged_once(da
     assert daemon.stop() == 0
     lines: list[dict[str, Any]] = [json.loads(line) for line in daemon.lines]
     assert [line for line in lines if "exception" in line or line["level"] == "error"] == [
-        line for line in lines if (line.get("model"), line["event"]) == ("broken", "model can't be served")
+        line for line in lines if (line.get("model"), line["event"]) == ("broken", "model load failed")
     ]
     requests = [line for line in lines if line["event"] == "request"]
     assert Counter(line["outcome"] for line in requests) == counted

@@ -99,7 +99,7 @@ def test_no_good_request_fails_of_a_bad_one(daemon: Daemon, served: str) -> None
 
 def test_none_of_them_made_a_model_unready(daemon: Daemon) -> None:
     assert daemon.events("model failed") == []
-    assert daemon.events("device is used no more") == []
+    assert daemon.events("device disabled") == []
 
 
 def test_a_run_that_its_client_gave_up_does_not_change_the_next_answer(daemon: Daemon) -> None:

@@ -140,11 +140,11 @@ def test_models_that_would_end_the_daemon_are_broken_and_the_others_are_served(t
     flags = ("--preflight-memory-bytes", str(1 << 30), "--preflight-timeout", "5", "--cache-dir", str(cache_dir))
     with Daemon(tmp_path, *flags) as daemon:
         assert asyncio.run(answers(daemon.grpc))
-        said = {event["model"]: event["problem"] for event in daemon.events("model can't be served")}
+        said = {event["model"]: event["problem"] for event in daemon.events("model load failed")}
         assert daemon.wait_for("ready")["broken"] == 4
     assert daemon.stop() == 0, daemon.log()
     start = "model '{}' version 1 failed to load: "
-    crashed = "the process that tried it first crashed ({})"
+    crashed = "the preflight process crashed ({})"
     assert said == {
         "zero": start.format("zero") + crashed.format("SIGFPE"),
         "bounds": start.format("bounds") + crashed.format("SIGSEGV"),

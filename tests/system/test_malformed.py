@@ -448,7 +448,7 @@ def test_the_log_has_a_line_a_request_and_no_traceback(daemon: Daemon) -> None:
     counted = sum(counts(daemon).values())
     assert daemon.stop() == 0
     lines = [json.loads(line) for line in daemon.lines]
-    assert {line["event"] for line in lines if line["level"] == "error"} == {"model can't be served"}
+    assert {line["event"] for line in lines if line["level"] == "error"} == {"model load failed"}
     assert [line for line in lines if "exception" in line] == []
     requests = [line for line in lines if line["event"] == "request"]
     assert len(requests) == counted

@@ -288,7 +288,7 @@ def test_state_that_a_client_sends_itself_is_held_to_the_same(server: Daemon) ->
 
 
 def test_state_can_not_begin_with_such_a_number(server: Daemon) -> None:
-    [broken] = [event for event in server.events("model can't be served") if event["model"] == "far"]
+    [broken] = [event for event in server.events("model load failed") if event["model"] == "far"]
 
     assert "sequences.state.before.initial: 3e+09 is outside of what CPU computes INT64 in 32 bits" in broken["problem"]
     assert "-2147483648..2147483647" in broken["problem"]

@@ -34,7 +34,7 @@ def put(root: Path, name: str, factor: float) -> None:
 
 
 def reloads(daemon: Daemon) -> Counter[str]:
-    return Counter(event["event"] for event in (*daemon.events("reloaded"), *daemon.events("reloaded in part")))
+    return Counter(event["event"] for event in (*daemon.events("reloaded"), *daemon.events("reloaded partially")))
 
 
 def reload(daemon: Daemon) -> None:
@@ -134,14 +134,14 @@ def test_what_fails_is_said_and_what_was_served_goes_on(repository: Path, cache_
         metrics = daemon.get("/metrics")[1]
         assert 'inferd_model_loads_total{model="steady",result="failed"} 1.0' in metrics
         assert 'inferd_model_loads_total{model="swapped",result="failed"} 1.0' in metrics
-        failed = {event["model"]: event for event in daemon.events("model can't be served")}
+        failed = {event["model"]: event for event in daemon.events("model load failed")}
         assert {name: event["still_serving"] for name, event in failed.items()} == {"steady": [1], "swapped": [1]}
         assert 'inferd_reloads_total{result="failed"} 1.0' in metrics
-        [event] = daemon.events("reloaded in part")
+        [event] = daemon.events("reloaded partially")
         assert (event["level"], event["not_served_as_on_disk"]) == ("warning", ["swapped", "steady"])
         index = asyncio.run(reasons(daemon))
         assert {name: why.partition(": ")[0] for name, why in index.items() if why} == dict.fromkeys(
-            ("steady", "swapped"), "what is on disk now is not served"
+            ("steady", "swapped"), "version on disk not served"
         )
 
         # Whole again, it is served, and nothing is said of it any more.
@@ -159,9 +159,9 @@ def test_a_new_version_that_is_broken_is_said_with_the_one_that_serves_on(reposi
         (repository / "steady" / "2" / "model.xml").write_text("not a model")
         reload(daemon)
         assert asyncio.run(asked(daemon, "steady")) == [1]
-        [event] = daemon.events("model can't be served")
+        [event] = daemon.events("model load failed")
         assert (event["model"], event["version"], event["still_serving"]) == ("steady", 2, [1])
-        assert daemon.events("reloaded in part")[0]["not_served_as_on_disk"] == ["steady"]
+        assert daemon.events("reloaded partially")[0]["not_served_as_on_disk"] == ["steady"]
         assert 'inferd_reloads_total{result="failed"} 1.0' in daemon.get("/metrics")[1]
         # Whoever asks for it to be loaded is told.
         code, why = asyncio.run(loaded(daemon, "steady"))
@@ -179,12 +179,12 @@ def test_settings_that_can_change_do_and_the_others_say_so(repository: Path, cac
         asyncio.run(asked(daemon, "steady"))
         assert daemon.wait_for("request")["model"] == "steady"
         assert len(daemon.events("request")) == 1
-        waits = daemon.events("setting is taken up by a restart only")
+        waits = daemon.events("setting not applied; restart required")
         assert [event["setting"] for event in waits] == ["queue_max_length"]
 
         file.write_text('request_log = "sometimes"\n')
         reload(daemon)
-        assert len(daemon.events("settings can't be used; those of before stay")) == 1
+        assert len(daemon.events("settings not reloaded")) == 1
         assert 'inferd_reloads_total{result="failed"} 1.0' in daemon.get("/metrics")[1]
         assert asyncio.run(asked(daemon, "steady")) == [1]
 

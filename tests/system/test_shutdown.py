@@ -229,7 +229,7 @@ def test_what_the_drain_has_no_time_for_is_told_so(tmp_path: Path, cache_dir: Pa
         assert ended_by_itself(daemon) == 0
     assert (StatusCode.UNAVAILABLE, DRAINING) in seen
     assert seen <= {(StatusCode.UNAVAILABLE, DRAINING), (OK, "")}
-    assert daemon.events("drain timed out; what is left is answered UNAVAILABLE")
+    assert daemon.events("drain timed out; remaining requests answered UNAVAILABLE")
 
 
 def test_two_signals_at_once_are_one_wish(daemon: Daemon) -> None:
@@ -259,7 +259,7 @@ def test_a_second_signal_ends_it_at_once(daemon: Daemon, number: signal.Signals)
 
     asyncio.run(hurry())
     assert ended_by_itself(daemon) == 128 + number
-    assert daemon.events("second signal: ending at once")[0]["signal"] == number.name
+    assert daemon.events("second signal received; exiting at once")[0]["signal"] == number.name
     assert not daemon.events("stopped")
 
 

@@ -66,7 +66,7 @@ def test_offline_tuning_stores_a_readable_profile_and_draws_it(tuned: Path) -> N
 
 def test_without_an_objective_throughput_is_chosen_by_and_nothing_is_said_of_keeping_one(tuned: Path) -> None:
     found, said = profile(tuned), (tuned / "said").read_text()
-    assert found["reason"].startswith("no objective: chosen by throughput, however long an answer takes; ")
+    assert found["reason"].startswith("no objective: chosen by throughput, regardless of latency; ")
     assert (found["objective"], found["out_of_reach"]) == (None, False)
     assert found["reason"] in said
     assert "keeps the objective" not in said
@@ -89,7 +89,7 @@ def test_the_daemon_is_ready_by_a_stored_profile_without_searching(tuned: Path) 
         )
         assert gauge_of(daemon, "inferd_infer_requests", model="m", device="CPU") == winner["requests"]
         assert daemon.stop() == 0, daemon.log()
-    assert daemon.events("tuning") == []
+    assert daemon.events("tuning started") == []
 
 
 def taskset() -> list[str]:
@@ -102,7 +102,7 @@ def taskset() -> list[str]:
 
 def test_a_profile_for_another_cpu_budget_is_not_used(tuned: Path) -> None:
     with Daemon(tuned / "repository", *flags(tuned), under=taskset()) as daemon:
-        [line] = daemon.events("profile does not fit and is not used")
+        [line] = daemon.events("profile ignored: it does not fit")
         assert line["differs"].startswith("CPU threads: ")
         assert gauge_of(daemon, "inferd_threads", model="m", device="CPU") == 1
 
@@ -114,7 +114,7 @@ def test_a_profile_for_another_model_is_not_used(tuned: Path, tmp_path: Path) ->
     data[-2] ^= 1
     weights.write_bytes(data)
     with Daemon(folder / "repository", *flags(folder)) as daemon:
-        [line] = daemon.events("profile does not fit and is not used")
+        [line] = daemon.events("profile ignored: it does not fit")
         assert line["differs"].startswith("model: ")
 
 

@@ -185,7 +185,7 @@ def test_what_all_have_counted_is_what_the_clients_were_answered(daemon: Daemon)
 def test_a_reload_reaches_every_worker(daemon: Daemon, repository: Path) -> None:
     put(repository, "scaled", 3)
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for("all workers have reloaded", PATIENCE)
+    daemon.wait_for("all workers reloaded", PATIENCE)
     assert asyncio.run(asked_of_all(daemon, "scaled"))[0] == {3.0}
     # Reloads of the daemon, not of its workers.
     assert scrape(daemon).total("inferd_reloads_total", result="ok") == 1

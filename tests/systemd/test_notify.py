@@ -85,7 +85,7 @@ def test_a_supervisor_that_is_gone_is_complained_of_once(tmp_path: Path) -> None
     with capture_logs() as logs:
         lost.alive()
         lost.alive()
-    assert [entry["event"] for entry in logs] == ["the supervisor can't be told"]
+    assert [entry["event"] for entry in logs] == ["supervisor not notified"]
 
 
 def test_the_watchdog_is_ours_when_it_names_us_or_nobody() -> None:

@@ -76,7 +76,7 @@ def test_a_model_is_searched_checked_and_its_profile_stored(tmp_path: Path) -> N
 def test_what_can_not_be_tuned_is_passed_over(tmp_path: Path) -> None:
     show = Silent()
     assert offline(tmp_path, show).one(source(tmp_path, "m", 'devices = ["AUTO:CPU"]')) is None
-    assert show.passed_over == ["m: AUTO decides by itself"]
+    assert show.passed_over == ["m: AUTO chooses its own settings"]
 
 
 def test_models_tuned_together_are_measured_beside_each_other_as_they_were_chosen(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_models_tuned_together_are_measured_beside_each_other_as_they_were_chose
     found = offline(tmp_path, show).together([one, other], failures.append)
     assert failures == []
     assert show.searched == ["one", "other"] * TURNS
-    assert [(p.model, p.reason.partition("; measured beside ")[2]) for p in found] == [
+    assert [(p.model, p.reason.partition("; measured under load from ")[2]) for p in found] == [
         ("one", "other"),
         ("other", "one"),
     ]

@@ -19,8 +19,8 @@ ONE = Candidate(1, 2, 1)
         (replace(ONE, pinning=True, core_type="performance"), ""),
         (replace(ONE, requests=5), "requests must be 1..4, not 5"),
         (replace(ONE, batch=5), "batch must be 1..4, not 5"),
-        (Candidate(2, 2, 1), "2 streams need as many threads and requests at least"),
-        (replace(ONE, hyper_threading=True), "the device knows no hyper threading"),
+        (Candidate(2, 2, 1), "2 streams need at least as many threads and requests"),
+        (replace(ONE, hyper_threading=True), "the device has no hyper threading"),
         (replace(ONE, core_type="efficient"), "core_type must be any, performance, not efficient"),
     ],
 )

@@ -49,12 +49,12 @@ def test_a_model_on_the_cpu_can_be_tuned(engine: Engine, file: Path) -> None:
 @pytest.mark.parametrize(
     ("devices", "why"),
     [
-        ('["CPU", "AUTO"]', "it is served on several devices, whose settings are one"),
-        ('["AUTO"]', "AUTO decides by itself"),
-        ('["AUTO:GPU,CPU"]', "AUTO decides by itself"),
-        ('["MULTI:CPU"]', "MULTI decides by itself"),
-        ('["HETERO:CPU"]', "HETERO decides by itself"),
-        ('["BATCH:CPU(4)"]', "BATCH decides by itself"),
+        ('["CPU", "AUTO"]', "it is served on several devices with one set of settings"),
+        ('["AUTO"]', "AUTO chooses its own settings"),
+        ('["AUTO:GPU,CPU"]', "AUTO chooses its own settings"),
+        ('["MULTI:CPU"]', "MULTI chooses its own settings"),
+        ('["HETERO:CPU"]', "HETERO chooses its own settings"),
+        ('["BATCH:CPU(4)"]', "BATCH chooses its own settings"),
     ],
 )
 def test_where_there_is_nothing_to_tune_it_says_why(engine: Engine, file: Path, devices: str, why: str) -> None:

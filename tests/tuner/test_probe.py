@@ -283,7 +283,7 @@ def test_one_that_crashes_is_a_failed_measurement_and_the_next_look_works_again(
             for child in probes():
                 kill(child)
         seen = look.result()
-    assert (seen.asked, seen.windows, seen.failure) == (ONE, (), "the process that ran it ended")
+    assert (seen.asked, seen.windows, seen.failure) == (ONE, (), "its process ended")
     assert_sound(process.measure(ONE, 1), ONE, 1)
     assert probes().isdisjoint(before)
 
@@ -305,7 +305,7 @@ def test_whoever_stops_it_ends_the_look_in_progress_and_all_to_come(tmp_path: Pa
             probe.kill()
             seen = look.result()
         # Whether the question had reached it or not.
-        assert seen.failure in ("the process that ran it ended", "measuring was stopped")
+        assert seen.failure in ("its process ended", "measuring was stopped")
         probe.kill()
         assert probe.measure(PINNED, 1) == Measurement(PINNED, PINNED, (), 0.0, "measuring was stopped")
         assert probe.arrive(PINNED, 10.0, 0.01) is None

@@ -241,7 +241,7 @@ def test_one_for_something_else_is_left_alone_and_the_log_says_what_differs(
     file = stored_in(tmp_path)
     profile, [line] = found(tmp_path, key)
     assert profile is None
-    assert (line["event"], line["differs"]) == ("profile does not fit and is not used", differs)
+    assert (line["event"], line["differs"]) == ("profile ignored: it does not fit", differs)
     assert (line["model"], line["version"], line["device"]) == ("m", 3, "CPU")
     assert file.exists()
 
@@ -279,7 +279,7 @@ def test_a_damaged_file_is_a_warning_and_no_profile(content: bytes, reason: str,
     file.write_bytes(content)
     profile, [line] = found(tmp_path)
     assert profile is None
-    assert (line["log_level"], line["event"]) == ("warning", "profile is damaged and is not used")
+    assert (line["log_level"], line["event"]) == ("warning", "profile ignored: damaged")
     assert line["file"] == str(file)
     assert line["reason"].startswith(reason)
     assert file.read_bytes() == content
@@ -300,7 +300,7 @@ def test_a_hand_that_slipped_is_told_where(changes: Mapping[str, Any], reason: s
     edited(tmp_path, **changes)
     profile, [line] = found(tmp_path)
     assert profile is None
-    assert line["event"] == "profile is damaged and is not used"
+    assert line["event"] == "profile ignored: damaged"
     assert line["reason"].startswith(reason)
 
 
@@ -308,7 +308,7 @@ def test_one_of_another_format_is_a_warning_and_no_profile_whatever_else_is_in_i
     stored_in(tmp_path).write_text(json.dumps({"format": FORMAT + 1, "winner": "the third"}))
     profile, [line] = found(tmp_path)
     assert profile is None
-    assert (line["log_level"], line["event"]) == ("warning", "profile has another format and is not used")
+    assert (line["log_level"], line["event"]) == ("warning", "profile ignored: unknown format")
     assert line["format"] == FORMAT + 1
 
 
@@ -320,7 +320,7 @@ def test_a_file_that_can_not_be_read_is_a_warning_and_no_profile(tmp_path: Path)
     assert profile is None
     assert (line["log_level"], line["event"], line["reason"]) == (
         "warning",
-        "profile can't be read",
+        "profile not read",
         "Is a directory",
     )
 
@@ -387,5 +387,5 @@ def test_where_it_can_not_be_stored_a_warning_says_so(tmp_path: Path) -> None:
     with capture_logs() as logged:
         assert not Profiles(taken).store(PROFILE)
     [line] = logged
-    assert (line["log_level"], line["event"], line["reason"]) == ("warning", "profile can't be stored", "File exists")
+    assert (line["log_level"], line["event"], line["reason"]) == ("warning", "profile not stored", "File exists")
     assert line["file"] == str(taken / "m" / "3.CPU.json")

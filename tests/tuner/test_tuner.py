@@ -188,7 +188,7 @@ def test_a_profile_for_something_else_is_not_used(what: str, tmp_path: Path) -> 
             async with workshop(tmp_path, threads=1 if what == "the CPU threads" else 2) as again:
                 assert again.record.profile is None
                 assert again.infer_requests != 3
-        [line] = [line for line in logged if line["event"] == "profile does not fit and is not used"]
+        [line] = [line for line in logged if line["event"] == "profile ignored: it does not fit"]
         key = {"a byte of the model": "model", "the CPU threads": "CPU threads", "the objective": "objective"}[what]
         assert line["differs"].startswith(f"{key}: ")
 
@@ -366,12 +366,9 @@ async def test_what_is_asked_for_goes_first_in_the_order_of_asking_and_is_waited
         tuner = shop.tuner
         a, b, c = (shop.records.of(name, "") for name in "abc")
         assert tuner._next_record() is a
-        assert shop.commands.request_tuning(c) == "it is tuned next, as soon as there is a good moment"
-        assert (
-            shop.commands.request_tuning(b)
-            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
-        )
-        assert shop.commands.request_tuning(c) == "it is tuned next, as soon as there is a good moment"
+        assert shop.commands.request_tuning(c) == "it is tuned next, once conditions allow"
+        assert shop.commands.request_tuning(b) == "it is tuned after 1 earlier requests, once conditions allow"
+        assert shop.commands.request_tuning(c) == "it is tuned next, once conditions allow"
         assert tuner._next_record() is c
         c.postpone("CPU pressure is 90 %", time.monotonic() + 30)
         assert tuner._next_record() is b
@@ -396,13 +393,10 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
             shop.commands.request_tuning(b)
             await until(lambda: b.phase is TuningPhase.SEARCHING)
         assert (a.phase, a.ticket, a.decisions) == (TuningPhase.WANTED, 0, {})
-        [line] = [line for line in logged if line["event"] == "tuning put off"]
+        [line] = [line for line in logged if line["event"] == "tuning postponed"]
         assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
         # What was asked for is not put aside itself.
-        assert (
-            shop.commands.request_tuning(c)
-            == "it is tuned after 1 that were asked for before, as soon as there is a good moment"
-        )
+        assert shop.commands.request_tuning(c) == "it is tuned after 1 earlier requests, once conditions allow"
         assert shop.commands.request_tuning(b) == "it is being tuned"
         assert shop.tuner._reason_to_stop() == ""
         assert [r.phase for r in (a, b, c)] == [TuningPhase.WANTED, TuningPhase.SEARCHING, TuningPhase.WANTED]
@@ -445,7 +439,7 @@ async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_al
             again.commands.request_tuning(record)
         assert await again.catalog.roll_out(model_version, own, at_once, inline=False)
         tuner.path_changed(model_version, inline=False)
-        assert (record.phase, record.status_text) == (TuningPhase.WANTED, "its runs are handed over again")
+        assert (record.phase, record.status_text) == (TuningPhase.WANTED, "its runs are no longer inline")
         assert tuner._next_record() is record
 
 
@@ -495,7 +489,7 @@ async def test_what_can_not_be_done_is_said(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path, settings='devices = ["CPU", "AUTO:CPU"]'), mode="off") as shop:
         assert (shop.record.phase, shop.record.status_text) == (
             TuningPhase.UNTUNABLE,
-            "it is served on several devices, whose settings are one",
+            "it is served on several devices with one set of settings",
         )
         with pytest.raises(InvalidRequest, match="tuning is off"):
             shop.commands.request_tuning(shop.record)

@@ -32,9 +32,9 @@ log = structlog.get_logger("inferd.catalog")
 class Catalog(Routes):
     """Loads, swaps and unloads the versions of its :class:`Routes`.
 
-    ``loads`` counts attempts to load by model and result, ``rollbacks`` versions that were tried on a part of the
-    requests and taken back, by model, version and why; ``busy_ns`` is :meth:`Loader.busy_ns`. ``tuned`` may replace
-    settings that a model leaves open before it is loaded, and runs on a worker thread."""
+    ``loads`` counts load attempts by model and result; ``rollbacks`` counts canaries that were rolled back, by model,
+    version and reason; ``busy_ns`` is :meth:`Loader.busy_ns`. ``tuned`` may fill in settings that a model leaves open
+    before it is loaded; it runs on a worker thread."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Catalog(Routes):
         self._repository = repository
         self._limits = limits
         self._tuned = tuned
-        # What was read of each model when it was last loaded, or was tried to be.
+        # What was read of each model at its last load attempt.
         self._entries: dict[str, ModelEntry] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[None]] = set()
@@ -65,7 +65,7 @@ class Catalog(Routes):
     # -- changing it --------------------------------------------------------------
 
     async def load_all(self) -> None:
-        """Scan the repository and load all it holds, side by side. One that fails is logged and kept as broken."""
+        """Scan the repository and load its models, several at a time; one that fails is logged and kept as broken."""
         listing = await asyncio.to_thread(self._repository.scan)
         self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         for broken in listing.broken:
@@ -76,9 +76,9 @@ class Catalog(Routes):
     async def load(self, name: str) -> None:
         """Read ``name`` again and serve what its folder holds now.
 
-        New versions are loaded next to the old; what fails leaves the old one serving. Returns once a version that is
-        tried on a part of the requests has them all. Raises UnknownModel, the error that kept it from loading, or
-        RolloutRejected where it was rolled back. Goes on to its end when the caller stops waiting.
+        New versions are loaded next to the old; if one fails, the old one keeps serving. Returns once a canary gets all
+        requests. Raises UnknownModel, the error that kept it from loading, or RolloutRejected if it was rolled back.
+        Completes even if the caller stops waiting.
         """
         await self._shielded(self._load(name))
 
@@ -92,21 +92,20 @@ class Catalog(Routes):
             await self.publish()
             raise
         if self._limits.split_threads and name not in self._cpu_parts:
-            # Newcomers get their part; the others keep what they were compiled for until they are loaded again.
+            # New models get their share; the others keep the threads they were compiled for until their next load.
             listing = await asyncio.to_thread(self._repository.scan)
             self._cpu_parts = cpu_parts(listing.models, self._limits.split_threads)
         await self._load_entry(entry, quietly=not force, force=force)
 
     async def reload(self, *, thorough: bool = True) -> list[str]:
-        """Serve what the repository holds now, and go on with what it held already.
+        """Serve what the repository holds now, and keep serving what has not changed.
 
-        If ``thorough``, all files of what is served are read, so that one that was changed without a trace is found.
+        If ``thorough``, read all files of served versions, to find changes that left size and time as they were.
 
-        What is new, has changed or failed before is loaded, changed versions next to the old ones; what is gone is
-        unloaded. What a client unloaded stays so until its files change, as does what was rolled back. What fails is
-        logged, and leaves what was served serving. Does not wait for versions that are tried on a part of the requests.
-        Gives the models that are not served as they are on disk, for that they failed. Raises RepositoryError where the
-        repository can't be read; then nothing changes.
+        Loads what is new, has changed or failed before (changed versions next to the old ones), and unloads what is
+        gone. A version that a client unloaded or that was rolled back stays so until its files change. A failure is
+        logged, and the old version keeps serving. Does not wait for canaries. Returns the models that failed, which
+        are not served as they are on disk. Raises RepositoryError, and changes nothing, if it is unreadable.
         """
         failed: list[str] = []
         await self._shielded(self._reload(failed, thorough=thorough))
@@ -125,7 +124,7 @@ class Catalog(Routes):
             *(self._remove_model(name) for name in gone),
         )
         failed += [broken.name for broken in listing.broken]
-        # What was not to be loaded was no different.
+        # Models that needed no load are unchanged.
         failed += [entry.name for entry in listing.models if self._differs(entry)]
 
     async def _load_if_changed(self, entry: ModelEntry, *, thorough: bool) -> None:
@@ -135,7 +134,7 @@ class Catalog(Routes):
             await self._load_or_start_canary(entry)
 
     async def _load_or_start_canary(self, entry: ModelEntry) -> None:
-        """Return once ``entry`` is loaded, or a version of it has begun to share the requests."""
+        """Return once ``entry`` is loaded, or one of its versions has started as a canary."""
         canary_started = asyncio.Event()
         loading = self._change(self._load_entry(entry, quietly=True, force=False, canary_started=canary_started))
         sharing = asyncio.create_task(canary_started.wait())
@@ -145,7 +144,7 @@ class Catalog(Routes):
             loading.result()
 
     def _differs(self, entry: ModelEntry) -> bool:
-        """Whether there is something to load: other files or settings than before, or a version that failed."""
+        """Whether there is something to load: changed files or settings, or a version that failed."""
         if self._exchange.trying(entry.name) == entry:
             return False
         model = self._models.get(entry.name, {}).values()
@@ -153,7 +152,7 @@ class Catalog(Routes):
         return failed or entry.name in self._broken or self._entries.get(entry.name) != entry
 
     async def _find_rewritten(self, entry: ModelEntry) -> None:
-        """Count what answers for ``entry`` as changed where its files look the same and hold something else."""
+        """Mark versions of ``entry`` as changed whose files look the same but have other content."""
         for version in entry.versions if self._exchange.trying(entry.name) is None else ():
             model = self._models.get(entry.name, {}).get(version.version)
             if model is None or model.deployment is None or model.origin is None or model.origin[0] != version:
@@ -163,7 +162,7 @@ class Catalog(Routes):
                 self._entries.pop(entry.name, None)
 
     async def _remove_model(self, name: str) -> None:
-        """``name`` is in the repository no more."""
+        """``name`` is no longer in the repository."""
         await self._unload(name)
         async with self._lock(name):
             for kept in (self._models, self._broken, self._entries):
@@ -171,9 +170,9 @@ class Catalog(Routes):
         await self.publish()
 
     async def unload(self, name: str) -> None:
-        """Stop serving all versions of ``name``: what was accepted is answered first. Raises UnknownModel.
+        """Stop serving all versions of ``name`` once their accepted requests are answered. Raises UnknownModel.
 
-        Goes on to its end when the caller stops waiting.
+        Completes even if the caller stops waiting.
         """
         self.versions(name)
         await self._shielded(self._unload(name))
@@ -193,22 +192,22 @@ class Catalog(Routes):
         *,
         inline: bool | None = None,
     ) -> bool:
-        """Load ``model`` as ``config`` has it next to what answers now, and have ``steer`` try it; ``inline`` is as
-        :class:`ModelSource` has it.
+        """Load ``model`` with ``config`` next to the deployment that serves, and let ``steer`` try it; ``inline`` is
+        as in :class:`ModelSource`.
 
-        What ``steer`` returns says which of the two goes on; the other answers what it has
-        taken and is freed. Also when ``steer`` raises or is cancelled: then the old one stays.
-        Raises what loading raises, and ModelUnavailable where the version does not answer.
+        ``steer`` returns which of the two goes on; the other answers its accepted requests and is
+        freed. If ``steer`` raises or is cancelled, the old one stays. Raises what loading raises,
+        and ModelUnavailable if the version does not answer.
         """
         async with self._lock(model.name):
             return await self._exchange.exchange(model, config, steer, inline=inline)
 
     def unfreed(self, name: str | None = None) -> int:
-        """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
+        """How many retired versions of ``name``, or of all models, still hold memory because a run hangs."""
         return self._loader.unfreed(name)
 
     def forget(self, versions: Collection[tuple[str, str]]) -> None:
-        """Let go of the counts of ``versions``, of which nothing is there any more."""
+        """Drop the counts of ``versions``, which are gone."""
         self._loader.forget(versions)
         forget(versions, {model.name for model, _ in self.loaded()}, self.loads, self.rollbacks)
 
@@ -227,7 +226,7 @@ class Catalog(Routes):
         return not pending
 
     async def close(self) -> None:
-        """Answer what is left and free every infer request. Harmless when called again."""
+        """Answer the remaining requests and free every infer request. Harmless when called again."""
         self._retries.close()
         self._exchange.end()
         if self._changes:
@@ -258,8 +257,8 @@ class Catalog(Routes):
         self.loads[name, "failed"] += 1
         for model in self._models.get(name, {}).values():
             if model.state is ModelState.READY:
-                model.reason = f"what is on disk now is not served: {error}"
-        log.error("model can't be served", model=name, problem=str(error), **still_serving(self._routes, name))
+                model.reason = f"version on disk not served: {error}"
+        log.error("model load failed", model=name, problem=str(error), **still_serving(self._routes, name))
 
     async def _load_entry(
         self, entry: ModelEntry, *, quietly: bool, force: bool = True, canary_started: asyncio.Event | None = None
@@ -267,7 +266,7 @@ class Catalog(Routes):
         """Load the versions of ``entry``; also those that are as they were, if ``force``. ``canary_started`` is set
         once one shares the requests with the one before it."""
         if (trying := self._exchange.trying(entry.name)) == entry:
-            # Asked for again: its end is the answer to both.
+            # Requested again: one result answers both calls.
             force = False
         elif trying is not None:
             self._exchange.stop(entry.name)
@@ -300,7 +299,7 @@ class Catalog(Routes):
         versions = self._models.setdefault(entry.name, {})
         key, old = (entry.name, version.version), versions.get(version.version)
         model = ModelVersion(*key)
-        # Another way of bringing it into service is no reason to load it again.
+        # Changed rollout settings alone are no reason to load it again.
         model.origin = origin = (version, entry.config.model_copy(update={"rollout": RolloutSettings()}))
         before = self.predecessor(model, old)
         if not force and before is not None:
@@ -309,7 +308,7 @@ class Catalog(Routes):
                 return None
             if (rejected := self._exchange.rejected(entry, version)) is not None:
                 return rejected
-            # Written or moved, it may hold the same as before.
+            # A file that was written or moved may have the same content.
             rewritten = before is old and old.origin is not None and old.origin[1] == origin[1]
             if rewritten and await self._loader.holds(before.deployment, source_of(entry, version)):
                 before.origin, before.reason = origin, ""
@@ -327,8 +326,8 @@ class Catalog(Routes):
         except InferdError as error:
             return await self._load_failed(model, old, error, candidate)
         except Exception:
-            # A fault of ours or of a plugin's: this version is lost, the others must not be.
-            log.exception("model could not be loaded", model=entry.name, version=version.version)
+            # A bug of inferd or of a plugin: it may cost this version, but no other.
+            log.exception("model load raised an unexpected exception", model=entry.name, version=version.version)
             return await self._load_failed(model, old, LoadFailed(*key, "internal error"), candidate)
         self.loads[entry.name, "ok"] += 1
         if before is not None and before.origin != origin and needs_canary(before, candidate):
@@ -358,9 +357,9 @@ class Catalog(Routes):
         self.loads[model.name, "failed"] += 1
         model.move(ModelState.UNAVAILABLE, failure_text(error))
         if old is not None and old.state is ModelState.READY:
-            old.reason = f"what is on disk now is not served: {failure_text(error)}"
+            old.reason = f"version on disk not served: {failure_text(error)}"
         log.error(
-            "model can't be served", **labels_of(model), problem=str(error), **still_serving(self._routes, model.name)
+            "model load failed", **labels_of(model), problem=str(error), **still_serving(self._routes, model.name)
         )
         await self.publish()
         return error

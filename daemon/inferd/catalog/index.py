@@ -1,4 +1,4 @@
-"""What there is to say of the models that are known: to clients, to the log, and what of it is let go of."""
+"""What is known of the models, for clients and for the log, and when counts of gone versions are dropped."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -26,7 +26,7 @@ Models = Mapping[str, Mapping[int, ModelVersion]]
 
 
 def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...]:
-    """Every version of ``models`` and those that are ``broken``, with why, by name and version; as clients read it."""
+    """Every version of ``models``, and the ``broken`` models with their errors, as clients read it."""
     entries = [
         IndexEntry(
             name,
@@ -47,7 +47,7 @@ def index_of(models: Models, broken: Mapping[str, str]) -> tuple[IndexEntry, ...
 
 
 def routing_error(models: Models, broken: Mapping[str, str], name: str, version: str) -> InferdError:
-    """Why nothing answers for ``version`` of ``name``, any version where that is empty."""
+    """Why ``version`` of ``name`` does not answer; an empty ``version`` means any."""
     if name not in models and name not in broken:
         return UnknownModel(name, {**models, **broken})
     known = models.get(name, {})
@@ -65,7 +65,7 @@ def routing_error(models: Models, broken: Mapping[str, str], name: str, version:
 
 
 def still_serving(routes: Iterable[tuple[str, str]], name: str) -> dict[str, list[int]]:
-    """For the log: the versions of ``name`` among all that answer, by name and version; another has failed."""
+    """Log fields: the versions of ``name`` that still serve after another one failed."""
     answering = sorted(int(version) for of, version in routes if of == name and version)
     return {"still_serving": answering} if answering else {}
 
@@ -76,7 +76,7 @@ def forget(
     loads: Counter[tuple[str, str]],
     rollbacks: Counter[tuple[str, str, str]],
 ) -> None:
-    """Take out of the counts what is of ``versions`` and of their models, unless these are ``held``."""
+    """Drop the counts of ``versions`` and of their models, unless a model is still ``held``."""
     for key in [key for key in rollbacks if key[:2] in versions]:
         del rollbacks[key]
     gone = {name for name, _ in versions}.difference(held)

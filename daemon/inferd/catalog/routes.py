@@ -1,4 +1,4 @@
-"""Which model version answers a request, and what there is to say of the others."""
+"""Which model version answers a request, and why the others don't."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -24,8 +24,8 @@ class Routes:
         self._index: tuple[IndexEntry, ...] = ()
 
     def resolve(self, name: str, version: str) -> Route:
-        """Who answers the next request; an empty ``version`` means the newest that is ready. While a candidate is tried
-        next to it that one gets its share.
+        """The version that answers the next request; an empty ``version`` means the newest ready one. While a candidate
+        is tried, it gets its share.
 
         Raises UnknownModel, UnknownVersion or ModelUnavailable.
         """
@@ -39,8 +39,7 @@ class Routes:
         return (canary.model_version, deployment) if deployment is canary.split.candidate else route
 
     def find(self, name: str, version: str) -> Route:
-        """The version that ``version`` stands for, also while a candidate is tried next to it. Raises as
-        :meth:`resolve`."""
+        """The version that ``version`` names, even while a candidate is tried next to it. Raises as :meth:`resolve`."""
         route = self._routes.get((name, version))
         if route is None:
             raise routing_error(self._models, self._broken, name, version)
@@ -69,7 +68,7 @@ class Routes:
         return [route for (_, version), route in sorted(self._routes.items()) if version]
 
     def loaded(self) -> Iterable[Route]:
-        """The versions that may still answer something: those that are live, and those being unloaded."""
+        """The versions that may still answer requests: live ones, and those being unloaded."""
         return [
             (s, s.deployment)
             for versions in self._models.values()
@@ -97,10 +96,10 @@ class Routes:
     async def set_health(
         self, model: ModelVersion, deployment: Deployment, unready_reason: str, degraded_reason: str = ""
     ) -> None:
-        """Take no requests for ``model`` because of ``unready_reason``, or take them again if that is empty; say what
-        it is ``degraded_reason`` by.
+        """Stop taking requests for ``model`` because of ``unready_reason``, or take them again if that is empty. Show
+        ``degraded_reason``.
 
-        Changes nothing where ``deployment`` is not what it is served by any more.
+        Changes nothing if ``deployment`` no longer serves the model.
         """
         if model.deployment is deployment and (model.unready_reason, model.degraded_reason) != (
             unready_reason,
@@ -111,7 +110,7 @@ class Routes:
             await self.publish()
 
     def predecessor(self, model: ModelVersion, old: ModelVersion | None) -> ModelVersion | None:
-        """The version whose requests ``model``, which replaces ``old``, is about to get; None where none answers."""
+        """The version whose requests ``model``, which replaces ``old``, will get; None if none answers."""
         if old is not None and old.effective_state is ModelState.READY:
             return old
         route = self._routes.get((model.name, ""))

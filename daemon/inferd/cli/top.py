@@ -26,7 +26,7 @@ from inferd.security.tls_mismatch import tls_mismatch
 
 _PATIENCE = 3.0
 _LARGEST = 64 << 20
-# Nobody's eyes set a width for what goes into a file.
+# Output into a file has no terminal width to fit.
 _UNLIMITED = 10_000
 
 _QUIT = ("q", "Q", "\x04")
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once", action="store_true", help="Print one table and exit; the default when the output is no terminal"
     )
-    parser.add_argument("--json", action="store_true", help="Print the figures as one line of JSON and exit")
+    parser.add_argument("--json", action="store_true", help="Print the values as one line of JSON and exit")
     connection.add_arguments(parser)
 
 
@@ -96,7 +96,7 @@ def view_of(address: str, body: dict[str, Any]) -> ServerView:
     try:
         return record_json.decode(ServerView, body)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise StatusUnavailable(address, "the daemon's figures are not those of this release") from None
+        raise StatusUnavailable(address, "the daemon's status data has another format; use the same release") from None
 
 
 def fetch(address: str, since: int = 0, credentials: ClientCredentials = NO_CREDENTIALS) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def fetch(address: str, since: int = 0, credentials: ClientCredentials = NO_CRED
     if response.status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise StatusUnavailable(address, one_line(body.decode(errors="replace").strip()))
     if response.status == http.client.SERVICE_UNAVAILABLE:
-        raise StatusUnavailable(address, "there are no figures yet")
+        raise StatusUnavailable(address, "no status data yet")
     try:
         answer: Any = json.loads(body)
     except ValueError:
@@ -138,7 +138,7 @@ def fetch(address: str, since: int = 0, credentials: ClientCredentials = NO_CRED
 
 
 def _foreign(address: str) -> StatusUnavailable:
-    return StatusUnavailable(address, "what answers is not the metrics port of inferd, or of one without a status page")
+    return StatusUnavailable(address, "not the metrics port of inferd, or its status page is off")
 
 
 def _watch(console: Console, address: str, interval: float, view: ServerView, credentials: ClientCredentials) -> None:
@@ -150,9 +150,9 @@ def _watch(console: Console, address: str, interval: float, view: ServerView, cr
         with _keys() as pressed, Screen(console=console, screen=True, auto_refresh=False) as screen:
             while True:
                 now = time.monotonic()
-                said = f"{warning}; what is shown is {duration_text(now - seen)} old" if warning else ""
+                said = f"{warning}; values are {duration_text(now - seen)} old" if warning else ""
                 screen.update(render(view, console.width, console.height, said), refresh=True)
-                # At least once a second it is drawn anew, to a window of another size if need be.
+                # Redraw at least once a second, so that a resized terminal is filled.
                 key = pressed(min(1.0, max(0.0, due - now)))
                 if key in _QUIT:
                     return

@@ -175,7 +175,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
     numbers = {name: value for name in QUANTITIES if (value := getattr(arguments, name)) is not None}
     choices = {name: word for name in CHOICES if (word := getattr(arguments, name)) is not None}
     if wrong := [name for name, value in numbers.items() if not 0 < value < 1 << 31]:
-        raise ConfigurationError(f"flag --{wrong[0]}", "", f"{numbers[wrong[0]]} can't be had", allowed="1 or more")
+        raise ConfigurationError(f"flag --{wrong[0]}", "", f"got {numbers[wrong[0]]}", allowed="1 or more")
     return Wanted(**numbers, choices=choices) if numbers or choices else None
 
 

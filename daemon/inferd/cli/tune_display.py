@@ -114,7 +114,7 @@ class TuneDisplay:
             rate = _plain(held.rate)
             self._say(f"random arrivals of {rate}/s ({held.part:.0%} of that): {100 * held.in_time:.4g} % in time")
         elif self._checked:
-            self._say("under random arrivals it keeps the objective at none of the rates that were tried")
+            self._say("no rate tried keeps the objective under random arrivals")
 
     def _say(self, text: str) -> None:
         """One line, however long. What OpenVINO says has brackets, which are no markup."""

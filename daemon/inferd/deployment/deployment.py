@@ -28,7 +28,7 @@ class Deployment:
 
     @property
     def inline(self) -> bool:
-        """Whether runs are computed where they start, on one device at least."""
+        """Whether runs are inline on at least one device."""
         return any(entry.pool.inline for entry in self.loaded.pools)
 
     @property

@@ -1,4 +1,4 @@
-"""Loads again by itself, ever later, what did not load for a reason that lies outside of it."""
+"""Retries loads that failed for a reason outside the model, at growing intervals."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -12,8 +12,8 @@ log = structlog.get_logger("inferd.catalog")
 
 
 class LoadRetries:
-    """Calls ``again`` with a model's name, on the loop, until its loading ends otherwise. The waits are those of
-    ``rules``: a few short ones, doubled each time, then long ones without end."""
+    """Calls ``again`` with a model's name, on the loop, until its load succeeds or fails for another reason. ``rules``
+    give the waits: a few short ones, doubled each time, then long ones without end."""
 
     def __init__(self, again: Callable[[str], object], rules: ReloadBackoffRules | None = None) -> None:
         self._again = again
@@ -33,15 +33,15 @@ class LoadRetries:
         tries = self._tries.setdefault(name, ReloadBackoff(self._rules))
         tries.tried(loop.time(), why)
         self._waiting[name] = loop.call_later(tries.delay, self._again, name)
-        log.info("model will be loaded again", model=name, seconds=tries.delay)
+        log.info("model load retry scheduled", model=name, seconds=tries.delay)
 
     def forget(self, name: str) -> None:
-        """Leave ``name`` as it is."""
+        """Stop retrying ``name``."""
         self._stop(name)
         self._tries.pop(name, None)
 
     def close(self) -> None:
-        """Leave all as they are from now on. Harmless when called again."""
+        """Stop all retries. Harmless when called again."""
         self._closed = True
         for name in list(self._waiting):
             self.forget(name)
@@ -52,5 +52,5 @@ class LoadRetries:
 
 
 def failure_text(error: InferdError) -> str:
-    """What others read of a load that failed with ``error``."""
-    return f"{error}; it will be loaded again" if isinstance(error, LoadInterrupted) else str(error)
+    """The text shown to clients for a load that failed with ``error``."""
+    return f"{error}; it will be retried" if isinstance(error, LoadInterrupted) else str(error)

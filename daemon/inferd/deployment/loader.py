@@ -1,4 +1,4 @@
-"""Brings up what answers for a model version, and ends it: the engine's part of the catalog."""
+"""Loads and frees the deployment of a model version: the engine's part of the catalog."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from inferd.errors import ContentChanged, Draining, InferdError
 from inferd.scheduling.fairness import SharedDevice
 from inferd.scheduling.rules import QueueLimits
 
-# How often to load what changes each time while it is read.
+# How often to retry a load whose files change while they are read.
 _TRIES = 3
 
 log = structlog.get_logger("inferd.catalog")
@@ -46,8 +46,8 @@ class CatalogLimits:
 
 
 class Loader:
-    """Loads up to ``load_parallelism`` versions at a time. One that was let go of may be stuck: a run that does not
-    end holds its memory."""
+    """Loads up to ``load_parallelism`` versions at a time. A retired version may be stuck: a hung run holds its
+    memory."""
 
     def __init__(self, engine: Engine, limits: CatalogLimits, observe: Observer) -> None:
         self._engine = engine
@@ -62,10 +62,9 @@ class Loader:
     async def load(
         self, source: ModelSource, tuned: Callable[[ModelSource], ModelSource] = lambda source: source
     ) -> Deployment:
-        """Load ``source`` as ``tuned`` makes it, on a worker thread. Raises what the engine raises.
+        """Load ``source`` with the settings that ``tuned`` gives it, on a worker thread. Raises what the engine raises.
 
-        Where its files change meanwhile, it is loaded again, unless it was settled: then only what it was settled with
-        will do.
+        If its files change meanwhile, it is loaded again, unless it was settled: then only that content will do.
         """
         async with self._compiling:
             source, loaded = await asyncio.to_thread(self._loaded, source, tuned)
@@ -75,12 +74,12 @@ class Loader:
         return deployment
 
     def busy_ns(self) -> dict[tuple[str, str], int]:
-        """Nanoseconds that infer requests were in use, by name and version, of all that served it until now. Any
-        thread may ask."""
+        """Nanoseconds that infer requests were in use, by name and version, over all deployments so far. Any thread may
+        ask."""
         return {key: ended + sum(one.busy_ns for one in there) for key, (ended, there) in self._work.copy().items()}
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
-        """Let go of what :meth:`busy_ns` says of ``versions``, unless they are there."""
+        """Drop the :meth:`busy_ns` of ``versions`` that are gone."""
         for key in versions:
             if not self._work.get(key, (0, ()))[1]:
                 self._work.pop(key, None)
@@ -99,8 +98,7 @@ class Loader:
                     raise
 
     async def holds(self, deployment: Deployment | None, source: ModelSource) -> bool:
-        """Whether the files of ``source``, all of which are read, have the content that ``deployment`` was loaded
-        from."""
+        """Read all files of ``source``: do they have the content that ``deployment`` was loaded from?"""
         if deployment is None:
             return False
         try:
@@ -110,7 +108,7 @@ class Loader:
             return False
 
     def unfreed(self, name: str | None = None) -> int:
-        """How many versions of ``name``, or of all, were let go of and hold memory because a run does not end."""
+        """How many retired versions of ``name``, or of all models, still hold memory because a run hangs."""
         self._unfreed = [(of, loaded) for of, loaded in self._unfreed if not loaded.freed]
         return sum(name in (None, of) for of, _ in self._unfreed)
 
@@ -130,15 +128,15 @@ class Loader:
         return self._devices.setdefault(name, SharedDevice())
 
     async def finish(self, deployment: Deployment) -> None:
-        """Let it answer what it has taken, as long as a drain may take, then free it."""
+        """Let it answer its accepted requests, for at most the drain timeout, then free it."""
         try:
             await asyncio.wait_for(deployment.dispatcher.drained(), self._limits.drain_seconds)
         except TimeoutError:
-            log.warning("drain timed out; what is left is answered UNAVAILABLE")
+            log.warning("drain timed out; remaining requests answered UNAVAILABLE")
         await self.free(deployment)
 
     async def free(self, deployment: Deployment) -> None:
-        """Answer what is left, then end what runs."""
+        """Answer the remaining requests, then end its runs."""
         deployment.dispatcher.abort(Draining())
         deployment.dispatcher.close()
         await asyncio.to_thread(deployment.loaded.close)
@@ -148,7 +146,7 @@ class Loader:
             self._work[key] = ended + deployment.dispatcher.busy_ns, left
         if not deployment.loaded.freed:
             log.error(
-                "a run does not end; its memory is kept",
+                "hung run not ended; its memory is kept",
                 model=deployment.source.name,
                 version=deployment.source.version,
             )

@@ -10,12 +10,12 @@ from inferd.repository.find import VersionFile
 
 
 class ModelVersion:
-    """One model version and its state; ``deployment`` is there while it is READY or UNLOADING.
+    """One model version and its state; ``deployment`` is set while it is READY or UNLOADING.
 
-    ``split`` is there while another configuration or a changed version is tried, ``canary`` while a newer number is,
-    and it ``is_canary`` while it is tried itself, next to the number before it. ``unready_reason`` is why it does not
-    answer although it is loaded, "" while it does; ``degraded_reason`` is what it answers without, as a device it lost,
-    "" while it has all it was loaded on.
+    ``split`` is set while another configuration or changed content of this version is tried, ``canary`` while a newer
+    version is. ``is_canary`` while this version is itself tried next to an older one. ``unready_reason`` says why a
+    loaded version does not answer, "" while it does; ``degraded_reason`` says what it lacks, such as a lost device,
+    "" while it has everything.
     """
 
     def __init__(self, name: str, version: int) -> None:
@@ -40,7 +40,7 @@ class ModelVersion:
 
     @property
     def status_text(self) -> str:
-        """What there is to say of that state, "" for nothing."""
+        """The reason for that state, "" if there is none."""
         return self.unready_reason or "; ".join(filter(None, (self.degraded_reason, self.reason)))
 
     def move(self, to: ModelState, reason: str = "") -> None:
@@ -52,12 +52,12 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class CanaryShare:
-    """``model_version`` is the candidate of ``split``: it gets a part of the requests that name no version."""
+    """``model_version`` is the candidate of ``split`` and gets a share of the requests that name no version."""
 
     model_version: ModelVersion
     split: TrafficSplit
 
 
 def labels_of(model_version: ModelVersion) -> dict[str, object]:
-    """What says in a log line which version it is about."""
+    """The log fields that name a version."""
     return {"model": model_version.name, "version": model_version.version}

@@ -1,4 +1,4 @@
-"""What a model's settings come to: where it is loaded from, how it is scheduled, its part of the CPU."""
+"""What follows from a model's settings: where it is loaded from, how it is scheduled, its share of the CPU."""
 
 from collections.abc import Iterable
 

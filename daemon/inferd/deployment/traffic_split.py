@@ -4,9 +4,9 @@ from inferd.deployment.deployment import Deployment
 
 
 class TrafficSplit:
-    """A ``candidate`` that is tried next to the ``incumbent``, which serves; it takes the same requests.
+    """A ``candidate`` on trial next to the ``incumbent`` that serves; both take the same requests.
 
-    :meth:`set_share` says which part of the requests the candidate gets.
+    :meth:`set_share` sets the candidate's share of the requests.
     """
 
     def __init__(self, incumbent: Deployment, candidate: Deployment) -> None:

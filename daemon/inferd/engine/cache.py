@@ -85,10 +85,10 @@ class BlobCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            _log.warning("cached blob can't be read", file=str(file), reason=error.strerror)
+            _log.warning("cached blob not read", file=str(file), reason=error.strerror)
             return None
         if header != _header(key, blob):
-            _log.warning("cached blob is damaged, removing it", file=str(file))
+            _log.warning("damaged cached blob discarded", file=str(file))
             with suppress(OSError):
                 file.unlink()
             return None
@@ -101,14 +101,14 @@ class BlobCache:
         if not self.enabled:
             return
         if _HEADER_SIZE + len(blob) > self._max_bytes:
-            _log.warning("blob is larger than the whole cache", bytes=len(blob), max_bytes=self._max_bytes)
+            _log.warning("blob not cached: larger than the whole cache", bytes=len(blob), max_bytes=self._max_bytes)
             return
         try:
             self._make_directory()
             atomic_file.write(self._file(key), _header(key, blob), blob)
             self._prune(self._file(key))
         except OSError as error:
-            _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
+            _log.warning("cache not written", directory=str(self._directory), reason=error.strerror)
 
     def marked(self, key: str) -> bool:
         """Whether :meth:`mark` was called for ``key``, by any process that shares the folder."""
@@ -128,7 +128,7 @@ class BlobCache:
             self._make_directory()
             atomic_file.write(self._mark_file(key), b"")
         except OSError as error:
-            _log.warning("cache can't be written", directory=str(self._directory), reason=error.strerror)
+            _log.warning("cache not written", directory=str(self._directory), reason=error.strerror)
 
     @contextmanager
     def lock(self, key: str, timeout: float = 600.0) -> Iterator[None]:
@@ -166,7 +166,7 @@ class BlobCache:
                     _log.warning("gave up waiting for another build of the same blob", key=key, seconds=timeout)
                     return None
         except OSError as error:
-            _log.warning("cache can't be locked", directory=str(self._directory), reason=error.strerror)
+            _log.warning("cache not locked", directory=str(self._directory), reason=error.strerror)
             return None
 
     @staticmethod

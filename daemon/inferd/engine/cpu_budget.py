@@ -52,7 +52,7 @@ def split(threads: int, weights: Mapping[str, float]) -> dict[str, int]:
     due = {name: threads * weight / total for name, weight in weights.items()}
     parts = dict.fromkeys(weights, 1)
     for _ in range(threads - len(parts)):
-        # Whoever lacks most, and then by name, so that the same models always get the same.
+        # The model furthest below its share, then by name, so that the same models always get the same threads.
         parts[min(due, key=lambda name: (parts[name] - due[name], name))] += 1
     return parts
 

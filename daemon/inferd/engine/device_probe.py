@@ -69,5 +69,5 @@ class DeviceProbe:
         return ""
 
     def close(self) -> None:
-        """End the child, if there is one; whoever waits for it is told so. Harmless when called again."""
+        """End the child, if there is one, which also ends a wait for it. Harmless when called again."""
         self._preflight.close()

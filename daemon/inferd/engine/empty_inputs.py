@@ -47,7 +47,7 @@ class EmptyInputs:
             return f"the model does not take empty inputs like that: {error_summary(error)}"
         for path, node in walk(self._model):
             if (path, node.get_friendly_name()) not in self._written and skipping_dims(node):
-                return f"{node_label(node)} would have nothing to work on: what it takes from is empty for such inputs"
+                return f"{node_label(node)} would have nothing to compute: its operand is empty for such inputs"
         return ""
 
 

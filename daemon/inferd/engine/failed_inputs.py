@@ -1,7 +1,7 @@
-"""Inputs that a model has just failed on: the same again gets the same error, without another run.
+"""Inputs that a model has just failed on: a repeat gets the same error, without another run.
 
-A run that fails costs others more than its own time where the model has to be made anew after it, and most such runs
-come from clients that retry what failed.
+Where the model has to be rebuilt after a failed run, that run costs other clients more than its own time, and most such
+runs come from clients that retry.
 """
 
 from collections import deque

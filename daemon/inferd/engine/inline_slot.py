@@ -1,8 +1,8 @@
 """A Slot whose run is over when ``start`` returns: the thread that starts it computes it.
 
-No hand-over to another thread and none back, of either of which the GIL makes a wait: worth it where a run takes less
-time than those do (docs/decisions/0016). What it costs is that whoever starts a run does nothing else meanwhile, and
-that a run can't be cancelled: only for models whose time is known and short.
+It saves two hand-overs between threads, each of which may wait for the GIL, and pays where a run takes less time than
+they do (docs/decisions/0016). In return the starting thread does nothing else meanwhile, and a run can't be cancelled:
+only for models whose run time is known and short.
 """
 
 from collections.abc import Callable, Sequence

@@ -54,7 +54,7 @@ _LOOKS = 5
 
 # What it says of external data that is outside of the folder of its ONNX file, links followed; and in our words.
 _OUTSIDE = re.compile(r"Path '(.*?)' resolves to .*")
-_NOT_READ = r"external data '\1' is outside of the model's folder, where OpenVINO does not read it"
+_NOT_READ = r"external data '\1' is outside the model's folder, where OpenVINO can't read it"
 
 _TYPES = {
     "boolean": DType.BOOL,
@@ -109,10 +109,10 @@ class _Prepared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to run: its signature, one pool a device, the seconds that loading it took, and what tells
-    shapes that can't go through it, None where there is none to tell.
+    """A model version ready to run: its signature, one pool per device, the seconds that loading took, and a check for
+    shapes that can't go through it (None if every shape can).
 
-    ``empty_inputs`` knows what comes of those; None where it takes none."""
+    ``empty_inputs`` knows the results of empty inputs; None if the model takes none."""
 
     signature: Signature
     pools: tuple[LoadedPool, ...]
@@ -355,13 +355,13 @@ class Engine:
             effective = devices.read_back(compiled)
             path = source.config.execution.path
             if path in ("sync", "inline") and (effective.streams, effective.threads) == (1, 1):
-                why = "by the calling thread alone, they would fail unnoticed"
-                log.warning("runs are handed over", model=source.name, path=path, problem=why)
+                why = "with one stream and one thread, a failed run would go unnoticed"
+                log.warning("execution path changed to async", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 38
             taints = taints_on_failure(model, target)
             if path == "sync" and taints:
-                why = "its shapes are not fixed, and which run failed first would not be known"
-                log.warning("runs are handed over", model=source.name, path=path, problem=why)
+                why = "its shapes are not fixed, so it would be unknown which run failed first"
+                log.warning("execution path changed to async", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 39
             # One thread starts them all.
             asked = 1 if path == "inline" else source.config.execution.infer_requests

@@ -51,10 +51,10 @@ def restore(model: "ov.Model", file: Path) -> None:
 
 
 def empty_constants(file: Path) -> Mapping[str, Shape]:
-    """The shapes of those that have a dimension of 0, by name, in the ONNX ``file``.
+    """The shapes of the constants in the ONNX ``file`` that have a dimension of 0, by name.
 
-    A name that another constant has as well, in a graph inside of it, is left out. Raises OSError, and ValueError or
-    IndexError where it is no such file.
+    A name that a constant of a nested graph has as well is left out. Raises OSError, and ValueError or IndexError if
+    ``file`` is not ONNX.
     """
     shapes: dict[str, Shape] = {}
     doubtful: set[str] = set()

@@ -92,8 +92,8 @@ class Pool:
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
-        Where slots run ``inline``, a run has ended when :meth:`start` returns, and nobody is notified.
-        ``rebuild`` is there where failed runs mar the model.
+        Where slots run ``inline``, a run has ended when :meth:`start` returns, without a notification.
+        ``rebuild`` is given where a failed run leaves the model unfit.
         """
         self.device = device
         self.inline = inline
@@ -153,7 +153,7 @@ class Pool:
         """The slots that hang and can't be replaced, and why; nothing runs there any more."""
         now = time.monotonic_ns()
         stuck = {slot for slot, since in self._making.items() if now - since > _MAKING_NS}
-        return self._refusals | dict.fromkeys(stuck, "a run hangs, and so does making another infer request")
+        return self._refusals | dict.fromkeys(stuck, "a run hung, and so did replacing its infer request")
 
     def attach(self, notify: Callable[[], object]) -> None:
         """Have ``notify`` called, on any thread, when :meth:`drain` has something to give."""
@@ -248,7 +248,7 @@ class Pool:
         if slot not in self._in_flight:
             return True
         if slot not in self._making and len(self._orphans) + len(self._making) >= self.size:
-            self._refusals[slot] = f"{len(self._orphans)} runs hang and were left behind, as many as may be"
+            self._refusals[slot] = f"{len(self._orphans)} hung infer requests were orphaned, the most allowed"
         if slot in self._making or slot in self._refusals:
             return slot not in self.wedged
         self._making[slot] = time.monotonic_ns()
@@ -379,7 +379,7 @@ class Pool:
         begun = time.monotonic_ns()
         try:
             with ExitStack() as runs:
-                # Takes back their hand-overs: nobody listens yet, and a signal left standing would swallow the next.
+                # Takes back their hand-overs: the loop does not listen yet, and a pending signal would hide the next.
                 runs.callback(self.drain)
                 for request in self._requests[slots.start : slots.stop]:
                     request.slot.write([inputs])
@@ -475,14 +475,14 @@ class Pool:
                 self._spare.append(made)
             return None
         if isinstance(made, str):
-            self._refusals[slot] = f"a run hangs, and another infer request can't be made: {made}"
+            self._refusals[slot] = f"a run hung, and its infer request could not be replaced: {made}"
             return None
         self._over(slot)
         # That run was cancelled: it mars the model whenever it ends.
         self.tainted = self._rebuild is not None
         self._orphans.append(self._requests[slot])
         made.index, self._requests[slot] = slot, made
-        return Completion(slot, time.monotonic_ns(), "the run was left behind", replaced=True)
+        return Completion(slot, time.monotonic_ns(), "the run was orphaned", replaced=True)
 
     def _reclaim(self) -> None:
         """Keep the infer requests whose runs have ended after all, to replace others with."""
@@ -527,7 +527,7 @@ class Pool:
         self._signal()
 
     def _free(self, requests: list[PooledRequest], hung: Sequence[PooledRequest] = ()) -> None:
-        """Close the slots once the runs of those that are ``hung`` have ended, and let go of the model last."""
+        """Wait for the runs of the ``hung`` requests, close all slots, and release the model last."""
         for request in hung:
             with suppress(RunFailed):
                 request.slot.wait()

@@ -101,7 +101,7 @@ class Ports:
         ran = self._request.get_output_tensor(len(self._outputs)).data
         if not ran.all():
             idle = self.watched[int(ran.argmin())]
-            raise InvalidRequest("", f"{idle} had nothing to work on: what it takes from is empty for these inputs")
+            raise InvalidRequest("", f"{idle} had nothing to compute: its operand is empty for these inputs")
 
     def state(self) -> State:
         """As :meth:`inferd.engine.slot.Slot.state`."""

@@ -114,8 +114,8 @@ class Preflight:
             self._passed.add(key)
 
     def close(self) -> None:
-        """End the children; whoever waits for one gets LoadFailed, and so does whoever comes later. Harmless when
-        called again."""
+        """End the children. Loads that wait for one raise LoadFailed, and so do later loads. Harmless when called
+        again."""
         with self._lock:
             self._closed = True
             for child in self._running:
@@ -141,7 +141,7 @@ class Preflight:
         error = LoadFailed(source.name, source.version, problem) if problem else self._verdict(source, child, said)
         seconds = round(time.monotonic() - begun, 3)
         if error is not None:
-            # Whoever asked for the load says so, too; this adds what the child said at last.
+            # The caller logs the failed load, too; this adds the child's last output.
             log.info("preflight failed", model=source.name, version=source.version, seconds=seconds, said=_shown(noise))
             raise error
         log.info("preflight passed", model=source.name, version=source.version, seconds=seconds)
@@ -161,7 +161,7 @@ class Preflight:
                     process_group=0,
                 )
             except OSError as error:
-                problem = f"the process that tries it first can't be started: {error.strerror}"
+                problem = f"the preflight process could not be started: {error.strerror}"
                 kind = LoadInterrupted if error.errno in _SHORT_OF else LoadFailed
                 raise kind(source.name, source.version, problem) from error
             self._running.add(child)
@@ -190,7 +190,7 @@ class Preflight:
             case "memory":
                 problem = f"it needs more memory than the {self._limits.memory_bytes} bytes of preflight_memory_bytes"
             case _:
-                problem = f"the process that tried it first {_ending(child.returncode)}"
+                problem = f"the preflight process {_ending(child.returncode)}"
                 if -child.returncode in _FROM_OUTSIDE:
                     return LoadInterrupted(source.name, source.version, problem)
         return LoadFailed(source.name, source.version, problem)
@@ -250,16 +250,16 @@ def _parsed(said: bytes) -> dict[str, Any]:
 def _ending(status: int) -> str:
     """How a process with that exit status ended, to follow its name."""
     if status >= 0:
-        return f"ended with status {status} and no answer"
+        return f"ended with status {status} and no result"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
     match name:
         case "SIGKILL":
-            return "was killed from outside (SIGKILL), as the kernel does where memory runs out"
+            return "was killed (SIGKILL), possibly because memory ran out"
         case "SIGTERM" | "SIGHUP" | "SIGINT" | "SIGQUIT":
-            return f"was ended from outside ({name})"
+            return f"was terminated ({name})"
         case "SIGXCPU":
             return "used more CPU time than preflight_timeout allows"
         case _:
@@ -271,4 +271,4 @@ def _shown(noise: bytes) -> str:
 
 
 def _stopped(source: ModelSource) -> LoadFailed:
-    return LoadFailed(source.name, source.version, "loading was stopped, as the server is shutting down")
+    return LoadFailed(source.name, source.version, "loading stopped: the server is shutting down")

@@ -45,8 +45,8 @@ def rebuilder(
     *,
     exports: bool,
 ) -> Rebuilder:
-    """How what was compiled from ``model`` for ``target`` is made anew: from ``blob`` where that is there, else from
-    what it ``exports``. Both steps raise RuntimeError."""
+    """How to rebuild what was compiled from ``model`` for ``target``: from ``blob`` if there is one, else from what it
+    ``exports``. Both steps raise RuntimeError."""
     if devices.family(target) != "CPU":
         # A compound device exports nothing: the model itself is kept for it.
         return lambda _: lambda: core.compile_model(model, target, dict(properties))
@@ -59,7 +59,7 @@ def rebuilder(
             found = compiled.export_model().getvalue()
             kept.append(found)
         if found is None:
-            raise RuntimeError("its blob is in the cache no more")
+            raise RuntimeError("its blob is no longer in the cache")
         if not kept and len(found) <= _SMALL:
             kept.append(found)
         return lambda: core.import_model(found, target, dict(properties))

@@ -19,8 +19,8 @@ log = structlog.get_logger("inferd.engine")
 
 
 class Recovery:
-    """Keeps requests from running on models that a run has left unfit (``inferd.engine.rebuild``), and has those made
-    anew. What waits meanwhile goes on waiting, within its deadlines. One for the ``pools`` of a model version.
+    """Keeps requests off models that a run has left unfit (``inferd.engine.rebuild``), and rebuilds those models.
+    Requests wait meanwhile, within their deadlines. One for the ``pools`` of a model version.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Recovery:
             self._scheduler.pause(index, now)
 
     def proceed(self, index: int) -> str | None:
-        """Have the model made anew once nothing runs on it. None until that is done, then "", or why it failed."""
+        """Rebuild the model once nothing runs on it. None until that is done, then "", or why it failed."""
         pool = self._pools[index]
         if pool.rebuild_error:
-            return f"a run that failed left the model unfit, and it can't be made anew: {pool.rebuild_error}"
+            return f"a failed run left the model unfit, and rebuilding it failed: {pool.rebuild_error}"
         if pool.tainted:
             if not pool.in_flight:
                 culprit = self._culprit
@@ -97,6 +97,6 @@ class Recovery:
             now = time.monotonic_ns()
             self._failure_budget.charge(culprit.client, now - self._since[index], now)
             self.alert = True
-        log.info("model made anew after a failed run", **self._labels, device=pool.device, times=pool.rebuilds)
+        log.info("model rebuilt after a failed run", **self._labels, device=pool.device, times=pool.rebuilds)
         self._scheduler.resume(index)
         return ""

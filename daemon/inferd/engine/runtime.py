@@ -24,7 +24,7 @@ _LARGE_BLOCK = 4 << 20
 _KEPT = 32 << 20
 
 # The first look at a tensor fills a table, under a C++ lock that gives the GIL up meanwhile: two threads
-# that are both the first wait for each other for ever (fact 26). Here nobody else is about yet.
+# that are both the first wait for each other for ever (fact 26). Here no other thread runs yet.
 _ = (ov.Tensor(np.zeros(1, np.float32)).data, ov.Tensor(np.array([b"x"])).bytes_data)
 
 

@@ -34,9 +34,9 @@ class Slot(Protocol):
         """
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
-        """Likewise for one member, of whom inputs may be used where they are, in a client's memory, and outputs
-        computed right ``into`` it, by port index. Of others, copies are made as ever. :meth:`release` has to follow
-        once the run has ended and was read."""
+        """Likewise for one member. Its inputs may be used in place, in a client's memory, and its outputs computed
+        right ``into`` that memory, by port index; all other inputs are copied. Call :meth:`release` once the run has
+        ended and was read."""
 
     def release(self) -> None:
         """Let go of a client's memory that was used in place. Harmless where none was."""

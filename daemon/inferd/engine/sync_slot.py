@@ -1,8 +1,8 @@
 """A Slot whose runs are computed on a thread of its own, which calls ``infer()`` and waits.
 
 It saves the hand-over to a thread of OpenVINO's, and from that to its callback thread: worth
-it where a run takes a fraction of a millisecond (OpenVINO fact 5). What it costs is that a
-run begins only when the thread gets the GIL, which whoever started it may hold for a while.
+it where a run takes a fraction of a millisecond (OpenVINO fact 5). In return a run begins
+only when the thread gets the GIL, which the starting thread may hold for a while.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class SyncSlot:
         self._request = request
         self._ports = Ports(request, signature)
         self._on_done = on_done
-        # What infer() returns is looked at by nobody: views cost the least, but of strings it has none, and warns.
+        # The result of infer() is not used: views cost the least, but strings have none, and OpenVINO warns.
         self._views = all(spec.dtype is not DType.BYTES for spec in signature.outputs)
         # Runs that were started, that were computed, and whose hand-over has returned, too. The next may be
         # started while the hand-over of the one before is still returning.
@@ -43,7 +43,7 @@ class SyncSlot:
         self._failure: str | None = None
         # True begins a run, False ends the thread.
         self._orders: SimpleQueue[bool] = SimpleQueue()
-        # A daemon, so that a slot nobody closed does not keep the process from ending.
+        # A daemon, so that a slot left open does not keep the process from ending.
         self._thread = Thread(target=self._work, name="inferd-slot", daemon=True)
         self._thread.start()
 
@@ -130,7 +130,7 @@ class SyncSlot:
             return error_summary(error)
         except Exception as error:
             # Memory running out, for one: the thread has to outlive it, or the slot would be lost.
-            log.exception("run raised what OpenVINO does not raise")
+            log.exception("run raised an unexpected exception")
             return error_summary(error)
         return None
 
@@ -139,4 +139,4 @@ class SyncSlot:
             self._on_done()
         except Exception:
             # The reaper finds that the run has ended well.
-            log.exception("hand-over raised")
+            log.exception("hand-over callback raised an exception")

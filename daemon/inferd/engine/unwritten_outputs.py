@@ -308,9 +308,7 @@ def _zeros(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node":
 
 
 def _without_answer(node: "ov.Node") -> Unrepairable:
-    return Unrepairable(
-        f"{node_label(node)} may have nothing to work on, and would then give what another request left there"
-    )
+    return Unrepairable(f"{node_label(node)} may have an empty operand, and could then return another request's data")
 
 
 # -- parts ----------------------------------------------------------------------------

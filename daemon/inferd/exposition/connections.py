@@ -8,7 +8,7 @@ from threading import Lock
 class Connections:
     """At most ``most`` open ones: for one more, the one that has been open longest is closed.
 
-    Its own is over in a moment for whoever scrapes or probes; those that last are slow, or mean to be.
+    A scrape or probe is over in a moment; a connection that lasts is slow, or meant to be.
     """
 
     def __init__(self, most: int) -> None:

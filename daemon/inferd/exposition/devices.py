@@ -29,10 +29,10 @@ _ABSENT = _DeviceReading(-math.inf, False, None)
 class DeviceCollector(Collector):
     """Asks ``present`` and ``memory`` about each of ``devices``, and keeps the answers ``every`` so many seconds.
 
-    A device of which ``present`` raises RuntimeError counts as absent. A question may have to
-    wait for a driver, and one that hangs must not take all metrics with it: one scrape asks,
-    others meanwhile show what was last known. Once it has taken ``every`` seconds all devices
-    count as absent, for nobody can tell which one holds it up.
+    A device counts as absent if ``present`` raises RuntimeError for it. The question may wait
+    for a driver, and a driver that hangs must not take all metrics with it: one scrape asks, and
+    other scrapes meanwhile show the last known state. Once it has taken ``every`` seconds, all
+    devices count as absent, because it is unknown which one hangs.
     """
 
     def __init__(

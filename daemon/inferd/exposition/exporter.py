@@ -37,7 +37,7 @@ Readiness = Callable[[], tuple[bool, str]]
 
 
 def registry_of(collectors: Iterable[Collector]) -> CollectorRegistry:
-    """A registry of our own: the library's global one belongs to nobody."""
+    """A registry of our own: any code in the process can add to the library's global one."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)
@@ -112,7 +112,7 @@ class Exporter:
             request_queue_size = 64  # the library's 5 makes the sixth of a few probes at once wait a second
 
             def finish_request(self, request: Any, client_address: Any) -> None:
-                """On the connection's own thread, where a handshake that comes to no end holds up nobody."""
+                """On the connection's own thread, where a handshake that never ends holds up no other connection."""
                 if (certificate := held.certificate) is None:
                     super().finish_request(request, client_address)
                     return

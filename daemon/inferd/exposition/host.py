@@ -47,7 +47,7 @@ class HostCollector(Collector):
             return _numbers(cgroup.read(tightest.group / "cpu.stat"))
         for lineage in cgroup.lineages("cpu", self._proc, self._groups):
             stat = _numbers(cgroup.read(own / "cpu.stat")) if (own := lineage.own()) else {}
-            # Beside version 1, which then has the quotas, version 2 counts no periods.
+            # Next to version 1, which then has the quotas, version 2 counts no periods.
             if "nr_periods" in stat:
                 return stat
         return {}

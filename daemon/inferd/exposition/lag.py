@@ -33,10 +33,10 @@ class Loop(Protocol):
 
 
 class _Beat:
-    """Moments ``every`` seconds apart, and how late it was when somebody got to look at each.
+    """Moments ``every`` seconds apart, and how late each was noticed.
 
-    Whoever comes much too late has missed several and counts them all, each with its own
-    lateness: as many requests that came at such moments would have waited so long.
+    A very late look has missed several moments and counts them all, each with its own lateness:
+    a request that came at that moment would have waited as long.
     """
 
     def __init__(self, every: float) -> None:

@@ -109,7 +109,7 @@ class Status:
         except Exception as error:
             if type(error) not in self._logged:
                 self._logged.add(type(error))
-                log.exception("the status page's figures can't be read")
+                log.exception("status page snapshot failed")
             return
         if snapshot is None:
             return

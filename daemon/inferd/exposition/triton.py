@@ -34,19 +34,19 @@ _SERIES = (
     _Series(
         "nv_inference_request_success",
         "counter",
-        "Requests answered well.",
+        "Successful requests.",
         lambda seen, _: seen.success.count,
     ),
     _Series(
         "nv_inference_request_failure",
         "counter",
-        "Requests of the model version that were not answered well.",
+        "Unsuccessful requests.",
         lambda seen, _: seen.fail.count,
     ),
     _Series(
         "nv_inference_count",
         "counter",
-        "Inferences of requests answered well: a batch of n counts n.",
+        "Inferences of successful requests; a batch of n counts n.",
         lambda seen, _: seen.inferences,
     ),
     _Series(
@@ -58,31 +58,31 @@ _SERIES = (
     _Series(
         "nv_inference_request_duration_us",
         "counter",
-        "Microseconds of requests answered well, from receiving to answer.",
+        "Microseconds of successful requests, from receipt to response.",
         lambda seen, _: seen.success.ns / 1000,
     ),
     _Series(
         "nv_inference_queue_duration_us",
         "counter",
-        "Microseconds of these spent waiting to be run.",
+        "Microseconds that successful requests spent waiting to run.",
         lambda seen, _: seen.queue.ns / 1000,
     ),
     _Series(
         "nv_inference_compute_input_duration_us",
         "counter",
-        "Microseconds of these spent on copying inputs.",
+        "Microseconds that successful requests spent on copying inputs.",
         lambda seen, _: seen.compute_input.ns / 1000,
     ),
     _Series(
         "nv_inference_compute_infer_duration_us",
         "counter",
-        "Microseconds of these spent in OpenVINO.",
+        "Microseconds that successful requests spent in OpenVINO.",
         lambda seen, _: seen.compute_infer.ns / 1000,
     ),
     _Series(
         "nv_inference_compute_output_duration_us",
         "counter",
-        "Microseconds of these spent on outputs.",
+        "Microseconds that successful requests spent on outputs.",
         lambda seen, _: seen.compute_output.ns / 1000,
     ),
     _Series(

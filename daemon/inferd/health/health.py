@@ -16,7 +16,7 @@ from inferd.health.probes import PROBE_TRUST, ProbeOutcome, ProbeReason, ProbeTr
 
 # A probe may take so many runs, and a version be silent for so long: others may be queued, and the machine busy.
 _RUNS = 20
-# A probe of the liveness rule is let go after so many times the limit; the version has long been called silent.
+# A liveness probe is abandoned after so many times the limit; by then the version has long counted as silent.
 _GIVEN_UP = 3.0
 # A wait of that part of the time counts as all of it, give or take what clocks and timers do.
 _ALL_OF_IT = 0.9
@@ -25,7 +25,7 @@ _IN_A_ROW = 3
 
 
 class HealthState(Enum):
-    """What is thought of a model version. It takes requests unless it has FAILED."""
+    """The health of a model version. It takes requests unless it has FAILED."""
 
     HEALTHY = "healthy"
     SUSPECT = "suspect"
@@ -54,7 +54,7 @@ TRANSITIONS: dict[tuple[HealthState, HealthSignal], HealthState] = {
 
 
 class UnreadyReason(Enum):
-    """What keeps a version from being shown as ready."""
+    """Why a version is not ready."""
 
     LOST = "device_lost"
     HANGING = "hanging"
@@ -169,11 +169,11 @@ class HealthTracker:
         elif outcome is ProbeOutcome.FAILED and trusted:
             self._apply(
                 HealthSignal.PROBE_FAILED,
-                "inferences on made-up input fail, which ended well before",
+                "health probes fail that succeeded before",
                 UnreadyReason.FAILING,
             )
         elif outcome is ProbeOutcome.UNANSWERED and reason is ProbeReason.READINESS and self._unheard(now, probed_at):
-            silent = f"no answer to an inference on made-up input for {now - probed_at:.0f} s"
+            silent = f"no response to a health probe for {now - probed_at:.0f} s"
             self._apply(HealthSignal.PROBE_FAILED, silent, UnreadyReason.SILENT)
 
     # -- readiness --------------------------------------------------------------------
@@ -190,7 +190,7 @@ class HealthTracker:
         """The same in words, "" while nothing does."""
         if self.state is HealthState.FAILED:
             return self.reason
-        return "runs that hang hold every infer request of it" if self._stalled else ""
+        return "hung runs hold all of its infer requests" if self._stalled else ""
 
     @property
     def degraded_text(self) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-# A look that comes so many times later than agreed was held up itself, and has seen no silence.
+# A look that is so many times later than planned was held up itself, so it proves no silence.
 _HELD_UP = 2.0
 
 

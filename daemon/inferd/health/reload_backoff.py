@@ -1,12 +1,12 @@
-"""When a model version that has lost a device is loaded again: at once, then ever later, without end."""
+"""When a model version that has lost a device is reloaded: at once, then at growing intervals, without end."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadBackoffRules:
-    """Seconds: after ``first``, doubled each time, for so many ``fast_tries``; ``slow_interval`` from then on. What has
-    worked for ``stable_after`` seconds is taken to be sound: the next loss is the first again."""
+    """Seconds: after ``first``, doubled each time, for ``fast_tries`` attempts, then every ``slow_interval``. A version
+    that has worked for ``stable_after`` seconds counts as sound: its next loss starts from ``first`` again."""
 
     first: float = 1.0
     fast_tries: int = 6
@@ -33,7 +33,7 @@ class ReloadBackoff:
         return now >= self._next
 
     def tried(self, now: float, why: str = "") -> None:
-        """A try has ended: well, or not because of ``why``."""
+        """An attempt has ended; ``why`` is the reason that it failed, "" if it succeeded."""
         self._tries += 1
         self._why = why
         self._worked = None if why else now
@@ -41,12 +41,12 @@ class ReloadBackoff:
 
     @property
     def status_text(self) -> str:
-        """What there is to say of the tries so far, "" before the first."""
+        """The attempts so far in words, "" before the first failure."""
         if not self._why:
             return ""
         times = "once" if self._tries == 1 else f"{self._tries} times"
-        ending = f"is tried every {self._rules.slow_interval:.0f} s from now on" if self.exhausted else "goes on"
-        return f"loading it again has failed {times} and {ending}: {self._why}"
+        ending = f"next attempts every {self._rules.slow_interval:.0f} s" if self.exhausted else "retrying"
+        return f"reloading failed {times}, {ending}: {self._why}"
 
     @property
     def exhausted(self) -> bool:

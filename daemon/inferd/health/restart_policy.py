@@ -1,8 +1,8 @@
-"""Decides when a fresh process is to replace this one, because a device is lost to it for good.
+"""Decides when a fresh process must replace this one because it has lost a device for good.
 
-A driver may give up on a process, and on that process only. So once loading again has failed here as often as it is
-tried, a child process tries the device; where that can use it, this one drains and ends, and its supervisor starts
-another. Time is an argument, in seconds of any clock.
+A driver may fail for one process only. So once all quick reloads have failed here, a child process tries the device; if
+the child can use it, this process drains and ends, and its supervisor starts another. Time is an argument, in seconds
+of any clock.
 """
 
 from collections.abc import Collection
@@ -55,8 +55,8 @@ TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """What one version is to run on, which of those it has lost, whether loading it again was tried in vain as often
-    as it is done in quick succession, and whether it answers all the same."""
+    """The devices that one version runs on and those it has lost. ``exhausted``: all quick reloads of it failed.
+    ``ready``: it answers all the same."""
 
     devices: frozenset[str]
     lost: frozenset[str] = frozenset()
@@ -100,7 +100,7 @@ class RestartPolicy:
         if self.state is not RestartState.TESTING or before is RestartState.TESTING:
             return None
         self._attempts += 1
-        # Each gets its turn: one that is gone from the machine must not stand before one that is not.
+        # Each device gets its turn: one that is gone from the machine must not block one that is not.
         return lost[self._attempts % len(lost)]
 
     def answered(self, now: float, *, usable: bool) -> None:

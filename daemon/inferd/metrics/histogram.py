@@ -31,7 +31,7 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.exemplars: list[Exemplar | None] = [None] * (len(self.bounds) + 1)
         self.total: float = 0
-        # What its lines begin with, kept by whoever writes them; it is the same at each scrape.
+        # What its lines begin with, cached by the exposition; it is the same at each scrape.
         self.heads: tuple[str, ...] = ()
         # Likewise its whole text, and what that was written of.
         self.written = ""

@@ -1,7 +1,7 @@
-"""One exposition of several: OpenMetrics text as inferd writes it, series added up by rules declared beside them.
+"""Merges several expositions into one: OpenMetrics text as inferd writes it, by the rule declared with each series.
 
-Lines are compared by their head, all up to the number: workers write the labels of a series in one order, so that
-nothing needs to be taken apart that is only added. What one worker does not have counts as nothing.
+Lines are compared by their head, all up to the number: workers write the labels of a series in one order, so a line
+that is only added needs no parsing. A series that a worker lacks counts as 0.
 """
 
 import re
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Rule = Literal["sum", "max", "min", "worker", "own"]
-"""How the values of one series of several workers become one: ``worker`` keeps each, with a label that says whose it
-is, and ``own`` drops them, as whoever merges says that itself."""
+"""How to merge one series of several workers: ``worker`` keeps each value, with a label that names the worker, and
+``own`` drops them, because the supervisor adds its own."""
 
 # A label's value has its quotes and backslashes escaped.
 _LABELS = r'\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*",?)*\}'
@@ -66,9 +66,9 @@ def labels_of(head: str) -> dict[str, str]:
 
 
 def merge(parts: Mapping[str, Families], retired: Families | None, rule: Callable[[str], Rule]) -> Iterator[Family]:
-    """The families of all ``parts``, by whose they are, and of those that are gone, each once.
+    """The families of all ``parts`` (by worker) and of the workers that are gone, each family once.
 
-    ``rule`` gives each family's by name; histograms are summed and facts deduplicated whatever it says.
+    ``rule`` gives a family's rule by name; histograms are always summed and facts always deduplicated.
     """
     retired_families = retired or {}
     for name in dict.fromkeys(name for part in (*parts.values(), retired_families) for name in part):
@@ -90,7 +90,7 @@ def merge(parts: Mapping[str, Families], retired: Families | None, rule: Callabl
 
 
 def add_retired(before: Families | None, last: Families, rule: Callable[[str], Rule]) -> Families:
-    """What a worker that is gone has counted, beside what those ``before`` it have: whatever only ever rises."""
+    """Adds the counters of a worker that is gone to those of the workers gone ``before`` it; gauges are dropped."""
     lasting = {name: family for name, family in last.items() if _lasts(family, rule)}
     if before is None:
         return lasting
@@ -118,10 +118,10 @@ def vanished_series(before: Families, now: Families, rule: Callable[[str], Rule]
 
 
 def keep_named(retired: Families, parts: Iterable[Families]) -> Families:
-    """Of what those that are gone had counted, that of which at least one of ``parts`` speaks.
+    """The ``retired`` counters of models that at least one of ``parts`` names.
 
-    The rest is to be forgotten for good: shown again, it would be taken for a count that has begun anew. Labels such
-    as ``_OTHER`` name no model. Nothing is forgotten while a worker starts or drains, and may not name all.
+    Forget the rest for good: shown again, it would look like a counter reset. Labels such as ``_OTHER`` name no model.
+    Nothing is forgotten while a worker starts or drains, because it may not name all models.
     """
     parts = list(parts)
     if not parts or not all(_whole(part) for part in parts):

@@ -12,10 +12,10 @@ Report = TypeVar("Report")
 
 
 class RetiredCounters(Generic[Key, Report]):
-    """The last report of each worker present, by key, in :attr:`parts`; the sum of those ended, in :attr:`retired`.
+    """:attr:`parts` has the last report of each running worker, by key; :attr:`retired` the sum over ended workers.
 
-    ``fold`` adds a last report to the sum of earlier ones, None for none; ``dropped`` gives the part of an earlier
-    report that the present report of a worker lacks, which is kept likewise.
+    ``fold`` adds a last report to the sum of earlier ones (None if there are none). ``dropped`` gives the part of an
+    earlier report that the worker's present report lacks; it is added to the sum, too.
     """
 
     def __init__(

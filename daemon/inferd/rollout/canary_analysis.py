@@ -1,7 +1,7 @@
-"""Whether a version that gets a part of the requests may have them all: a pure analysis of both versions' results.
+"""Whether a canary may be promoted: a pure analysis of both versions' results.
 
-Unlike a tuner's candidate it is held against what the other answers *at the same time*: a new version is not to be
-turned away because the machine is busier than it was a minute ago, and it may well be heavier than the one before.
+Unlike a tuner's candidate, it is compared with the incumbent's results *at the same time*: a new version must not be
+rejected because the machine is busier than a minute ago, and it may well be heavier than the incumbent.
 """
 
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from inferd.requests import Observation
 from inferd.rollout.policy import CONFIDENCE, RolloutDecision, Side, exceeds
 from inferd.tuning.goal import share_bounds
 
-# A version that gets hardly any request is not tried for ever: so many times its duration, at most.
+# A canary that gets hardly any requests ends after so many times its duration.
 PATIENCE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryRules:
-    """The new version gets ``share`` of the requests for ``seconds``, and until it was seen with so many ``requests``.
+    """The new version gets ``share`` of the requests for at least ``seconds`` and ``requests``.
 
-    ``latency`` is the objective in seconds, None where there is none; ``percentile`` % are to keep it.
+    ``latency`` is the objective in seconds, None if there is none; ``percentile`` % of the requests must keep it.
     """
 
     share: float
@@ -44,8 +44,8 @@ class CanaryRules:
 
 @dataclass(slots=True)
 class CanaryCounts:
-    """What became of one version's requests: ``late`` are those answered later than the objective, refused for want
-    of capacity or out of time, ``failed`` those whose failure was the server's."""
+    """The results of one version's requests. ``late``: answered later than the objective, refused for lack of capacity,
+    or out of time. ``failed``: failed through the server's fault."""
 
     ended: int = 0
     failed: int = 0
@@ -67,7 +67,7 @@ class CanaryAnalysis:
         return self.rules.share
 
     def observe(self, side: Side, seen: Observation) -> None:
-        """Count it; mistakes of clients and requests that they gave up say nothing of a version."""
+        """Count it; mistakes of clients and cancelled requests say nothing about a version."""
         counts, latency = self.candidate if side == "candidate" else self.incumbent, self.rules.latency
         match seen.outcome:
             case "ok":
@@ -93,33 +93,33 @@ class CanaryAnalysis:
         return self.conclude(waiting) if enough or passed >= PATIENCE * self.rules.seconds else None
 
     def conclude(self, waiting: int) -> RolloutDecision:
-        """What to do by what was seen until now."""
+        """The decision on the results so far."""
         if self._fails():
             return RolloutDecision.FAILED
         if self._worse():
             return RolloutDecision.WORSE
         seen, other = self.candidate, self.incumbent
-        # Few requests prove little either way: then it had better not fail where the other does not.
+        # Few requests prove little either way: then the candidate must not fail if the incumbent does not.
         if (seen.failed and not other.failed) or (waiting and not seen.ended):
             return RolloutDecision.FAILED
         return RolloutDecision.PROMOTED
 
     def reason(self, decision: RolloutDecision) -> str:
-        """What was seen; nothing of it led to STOPPED."""
+        """The results; they play no part in STOPPED."""
         if decision is RolloutDecision.STOPPED:
-            return "another change came before it was decided"
+            return "another change came first"
         return self.summary()
 
     def summary(self) -> str:
-        """What was seen, in words."""
+        """The results in words."""
         candidate, incumbent = _counts_text(self.candidate), _counts_text(self.incumbent)
-        return f"of its requests {candidate}; of those to the version before {incumbent}"
+        return f"new version: {candidate}; current version: {incumbent}"
 
     def _fails(self) -> bool:
         return exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
 
     def _worse(self) -> bool:
-        """More of its answers are late than may be, and than of the other's, and not by chance."""
+        """Significantly more responses are late than allowed, and than the incumbent's."""
         seen, other = self.candidate, self.incumbent
         answers, of_other = seen.ended - seen.failed, other.ended - other.failed
         if not answers:
@@ -130,4 +130,4 @@ class CanaryAnalysis:
 
 
 def _counts_text(tally: CanaryCounts) -> str:
-    return f"{tally.failed} of {tally.ended} failed and {tally.late} came late"
+    return f"{tally.failed} of {tally.ended} requests failed, {tally.late} late"

@@ -1,4 +1,4 @@
-"""The one place where a candidate is loaded next to what serves, takes its place or is turned away, and is freed."""
+"""The one place where a candidate is loaded next to the incumbent, and is promoted or rejected; the loser is freed."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ Steer = Callable[[TrafficSplit], Awaitable[bool]]
 
 
 class RouteTable(Protocol):
-    """What routes requests to model versions, and tells others of their states."""
+    """Routes requests to model versions, and publishes their states."""
 
     def reroute(self) -> None:
         """Route by the states as they are now."""
@@ -47,15 +47,15 @@ class _CanaryRun:
 
 
 class Exchange:
-    """Brings candidates into the place of what ``routes`` leads to. One change of a model at a time: its callers hold
-    the model's lock. ``rollbacks`` counts canaries that were rolled back, by model, version and why."""
+    """Replaces what ``routes`` leads to by candidates. One change of a model at a time: callers hold the model's lock.
+    ``rollbacks`` counts canaries that were rolled back, by model, version and reason."""
 
     def __init__(self, loader: Loader, routes: RouteTable) -> None:
         self._loader = loader
         self._routes = routes
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self._canaries: dict[str, _CanaryRun] = {}
-        # Versions that were rolled back, and why: not tried again before they change or are asked for.
+        # Versions that were rolled back, and why: not tried again until they change or a client requests them.
         self._rejected: dict[tuple[str, int], tuple[tuple[VersionFile, ModelConfig], RolloutRejected]] = {}
         self._ending = False
 
@@ -64,7 +64,7 @@ class Exchange:
     async def exchange(
         self, model: ModelVersion, config: ModelConfig, steer: Steer, *, inline: bool | None = None
     ) -> bool:
-        """Load ``model`` as ``config`` has it next to what answers now, and have ``steer`` decide which of the two goes
+        """Load ``model`` with ``config`` next to its current deployment, and let ``steer`` decide which of the two goes
         on; the other is freed."""
         incumbent = model.deployment
         if model.state is not ModelState.READY or incumbent is None:
@@ -79,7 +79,7 @@ class Exchange:
             if promoted:
                 model.deployment, model.unready_reason, model.degraded_reason = candidate, "", ""
                 self._routes.reroute()
-            # A caller that gives up meanwhile must not leave a configuration behind that is never freed.
+            # If the caller is cancelled meanwhile, the loser must still be freed.
             await asyncio.shield(self._release(incumbent if promoted else candidate))
         if promoted:
             log_ready(model)
@@ -93,14 +93,14 @@ class Exchange:
     # -- another version ----------------------------------------------------------
 
     async def check(self, before: ModelVersion, model: ModelVersion, candidate: Deployment) -> None:
-        """Raises LoadFailed where ``candidate`` can't take the place of ``before``."""
+        """Raises LoadFailed if ``candidate`` can't replace ``before``."""
         incumbent, rollout = before.deployment, candidate.config.rollout
         if incumbent is None:
             return
         if rollout.check == "outputs" and (why := await output_mismatch(incumbent, candidate, rollout.tolerance)):
-            raise LoadFailed(model.name, model.version, f"it is not fit to take over: {why}")
+            raise LoadFailed(model.name, model.version, f"it can't take over: {why}")
         if rollout.canary_share and (incumbent.signature.in_sequences or candidate.signature.in_sequences):
-            log.warning("no canary: live sequences can't be shared; it takes over at once", **labels_of(model))
+            log.warning("canary skipped: live sequences can't be shared", **labels_of(model))
         if needs_canary(before, candidate) and (why := signature_mismatch(incumbent.signature, candidate.signature)):
             raise LoadFailed(
                 model.name,
@@ -117,8 +117,8 @@ class Exchange:
         candidate: Deployment,
         started: asyncio.Event | None,
     ) -> RolloutRejected | None:
-        """Share the requests between ``before`` and ``model``. Returns why it was rolled back, None where it is to
-        have them all. ``started`` is set once they share."""
+        """Share the requests between ``before`` and ``model``. Returns why ``model`` was rolled back, None if it is
+        promoted. ``started`` is set once they share."""
         incumbent, rules = before.deployment, CanaryRules.of(candidate.config)
         if incumbent is None:
             return None
@@ -126,9 +126,9 @@ class Exchange:
         self._canaries[model.name] = _CanaryRun(entry, stop, candidate)
         if self._ending:
             stop.set()
-        gets = f"gets {rules.share:.3g} of the requests for {rules.seconds:g} s or longer, then takes over"
+        gets = f"gets {rules.share:.3g} of the requests for at least {rules.seconds:g} s, then takes over"
         self._begin_sharing(before, model, split, gets)
-        log.info("canary begins", **labels_of(model), beside=before.version, share=rules.share)
+        log.info("canary started", **labels_of(model), current=before.version, share=rules.share)
         await self._routes.publish()
         if started is not None:
             started.set()
@@ -140,14 +140,14 @@ class Exchange:
             await rollout.steer(split)
             result = rollout.result
         except Exception:
-            log.exception("canary could not be judged", **labels_of(model))
+            log.exception("canary analysis failed", **labels_of(model))
         finally:
             del self._canaries[model.name]
             before.split, before.canary, model.is_canary = None, None, False
         if result.decision is RolloutDecision.PROMOTED:
             log.info("canary promoted", **labels_of(model), why=result.why)
             return None
-        error = RolloutRejected(model.name, result.decision.value, result.why)
+        error = RolloutRejected(model.name, result.decision.value, result.why, before.version)
         if model.origin is not None and result.decision is not RolloutDecision.STOPPED:
             self._rejected[model.name, model.version] = (model.origin[0], entry.config), error
         await self._roll_back(before, model, candidate, error, stopped=result.decision is RolloutDecision.STOPPED)
@@ -156,7 +156,7 @@ class Exchange:
     def _begin_sharing(self, before: ModelVersion, model: ModelVersion, split: TrafficSplit, gets: str) -> None:
         if before.version == model.version:
             before.split = split
-            before.reason = f"canary: what is on disk now {gets}"
+            before.reason = f"canary: the version on disk {gets}"
             return
         before.canary = CanaryShare(model, split)
         model.deployment, model.is_canary = split.candidate, True
@@ -172,49 +172,49 @@ class Exchange:
         *,
         stopped: bool,
     ) -> None:
-        """Go on with ``before`` alone, and free ``candidate`` once it has answered what it took."""
+        """Go on with ``before`` alone, and free ``candidate`` once it has answered its accepted requests."""
         self.rollbacks[model.name, str(model.version), error.decision] += 1
         tell = log.info if stopped else log.warning
         tell(
             "canary rolled back",
             **labels_of(model),
-            beside=before.version,
+            current=before.version,
             reason=error.decision,
             why=error.why,
         )
         if before.version == model.version:
-            before.reason = f"what is on disk now is not served: {error}"
+            before.reason = f"version on disk not served: {error}"
             await self._release(candidate)
         else:
             await self.retire([model], Retirement.ROLLED_BACK, error.why)
-            # It is missed, unlike one that a client unloaded.
+            # It is still desired, unlike a version that a client unloaded.
             model.desired = not stopped
             await self._routes.publish()
 
     # -- what is tried, and what was turned away ------------------------------------
 
     def trying(self, name: str) -> ModelEntry | None:
-        """What was read of the version of ``name`` that shares the requests now."""
+        """The entry of the canary of ``name``, None if there is none."""
         canary = self._canaries.get(name)
         return canary.entry if canary is not None else None
 
     def candidates(self) -> list[Deployment]:
-        """The versions that share the requests with others now."""
+        """The deployments of all canaries."""
         return [canary.candidate for canary in self._canaries.values()]
 
     def stop(self, name: str) -> None:
-        """What is to change may not have to wait for what was tried before."""
+        """Stop the canary of ``name``, so that another change need not wait for it."""
         if (canary := self._canaries.get(name)) is not None:
             canary.stop.set()
 
     def end(self) -> None:
-        """Stop what is tried, and whatever is to be tried from now on."""
+        """Stop all canaries, and those that start from now on."""
         self._ending = True
         for name in self._canaries:
             self.stop(name)
 
     def rejected(self, entry: ModelEntry, version: VersionFile) -> RolloutRejected | None:
-        """Why ``version`` of ``entry``, as it is, was rolled back; None where it may be tried."""
+        """Why this content of ``version`` of ``entry`` was rolled back; None if it may be tried."""
         what, error = self._rejected.get((entry.name, version.version), (None, None))
         return error if what == (version, entry.config) else None
 
@@ -225,7 +225,7 @@ class Exchange:
     # -- its end ------------------------------------------------------------------
 
     async def retire(self, gone: Iterable[ModelVersion], retirement: Retirement, why: str = "") -> None:
-        """Take versions out of the routes, answer what they accepted, free their memory."""
+        """Take versions out of the routes, answer their accepted requests, free their memory."""
         reason = ": ".join(filter(None, (retirement.value, why)))
         for model in gone:
             deployment = model.deployment
@@ -241,7 +241,7 @@ class Exchange:
 
 
 def needs_canary(before: ModelVersion, candidate: Deployment) -> bool:
-    """Whether ``candidate`` is to be tried on a part of the requests first."""
+    """Whether ``candidate`` must start as a canary."""
     if before.deployment is None or not candidate.config.rollout.canary_share:
         return False
     if before.deployment.signature.in_sequences or candidate.signature.in_sequences:

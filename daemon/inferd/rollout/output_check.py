@@ -1,4 +1,4 @@
-"""Whether a version or a configuration can take another's place: by what it takes and gives, and what it answers."""
+"""Whether a version or configuration can replace another: by its signature and its outputs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ _Question = tuple[Sequence[Tensor] | None, Sequence[Tensor]]
 
 
 async def output_mismatch(incumbent: Deployment, candidate: Deployment, tolerance: float | None) -> str:
-    """What speaks against ``candidate`` answering in the place of ``incumbent``; "" for nothing.
+    """Why the outputs of ``candidate`` can't replace those of ``incumbent``; "" if they can.
 
-    Both are asked what clients sent lately, as far as ``candidate`` takes it, else made-up input. Where ``tolerance``
-    is given the numbers may differ by that much only, in proportion to an output's largest element.
+    Both get recent inputs of clients, if ``candidate`` accepts them, else synthetic input. With ``tolerance`` the
+    numbers may differ by no more than that, in proportion to an output's largest element.
     """
     for question, asked in await asyncio.to_thread(_questions, incumbent, candidate):
         expected = await _asked(incumbent, question) if question is not None else None
         if isinstance(expected, InferenceFailed | InternalFault):
-            # What neither of them can compute says nothing.
+            # An input that the incumbent can't compute proves nothing.
             continue
         seen = await _asked(candidate, asked)
         if isinstance(seen, InferdError):
-            # Made-up input that only one of them was asked may be what no client would send.
+            # Synthetic input for the candidate alone may be input that no client would send.
             if question is not None and (problem := _failure(seen)):
                 return problem
             continue
@@ -39,7 +39,7 @@ async def output_mismatch(incumbent: Deployment, candidate: Deployment, toleranc
 
 
 async def configuration_mismatch(split: TrafficSplit) -> str:
-    """What the candidate, the same version in another configuration, answers otherwise than the incumbent; "" where
+    """How the outputs of the candidate, the same version in another configuration, differ from the incumbent's; "" if
     they agree as far as arithmetic in another order allows."""
     incumbent, candidate = split.incumbent, split.candidate
     execution = incumbent.config.execution
@@ -50,16 +50,16 @@ async def configuration_mismatch(split: TrafficSplit) -> str:
             continue
         seen = await _asked(candidate, inputs)
         if isinstance(seen, InferdError):
-            return f"it fails where the other answers: {seen}"
+            return f"it fails on inputs that the current settings answer: {seen}"
         if problem := difference(expected, seen, lowered=lowered):
             return problem
     return ""
 
 
 def signature_mismatch(old: Signature, new: Signature) -> str:
-    """Why requests that ``old`` takes can't go to ``new``; "" where they all can."""
+    """Why requests for ``old`` can't go to ``new``; "" if they all can."""
     if unknown := {s.name for s in new.inputs} - {s.name for s in old.inputs}:
-        return f"it wants an input '{min(unknown)}'"
+        return f"it needs an input '{min(unknown)}'"
     if old.max_batch > new.max_batch:
         return f"it takes {new.max_batch} rows, not {old.max_batch}"
     for kind, before, now in (("input", old.inputs, new.inputs), ("output", old.outputs, new.outputs)):
@@ -74,7 +74,7 @@ def signature_mismatch(old: Signature, new: Signature) -> str:
 
 
 def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
-    """Making up input takes a while where it is large, so this is for a thread."""
+    """Generating large synthetic inputs takes a while, so this runs on a thread."""
     old, new = incumbent.signature, candidate.signature
     fitting: list[_Question] = [
         (one, other) for one in _samples(incumbent) if (other := _fitted(one, old, new)) is not None
@@ -83,12 +83,12 @@ def _questions(incumbent: Deployment, candidate: Deployment) -> list[_Question]:
 
 
 def _samples(deployment: Deployment) -> list[Sequence[Tensor]]:
-    """What clients sent lately, else made-up input."""
+    """Recent inputs of clients, else synthetic input."""
     return list(deployment.dispatcher.samples) or [synthetic_inputs(deployment.source, deployment.signature)]
 
 
 def _fitted(inputs: Sequence[Tensor], old: Signature, new: Signature) -> list[Tensor] | None:
-    """``inputs`` of ``old`` in the order of ``new``; None where it does not take them."""
+    """``inputs`` of ``old`` in the order of ``new``; None if ``new`` does not accept them."""
     by_name = {spec.name: tensor for spec, tensor in zip(old.inputs, inputs, strict=True)}
     fitted = []
     for spec in new.inputs:
@@ -109,11 +109,11 @@ async def _asked(deployment: Deployment, inputs: Sequence[Tensor]) -> list[Tenso
 
 
 def _failure(error: InferdError) -> str:
-    """What ``error`` says against a version; what came too much says nothing."""
+    """What ``error`` proves against a version; overload proves nothing."""
     if isinstance(error, Cancelled):
-        return f"it gives no answer within {ANSWER_SECONDS:g} s"
+        return f"it did not respond within {ANSWER_SECONDS:g} s"
     if isinstance(error, InferenceFailed | InternalFault | ModelUnavailable):
-        return f"it does not answer what clients send: {error}"
+        return f"it fails on recent client inputs: {error}"
     return ""
 
 
@@ -123,14 +123,14 @@ def _unsound(
     before = {spec.name: tensor for spec, tensor in zip(old.outputs, expected, strict=False)}
     for spec, tensor in zip(new.outputs, seen, strict=True):
         if tensor.dtype is not spec.dtype:
-            return f"output '{spec.name}' is {tensor.dtype.wire}, declared is {spec.dtype.wire}"
+            return f"output '{spec.name}' is {tensor.dtype.wire}, but declared as {spec.dtype.wire}"
         if not _within(spec, tensor.shape):
-            return f"output '{spec.name}' is of shape {list(tensor.shape)}, declared is {spec.describe()}"
+            return f"output '{spec.name}' has shape {list(tensor.shape)}, but is declared as {spec.describe()}"
         other = before.get(spec.name)
         if other is None:
             continue
         if newly_infinite(other, tensor):
-            return f"output '{spec.name}' has NaN or infinity where the version before has numbers"
+            return f"output '{spec.name}' has NaN or infinity where the current version has numbers"
         if tolerance is not None and (problem := tensor_difference(other, tensor, tolerance=tolerance)):
             return f"output '{spec.name}': {problem}"
     if tolerance is not None and (missing := before.keys() - {s.name for s in new.outputs}):

@@ -1,4 +1,4 @@
-"""Gives a candidate a share of the traffic next to what serves, until a policy has decided what becomes of it."""
+"""Gives a candidate a share of the traffic next to the incumbent, until a policy decides."""
 
 import asyncio
 import time
@@ -24,11 +24,11 @@ class RolloutResult:
 
 
 class Rollout:
-    """One candidate's way into service under ``policy``; ``stop`` may be set to have it end soon.
+    """One candidate's rollout under ``policy``; set ``stop`` to end it soon.
 
-    ``check`` says what the candidate answers otherwise than the incumbent, "" where they agree; with differences it
-    never gets a request of a client. ``unready_reasons`` says why the candidate or the incumbent does not answer any
-    more, as far as others know, "" while it does.
+    ``check`` returns how the candidate's outputs differ from the incumbent's, "" if they agree; if they differ, the
+    candidate never gets a client's request. ``unready_reasons`` returns why the candidate and the incumbent are
+    unready, "" while they are ready.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class Rollout:
         why, other = self._unready_reasons()
         if why := why or _broken(candidate):
             return RolloutResult(RolloutDecision.FAILED, why)
-        # No client waits for a candidate that may be better while the incumbent does not answer at all.
+        # If the incumbent does not answer at all, decide at once.
         decision = policy.conclude(waiting) if other else policy.step(time.monotonic(), waiting)
         return None if decision is None else RolloutResult(decision, policy.reason(decision))
 
 
 def _broken(deployment: Deployment) -> str:
-    """What needs no counting: a device that is lost, a run that hangs."""
+    """A failure that needs no statistics: a lost device, a hung run."""
     for stats in deployment.dispatcher.device_stats:
         if stats.lost:
             return f"{stats.device}: {stats.lost}"
         if stats.hung:
-            return f"a run hangs on {stats.device}"
+            return f"a run hung on {stats.device}"
     return ""

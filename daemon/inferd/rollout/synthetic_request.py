@@ -1,4 +1,4 @@
-"""Requests of inferd's own to a model version: to compare answers, to time runs, to see whether it answers at all."""
+"""inferd's own requests to a model version: to compare outputs, to time runs, to probe."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from inferd.errors import Cancelled, InferdError
 from inferd.requests import Reply, Request, SequenceStep, Stages
 from inferd.tensors import Signature, Tensor
 
-# A model too busy for such a request is let off; one that hangs is given up.
+# Seconds to wait for a response to such a request.
 ANSWER_SECONDS = 60.0
 _CLIENT = "inferd itself"
 
@@ -43,13 +43,12 @@ def synthetic_request(
 
 
 def own_sequence(signature: Signature, purpose: str) -> SequenceStep | None:
-    """A sequence of one request, None where the model has none. No client can mean it: the protocol takes no name that
-    long."""
+    """A sequence of one request, None for a model without sequences. Its name is too long for any client to use."""
     return SequenceStep(f"{purpose} " * 100, start=True, end=True) if signature.in_sequences else None
 
 
 class SyntheticReply:
-    """The reply slot of such a request: ``outputs`` are copies, and none where they are not to be kept."""
+    """The reply slot of such a request: ``outputs`` are copies, or empty unless ``keep``."""
 
     def __init__(self, *, keep: bool = True) -> None:
         self._keep = keep
@@ -65,8 +64,8 @@ class SyntheticReply:
 
 
 async def send(dispatcher: Dispatcher, request: Request, reply: SyntheticReply, seconds: float) -> list[Tensor]:
-    """What ``dispatcher`` answers to ``request`` in ``reply``. Raises its error, and Cancelled where it gives no answer
-    for so many ``seconds``: then it is told to let it go."""
+    """The outputs for ``request``, which arrive in ``reply``. Raises its error, and Cancelled without a response within
+    ``seconds``; the request is then cancelled."""
     dispatcher.submit(request)
     try:
         async with asyncio.timeout(seconds):
@@ -79,15 +78,15 @@ async def send(dispatcher: Dispatcher, request: Request, reply: SyntheticReply, 
 
 
 async def answer(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What ``dispatcher`` answers to ``inputs``, in a request that is counted nowhere. Raises its error, and
-    Cancelled where it gives no answer for a minute."""
+    """The outputs for ``inputs``, by a request that is counted nowhere. Raises its error, and Cancelled without a
+    response within a minute."""
     reply = SyntheticReply()
     request = synthetic_request(signature, inputs, reply, step=own_sequence(signature, "shadow"))
     return await send(dispatcher, request, reply, ANSWER_SECONDS)
 
 
 async def timed(dispatcher: Dispatcher, signature: Signature, inputs: Sequence[Tensor]) -> Stages:
-    """When the stages of such a request were. Raises as :func:`answer`."""
+    """The stages of such a request. Raises as :func:`answer`."""
     reply = SyntheticReply(keep=False)
     request = synthetic_request(signature, inputs, reply, step=own_sequence(signature, "shadow"))
     await send(dispatcher, request, reply, ANSWER_SECONDS)

@@ -1,9 +1,9 @@
-"""Whether a configuration that serves a part of the traffic takes over: a pure judgement of what both sides answered.
+"""Whether a configuration on trial takes over: a pure judgement of both sides' results.
 
-First the incumbent is watched alone, then the candidate's share grows by stages. A candidate that
-takes more of the machine slows the incumbent down as well, so its answers are held against what
-the incumbent gave before, not at the same time. Something else that slows the machine down meanwhile
-thus counts against the candidate: it is turned away and may be proposed again.
+First the incumbent is observed alone, then the candidate's share grows in stages. A candidate that
+uses more of the machine slows the incumbent down as well, so its results are compared with the
+incumbent's earlier results, not with simultaneous ones. Other work that slows the machine down
+meanwhile thus counts against the candidate: it is rejected and may be proposed again.
 """
 
 from bisect import bisect_right, insort
@@ -13,26 +13,26 @@ from inferd.requests import Observation
 from inferd.rollout.policy import CONFIDENCE, RolloutDecision, Side, exceeds
 from inferd.tuning.goal import share_bounds
 
-# Without an objective in force, answers may take so many times what the incumbent's usually took.
+# Without an objective, responses may take so many times the incumbent's median latency.
 _SLOW = 2.0
-# And then so many of them, in proportion: a burst of other work makes some late through no fault of a configuration.
+# The share of responses that may then take longer: a burst of other work delays some whatever the configuration.
 _ALLOWED = 0.1
-# More than this of either says no more than this.
+# Latencies to keep of each side; more would prove nothing more.
 _MOST_KEPT = 2000
 
 _REASONS = {
-    RolloutDecision.PROMOTED: "it answered as well as the configuration before, and was measured to be better",
-    RolloutDecision.FAILED: "more of its inferences failed",
-    RolloutDecision.WORSE: "more of its answers were late",
+    RolloutDecision.PROMOTED: "it did as well in service and measured better",
+    RolloutDecision.FAILED: "more of its runs failed",
+    RolloutDecision.WORSE: "more of its responses were late",
     RolloutDecision.STOPPED: "the trial was stopped",
-    RolloutDecision.WRONG_OUTPUT: "its answers differ",
+    RolloutDecision.WRONG_OUTPUT: "its outputs differ",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The candidate gets ``share`` of the requests until each side that gets any has ``answers``, or ``seconds``
-    have passed."""
+    """The candidate gets ``share`` of the requests until each side with traffic has ``answers``, or ``seconds`` have
+    passed."""
 
     share: float
     answers: int
@@ -44,7 +44,7 @@ STAGES = (Stage(0.0, 100, 5.0), Stage(0.1, 10, 10.0), Stage(0.5, 100, 20.0))
 
 @dataclass(slots=True)
 class TrialSide:
-    """What one configuration answered: ``latencies`` ascending, in seconds."""
+    """The results of one configuration: ``latencies`` ascending, in seconds."""
 
     answered: int = 0
     failed: int = 0
@@ -73,8 +73,8 @@ class TrialSide:
 
 
 class Trial:
-    """One trial against an objective: ``percentile`` % of the answers within ``latency`` seconds, None where there
-    is none. A :class:`RolloutPolicy`; what clients did and what came too much says nothing of a configuration."""
+    """One trial against an objective: ``percentile`` % of the responses within ``latency`` seconds, None for no
+    objective. A :class:`RolloutPolicy`; clients' mistakes and overload prove nothing about a configuration."""
 
     def __init__(self, latency: float | None, percentile: float = 99.0, stages: tuple[Stage, ...] = STAGES) -> None:
         self._latency = latency
@@ -82,7 +82,7 @@ class Trial:
         self._stages = stages
         self._stage = 0
         self._since: float | None = None
-        # The incumbent while it was alone.
+        # The incumbent while it served alone.
         self.before = TrialSide()
         self.incumbent = TrialSide()
         self.candidate = TrialSide()
@@ -104,7 +104,7 @@ class Trial:
         (self.candidate if side == "candidate" else self.incumbent).add(latency)
 
     def step(self, now: float, waiting: int = 0) -> RolloutDecision | None:  # noqa: ARG002 - the policies' protocol
-        """What is to be done at ``now``: None to go on with :attr:`share`."""
+        """The decision at ``now``; None to go on with :attr:`share`."""
         if self._since is None:
             self._since = now
         if self._fails():
@@ -116,18 +116,18 @@ class Trial:
         enough = min(side.ended for side in sides) >= stage.answers
         if not enough and now - self._since < stage.seconds:
             return None
-        # Where no client asks there is nothing to see, and the measurements that proposed the candidate stand.
+        # Without traffic there are no results, and the measurements that proposed the candidate stand.
         if self._stage + 1 == len(self._stages) or not any(side.ended for side in (self.incumbent, self.candidate)):
             return RolloutDecision.PROMOTED
         self._stage, self._since = self._stage + 1, now
-        # What was seen under another load is no measure for this one.
+        # Results under another share don't count for this one.
         if not stage.share:
             self.before = self.incumbent
         self.incumbent, self.candidate = TrialSide(), TrialSide()
         return None
 
     def conclude(self, waiting: int) -> RolloutDecision:  # noqa: ARG002 - the policies' protocol
-        """Where nothing speaks against it, the measurements that proposed the candidate stand."""
+        """Without results against it, the measurements that proposed the candidate stand."""
         if self._fails():
             return RolloutDecision.FAILED
         return RolloutDecision.WORSE if self._worse() else RolloutDecision.PROMOTED
@@ -137,11 +137,11 @@ class Trial:
         return _REASONS[decision]
 
     def _fails(self) -> bool:
-        """More of the candidate's inferences fail than the incumbent's, and not by chance."""
+        """Significantly more of the candidate's runs fail than of the incumbent's."""
         return exceeds(self.candidate.failed, self.candidate.ended, self.incumbent.failed, self.incumbent.ended)
 
     def _worse(self) -> bool:
-        """More of its answers are late than may be, and than of the incumbent's before, and not by chance."""
+        """Significantly more of its responses are late than allowed, and than the incumbent's were before."""
         other = self.before if self.before.latencies else self.incumbent
         if not other.latencies or not self.candidate.latencies:
             return False

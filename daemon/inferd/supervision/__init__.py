@@ -1,1 +1,1 @@
-"""What the process's supervisor is told, and when it is told that all is well."""
+"""Watches model versions and devices: sends probes, reloads versions, restarts the process."""

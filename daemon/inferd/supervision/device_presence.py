@@ -1,4 +1,4 @@
-"""Finds out which devices are there, on threads that may wait for a driver; those that are gone are used no more."""
+"""Finds out which devices are present, on threads that may wait for a driver, and disables those that are gone."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -8,7 +8,7 @@ from inferd.engine.device import family
 
 
 class DevicePresence:
-    """Asks ``present`` about devices, which may wait for a driver; the rest on the event loop's thread."""
+    """Calls ``present``, which may wait for a driver, on threads; everything else runs on the event loop's thread."""
 
     def __init__(self, present: Callable[[str], bool]) -> None:
         self._present = present
@@ -38,7 +38,7 @@ class DevicePresence:
         for dispatcher in dispatchers:
             for index, stats in enumerate(dispatcher.device_stats):
                 if stats.device in absent:
-                    dispatcher.disable_device(index, "OpenVINO does not find it any more")
+                    dispatcher.disable_device(index, "OpenVINO no longer finds it")
 
     def _is_present(self, device: str) -> bool:
         self._waiting.add(device)

@@ -1,4 +1,4 @@
-"""The shell around the choice of inline runs: looks at what models do, measures, and has the catalog swap."""
+"""The shell around the choice of inline runs: observes models, measures runs, and has the catalog swap."""
 
 import asyncio
 import time
@@ -27,9 +27,9 @@ _RUNS = 20
 class InlineRuns:
     """Decides again and again whether the runs of each model are computed on the event loop's thread.
 
-    Only for models that may be inline by their settings and by what they compute. ``free`` says whether a version is
-    left to this choice at present; ``told`` hears of each change, with whether runs are inline now. ``most`` is the
-    nanoseconds that a run may take to become inline, ``clock`` gives seconds.
+    Only for models whose settings and operations allow inline runs. ``free`` says whether this choice applies to a
+    version at present; ``told`` is called after each change, with whether runs are inline now. Runs of at most ``most``
+    nanoseconds may become inline; ``clock`` gives seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class InlineRuns:
         self._measuring: set[ModelVersion] = set()
 
     def look(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> list[Coroutine[None, None, None]]:
-        """What is to be done now for those that are ``held``."""
+        """Start what is due now for the ``held`` versions."""
         now = self._clock()
         eligible = {
             model_version: deployment for model_version, deployment in held if _may_change(model_version, deployment)
@@ -77,7 +77,7 @@ class InlineRuns:
         return work
 
     async def _measure(self, model_version: ModelVersion, deployment: Deployment, choice: InlineChoice) -> None:
-        """Have runs computed where the quickest of some inline ones says."""
+        """Time some inline runs, and decide by the quickest one."""
         before, labels = deployment.inline, {"model": model_version.name, "version": model_version.version}
         inline, took, most = before, inf, choice.most(inline=before)
         try:
@@ -99,14 +99,14 @@ class InlineRuns:
                     model_version, _own(model_version, deployment), quick, inline=True
                 )
         except InferdError as error:
-            log.debug("inline runs could not be measured", **labels, problem=str(error))
+            log.debug("inline run measurement failed", **labels, problem=str(error))
         except Exception:
-            log.exception("inline runs could not be measured", **labels)
+            log.exception("inline run measurement failed", **labels)
         finally:
             self._measuring.discard(model_version)
             choice.measured(self._clock(), before=before, inline=inline)
         if inline != before:
-            event = "runs are inline now" if inline else "runs are handed over now"
+            event = "inline runs enabled" if inline else "inline runs disabled"
             log.info(event, **labels, took_us=round(took / 1000, 1), most_us=round(most / 1000, 1))
             self._told(model_version, inline)
 

@@ -1,4 +1,4 @@
-"""The shell around health: looks at the models, sends probes, and acts on what they say."""
+"""The shell around health: observes the models, sends probes, and acts on the results."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ from inferd.supervision.version_reloads import VersionReloads
 
 log = structlog.get_logger("inferd.supervision")
 
-# A loss that runs tell of is acted on at once; this is for what only time tells.
+# A loss that shows in a run is acted on at once; this interval is for what only time shows.
 _LOOK = 1.0
 
 # Model, version, device.
@@ -56,13 +56,13 @@ class MonitorRules:
 class HealthMonitor:
     """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
-    A version that has failed takes no requests until it is well again; one that has lost a device, or hangs beyond
-    repair there, is loaded again next to what is left of it. ``present`` says whether a device is there, and may wait
-    for a driver. ``restarter`` is told how the versions are, to judge whether a fresh process would do better, and
-    ``inline_runs`` to judge where their runs are best computed.
+    A failed version takes no requests until it recovers. A version that has lost a device, or hangs there beyond
+    repair, is reloaded next to what is left of it. ``present`` says whether a device is present, and may wait for a
+    driver. ``restarter`` decides from the versions' health whether a fresh process would do better, ``inline_runs``
+    whether their runs should be inline.
 
-    ``hung`` counts the runs that were given up because they hang, ``replaced`` the infer requests that others took the
-    place of for that, since the start and over all that a version was loaded as.
+    Since the start and over all reloads of a version, ``hung`` counts hung runs that were given up and ``replaced``
+    the infer requests that were replaced after such a run.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class HealthMonitor:
         return self._presence.waits or self._stopped_reloading
 
     def state(self, deployment: Deployment) -> HealthState:
-        """What is thought of ``deployment``."""
+        """The health state of ``deployment``."""
         health = self._health.get(deployment.dispatcher)
         return health.state if health is not None else HealthState.HEALTHY
 
     @property
     def unready_reasons(self) -> Mapping[tuple[str, str], str]:
-        """What keeps versions from being ready although they are loaded, by name and version. Any thread may ask."""
+        """Why loaded versions are not ready, by name and version. Any thread may ask."""
         return self._unready_reasons
 
     def forget(self, versions: Collection[tuple[str, str]]) -> None:
-        """Let go of what was counted of ``versions``, of which nothing is there any more."""
+        """Drop the counts of ``versions``, which are gone."""
         for counts in (self.hung, self.replaced):
             for key in [key for key in counts if key[:2] in versions]:
                 del counts[key]
@@ -119,7 +119,7 @@ class HealthMonitor:
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def stop(self) -> None:
-        """Look no more; what is being loaded is let go of. Harmless when called again."""
+        """Stop watching, and abandon loads in progress. Harmless when called again."""
         self._stopped_reloading = self._reloads.running
         if self._restarter is not None:
             self._restarter.stop()
@@ -135,7 +135,7 @@ class HealthMonitor:
             try:
                 await self._look()
             except Exception:
-                log.exception("the models' health could not be looked at")
+                log.exception("health check failed")
             try:
                 async with asyncio.timeout(self._until_next()):
                     await self._wake.wait()
@@ -150,7 +150,7 @@ class HealthMonitor:
     def silent(self) -> dict[str, float]:
         """The versions that have owed an answer for too long, as ``model/version``, and for how many seconds.
 
-        Looks at all of them, so that what is said is true now. Empty where no watchdog is to be fed.
+        Observes all versions first, so that the result is current. Empty if no watchdog is to be fed.
         """
         if self._rules.health.liveness is None:
             return {}
@@ -163,16 +163,16 @@ class HealthMonitor:
         }
         for health in silent.keys() - self._silent:
             name, seconds = silent[health]
-            log.error("model is silent; the watchdog is not fed", model=name, seconds=round(seconds))
+            log.error("model silent; watchdog not fed", model=name, seconds=round(seconds))
         for model_version, _, health in held:
-            # One that was taken out of service meanwhile has not answered.
+            # A version that was taken out of service meanwhile has not answered.
             if health in self._silent and health not in silent and health.unready_reason is None:
-                log.info("model answers again", model=_name(model_version))
+                log.info("model responded again", model=_name(model_version))
         self._silent = set(silent)
         return dict(silent.values())
 
     def _observe(self, now: float) -> list[_Held]:
-        """Have each version's health take in how it is, and send the probes that are due."""
+        """Update each version's health, and send the probes that are due."""
         loaded = [held for held in self._catalog.loaded() if held[0].state is ModelState.READY]
         self._health = {
             deployment.dispatcher: self._health.get(deployment.dispatcher) or self._new(deployment, now)
@@ -221,9 +221,9 @@ class HealthMonitor:
         )
         if bool(reason) != bool(model_version.unready_reason):
             level = log.error if reason else log.info
-            level("model failed" if reason else "model is well again", **_labels(model_version), reason=reason)
+            level("model failed" if reason else "model recovered", **_labels(model_version), reason=reason)
         if health.state is not HealthState.FAILED:
-            # What waits behind runs that hang may still be answered.
+            # Requests that wait behind hung runs may still be answered.
             self._failed.discard(deployment.dispatcher)
         elif deployment.dispatcher not in self._failed:
             self._failed.add(deployment.dispatcher)
@@ -231,7 +231,7 @@ class HealthMonitor:
         await self._catalog.set_health(model_version, deployment, reason, "" if reason else degraded_reason)
 
     def _count(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> None:
-        """Add what has hung since the last look, also where another configuration is tried."""
+        """Count the runs that have hung since the last look, those of a candidate on trial included."""
         deployments = [
             (s, one) for s, deployment in held for one in (deployment, s.split.candidate if s.split else None) if one
         ]

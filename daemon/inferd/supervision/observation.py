@@ -1,4 +1,4 @@
-"""What a dispatcher shows of a version's health, as the one observation that the health machine takes."""
+"""Turns a dispatcher's counts into the one observation that the health machine takes."""
 
 from inferd.dispatcher import Dispatcher
 from inferd.health.health import HealthObservation
@@ -15,6 +15,6 @@ def observed(dispatcher: Dispatcher) -> HealthObservation:
         run=dispatcher.scheduler.service_time / 1e9,
         gone="; ".join(f"{c.device}: {c.lost}" for c in stats) if all(c.lost for c in stats) else "",
         hangs=any(c.wedged and c.wedged == c.lost for c in stats),
-        lost="; ".join(f"{c.device} is used no more: {c.lost}" for c in stats if c.lost),
+        lost="; ".join(f"{c.device} is disabled: {c.lost}" for c in stats if c.lost),
         stalled=dispatcher.stalled,
     )

@@ -1,4 +1,4 @@
-"""A made-up inference through a model's real dispatcher: whether it still answers, and how."""
+"""A probe: a synthetic inference through a model's own queue, which shows whether it still answers."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ from inferd.rollout import synthetic_request
 
 
 async def send(deployment: Deployment, seconds: float) -> ProbeOutcome:
-    """Ask ``deployment`` for one inference on made-up input, counted nowhere, and wait for its end ``seconds`` at most.
+    """Send ``deployment`` one inference on synthetic input, counted nowhere, and wait at most ``seconds`` for its end.
 
-    A model that has no room for it is not asked, and one that does not answer in time is told to let it go:
-    both are UNANSWERED.
+    If the queue has no room for the probe, or no response arrives in time (the probe is then cancelled), the result is
+    UNANSWERED.
     """
     reply, signature = synthetic_request.SyntheticReply(keep=False), deployment.signature
     try:
-        # Large inputs take a while to make up.
+        # Large inputs take a while to generate.
         inputs = await asyncio.to_thread(synthetic_inputs, deployment.source, signature)
         step = synthetic_request.own_sequence(signature, "health probe")
         request = synthetic_request.synthetic_request(signature, inputs, reply, step=step)

@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.health.restart_policy`: has a child try a device, and this process end."""
+"""The shell around :mod:`inferd.health.restart_policy`: has a child try a device, and ends this process."""
 
 import asyncio
 import time
@@ -15,10 +15,10 @@ log = structlog.get_logger("inferd.supervision")
 
 
 class Restarter:
-    """Has the process end where ``policy`` says so; all on the event loop's thread.
+    """Ends the process when ``policy`` says so; all on the event loop's thread.
 
-    ``unusable`` says why a child process could not use a device, "" where it could, and takes its time, on a thread of
-    its own. ``end`` is called once, with the device that the next process can use.
+    ``unusable`` returns why a child process could not use a device, "" if it could; it may take long, and runs on a
+    thread of its own. ``end`` is called once, with the device that the next process can use.
     """
 
     def __init__(self, policy: RestartPolicy, unusable: Callable[[str], str], end: Callable[[str], None]) -> None:
@@ -42,15 +42,15 @@ class Restarter:
             self._trying = asyncio.create_task(self._try(device))
 
     def stop(self) -> None:
-        """Wait for no child any more. Harmless when called again."""
+        """Stop waiting for a child. Harmless when called again."""
         if self._trying is not None:
             self._trying.cancel()
 
     async def _try(self, device: str) -> None:
-        log.info("trying in a process of its own whether a fresh one can use the device", device=device)
+        log.info("device check started in a fresh process", device=device)
         why = await asyncio.to_thread(self._unusable, device)
         self._policy.answered(time.monotonic(), usable=not why)
         if why:
-            log.error("a fresh process can't use the device either", device=device, problem=why)
+            log.error("device check failed in a fresh process", device=device, problem=why)
         elif self._policy.state is RestartState.RESTARTING:
             self._end(device)

@@ -14,13 +14,13 @@ from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
 
 log = structlog.get_logger("inferd.supervision")
 
-# So many versions of a model that hang and can't be freed are enough: each holds the memory of a whole one.
+# At most so many hung versions of a model that can't be freed: each holds the memory of a whole version.
 _MOST_STUCK = 2
 
 
 class VersionReloads:
-    """Loads a version that has lost a device, or hangs beyond repair there, next to what is left of it; one reload a
-    version at a time. ``ended`` is called after each."""
+    """Reloads a version that has lost a device, or hangs there beyond repair, next to what is left of it; one reload
+    per version at a time. ``ended`` is called after each."""
 
     def __init__(self, catalog: Catalog, rules: ReloadBackoffRules, ended: Callable[[], None]) -> None:
         self._catalog = catalog
@@ -50,12 +50,12 @@ class VersionReloads:
         return due
 
     def status_text(self, model_version: ModelVersion) -> str:
-        """What there is to say of the tries so far, "" where there is nothing."""
+        """The reload attempts so far in words, "" if there were none."""
         backoff = self._backoffs.get(_key(model_version))
         return backoff.status_text if backoff is not None else ""
 
     def exhausted(self, model_version: ModelVersion) -> bool:
-        """Whether loading ``model_version`` was tried in vain as often as it is done in quick succession."""
+        """Whether all quick reloads of ``model_version`` failed."""
         key = _key(model_version)
         backoff = self._backoffs.get(key)
         return backoff is not None and backoff.exhausted and key not in self._running
@@ -64,12 +64,12 @@ class VersionReloads:
         why = ""
         try:
             if (stuck := self._catalog.unfreed(model_version.name)) >= _MOST_STUCK:
-                why = f"{stuck} versions of it hang and hold their memory; restart the daemon"
+                why = f"{stuck} hung versions of it still hold memory; restart the daemon"
                 return
-            log.info("loading the model again", **_labels(model_version))
+            log.info("model reload started", **_labels(model_version))
             await self._catalog.roll_out(model_version, deployment.config, _at_once)
         except ContentChanged:
-            # What it was loaded from is there no more.
+            # The files it was loaded from are gone.
             why = (
                 await self._loaded_as_it_is_now(model_version.name)
                 if model_version.deployment is deployment
@@ -78,7 +78,7 @@ class VersionReloads:
         except InferdError as error:
             why = str(error)
         except Exception:
-            log.exception("model could not be loaded again", **_labels(model_version))
+            log.exception("model reload raised an unexpected exception", **_labels(model_version))
             why = "internal error"
         finally:
             self._running.discard(_key(model_version))
@@ -86,7 +86,7 @@ class VersionReloads:
             self._catalog.loads[model_version.name, "failed" if why else "ok"] += 1
             self._ended()
             if why:
-                log.error("model was not loaded again", **_labels(model_version), problem=why)
+                log.error("model not reloaded", **_labels(model_version), problem=why)
 
     async def _loaded_as_it_is_now(self, name: str) -> str:
         """Why it could not be, "" where it could."""

@@ -1,4 +1,4 @@
-"""The shell that tells systemd how the daemon is, from the daemon's phase and what others say of its models."""
+"""The shell that tells systemd the daemon's state, from its phase and its models' health."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -14,16 +14,16 @@ log = structlog.get_logger("inferd.systemd")
 
 # How often systemd hears from a daemon whose unit has no watchdog, in seconds.
 _LOOK = 5.0
-# How much longer start-up may take each time that is said: several looks, so that one that comes late does no harm.
+# How much more start-up time each message asks for: several looks, so that a late one does no harm.
 _EXTENSION = 60.0
 
 
 class SystemdNotifier:
-    """Tells systemd how the daemon is, from :meth:`start` to :meth:`stop`; all on the event loop's thread.
+    """Tells systemd the daemon's state from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
-    While models load, start-up is given more time again and again, as long as the event loop runs. From
-    :meth:`ready` on the watchdog is fed, but only while no model is silent that has something to do. Nothing of
-    this is done where no supervisor listens. ``liveness`` are the watchdog's rules, None where there is none.
+    While models load and the event loop runs, start-up time is extended again and again. From :meth:`ready` on, the
+    watchdog is fed while no model that has work is silent. Does nothing if no supervisor listens. ``liveness`` are the
+    watchdog's rules, None if there is no watchdog.
 
     ``wanted`` gives the states of the model versions that should answer, ``silent`` those that have owed an answer for
     too long, and for how many seconds.
@@ -52,7 +52,7 @@ class SystemdNotifier:
             self._looking = asyncio.create_task(self._keep_looking())
 
     def ready(self) -> None:
-        """Start-up, or a reload, is through."""
+        """Start-up or a reload has finished."""
         self._status_text = self._status()
         self._sender.ready(self._status_text)
 
@@ -65,7 +65,7 @@ class SystemdNotifier:
         self._sender.stopping("draining", seconds)
 
     def stop(self) -> None:
-        """Look no more. Harmless when called again."""
+        """Stop. Harmless when called again."""
         if self._looking is not None:
             self._looking.cancel()
 
@@ -74,8 +74,8 @@ class SystemdNotifier:
             try:
                 self._look()
             except Exception:
-                # Not to be fed for long is what makes this heard of.
-                log.exception("the watchdog could not be fed")
+                # If the failure lasts, systemd notices the missing watchdog messages.
+                log.exception("watchdog not fed")
             await asyncio.sleep(self._interval)
 
     def _look(self) -> None:

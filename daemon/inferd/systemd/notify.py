@@ -1,7 +1,7 @@
-"""Tells systemd how the daemon is: the datagrams of sd_notify(3).
+"""Tells systemd the daemon's state, by the datagrams of sd_notify(3).
 
-The protocol is a few lines of text on a socket. The libraries that speak it either need libsystemd's headers
-where they are installed, or have had no release for years.
+The protocol is a few lines of text on a socket. The libraries for it either need libsystemd's headers at
+installation, or have had no release for years.
 """
 
 import os
@@ -30,7 +30,7 @@ class NotifySender:
             # An abstract socket: its name begins with a zero byte, which no variable can hold.
             self._address = "\0" + self._address[1:]
         elif self._address and not self._address.startswith("/"):
-            log.warning("NOTIFY_SOCKET is no kind of address that is known here", address=self._address)
+            log.warning("unsupported NOTIFY_SOCKET address", address=self._address)
             self._address = ""
 
     @property
@@ -39,7 +39,7 @@ class NotifySender:
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """Start-up, or a reload, has come to its end."""
+        """Start-up or a reload has finished."""
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
@@ -47,11 +47,11 @@ class NotifySender:
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str, seconds: float) -> None:
-        """The end begins, and may take so many seconds from now, even where the unit allows less."""
+        """The drain begins and may take so many seconds from now, even if the unit allows less."""
         self._send("STOPPING=1", _status(status), _extension(seconds))
 
     def status(self, status: str) -> None:
-        """Say in one line for people what goes on."""
+        """Set the status line, one line for people."""
         self._send(_status(status))
 
     def extend(self, status: str, seconds: float) -> None:
@@ -71,13 +71,13 @@ class NotifySender:
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             if not self._complained:
-                log.warning("the supervisor can't be told", problem=str(error), message=lines[0])
+                log.warning("supervisor not notified", problem=str(error), message=lines[0])
             self._complained = True
 
 
 def watchdog_seconds(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:
-    """Within how many seconds the supervisor wants to hear that all is well, again and again; None where it does
-    not ask this process (``pid``, by default this one)."""
+    """The supervisor's watchdog interval in seconds; None if it does not watch this process (``pid``, by default this
+    one)."""
     usec = environment.get("WATCHDOG_USEC", "")
     asked = environment.get("WATCHDOG_PID", "")
     if not (usec.isascii() and usec.isdigit() and int(usec)):
@@ -88,8 +88,8 @@ def watchdog_seconds(environment: Mapping[str, str] = os.environ, pid: int | Non
 
 
 def runs_as_service(environment: Mapping[str, str] = os.environ, pid: int | None = None) -> bool:
-    """Whether this process (``pid``, by default this one) is a service, and not what a service has started, such as
-    a terminal: only then may somebody start another in its place."""
+    """Whether this process (``pid``, by default this one) is a service itself, and not started by one, such as a
+    terminal: only then will a supervisor start another in its place."""
     if environment.get("NOTIFY_SOCKET"):
         return True
     started = environment.get("SYSTEMD_EXEC_PID", "")

@@ -26,7 +26,7 @@ class StatusLine:
 
     @classmethod
     def read(cls, line: str) -> Self | None:
-        """What ``str`` made of one; None for any other line."""
+        """Parses what ``str`` wrote; None for any other line."""
         found = _LINE.fullmatch(line)
         return None if found is None else cls(*(int(n or 0) for n in found.groups()))
 

@@ -8,7 +8,7 @@ UNITS = ("inferd.service", "inferd@.service")
 
 _ENVIRONMENT = {
     "inferd.service": "EnvironmentFile=-/etc/inferd/inferd.env",
-    # What is set last counts.
+    # The last setting counts.
     "inferd@.service": "EnvironmentFile=-/etc/inferd/inferd.env\nEnvironmentFile=-/etc/inferd/%i.env",
 }
 _DESCRIPTION = {

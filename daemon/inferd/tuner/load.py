@@ -55,7 +55,7 @@ class _Reply:
 
 
 class LoadGenerator:
-    """``traffic`` put into ``dispatcher``, which nobody else uses."""
+    """Puts ``traffic`` into ``dispatcher``, which gets no other requests."""
 
     def __init__(self, dispatcher: Dispatcher, traffic: Traffic) -> None:
         self._dispatcher = dispatcher

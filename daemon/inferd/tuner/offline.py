@@ -1,4 +1,4 @@
-"""Tuning without a daemon: one model after the other, each alone or beside the others."""
+"""Tuning without a daemon: one model after the other, each alone or under load from the others."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class OfflineTuner:
     view: TuningView
 
     def one(self, source: ModelSource, companions: Sequence[ModelSource] = ()) -> Profile | None:
-        """The new profile of ``source``, measured beside ``companions`` that have all the work they can do.
+        """The new profile of ``source``, measured while ``companions`` run under full load.
 
         None where there is nothing to tune. Raises InferdError.
         """
@@ -94,7 +94,7 @@ class OfflineTuner:
         )
         if profile is not None and companions:
             companion_names = listed(c.name for c in companions)
-            profile = replace(profile, reason=f"{profile.reason}; measured beside {companion_names}")
+            profile = replace(profile, reason=f"{profile.reason}; measured under load from {companion_names}")
         self.view.result(outcome, profile)
         if profile is None:
             raise NoCandidateRan(source.name, outcome.reason)
@@ -103,9 +103,10 @@ class OfflineTuner:
         return profile
 
     def together(self, sources: Sequence[ModelSource], failed: Callable[[InferdError], None]) -> list[Profile]:
-        """The profiles of ``sources``, each measured beside the others as they are chosen by then, in two turns.
+        """The profiles of ``sources``, in two rounds: each model is measured under load from the others, with the
+        settings chosen for them so far.
 
-        One that can't be tuned is told to ``failed`` and stays a companion as its settings say.
+        A model that can't be tuned is passed to ``failed`` and stays a companion with its configured settings.
         """
         found: dict[str, Profile] = {}
         for _ in range(TURNS):

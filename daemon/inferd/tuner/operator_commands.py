@@ -73,7 +73,7 @@ class OperatorCommands:
         finally:
             self.records.finish(record, decision, f"{target.describe()}: {why}")
         if decision is not TuningDecision.PROMOTED:
-            raise RolloutRejected(name, decision.value, why)
+            raise RolloutRejected(name, decision.value, why, source.version)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
             name, source.version, record.device, record.key, target, "", None, 99.0, False, 0.0, now, {}, ()
@@ -112,7 +112,7 @@ class OperatorCommands:
             return True
 
         record.move(TuningPhase.TRYING, "rolling back")
-        reason = "not rolled back: it could not be loaded as before"
+        reason = "not rolled back: the previous settings failed to load"
         try:
             if not model_version.deployment or not model_version.deployment.signature.in_sequences:
                 await self._promotion.catalog.roll_out(model_version, config, at_once)
@@ -142,12 +142,12 @@ def _out_of_range(space: Space, target: Candidate) -> str:
         if not 1 <= value <= most:
             return f"{axis} must be 1..{most}, not {value}"
     if target.streams > min(target.threads, target.requests):
-        return f"{target.streams} streams need as many threads and requests at least"
+        return f"{target.streams} streams need at least as many threads and requests"
     for axis, choice in DEVICE_CHOICES.items():
         value, offered = getattr(target, axis), space.values(axis)
         if value is None or value in offered:
             continue
         if offered == (None,):
-            return f"the device knows no {axis.replace('_', ' ')}"
+            return f"the device has no {axis.replace('_', ' ')}"
         return f"{axis} must be {', '.join(map(choice.word, offered))}, not {choice.word(value)}"
     return ""

@@ -28,15 +28,15 @@ class TuningPlan:
 def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
     """The resolved device ``source`` can be tuned on and "", or "" and why there is none. Raises DeviceAbsent."""
     if len(source.config.devices) > 1:
-        return "", "it is served on several devices, whose settings are one"
+        return "", "it is served on several devices with one set of settings"
     if source.config.execution.path == "inline":
-        return "", "its runs are computed where they are started"
+        return "", "its runs are inline"
     device = devices.resolve(source.config.devices[0], engine.available_devices)
     if devices.family(device) not in ("CPU", "GPU", "NPU"):
-        return "", f"{devices.family(device)} decides by itself"
+        return "", f"{devices.family(device)} chooses its own settings"
     tunables = engine.tunable(device, source.cpu_threads)
     if tunables.threads == 1 and tunables.streams == (1, 1) and not tunables.choices:
-        return "", f"nothing can be set on {device}"
+        return "", f"there is nothing to tune on {device}"
     return device, ""
 
 

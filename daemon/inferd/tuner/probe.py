@@ -42,7 +42,7 @@ class LoadedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A model that is served beside, and how many requests keep it busy."""
+    """A model that runs at the same time, and how many requests keep it busy."""
 
     model: LoadedModel
     dispatcher: Dispatcher
@@ -51,10 +51,10 @@ class Companion:
 
 
 class Probe:
-    """Looks at candidates for ``source`` on its only device; ``samples`` are inputs to run, made up where empty.
+    """Measures candidates for ``source`` on its only device with ``samples`` as inputs, or synthetic inputs if empty.
 
-    Each look is ``windows`` of ``window_seconds``, beside the ``companions``, which are kept as busy as they can
-    be meanwhile. Not for use on a running event loop.
+    Each measurement takes ``windows`` of ``window_seconds`` while the ``companions`` run under full load. Not for use
+    on a running event loop.
     """
 
     def __init__(

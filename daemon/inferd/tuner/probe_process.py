@@ -162,10 +162,10 @@ class _ProbeChild:
         try:
             self._pipe.send(question)
             if not self._pipe.poll(_HUNG):
-                raise _ChildLost(f"it did not come back for {_HUNG:.0f} s")
+                raise _ChildLost(f"it did not respond for {_HUNG:.0f} s")
             return self._pipe.recv()
         except (EOFError, OSError):
-            raise _ChildLost("the process that ran it ended") from None
+            raise _ChildLost("its process ended") from None
 
     def kill(self) -> None:
         self._process.kill()

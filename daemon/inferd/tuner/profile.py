@@ -155,7 +155,7 @@ class Profiles:
         differing = sorted(k for k in {*key, *profile.key} if key.get(k) != profile.key.get(k))
         if differing:
             log.info(
-                "profile does not fit and is not used",
+                "profile ignored: it does not fit",
                 model=model,
                 version=version,
                 device=device,
@@ -170,21 +170,21 @@ class Profiles:
         try:
             text = file.read_bytes()
             if (form := _STAMP.validate_json(text).format) != FORMAT:
-                log.warning("profile has another format and is not used", file=str(file), format=form)
+                log.warning("profile ignored: unknown format", file=str(file), format=form)
                 return None
             profile = _ADAPTER.validate_json(text)
         except FileNotFoundError:
             return None
         except OSError as error:
-            log.warning("profile can't be read", file=str(file), reason=error.strerror)
+            log.warning("profile not read", file=str(file), reason=error.strerror)
             return None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            log.warning("profile is damaged and is not used", file=str(file), reason=f"{where}: {first['msg']}")
+            log.warning("profile ignored: damaged", file=str(file), reason=f"{where}: {first['msg']}")
             return None
         if not _possible(profile.winner):
-            log.warning("profile is damaged and is not used", file=str(file), reason="winner: a number is below 1")
+            log.warning("profile ignored: damaged", file=str(file), reason="winner: a number is below 1")
             return None
         return profile
 
@@ -198,7 +198,7 @@ class Profiles:
             file.parent.mkdir(mode=0o700, exist_ok=True)
             atomic_file.write(file, text.encode())
         except OSError as error:
-            log.warning("profile can't be stored", file=str(file), reason=error.strerror)
+            log.warning("profile not stored", file=str(file), reason=error.strerror)
             return False
         return True
 
@@ -208,7 +208,7 @@ class Profiles:
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("profile can't be removed", file=str(file), reason=error.strerror)
+            log.warning("profile not removed", file=str(file), reason=error.strerror)
 
     def _file(self, model: str, version: int, device: str) -> Path:
         # Model names are plain by the repository's rule; devices may have colons and commas.

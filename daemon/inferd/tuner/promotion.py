@@ -38,20 +38,20 @@ class Promotion:
     async def apply(self, record: TuningRecord, found: Profile) -> None:
         """Serve as ``found`` says, unless that is how it is served or it proves worse."""
         if not self._records.holds(record):
-            self._records.finish(record, TuningDecision.STOPPED, "the model was loaded again meanwhile")
+            self._records.finish(record, TuningDecision.STOPPED, "the model was reloaded meanwhile")
             return
         model_version = self.model_version(record)
         before = record.candidate
         found = replace(found, previous=before)
         if model_version is None or model_version.deployment is None:
-            self._records.finish(record, TuningDecision.STORED, "the model is not served any more", found)
+            self._records.finish(record, TuningDecision.STORED, "the model is no longer served", found)
         elif model_version.deployment.inline:
             self._records.finish(record, TuningDecision.STOPPED, RUNS_INLINE)
         elif found.winner == (kept := before or current_candidate(model_version.deployment, found.winner)):
             self._records.finish(record, TuningDecision.KEPT, found.reason, found)
         elif model_version.deployment.signature.in_sequences:
             # Their states are where they are served: moving them would end every live sequence.
-            self._records.finish(record, TuningDecision.STORED, f"from the next load on: {found.reason}", found)
+            self._records.finish(record, TuningDecision.STORED, f"from the next load: {found.reason}", found)
         else:
             target = found.winner.describe()
             record.move(TuningPhase.TRYING, f"trying {target}")

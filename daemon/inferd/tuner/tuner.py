@@ -104,7 +104,7 @@ class Tuner:
                 except Exception:
                     # Tuning is a service to serving and must never be what ends it.
                     log.exception("tuning failed", model=record.source.name)
-                    record.cancel("internal error; the log has it")
+                    record.cancel("internal error; see the log")
                     record.not_before = time.monotonic() + COOL_DOWN
                     record.decisions[TuningDecision.FAILED] += 1
                 continue
@@ -148,7 +148,7 @@ class Tuner:
         busy = (record.seen[1] - before) / 1e9 / (now - then) / deployment.dispatcher.width
         why = record.drift.observe(LoadSample(deployment.dispatcher.scheduler.service_time, busy))
         if why:
-            log.info("tuning again", model=record.source.name, why=why)
+            log.info("retuning requested", model=record.source.name, why=why)
             record.move(TuningPhase.WANTED, why)
 
     async def _work(self, record: TuningRecord) -> None:
@@ -156,7 +156,7 @@ class Tuner:
         preempted, self._goes_first = self._goes_first is not None, None
         if why := self._reason_to_wait(measuring=preempted):
             record.postpone(why, time.monotonic() + _WAIT_AFTER_OBJECTION)
-            log.info("tuning put off", model=record.source.name, why=why)
+            log.info("tuning postponed", model=record.source.name, why=why)
         elif record.phase is TuningPhase.SETTLED:
             await self._verify(record)
         else:
@@ -193,7 +193,7 @@ class Tuner:
             record.move(TuningPhase.SETTLED)
             return
         why = f"its profile says {chosen.throughput:.4g} answers/s, now it is {rate:.4g}"
-        log.warning("profile is not what it was", model=profile.model, version=profile.version, why=why)
+        log.warning("profile outdated", model=profile.model, version=profile.version, why=why)
         record.move(TuningPhase.WANTED, why)
 
     async def _tune(self, record: TuningRecord) -> None:
@@ -202,7 +202,8 @@ class Tuner:
             # The moment is good, so what they were put off for is over.
             other.resume()
         source, begun = record.source, time.monotonic()
-        log.info("tuning", model=source.name, version=source.version, why=record.status_text, budget=self._rules.budget)
+        labels = {"model": source.name, "version": source.version}
+        log.info("tuning started", **labels, why=record.status_text, budget=self._rules.budget)
         self._searching = record
         try:
             outcome = await asyncio.to_thread(self._search, record, self._samples(record))
@@ -211,7 +212,7 @@ class Tuner:
             record.postpone(
                 stopped.why, time.monotonic() + (0.0 if self._goes_first is not None else _WAIT_AFTER_OBJECTION)
             )
-            log.info("tuning put off", model=source.name, why=stopped.why)
+            log.info("tuning postponed", model=source.name, why=stopped.why)
             return
         except InferdError as error:
             record.ticket = 0
@@ -281,7 +282,7 @@ class Tuner:
             record.cancel(RUNS_INLINE)
             self.records.discard_profile(record)
             return
-        record.note("its runs are handed over again")
+        record.note("its runs are no longer inline")
         if self.enabled and record.phase is TuningPhase.SETTLED:
             record.move(TuningPhase.WANTED)
             self._woken.set()
@@ -296,5 +297,5 @@ class Tuner:
         if self._searching is not None and not self._searching.ticket:
             self._goes_first = record
         before = sum(0 < other.ticket < record.ticket for other in self.records.all())
-        turn = f"after {before} that were asked for before" if before else "next"
-        return f"it is tuned {turn}, as soon as there is a good moment"
+        turn = f"after {before} earlier requests" if before else "next"
+        return f"it is tuned {turn}, once conditions allow"

@@ -30,7 +30,7 @@ class Costs:
         change = self._change(self._current, compile_key)
         self._known.add(compile_key)
         self._current = compile_key
-        # What a failure took says nothing of those that run.
+        # The time of a failure says nothing about candidates that run.
         if measurement.failure is None:
             measured = sum(w.seconds for w in measurement.windows)
             self._window[measurement.effective] = max(w.seconds for w in measurement.windows)

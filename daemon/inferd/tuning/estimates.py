@@ -106,7 +106,7 @@ class Estimates:
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
         self._points: dict[Candidate, _Point] = {}
-        # Worked out anew when first asked for after a change.
+        # Computed again when first asked for after a change.
         self._estimates: dict[Candidate, Estimate] = {}
         self._ranking: list[Estimate] = []
 
@@ -123,10 +123,10 @@ class Estimates:
         self._forget()
 
     def refresh(self, candidates: Iterable[Candidate]) -> None:
-        """Score these by what is measured from now on, once that is enough.
+        """Score these by measurements from now on, once there are enough.
 
-        Whoever leads after many looks owes a part of it to luck, and machines drift: a
-        comparison is fair between windows that were taken for it, side by side.
+        A leader after many looks owes a part of its lead to luck, and machines drift: a fair
+        comparison needs windows that were measured for it, in turns.
         """
         for candidate in candidates:
             self._points[candidate].fresh = len(self._points[candidate].windows)

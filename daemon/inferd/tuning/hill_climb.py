@@ -1,4 +1,4 @@
-"""Where to look next: all over at first, then around the best so far, then where nobody has looked."""
+"""Where to look next: all over at first, then around the best so far, then in unexplored places."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import dist, inf, log
@@ -16,9 +16,9 @@ _WORTHWHILE = 0.05
 _LOST = -1.0
 # A tail this many times the objective is beyond doubt too late; and this many times, most likely with other settings.
 _LATE, _VERY_LATE = 1.1, 1.5
-# Looks beside candidates that are about as good as the best, of which so many are considered.
+# Looks next to candidates that tie with the best, and how many such ties are considered.
 _BESIDE_TIES, _TIES = 8, 3
-# Looks where nobody has looked: one for so many candidates, within bounds; and out of how many places.
+# Looks in unexplored places: one for so many candidates, within bounds; and out of how many places.
 _CANDIDATES_A_FILL, _FEWEST_FILLS, _MOST_FILLS = 25, 3, 8
 _PLACES = 64
 
@@ -54,7 +54,7 @@ class HillClimb:
     def propose(
         self, ranked: Sequence[Estimate], estimates: Estimates, costs: Costs, may: May
     ) -> tuple[Candidate, str] | None:
-        """One not looked at yet, of those that ``may`` be, and why; None when enough were.
+        """A candidate that was not measured yet and ``may`` be, with the reason; None when enough were measured.
 
         ``ranked`` has the best first.
         """
@@ -90,12 +90,12 @@ class HillClimb:
             for rival in rivals[:_TIES]:
                 if found := promising(self._surroundings(rival.candidate)[0], rival.candidate):
                     self._beside_ties -= 1
-                    return found, "beside one that is about as good as the best so far"
+                    return found, "next to a candidate that ties with the best so far"
         if self._fills:
             self._fills -= 1
             places = [c for c in self._places if open_(c) and not far_behind(c)]
             if found := self._furthest(places, estimates):
-                return found, "far from all that was measured"
+                return found, "far from all measured candidates"
         return None
 
     def _surroundings(self, candidate: Candidate) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:

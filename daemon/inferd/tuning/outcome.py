@@ -11,7 +11,7 @@ from inferd.tuning.race import choose
 
 # What is assumed of a model that has no objective.
 _ASSUMED = {
-    "throughput": "chosen by throughput, however long an answer takes",
+    "throughput": "chosen by throughput, regardless of latency",
     "latency": "chosen by median latency",
 }
 # Seeds by their place.
@@ -21,7 +21,7 @@ SEEDS = ("the LATENCY hint's answer", THROUGHPUT_HINT, "the stored winner")
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """The winner beside a seed: ``ratio`` above 1 where the winner is better at what was asked for.
+    """The winner compared with a seed: ``ratio`` is above 1 if the winner is better at the goal.
 
     A seed that is not ``eligible`` misses the objective, whatever the ratio.
     """
@@ -34,10 +34,10 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``winner`` is None where nothing ran; ``out_of_reach`` where nothing measured keeps the objective.
+    """``winner`` is None if no candidate ran; ``out_of_reach`` if none that was measured keeps the objective.
 
-    ``points`` are all that were measured, the best first; ``left_out`` says of those asked for
-    that aren't among them why: what failed, and what the device made of it.
+    ``points`` are all measured candidates, the best first. ``left_out`` gives the reason for each
+    candidate that is missing there: it failed, or the device changed it.
     """
 
     winner: Estimate | None
@@ -89,12 +89,12 @@ def _reason(goal: Goal, winner: Estimate, gains: Sequence[Gain]) -> str:
     if goal.latency is not None:
         share = f", {100 * winner.share:.4g} % of the answers within {_seconds(goal.latency)}"
     if winner.verdict is GoalVerdict.UNSURE:
-        share += ", as far as so few answers tell" if winner.kept else ", which may be too few"
+        share += ", based on few responses" if winner.kept else ", which may be too few"
     if not winner.answers:
-        text = f"nothing answered while it was measured; {winner.candidate.describe()} would take least"
+        text = f"no candidate responded while measured; {winner.candidate.describe()} needs the fewest resources"
     elif not winner.eligible:
-        text = f"nothing measured answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
-        text += f"{winner.candidate.describe()} comes nearest, with {_seconds(winner.tail)}"
+        text = f"no measured candidate answers {goal.percentile:g} % within {_seconds(goal.latency or 0.0)}; "
+        text += f"{winner.candidate.describe()} comes closest, with {_seconds(winner.tail)}"
     elif goal.kind == "latency":
         text = f"{winner.candidate.describe()} has the lowest median latency, {_seconds(winner.median)}"
         text += share

@@ -14,10 +14,10 @@ _ROOM = (6, 6, 4, 4, 3, 3, 2, 2, 2, 2)
 
 
 class Race:
-    """Rounds in which each contender gets one look, every other round in reverse: what drifts meets all alike.
+    """Rounds in which each contender gets one look, every other round in reverse: drift affects all alike.
 
-    Whoever falls behind by more than the noise is out, and so are the last where there is no
-    room for all. The best of ``seeds`` runs as long as it isn't beaten, and at least once.
+    A contender that falls behind by more than the noise is out, and so are the last ones if there
+    is no room for all. The best of ``seeds`` runs until it is beaten, and at least once.
     """
 
     def __init__(self, ranked: Sequence[Estimate], seeds: Sequence[Candidate]) -> None:
@@ -37,7 +37,7 @@ class Race:
     def next(
         self, estimates: Estimates, may: Callable[[Candidate], bool], affordable: Callable[[Sequence[Candidate]], bool]
     ) -> Candidate | None:
-        """Whom to measure now, of those that still ``may`` be; None when all is decided or no round ``affordable``."""
+        """The contender to measure now, if it ``may`` be; None once the race is decided or no round ``affordable``."""
         if not self._queue:
             self._alive = self._remaining([estimates[c] for c in self._alive if c in estimates and may(c)])
             while len(self._alive) > 2 and not affordable(self._alive[:: self._direction]):
@@ -55,7 +55,7 @@ class Race:
         return -1 if self._round % 2 else 1
 
     def _remaining(self, alive: list[Estimate]) -> list[Candidate]:
-        """Who runs in the next round, the best first and then the seed; nobody or one where all is decided."""
+        """The contenders of the next round, the best first and then the seed; fewer than two once it is decided."""
         if self._round == len(_ROOM) or not alive:
             return []
         alive.sort(key=lambda e: e.rank, reverse=True)

@@ -83,7 +83,7 @@ class Search:
     def learn(self, measurement: Measurement) -> None:
         """What the last look brought."""
         if not isinstance(self._next, Look) or measurement.asked != self._next.candidate:
-            raise AssertionError(f"nobody asked for {measurement.asked.describe()}")
+            raise AssertionError(f"unexpected measurement of {measurement.asked.describe()}")
         self._next = None
         self._costs.learn(measurement)
         asked, effective = measurement.asked, measurement.effective
@@ -94,7 +94,7 @@ class Search:
             return
         self._failures[asked.compile_key] = None
         if effective != asked:
-            self._left_out[asked] = f"the device made it {effective.describe()}"
+            self._left_out[asked] = f"the device changed it to {effective.describe()}"
             self._seeds = [effective if seed == asked else seed for seed in self._seeds]
         self._estimates.add(effective, measurement.windows)
         if (base := self._base) is not None and base in self._estimates:
@@ -141,7 +141,7 @@ class Search:
         spent += self._reserve(best)
         if ranked[0].windows < CONFIRMED:
             if self._affordable(spent, [best], CONFIRMED - FIRST):
-                return Look(best, CONFIRMED - FIRST, "the best so far: another look, in case it was lucky")
+                return Look(best, CONFIRMED - FIRST, "the best so far, measured again in case it was lucky")
             return None
         proposal = self._hill_climb.propose(
             ranked, self._estimates, self._costs, lambda c: self._may(c) and self._affordable(spent, [c], FIRST)
@@ -157,7 +157,7 @@ class Search:
         if not ranked:
             return None
         if self._race is None:
-            # Whoever doesn't keep the objective need not run.
+            # A candidate that misses the objective need not run.
             if proof := self._prove(spent + self._reserve(ranked[0].candidate)):
                 return proof
             race = Race(ranked, self._seeds)
@@ -170,7 +170,7 @@ class Search:
         candidate = self._race.next(self._estimates, self._may, lambda all_: self._affordable(spent, all_, WINDOWS))
         if candidate is None:
             return self._prove(spent)
-        return Look(candidate, WINDOWS, "in turns with the others that may be the best")
+        return Look(candidate, WINDOWS, "in turns with the other possible winners")
 
     def _prove(self, spent: float) -> Look | None:
         """More windows of the one to be chosen, where it isn't sure yet that it keeps the objective."""
@@ -184,7 +184,7 @@ class Search:
         return Look(winner.candidate, _PROOF, "whether the best so far keeps the objective")
 
     def _reopens(self) -> bool:
-        """Whether the race has brought up another best, around which nobody has looked."""
+        """Whether the race has found another best, whose surroundings are unexplored."""
         ranked = self._ranked()
         if self._race is None or self._races == _MOST_RACES or not ranked:
             return False
@@ -216,10 +216,10 @@ class Search:
         return conclude(self._goal, points, self._contenders(), self._seeds, self._left_out)
 
     def _contenders(self) -> list[Estimate]:
-        """Whom to choose from, the best first: seeds, and those that ran beside them.
+        """The candidates to choose from, the best first: seeds, and those that raced.
 
-        Where what ran is beaten by others that were at least confirmed, there was no time for
-        another race, and those count as well.
+        If others that were at least confirmed beat those, there was no time for another race,
+        and the others count as well.
         """
         ranked = self._ranked()
         confirmed = [e for e in ranked if e.windows >= CONFIRMED or e.candidate in self._seeds] or ranked

@@ -105,7 +105,7 @@ class WorkersDaemon:
             )
         except OSError as error:
             # Such as a path that is too long for one, about a hundred characters.
-            raise ConfigurationError("variable TMPDIR", "", f"can't have sockets in {folder}: {error}") from None
+            raise ConfigurationError("variable TMPDIR", "", f"can't create sockets in {folder}: {error}") from None
         self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
         self._status = Status(self._snapshot)
         own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
@@ -168,10 +168,10 @@ class WorkersDaemon:
         if self._stop.is_set():
             if now - self._stopped_at < _SAME_SIGNAL_SECONDS:
                 return
-            log.warning("second signal: ending at once", signal=number.name)
+            log.warning("second signal received; exiting at once", signal=number.name)
             self._supervisor.kill()
             os._exit(128 + number)
-        log.info("signal", signal=number.name)
+        log.info("signal received", signal=number.name)
         self._stopped_at = now
         self._stop.set()
 

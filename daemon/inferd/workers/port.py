@@ -9,8 +9,8 @@ from inferd.errors import ConfigurationError
 class HeldPort:
     """``bind``'s port, or a free one where that is 0, kept for the workers by a socket that does not listen.
 
-    They may come and go, and nobody else gets it meanwhile. Raises ConfigurationError where it is in use; with
-    ``shared`` it may be, by another daemon of this user that shares it too.
+    Workers may come and go, and no other process gets the port meanwhile. Raises ConfigurationError if it is in use;
+    with ``shared`` another daemon of this user may use it, if that shares it too.
     """
 
     def __init__(self, bind: str, *, shared: bool) -> None:

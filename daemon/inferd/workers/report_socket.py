@@ -43,7 +43,7 @@ class ReportServer:
             def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the library's signature
                 # The client may be gone.
                 if not isinstance(sys.exception(), OSError):
-                    log.warning("a question could not be answered", exc_info=True)
+                    log.warning("worker report failed", exc_info=True)
 
         self._server = UnixServer(str(path), Handler)
         # How often it looks whether it was closed, in seconds.
@@ -70,7 +70,7 @@ def query(path: Path, word: str, timeout: float) -> bytes:
         while part := connection.recv(1 << 18):
             parts.append(part)
     if not parts:
-        raise OSError("it hung up without an answer")
+        raise OSError("it closed the connection without a response")
     return b"".join(parts)
 
 

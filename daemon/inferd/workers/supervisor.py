@@ -221,7 +221,7 @@ class WorkerSupervisor:
                 self._check(time.monotonic())
             except Exception:
                 # Not to be fed for long is what makes this heard of.
-                log.exception("workers could not be looked after")
+                log.exception("worker supervision failed")
             changed = self._changed
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_INTERVAL):
@@ -271,7 +271,7 @@ class WorkerSupervisor:
             return
         if worker.aborted is None:
             worker.aborted = now
-            log.error("worker is silent; it is replaced", worker=worker.spec.identity.index)
+            log.error("silent worker aborted", worker=worker.spec.identity.index)
             worker.process.signal(signal.SIGABRT)
         elif now - worker.aborted > _ABORTING:
             worker.process.signal(signal.SIGKILL)
@@ -287,7 +287,7 @@ class WorkerSupervisor:
             if self._was_complete:
                 self._last_status = self._status_line()
                 self._notifier.ready(self._last_status)
-            log.info("all workers have reloaded")
+            log.info("all workers reloaded")
 
     async def _reload(self, worker: _Worker) -> None:
         if worker.process is None or worker.lifecycle.state not in ALIVE or not worker.status:

@@ -29,7 +29,7 @@ def look(folder: Path, main: str = "model.onnx") -> Content:
     return FileSet(folder / main, folder, Bounds(folder.parent)).look()
 
 
-def beside(file: Path) -> list[str]:
+def files_of(file: Path) -> list[str]:
     """The names of what belongs to ``file``, at the root."""
     return [f.name for f in FileSet(file, None, Bounds(file.parent)).look().files]
 
@@ -185,7 +185,7 @@ def test_a_file_at_the_root_owns_what_it_names_below_the_root(
     plant(tmp_path, "out")
     (root / "leads-out").symlink_to("../out")
     (root / "m.onnx").write_bytes(b"".join(map(entry, names)))
-    assert beside(root / "m.onnx") == ["m.onnx", *found]
+    assert files_of(root / "m.onnx") == ["m.onnx", *found]
 
 
 @settings(max_examples=examples(30))
@@ -196,11 +196,11 @@ def test_names_are_found_wherever_a_file_is_cut_for_reading(chunk: int, before: 
         name = "/".join(["x" * 50] * 6)[:length].strip("/")
         plant(Path(folder), name)
         Path(folder, "m.onnx").write_bytes(b"\x0a\x08locat" + b"-" * before + entry(name.encode()) + b"-" * 10)
-        assert beside(Path(folder, "m.onnx")) == ["m.onnx", name]
+        assert files_of(Path(folder, "m.onnx")) == ["m.onnx", name]
 
 
 def test_more_files_than_one_may_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "_MOST_FILES", 3)
     (tmp_path / "m.onnx").write_bytes(b"".join(entry(b"w%d" % n) for n in range(4)))
     with pytest.raises(RepositoryError, match=r"^m\.onnx: names more than 3 files$"):
-        beside(tmp_path / "m.onnx")
+        files_of(tmp_path / "m.onnx")

@@ -60,7 +60,7 @@ async def test_a_run_that_fails_is_answered_so_and_the_next_is_well(tmp_path: Pa
     house.dispatcher.submit(bad)
     house.dispatcher.submit(good)
     assert isinstance(refused.error, InferenceFailed)
-    # Its shapes are not fixed, so that the model is made anew first.
+    # Its shapes are not fixed, so the model is rebuilt first.
     await answer.ended()
     assert answer.outputs[0].ravel().tolist() == [1, 2, 3, 4]
     assert [seen.outcome for seen in house.seen] == ["internal", "ok"]
@@ -93,7 +93,7 @@ async def test_a_deadline_that_has_passed_is_refused_and_nothing_runs(tmp_path: 
 @on_loop
 async def test_what_had_to_wait_for_its_turn_on_the_device_runs_once_it_may(tmp_path: Path) -> None:
     device = SharedDevice()
-    # Somebody else has the whole device, and waits for more: whoever comes has to wait, too.
+    # A rival has the whole device and waits for more: every new request has to wait, too.
     rival = device.join(1.0, 1.0)
     house = RealBench(load(models.scaled(2), tmp_path, INLINE), share=device.join(1.0, 1.0))
     now = time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""After a run that leaves the model unfit nothing runs on it: it is made anew while others wait."""
+"""After a run that leaves the model unfit nothing runs on it: it is rebuilt while other requests wait."""
 
 import asyncio
 import threading
@@ -26,8 +26,8 @@ from tests.system.failing_models import KINDS, long_or_short
 
 
 class Fragile:
-    """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the model at present. It is made
-    anew while ``may_rebuild`` is set, and can't be where there is a ``problem``."""
+    """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the current model. It is rebuilt
+    while ``may_rebuild`` is set; with a ``problem`` the rebuild fails."""
 
     def __init__(self, size: int, *, rebuild_ns: int = 0, rules: SchedulerRules | None = None) -> None:
         self.models = 0
@@ -229,7 +229,7 @@ async def test_a_client_whose_requests_keep_failing_has_to_wait_and_others_have_
     (bad,) = bench.submit(client="a")
     bench.slots[0].fail("shapes do not fit")
     await bad.ended()
-    # So long does making it anew take.
+    # The rebuild takes this long.
     asyncio.get_running_loop().call_later(0.4, bench.may_rebuild.set)
     await until(lambda: bench.pool.rebuilds == 1)
     refused, good = (*bench.submit(client="a"), *bench.submit(client="b"))

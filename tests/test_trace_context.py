@@ -26,7 +26,7 @@ def read(traceparent: str, tracestate: str = "") -> TraceContext | None:
 
 
 def state(text: str) -> str:
-    """The tracestate ``text`` as it is kept beside a valid traceparent."""
+    """The tracestate ``text`` as it is kept with a valid traceparent."""
     context = read(SENT, text)
     assert context is not None, "a tracestate made its traceparent invalid"
     assert context == TraceContext(TRACE, OWN, PARENT, sampled=True, state=context.state)

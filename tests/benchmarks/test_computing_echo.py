@@ -122,7 +122,7 @@ def test_the_echoes_are_asked_in_their_ways_and_their_threads_told_apart(tmp_pat
     bare = {(model, ECHO, way): {1, 8, 32} for model in ("noop", "magika") for way in ("unary", "stream")}
     assert levels == bare | {("magika", COMPUTING_ECHO, way): {1, 8} for way in ("unary", "stream")}
     for r in results:
-        # With one request in flight a stream is idle, and nobody knows which thread is its.
+        # With one request in flight one of the streams is idle, and its thread cannot be told apart.
         if r.server == COMPUTING_ECHO and r.concurrency < THREADS:
             assert r.serving_cpu is None
         elif r.server == COMPUTING_ECHO and r.server_cpu:

@@ -19,7 +19,7 @@
 10  tests/engine/test_traps.py::test_a_compiled_model_can_not_be_tuned
     tests/engine/test_model.py::test_one_blob_serves_every_number_of_streams
 11  tests/engine/test_model.py::test_a_batch_of_any_size_up_to_the_bound_needs_no_second_compile
-12  no test: the memory of a compiled model and the cost of compiling beside traffic are for the benchmarks
+12  no test: the memory of a compiled model and the cost of compiling under traffic are for the benchmarks
 13  tests/engine/test_model.py::test_a_damaged_blob_is_never_loaded
     tests/engine/test_cache.py::test_a_flipped_bit_anywhere_is_detected
     tests/engine/test_cache.py::test_a_killed_writer_leaves_no_half_file_to_read

@@ -205,7 +205,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
     async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
         before = house.deployment
-        (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
+        (tmp_path / "m" / "1" / "model.xml").write_text("another, and no client has asked for it")
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: house.ready and house.deployment is not before)

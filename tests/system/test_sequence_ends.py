@@ -36,7 +36,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
 
 
 class Talk:
-    """Requests one after another over a connection of its own, each with what came of it."""
+    """Requests one after another over a connection of its own, each with its result."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.infer = method(channel, "ModelInfer")

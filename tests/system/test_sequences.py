@@ -133,7 +133,7 @@ def test_a_sequence_may_be_started_anew_before_it_has_ended(demo_server: Daemon,
     async def talk() -> list[float]:
         async with connect(demo_server.grpc) as channel:
             numbers = [0, 1, 2, 0, 1, 2]
-            messages = [frame(signals[0, number], "anew", number, last=9) for number in numbers]
+            messages = [frame(signals[0, number], "again", number, last=9) for number in numbers]
             return [probability(answer) for answer in await each_answer(channel, messages)]
 
     probabilities = asyncio.run(talk())

@@ -158,7 +158,7 @@ def test_a_model_without_a_profile_is_tuned_beside_serving(tmp_path: Path, figur
         # Put off for as long as other tests press on the CPU.
         ended = daemon.wait_for("tuned", timeout=300)
         assert ended["decision"] in ("promoted", "kept", "worse")
-        figure(f"tuning beside serving: {ended['decision']}: {ended['why']}")
+        figure(f"tuning while serving: {ended['decision']}: {ended['why']}")
         explained = inferd("explain", "m", *server)
         assert explained.returncode == 0, explained.stderr
         assert "the best first" not in explained.stdout

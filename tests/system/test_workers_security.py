@@ -181,7 +181,7 @@ def test_the_metrics_port_is_guarded_and_merges(daemon: Daemon, operator: Operat
     assert [operator.get(daemon, path)[0] for path in paths] == [401, 401, 401, 200, 200]
     assert [operator.get(daemon, path, operator.secrets["infer"])[0] for path in paths] == [403, 403, 403, 200, 200]
     assert [operator.get(daemon, path, operator.secrets["read"])[0] for path in paths] == [200] * 5
-    # These are the supervisor's, beside those of the workers.
+    # These are the supervisor's, in addition to the workers'.
     assert refused(operator, daemon) - before == {("metrics", "missing"): 3, ("metrics", "scope"): 3}
     series, parts = operator.series(daemon), [counted(says(pid)) for pid in pids(daemon).values()]
     assert series["inferd_requests_total", "CPU", "echo", "ok", "", "1"] == sum(part["echo", "ok"] for part in parts)

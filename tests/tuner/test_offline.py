@@ -1,4 +1,4 @@
-"""Tuning without a daemon: alone, and each beside the others."""
+"""Tuning without a daemon: each model alone, and each next to the others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

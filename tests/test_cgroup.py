@@ -50,7 +50,7 @@ def test_quotas_name_their_groups_outermost_first(tmp_path: Path) -> None:
     assert cpu_quotas(proc, cgroup) == (CpuQuota(cgroup / "a", 2), CpuQuota(cgroup / "a" / "b" / "c", 0.5))
 
 
-def test_version_two_is_looked_for_in_its_own_folder_beside_version_one(tmp_path: Path) -> None:
+def test_version_two_is_looked_for_in_its_own_folder_next_to_version_one(tmp_path: Path) -> None:
     files = {"unified/cgroup.controllers": "", "unified/a/cgroup.procs": "", "cpu/b/tasks": ""}
     proc, cgroup = machine(tmp_path, "1:cpu:/b\n0::/a\n", files)
     unified = cgroup / "unified"

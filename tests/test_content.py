@@ -97,7 +97,7 @@ def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
     assert look(version).read().digest == before.digest
 
 
-def test_what_came_and_went_beside_the_files_is_no_change_of_them(version: Path) -> None:
+def test_what_came_and_went_next_to_the_files_is_no_change_of_them(version: Path) -> None:
     before = look(version)
     SAME["made and taken away"](version)
     assert look(version) == before

@@ -69,7 +69,7 @@ async def test_a_run_that_fails_is_answered_so_and_the_next_is_well(tmp_path: Pa
 
 
 @on_loop
-async def test_an_answer_that_can_not_be_encoded_costs_nobody_else_anything(tmp_path: Path) -> None:
+async def test_an_answer_that_can_not_be_encoded_affects_no_other_request(tmp_path: Path) -> None:
     house = bench(tmp_path)
     broken, refused = ask([1, 2, 3, 4], breaks=True)
     house.dispatcher.submit(broken)

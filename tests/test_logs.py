@@ -202,7 +202,7 @@ def test_a_clients_id_is_cut() -> None:
     assert len(line["id"]) == 80
 
 
-def test_what_can_not_be_written_is_lost_and_ends_nobody() -> None:
+def test_what_can_not_be_written_is_lost_and_ends_no_process() -> None:
     class Full(io.StringIO):
         full = True
 

@@ -150,7 +150,7 @@ def test_no_more_are_left_behind_than_there_are_slots() -> None:
     deaf.end()
 
 
-def test_a_slot_that_can_not_be_made_anew_says_why() -> None:
+def test_a_slot_that_can_not_be_replaced_says_why() -> None:
     deaf = Deaf(1, broken=1)
     deaf.hang()
     assert deaf.replaced() == []

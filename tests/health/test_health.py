@@ -299,6 +299,6 @@ def test_whatever_is_seen_it_fails_only_by_probes_and_is_sent_no_more_of_them_th
 
 
 @pytest.mark.parametrize("outcome", ProbeOutcome)
-def test_a_probe_that_nobody_asked_for_says_nothing(outcome: ProbeOutcome) -> None:
+def test_a_probe_that_was_not_requested_says_nothing(outcome: ProbeOutcome) -> None:
     watched = Watched()
     assert watched.ended(outcome, seconds=1000.0) is HealthState.HEALTHY

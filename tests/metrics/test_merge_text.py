@@ -108,7 +108,7 @@ WORKERS = st.lists(
 
 
 @given(WORKERS)
-def test_every_series_is_the_sum_of_those_that_a_reader_sees(workers: list[Worker]) -> None:
+def test_every_series_is_the_sum_of_what_a_reader_sees(workers: list[Worker]) -> None:
     expected: Read = {}
     for worker in workers:
         for key, value in read(worker.text()).items():

@@ -95,7 +95,7 @@ def hanging(tmp_path: Path, cache_dir: Path) -> Iterator[Daemon]:
     assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices(
+def test_a_model_that_hangs_for_ever_is_not_ready_then_ready_again_and_no_other_model_notices(
     hanging: Daemon, figure: Callable[[str], None]
 ) -> None:
     async def story() -> tuple[list[int], list[tuple[StatusCode, str]], dict[str, float], int]:
@@ -154,7 +154,7 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
     figure("a run that never ends, hang_timeout 1 s: " + ", ".join(f"{what} {s:.1f} s" for what, s in took.items()))
 
 
-def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_beside_it(hanging: Daemon) -> None:
+def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_meanwhile(hanging: Daemon) -> None:
     async def story() -> list[StatusCode]:
         async with connect(hanging.grpc) as channel:
             infer = method(channel, "ModelInfer")
@@ -284,7 +284,7 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
     assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_delays_no_other(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     models.save(weighty(4), repository, "heavy")
     daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
@@ -374,7 +374,7 @@ def blobs(cache: Path) -> list[Path]:
     return [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 100]
 
 
-def test_a_blob_that_was_spoilt_is_thrown_away_and_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_blob_is_deleted_and_made_again(tmp_path: Path) -> None:
     repository, cache = tmp_path / "models", tmp_path / "cache"
     models.save(models.identity(DType.INT64, [-1]), repository, "echo")
     with Daemon(repository, "--cache-dir", str(cache)) as daemon:

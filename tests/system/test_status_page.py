@@ -306,7 +306,7 @@ def points(page: Page, number: int) -> None:
     expect(page.locator(".throughput .curve")).to_have_attribute("d", re.compile(rf"^M[^L]*(L[^L]+){{{number}}}$"))
 
 
-def test_a_curve_grows_with_the_readings_and_begins_anew_with_the_process(browser: Browser) -> None:
+def test_a_curve_grows_with_the_readings_and_starts_over_with_the_process(browser: Browser) -> None:
     made = MadeUp()
     for n in range(1, 6):
         made.read(answered("m", n * n))

@@ -150,7 +150,7 @@ def test_threads_follow_a_cpu_quota_below_the_affinity(tuned: Path) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_model_without_a_profile_is_tuned_beside_serving(tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_a_model_without_a_profile_is_tuned_while_serving(tmp_path: Path, figure: Callable[[str], None]) -> None:
     models_at = repository(tmp_path)
     with Daemon(models_at, *flags(tmp_path, "start"), "--tuner-control") as daemon:
         server = ["--server", daemon.grpc]

@@ -127,7 +127,7 @@ def test_no_worker_speaks_in_the_clear(daemon: Daemon) -> None:
     assert {asyncio.run(call()) for _ in range(8)} == {StatusCode.UNAVAILABLE}
 
 
-def test_the_socket_between_workers_lets_nobody_in_by_itself(daemon: Daemon, operator: Operator) -> None:
+def test_the_socket_between_workers_lets_no_client_in_by_itself(daemon: Daemon, operator: Operator) -> None:
     """In the clear, as only this user reaches it; and the gate stands in front of it as well."""
     load = pb.RepositoryModelLoadRequest(model_name="echo")
 

@@ -36,7 +36,7 @@ def test_a_load_that_comes_and_goes_is_not_for_good() -> None:
     assert not any(looks(*[LoadSample(100, 0.1), LoadSample(100, 0.9)] * 20))
 
 
-def test_a_model_that_nobody_asks_shows_nothing() -> None:
+def test_a_model_without_traffic_shows_nothing() -> None:
     assert not any(looks(*[LoadSample(0, 0.0)] * 20))
 
 

@@ -1,13 +1,14 @@
-"""Whether the daemon knows how long calls wait before it sees them, and what it costs to know.
+"""Measures how well the daemon knows how long calls waited before it saw them, and what that knowledge costs.
 
     python -m benchmarks.accept_wait --out build/bench
 
-One daemon serves a model of some milliseconds, with messages of 20 KB. Clients offer multiples of what it can do.
-Meanwhile another process makes small calls that say when they were sent, and a wrapper of the daemon notes when it
-sees them (arrival_times.py). That is compared with what the daemon believed of the same calls, and with its histogram.
-The cost is that of probes to a server that does nothing else: CPU time of its process with and without them, in turns.
+One daemon serves a model of some milliseconds, with messages of 20 KB. Clients offer multiples of its capacity.
+Meanwhile another process makes small calls that carry the time at which they were sent, and a wrapper of the daemon
+records when it sees them (arrival_times.py). The wait between the two is compared with the daemon's own estimate for
+the same calls and with its histogram. The cost is the CPU time of an idle server with probes and without, in turns.
 
-Writes accept_wait.json to ``--out``. It has no bars: what a flood does depends on the machine.
+Prints the comparison and writes accept_wait.json to ``--out``. It has no bars: the effect of a flood depends on the
+machine.
 """
 
 import argparse

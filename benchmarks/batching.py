@@ -1,16 +1,16 @@
-"""What dynamic batching gains, beside what OpenVINO's benchmark_app says it can gain.
+"""Measures the throughput that dynamic batching gains, next to the gain that OpenVINO's benchmark_app predicts.
 
     python -m benchmarks.batching --out build/bench
 
-One daemon serves the same weight-bound model twice: ``plain`` runs each request on its own,
-``batched`` puts together up to ``--max-size`` of them. Rounds of all measurements take turns, so that
-other work on the machine meets all alike; the best of each over the rounds are compared:
+One daemon serves the same weight-bound model twice: ``plain`` runs each request on its own, ``batched`` batches up to
+``--max-size`` of them. All measurements take turns in rounds, so that other work on the machine affects all alike. The
+best of each over the rounds are compared. Bars:
 
-- throughput at ``--concurrency``: batched / plain has to be within 10 % of what benchmark_app
-  predicts, rows a second at that batch size / rows a second at batch 1 (more is no miss);
-- p50 of one request at a time: batched / plain must not exceed 1.05.
+- throughput at ``--concurrency``: batched / plain is within 10 % of benchmark_app's prediction, rows a second at that
+  batch size / rows a second at batch 1 (more is no miss);
+- p50 of one request at a time: batched / plain is at most 1.05.
 
-Writes batching.json to ``--out`` and exits with 1 when one of the two is missed.
+Prints both ratios, writes batching.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse

@@ -1,13 +1,12 @@
-"""What was chosen for the hot path beside what else there is: event loops, ways to run a model, the switch interval,
-protobuf.
+"""Compares the hot path with its alternatives: event loops, ways to run a model, the switch interval, protobuf.
 
     python -m benchmarks.choices --rounds 5 --out build/bench
 
-Servers of one way each (benchmarks/choices_server.py) are started once. A round asks each of them in turn over one
-connection, with 1 and then 16 requests of 1 KiB in flight, and reads from the kernel what its process took of the CPU
-meanwhile; who comes first changes from round to round. Ratios are taken within a round. What messages cost is timed in
-this process, in the same rounds, by its own CPU. Prints medians with the least and the most, writes choices.json. Takes
-four to five minutes as it comes.
+One server of each kind (benchmarks/choices_server.py) is started once. A round sends requests of 1 KiB to each of them
+in turn over one connection, with 1 and then 16 in flight, and reads the CPU time of the server's process from the
+kernel. The order changes from round to round, and ratios are taken within a round. The cost of messages is this
+process's own CPU time in the same rounds. Prints medians with minimum and maximum, and writes choices.json. Takes four
+to five minutes with the default options.
 """
 
 import argparse
@@ -40,7 +39,7 @@ IN_FLIGHT = (1, 16)
 NO_OP, SHORT = 0, 80
 """Steps of the models' (choices_server.model)."""
 INTERVALS = (0.0005, 0.02)
-"""Seconds, beside CPython's own 0.005."""
+"""Seconds, in addition to CPython's default of 0.005."""
 SIZES = {"1 KB": 256, "600 KB": 3 * 224 * 224}
 """FP32 values of a message's tensor."""
 # Of malloc.h, and what it is set to here: glibc gives memory at the end of the heap back from 128 KiB on, and to ask

@@ -1,10 +1,11 @@
-"""One way to serve and one to run a model, and as little else as can be: no parsing, no checks, no queue of its own.
+"""A minimal server with one event loop and one way to run a model: no parsing, no checks, no queue of its own.
 
     python -m benchmarks.choices_server uvloop async --steps 0
 
-A request is the input's raw bytes, the answer the output's; `none` is the echo of bare_echo.py. Every model is compiled
-for as many streams of one thread each as the process may use CPUs, and has as many infer requests. Listens on a free
-port of the loopback interface, prints it and the microseconds of a run alone, and serves until it is ended.
+A request is the raw bytes of the input, a response those of the output; `none` is the echo of bare_echo.py. Every model
+is compiled for as many streams of one thread each as the process may use CPUs, with as many infer requests. Listens on
+a free port of the loopback interface, prints the port and the microseconds of a run alone, and serves until it is
+ended.
 """
 
 import argparse
@@ -38,7 +39,7 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 class Slot:
-    """An infer request, and the future of who waits for its run where nobody waits in it."""
+    """An infer request, and the future of its run unless a thread waits for that itself."""
 
     def __init__(self, compiled: "ov.CompiledModel") -> None:
         self.request = compiled.create_infer_request()

@@ -1,4 +1,4 @@
-"""A closed loop: a fixed number of clients that each send again once they are answered."""
+"""A closed loop: a fixed number of clients, each of which sends its next request once the last one is answered."""
 
 import asyncio
 import math

@@ -1,11 +1,11 @@
-"""The least that a gRPC server in Python costs that computes: a tensor's bytes in, a run of the model, its bytes out.
+"""The least that a gRPC server in Python costs that also runs a model: it takes and returns the bytes of a tensor.
 
     python -m benchmarks.computing_echo 2 squeezenet=model.xml resnet50=other.xml
 
-Listens on a free port of the loopback interface, prints it, and serves ModelInfer and ModelStreamInfer of `grpc.aio` on
-uvloop until it is ended. Models have one input and one output, both of static shape and the latter FP32, and run on as
-many streams of one thread each as the first argument says. Nothing is parsed, checked, limited or counted: a message's
-last bytes are taken for the tensor, and a run that fails is never answered.
+Serves ModelInfer and ModelStreamInfer with `grpc.aio` on uvloop, on a free port of the loopback interface. Prints the
+port and serves until it is ended. Models have one input and one output, both of static shape and the output FP32, and
+run on as many streams of one thread each as the first argument says. Nothing is parsed, checked, limited or counted:
+the last bytes of a message are the tensor, and a run that fails is never answered.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class Model:
         self._loop.call_soon_threadsafe(self._ended, run)
 
     def _ended(self, run: _Run) -> None:
-        if not run.answer.done():  # whoever asked may have gone
+        if not run.answer.done():  # the client may have gone
             run.answer.set_result(b"".join((run.head, run.output)))
         if self._waiting:
             self._start(run, *self._waiting.popleft())

@@ -1,23 +1,21 @@
-"""What the daemon answers in time when more is asked for than it can compute and clients have deadlines.
+"""Measures how much the daemon answers in time under overload, when clients have deadlines.
 
     python -m benchmarks.deadlines --out build/bench
     python -m benchmarks.deadlines --before ../older-checkout --out build/bench
 
-Every round runs every scenario once, and each on the checkout given by ``--before``, where there is one, right next to
-it. A closed loop finds the capacity at the start of each round. Figures are medians over the rounds, as parts of the
-capacity of their round:
+Every round runs every scenario once and, with ``--before``, once more on that checkout right after. A closed loop finds
+the capacity at the start of each round. Figures are medians over the rounds, as fractions of the round's capacity:
 
-- ``deadline``: a model of 15 to 20 ms on one core, deadlines of 200 ms: at least 0.95 in time at 1.5, 2 and 4 times
-  the capacity, 0.85 at 8 times; and below capacity all that is offered;
-- ``all cores``: the same on all cores of two, where each call that is refused, and the client, take CPU from the runs:
-  no bar;
-- ``mixed``: half of the clients with 50 ms, half with 500 ms, at 3 times: each at least 0.8 of its half;
-- ``objective``: the model on two cores with an objective of 250 ms, no deadlines, at 2 and 5 times: no less than
+- ``deadline``: a model of 15 to 20 ms on one core, deadlines of 200 ms. At least 0.95 in time at 1.5, 2 and 4 times
+  the capacity, 0.85 at 8 times, and below the capacity all that is offered;
+- ``all cores``: the same on all cores of two, where refused calls and the client take CPU from the runs. No bar;
+- ``mixed``: half of the clients with 50 ms, half with 500 ms, at 3 times. Each gets at least 0.8 of its half;
+- ``objective``: the model on two cores with an objective of 250 ms and no deadlines, at 2 and 5 times. No less than
   ``--before``;
-- ``work``: a model of some milliseconds, deadlines of 150 ms, at 2 and 4 times. No bar: its rates are such that what
-  waits inside of gRPC counts.
+- ``work``: a model of some milliseconds, deadlines of 150 ms, at 2 and 4 times. No bar: at these rates the wait inside
+  gRPC counts.
 
-Writes deadlines.json and deadlines.png to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes deadlines.json and deadlines.png to ``--out``, and exits with 1 when a bar is missed.
 """
 
 import argparse

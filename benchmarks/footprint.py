@@ -1,16 +1,16 @@
-"""What a daemon costs before it is asked anything: seconds to ready, memory, and what importing takes.
+"""Measures an idle daemon: seconds to ready, resident memory, and the cost of imports.
 
     python -m benchmarks.footprint --out build/bench
 
-For 1, 10 and 50 models of 1 MiB of weights each, all different, a daemon is started with an empty cache and then,
-`--starts` times, with what it put there. Time runs from before its process is made to the line that says it is ready.
-Imports are those of `python -X importtime`, in a process that imports what `inferd serve` does. Bars:
+For 1, 10 and 50 different models of 1 MiB of weights each, a daemon starts with an empty cache and then, `--starts`
+times, with the cache that it filled. Time runs from before its process is made to the line that says it is ready.
+Imports are measured with `python -X importtime`, in a process that imports what `inferd serve` does. Bars:
 
-- from its cache the daemon of most models is ready within a third of what it takes without;
+- with its cache, the daemon of most models is ready within a third of the time that it takes without;
 - a further model adds at most 4 MiB of resident memory;
 - `inferd --help` takes at most 0.5 s of CPU, and imports neither OpenVINO nor gRPC.
 
-Writes footprint.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes footprint.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse

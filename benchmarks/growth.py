@@ -1,17 +1,18 @@
-"""What growth costs: connections, models and requests in flight, from one to very many.
+"""Measures throughput, latency, CPU and memory as connections, models, workers and requests in flight grow.
 
     python -m benchmarks.growth --out build/bench
 
-A daemon serves models that compute nothing, so that what grows is serving. A closed loop in this process asks it, over
-1 to 1,000 connections that all take part, of 1 to 50 models in turn, with 1 to 10,000 requests in flight, and of 1 to 4
-worker processes, which only show what they cost where there are fewer CPUs. Each step tells answers a second, latency,
-CPU seconds of the daemon an answer, and its resident memory, all its processes together. Bars:
+A daemon serves models that compute nothing, so that only the cost of serving grows. A closed loop in this process
+spreads 1 to 10,000 requests in flight over 1 to 1,000 connections and 1 to 50 models, and 1 to 4 worker processes.
+Workers show only their cost where there are fewer CPUs. Each step reports responses a second, latency, CPU seconds of
+the daemon a response, and its resident memory, all its processes together. Bars:
 
-- from 32 requests in flight on, no step answers less than 0.7 times what the step before it does, and none costs more
-  than 1.5 times its CPU an answer: no cliff;
+- no cliff: from 32 requests in flight on, no step answers less than 0.7 times what the step before it does, and none
+  costs more than 1.5 times its CPU a response;
 - memory: at most 64 KiB a request in flight, 256 KiB a connection, 4 MiB a model, 256 MiB a worker.
 
-Writes growth.json and growth.png to ``--out``, the picture to ``--picture`` too, and exits with 1 when a bar is missed.
+Prints a table, writes growth.json and growth.png to ``--out`` (the picture also to ``--picture``), and exits with 1
+when a bar is missed.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What one hop between two processes costs: the price of a front process before engine workers.
+"""Measures one hop between two processes: the price of a front process before engine workers.
 
     python -m benchmarks.hop --seconds 2
 
-A front process hands each request's bytes to another and gets a short answer, both on asyncio and uvloop, as a front
-that speaks gRPC would. Over a Unix socket the bytes go through the kernel; in shared memory the front copies them into
-a slot and only the slot's number goes over the socket. Nothing is parsed, checked or computed: this is the least that a
-hop can cost, on top of what both processes do for the request otherwise. :func:`measured` is for workers.py.
+A front process hands the bytes of each request to another and gets a short response, both on asyncio and uvloop, as a
+gRPC front would. Over a Unix socket the bytes go through the kernel. With shared memory the front copies them into a
+slot, and only the slot's number goes over the socket. Nothing is parsed, checked or computed: a hop costs at least
+this much, on top of what both processes do for the request anyway. Prints a table; :func:`measured` is for workers.py.
 """
 
 import argparse

@@ -1,13 +1,16 @@
-"""Server CPU a request: inferd with a model that computes nothing, beside the least a gRPC server in Python costs.
+"""Measures the server CPU of a request: inferd with a model that computes nothing, next to a bare gRPC echo in Python.
 
     python -m benchmarks.hot_path --rounds 5 --out build/bench
 
-Each round sends the same requests to a bare `grpc.aio` echo of the same message sizes (benchmarks/bare_echo.py)
-and to inferd, one after the other, over one connection with so many in flight; what each server's process took of the
-CPU meanwhile is read from the kernel. inferd is there twice, with OpenVINO's own threads and with inferd's
-(`path = "sync"`), and both are asked unary and over a stream. Bars, on medians of the rounds' ratios: unary at most 1.5
-times the echo, streams at most 0.6 times unary; what the echo's own streams take is shown beside them.
-Writes hot_path.json and exits with 1 when a bar is missed.
+Each round sends the same requests to a bare `grpc.aio` echo of the same message sizes (benchmarks/bare_echo.py) and to
+inferd, one after the other over one connection, with a fixed number in flight, and reads the CPU time of each server's
+process from the kernel. inferd runs twice, with OpenVINO's own threads and with inferd's (`path = "sync"`), and both
+are measured unary and over a stream. Bars, on medians of the rounds' ratios:
+
+- unary costs at most 1.5 times the echo;
+- streams cost at most 0.6 times unary; the cost of the echo's own streams is shown next to them.
+
+Prints the ratios, writes hot_path.json and exits with 1 when a bar is missed.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""An open loop: requests leave when they are due, whether or not the earlier ones were answered.
+"""An open loop: requests leave when they are due, whether or not earlier ones were answered.
 
-Latency counts from when a request was *due*, not from when it left. A client that falls
-behind, because it or the server is slow, thus makes the figures worse and never better
-(the error of leaving that wait out is known as coordinated omission).
+Latency counts from when a request was *due*, not from when it left. A client that falls behind, because it or the
+server is slow, thus makes the figures worse and never better (leaving that wait out is known as coordinated omission).
 """
 
 import asyncio
@@ -159,7 +158,7 @@ async def poisson(
         answered = [bool(at) for at in ended]
         for call in calls:
             call.cancel()
-        # Asked for after the run, and not in a task beside each call: that would double the client's work.
+        # Read after the run, not in a task for each call: that would double the client's work.
         codes = [(await call.code()).name if known else UNANSWERED for call, known in zip(calls, answered, strict=True)]
     return [
         Outcome(at, left - start - at, (over if known else given_up) - start - at, code)

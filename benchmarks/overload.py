@@ -1,19 +1,18 @@
-"""What the daemon answers when clients ask for more than it can compute.
+"""Measures goodput and latency when clients ask for more than the daemon can compute.
 
     python -m benchmarks.overload --baseline --out build/bench
 
-One daemon serves a model twice, with a latency objective and without. A closed loop on the
-one without says what the machine can do; an open loop of random arrivals then offers 0.5, 1,
-2 and 5 times as much to the one with the objective, in two passes and mixed order, so that
-other work on the machine meets all rates alike. Bars:
+One daemon serves a model twice, with a latency objective and without. A closed loop on the one without finds the
+capacity. An open loop of random arrivals then offers 0.5, 1, 2 and 5 times as much to the one with the objective, in
+two passes and mixed order, so that other work on the machine affects all rates alike. Bars:
 
-- goodput, answers within the objective a second, at 2 and 5 times the capacity is at least
-  90 % of the best over the four rates;
+- goodput, responses within the objective a second, at 2 and 5 times the capacity is at least 90 % of the best over the
+  four rates;
 - p99 of the requests answered OK is below the objective at each rate;
 - the daemon's memory in the second pass is at most 5 % above the first.
 
-Writes overload.json and overload.png to ``--out`` and exits with 1 when one is missed.
-``--baseline`` does the same to the model without an objective, to be compared: no bars there.
+Prints a table, writes overload.json and overload.png to ``--out``, and exits with 1 when a bar is missed. With
+``--baseline`` the model without an objective gets the same load for comparison, without bars.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""What recording costs a request.
+"""Measures the CPU of recording a request.
 
     python -m benchmarks.recording --out build/bench
 
-Observations as a busy daemon makes them (unary, on a device, all eight stages passed, several models) are given
-to what records them, one after the other on one thread, in rounds that take turns with calls of a function that
-does nothing; what that takes is taken off. Time is the thread's own CPU time. Bar, on the median of the rounds:
+Observations as a busy daemon makes them (unary, on a device, all eight stages passed, several models) go to what
+records them, one after the other on one thread. Rounds alternate with calls of a function that does nothing, whose
+time is subtracted. Time is the thread's own CPU time. Bar, on the median of the rounds:
 
-- making the observation, counting it, and passing it to the request log and the tracer, which are off, takes at
-  most 3 us, also where the client's request is part of a trace and leaves an exemplar.
+- making the observation, counting it, and passing it to the request log and the tracer, which are off, takes at most
+  3 us, also where the client's request is part of a trace and leaves an exemplar.
 
-Writes recording.json to ``--out`` and exits with 1 when it is missed.
+Prints the figures, writes recording.json to ``--out`` and exits with 1 when the bar is missed.
 """
 
 import argparse

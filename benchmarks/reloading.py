@@ -1,17 +1,16 @@
-"""What reloading costs: swaps under load, then loads and unloads, and the memory that stays.
+"""Measures reloads: swaps of a model under load, then loads and unloads, and the memory that stays.
 
     python -m benchmarks.reloading --out build/bench
 
-First the file of a model is replaced ``--swaps`` times, each time with other weights, and the
-daemon is told by SIGHUP, while random arrivals go on. One time in ten what is put there first is
-truncated, corrupt or of another kind, and the old model goes on. Then another model is loaded and
-unloaded ``--cycles`` times by clients, broken ones among them. Bars:
+First the file of a model is replaced ``--swaps`` times, each time with other weights, and SIGHUP tells the daemon,
+while random arrivals go on. One time in ten the first new file is truncated, corrupt or of another kind, and the old
+model keeps serving. Then clients load and unload another model ``--cycles`` times, sometimes a broken one. Bars:
 
 - no request fails, and after each swap the new weights answer;
 - resident memory after the last swap is within 5 % of what it was after the fifth;
-- over the cycles after the first twentieth of them it rises by at most 5 % in all, by the slope of a line through it.
+- after the first twentieth of the cycles it rises by at most 5 % in all, by the slope of a line through it.
 
-Writes reloading.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes reloading.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -85,7 +84,7 @@ def request(name: str) -> bytes:
 
 
 class Operator:
-    """Whoever changes models: waits for what the daemon says of it."""
+    """Changes models, and waits until the daemon has logged the result."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon

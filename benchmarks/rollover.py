@@ -1,16 +1,16 @@
-"""What clients notice when one daemon takes over from another on the same port.
+"""Measures what clients notice when one daemon takes over from another on the same port.
 
     python -m benchmarks.rollover --out build/bench
 
-Daemons with reuse_port take turns: the next one starts beside the one that serves, and once it is ready the old one
-gets SIGTERM and drains. Two kinds of clients ask all the time and at a steady pace: those that retry as gRPC's service
-config has it (docs/systemd.md), and those that never do. Every second one keeps a connection of its own, and the others
-connect anew for each request. Bar:
+Daemons with reuse_port take turns: the next one starts next to the one that serves, and once it is ready the old one
+gets SIGTERM and drains. Two kinds of clients send at a steady pace throughout: some retry as gRPC's service config says
+(docs/systemd.md), the others never do. Every second one keeps its own connection; the others open a new connection for
+each request. Bar:
 
 - no request of the clients that retry fails.
 
-How many fail without retries is stated, and how long requests took around the moment of changing over, for reading.
-Writes rollover.json to ``--out`` and exits with 1 when the bar is missed.
+Prints, without a bar, how many requests fail without retries and how long requests took around the takeover. Writes
+rollover.json to ``--out`` and exits with 1 when the bar is missed.
 """
 
 import argparse

@@ -1,18 +1,18 @@
-"""What being scraped costs a daemon that serves many models.
+"""Measures a scrape of a daemon that serves many models, and its effect on traffic.
 
     python -m benchmarks.scraping --out build/bench
 
-One daemon serves ``--models`` models that have all answered, refused and expired some requests, in traces, so that
-everything there is to say is said. Scrapes ask as Prometheus does, from a process of their own. Bars:
+One daemon serves ``--models`` models. Each has answered, refused and expired some traced requests, so that every series
+has values. Scrapes come from a process of their own and ask as Prometheus does. Bars:
 
-- a scrape takes at most 50 ms, on the median, while nothing else goes on;
+- a scrape takes at most 50 ms, on the median, while nothing else runs;
 - at ``--load`` of what one of the models can do, p99 of random arrivals while scraped every second is at most 1.1 times
-  p99 without: the median over rounds of both, with requests that are due at the same times, whose order alternates;
-- in a closed loop that keeps the model busy throughout, scrapes every second cost less than 1 % of the answers: the
-  median over pairs of windows next to each other, of which one is scraped. Its confidence interval is by bootstrap;
-  where the whole of it is not on one side of the bar, the figure decides and a warning says so.
+  p99 without: the median over rounds of both, with requests that are due at the same times, in alternating order;
+- in a closed loop that keeps the model busy throughout, scrapes every second cost less than 1 % of the responses: the
+  median over pairs of adjacent windows, one of them scraped. Its confidence interval is by bootstrap; where the
+  interval crosses the bar, the median decides and a warning says so.
 
-Writes scraping.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes scraping.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -60,7 +60,7 @@ SETTLE = 0.5
 BUSY = "busy"
 """The model that gets the load."""
 OBJECTIVE = 3.0
-"""Seconds; of the other models, which nobody keeps waiting."""
+"""Seconds; for the other models, which have no queue."""
 
 # Those of Prometheus 2.42.
 HEADERS = {
@@ -299,16 +299,16 @@ def _tail(target: str, message: bytes, rate: float, scraper: Scraper, options: a
             scraper.scrape(scraped)
             runs[scraped] = uvloop.run(poisson(target, message, rate, SETTLE + options.seconds, seed=number))
         scraper.scrape(False)
-        alone, beside = Latency.of(runs[False]), Latency.of(runs[True])
+        alone, scraped = Latency.of(runs[False]), Latency.of(runs[True])
         all_alone += runs[False]
         all_scraped += runs[True]
-        ratios.append(beside.p99 / alone.p99)
+        ratios.append(scraped.p99 / alone.p99)
         print(
-            f"round {number + 1} of {options.rounds}: p99 {_ms(alone.p99)} ms alone, {_ms(beside.p99)} ms scraped",
+            f"round {number + 1} of {options.rounds}: p99 {_ms(alone.p99)} ms alone, {_ms(scraped.p99)} ms scraped",
             flush=True,
         )
-    alone, beside = Latency.of(all_alone), Latency.of(all_scraped)
-    return Tail(rate, alone, beside, statistics.median(ratios), ratios)
+    alone, scraped = Latency.of(all_alone), Latency.of(all_scraped)
+    return Tail(rate, alone, scraped, statistics.median(ratios), ratios)
 
 
 async def _loss(target: str, message: bytes, scraper: Scraper, options: argparse.Namespace) -> Loss:
@@ -353,7 +353,7 @@ async def _loss(target: str, message: bytes, scraper: Scraper, options: argparse
     return Loss(pairs, float(np.median(losses)), float(low), float(high))
 
 
-# -- what came of it --------------------------------------------------------------
+# -- the result -------------------------------------------------------------------
 
 
 def _misses(scrapes: Scrapes, tail: Tail | None, loss: Loss | None) -> list[str]:

@@ -1,14 +1,13 @@
-"""Many silero-vad sequences at once, each with its state kept by the server; then half of their clients are killed.
+"""Runs many silero-vad sequences at once, whose state the server keeps, then kills half of their clients.
 
     python -m benchmarks.sequences --out build/bench
 
-Client processes send ``--sequences`` streams of ``--seconds`` of audio, a synthesised voice of its
-own each. Every probability has to be within 1e-4 of what onnxruntime computes for that sequence
-alone. Then all sequences start again, every other client process is killed, and the gauge
-inferd_sequences has to fall to the survivors' number within the idle time-out, and to 0 when
-those have ended. The survivors' answers are compared too.
+Client processes send ``--sequences`` streams of ``--seconds`` of audio, each with its own synthesised voice. Every
+probability must be within 1e-4 of what onnxruntime computes for that sequence alone. Then all sequences start again and
+every other client process is killed: the gauge inferd_sequences must fall to the number of survivors within the idle
+time-out, and to 0 when those have ended. The survivors' responses are compared too.
 
-Writes sequences.json to ``--out`` and exits with 1 when something is missed.
+Prints the figures, writes sequences.json to ``--out`` and exits with 1 when a check fails.
 """
 
 import argparse
@@ -338,7 +337,7 @@ def _frames(seconds: float) -> int:
 
 
 def _voice(number: int, samples: int) -> Signal:
-    """Vowels at the pace of speech, chosen and pitched anew for each ``number``, between stretches of faint noise."""
+    """Vowels at the pace of speech, chosen and pitched by ``number``, between stretches of faint noise."""
     chance = np.random.default_rng(number)
     clock = np.arange(samples) / RATE
 

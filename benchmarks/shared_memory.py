@@ -1,11 +1,11 @@
-"""Server CPU an inference: inputs of 600 KB over TCP, and in shared memory that is copied from or used in place.
+"""Measures the server CPU of an inference with inputs of 600 KB: over TCP, and copied from or used in shared memory.
 
     python -m benchmarks.shared_memory --rounds 5 --out build/bench
 
-Two models take [1,3,224,224] FP32: `reduces` gives back one number, `negates` as much as it got. Each round sends the
-same requests in every way one after the other, so many in flight, and reads from the kernel what the server's process
-took of the CPU meanwhile; the order turns from round to round. Prints the medians over the rounds of microseconds an
-inference, and of each way's ratio to TCP with the smallest and the largest, and writes shared_memory.json.
+Two models take [1,3,224,224] FP32: `reduces` returns one number, `negates` as much as it got. Each round sends the same
+requests in every way one after the other, with a fixed number in flight, and reads the CPU time of the server's process
+from the kernel; the order rotates from round to round. Prints microseconds an inference and each way's ratio to TCP, as
+medians over the rounds with minimum and maximum, and writes shared_memory.json.
 """
 
 import argparse

@@ -1,22 +1,20 @@
-"""What a client that does not read its answers costs the daemon and its other clients.
+"""Measures what a client that does not read its responses costs the daemon and its other clients.
 
     python -m benchmarks.slow_reader --out build/bench
 
-A process of its own asks for 256 MiB of answers on one stream and reads nothing until it is told to.
-A steady stream of small requests on another connection is timed alone and beside it, in rounds whose
-order alternates, with requests that are due at the same times. Beside means: the slow stream's window
-is closed, and all that the daemon will compute for it is computed and waits. Half of the rounds ask
-with small requests for large answers, the others with requests as large as their answers. Bars:
+A process of its own asks for 256 MiB of responses on one stream and reads nothing until it is told to. A steady stream
+of small requests on another connection is timed alone and next to the stalled stream, in rounds of alternating order,
+with requests that are due at the same times. The slow stream is stalled once its window is closed and everything that
+the daemon will compute for it is computed and waits. Half of the rounds send small requests for large responses, the
+others requests as large as their responses. Bars:
 
 - the steady stream's p99, over all rounds, is at most 1.2 times what it is alone;
-- the daemon's resident memory never exceeds the lowest level it had without a slow reader by more
-  than :func:`bound`;
+- the daemon's resident memory never exceeds the lowest level it had without a slow reader by more than :func:`bound`;
 - in the end the slow reader gets all it asked for, whole and in order.
 
-How the steady stream fares while the slow reader catches up, when both have work for the daemon, is
-shown and not judged.
+The latency while the slow reader catches up, when both have work for the daemon, is shown and has no bar.
 
-Writes slow_reader.json to ``--out`` and exits with 1 when a bar is missed.
+Prints both tables, writes slow_reader.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -138,7 +136,7 @@ class Round:
 
     asked: str
     alone: list[Outcome]
-    beside: list[Outcome]
+    stalled: list[Outcome]
     catching_up: list[Outcome]
     held: int
     peak: int
@@ -150,20 +148,20 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The steady stream in its three states over all rounds; ratios are of p99 beside the slow reader to p99 alone."""
+    """The steady stream in its three states over all rounds; ratios are p99 next to the slow reader over p99 alone."""
 
     alone: Latency
-    beside: Latency
+    stalled: Latency
     catching_up: Latency
     ratio: float
     median_ratio: float
 
     @classmethod
     def of(cls, rounds: Sequence[Round]) -> "Report":
-        alone, beside = Latency.of(_all(r.alone for r in rounds)), Latency.of(_all(r.beside for r in rounds))
-        ratios = [Latency.of(r.beside).p99 / Latency.of(r.alone).p99 for r in rounds]
+        alone, stalled = Latency.of(_all(r.alone for r in rounds)), Latency.of(_all(r.stalled for r in rounds))
+        ratios = [Latency.of(r.stalled).p99 / Latency.of(r.alone).p99 for r in rounds]
         catching_up = Latency.of(_all(r.catching_up for r in rounds))
-        return cls(alone, beside, catching_up, beside.p99 / alone.p99, statistics.median(ratios))
+        return cls(alone, stalled, catching_up, stalled.p99 / alone.p99, statistics.median(ratios))
 
 
 def _all(runs: Iterable[list[Outcome]]) -> list[Outcome]:
@@ -183,7 +181,9 @@ def main() -> int:
     misses = _misses(rounds, report)
     _print(rounds, report)
     options.out.mkdir(parents=True, exist_ok=True)
-    written = {"options": {key: str(value) for key, value in vars(options).items()}, **asdict(report)}
+    figures = asdict(report)
+    written = {"options": {key: str(value) for key, value in vars(options).items()}, "beside": figures.pop("stalled")}
+    written |= figures
     written |= {"rounds": [_flat(one) for one in rounds], "missed": misses}
     (options.out / "slow_reader.json").write_text(json.dumps(_finite(written), indent=2) + "\n")
     for miss in misses:
@@ -218,14 +218,14 @@ def _repository(root: Path) -> Path:
     return root
 
 
-# -- what came of it --------------------------------------------------------------
+# -- the result -------------------------------------------------------------------
 
 
 def _misses(rounds: Sequence[Round], report: Report) -> list[str]:
     found = []
     if not report.ratio <= RATIO_BAR:
-        found.append(f"p99 beside the slow reader is {report.ratio:.2f} times p99 alone, above {RATIO_BAR:g}")
-    if lost := report.alone.lost + report.beside.lost + report.catching_up.lost:
+        found.append(f"p99 next to the slow reader is {report.ratio:.2f} times p99 alone, above {RATIO_BAR:g}")
+    if lost := report.alone.lost + report.stalled.lost + report.catching_up.lost:
         found.append(f"{lost} steady requests were not answered as they should be")
     for number, one in enumerate(rounds, 1):
         if one.peak > one.bound:
@@ -241,15 +241,15 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
     print("\nsteady stream, times in ms          requests  lost     p50     p99  client lag p99")
     for title, seen in (
         ("alone", report.alone),
-        ("beside the stalled slow reader", report.beside),
+        ("next to the stalled slow reader", report.stalled),
         ("while that catches up (not judged)", report.catching_up),
     ):
         print(f"{title:34}  {seen.count:8}  {seen.lost:4}  {_ms(seen.p50)}  {_ms(seen.p99)}  {_ms(seen.lag_p99):>14}")
-    print("\nround  asked for           p99 alone  beside  ratio  growth when stalled  peak  bound  other CPU")
+    print("\nround  asked for           p99 alone  stalled  ratio  growth when stalled  peak  bound  other CPU")
     for number, one in enumerate(rounds, 1):
-        alone, beside = Latency.of(one.alone), Latency.of(one.beside)
+        alone, stalled = Latency.of(one.alone), Latency.of(one.stalled)
         print(
-            f"{number:5}  {one.asked:18}  {_ms(alone.p99):>9}  {_ms(beside.p99)}  {beside.p99 / alone.p99:5.2f}"
+            f"{number:5}  {one.asked:18}  {_ms(alone.p99):>9}  {_ms(stalled.p99):>7}  {stalled.p99 / alone.p99:5.2f}"
             f"  {_mib(one.held):>19}  {_mib(one.peak):>4}  {_mib(one.bound):>5}  {one.foreign:9.2f}"
         )
     print("p99 in ms; growth of the daemon's memory, its peak and its bound in MiB")
@@ -264,7 +264,7 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
 def _flat(one: Round) -> dict[str, Any]:
     """One round for the report, with figures for its outcomes."""
     kept = ("asked", "held", "peak", "bound", "moved", "damaged", "foreign")
-    figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.beside))}
+    figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.stalled))}
     return figures | {name: getattr(one, name) for name in kept}
 
 
@@ -320,16 +320,16 @@ class Bench:
         self._forget_peak()
         before = self._answered(ask)
         self._reader.ask(asked)
-        stalled = self._until_stalled(ask, before)
+        computed = self._until_stalled(ask, before)
         held = self._resident("VmRSS") - self._level
-        beside = self._steady(seed)
-        moved = self._answered(ask) - stalled
+        stalled = self._steady(seed)
+        moved = self._answered(ask) - computed
         catching_up, tally = self._catch_up(seed)
         peak = self._resident("VmHWM") - self._level
         alone = alone or self._steady(seed)
         limit = bound(self._options.window * _MIB, self._options.asked * _MIB // ANSWER, ask(0).ByteSize(), ANSWER)
         foreign = max(self.foreign_cpu)
-        return Round(asked, alone, beside, catching_up, held, peak, limit, moved, tally.damaged, foreign)
+        return Round(asked, alone, stalled, catching_up, held, peak, limit, moved, tally.damaged, foreign)
 
     def _steady(self, seed: int) -> list[Outcome]:
         busy, began = foreign_cpu(self._daemon.process.pid), time.monotonic()

@@ -1,19 +1,18 @@
-"""Whether the tuner finds what an exhaustive sweep finds, in a fifth of its time, and beats OpenVINO's hints.
+"""Compares the tuner's choice with an exhaustive sweep, which takes five times as long, and with OpenVINO's hints.
 
     python -m benchmarks.tuning --out build/bench
 
-For each model every candidate of the search space is measured, ``--windows`` windows each: the
-sweep. What it knows about latencies is then read under three objectives: tight and medium
-multiples of the latency of a request alone, and none, where every answer counts. The tuner gets a
-fifth of the sweep's time for each. Its choice, the sweep's best and what OpenVINO's two hints
-would choose are then measured in turn, so that other work meets all alike. Bars:
+For each model the sweep measures every candidate of the search space, ``--windows`` windows each. Its latencies are
+then read under three objectives: tight and medium multiples of the latency of a request alone, and none, where every
+response counts. The tuner gets a fifth of the sweep's time for each. Its choice, the sweep's best and the choices of
+OpenVINO's two hints are then measured in turn, so that other work affects all alike. Bars:
 
-- the choice has at least 97 % of the best point's goodput (answers in time a second);
+- the choice has at least 97 % of the best point's goodput (responses in time a second);
 - the search took at most 20 % of the sweep's time;
 - the choice has at least 98 % of the goodput of the better hint.
 
-Writes tuning.json and tuning.png to ``--out`` and exits with 1 when a bar is missed. Where nothing
-in the sweep keeps the objective, the row says so, and no bar is held against it.
+Prints a table, writes tuning.json and tuning.png to ``--out``, and exits with 1 when a bar is missed. Where no
+candidate of the sweep keeps the objective, the row says so and has no bar.
 """
 
 import argparse

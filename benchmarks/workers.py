@@ -1,20 +1,19 @@
-"""One process, two workers, and what a front process would cost instead.
+"""Compares one process with two workers, and with the estimated cost of a front process before engine workers.
 
     python -m benchmarks.workers --rounds 3 --seconds 3 --out build/bench
 
-Each round asks a daemon of one process and one of two workers in turn, 32 requests in flight spread over 1, 2, 4 and 32
-connections: with a model that computes nothing, where the interpreter is what requests wait for, and with one of some
-milliseconds on one thread, where the CPUs are. Stated are answers a second, microseconds of the server's CPU a request
+Each round sends requests to a daemon of one process and one of two workers in turn, 32 in flight over 1, 2, 4 and 32
+connections. One model computes nothing, so that requests wait for the interpreter; the other takes some milliseconds on
+one thread, so that they wait for a CPU. The figures are responses a second, microseconds of the server's CPU a request
 (all its processes), and the *share* of the busiest worker: SO_REUSEPORT gives connections to workers, not requests, and
-a client with one connection is served by one of them.
+one worker serves all requests of a client with one connection.
 
-Beside it stands what a front process before engine workers would cost (hop.py, bare_echo.py), and a model of all three
-made of these figures: at how many cores, and up to which service time, more than one process pays. The client runs on
-the same CPUs, so that throughput of a model that computes nothing is that of the client before it is the server's; CPU
-a request is what the model is made of.
+A front process before engine workers is estimated from hop.py and bare_echo.py. A cost model of all three says at how
+many cores, and up to which service time, more than one process pays. The client runs on the same CPUs: with the model
+that computes nothing it limits throughput before the server does, so the cost model is made of CPU a request.
 
 Bars, on medians: with 32 connections two workers answer at least 0.8 times as much as one process, and take at most
-1.25 times its CPU a request. Writes workers.json and exits with 1 when a bar is missed.
+1.25 times its CPU a request. Prints the tables, writes workers.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Lean clients: a request is serialised once, an answer is not parsed, and each kind of transport gives *lanes*.
+"""Lean clients: a request is serialised once, a response is not parsed, and each kind of transport gives *lanes*.
 
-A lane is a coroutine function that sends one request and returns the answer's bytes. A closed loop asks each of its
-lanes again as soon as it has answered, so that there are always as many requests in flight as there are lanes.
+A lane is a coroutine function that sends one request and returns the bytes of the response. A closed loop calls each
+lane again as soon as it has returned, so that as many requests are in flight as there are lanes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, with what its requirements.txt pins."""
+"""A virtual environment for each peer, with the packages that its requirements.txt pins."""
 
 import hashlib
 import subprocess

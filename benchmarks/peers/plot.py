@@ -1,4 +1,4 @@
-"""Draws the results: for each model, answers a second of every server, and where they kept the objective."""
+"""Draws the results: responses a second of every server for each model, and where they kept the objective."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A server as the kernel sees it: all processes that it started, their CPU time and memory, halted and let go on."""
+"""A server as the kernel sees it: all its processes, their CPU time and memory, paused and resumed."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "BENCH_SERVER"
-"""The variable that tells a server's processes from all others, whoever became their parent."""
+"""The environment variable that marks a server's processes, whichever process became their parent."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -120,8 +120,8 @@ def _cpu_of_thread(folder: Path) -> float:
 def serving_cpu_seconds(before: Threads, after: Threads, computing: int) -> float:
     """CPU time that all threads but the ``computing`` ones took between two looks of :func:`thread_cpu_seconds`.
 
-    For those that compute are taken the busiest but each process's main thread, on which its event loop runs.
-    Threads that came in between count from their start; of those that ended in between nothing is known.
+    The threads that compute are taken to be the busiest, without each process's main thread, which runs its event loop.
+    Threads that started in between count from their start; threads that ended in between are not counted.
     """
     took = {thread: after[thread] - before.get(thread, 0.0) for thread in after}
     others = sorted((seconds for (pid, thread), seconds in took.items() if thread != pid), reverse=True)

@@ -1,4 +1,4 @@
-"""What was measured, and what is concluded from it: ratios within rounds, their medians and spreads. Pure."""
+"""The measurements, and the conclusions from them: ratios within rounds, their medians and spreads. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

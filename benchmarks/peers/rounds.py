@@ -1,4 +1,4 @@
-"""The rounds: every server visited with every model, a few seconds each, the others halted meanwhile."""
+"""The rounds: every server with every model for a few seconds each, while the other servers are paused."""
 
 import asyncio
 import time

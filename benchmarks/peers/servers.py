@@ -1,4 +1,4 @@
-"""The servers: how each is started with all workloads, and in which ways it is asked."""
+"""The servers: how each is started with all workloads, and by which kinds of calls it is measured."""
 
 import os
 import socket
@@ -78,7 +78,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers: HOST:PORT by workload, of those that it serves, and its processes."""
+    """A server that is ready: HOST:PORT by each workload that it serves, and its processes."""
 
     kind: Kind
     targets: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The models that every server serves, as files that OpenVINO reads, and what they are asked."""
+"""The models that every server serves, as files that OpenVINO reads, and their inputs."""
 
 import shutil
 from collections.abc import Callable

@@ -19,7 +19,7 @@ STAMPED = "sent at "
 
 
 def run() -> int:
-    """What the daemon ends with."""
+    """The exit status of the daemon."""
     file, arguments = Path(sys.argv[1]), sys.argv[5:]
     noted: list[tuple[int, int, int]] = []
     begin = inference.Inference.begin

@@ -36,7 +36,7 @@ async def listen(
     unary: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
     stream: Callable[[object, grpc.aio.ServicerContext], Awaitable[None]],
 ) -> None:
-    """Serve the two RPCs on a free port of the loopback interface, which is printed, until the process is ended."""
+    """Print a free port of the loopback interface and serve the two RPCs on it until the process is ended."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
     handlers = {
         _UNARY: grpc.unary_unary_rpc_method_handler(unary),

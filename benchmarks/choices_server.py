@@ -113,7 +113,7 @@ class HandedOver:
 
 
 def model(steps: int) -> "ov.Model":
-    """FP32 [ELEMENTS] -> the same shape: ``steps`` products with a matrix one after the other, or what came in."""
+    """FP32 [ELEMENTS] -> the same shape: ``steps`` matrix products one after the other, or the input itself."""
     if not steps:
         return models.identity(DType.FP32, [ELEMENTS])
     op = ov.opset13
@@ -125,7 +125,7 @@ def model(steps: int) -> "ov.Model":
 
 
 def answering(engine: str, compiled: "ov.CompiledModel", count: int) -> Answer:
-    """How a server on an event loop has ``compiled`` run."""
+    """The way in which a server on an event loop runs ``compiled``."""
     if engine == "async":
         return HandedOver(compiled, count).answer
     if engine == "threads":
@@ -144,7 +144,7 @@ def answering(engine: str, compiled: "ov.CompiledModel", count: int) -> Answer:
 
 
 def microseconds(compiled: "ov.CompiledModel") -> float:
-    """A run alone, on the calling thread: the median."""
+    """The median of a run alone on the calling thread."""
     slot, raw, took = Slot(compiled), bytes(NBYTES), []
     for _ in range(500):
         at = time.perf_counter()
@@ -159,7 +159,7 @@ def handlers(behaviour: object) -> grpc.GenericRpcHandler:
 
 
 async def serve(engine: str, compiled: "ov.CompiledModel", count: int) -> None:
-    """Until it is ended, with `grpc.aio` on the running loop."""
+    """Serve with `grpc.aio` on the running loop until the process is ended."""
     answer = answering(engine, compiled, count)
 
     async def unary(raw: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -174,7 +174,7 @@ async def serve(engine: str, compiled: "ov.CompiledModel", count: int) -> None:
 
 
 def serve_sync(compiled: "ov.CompiledModel | None", count: int, threads: int) -> None:
-    """Likewise with a synchronous server of so many threads, each of which runs the model itself."""
+    """The same with a synchronous server of ``threads`` threads, each of which runs the model itself."""
     run, took = (SlotPool(compiled, count).run, microseconds(compiled)) if compiled is not None else (bytes, 0.0)
     server = grpc.server(ThreadPoolExecutor(threads))
     server.add_generic_rpc_handlers((handlers(lambda raw, _: run(raw)),))

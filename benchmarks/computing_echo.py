@@ -25,7 +25,7 @@ from inferd.tensors import DType
 
 
 class _Run:
-    """An infer request and its tensors as bytes; an answer's head and who waits for it while it computes."""
+    """An infer request, its tensors as bytes, and during a run the head and the future of the response."""
 
     __slots__ = ("answer", "head", "input", "output", "request")
 
@@ -40,7 +40,7 @@ class _Run:
 class Model:
     """The model in ``file``, compiled for ``threads`` streams of one thread, with two infer requests for each.
 
-    ``unary_head`` and ``stream_head`` are what its answers begin with.
+    ``unary_head`` and ``stream_head`` are the first bytes of its responses.
     """
 
     def __init__(self, name: str, file: str, threads: int) -> None:
@@ -53,7 +53,7 @@ class Model:
             run.request.set_callback(self._computed, run)
 
     def ask(self, message: bytes, head: bytes) -> asyncio.Future[bytes]:
-        """``head``, and what the model makes of the tensor at the end of ``message``."""
+        """``head``, then the output of the model for the tensor at the end of ``message``."""
         answer: asyncio.Future[bytes] = self._loop.create_future()
         if self._idle:
             self._start(self._idle.pop(), message, head, answer)
@@ -98,7 +98,7 @@ async def serve(files: dict[str, str], threads: int) -> None:
     models = {name.encode(): Model(name, file, threads) for name, file in files.items()}
 
     def asked(message: bytes) -> Model:
-        # Its name comes first: a tag, the length in one byte, the name.
+        # The model name comes first: a tag, the length in one byte, the name.
         return models[message[2 : 2 + message[1]]]
 
     async def unary(message: bytes, _: grpc.aio.ServicerContext) -> bytes:

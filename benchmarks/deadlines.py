@@ -51,7 +51,7 @@ _OBJECTIVE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """A part of the load that has this deadline in ms, None for none."""
+    """A part of the load with this deadline in ms; None is without."""
 
     part: float
     deadline: int | None
@@ -59,8 +59,8 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A ``model`` at ``load`` times its capacity; ``within`` ms an answer is in time. ``bar`` is for each of the
-    clients, as a part of what they can get at most."""
+    """A ``model`` at ``load`` times its capacity; a response within ``within`` ms is in time. ``bar`` holds for each of
+    the clients, as a fraction of the most that they can get."""
 
     name: str
     model: str
@@ -72,8 +72,9 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Per second: the round's ``capacity``, and for each of the clients what was offered and in time. ``part`` is the
-    least of their answers in time over what they can get at most: what they offered, or their part of the capacity."""
+    """Per second: the round's ``capacity``, and for each of the clients the requests offered and the responses in time.
+    ``part`` is the lowest fraction over the clients: responses in time over the most that they can get, which is what
+    they offered or their part of the capacity."""
 
     scenario: str
     load: float
@@ -114,7 +115,7 @@ def main() -> int:
         folder = Path(scratch)
         _make_repository(folder / "models", options.products)
         for number in range(options.rounds):
-            # Who goes first changes, so that what heats or cools the machine meets both alike.
+            # The order alternates, so that a warmer or cooler machine affects both alike.
             order = list(checkouts) if number % 2 == 0 else list(reversed(checkouts))
             results += _round(number, folder, {which: checkouts[which] for which in order}, options)
     rows = _medians(results)
@@ -224,10 +225,10 @@ def _measure(scenario: Scenario, which: str, address: str, most: float, seed: in
         in_time, parts = [], []
         for clients, _, process, file in running:
             process.wait()
-            # `inferd bench` exits with 1 where answers were not all in time: what it wrote says how many.
+            # `inferd bench` exits with 1 when some responses were late: its output says how many.
             (step,) = json.loads(file.read_text())["steps"]
             in_time.append(float(step["goodput"]))
-            # Below capacity, of what chance has offered.
+            # Below the capacity, the random load that was offered.
             below = scenario.load < 1
             parts.append(step["share_in_time"] if below else step["goodput"] / (most * clients.part))
     offered = [rate for _, rate, _, _ in running]

@@ -35,7 +35,7 @@ def varied(inputs: Inputs, chance: np.random.Generator) -> Inputs:
 
 
 async def round_of(target: str, model: str, kind: Kind, seconds: float, *, bad: bool) -> tuple[float, int]:
-    """Good answers a second, and good requests that failed."""
+    """Good responses a second, and good requests that failed."""
     until, answered, failed = time.monotonic() + seconds, 0, 0
 
     async def client(seed: int) -> None:

@@ -56,7 +56,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A module: microseconds that it took with all that it imports, and by itself."""
+    """A module: microseconds of its import with all its own imports, and by itself."""
 
     module: str
     cumulative: int
@@ -125,7 +125,7 @@ def _start(count: int, starts: int) -> Start:
 
 
 def _model(number: int) -> "ov.Model":
-    """``x`` -> ``y``, FP32 [1, 512], by weights that no other number has."""
+    """``x`` -> ``y``, FP32 [1, 512], with different weights for each number."""
     x = _op.parameter([1, WIDTH], np.float32)
     x.output(0).set_names({"x"})
     weights = np.random.default_rng(number).standard_normal((WIDTH, WIDTH), np.float32)
@@ -138,7 +138,7 @@ def _model(number: int) -> "ov.Model":
 
 
 def imports(modules: str) -> list[Import]:
-    """What a process imports that imports ``modules`` and nothing else, the longest first."""
+    """The imports of a process that imports only ``modules``, the longest first."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {modules}"]
     written = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = [
@@ -157,7 +157,7 @@ def _print(imported: Sequence[Import]) -> None:
 
 
 def _cpu_of(*arguments: str) -> float:
-    """CPU seconds of a Python with ``arguments``: the median of five, after one that fills the disk's cache."""
+    """CPU seconds of a Python process with ``arguments``: the median of five, after one that fills the disk cache."""
     taken = []
     for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -25,7 +25,7 @@ _MOST_KEPT_BYTES = 512
 _MOST_FINDINGS = 20
 _MOST_IN_CORPUS = 5000
 
-# Executions since the last report, inputs of a new kind, and what was found: a traceback and its input.
+# Executions since the last report, inputs with a new kind of response, and findings: a traceback and its input.
 Report = tuple[int, list[bytes], list[tuple[str, bytes]]]
 
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(seed: int, executions: int, reports: "Queue[Report]") -> None:
     chance, corpus = Random(seed), corpus_files.read()
     seen: set[str] = set()
-    # What the corpus leads to is known.
+    # The responses to the corpus are not new.
     for data in corpus:
         for which in range(len(codec_target.SIGNATURES)):
             seen.add(codec_target.exercise(data, which))

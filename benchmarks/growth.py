@@ -44,7 +44,7 @@ from inferd.tensors import DType
 CONNECTIONS, MODELS, IN_FLIGHT = (1, 10, 100, 1000), (1, 10, 50), (1, 8, 32, 100, 1000, 10_000)
 WORKERS = (1, 2, 4)
 BUSY = 32
-"""Requests in flight where it is not they that grow; fewer do not keep a server busy."""
+"""Requests in flight in the other series; fewer do not keep a server busy."""
 CLIFF_BAR, COST_BAR = 0.7, 1.5
 KIB = 1024
 MEMORY_BARS = {"in flight": 64 * KIB, "connections": 256 * KIB, "models": 4096 * KIB, "workers": 256 << 20}
@@ -54,9 +54,11 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``count`` of what ``series`` says. Rates are a second, times seconds, ``resident`` the daemon's bytes at the end.
+    """One step of ``series``, at ``count``. Rates are a second, times seconds, ``resident`` the daemon's bytes at the
+    end.
 
-    ``each`` is by how much resident memory exceeds the series' first step, for each one more; None at that step.
+    ``each`` is the growth of resident memory since the first step of the series, per unit of ``count``; None at that
+    step.
     """
 
     series: str
@@ -78,10 +80,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _OPEN_FILES)), hard))
     steps: list[Step] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        # A daemon for each series: memory that one has taken is not given back for the next.
+        # One daemon for each series: a daemon keeps its memory, which would count in the next.
         with _daemon(1) as daemon:
             for count in options.in_flight:
-                # As many as are in flight have to be answered before the first figures are those of a full queue.
+                # The queue is full only once as many requests as are in flight have been answered.
                 settle = options.seconds * (3 if count > 1000 else 1)
                 steps.append(loop.run(_step(daemon, "in flight", count, 4, 1, count, settle, options.seconds, steps)))
                 _print(steps[-1])
@@ -123,7 +125,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _daemon(count: int, *more: str) -> Iterator[Daemon]:
-    """A daemon of so many models, whose queue is long enough for all that is sent; with ``more`` flags."""
+    """A daemon of ``count`` models, with a queue long enough for the whole load, and ``more`` flags."""
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = Path(scratch) / "models"
         for number in range(count):

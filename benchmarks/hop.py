@@ -45,7 +45,7 @@ class Hop:
 
 
 class Engine(asyncio.Protocol):
-    """Answers each whole message; ``slots`` where the bytes are there and not on the wire."""
+    """Answers each whole message; ``slots`` are the shared memory where the bytes do not go over the socket."""
 
     def __init__(self, slots: mmap.mmap | None, ended: asyncio.Future[None]) -> None:
         self._slots, self._ended = slots, ended
@@ -66,7 +66,7 @@ class Engine(asyncio.Protocol):
                     break
                 begun += said
             else:
-                # The bytes would be copied into an infer request's tensor from here; one is looked at.
+                # An engine would copy the bytes from here into an infer request; this one reads one byte.
                 self._slots[said * _SLOT_BYTES]
             begun += _LENGTH.size
             self.answered += 1
@@ -78,7 +78,7 @@ class Engine(asyncio.Protocol):
 
 
 class Front(asyncio.Protocol):
-    """Sends ``message`` again whenever one is answered, until :meth:`stop`."""
+    """Sends ``message`` again after each response, until :meth:`stop`."""
 
     def __init__(self, message: bytes, slots: mmap.mmap | None) -> None:
         self._message, self._slots = message, slots

@@ -46,7 +46,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One server for one round: answers a second, and microseconds of its CPU for each."""
+    """One server for one round: responses a second, and microseconds of its CPU for each."""
 
     rate: float
     cpu: float
@@ -54,7 +54,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server: where it listens, its process, the request that it is sent."""
+    """A server: its address, its process, and the request to send."""
 
     target: str
     pid: int
@@ -112,7 +112,7 @@ def _subjects(stack: ExitStack, elements: int) -> dict[str, Subject]:
     )
     values = np.zeros(elements, np.float32)
     asked = {path: request(f"noop-{path}", {"x": values}).SerializeToString() for path in PATHS}
-    # The answer is as long as the question, but for a version and what names its parts.
+    # The response is as long as the request, except for a version and the names of its parts.
     port, pid = stack.enter_context(_echo(len(asked["async"])))
     return {
         "echo": Subject(f"127.0.0.1:{port}", pid, asked["async"]),
@@ -171,7 +171,7 @@ async def _stream(call: grpc.aio.StreamStreamCall, message: bytes, count: int, i
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU that the process has taken, in its own code and in the kernel for it."""
+    """Seconds of CPU time of the process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 

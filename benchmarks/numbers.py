@@ -32,7 +32,7 @@ from inferd.tensors import DType
 
 SETTINGS = ("refuse", "accept")
 TYPES = {DType.INT64: ov.Type.i64, DType.FP64: ov.Type.f64}
-# Elements of the input, and of how many requests a round is for each that was asked for.
+# By elements of the input, requests in a round as a multiple of --count.
 SIZES = {1: 1.0, 128: 1.0, 8192: 0.5, 131072: 0.1}
 
 

@@ -42,7 +42,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of urgent requests: how many there were, how many not answered OK, and quantiles in seconds."""
+    """Of urgent requests: their number, the number not answered OK, and quantiles in seconds."""
 
     count: int
     lost: int
@@ -51,7 +51,7 @@ class Latency:
 
     @classmethod
     def of(cls, runs: Sequence[Sequence[Outcome]]) -> "Latency":
-        """Of equal ``runs`` together, without what was due before they had settled."""
+        """Over all of the equal ``runs``, without the requests due before they had settled."""
         due = [o for run in runs for o in run if o.intended >= SETTLE * 1e9]
         latencies = [o.latency / 1e9 if o.code == "OK" else math.inf for o in due]
         p50, p99 = quantile(latencies, 0.5), quantile(latencies, 0.99)

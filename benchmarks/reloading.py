@@ -34,7 +34,7 @@ from inferd.engine.runtime import ov
 
 SWAPPED, CYCLED = "swapped", "cycled"
 WIDTH, ROWS = 256, 20_000
-"""Of the weights: 20 MB, so that one model too many in memory shows."""
+"""Of the weights: 20 MB, so that a leaked model shows."""
 GROWTH_BAR = 0.05
 CHUNK = 5.0
 """Seconds of load after which its outcomes are looked at."""
@@ -54,7 +54,7 @@ def weights(factor: float) -> "ov.Model":
 
 
 def put(repository: Path, name: str, factor: float) -> None:
-    """Replace the model's files, as deployments do: written elsewhere, then moved into place."""
+    """Replace the model's files as a deployment does: write elsewhere, then move into place."""
     made = repository.parent / "made"
     made.mkdir(exist_ok=True)
     ov.save_model(weights(factor), made / "model.xml", compress_to_fp16=False)
@@ -65,7 +65,7 @@ def put(repository: Path, name: str, factor: float) -> None:
 
 
 def spoil(repository: Path, name: str, how: int) -> None:
-    """Put something that is no such model in its place."""
+    """Replace the model with a broken one."""
     folder = repository / name / "1"
     match how % 3:
         case 0:
@@ -99,7 +99,7 @@ class Operator:
         while self._ended() == before:
             if time.monotonic() > given_up:
                 raise SystemExit(f"no reload within {PATIENCE:.0f} s\n{self._daemon.log()}")
-            time.sleep(0.02)  # it has no way to tell us but its log
+            time.sleep(0.02)  # the daemon reports it only in its log
 
     def answers(self, name: str) -> float:
         answer = pb.ModelInferResponse.FromString(self._infer(request(name), timeout=PATIENCE))
@@ -179,7 +179,7 @@ def _options() -> argparse.Namespace:
 async def _swaps(
     operator: Operator, repository: Path, options: argparse.Namespace, target: str
 ) -> tuple[list[Outcome], list[float], int]:
-    """Outcomes of the load, memory after each swap, and how many swaps did not take."""
+    """Outcomes of the load, memory after each swap, and the number of wrong responses after a swap."""
     resident: list[float] = []
     wrong = 0
 

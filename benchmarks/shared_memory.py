@@ -38,10 +38,10 @@ from inferd.tensors import DType
 SHAPE = (1, 3, 224, 224)
 NBYTES = int(np.prod(SHAPE)) * 4
 MODELS = {"reduces": 4, "negates": NBYTES}
-"""By name, the bytes of the answer."""
+"""Bytes of the response by model."""
 WAYS = ("tcp", "copy", "mapped")
 PLACE = 2 * -(-NBYTES // 4096) * 4096
-"""Each request in flight has memory of its own, for input and output."""
+"""Each request in flight has its own memory for input and output."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,12 +70,12 @@ class Server:
     senders: Sequence[grpc.aio.UnaryUnaryMultiCallable]
 
     def cpu(self) -> float:
-        """Seconds that it has taken of the CPU."""
+        """Its CPU time in seconds."""
         fields = Path(f"/proc/{self.daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     async def send(self, requests: Sequence[bytes], count: int) -> None:
-        """Send ``count`` requests, as many at a time as there are ``requests``, which differ in where they lie."""
+        """Send ``count`` requests, with one of each of ``requests`` in flight; these differ in their memory."""
         left = iter(range(count))
 
         async def one(place: int, request: bytes) -> None:
@@ -105,7 +105,7 @@ def reduces() -> "ov.Model":
 
 
 def requests(model: str, in_flight: int, region: str = "") -> list[bytes]:
-    """One for each that is in flight, with its tensors in ``region`` or along with it."""
+    """A request for each in flight, with its tensors in ``region`` or in the message."""
     made = []
     for place in range(in_flight):
         message = pb.ModelInferRequest(model_name=model)
@@ -153,7 +153,7 @@ async def compare(daemons: dict[str, Daemon], rounds: int, count: int, in_flight
             region = ""
             if way != "tcp":
                 region = f"bench-{secrets.token_hex(6)}"
-                # An object is one client's, and here each daemon has its own.
+                # A shared memory object belongs to one client, so each daemon gets its own.
                 await register(channels[0], region, stack.enter_context(shared_object(size)), size)
             for model in MODELS:
                 asked[model, way] = requests(model, in_flight, region)

@@ -78,7 +78,7 @@ ASKS: dict[str, Ask] = {"large answers": wide_answers.ask, "large requests too":
 
 
 def bound(window: int, asked: int, size: int, answer: int) -> int:
-    """Bytes that a slow reader may cost which asks for ``asked`` answers with requests of ``size`` bytes.
+    """The most bytes that a slow reader may cost that sends ``asked`` requests of ``size`` bytes.
 
     By the docstrings of rpc/stream.py, in their order: the window (stream_max_pending_bytes) with the last request
     that it was open for and that one's answer; a second copy of requests in flight, which may be all there is in
@@ -98,7 +98,7 @@ def bound(window: int, asked: int, size: int, answer: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of steady requests: how many, how many of them lost, quantiles and how late the client was, in seconds."""
+    """Of steady requests: their number, the number lost, quantiles and the lag of the client, in seconds."""
 
     count: int
     lost: int
@@ -108,7 +108,7 @@ class Latency:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "Latency":
-        """A request that is lost counts as one that took for ever."""
+        """A lost request counts as infinitely slow."""
         latencies = [o.latency / 1e9 if o.code == "OK" else math.inf for o in outcomes]
         p50, p99 = quantile(latencies, 0.5), quantile(latencies, 0.99)
         lag_p99 = quantile((o.lag / 1e9 for o in outcomes), 0.99)
@@ -119,7 +119,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the slow reader got: answers missing or wrong, and when it had the last, in ns of the monotonic clock."""
+    """The slow reader's responses: missing or wrong ones, and when the last came, in ns of the monotonic clock."""
 
     damaged: int
     ended: int
@@ -127,7 +127,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The steady stream in its three states, and what the slow reader cost, in bytes and by name of what it asked.
+    """The steady stream in its three states, and the memory that the slow reader cost, in bytes; ``asked`` names its
+    requests.
 
     ``held`` is the daemon's growth when the slow stream had stalled, ``peak`` the most there was until its end.
     ``moved`` counts answers computed for it while it should have stood still, ``damaged`` those it missed or got
@@ -211,7 +212,7 @@ def _options() -> argparse.Namespace:
 
 
 def _repository(root: Path) -> Path:
-    """Models that run one request at a time, so that their own memory is soon all there; gives ``root`` back."""
+    """Models that run one request at a time, so that they soon have all their memory; returns ``root``."""
     for name in ("small", "mirror"):
         models.save(models.identity(DType.INT64, [-1]), root, name, settings=echo_models.serial(1024))
     models.save(wide_answers.model(), root, "wide", settings=echo_models.serial(1024))
@@ -262,14 +263,14 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
 
 
 def _flat(one: Round) -> dict[str, Any]:
-    """One round for the report, with figures for its outcomes."""
+    """One round for the report, with figures instead of outcomes."""
     kept = ("asked", "held", "peak", "bound", "moved", "damaged", "foreign")
     figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.stalled))}
     return figures | {name: getattr(one, name) for name in kept}
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for the infinities, which JSON has not."""
+    """``value`` with None for infinities, which JSON lacks."""
     match value:
         case dict():
             return {key: _finite(inner) for key, inner in value.items()}
@@ -348,7 +349,8 @@ class Bench:
         return counts(self._daemon).get((ask(0).model_name, "ok"), 0)
 
     def _until_stalled(self, ask: Ask, before: int) -> int:
-        """Return once the daemon has computed what fills the window and nothing has moved for a while; the answers."""
+        """The number of responses once the daemon has filled the window and nothing has changed for :data:`STILL`
+        seconds."""
         model, least = ask(0).model_name, before + self._options.window * _MIB // ANSWER - 1
         given_up = time.monotonic() + _PATIENCE
         seen, since = self._answered(ask), time.monotonic()
@@ -377,7 +379,7 @@ class Bench:
 def steady(target: str, rate: float, seconds: float, seed: int) -> list[Outcome]:
     """Small requests on one stream, due at the times of :func:`arrivals`; ends when all are answered.
 
-    By threads and not on a loop, whose timers count in milliseconds: that is what such a request takes.
+    Uses threads, since the timers of a loop count in milliseconds, which is as long as such a request takes.
     """
     due = arrivals(rate, seconds, seed).tolist()
     messages = [request("small", {"x": np.array([n])}, str(n)).SerializeToString() for n in range(len(due))]
@@ -438,7 +440,7 @@ class SlowReader:
         self._process.join()
 
     def ask(self, asked: str) -> None:
-        """Open a stream and send everything that goes with this name in :data:`ASKS`."""
+        """Open a stream and send all requests of this name in :data:`ASKS`."""
         self._pipe.send(asked)
 
     def read(self) -> None:
@@ -446,7 +448,7 @@ class SlowReader:
         self._pipe.send("read")
 
     def tally(self) -> Tally:
-        """What it has read, once that is all."""
+        """What it has read, once it has read everything."""
         try:
             return self._pipe.recv()
         except EOFError:
@@ -476,7 +478,7 @@ async def _send(call: Any, ask: Ask, number: int) -> None:
 
 
 def _is_whole(answer: Any, asked: pb.ModelInferRequest) -> bool:
-    """Whether the ``answer`` is that to ``asked``, bit by bit; none at all is not."""
+    """Whether ``answer`` is the response to ``asked``, bit for bit; None is not."""
     if answer is grpc.aio.EOF or answer.error_message:
         return False
     value, response = asked.raw_input_contents[0], answer.infer_response

@@ -42,7 +42,7 @@ SCRAPE = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encodi
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the daemon holds, ``at`` seconds into the soak."""
+    """The daemon's resources ``at`` seconds into the soak."""
 
     at: float
     resident: int
@@ -116,7 +116,7 @@ def _options() -> argparse.Namespace:
 
 
 def _operate(daemon: Daemon, operator: Operator, repository: Path, over: threading.Event) -> None:
-    """Scrapes each second, and every twenty a swap, a load and an unload."""
+    """Scrape every second, and swap, load and unload a model every twenty."""
     turn = 0
     while not over.wait(1.0):
         turn += 1

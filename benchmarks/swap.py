@@ -48,8 +48,7 @@ SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Requests that were due in one phase of all rounds: how many, those not answered OK by code, quantiles in
-    seconds."""
+    """Requests due in one phase of all rounds: their number, failures by code, quantiles in seconds."""
 
     count: int
     failed: dict[str, int]
@@ -107,7 +106,7 @@ def main() -> int:
         )
         models.save(products(options.products), folder / "models", MODEL, settings=settings)
         flags = ["--cache-dir", f"{folder}/cache", "--profile-dir", f"{folder}/profiles", "--tuner-control"]
-        # Tuning is on and has the settings' own profile, so that nothing is tuned unless it is asked for.
+        # Tuning is on and has a profile for these settings, so that it searches only on request.
         with Daemon(folder / "models", *flags, "--tuning", "start", "--tuning-budget", "8") as daemon:
             ended = daemon.wait_for("tuned", timeout=300)
             print(f"tuned at the start: {ended['decision']}", flush=True)
@@ -166,13 +165,13 @@ def _swap(tuner: TunerClient, daemon: Daemon, request: bytes, rate: float, numbe
 
 
 def _tune(tuner: TunerClient, daemon: Daemon) -> None:
-    """Have it searched, and return once it measures no more."""
+    """Start a search, and return once it has ended."""
     before = len(daemon.events("tuned"))
     tuner.pin(MODEL, pinned=False)
     tuner.tune(MODEL)
     given_up = time.monotonic() + LONGEST - 2 * QUIET
     while len(daemon.events("tuned")) == before and time.monotonic() < given_up:
-        # What is waited for is another process; the load goes on meanwhile.
+        # This waits for another process, while the load goes on.
         time.sleep(0.2)
 
 

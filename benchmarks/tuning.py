@@ -56,7 +56,7 @@ LATENCY_HINT, THROUGHPUT_HINT = "latency hint", "throughput hint"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model under one objective; goodputs are of the paired runs, in answers a second, and times in seconds."""
+    """One model under one objective; goodputs are of the paired runs, in responses a second, and times in seconds."""
 
     model: str
     objective: str
@@ -75,17 +75,17 @@ class Row:
 
     @property
     def of_best(self) -> float:
-        """The choice's goodput in proportion to the best's."""
+        """The choice's goodput over the best's."""
         return _ratio(self.choice_goodput, self.best_goodput)
 
     @property
     def of_hint(self) -> float:
-        """Likewise to the better hint's."""
+        """The choice's goodput over the better hint's."""
         return _ratio(self.choice_goodput, max(self.latency_hint_goodput, self.throughput_hint_goodput))
 
     @property
     def of_time(self) -> float:
-        """The search's time in proportion to the sweep's."""
+        """The search's time over the sweep's."""
         return self.search_seconds / self.sweep_seconds
 
 
@@ -163,7 +163,7 @@ def _model(
 def _sweep(
     probe: ProbeProcess, work: TuningPlan, windows: int
 ) -> tuple[dict[Candidate, tuple[MeasurementWindow, ...]], float]:
-    """Every candidate's windows, and the seconds that took."""
+    """Every candidate's windows, and the seconds of the sweep."""
     seen: dict[Candidate, tuple[MeasurementWindow, ...]] = {}
     candidates = list(work.space.all())
     print(f"{work.source.name}: sweeping {len(candidates)} candidates", flush=True)
@@ -198,7 +198,7 @@ def _objective(
             looks += 1
             return probe.measure(candidate, windows)
 
-        # What is left for the process to start and to end comes off the search's own time.
+        # The budget leaves time for the process to start and to end.
         budget = TIME_BAR * sweep_seconds - 2.0
         outcome = tune(Search(work.space, goal, work.seeds, budget=budget), measure, budget)
         search_seconds = time.monotonic() - begun
@@ -236,21 +236,21 @@ def _objective(
 
 
 def _paired(probe: ProbeProcess, sides: dict[str, Candidate], latency: float | None, rounds: int) -> dict[str, float]:
-    """The goodput of each side: of ``rounds`` in which each is measured once, in turn, the median.
+    """The median goodput of each side over ``rounds``, in each of which every side is measured once.
 
     Sides that are the same candidate are measured once.
     """
     candidates = list(dict.fromkeys(sides.values()))
     rates: dict[Candidate, list[float]] = {c: [] for c in candidates}
     for number in range(rounds):
-        # Each goes first as often as any other.
+        # Each side goes first equally often.
         for candidate in candidates[number % len(candidates) :] + candidates[: number % len(candidates)]:
             measured = probe.measure(candidate, 2)
             rates[candidate] += [w.within(latency) / w.seconds for w in measured.windows]
     return {name: median(rates[c]) if rates[c] else 0.0 for name, c in sides.items()}
 
 
-# -- what is said of it -----------------------------------------------------------
+# -- the report -------------------------------------------------------------------
 
 
 def _misses(row: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which files belong to a version, whether they rest, and what their digest follows."""
+"""Which files belong to a version, whether they are stable, and what changes their digest."""
 
 import os
 import shutil

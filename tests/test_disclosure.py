@@ -1,4 +1,4 @@
-"""No path of this machine and no place in source code gets to clients; all else does."""
+"""Clients get no path of the machine and no place in source code, but the rest of each message."""
 
 import re
 from pathlib import PurePosixPath

@@ -1,4 +1,4 @@
-"""Requests that run together: each gets what it would have got alone, whatever becomes of the others."""
+"""Requests in one batch: each gets the result that it would get alone, even if others fail."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

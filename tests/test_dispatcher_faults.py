@@ -1,4 +1,4 @@
-"""Whatever a device does, every request is answered once, and what can go on does."""
+"""Device faults: every request is answered once, and everything unaffected goes on."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""A model that runs inline: answered before submit returns, and otherwise as any other."""
+"""A model that runs inline: it answers before submit returns, and otherwise works like any other."""
 
 import asyncio
 import pickle

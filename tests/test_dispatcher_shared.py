@@ -1,4 +1,4 @@
-"""Requests whose inputs and outputs are in a client's memory: it is used while they run and never after."""
+"""Requests with inputs and outputs in a client's memory: it is used during the run and never after."""
 
 import pytest
 

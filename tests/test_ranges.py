@@ -1,4 +1,4 @@
-"""Whether numbers are among those that a device holds, against Python's own."""
+"""Whether a device can hold a number, checked against Python's own arithmetic."""
 
 import math
 

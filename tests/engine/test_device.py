@@ -1,4 +1,4 @@
-"""Device strings resolve against what is present; compiled models run with what was asked for."""
+"""Device strings resolve to the devices present; compiled models run with the requested settings."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the third kind of slot does otherwise than the others, and which models may run on it."""
+"""The inline slot: how it differs from the other slots, and which models may run on it."""
 
 import threading
 from dataclasses import replace

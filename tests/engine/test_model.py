@@ -1,4 +1,4 @@
-"""From a model file to pools that run it: what is served, and what is refused with which sentence."""
+"""From a model file to pools that run it: what is served, and what is refused with which message."""
 
 import gc
 import threading

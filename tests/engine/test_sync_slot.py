@@ -1,4 +1,4 @@
-"""What only a slot on a thread of its own can show; the contract it shares with the others is in test_slot.py."""
+"""Tests of the slot with its own thread; the contract that all slots share is in test_slot.py."""
 
 import threading
 from collections.abc import Callable, Iterator

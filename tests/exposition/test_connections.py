@@ -1,4 +1,4 @@
-"""Connections that last make room for those that come."""
+"""Long-lived connections make room for new ones."""
 
 import socket
 from collections.abc import Iterator

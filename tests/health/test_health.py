@@ -1,4 +1,4 @@
-"""A model is shown as ready as long as what is seen of it does not say otherwise, and again when it does no more."""
+"""A model is ready until observations show otherwise, and again once they no longer do."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A process makes way only for a device that a fresh one can use and this one can't, and not too often."""
+"""The process restarts only for a device that a fresh process can use and this one cannot, and not too often."""
 
 from collections.abc import Sequence
 from itertools import product

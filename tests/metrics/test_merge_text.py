@@ -1,4 +1,4 @@
-"""Series of several workers are added as a reader of each text would add them, and the sum is read as well."""
+"""Series of several workers are added as a reader of each text would add them, and the sum is valid text."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the last seconds were like: rates, percentiles and histories, of made-up figures."""
+"""Rates, percentiles and histories of the last seconds, from synthetic figures."""
 
 import json
 import math

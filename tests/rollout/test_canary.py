@@ -1,4 +1,4 @@
-"""A new version takes over by way of a check and, where that is wanted, a part of the requests first."""
+"""A new version takes over after a check and, if configured, after a share of the requests."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What takes another's place answers what that answers, soundly, and takes what clients send it."""
+"""A new version accepts the requests of the current one and gives equivalent, sound outputs."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Readiness follows what devices and models do, at once, and what was lost is loaded again."""
+"""Readiness follows devices and models at once, and lost versions are loaded again."""
 
 import asyncio
 import time

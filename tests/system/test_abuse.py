@@ -1,4 +1,4 @@
-"""Clients that mean ill: what they ask for is refused or bounded, and everybody else is served throughout."""
+"""Hostile clients: their requests are refused or bounded, and all other clients are served throughout."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What leaves the daemon by mistake: paths to clients, and secrets to child processes."""
+"""Disclosure: no paths get to clients, and no secrets to child processes."""
 
 import asyncio
 import os

@@ -1,5 +1,5 @@
-"""What goes wrong around the real daemon: it stays up, says the truth about each model, answers every request once,
-and is whole again after.
+"""Faults around the real daemon: it stays up, reports the true state of each model, answers every request once, and
+recovers.
 
 Each fault, and the test that shows it here or, where a device has to be made to fail, at the engine's seam:
 

@@ -1,4 +1,4 @@
-"""More than can be done in time, seen by clients: quotas, an objective, a full queue, and deadlines that pass in it."""
+"""Overload as clients see it: quotas, an objective, a full queue, and deadlines that pass in it."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What becomes of sequences: ended, timed out, lost, one too many; and that none leaves its state behind."""
+"""Sequences that end, time out, get lost or are one too many: none leaves its state behind."""
 
 import asyncio
 import subprocess

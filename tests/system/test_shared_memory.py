@@ -1,4 +1,4 @@
-"""System shared memory from outside: real clients use it, and hostile ones neither get at what is another's nor end
+"""System shared memory from outside: real clients use it, and hostile ones neither reach another client's data nor end
 the daemon."""
 
 import asyncio

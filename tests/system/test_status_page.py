@@ -1,4 +1,4 @@
-"""The status page in a real browser: of the real daemon under load, and of made-up figures where those are rare."""
+"""The status page in a real browser: of the real daemon under load, and with synthetic figures for rare states."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The daemon tunes what has no profile, serves by the one it has, and follows the CPU it is given."""
+"""The daemon tunes models without a profile, serves by an existing one, and follows its CPU budget."""
 
 import json
 import os

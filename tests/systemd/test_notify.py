@@ -1,4 +1,4 @@
-"""What arrives at the supervisor's socket."""
+"""The messages at the supervisor's socket."""
 
 import socket
 from collections.abc import Iterator

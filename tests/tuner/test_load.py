@@ -1,4 +1,4 @@
-"""Load on a dispatcher: as much in flight as was asked for, each answer timed, and nothing left behind."""
+"""Load on a dispatcher: the requested number in flight, each response timed, and nothing left behind."""
 
 import asyncio
 import math

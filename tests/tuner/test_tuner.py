@@ -1,4 +1,4 @@
-"""The tuner in a daemon: what it does by itself, when it holds back, and what becomes of a bad candidate."""
+"""The tuner in a daemon: what it does by itself, when it holds back, and how it drops a bad candidate."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What counts as a change for good."""
+"""What counts as a lasting change."""
 
 import pytest
 

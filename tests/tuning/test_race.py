@@ -1,4 +1,4 @@
-"""Who runs, in which order, and who wins."""
+"""Which candidates run, in which order, and which wins."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,10 @@
-"""What hostile clients cost: ``python -m benchmarks.abuse``. Prints memory and what a well-behaved client got.
+"""Measures the daemon's memory and a well-behaved client's latency next to hostile clients, and prints both.
 
-Idle connections, open streams, a byte a second (before the preface and within a request), headers too large and
-without end, tensors declared far larger than what comes. The daemon is one of its own, with default limits.
+    python -m benchmarks.abuse
+
+The hostile clients hold idle connections and open streams, send one byte a second (before the preface and within a
+request), headers too large and without end, and declare tensors far larger than what they send. The benchmark starts
+its own daemon with default limits.
 """
 
 import argparse
@@ -24,7 +27,7 @@ Abuse = Callable[[str], Awaitable[str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--slow", type=int, default=2000, help="connections that send a byte a second")

@@ -1,13 +1,14 @@
-"""Whether the daemon knows how long calls wait before it sees them, and what it costs to know.
+"""Measures how well the daemon knows how long calls waited before it saw them, and what that knowledge costs.
 
     python -m benchmarks.accept_wait --out build/bench
 
-One daemon serves a model of some milliseconds, with messages of 20 KB. Clients offer multiples of what it can do.
-Meanwhile another process makes small calls that say when they were sent, and a wrapper of the daemon notes when it
-sees them (arrival_times.py). That is compared with what the daemon believed of the same calls, and with its histogram.
-The cost is that of probes to a server that does nothing else: CPU time of its process with and without them, in turns.
+One daemon serves a model of some milliseconds, with messages of 20 KB. Clients offer multiples of its capacity.
+Meanwhile another process makes small calls that carry the time at which they were sent, and a wrapper of the daemon
+records when it sees them (arrival_times.py). The wait between the two is compared with the daemon's own estimate for
+the same calls and with its histogram. The cost is the CPU time of an idle server with probes and without, in turns.
 
-Writes accept_wait.json to ``--out``. It has no bars: what a flood does depends on the machine.
+Prints the comparison and writes accept_wait.json to ``--out``. It has no bars: the effect of a flood depends on the
+machine.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from inferd.scheduling.accept_wait import AcceptWait
 LOADS = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the capacity."""
 BETWEEN = 0.05
-"""Seconds between two calls that say when they were sent."""
+"""Seconds between two calls that carry their send time."""
 SETTLE = 1.0
 """Seconds of each run that are left out at its start."""
 WORK = "work"
@@ -52,7 +53,7 @@ SECONDS = "inferd_accept_wait_seconds"
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One load: milliseconds that calls waited, and that the daemon believed; ``probes`` are its own, by bucket."""
+    """One load: milliseconds that calls waited and that the daemon estimated; ``probes`` are its own, by bucket."""
 
     load: float
     offered: float
@@ -149,7 +150,7 @@ def _ms(ns: Sequence[int], share: float) -> float | None:
 
 
 class _Stamped:
-    """Calls that say when they were sent, from a process of their own, while the context is open."""
+    """Sends calls that carry their send time, from a process of its own, while the context is open."""
 
     def __init__(self, target: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -167,10 +168,10 @@ class _Stamped:
 
 
 def _send_stamped(target: str, ready: Event, over: Event) -> None:
-    # No model has the name: such a call is refused as soon as it is seen.
+    # No model has this name: the daemon refuses such a call as soon as it sees it.
     host, _, port = target.rpartition(":")
     connection, headers = Http2Connection((host, int(port)), socket.AF_INET), call_headers(METHOD)
-    # Or a call would wait for the server to acknowledge what was sent before it.
+    # Otherwise a call would wait until the server acknowledges the bytes before it.
     connection._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     ready.set()
     while not over.wait(BETWEEN):

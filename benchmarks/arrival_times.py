@@ -1,9 +1,9 @@
-"""Runs the daemon, and notes of the requests that say in their id when they were sent when they were seen.
+"""Runs the daemon and records when it sees requests whose id says when they were sent.
 
     python -m benchmarks.arrival_times FILE python -m inferd serve ...
 
-Such an id is :data:`STAMPED` and nanoseconds of the monotonic clock, which all processes of a machine share. FILE
-gets a JSON list of [sent, seen, what the daemon believed that it had waited] when the daemon ends.
+Such an id is :data:`STAMPED` and nanoseconds of the monotonic clock, which all processes of a machine share. When the
+daemon ends, FILE gets a JSON list of [sent, seen, the wait that the daemon estimated].
 """
 
 import json
@@ -19,7 +19,7 @@ STAMPED = "sent at "
 
 
 def run() -> int:
-    """What the daemon ends with."""
+    """The exit status of the daemon."""
     file, arguments = Path(sys.argv[1]), sys.argv[5:]
     noted: list[tuple[int, int, int]] = []
     begin = inference.Inference.begin

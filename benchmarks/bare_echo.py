@@ -1,9 +1,9 @@
-"""The least that a gRPC server in Python costs: bytes in, bytes of the asked size out, no parsing, no checks.
+"""The least that a gRPC server in Python costs: it takes bytes, returns bytes of a given size, and parses nothing.
 
     python -m benchmarks.bare_echo 1024
 
-Listens on a free port of the loopback interface, prints it, and serves ModelInfer and ModelStreamInfer of
-`grpc.aio` on uvloop, as inferd does, until it is ended.
+Serves ModelInfer and ModelStreamInfer with `grpc.aio` on uvloop, as inferd does, on a free port of the loopback
+interface. Prints the port and serves until it is ended.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def listen(
     unary: Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]],
     stream: Callable[[object, grpc.aio.ServicerContext], Awaitable[None]],
 ) -> None:
-    """Serve the two RPCs on a free port of the loopback interface, which is printed, until the process is ended."""
+    """Print a free port of the loopback interface and serve the two RPCs on it until the process is ended."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)])
     handlers = {
         _UNARY: grpc.unary_unary_rpc_method_handler(unary),

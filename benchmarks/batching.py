@@ -1,16 +1,16 @@
-"""What dynamic batching gains, beside what OpenVINO's benchmark_app says it can gain.
+"""Measures the throughput that dynamic batching gains, next to the gain that OpenVINO's benchmark_app predicts.
 
     python -m benchmarks.batching --out build/bench
 
-One daemon serves the same weight-bound model twice: ``plain`` runs each request on its own,
-``batched`` puts together up to ``--max-size`` of them. Rounds of all measurements take turns, so that
-other work on the machine meets all alike; the best of each over the rounds are compared:
+One daemon serves the same weight-bound model twice: ``plain`` runs each request on its own, ``batched`` batches up to
+``--max-size`` of them. All measurements take turns in rounds, so that other work on the machine affects all alike. The
+best of each over the rounds are compared. Bars:
 
-- throughput at ``--concurrency``: batched / plain has to be within 10 % of what benchmark_app
-  predicts, rows a second at that batch size / rows a second at batch 1 (more is no miss);
-- p50 of one request at a time: batched / plain must not exceed 1.05.
+- throughput at ``--concurrency``: batched / plain is within 10 % of benchmark_app's prediction, rows a second at that
+  batch size / rows a second at batch 1 (more is no miss);
+- p50 of one request at a time: batched / plain is at most 1.05.
 
-Writes batching.json to ``--out`` and exits with 1 when one of the two is missed.
+Prints both ratios, writes batching.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One turn of all measurements; benchmark_app's are runs a second at batch 1 and at the full batch."""
+    """One turn of all measurements; those of benchmark_app are runs a second at batch 1 and at the full batch."""
 
     plain: Load
     batched: Load
@@ -79,7 +79,7 @@ class Summary:
         return cls(predicted, measured, measured / predicted, plain, batched, batched / plain)
 
     def misses(self) -> list[str]:
-        """What falls short of the bars, in words."""
+        """The missed bars, in words."""
         found = []
         if self.gain_ratio < 1 - GAIN_BAR:
             found.append(f"the gain is {self.gain_ratio:.2f} of the predicted one, below {1 - GAIN_BAR:.2f}")
@@ -159,9 +159,9 @@ def _load(daemon: Daemon, model: str, concurrency: int, table: Path, options: ar
     """A closed loop of ``concurrency`` requests of one row each, for about ``--seconds``."""
     window = str(round(options.seconds * 1000 / WINDOWS))
     command = ["-m", model, "-i", "grpc", "-u", daemon.grpc, "--concurrency-range", str(concurrency), "-f", str(table)]
-    # A model without a batch dimension of the protocol has to be told the whole shape.
+    # For a model without a batch dimension, perf_analyzer needs the whole shape.
     command += ["--shape", f"{weights_model.INPUT}:{'1,' if model == 'plain' else ''}{options.widths[0]}"]
-    # Any deviation between the windows is taken: the rounds are what evens it out.
+    # Any deviation between the windows is accepted: the rounds even it out.
     command += ["--measurement-mode", "time_windows", "--measurement-interval", window]
     command += ["--max-trials", str(WINDOWS), "--stability-percentage", "999"]
     done = clients.perf_analyzer(*command, timeout=60 + 10 * options.seconds)

@@ -1,13 +1,12 @@
-"""What was chosen for the hot path beside what else there is: event loops, ways to run a model, the switch interval,
-protobuf.
+"""Compares the hot path with its alternatives: event loops, ways to run a model, the switch interval, protobuf.
 
     python -m benchmarks.choices --rounds 5 --out build/bench
 
-Servers of one way each (benchmarks/choices_server.py) are started once. A round asks each of them in turn over one
-connection, with 1 and then 16 requests of 1 KiB in flight, and reads from the kernel what its process took of the CPU
-meanwhile; who comes first changes from round to round. Ratios are taken within a round. What messages cost is timed in
-this process, in the same rounds, by its own CPU. Prints medians with the least and the most, writes choices.json. Takes
-four to five minutes as it comes.
+One server of each kind (benchmarks/choices_server.py) is started once. A round sends requests of 1 KiB to each of them
+in turn over one connection, with 1 and then 16 in flight, and reads the CPU time of the server's process from the
+kernel. The order changes from round to round, and ratios are taken within a round. The cost of messages is this
+process's own CPU time in the same rounds. Prints medians with minimum and maximum, and writes choices.json. Takes four
+to five minutes with the default options.
 """
 
 import argparse
@@ -40,20 +39,20 @@ IN_FLIGHT = (1, 16)
 NO_OP, SHORT = 0, 80
 """Steps of the models' (choices_server.model)."""
 INTERVALS = (0.0005, 0.02)
-"""Seconds, beside CPython's own 0.005."""
+"""Seconds, in addition to CPython's default of 0.005."""
 SIZES = {"1 KB": 256, "600 KB": 3 * 224 * 224}
 """FP32 values of a message's tensor."""
-# Of malloc.h, and what it is set to here: glibc gives memory at the end of the heap back from 128 KiB on, and to ask
-# for it again would cost far more than what is done to a message of 600 KB.
+# M_TRIM_THRESHOLD of malloc.h, and its value here: by default glibc returns free memory at the end of the heap from 128
+# KiB on, and asking for it again would cost far more than handling a message of 600 KB.
 _M_TRIM_THRESHOLD, _KEPT = -1, 64 << 20
-# clock_getcpuclockid(3) of a process, which Python does not have: CPUCLOCK_SCHED, nanoseconds of all its threads.
+# Python lacks clock_getcpuclockid(3) for a process: CPUCLOCK_SCHED, nanoseconds of all its threads.
 _CPUCLOCK_SCHED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What one server is: ``engine`` runs a model of ``steps``, or none. Where they are 0, the switch ``interval`` is
-    CPython's own, and a synchronous server has as many ``threads`` as the process may use CPUs."""
+    """One kind of server: ``engine`` runs a model of ``steps``, or none. An ``interval`` of 0 is CPython's own switch
+    interval; with 0 ``threads`` a synchronous server has as many as the process may use CPUs."""
 
     server: str
     engine: str = "none"
@@ -92,12 +91,12 @@ COMPARED = [
     *MODELS.values(),
     *([way, *(replace(way, interval=each) for each in INTERVALS)] for way in MODELS[NO_OP][1:4]),
 ]
-"""The first of each is what the others are held against."""
+"""The others are compared with the first of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where it listens, its process, and microseconds of a run of its model alone."""
+    """Its address, its process, and microseconds of a run of its model alone."""
 
     target: str
     pid: int
@@ -106,8 +105,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One server for a second or so: microseconds of its CPU an answer, the answers' median microseconds, and how many
-    came a second."""
+    """One server for about a second: microseconds of its CPU a response, the median latency in microseconds, and
+    responses a second."""
 
     cpu: float
     p50: float
@@ -116,7 +115,7 @@ class Look:
 
 Looks = dict[str, dict[int, list[Look]]]
 Costs = dict[str, dict[str, list[float]]]
-"""By what is done to a message, then by how: microseconds, round by round. The first is held against."""
+"""Microseconds round by round, by operation on a message and by way; the others are compared with the first."""
 
 
 def main() -> int:
@@ -168,7 +167,7 @@ def _served(way: Way) -> Iterator[Server]:
     with subprocess.Popen(way.command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            # The echo says its port only.
+            # The echo prints only its port.
             port, run = [*process.stdout.readline().split(), "0"][:2]
             yield Server(f"127.0.0.1:{port}", process.pid, float(run))
         finally:
@@ -200,8 +199,8 @@ def _cpu(pid: int) -> float:
 
 
 def _messages() -> dict[str, dict[str, Callable[[], object]]]:
-    """What is done to messages, and how: by protobuf alone, by inferd the long way, and by inferd where the head is
-    template. A request's tensor is copied to where a model would find it."""
+    """Operations on messages, and three ways to do each: protobuf alone, inferd without a template, and inferd with a
+    template of the head. A request's tensor is copied to where a model would read it."""
     ways = {}
     for size, elements in SIZES.items():
         dims = (Dim(elements, elements),)
@@ -316,7 +315,7 @@ def _print_costs(costs: Costs) -> None:
 
 
 def _cell(mine: list[float], its: list[float], digits: str = ".0f") -> str:
-    """The median, and those of the rounds' ratios to the first with the least and the most."""
+    """The median, and the median ratio to the first with minimum and maximum over the rounds."""
     median = f"{statistics.median(mine):{digits}}"
     if mine is its or mine == its:
         return f"{median:>8}{'':22}"

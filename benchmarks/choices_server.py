@@ -1,10 +1,11 @@
-"""One way to serve and one to run a model, and as little else as can be: no parsing, no checks, no queue of its own.
+"""A minimal server with one event loop and one way to run a model: no parsing, no checks, no queue of its own.
 
     python -m benchmarks.choices_server uvloop async --steps 0
 
-A request is the input's raw bytes, the answer the output's; `none` is the echo of bare_echo.py. Every model is compiled
-for as many streams of one thread each as the process may use CPUs, and has as many infer requests. Listens on a free
-port of the loopback interface, prints it and the microseconds of a run alone, and serves until it is ended.
+A request is the raw bytes of the input, a response those of the output; `none` is the echo of bare_echo.py. Every model
+is compiled for as many streams of one thread each as the process may use CPUs, with as many infer requests. Listens on
+a free port of the loopback interface, prints the port and the microseconds of a run alone, and serves until it is
+ended.
 """
 
 import argparse
@@ -38,7 +39,7 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 class Slot:
-    """An infer request, and the future of who waits for its run where nobody waits in it."""
+    """An infer request, and the future of its run unless a thread waits for that itself."""
 
     def __init__(self, compiled: "ov.CompiledModel") -> None:
         self.request = compiled.create_infer_request()
@@ -112,7 +113,7 @@ class HandedOver:
 
 
 def model(steps: int) -> "ov.Model":
-    """FP32 [ELEMENTS] -> the same shape: ``steps`` products with a matrix one after the other, or what came in."""
+    """FP32 [ELEMENTS] -> the same shape: ``steps`` matrix products one after the other, or the input itself."""
     if not steps:
         return models.identity(DType.FP32, [ELEMENTS])
     op = ov.opset13
@@ -124,7 +125,7 @@ def model(steps: int) -> "ov.Model":
 
 
 def answering(engine: str, compiled: "ov.CompiledModel", count: int) -> Answer:
-    """How a server on an event loop has ``compiled`` run."""
+    """The way in which a server on an event loop runs ``compiled``."""
     if engine == "async":
         return HandedOver(compiled, count).answer
     if engine == "threads":
@@ -143,7 +144,7 @@ def answering(engine: str, compiled: "ov.CompiledModel", count: int) -> Answer:
 
 
 def microseconds(compiled: "ov.CompiledModel") -> float:
-    """A run alone, on the calling thread: the median."""
+    """The median of a run alone on the calling thread."""
     slot, raw, took = Slot(compiled), bytes(NBYTES), []
     for _ in range(500):
         at = time.perf_counter()
@@ -158,7 +159,7 @@ def handlers(behaviour: object) -> grpc.GenericRpcHandler:
 
 
 async def serve(engine: str, compiled: "ov.CompiledModel", count: int) -> None:
-    """Until it is ended, with `grpc.aio` on the running loop."""
+    """Serve with `grpc.aio` on the running loop until the process is ended."""
     answer = answering(engine, compiled, count)
 
     async def unary(raw: bytes, _: grpc.aio.ServicerContext) -> bytes:
@@ -173,7 +174,7 @@ async def serve(engine: str, compiled: "ov.CompiledModel", count: int) -> None:
 
 
 def serve_sync(compiled: "ov.CompiledModel | None", count: int, threads: int) -> None:
-    """Likewise with a synchronous server of so many threads, each of which runs the model itself."""
+    """The same with a synchronous server of ``threads`` threads, each of which runs the model itself."""
     run, took = (SlotPool(compiled, count).run, microseconds(compiled)) if compiled is not None else (bytes, 0.0)
     server = grpc.server(ThreadPoolExecutor(threads))
     server.add_generic_rpc_handlers((handlers(lambda raw, _: run(raw)),))

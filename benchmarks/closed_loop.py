@@ -1,4 +1,4 @@
-"""A closed loop: a fixed number of clients that each send again once they are answered."""
+"""A closed loop: a fixed number of clients, each of which sends its next request once the last one is answered."""
 
 import asyncio
 import math
@@ -14,11 +14,11 @@ from benchmarks.open_loop import METHOD, connected
 async def capacity(
     target: str, request: bytes, concurrency: int, seconds: float, windows: int = 3, warm_up: float = 2.0
 ) -> float:
-    """The best rate of answers, per second, over ``windows`` of ``seconds`` one after the other.
+    """The best rate of responses, per second, over ``windows`` of ``seconds`` one after the other.
 
-    The first begins after ``warm_up`` seconds of the same load. ``concurrency`` has to keep
-    every infer request busy while answers are on their way, and the model must not refuse: any
-    answer but OK raises an ExceptionGroup of grpc.aio.AioRpcError.
+    The first begins after ``warm_up`` seconds of the same load. ``concurrency`` must keep every infer request busy
+    while responses are on their way, and the model must not refuse: any status but OK raises an ExceptionGroup of
+    grpc.aio.AioRpcError.
     """
     counts = [0] * windows
     async with AsyncExitStack() as stack:

@@ -1,11 +1,11 @@
-"""The least that a gRPC server in Python costs that computes: a tensor's bytes in, a run of the model, its bytes out.
+"""The least that a gRPC server in Python costs that also runs a model: it takes and returns the bytes of a tensor.
 
     python -m benchmarks.computing_echo 2 squeezenet=model.xml resnet50=other.xml
 
-Listens on a free port of the loopback interface, prints it, and serves ModelInfer and ModelStreamInfer of `grpc.aio` on
-uvloop until it is ended. Models have one input and one output, both of static shape and the latter FP32, and run on as
-many streams of one thread each as the first argument says. Nothing is parsed, checked, limited or counted: a message's
-last bytes are taken for the tensor, and a run that fails is never answered.
+Serves ModelInfer and ModelStreamInfer with `grpc.aio` on uvloop, on a free port of the loopback interface. Prints the
+port and serves until it is ended. Models have one input and one output, both of static shape and the output FP32, and
+run on as many streams of one thread each as the first argument says. Nothing is parsed, checked, limited or counted:
+the last bytes of a message are the tensor, and a run that fails is never answered.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from inferd.tensors import DType
 
 
 class _Run:
-    """An infer request and its tensors as bytes; an answer's head and who waits for it while it computes."""
+    """An infer request, its tensors as bytes, and during a run the head and the future of the response."""
 
     __slots__ = ("answer", "head", "input", "output", "request")
 
@@ -40,7 +40,7 @@ class _Run:
 class Model:
     """The model in ``file``, compiled for ``threads`` streams of one thread, with two infer requests for each.
 
-    ``unary_head`` and ``stream_head`` are what its answers begin with.
+    ``unary_head`` and ``stream_head`` are the first bytes of its responses.
     """
 
     def __init__(self, name: str, file: str, threads: int) -> None:
@@ -53,7 +53,7 @@ class Model:
             run.request.set_callback(self._computed, run)
 
     def ask(self, message: bytes, head: bytes) -> asyncio.Future[bytes]:
-        """``head``, and what the model makes of the tensor at the end of ``message``."""
+        """``head``, then the output of the model for the tensor at the end of ``message``."""
         answer: asyncio.Future[bytes] = self._loop.create_future()
         if self._idle:
             self._start(self._idle.pop(), message, head, answer)
@@ -71,7 +71,7 @@ class Model:
         self._loop.call_soon_threadsafe(self._ended, run)
 
     def _ended(self, run: _Run) -> None:
-        if not run.answer.done():  # whoever asked may have gone
+        if not run.answer.done():  # the client may have gone
             run.answer.set_result(b"".join((run.head, run.output)))
         if self._waiting:
             self._start(run, *self._waiting.popleft())
@@ -98,7 +98,7 @@ async def serve(files: dict[str, str], threads: int) -> None:
     models = {name.encode(): Model(name, file, threads) for name, file in files.items()}
 
     def asked(message: bytes) -> Model:
-        # Its name comes first: a tag, the length in one byte, the name.
+        # The model name comes first: a tag, the length in one byte, the name.
         return models[message[2 : 2 + message[1]]]
 
     async def unary(message: bytes, _: grpc.aio.ServicerContext) -> bytes:

@@ -1,10 +1,10 @@
-"""Server CPU a request, of this checkout and of another one, in turns.
+"""Compares the server CPU of a request between this checkout and another one.
 
     python -m benchmarks.cost --before ../older-checkout --out build/bench
 
-Both serve a model that computes nothing. Each round puts both under the same closed loops, the one that went second
-first the next time; what counts is the ratio within a round. Prints the median of the ratios with the least and the
-most, writes cost.json to ``--out``, and exits with 1 where a median is above ``--bar``.
+Both serve a model that computes nothing. Each round puts both under the same closed loops in alternating order, and
+ratios are taken within a round. Prints the median ratios with minimum and maximum, writes cost.json to ``--out``, and
+exits with 1 when a median is above ``--bar``.
 """
 
 import argparse

@@ -1,23 +1,21 @@
-"""What the daemon answers in time when more is asked for than it can compute and clients have deadlines.
+"""Measures how much the daemon answers in time under overload, when clients have deadlines.
 
     python -m benchmarks.deadlines --out build/bench
     python -m benchmarks.deadlines --before ../older-checkout --out build/bench
 
-Every round runs every scenario once, and each on the checkout given by ``--before``, where there is one, right next to
-it. A closed loop finds the capacity at the start of each round. Figures are medians over the rounds, as parts of the
-capacity of their round:
+Every round runs every scenario once and, with ``--before``, once more on that checkout right after. A closed loop finds
+the capacity at the start of each round. Figures are medians over the rounds, as fractions of the round's capacity:
 
-- ``deadline``: a model of 15 to 20 ms on one core, deadlines of 200 ms: at least 0.95 in time at 1.5, 2 and 4 times
-  the capacity, 0.85 at 8 times; and below capacity all that is offered;
-- ``all cores``: the same on all cores of two, where each call that is refused, and the client, take CPU from the runs:
-  no bar;
-- ``mixed``: half of the clients with 50 ms, half with 500 ms, at 3 times: each at least 0.8 of its half;
-- ``objective``: the model on two cores with an objective of 250 ms, no deadlines, at 2 and 5 times: no less than
+- ``deadline``: a model of 15 to 20 ms on one core, deadlines of 200 ms. At least 0.95 in time at 1.5, 2 and 4 times
+  the capacity, 0.85 at 8 times, and below the capacity all that is offered;
+- ``all cores``: the same on all cores of two, where refused calls and the client take CPU from the runs. No bar;
+- ``mixed``: half of the clients with 50 ms, half with 500 ms, at 3 times. Each gets at least 0.8 of its half;
+- ``objective``: the model on two cores with an objective of 250 ms and no deadlines, at 2 and 5 times. No less than
   ``--before``;
-- ``work``: a model of some milliseconds, deadlines of 150 ms, at 2 and 4 times. No bar: its rates are such that what
-  waits inside of gRPC counts.
+- ``work``: a model of some milliseconds, deadlines of 150 ms, at 2 and 4 times. No bar: at these rates the wait inside
+  gRPC counts.
 
-Writes deadlines.json and deadlines.png to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes deadlines.json and deadlines.png to ``--out``, and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -53,7 +51,7 @@ _OBJECTIVE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """A part of the load that has this deadline in ms, None for none."""
+    """A part of the load with this deadline in ms; None is without."""
 
     part: float
     deadline: int | None
@@ -61,8 +59,8 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A ``model`` at ``load`` times its capacity; ``within`` ms an answer is in time. ``bar`` is for each of the
-    clients, as a part of what they can get at most."""
+    """A ``model`` at ``load`` times its capacity; a response within ``within`` ms is in time. ``bar`` holds for each of
+    the clients, as a fraction of the most that they can get."""
 
     name: str
     model: str
@@ -74,8 +72,9 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Per second: the round's ``capacity``, and for each of the clients what was offered and in time. ``part`` is the
-    least of their answers in time over what they can get at most: what they offered, or their part of the capacity."""
+    """Per second: the round's ``capacity``, and for each of the clients the requests offered and the responses in time.
+    ``part`` is the lowest fraction over the clients: responses in time over the most that they can get, which is what
+    they offered or their part of the capacity."""
 
     scenario: str
     load: float
@@ -116,7 +115,7 @@ def main() -> int:
         folder = Path(scratch)
         _make_repository(folder / "models", options.products)
         for number in range(options.rounds):
-            # Who goes first changes, so that what heats or cools the machine meets both alike.
+            # The order alternates, so that a warmer or cooler machine affects both alike.
             order = list(checkouts) if number % 2 == 0 else list(reversed(checkouts))
             results += _round(number, folder, {which: checkouts[which] for which in order}, options)
     rows = _medians(results)
@@ -226,10 +225,10 @@ def _measure(scenario: Scenario, which: str, address: str, most: float, seed: in
         in_time, parts = [], []
         for clients, _, process, file in running:
             process.wait()
-            # `inferd bench` exits with 1 where answers were not all in time: what it wrote says how many.
+            # `inferd bench` exits with 1 when some responses were late: its output says how many.
             (step,) = json.loads(file.read_text())["steps"]
             in_time.append(float(step["goodput"]))
-            # Below capacity, of what chance has offered.
+            # Below the capacity, the random load that was offered.
             below = scenario.load < 1
             parts.append(step["share_in_time"] if below else step["goodput"] / (most * clients.part))
     offered = [rate for _, rate, _, _ in running]

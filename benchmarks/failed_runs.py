@@ -1,9 +1,11 @@
-"""What good requests get while one in ten is bad: python -m benchmarks.failed_runs [--seconds 2] [--rounds 3].
+"""Measures how many good requests are answered while one request in ten is bad.
 
-For each kind of failure, rounds with bad requests and without take turns on one daemon; the same connections send
-both, one after the other, so that one request in ten is a tenth less good ones. A bad input is another one each time,
-so that none is known from before. Prints JSON: good answers a second in each round, their medians' ratio, and how many
-good requests failed.
+    python -m benchmarks.failed_runs [--seconds 2] [--rounds 3]
+
+For each kind of failure, rounds with bad requests and without alternate on one daemon. The same connections send both,
+one after the other, so one bad request in ten leaves a tenth fewer good ones. Bad inputs are all different, so that
+the daemon knows none of them from before. Prints JSON: good responses a second in each round, the ratio of their
+medians, and how many good requests failed.
 """
 
 import argparse
@@ -33,7 +35,7 @@ def varied(inputs: Inputs, chance: np.random.Generator) -> Inputs:
 
 
 async def round_of(target: str, model: str, kind: Kind, seconds: float, *, bad: bool) -> tuple[float, int]:
-    """Good answers a second, and good requests that failed."""
+    """Good responses a second, and good requests that failed."""
     until, answered, failed = time.monotonic() + seconds, 0, 0
 
     async def client(seed: int) -> None:
@@ -63,8 +65,8 @@ async def measured(target: str, model: str, kind: Kind, seconds: float, rounds: 
             rate, lost = await round_of(target, model, kind, seconds, bad=bad)
             rates[bad].append(round(rate, 1))
             failed += lost
-    without, beside = statistics.median(rates[False]), statistics.median(rates[True])
-    return {"without": rates[False], "beside": rates[True], "ratio": round(beside / without, 3), "failed": failed}
+    without, mixed = statistics.median(rates[False]), statistics.median(rates[True])
+    return {"without": rates[False], "beside": rates[True], "ratio": round(mixed / without, 3), "failed": failed}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,16 +1,16 @@
-"""What a daemon costs before it is asked anything: seconds to ready, memory, and what importing takes.
+"""Measures an idle daemon: seconds to ready, resident memory, and the cost of imports.
 
     python -m benchmarks.footprint --out build/bench
 
-For 1, 10 and 50 models of 1 MiB of weights each, all different, a daemon is started with an empty cache and then,
-`--starts` times, with what it put there. Time runs from before its process is made to the line that says it is ready.
-Imports are those of `python -X importtime`, in a process that imports what `inferd serve` does. Bars:
+For 1, 10 and 50 different models of 1 MiB of weights each, a daemon starts with an empty cache and then, `--starts`
+times, with the cache that it filled. Time runs from before its process is made to the line that says it is ready.
+Imports are measured with `python -X importtime`, in a process that imports what `inferd serve` does. Bars:
 
-- from its cache the daemon of most models is ready within a third of what it takes without;
+- with its cache, the daemon of most models is ready within a third of the time that it takes without;
 - a further model adds at most 4 MiB of resident memory;
 - `inferd --help` takes at most 0.5 s of CPU, and imports neither OpenVINO nor gRPC.
 
-Writes footprint.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes footprint.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A module: microseconds that it took with all that it imports, and by itself."""
+    """A module: microseconds of its import with all its own imports, and by itself."""
 
     module: str
     cumulative: int
@@ -125,7 +125,7 @@ def _start(count: int, starts: int) -> Start:
 
 
 def _model(number: int) -> "ov.Model":
-    """``x`` -> ``y``, FP32 [1, 512], by weights that no other number has."""
+    """``x`` -> ``y``, FP32 [1, 512], with different weights for each number."""
     x = _op.parameter([1, WIDTH], np.float32)
     x.output(0).set_names({"x"})
     weights = np.random.default_rng(number).standard_normal((WIDTH, WIDTH), np.float32)
@@ -138,7 +138,7 @@ def _model(number: int) -> "ov.Model":
 
 
 def imports(modules: str) -> list[Import]:
-    """What a process imports that imports ``modules`` and nothing else, the longest first."""
+    """The imports of a process that imports only ``modules``, the longest first."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {modules}"]
     written = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = [
@@ -157,7 +157,7 @@ def _print(imported: Sequence[Import]) -> None:
 
 
 def _cpu_of(*arguments: str) -> float:
-    """CPU seconds of a Python with ``arguments``: the median of five, after one that fills the disk's cache."""
+    """CPU seconds of a Python process with ``arguments``: the median of five, after one that fills the disk cache."""
     taken = []
     for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

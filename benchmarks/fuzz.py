@@ -1,8 +1,10 @@
-"""Fuzzes the codec for long, in several processes: ``python -m benchmarks.fuzz --executions 10000000``.
+"""Fuzzes the codec with mutated requests, in ``--processes`` processes.
 
-Each execution is one mutated request through all that a request goes through before it waits (parse, parameters,
-sequence, inputs, rows, outputs, encode). Inputs that lead to an answer of a new kind join the corpus of their
-process, and with --keep the kept one. Prints executions, their rate and what was found; exit status 1 if anything was.
+    python -m benchmarks.fuzz --executions 10000000
+
+Each execution puts one mutated request through every step before the queue (parse, parameters, sequence, inputs, rows,
+outputs, encode). Inputs with a new kind of response join the corpus of their process and, with ``--keep``, the kept
+corpus. Prints the number of executions, their rate and the findings; exits with 1 if there are any.
 """
 
 import argparse
@@ -23,12 +25,12 @@ _MOST_KEPT_BYTES = 512
 _MOST_FINDINGS = 20
 _MOST_IN_CORPUS = 5000
 
-# Executions since the last report, inputs of a new kind, and what was found: a traceback and its input.
+# Executions since the last report, inputs with a new kind of response, and findings: a traceback and its input.
 Report = tuple[int, list[bytes], list[tuple[str, bytes]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--executions", type=int, default=10_000_000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(seed: int, executions: int, reports: "Queue[Report]") -> None:
     chance, corpus = Random(seed), corpus_files.read()
     seen: set[str] = set()
-    # What the corpus leads to is known.
+    # The responses to the corpus are not new.
     for data in corpus:
         for which in range(len(codec_target.SIGNATURES)):
             seen.add(codec_target.exercise(data, which))

@@ -1,17 +1,18 @@
-"""What growth costs: connections, models and requests in flight, from one to very many.
+"""Measures throughput, latency, CPU and memory as connections, models, workers and requests in flight grow.
 
     python -m benchmarks.growth --out build/bench
 
-A daemon serves models that compute nothing, so that what grows is serving. A closed loop in this process asks it, over
-1 to 1,000 connections that all take part, of 1 to 50 models in turn, with 1 to 10,000 requests in flight, and of 1 to 4
-worker processes, which only show what they cost where there are fewer CPUs. Each step tells answers a second, latency,
-CPU seconds of the daemon an answer, and its resident memory, all its processes together. Bars:
+A daemon serves models that compute nothing, so that only the cost of serving grows. A closed loop in this process
+spreads 1 to 10,000 requests in flight over 1 to 1,000 connections and 1 to 50 models, and 1 to 4 worker processes.
+Workers show only their cost where there are fewer CPUs. Each step reports responses a second, latency, CPU seconds of
+the daemon a response, and its resident memory, all its processes together. Bars:
 
-- from 32 requests in flight on, no step answers less than 0.7 times what the step before it does, and none costs more
-  than 1.5 times its CPU an answer: no cliff;
+- no cliff: from 32 requests in flight on, no step answers less than 0.7 times what the step before it does, and none
+  costs more than 1.5 times its CPU a response;
 - memory: at most 64 KiB a request in flight, 256 KiB a connection, 4 MiB a model, 256 MiB a worker.
 
-Writes growth.json and growth.png to ``--out``, the picture to ``--picture`` too, and exits with 1 when a bar is missed.
+Prints a table, writes growth.json and growth.png to ``--out`` (the picture also to ``--picture``), and exits with 1
+when a bar is missed.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from inferd.tensors import DType
 CONNECTIONS, MODELS, IN_FLIGHT = (1, 10, 100, 1000), (1, 10, 50), (1, 8, 32, 100, 1000, 10_000)
 WORKERS = (1, 2, 4)
 BUSY = 32
-"""Requests in flight where it is not they that grow; fewer do not keep a server busy."""
+"""Requests in flight in the other series; fewer do not keep a server busy."""
 CLIFF_BAR, COST_BAR = 0.7, 1.5
 KIB = 1024
 MEMORY_BARS = {"in flight": 64 * KIB, "connections": 256 * KIB, "models": 4096 * KIB, "workers": 256 << 20}
@@ -53,9 +54,11 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``count`` of what ``series`` says. Rates are a second, times seconds, ``resident`` the daemon's bytes at the end.
+    """One step of ``series``, at ``count``. Rates are a second, times seconds, ``resident`` the daemon's bytes at the
+    end.
 
-    ``each`` is by how much resident memory exceeds the series' first step, for each one more; None at that step.
+    ``each`` is the growth of resident memory since the first step of the series, per unit of ``count``; None at that
+    step.
     """
 
     series: str
@@ -77,10 +80,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _OPEN_FILES)), hard))
     steps: list[Step] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        # A daemon for each series: memory that one has taken is not given back for the next.
+        # One daemon for each series: a daemon keeps its memory, which would count in the next.
         with _daemon(1) as daemon:
             for count in options.in_flight:
-                # As many as are in flight have to be answered before the first figures are those of a full queue.
+                # The queue is full only once as many requests as are in flight have been answered.
                 settle = options.seconds * (3 if count > 1000 else 1)
                 steps.append(loop.run(_step(daemon, "in flight", count, 4, 1, count, settle, options.seconds, steps)))
                 _print(steps[-1])
@@ -122,7 +125,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _daemon(count: int, *more: str) -> Iterator[Daemon]:
-    """A daemon of so many models, whose queue is long enough for all that is sent; with ``more`` flags."""
+    """A daemon of ``count`` models, with a queue long enough for the whole load, and ``more`` flags."""
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = Path(scratch) / "models"
         for number in range(count):

@@ -1,11 +1,11 @@
-"""What one hop between two processes costs: the price of a front process before engine workers.
+"""Measures one hop between two processes: the price of a front process before engine workers.
 
     python -m benchmarks.hop --seconds 2
 
-A front process hands each request's bytes to another and gets a short answer, both on asyncio and uvloop, as a front
-that speaks gRPC would. Over a Unix socket the bytes go through the kernel; in shared memory the front copies them into
-a slot and only the slot's number goes over the socket. Nothing is parsed, checked or computed: this is the least that a
-hop can cost, on top of what both processes do for the request otherwise. :func:`measured` is for workers.py.
+A front process hands the bytes of each request to another and gets a short response, both on asyncio and uvloop, as a
+gRPC front would. Over a Unix socket the bytes go through the kernel. With shared memory the front copies them into a
+slot, and only the slot's number goes over the socket. Nothing is parsed, checked or computed: a hop costs at least
+this much, on top of what both processes do for the request anyway. Prints a table; :func:`measured` is for workers.py.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Hop:
 
 
 class Engine(asyncio.Protocol):
-    """Answers each whole message; ``slots`` where the bytes are there and not on the wire."""
+    """Answers each whole message; ``slots`` are the shared memory where the bytes do not go over the socket."""
 
     def __init__(self, slots: mmap.mmap | None, ended: asyncio.Future[None]) -> None:
         self._slots, self._ended = slots, ended
@@ -66,7 +66,7 @@ class Engine(asyncio.Protocol):
                     break
                 begun += said
             else:
-                # The bytes would be copied into an infer request's tensor from here; one is looked at.
+                # An engine would copy the bytes from here into an infer request; this one reads one byte.
                 self._slots[said * _SLOT_BYTES]
             begun += _LENGTH.size
             self.answered += 1
@@ -78,7 +78,7 @@ class Engine(asyncio.Protocol):
 
 
 class Front(asyncio.Protocol):
-    """Sends ``message`` again whenever one is answered, until :meth:`stop`."""
+    """Sends ``message`` again after each response, until :meth:`stop`."""
 
     def __init__(self, message: bytes, slots: mmap.mmap | None) -> None:
         self._message, self._slots = message, slots

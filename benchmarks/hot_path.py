@@ -1,13 +1,16 @@
-"""Server CPU a request: inferd with a model that computes nothing, beside the least a gRPC server in Python costs.
+"""Measures the server CPU of a request: inferd with a model that computes nothing, next to a bare gRPC echo in Python.
 
     python -m benchmarks.hot_path --rounds 5 --out build/bench
 
-Each round sends the same requests to a bare `grpc.aio` echo of the same message sizes (benchmarks/bare_echo.py)
-and to inferd, one after the other, over one connection with so many in flight; what each server's process took of the
-CPU meanwhile is read from the kernel. inferd is there twice, with OpenVINO's own threads and with inferd's
-(`path = "sync"`), and both are asked unary and over a stream. Bars, on medians of the rounds' ratios: unary at most 1.5
-times the echo, streams at most 0.6 times unary; what the echo's own streams take is shown beside them.
-Writes hot_path.json and exits with 1 when a bar is missed.
+Each round sends the same requests to a bare `grpc.aio` echo of the same message sizes (benchmarks/bare_echo.py) and to
+inferd, one after the other over one connection, with a fixed number in flight, and reads the CPU time of each server's
+process from the kernel. inferd runs twice, with OpenVINO's own threads and with inferd's (`path = "sync"`), and both
+are measured unary and over a stream. Bars, on medians of the rounds' ratios:
+
+- unary costs at most 1.5 times the echo;
+- streams cost at most 0.6 times unary; the cost of the echo's own streams is shown next to them.
+
+Prints the ratios, writes hot_path.json and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -43,7 +46,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One server for one round: answers a second, and microseconds of its CPU for each."""
+    """One server for one round: responses a second, and microseconds of its CPU for each."""
 
     rate: float
     cpu: float
@@ -51,7 +54,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server: where it listens, its process, the request that it is sent."""
+    """A server: its address, its process, and the request to send."""
 
     target: str
     pid: int
@@ -109,7 +112,7 @@ def _subjects(stack: ExitStack, elements: int) -> dict[str, Subject]:
     )
     values = np.zeros(elements, np.float32)
     asked = {path: request(f"noop-{path}", {"x": values}).SerializeToString() for path in PATHS}
-    # The answer is as long as the question, but for a version and what names its parts.
+    # The response is as long as the request, except for a version and the names of its parts.
     port, pid = stack.enter_context(_echo(len(asked["async"])))
     return {
         "echo": Subject(f"127.0.0.1:{port}", pid, asked["async"]),
@@ -168,7 +171,7 @@ async def _stream(call: grpc.aio.StreamStreamCall, message: bytes, count: int, i
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU that the process has taken, in its own code and in the kernel for it."""
+    """Seconds of CPU time of the process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 

@@ -1,12 +1,12 @@
-"""What it costs to hold numbers to a device's range: server CPU an inference with the check, and without.
+"""Measures the server CPU of checking that numbers fit a device's range: an inference with the check, and without.
 
     python -m benchmarks.numbers --rounds 5 --out build/bench
 
-The models give back the first of so many INT64 or FP64: little else is computed, so no model shows more of the check.
-One daemon serves each twice, with `out_of_range` "refuse" and "accept"; each round sends both the same requests, so
-many in flight, one after the other and in turns, and reads from the kernel what the daemon took of the CPU meanwhile.
-Prints the medians over the rounds of microseconds an inference, and of the ratio of both with the smallest and the
-largest, and writes numbers.json.
+The models return the first element of INT64 or FP64 inputs of several sizes. They compute little else, so no model
+shows more of the check. One daemon serves each twice, with `out_of_range` "refuse" and "accept". Each round sends both
+the same requests, one after the other in alternating order with a fixed number in flight, and reads the daemon's CPU
+time from the kernel. Prints microseconds an inference and the ratio of both, as medians over the rounds with minimum
+and maximum, and writes numbers.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from inferd.tensors import DType
 
 SETTINGS = ("refuse", "accept")
 TYPES = {DType.INT64: ov.Type.i64, DType.FP64: ov.Type.f64}
-# Elements of the input, and of how many requests a round is for each that was asked for.
+# By elements of the input, requests in a round as a multiple of --count.
 SIZES = {1: 1.0, 128: 1.0, 8192: 0.5, 131072: 0.1}
 
 

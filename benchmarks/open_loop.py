@@ -1,8 +1,7 @@
-"""An open loop: requests leave when they are due, whether or not the earlier ones were answered.
+"""An open loop: requests leave when they are due, whether or not earlier ones were answered.
 
-Latency counts from when a request was *due*, not from when it left. A client that falls
-behind, because it or the server is slow, thus makes the figures worse and never better
-(the error of leaving that wait out is known as coordinated omission).
+Latency counts from when a request was *due*, not from when it left. A client that falls behind, because it or the
+server is slow, thus makes the figures worse and never better (leaving that wait out is known as coordinated omission).
 """
 
 import asyncio
@@ -22,12 +21,12 @@ CHANNEL_OPTIONS = [
     # One connection for each channel; otherwise grpc lets equal channels share one.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
-    # What the server refuses is to be counted, not tried again.
+    # Refusals are counted, not retried.
     ("grpc.enable_retries", 0),
 ]
 CHANNELS = 4
 UNANSWERED = "UNANSWERED"
-"""The code of a request that was given up because no answer of any kind had come."""
+"""The code of a request that was given up without a response."""
 
 _CONNECT_TIMEOUT = 10.0
 _MS = 1_000_000
@@ -35,11 +34,11 @@ _MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request. All times are nanoseconds.
+    """The result of one request. All times are nanoseconds.
 
     ``intended`` is when it was due, counted from the start of the run, and ``lag`` how much later
-    it left. ``latency`` runs from when it was due to the answer, or to when it was given up.
-    ``code`` is the name of the gRPC status, or :data:`UNANSWERED`.
+    it left. ``latency`` runs from when it was due to the response, or to when the client gave up. ``code`` is the name
+    of the gRPC status, or :data:`UNANSWERED`.
     """
 
     intended: int
@@ -50,10 +49,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Rates are per second, times in seconds; None stands for a quantile of nothing.
+    """Rates are per second, times in seconds; a quantile without values is None.
 
-    ``goodput`` is the rate of answers within the objective, ``p50`` and ``p99`` are of the
-    requests answered OK, ``lag_p99`` is how late the client itself was.
+    ``goodput`` is the rate of responses within the objective, ``p50`` and ``p99`` are of the requests answered OK,
+    ``lag_p99`` is how late the client itself was.
     """
 
     offered: float
@@ -69,11 +68,10 @@ class Figures:
 
     @classmethod
     def of(cls, runs: Sequence[Sequence[Outcome]], settle: float, seconds: float, objective: float) -> "Figures":
-        """Of equal ``runs`` together, each seen from ``settle`` s after its start, for ``seconds`` s.
+        """Over all of the equal ``runs``, each observed from ``settle`` s after its start for ``seconds`` s.
 
-        An answer counts in the rates when it came while that window was open, a latency when
-        its request was due then: so neither the work left over at the end nor the empty queue
-        at the start tilts a figure.
+        A response counts in the rates if it came within that window, a latency if its request was due then. So neither
+        the work left over at the end nor the empty queue at the start distorts a figure.
         """
         opens, closes = settle * 1e9, (settle + seconds) * 1e9
         total = seconds * len(runs)
@@ -89,7 +87,7 @@ class Figures:
             refused=codes.count("RESOURCE_EXHAUSTED") / total,
             expired=codes.count("DEADLINE_EXCEEDED") / total,
             failed=sum(code not in known for code in codes) / total,
-            # These ended when the client gave up, after the window: they count by when they were due.
+            # The client gave these up after the window: they count by when they were due.
             unanswered=sum(o.code == UNANSWERED for o in due) / total,
             p50=quantile(latencies, 0.5),
             p99=quantile(latencies, 0.99),
@@ -100,7 +98,7 @@ class Figures:
 def quantile(values: Iterable[float], share: float) -> float | None:
     """The smallest of ``values`` that at least ``share`` of them do not exceed; None when there are none.
 
-    Always one of the values, never between two: no answer is made up.
+    Always one of the values, never interpolated between two.
     """
     known = np.fromiter(values, np.float64)
     return float(np.quantile(known, share, method="inverted_cdf")) if known.size else None
@@ -121,9 +119,8 @@ async def poisson(
 ) -> list[Outcome]:
     """Send ``request``, a serialised ModelInferRequest, to ``target`` at the times of :func:`arrivals`.
 
-    Ends at most ``patience`` seconds after the last one left: what has no answer by then is
-    cancelled. Outcomes are in the order of their times. Raises TimeoutError when ``target``
-    can't be reached.
+    Ends at most ``patience`` seconds after the last one left and cancels the requests that have no response by then.
+    Outcomes are in the order of their times. Raises TimeoutError when ``target`` can't be reached.
     """
     due = arrivals(rate, seconds, seed).tolist()
     sent, ended = [0] * len(due), [0] * len(due)
@@ -138,7 +135,7 @@ async def poisson(
             all_ended.set()
 
     async with AsyncExitStack() as stack:
-        # Bytes go out and come in as they are: nothing is serialised here.
+        # Requests and responses stay bytes: nothing is serialised here.
         senders = cycle([channel.unary_unary(METHOD) for channel in await connected(stack, target)])
         start = time.monotonic_ns()
         for index, at in enumerate(due):
@@ -159,7 +156,7 @@ async def poisson(
         answered = [bool(at) for at in ended]
         for call in calls:
             call.cancel()
-        # Asked for after the run, and not in a task beside each call: that would double the client's work.
+        # Read after the run, not in a task for each call: that would double the client's work.
         codes = [(await call.code()).name if known else UNANSWERED for call, known in zip(calls, answered, strict=True)]
     return [
         Outcome(at, left - start - at, (over if known else given_up) - start - at, code)

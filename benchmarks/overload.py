@@ -1,19 +1,18 @@
-"""What the daemon answers when clients ask for more than it can compute.
+"""Measures goodput and latency when clients ask for more than the daemon can compute.
 
     python -m benchmarks.overload --baseline --out build/bench
 
-One daemon serves a model twice, with a latency objective and without. A closed loop on the
-one without says what the machine can do; an open loop of random arrivals then offers 0.5, 1,
-2 and 5 times as much to the one with the objective, in two passes and mixed order, so that
-other work on the machine meets all rates alike. Bars:
+One daemon serves a model twice, with a latency objective and without. A closed loop on the one without finds the
+capacity. An open loop of random arrivals then offers 0.5, 1, 2 and 5 times as much to the one with the objective, in
+two passes and mixed order, so that other work on the machine affects all rates alike. Bars:
 
-- goodput, answers within the objective a second, at 2 and 5 times the capacity is at least
-  90 % of the best over the four rates;
+- goodput, responses within the objective a second, at 2 and 5 times the capacity is at least 90 % of the best over the
+  four rates;
 - p99 of the requests answered OK is below the objective at each rate;
 - the daemon's memory in the second pass is at most 5 % above the first.
 
-Writes overload.json and overload.png to ``--out`` and exits with 1 when one is missed.
-``--baseline`` does the same to the model without an objective, to be compared: no bars there.
+Prints a table, writes overload.json and overload.png to ``--out``, and exits with 1 when a bar is missed. With
+``--baseline`` the model without an objective gets the same load for comparison, without bars.
 """
 
 import argparse
@@ -56,16 +55,16 @@ FOREIGN_CPU = 0.1
 
 SYNTHETIC = "products"
 WITHOUT = "-without-objective"
-"""What the name of the twin that has no objective ends with."""
+"""The suffix of the name of the twin without an objective."""
 
 _op = ov.opset13
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model under test at ``address``: the request to send to it, its twin's, and what the machine can do.
+    """A model under test at ``address``: a request for it, one for its twin, and the capacity of the machine.
 
-    ``capacity`` is in answers a second, ``pid`` the daemon's.
+    ``capacity`` is in responses a second, ``pid`` the daemon's.
     """
 
     model: str
@@ -78,7 +77,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One rate, once: ``load`` in multiples of the capacity, ``memory`` the daemon's resident bytes over time.
+    """One run at one rate: ``load`` in multiples of the capacity, ``memory`` the daemon's resident bytes over time.
 
     ``foreign`` is how many CPUs processes other than the daemon and this one kept busy meanwhile.
     """
@@ -91,7 +90,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """All runs at one ``load`` together: bytes at the first's start and the last's end, and the most ``foreign``."""
+    """All runs at one ``load``: bytes at the start of the first and the end of the last, and the highest
+    ``foreign``."""
 
     load: float
     figures: Figures
@@ -140,7 +140,7 @@ def _options() -> argparse.Namespace:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What :func:`serving` needs to know, and where results go."""
+    """Options of :func:`serving`, and the folder of the results."""
     parser.add_argument("--repository", type=Path, default=Path("models"), help="where --model is taken from")
     parser.add_argument("--model", default=SYNTHETIC, help=f"a model of --repository; '{SYNTHETIC}' is made on the fly")
     parser.add_argument("--products", type=int, default=16, help=f"matrix products in '{SYNTHETIC}': what a run costs")
@@ -172,13 +172,13 @@ def serving(options: argparse.Namespace) -> Iterator[Served]:
 def products(count: int, size: int = 512) -> "ov.Model":
     """``x`` -> ``y``, FP32 [1, ``size``], by ``count`` products of two square matrices.
 
-    Asking costs 2 KB and answering some ten milliseconds of one thread: enough for a request to
-    be dear and its refusal cheap. All products share one matrix, which fits a core's own cache.
+    A request is 2 KB and a run some ten milliseconds of one thread, so that a request is expensive and its refusal
+    cheap. All products share one matrix, which fits a core's own cache.
     """
     x = _op.parameter([1, size], ov.Type.f32)
     x.output(0).set_names({"x"})
     value = _op.broadcast(x, _op.constant([size, size]))
-    # Every element the mean of a row: numbers neither grow nor become denormal, which would be slow.
+    # Every element is the mean of a row: numbers neither grow nor become denormal, which would be slow.
     mean = _op.constant(np.full((size, size), 1 / size, np.float32))
     for _ in range(count):
         value = _op.matmul(value, mean, False, False)
@@ -191,7 +191,7 @@ def _make_repository(root: Path, options: argparse.Namespace) -> None:
     model: str = options.model
     twin = root / (model + WITHOUT)
     if model == SYNTHETIC:
-        # Two streams of one thread each: what runs does not slow down when another joins it.
+        # Two streams of one thread each: a run does not slow down when another starts.
         models.save(products(options.products), root, twin.name, settings="[execution]\nstreams = 2\nthreads = 2\n")
     else:
         shutil.copytree(options.repository / model, twin)
@@ -215,7 +215,7 @@ def request_for(address: str, model: str) -> bytes:
 
 
 def _infer_requests(address: str, model: str) -> int:
-    """How many requests of ``model`` the daemon runs side by side."""
+    """How many requests of ``model`` the daemon runs at a time."""
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         ask = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelMetadata",
@@ -230,7 +230,7 @@ def _infer_requests(address: str, model: str) -> int:
 
 
 async def _measure(served: Served, request: bytes, seconds: float) -> list[list[Run]]:
-    """All loads, once a pass."""
+    """Every load once in each pass."""
     passes: list[list[Run]] = []
     for number in range(PASSES):
         passes.append([])
@@ -247,7 +247,7 @@ async def _measure(served: Served, request: bytes, seconds: float) -> list[list[
 
 
 async def _memory(pid: int) -> list[int]:
-    """Resident bytes of process ``pid`` now and each half second until cancelled, which ends it like any other end."""
+    """Resident bytes of process ``pid`` now and every half second until cancelled; a cancel is its normal end."""
     status, sizes = Path(f"/proc/{pid}/status"), []
     try:
         while True:
@@ -259,7 +259,7 @@ async def _memory(pid: int) -> list[int]:
 
 
 def foreign_cpu(pid: int) -> float:
-    """CPU seconds that all but process ``pid`` and this one have taken since the machine started."""
+    """CPU seconds of all processes except ``pid`` and this one since the machine started."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     # The name, in brackets, may hold anything; user and system time are the 14th and 15th field.
     own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -278,7 +278,7 @@ def _levels(passes: list[list[Run]], options: argparse.Namespace) -> list[Level]
 
 
 def _misses(levels: list[Level], memory: list[int], slo: float) -> list[str]:
-    """What falls short of the bars, in words."""
+    """The missed bars, in words."""
     peak = max(level.figures.goodput for level in levels)
     found = [
         f"goodput at {level.load:g}x is {level.figures.goodput / peak:.0%} of its peak, below {GOODPUT_BAR:.0%}"
@@ -323,7 +323,7 @@ def _mib(size: int) -> str:
 
 
 def _flat(level: Level) -> dict[str, float | None]:
-    """One level without nesting, for the report."""
+    """One level as a flat mapping, for the report."""
     whole = asdict(level)
     figures: dict[str, float | None] = whole.pop("figures")
     return whole | figures

@@ -1,4 +1,4 @@
-"""Draws what deadlines.py measured: answers in time over the load that was offered.
+"""Draws the result of deadlines.py: responses in time over the offered load.
 
 python -m benchmarks.plot_deadlines build/bench/deadlines.json
 """

@@ -1,4 +1,4 @@
-"""Draws what growth.py measured: throughput, latency, CPU and memory over what grew.
+"""Draws the result of growth.py: throughput, latency, CPU and memory over what grew.
 
 python -m benchmarks.plot_growth build/bench/growth.json
 """

@@ -1,4 +1,4 @@
-"""Draws what overload.py measured: goodput and latency over the load that was offered.
+"""Draws the result of overload.py: goodput and latency over the offered load.
 
 python -m benchmarks.plot_overload build/bench/overload.json
 """

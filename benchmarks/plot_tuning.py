@@ -1,4 +1,4 @@
-"""Draws what tuning.py measured: the tuner's choice and the hints beside the sweep's best.
+"""Draws the result of tuning.py: the tuner's choice and OpenVINO's hints next to the sweep's best.
 
 python -m benchmarks.plot_tuning build/bench/tuning.json
 """

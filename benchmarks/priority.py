@@ -1,13 +1,12 @@
-"""What a few urgent requests notice of an overload by all others.
+"""Measures the latency of a few urgent requests while all others overload the daemon.
 
     python -m benchmarks.priority --out build/bench
 
-A low rate of requests with priority 1, alone and beside five times as much unprioritised load
-as the machine can take: three rounds of both in turn, in which the urgent ones come at the
-same times. Bar: their p99 beside the load is below twice their p99 alone, over all rounds. A
-request that is not answered OK counts as one that took for ever.
+Requests with priority 1 arrive at a low rate, alone and under five times as much unprioritised load as the machine can
+take: three rounds of both in turn, with urgent requests due at the same times. Bar: their p99 under the load is below
+twice their p99 alone, over all rounds. A request that is not answered OK counts as infinitely slow.
 
-Writes priority.json to ``--out`` and exits with 1 when the bar is missed.
+Prints both latencies, writes priority.json to ``--out`` and exits with 1 when the bar is missed.
 """
 
 import argparse
@@ -37,13 +36,13 @@ class Round:
     """The urgent requests without and with the load, and the load itself."""
 
     alone: list[Outcome]
-    beside: list[Outcome]
+    loaded: list[Outcome]
     others: list[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of urgent requests: how many there were, how many not answered OK, and quantiles in seconds."""
+    """Of urgent requests: their number, the number not answered OK, and quantiles in seconds."""
 
     count: int
     lost: int
@@ -52,7 +51,7 @@ class Latency:
 
     @classmethod
     def of(cls, runs: Sequence[Sequence[Outcome]]) -> "Latency":
-        """Of equal ``runs`` together, without what was due before they had settled."""
+        """Over all of the equal ``runs``, without the requests due before they had settled."""
         due = [o for run in runs for o in run if o.intended >= SETTLE * 1e9]
         latencies = [o.latency / 1e9 if o.code == "OK" else math.inf for o in due]
         p50, p99 = quantile(latencies, 0.5), quantile(latencies, 0.99)
@@ -71,23 +70,23 @@ def main() -> int:
     with serving(options) as served:
         for number in range(1, ROUNDS + 1):
             rounds.append(uvloop.run(_round(number, served, options.seconds)))
-            alone, beside = Latency.of([rounds[-1].alone]), Latency.of([rounds[-1].beside])
-            print(f"round {number} of {ROUNDS}: alone {alone}; beside the load {beside}", flush=True)
-    alone, beside = Latency.of([r.alone for r in rounds]), Latency.of([r.beside for r in rounds])
+            alone, loaded = Latency.of([rounds[-1].alone]), Latency.of([rounds[-1].loaded])
+            print(f"round {number} of {ROUNDS}: alone {alone}; under the load {loaded}", flush=True)
+    alone, loaded = Latency.of([r.alone for r in rounds]), Latency.of([r.loaded for r in rounds])
     others = Figures.of([r.others for r in rounds], SETTLE, options.seconds, options.slo)
-    ratio = beside.p99 / alone.p99
-    missed = not ratio < RATIO_BAR  # also where both took for ever
+    ratio = loaded.p99 / alone.p99
+    missed = not ratio < RATIO_BAR  # also where both are infinite
     print(f"\nalone            {alone}")
-    print(f"beside the load  {beside}")
+    print(f"under the load   {loaded}")
     print(f"the load itself  {others.offered:.1f}/s offered, {others.answered:.1f}/s answered")
     print(f"ratio of p99     {ratio:.2f} (bar below {RATIO_BAR:g})")
     report = {"model": served.model, "objective": options.slo, "capacity": served.capacity, "ratio": _number(ratio)}
-    for name, seen in (("alone", alone), ("beside", beside)):
+    for name, seen in (("alone", alone), ("beside", loaded)):
         report |= {f"{name}_{key}": _number(value) for key, value in asdict(seen).items()}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "priority.json").write_text(json.dumps(report | {"others": asdict(others)}, indent=2) + "\n")
     if missed:
-        print(f"MISSED: p99 beside the load is {ratio:.2f} times p99 alone, not below {RATIO_BAR:g}")
+        print(f"MISSED: p99 under the load is {ratio:.2f} times p99 alone, not below {RATIO_BAR:g}")
     return 1 if missed else 0
 
 
@@ -105,8 +104,8 @@ async def _round(number: int, served: Served, seconds: float) -> Round:
         return await poisson(served.address, request, load * served.capacity, SETTLE + seconds, seed)
 
     alone = await send(urgent, URGENT, number)
-    beside, others = await asyncio.gather(send(urgent, URGENT, number), send(served.request, LOAD, ROUNDS + number))
-    return Round(alone, beside, others)
+    loaded, others = await asyncio.gather(send(urgent, URGENT, number), send(served.request, LOAD, ROUNDS + number))
+    return Round(alone, loaded, others)
 
 
 def _urgent(request: bytes) -> bytes:

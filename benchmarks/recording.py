@@ -1,15 +1,15 @@
-"""What recording costs a request.
+"""Measures the CPU of recording a request.
 
     python -m benchmarks.recording --out build/bench
 
-Observations as a busy daemon makes them (unary, on a device, all eight stages passed, several models) are given
-to what records them, one after the other on one thread, in rounds that take turns with calls of a function that
-does nothing; what that takes is taken off. Time is the thread's own CPU time. Bar, on the median of the rounds:
+Observations as a busy daemon makes them (unary, on a device, all eight stages passed, several models) go to what
+records them, one after the other on one thread. Rounds alternate with calls of a function that does nothing, whose
+time is subtracted. Time is the thread's own CPU time. Bar, on the median of the rounds:
 
-- making the observation, counting it, and passing it to the request log and the tracer, which are off, takes at
-  most 3 us, also where the client's request is part of a trace and leaves an exemplar.
+- making the observation, counting it, and passing it to the request log and the tracer, which are off, takes at most
+  3 us, also where the client's request is part of a trace and leaves an exemplar.
 
-Writes recording.json to ``--out`` and exits with 1 when it is missed.
+Prints the figures, writes recording.json to ``--out`` and exits with 1 when the bar is missed.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BAR = 3000
 MODELS = 8
 OBJECTIVE = 0.02
 DISTINCT = 512
-"""Observations that are given again and again: few enough to stay in a core's cache, as those just made are."""
+"""Observations that are reused: few enough to stay in a core's cache, as fresh ones would."""
 
 # Microseconds: decode, queue, batch, input, compute, handover, output, encode.
 _USUAL = (40, 150, 20, 15, 4000, 60, 15, 30)
@@ -43,7 +43,7 @@ _USUAL = (40, 150, 20, 15, 4000, 60, 15, 30)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Nanoseconds a request over the rounds, those of an empty call taken off."""
+    """Nanoseconds a request over the rounds, less those of an empty call."""
 
     what: str
     median: float
@@ -71,7 +71,7 @@ def main() -> int:
     ]
     taken: dict[str, list[float]] = {what: [] for what, *_ in subjects}
     for number in range(options.rounds + 1):
-        # Every other round the other way round: what drifts meets all alike.
+        # The order alternates, so that drift affects all alike.
         for what, call, seen, _ in subjects if number % 2 else reversed(subjects):
             taken[what].append(_timed(call, seen))
         print(f"round {number} of {options.rounds}" if number else "warmed up", flush=True)
@@ -100,7 +100,7 @@ def _options() -> argparse.Namespace:
 
 
 def observations(number: int, *, traced: bool) -> list[Observation]:
-    """Requests answered well whose stages take what they usually do, within a factor of some two or three."""
+    """Successful requests whose stages take their usual time, within a factor of two or three."""
     chance = np.random.default_rng(0)
     spent = chance.lognormal(np.log([n * 1000 for n in _USUAL]), 0.6, (number, len(_USUAL))).astype(int)
     made = []
@@ -125,7 +125,7 @@ def observations(number: int, *, traced: bool) -> list[Observation]:
 
 
 def _recorder() -> Recorder:
-    """One that knows the models, as it does once they are loaded."""
+    """A recorder that knows the models, as after their load."""
     recorder = Recorder()
     recorder.follow({(f"model-{number}", "1"): OBJECTIVE for number in range(MODELS)})
     return recorder
@@ -136,7 +136,7 @@ def _nothing(_: Observation) -> None:
 
 
 def _made(seen: Observation) -> Observation:
-    """What the dispatcher makes of a request that has ended."""
+    """The observation that the dispatcher makes of a request that has ended."""
     return Observation(
         seen.model,
         seen.version,
@@ -155,7 +155,7 @@ def _made(seen: Observation) -> Observation:
 
 
 def _all(recorder: Recorder) -> Callable[[Observation], None]:
-    """What the dispatcher and then the daemon do with it, as in app.py."""
+    """All that the dispatcher and then the daemon do with it, as in app.py."""
     log, tracer = RequestLog("off"), Tracer("", 0.0, lambda _: "")
 
     def observe(seen: Observation) -> None:

@@ -1,17 +1,16 @@
-"""What reloading costs: swaps under load, then loads and unloads, and the memory that stays.
+"""Measures reloads: swaps of a model under load, then loads and unloads, and the memory that stays.
 
     python -m benchmarks.reloading --out build/bench
 
-First the file of a model is replaced ``--swaps`` times, each time with other weights, and the
-daemon is told by SIGHUP, while random arrivals go on. One time in ten what is put there first is
-truncated, corrupt or of another kind, and the old model goes on. Then another model is loaded and
-unloaded ``--cycles`` times by clients, broken ones among them. Bars:
+First the file of a model is replaced ``--swaps`` times, each time with other weights, and SIGHUP tells the daemon,
+while random arrivals go on. One time in ten the first new file is truncated, corrupt or of another kind, and the old
+model keeps serving. Then clients load and unload another model ``--cycles`` times, sometimes a broken one. Bars:
 
 - no request fails, and after each swap the new weights answer;
 - resident memory after the last swap is within 5 % of what it was after the fifth;
-- over the cycles after the first twentieth of them it rises by at most 5 % in all, by the slope of a line through it.
+- after the first twentieth of the cycles it rises by at most 5 % in all, by the slope of a line through it.
 
-Writes reloading.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes reloading.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from inferd.engine.runtime import ov
 
 SWAPPED, CYCLED = "swapped", "cycled"
 WIDTH, ROWS = 256, 20_000
-"""Of the weights: 20 MB, so that one model too many in memory shows."""
+"""Of the weights: 20 MB, so that a leaked model shows."""
 GROWTH_BAR = 0.05
 CHUNK = 5.0
 """Seconds of load after which its outcomes are looked at."""
@@ -55,7 +54,7 @@ def weights(factor: float) -> "ov.Model":
 
 
 def put(repository: Path, name: str, factor: float) -> None:
-    """Replace the model's files, as deployments do: written elsewhere, then moved into place."""
+    """Replace the model's files as a deployment does: write elsewhere, then move into place."""
     made = repository.parent / "made"
     made.mkdir(exist_ok=True)
     ov.save_model(weights(factor), made / "model.xml", compress_to_fp16=False)
@@ -66,7 +65,7 @@ def put(repository: Path, name: str, factor: float) -> None:
 
 
 def spoil(repository: Path, name: str, how: int) -> None:
-    """Put something that is no such model in its place."""
+    """Replace the model with a broken one."""
     folder = repository / name / "1"
     match how % 3:
         case 0:
@@ -85,7 +84,7 @@ def request(name: str) -> bytes:
 
 
 class Operator:
-    """Whoever changes models: waits for what the daemon says of it."""
+    """Changes models, and waits until the daemon has logged the result."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -100,7 +99,7 @@ class Operator:
         while self._ended() == before:
             if time.monotonic() > given_up:
                 raise SystemExit(f"no reload within {PATIENCE:.0f} s\n{self._daemon.log()}")
-            time.sleep(0.02)  # it has no way to tell us but its log
+            time.sleep(0.02)  # the daemon reports it only in its log
 
     def answers(self, name: str) -> float:
         answer = pb.ModelInferResponse.FromString(self._infer(request(name), timeout=PATIENCE))
@@ -180,7 +179,7 @@ def _options() -> argparse.Namespace:
 async def _swaps(
     operator: Operator, repository: Path, options: argparse.Namespace, target: str
 ) -> tuple[list[Outcome], list[float], int]:
-    """Outcomes of the load, memory after each swap, and how many swaps did not take."""
+    """Outcomes of the load, memory after each swap, and the number of wrong responses after a swap."""
     resident: list[float] = []
     wrong = 0
 

@@ -1,16 +1,16 @@
-"""What clients notice when one daemon takes over from another on the same port.
+"""Measures what clients notice when one daemon takes over from another on the same port.
 
     python -m benchmarks.rollover --out build/bench
 
-Daemons with reuse_port take turns: the next one starts beside the one that serves, and once it is ready the old one
-gets SIGTERM and drains. Two kinds of clients ask all the time and at a steady pace: those that retry as gRPC's service
-config has it (docs/systemd.md), and those that never do. Every second one keeps a connection of its own, and the others
-connect anew for each request. Bar:
+Daemons with reuse_port take turns: the next one starts next to the one that serves, and once it is ready the old one
+gets SIGTERM and drains. Two kinds of clients send at a steady pace throughout: some retry as gRPC's service config says
+(docs/systemd.md), the others never do. Every second one keeps its own connection; the others open a new connection for
+each request. Bar:
 
 - no request of the clients that retry fails.
 
-How many fail without retries is stated, and how long requests took around the moment of changing over, for reading.
-Writes rollover.json to ``--out`` and exits with 1 when the bar is missed.
+Prints, without a bar, how many requests fail without retries and how long requests took around the takeover. Writes
+rollover.json to ``--out`` and exits with 1 when the bar is missed.
 """
 
 import argparse
@@ -41,24 +41,24 @@ SERVICE_CONFIG = {
             "name": [{"service": "inference.GRPCInferenceService"}],
             "retryPolicy": {
                 "maxAttempts": 5,
-                # A connection that the old daemon cut while it was made is tried again after a second: retries must
-                # go on for longer than that.
+                # A connection that the old daemon cut during its handshake is tried again after a second: retries must
+                # last longer than that.
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 3,
-                # A call that meets a server which is closing is answered CANCELLED, by gRPC itself.
+                # gRPC itself answers CANCELLED to a call on a server that is closing.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]
 }
-"""What docs/systemd.md recommends."""
+"""The configuration that docs/systemd.md recommends."""
 DEADLINE = 20.0
 
 
 @dataclass(slots=True)
 class Group:
-    """Clients of one kind: requests by code, and (when it was due, seconds it took) of each."""
+    """Clients of one kind: requests by code, and (when due, seconds taken) of each."""
 
     codes: Counter[str] = field(default_factory=Counter)
     took: list[tuple[float, float]] = field(default_factory=list)
@@ -70,8 +70,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Per kind of client: requests, those that failed by code, p50 and p99 in seconds, the longest, and p99 of what
-    was due within a second of a SIGTERM."""
+    """Per kind of client: requests, failures by code, p50 and p99 in seconds, the maximum, and p99 of the requests due
+    within a second of a SIGTERM."""
 
     requests: int
     failed: dict[str, int]
@@ -134,7 +134,7 @@ def _options() -> argparse.Namespace:
 
 
 async def _roll(folder: Path, options: argparse.Namespace) -> tuple[Group, Group, list[float]]:
-    """Both groups' requests, and when each old daemon was told to end."""
+    """The requests of both groups, and the time of each SIGTERM."""
     retrying, plain, changes = Group(), Group(), []
     with ExitStack() as stack:
         serving = stack.enter_context(_daemon(folder, "127.0.0.1:0"))
@@ -183,7 +183,7 @@ async def _client(
     retries: bool,
     keeps: bool,
 ) -> None:
-    """Ask one request at a time until ``over``: ``pace`` are the seconds until the first, and from one to the next.
+    """Send one request at a time until ``over``: ``pace`` has the seconds until the first, and from one to the next.
     Unless it ``keeps`` its connection, each request is over a new one."""
     due = time.monotonic() + pace[0]
     channel = None

@@ -1,18 +1,18 @@
-"""What being scraped costs a daemon that serves many models.
+"""Measures a scrape of a daemon that serves many models, and its effect on traffic.
 
     python -m benchmarks.scraping --out build/bench
 
-One daemon serves ``--models`` models that have all answered, refused and expired some requests, in traces, so that
-everything there is to say is said. Scrapes ask as Prometheus does, from a process of their own. Bars:
+One daemon serves ``--models`` models. Each has answered, refused and expired some traced requests, so that every series
+has values. Scrapes come from a process of their own and ask as Prometheus does. Bars:
 
-- a scrape takes at most 50 ms, on the median, while nothing else goes on;
+- a scrape takes at most 50 ms, on the median, while nothing else runs;
 - at ``--load`` of what one of the models can do, p99 of random arrivals while scraped every second is at most 1.1 times
-  p99 without: the median over rounds of both, with requests that are due at the same times, whose order alternates;
-- in a closed loop that keeps the model busy throughout, scrapes every second cost less than 1 % of the answers: the
-  median over pairs of windows next to each other, of which one is scraped. Its confidence interval is by bootstrap;
-  where the whole of it is not on one side of the bar, the figure decides and a warning says so.
+  p99 without: the median over rounds of both, with requests that are due at the same times, in alternating order;
+- in a closed loop that keeps the model busy throughout, scrapes every second cost less than 1 % of the responses: the
+  median over pairs of adjacent windows, one of them scraped. Its confidence interval is by bootstrap; where the
+  interval crosses the bar, the median decides and a warning says so.
 
-Writes scraping.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, writes scraping.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -60,9 +60,9 @@ SETTLE = 0.5
 BUSY = "busy"
 """The model that gets the load."""
 OBJECTIVE = 3.0
-"""Seconds; of the other models, which nobody keeps waiting."""
+"""Seconds; for the other models, which have no queue."""
 
-# Those of Prometheus 2.42.
+# The headers of Prometheus 2.42.
 HEADERS = {
     "Accept": "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
@@ -107,8 +107,8 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """All rounds together; the ratios of p99 of the rounds one by one, and their median: a burst of other work on the
-    machine spoils a round, and not the others."""
+    """All rounds together, and the ratio of p99 in each round with the median: a burst of other work on the machine
+    spoils one round only."""
 
     rate: float
     alone: Latency
@@ -119,8 +119,8 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Answers a second in pairs of windows, (alone, scraped); what part the scrapes cost, and between what and what
-    that lies with 95 % confidence."""
+    """Responses a second in pairs of windows, (alone, scraped), the fraction that the scrapes cost, and its 95 %
+    confidence interval."""
 
     pairs: list[tuple[float, float]]
     loss: float
@@ -134,7 +134,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         repository = _repository(Path(scratch) / "models", options)
         print(f"starting the daemon with {options.models} models", flush=True)
-        # Idle models would be tried now and then.
+        # Otherwise the daemon would probe idle models.
         flags = ("--cache-dir", f"{scratch}/cache", "--request-log", "off", "--probe-interval", "0")
         with Daemon(repository, *flags) as daemon:
             uvloop.run(_acquaint(daemon.grpc, options))
@@ -177,7 +177,7 @@ def _options() -> argparse.Namespace:
 
 
 def _repository(root: Path, options: argparse.Namespace) -> Path:
-    # Two streams of one thread each: what runs does not slow down when another joins it.
+    # Two streams of one thread each: a run does not slow down when another starts.
     execution = "[execution]\nstreams = 2\nthreads = 2\ninfer_requests = 2\n"
     models.save(products(options.products), root, BUSY, settings=execution)
     small = f"[execution]\nstreams = 1\nthreads = 1\ninfer_requests = 1\n[objective]\nlatency_slo = {OBJECTIVE}\n"
@@ -191,7 +191,7 @@ def _name(number: int) -> str:
 
 
 async def _acquaint(target: str, options: argparse.Namespace) -> None:
-    """Have each of the small models answer, refuse and let expire a few requests."""
+    """Send each of the small models some requests that it answers, refuses and lets expire."""
     chance = np.random.default_rng(0)
 
     def ask(infer: grpc.aio.UnaryUnaryMultiCallable, message: Any) -> Any:
@@ -214,7 +214,7 @@ async def _acquaint(target: str, options: argparse.Namespace) -> None:
 
 
 def scrape(address: str) -> bytes:
-    """The body as it came, compressed where the server does that."""
+    """The body as received, compressed if the server does so."""
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", "/metrics", headers=HEADERS)
@@ -240,7 +240,7 @@ def _scrape_every_second(address: str, on: Event, over: Event) -> None:
 
 
 class Scraper:
-    """A process that scrapes ``address`` every second while it is :attr:`on`, and is there all the time."""
+    """A process that scrapes ``address`` every second while :attr:`on` is set, and idles otherwise."""
 
     def __init__(self, address: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -259,7 +259,7 @@ class Scraper:
         self._process.join()
 
     def scrape(self, wanted: bool) -> None:
-        """From now on, or not any more. A scrape that has begun goes on."""
+        """Start or stop scraping. A scrape in progress goes on."""
         if wanted:
             self.on.set()
         else:
@@ -281,7 +281,7 @@ def _scrapes(daemon: Daemon, number: int) -> Scrapes:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that process ``pid`` has taken."""
+    """CPU time of process ``pid``."""
     # The name, in brackets, may hold anything; user and system time are the 14th and 15th field.
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
@@ -291,7 +291,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _tail(target: str, message: bytes, rate: float, scraper: Scraper, options: argparse.Namespace) -> Tail:
-    """Rounds of both, whose order alternates."""
+    """Rounds of both, in alternating order."""
     all_alone, all_scraped, ratios = list[Outcome](), list[Outcome](), []
     for number in range(options.rounds):
         runs = {}
@@ -299,20 +299,20 @@ def _tail(target: str, message: bytes, rate: float, scraper: Scraper, options: a
             scraper.scrape(scraped)
             runs[scraped] = uvloop.run(poisson(target, message, rate, SETTLE + options.seconds, seed=number))
         scraper.scrape(False)
-        alone, beside = Latency.of(runs[False]), Latency.of(runs[True])
+        alone, scraped = Latency.of(runs[False]), Latency.of(runs[True])
         all_alone += runs[False]
         all_scraped += runs[True]
-        ratios.append(beside.p99 / alone.p99)
+        ratios.append(scraped.p99 / alone.p99)
         print(
-            f"round {number + 1} of {options.rounds}: p99 {_ms(alone.p99)} ms alone, {_ms(beside.p99)} ms scraped",
+            f"round {number + 1} of {options.rounds}: p99 {_ms(alone.p99)} ms alone, {_ms(scraped.p99)} ms scraped",
             flush=True,
         )
-    alone, beside = Latency.of(all_alone), Latency.of(all_scraped)
-    return Tail(rate, alone, beside, statistics.median(ratios), ratios)
+    alone, scraped = Latency.of(all_alone), Latency.of(all_scraped)
+    return Tail(rate, alone, scraped, statistics.median(ratios), ratios)
 
 
 async def _loss(target: str, message: bytes, scraper: Scraper, options: argparse.Namespace) -> Loss:
-    """One closed loop throughout, its time cut into windows: what drifts meets both of a pair alike."""
+    """One closed loop throughout, cut into windows: drift affects both windows of a pair alike."""
     answered = 0
     over = False
     pairs: list[tuple[float, float]] = []
@@ -327,7 +327,7 @@ async def _loss(target: str, message: bytes, scraper: Scraper, options: argparse
 
         async def window(scraped: bool) -> float:
             scraper.scrape(scraped)
-            # A scrape of the window before may still go on.
+            # A scrape from the previous window may still be in progress.
             await asyncio.sleep(INTERVAL / 2)
             first, start = answered, time.monotonic()
             await asyncio.sleep(options.window)
@@ -353,11 +353,11 @@ async def _loss(target: str, message: bytes, scraper: Scraper, options: argparse
     return Loss(pairs, float(np.median(losses)), float(low), float(high))
 
 
-# -- what came of it --------------------------------------------------------------
+# -- the result -------------------------------------------------------------------
 
 
 def _misses(scrapes: Scrapes, tail: Tail | None, loss: Loss | None) -> list[str]:
-    """What falls short of the bars, in words."""
+    """The missed bars, in words."""
     found = []
     if scrapes.median > SCRAPE_BAR:
         found.append(f"a scrape takes {_ms(scrapes.median)} ms, above {_ms(SCRAPE_BAR)}")

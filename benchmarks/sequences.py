@@ -1,14 +1,13 @@
-"""Many silero-vad sequences at once, each with its state kept by the server; then half of their clients are killed.
+"""Runs many silero-vad sequences at once, whose state the server keeps, then kills half of their clients.
 
     python -m benchmarks.sequences --out build/bench
 
-Client processes send ``--sequences`` streams of ``--seconds`` of audio, a synthesised voice of its
-own each. Every probability has to be within 1e-4 of what onnxruntime computes for that sequence
-alone. Then all sequences start again, every other client process is killed, and the gauge
-inferd_sequences has to fall to the survivors' number within the idle time-out, and to 0 when
-those have ended. The survivors' answers are compared too.
+Client processes send ``--sequences`` streams of ``--seconds`` of audio, each with its own synthesised voice. Every
+probability must be within 1e-4 of what onnxruntime computes for that sequence alone. Then all sequences start again and
+every other client process is killed: the gauge inferd_sequences must fall to the number of survivors within the idle
+time-out, and to 0 when those have ended. The survivors' responses are compared too.
 
-Writes sequences.json to ``--out`` and exits with 1 when something is missed.
+Prints the figures, writes sequences.json to ``--out`` and exits with 1 when a check fails.
 """
 
 import argparse
@@ -42,9 +41,9 @@ MODEL = "silero-vad"
 RATE, FRAME, CONTEXT = 16_000, 512, 64
 DIFFERENCE_BAR = 1e-4
 SLACK = 1.0
-"""Seconds beyond the idle time-out: it runs from a client's last frame, which may be answered after its death."""
+"""Seconds beyond the idle time-out, which runs from a client's last frame; that may be answered after its death."""
 WINDOW = 4
-"""Frames of a sequence on their way at the same time."""
+"""Frames of a sequence in flight at a time."""
 
 Signal = npt.NDArray[np.float32]
 
@@ -60,7 +59,7 @@ def main() -> int:
     models.fetch(options.models, print)
     with tempfile.TemporaryDirectory(prefix="inferd-bench-") as scratch:
         model = _repository(Path(scratch) / "models", options)
-        # Every frame on its way may have to wait at the same time.
+        # All frames in flight may have to wait at the same time.
         flags = ["--cache-dir", f"{scratch}/cache", "--queue-max-length", str(2 * WINDOW * options.sequences)]
         with Daemon(Path(scratch) / "models", *flags) as daemon:
             _live(daemon)
@@ -109,7 +108,7 @@ def _repository(root: Path, options: argparse.Namespace) -> Path:
 
 
 def _parity(daemon: Daemon, clients: "Clients", options: argparse.Namespace) -> dict[str, Any]:
-    """All sequences to their ends: how far the answers are off, and how many come a second."""
+    """Play all sequences to their ends; the largest difference, and responses a second."""
     frames = options.sequences * _frames(options.seconds)
     print(f"{options.sequences} sequences of {options.seconds:g} s, {frames} frames in all", flush=True)
     started = time.monotonic()
@@ -129,7 +128,7 @@ def _parity(daemon: Daemon, clients: "Clients", options: argparse.Namespace) -> 
 
 
 def _kill_half(daemon: Daemon, clients: "Clients", options: argparse.Namespace) -> dict[str, Any]:
-    """Kill every other client in mid-stream: seconds until the state of theirs, then all state, is gone."""
+    """Kill every other client in mid-stream; seconds until the state of its sequences, then all state, is gone."""
     patience = options.idle_timeout + 60
     goal = _answered(daemon) + 10 * options.sequences
     clients.say("play until told")
@@ -176,7 +175,7 @@ def _answered(daemon: Daemon) -> int:
 
 
 def _live(daemon: Daemon) -> int:
-    """The gauge of sequences whose state the server holds."""
+    """The gauge of sequences with state in the server."""
     _, body = daemon.get("/metrics")
     for family in text_string_to_metric_families(body):
         for sample in family.samples:
@@ -186,7 +185,7 @@ def _live(daemon: Daemon) -> int:
 
 
 def _seconds_until(reached: Callable[[], bool], patience: float) -> float:
-    """How long ``reached`` takes to hold, looked at ten times a second; more than ``patience`` if it does not."""
+    """Seconds until ``reached`` holds, checked ten times a second; more than ``patience`` if it never does."""
     started = said = time.monotonic()
     while not reached() and time.monotonic() - started <= patience:
         if time.monotonic() - said > 10:
@@ -201,7 +200,7 @@ def _seconds_until(reached: Callable[[], bool], patience: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of sequences: largest difference from the reference, lowest and highest probability."""
+    """The result of sequences: largest difference from the reference, lowest and highest probability."""
 
     difference: float
     low: float
@@ -209,12 +208,12 @@ class Outcome:
 
     @classmethod
     def of(cls, all_: "Sequence[Outcome]") -> "Outcome":
-        """That of several together."""
+        """The result of several together."""
         return cls(max(o.difference for o in all_), min(o.low for o in all_), max(o.high for o in all_))
 
 
 class Clients:
-    """Client processes with a share of the sequences each. All are told the same, then all are heard."""
+    """Client processes, each with a share of the sequences. All get the same command, then all report."""
 
     def __init__(self, target: str, model: Path, options: argparse.Namespace) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -231,12 +230,12 @@ class Clients:
         self.hear(lambda: print("  still preparing", flush=True))
 
     def say(self, word: str) -> None:
-        """Tell every client."""
+        """Send a command to every client."""
         for _, pipe in self._processes:
             pipe.send(word)
 
     def hear(self, meanwhile: Callable[[], None] = lambda: None) -> Outcome:
-        """What all clients say, together; ``meanwhile`` is called every ten seconds until they have."""
+        """The reports of all clients; calls ``meanwhile`` every ten seconds until they have come."""
         heard: list[Outcome] = []
         for _, pipe in self._processes:
             while not pipe.poll(10):
@@ -248,13 +247,13 @@ class Clients:
         return Outcome.of(heard)
 
     def kill_every_other(self) -> int:
-        """End every other process without warning; how many sequences those had."""
+        """Kill every other process; the number of sequences that they had."""
         killed, self._processes = self._processes[1::2], self._processes[::2]
         _kill(killed)
         return len(killed) * self._share
 
     def kill(self) -> None:
-        """End all that still run."""
+        """Kill all that still run."""
         _kill(self._processes)
 
 
@@ -272,7 +271,7 @@ def _client(pipe: "Connection[Any, Any]", target: str, model: Path, numbers: ran
 
 
 async def _converse(pipe: "Connection[Any, Any]", target: str, sequences: "Sequence[VoiceActivity]") -> None:
-    """Play all sequences when told so, then again without end until told to end."""
+    """Play all sequences on command, then over and over until told to end."""
     pipe.send(Outcome(0, 0, 0))
     async with connect(target) as channel:
         infer = method(channel, "ModelStreamInfer")
@@ -296,7 +295,7 @@ class VoiceActivity:
         self._expected = _reference(model, self._frames)
 
     async def play(self, infer: Any, over: asyncio.Event | None = None) -> Outcome:
-        """All frames on one stream; with ``over``, round and round until that is set."""
+        """Send all frames on one stream; with ``over``, repeat until it is set."""
         start, middle, end = self._header(sequence_start=True), self._header(), self._header(sequence_end=True)
         call = infer()
         answers: list[float] = []
@@ -316,7 +315,7 @@ class VoiceActivity:
         return Outcome(float(difference), float(compared.min()), float(compared.max()))
 
     def _header(self, **flags: bool) -> bytes:
-        """All of a request but its contents: messages that stand in a row parse as one."""
+        """A request without its contents: concatenated messages parse as one."""
         message = pb.ModelInferRequest(model_name=MODEL)
         message.inputs.add(name="input", datatype="FP32", shape=[1, CONTEXT + FRAME])
         message.parameters["sequence_id"].int64_param = self._id
@@ -338,7 +337,7 @@ def _frames(seconds: float) -> int:
 
 
 def _voice(number: int, samples: int) -> Signal:
-    """Vowels at the pace of speech, chosen and pitched anew for each ``number``, between stretches of faint noise."""
+    """Vowels at the pace of speech, chosen and pitched by ``number``, between stretches of faint noise."""
     chance = np.random.default_rng(number)
     clock = np.arange(samples) / RATE
 

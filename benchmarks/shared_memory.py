@@ -1,11 +1,11 @@
-"""Server CPU an inference: inputs of 600 KB over TCP, and in shared memory that is copied from or used in place.
+"""Measures the server CPU of an inference with inputs of 600 KB: over TCP, and copied from or used in shared memory.
 
     python -m benchmarks.shared_memory --rounds 5 --out build/bench
 
-Two models take [1,3,224,224] FP32: `reduces` gives back one number, `negates` as much as it got. Each round sends the
-same requests in every way one after the other, so many in flight, and reads from the kernel what the server's process
-took of the CPU meanwhile; the order turns from round to round. Prints the medians over the rounds of microseconds an
-inference, and of each way's ratio to TCP with the smallest and the largest, and writes shared_memory.json.
+Two models take [1,3,224,224] FP32: `reduces` returns one number, `negates` as much as it got. Each round sends the same
+requests in every way one after the other, with a fixed number in flight, and reads the CPU time of the server's process
+from the kernel; the order rotates from round to round. Prints microseconds an inference and each way's ratio to TCP, as
+medians over the rounds with minimum and maximum, and writes shared_memory.json.
 """
 
 import argparse
@@ -38,10 +38,10 @@ from inferd.tensors import DType
 SHAPE = (1, 3, 224, 224)
 NBYTES = int(np.prod(SHAPE)) * 4
 MODELS = {"reduces": 4, "negates": NBYTES}
-"""By name, the bytes of the answer."""
+"""Bytes of the response by model."""
 WAYS = ("tcp", "copy", "mapped")
 PLACE = 2 * -(-NBYTES // 4096) * 4096
-"""Each request in flight has memory of its own, for input and output."""
+"""Each request in flight has its own memory for input and output."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,12 +70,12 @@ class Server:
     senders: Sequence[grpc.aio.UnaryUnaryMultiCallable]
 
     def cpu(self) -> float:
-        """Seconds that it has taken of the CPU."""
+        """Its CPU time in seconds."""
         fields = Path(f"/proc/{self.daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     async def send(self, requests: Sequence[bytes], count: int) -> None:
-        """Send ``count`` requests, as many at a time as there are ``requests``, which differ in where they lie."""
+        """Send ``count`` requests, with one of each of ``requests`` in flight; these differ in their memory."""
         left = iter(range(count))
 
         async def one(place: int, request: bytes) -> None:
@@ -105,7 +105,7 @@ def reduces() -> "ov.Model":
 
 
 def requests(model: str, in_flight: int, region: str = "") -> list[bytes]:
-    """One for each that is in flight, with its tensors in ``region`` or along with it."""
+    """A request for each in flight, with its tensors in ``region`` or in the message."""
     made = []
     for place in range(in_flight):
         message = pb.ModelInferRequest(model_name=model)
@@ -153,7 +153,7 @@ async def compare(daemons: dict[str, Daemon], rounds: int, count: int, in_flight
             region = ""
             if way != "tcp":
                 region = f"bench-{secrets.token_hex(6)}"
-                # An object is one client's, and here each daemon has its own.
+                # A shared memory object belongs to one client, so each daemon gets its own.
                 await register(channels[0], region, stack.enter_context(shared_object(size)), size)
             for model in MODELS:
                 asked[model, way] = requests(model, in_flight, region)

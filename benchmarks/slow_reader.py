@@ -1,22 +1,20 @@
-"""What a client that does not read its answers costs the daemon and its other clients.
+"""Measures what a client that does not read its responses costs the daemon and its other clients.
 
     python -m benchmarks.slow_reader --out build/bench
 
-A process of its own asks for 256 MiB of answers on one stream and reads nothing until it is told to.
-A steady stream of small requests on another connection is timed alone and beside it, in rounds whose
-order alternates, with requests that are due at the same times. Beside means: the slow stream's window
-is closed, and all that the daemon will compute for it is computed and waits. Half of the rounds ask
-with small requests for large answers, the others with requests as large as their answers. Bars:
+A process of its own asks for 256 MiB of responses on one stream and reads nothing until it is told to. A steady stream
+of small requests on another connection is timed alone and next to the stalled stream, in rounds of alternating order,
+with requests that are due at the same times. The slow stream is stalled once its window is closed and everything that
+the daemon will compute for it is computed and waits. Half of the rounds send small requests for large responses, the
+others requests as large as their responses. Bars:
 
 - the steady stream's p99, over all rounds, is at most 1.2 times what it is alone;
-- the daemon's resident memory never exceeds the lowest level it had without a slow reader by more
-  than :func:`bound`;
+- the daemon's resident memory never exceeds the lowest level it had without a slow reader by more than :func:`bound`;
 - in the end the slow reader gets all it asked for, whole and in order.
 
-How the steady stream fares while the slow reader catches up, when both have work for the daemon, is
-shown and not judged.
+The latency while the slow reader catches up, when both have work for the daemon, is shown and has no bar.
 
-Writes slow_reader.json to ``--out`` and exits with 1 when a bar is missed.
+Prints both tables, writes slow_reader.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -80,7 +78,7 @@ ASKS: dict[str, Ask] = {"large answers": wide_answers.ask, "large requests too":
 
 
 def bound(window: int, asked: int, size: int, answer: int) -> int:
-    """Bytes that a slow reader may cost which asks for ``asked`` answers with requests of ``size`` bytes.
+    """The most bytes that a slow reader may cost that sends ``asked`` requests of ``size`` bytes.
 
     By the docstrings of rpc/stream.py, in their order: the window (stream_max_pending_bytes) with the last request
     that it was open for and that one's answer; a second copy of requests in flight, which may be all there is in
@@ -100,7 +98,7 @@ def bound(window: int, asked: int, size: int, answer: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of steady requests: how many, how many of them lost, quantiles and how late the client was, in seconds."""
+    """Of steady requests: their number, the number lost, quantiles and the lag of the client, in seconds."""
 
     count: int
     lost: int
@@ -110,7 +108,7 @@ class Latency:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "Latency":
-        """A request that is lost counts as one that took for ever."""
+        """A lost request counts as infinitely slow."""
         latencies = [o.latency / 1e9 if o.code == "OK" else math.inf for o in outcomes]
         p50, p99 = quantile(latencies, 0.5), quantile(latencies, 0.99)
         lag_p99 = quantile((o.lag / 1e9 for o in outcomes), 0.99)
@@ -121,7 +119,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the slow reader got: answers missing or wrong, and when it had the last, in ns of the monotonic clock."""
+    """The slow reader's responses: missing or wrong ones, and when the last came, in ns of the monotonic clock."""
 
     damaged: int
     ended: int
@@ -129,7 +127,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The steady stream in its three states, and what the slow reader cost, in bytes and by name of what it asked.
+    """The steady stream in its three states, and the memory that the slow reader cost, in bytes; ``asked`` names its
+    requests.
 
     ``held`` is the daemon's growth when the slow stream had stalled, ``peak`` the most there was until its end.
     ``moved`` counts answers computed for it while it should have stood still, ``damaged`` those it missed or got
@@ -138,7 +137,7 @@ class Round:
 
     asked: str
     alone: list[Outcome]
-    beside: list[Outcome]
+    stalled: list[Outcome]
     catching_up: list[Outcome]
     held: int
     peak: int
@@ -150,20 +149,20 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The steady stream in its three states over all rounds; ratios are of p99 beside the slow reader to p99 alone."""
+    """The steady stream in its three states over all rounds; ratios are p99 next to the slow reader over p99 alone."""
 
     alone: Latency
-    beside: Latency
+    stalled: Latency
     catching_up: Latency
     ratio: float
     median_ratio: float
 
     @classmethod
     def of(cls, rounds: Sequence[Round]) -> "Report":
-        alone, beside = Latency.of(_all(r.alone for r in rounds)), Latency.of(_all(r.beside for r in rounds))
-        ratios = [Latency.of(r.beside).p99 / Latency.of(r.alone).p99 for r in rounds]
+        alone, stalled = Latency.of(_all(r.alone for r in rounds)), Latency.of(_all(r.stalled for r in rounds))
+        ratios = [Latency.of(r.stalled).p99 / Latency.of(r.alone).p99 for r in rounds]
         catching_up = Latency.of(_all(r.catching_up for r in rounds))
-        return cls(alone, beside, catching_up, beside.p99 / alone.p99, statistics.median(ratios))
+        return cls(alone, stalled, catching_up, stalled.p99 / alone.p99, statistics.median(ratios))
 
 
 def _all(runs: Iterable[list[Outcome]]) -> list[Outcome]:
@@ -183,7 +182,9 @@ def main() -> int:
     misses = _misses(rounds, report)
     _print(rounds, report)
     options.out.mkdir(parents=True, exist_ok=True)
-    written = {"options": {key: str(value) for key, value in vars(options).items()}, **asdict(report)}
+    figures = asdict(report)
+    written = {"options": {key: str(value) for key, value in vars(options).items()}, "beside": figures.pop("stalled")}
+    written |= figures
     written |= {"rounds": [_flat(one) for one in rounds], "missed": misses}
     (options.out / "slow_reader.json").write_text(json.dumps(_finite(written), indent=2) + "\n")
     for miss in misses:
@@ -211,21 +212,21 @@ def _options() -> argparse.Namespace:
 
 
 def _repository(root: Path) -> Path:
-    """Models that run one request at a time, so that their own memory is soon all there; gives ``root`` back."""
+    """Models that run one request at a time, so that they soon have all their memory; returns ``root``."""
     for name in ("small", "mirror"):
         models.save(models.identity(DType.INT64, [-1]), root, name, settings=echo_models.serial(1024))
     models.save(wide_answers.model(), root, "wide", settings=echo_models.serial(1024))
     return root
 
 
-# -- what came of it --------------------------------------------------------------
+# -- the result -------------------------------------------------------------------
 
 
 def _misses(rounds: Sequence[Round], report: Report) -> list[str]:
     found = []
     if not report.ratio <= RATIO_BAR:
-        found.append(f"p99 beside the slow reader is {report.ratio:.2f} times p99 alone, above {RATIO_BAR:g}")
-    if lost := report.alone.lost + report.beside.lost + report.catching_up.lost:
+        found.append(f"p99 next to the slow reader is {report.ratio:.2f} times p99 alone, above {RATIO_BAR:g}")
+    if lost := report.alone.lost + report.stalled.lost + report.catching_up.lost:
         found.append(f"{lost} steady requests were not answered as they should be")
     for number, one in enumerate(rounds, 1):
         if one.peak > one.bound:
@@ -241,15 +242,15 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
     print("\nsteady stream, times in ms          requests  lost     p50     p99  client lag p99")
     for title, seen in (
         ("alone", report.alone),
-        ("beside the stalled slow reader", report.beside),
+        ("next to the stalled slow reader", report.stalled),
         ("while that catches up (not judged)", report.catching_up),
     ):
         print(f"{title:34}  {seen.count:8}  {seen.lost:4}  {_ms(seen.p50)}  {_ms(seen.p99)}  {_ms(seen.lag_p99):>14}")
-    print("\nround  asked for           p99 alone  beside  ratio  growth when stalled  peak  bound  other CPU")
+    print("\nround  asked for           p99 alone  stalled  ratio  growth when stalled  peak  bound  other CPU")
     for number, one in enumerate(rounds, 1):
-        alone, beside = Latency.of(one.alone), Latency.of(one.beside)
+        alone, stalled = Latency.of(one.alone), Latency.of(one.stalled)
         print(
-            f"{number:5}  {one.asked:18}  {_ms(alone.p99):>9}  {_ms(beside.p99)}  {beside.p99 / alone.p99:5.2f}"
+            f"{number:5}  {one.asked:18}  {_ms(alone.p99):>9}  {_ms(stalled.p99):>7}  {stalled.p99 / alone.p99:5.2f}"
             f"  {_mib(one.held):>19}  {_mib(one.peak):>4}  {_mib(one.bound):>5}  {one.foreign:9.2f}"
         )
     print("p99 in ms; growth of the daemon's memory, its peak and its bound in MiB")
@@ -262,14 +263,14 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
 
 
 def _flat(one: Round) -> dict[str, Any]:
-    """One round for the report, with figures for its outcomes."""
+    """One round for the report, with figures instead of outcomes."""
     kept = ("asked", "held", "peak", "bound", "moved", "damaged", "foreign")
-    figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.beside))}
+    figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.stalled))}
     return figures | {name: getattr(one, name) for name in kept}
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for the infinities, which JSON has not."""
+    """``value`` with None for infinities, which JSON lacks."""
     match value:
         case dict():
             return {key: _finite(inner) for key, inner in value.items()}
@@ -320,16 +321,16 @@ class Bench:
         self._forget_peak()
         before = self._answered(ask)
         self._reader.ask(asked)
-        stalled = self._until_stalled(ask, before)
+        computed = self._until_stalled(ask, before)
         held = self._resident("VmRSS") - self._level
-        beside = self._steady(seed)
-        moved = self._answered(ask) - stalled
+        stalled = self._steady(seed)
+        moved = self._answered(ask) - computed
         catching_up, tally = self._catch_up(seed)
         peak = self._resident("VmHWM") - self._level
         alone = alone or self._steady(seed)
         limit = bound(self._options.window * _MIB, self._options.asked * _MIB // ANSWER, ask(0).ByteSize(), ANSWER)
         foreign = max(self.foreign_cpu)
-        return Round(asked, alone, beside, catching_up, held, peak, limit, moved, tally.damaged, foreign)
+        return Round(asked, alone, stalled, catching_up, held, peak, limit, moved, tally.damaged, foreign)
 
     def _steady(self, seed: int) -> list[Outcome]:
         busy, began = foreign_cpu(self._daemon.process.pid), time.monotonic()
@@ -348,7 +349,8 @@ class Bench:
         return counts(self._daemon).get((ask(0).model_name, "ok"), 0)
 
     def _until_stalled(self, ask: Ask, before: int) -> int:
-        """Return once the daemon has computed what fills the window and nothing has moved for a while; the answers."""
+        """The number of responses once the daemon has filled the window and nothing has changed for :data:`STILL`
+        seconds."""
         model, least = ask(0).model_name, before + self._options.window * _MIB // ANSWER - 1
         given_up = time.monotonic() + _PATIENCE
         seen, since = self._answered(ask), time.monotonic()
@@ -377,7 +379,7 @@ class Bench:
 def steady(target: str, rate: float, seconds: float, seed: int) -> list[Outcome]:
     """Small requests on one stream, due at the times of :func:`arrivals`; ends when all are answered.
 
-    By threads and not on a loop, whose timers count in milliseconds: that is what such a request takes.
+    Uses threads, since the timers of a loop count in milliseconds, which is as long as such a request takes.
     """
     due = arrivals(rate, seconds, seed).tolist()
     messages = [request("small", {"x": np.array([n])}, str(n)).SerializeToString() for n in range(len(due))]
@@ -438,7 +440,7 @@ class SlowReader:
         self._process.join()
 
     def ask(self, asked: str) -> None:
-        """Open a stream and send everything that goes with this name in :data:`ASKS`."""
+        """Open a stream and send all requests of this name in :data:`ASKS`."""
         self._pipe.send(asked)
 
     def read(self) -> None:
@@ -446,7 +448,7 @@ class SlowReader:
         self._pipe.send("read")
 
     def tally(self) -> Tally:
-        """What it has read, once that is all."""
+        """What it has read, once it has read everything."""
         try:
             return self._pipe.recv()
         except EOFError:
@@ -476,7 +478,7 @@ async def _send(call: Any, ask: Ask, number: int) -> None:
 
 
 def _is_whole(answer: Any, asked: pb.ModelInferRequest) -> bool:
-    """Whether the ``answer`` is that to ``asked``, bit by bit; none at all is not."""
+    """Whether ``answer`` is the response to ``asked``, bit for bit; None is not."""
     if answer is grpc.aio.EOF or answer.error_message:
         return False
     value, response = asked.raw_input_contents[0], answer.infer_response

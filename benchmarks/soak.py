@@ -1,16 +1,17 @@
-"""Half an hour of everything: nothing fails that should not, and nothing grows.
+"""Runs a mixed load for half an hour: no good request may fail, and nothing may grow.
 
     python -m benchmarks.soak --minutes 30 --out build/bench
 
-A mixed load (good, malformed, cancelled, expired and shed requests, unary, over streams and in
-sequences) goes on beside random arrivals of good requests, while Prometheus' scrapes, reloads, and
-loads and unloads of a model come and go. Bars:
+A mixed load (good, malformed, cancelled, expired and shed requests, unary, over streams and in sequences) and random
+arrivals of good requests run together, while Prometheus scrapes, the daemon reloads, and a model is loaded and
+unloaded. Bars:
 
 - none of the good requests fails;
-- resident memory in the last fifth is at most 5 % above that of the second;
+- resident memory in the last fifth is at most 5 % above the second fifth;
 - threads and open files are at most those of the second fifth, and a few.
 
-p99.9 of the good requests is for reading. Writes soak.json to ``--out`` and exits with 1 when a bar is missed.
+Prints the figures, with p99.9 of the good requests, which has no bar. Writes soak.json to ``--out`` and exits with 1
+when a bar is missed.
 """
 
 import argparse
@@ -41,7 +42,7 @@ SCRAPE = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encodi
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the daemon holds, ``at`` seconds into the soak."""
+    """The daemon's resources ``at`` seconds into the soak."""
 
     at: float
     resident: int
@@ -68,9 +69,9 @@ def main() -> int:
         with Daemon(repository, *flags) as daemon:
             operator = Operator(daemon)
             over = threading.Event()
-            beside = threading.Thread(target=_beside, args=(daemon, operator, repository, over))
+            operations = threading.Thread(target=_operate, args=(daemon, operator, repository, over))
             noise = subprocess.Popen([sys.executable, "-m", "tests.system.mixed_load", daemon.grpc])
-            beside.start()
+            operations.start()
             begun = time.monotonic()
             try:
                 while (at := time.monotonic() - begun) < seconds:
@@ -84,7 +85,7 @@ def main() -> int:
                     )
             finally:
                 over.set()
-                beside.join()
+                operations.join()
                 noise.kill()
                 noise.wait()
             tracebacks = [line for line in daemon.lines if '"exception"' in line]
@@ -114,8 +115,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _beside(daemon: Daemon, operator: Operator, repository: Path, over: threading.Event) -> None:
-    """Scrapes each second, and every twenty a swap, a load and an unload."""
+def _operate(daemon: Daemon, operator: Operator, repository: Path, over: threading.Event) -> None:
+    """Scrape every second, and swap, load and unload a model every twenty."""
     turn = 0
     while not over.wait(1.0):
         turn += 1

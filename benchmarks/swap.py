@@ -1,17 +1,16 @@
-"""What clients notice when the daemon changes a model's configuration under load.
+"""Measures the latency that clients see while the daemon changes a model's configuration under load.
 
     python -m benchmarks.swap --out build/bench
 
-A daemon serves a model under an objective, and random arrivals at ``--load`` of what the model can
-do go on throughout. In each round its p99 is taken before, while other settings are brought into
-service as a tuning's choice is (loaded beside what serves, compared, given a growing share,
-promoted), and after; the next round changes them back. Bars, over all rounds together:
+A daemon serves a model under an objective, with random arrivals at ``--load`` of the model's capacity throughout. Each
+round takes p99 before, while other settings roll out as a tuning's choice does (loaded next to the current version,
+compared, given a growing share, promoted), and after; the next round changes them back. Bars, over all rounds:
 
 - no request fails;
 - p99 of the requests that were due during a swap is at most 1.5 times p99 before it.
 
-Last, for reading only, p99 while the niced process of a tuning measures beside the load.
-Writes swap.json to ``--out`` and exits with 1 when a bar is missed.
+Last, without a bar, p99 while the niced process of a tuning measures under the load. Prints the figures, writes
+swap.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -49,8 +48,7 @@ SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Requests that were due in one phase of all rounds: how many, those not answered OK by code, quantiles in
-    seconds."""
+    """Requests due in one phase of all rounds: their number, failures by code, quantiles in seconds."""
 
     count: int
     failed: dict[str, int]
@@ -75,7 +73,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The load's outcomes, and from when to when something went on beside it, in nanoseconds of the load's clock."""
+    """The load's outcomes, and from when to when other work went on, in nanoseconds of the load's clock."""
 
     outcomes: list[Outcome]
     began: int
@@ -108,7 +106,7 @@ def main() -> int:
         )
         models.save(products(options.products), folder / "models", MODEL, settings=settings)
         flags = ["--cache-dir", f"{folder}/cache", "--profile-dir", f"{folder}/profiles", "--tuner-control"]
-        # Tuning is on and has the settings' own profile, so that nothing is tuned unless it is asked for.
+        # Tuning is on and has a profile for these settings, so that it searches only on request.
         with Daemon(folder / "models", *flags, "--tuning", "start", "--tuning-budget", "8") as daemon:
             ended = daemon.wait_for("tuned", timeout=300)
             print(f"tuned at the start: {ended['decision']}", flush=True)
@@ -117,23 +115,23 @@ def main() -> int:
             print(f"{rate:.1f} random arrivals a second, {options.load:.0%} of the capacity", flush=True)
             with TunerClient(daemon.grpc) as tuner:
                 rounds = [_swap(tuner, daemon, request, rate, number) for number in range(options.rounds)]
-                tuning = _beside(daemon, request, rate, options.rounds, lambda: _tune(tuner, daemon))
+                tuning = _under_load(daemon, request, rate, options.rounds, lambda: _tune(tuner, daemon))
     before, during, after = (
         Phase.of(o for r in rounds for o in part(r))
         for part in (lambda r: r.before, lambda r: r.during, lambda r: r.after)
     )
-    beside = Phase.of(tuning.during)
+    tuned = Phase.of(tuning.during)
     ratio = during.p99 / before.p99
     print(f"\nbefore a swap        {before}\nduring               {during}\nafter                {after}")
     print(f"ratio of p99         {ratio:.2f} (bar {P99_BAR})")
-    print(f"while tuning measures {beside}: {beside.p99 / before.p99:.2f} times p99 before (no bar)")
+    print(f"while tuning measures {tuned}: {tuned.p99 / before.p99:.2f} times p99 before (no bar)")
     missed = [
-        *([f"requests failed: {phase.failed}" for phase in (before, during, after, beside) if phase.failed]),
+        *([f"requests failed: {phase.failed}" for phase in (before, during, after, tuned) if phase.failed]),
         *([f"p99 during a swap is {ratio:.2f} times p99 before it, above {P99_BAR}"] if ratio > P99_BAR else []),
     ]
     report = {"rate": rate, "rounds": options.rounds, "ratio": ratio, "missed": missed}
     report |= {
-        name: asdict(p) for name, p in (("before", before), ("during", during), ("after", after), ("tuning", beside))
+        name: asdict(p) for name, p in (("before", before), ("during", during), ("after", after), ("tuning", tuned))
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "swap.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -160,25 +158,25 @@ def _swap(tuner: TunerClient, daemon: Daemon, request: bytes, rate: float, numbe
         nonlocal said
         said = tuner.pin(MODEL, settings=SETTINGS[number % 2])
 
-    done = _beside(daemon, request, rate, number, change)
+    done = _under_load(daemon, request, rate, number, change)
     during = Phase.of(done.during)
     print(f"swap {number + 1}: {said}, in {(done.ended - done.began) / 1e9:.1f} s; {during}", flush=True)
     return done
 
 
 def _tune(tuner: TunerClient, daemon: Daemon) -> None:
-    """Have it searched, and return once it measures no more."""
+    """Start a search, and return once it has ended."""
     before = len(daemon.events("tuned"))
     tuner.pin(MODEL, pinned=False)
     tuner.tune(MODEL)
     given_up = time.monotonic() + LONGEST - 2 * QUIET
     while len(daemon.events("tuned")) == before and time.monotonic() < given_up:
-        # What is waited for is another process; the load goes on meanwhile.
+        # This waits for another process, while the load goes on.
         time.sleep(0.2)
 
 
-def _beside(daemon: Daemon, request: bytes, rate: float, seed: int, work: Callable[[], None]) -> Round:
-    """The load, with ``work`` going on beside it after a quiet while."""
+def _under_load(daemon: Daemon, request: bytes, rate: float, seed: int, work: Callable[[], None]) -> Round:
+    """The load, with ``work`` going on between two quiet whiles."""
 
     async def run() -> Round:
         start = time.monotonic_ns()

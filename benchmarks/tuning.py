@@ -1,19 +1,18 @@
-"""Whether the tuner finds what an exhaustive sweep finds, in a fifth of its time, and beats OpenVINO's hints.
+"""Compares the tuner's choice with an exhaustive sweep, which takes five times as long, and with OpenVINO's hints.
 
     python -m benchmarks.tuning --out build/bench
 
-For each model every candidate of the search space is measured, ``--windows`` windows each: the
-sweep. What it knows about latencies is then read under three objectives: tight and medium
-multiples of the latency of a request alone, and none, where every answer counts. The tuner gets a
-fifth of the sweep's time for each. Its choice, the sweep's best and what OpenVINO's two hints
-would choose are then measured in turn, so that other work meets all alike. Bars:
+For each model the sweep measures every candidate of the search space, ``--windows`` windows each. Its latencies are
+then read under three objectives: tight and medium multiples of the latency of a request alone, and none, where every
+response counts. The tuner gets a fifth of the sweep's time for each. Its choice, the sweep's best and the choices of
+OpenVINO's two hints are then measured in turn, so that other work affects all alike. Bars:
 
-- the choice has at least 97 % of the best point's goodput (answers in time a second);
+- the choice has at least 97 % of the best point's goodput (responses in time a second);
 - the search took at most 20 % of the sweep's time;
 - the choice has at least 98 % of the goodput of the better hint.
 
-Writes tuning.json and tuning.png to ``--out`` and exits with 1 when a bar is missed. Where nothing
-in the sweep keeps the objective, the row says so, and no bar is held against it.
+Prints a table, writes tuning.json and tuning.png to ``--out``, and exits with 1 when a bar is missed. Where no
+candidate of the sweep keeps the objective, the row says so and has no bar.
 """
 
 import argparse
@@ -57,7 +56,7 @@ LATENCY_HINT, THROUGHPUT_HINT = "latency hint", "throughput hint"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model under one objective; goodputs are of the paired runs, in answers a second, and times in seconds."""
+    """One model under one objective; goodputs are of the paired runs, in responses a second, and times in seconds."""
 
     model: str
     objective: str
@@ -76,17 +75,17 @@ class Row:
 
     @property
     def of_best(self) -> float:
-        """The choice's goodput in proportion to the best's."""
+        """The choice's goodput over the best's."""
         return _ratio(self.choice_goodput, self.best_goodput)
 
     @property
     def of_hint(self) -> float:
-        """Likewise to the better hint's."""
+        """The choice's goodput over the better hint's."""
         return _ratio(self.choice_goodput, max(self.latency_hint_goodput, self.throughput_hint_goodput))
 
     @property
     def of_time(self) -> float:
-        """The search's time in proportion to the sweep's."""
+        """The search's time over the sweep's."""
         return self.search_seconds / self.sweep_seconds
 
 
@@ -164,7 +163,7 @@ def _model(
 def _sweep(
     probe: ProbeProcess, work: TuningPlan, windows: int
 ) -> tuple[dict[Candidate, tuple[MeasurementWindow, ...]], float]:
-    """Every candidate's windows, and the seconds that took."""
+    """Every candidate's windows, and the seconds of the sweep."""
     seen: dict[Candidate, tuple[MeasurementWindow, ...]] = {}
     candidates = list(work.space.all())
     print(f"{work.source.name}: sweeping {len(candidates)} candidates", flush=True)
@@ -199,7 +198,7 @@ def _objective(
             looks += 1
             return probe.measure(candidate, windows)
 
-        # What is left for the process to start and to end comes off the search's own time.
+        # The budget leaves time for the process to start and to end.
         budget = TIME_BAR * sweep_seconds - 2.0
         outcome = tune(Search(work.space, goal, work.seeds, budget=budget), measure, budget)
         search_seconds = time.monotonic() - begun
@@ -237,21 +236,21 @@ def _objective(
 
 
 def _paired(probe: ProbeProcess, sides: dict[str, Candidate], latency: float | None, rounds: int) -> dict[str, float]:
-    """The goodput of each side: of ``rounds`` in which each is measured once, in turn, the median.
+    """The median goodput of each side over ``rounds``, in each of which every side is measured once.
 
     Sides that are the same candidate are measured once.
     """
     candidates = list(dict.fromkeys(sides.values()))
     rates: dict[Candidate, list[float]] = {c: [] for c in candidates}
     for number in range(rounds):
-        # Each goes first as often as any other.
+        # Each side goes first equally often.
         for candidate in candidates[number % len(candidates) :] + candidates[: number % len(candidates)]:
             measured = probe.measure(candidate, 2)
             rates[candidate] += [w.within(latency) / w.seconds for w in measured.windows]
     return {name: median(rates[c]) if rates[c] else 0.0 for name, c in sides.items()}
 
 
-# -- what is said of it -----------------------------------------------------------
+# -- the report -------------------------------------------------------------------
 
 
 def _misses(row: Row) -> list[str]:

@@ -1,20 +1,19 @@
-"""One process, two workers, and what a front process would cost instead.
+"""Compares one process with two workers, and with the estimated cost of a front process before engine workers.
 
     python -m benchmarks.workers --rounds 3 --seconds 3 --out build/bench
 
-Each round asks a daemon of one process and one of two workers in turn, 32 requests in flight spread over 1, 2, 4 and 32
-connections: with a model that computes nothing, where the interpreter is what requests wait for, and with one of some
-milliseconds on one thread, where the CPUs are. Stated are answers a second, microseconds of the server's CPU a request
+Each round sends requests to a daemon of one process and one of two workers in turn, 32 in flight over 1, 2, 4 and 32
+connections. One model computes nothing, so that requests wait for the interpreter; the other takes some milliseconds on
+one thread, so that they wait for a CPU. The figures are responses a second, microseconds of the server's CPU a request
 (all its processes), and the *share* of the busiest worker: SO_REUSEPORT gives connections to workers, not requests, and
-a client with one connection is served by one of them.
+one worker serves all requests of a client with one connection.
 
-Beside it stands what a front process before engine workers would cost (hop.py, bare_echo.py), and a model of all three
-made of these figures: at how many cores, and up to which service time, more than one process pays. The client runs on
-the same CPUs, so that throughput of a model that computes nothing is that of the client before it is the server's; CPU
-a request is what the model is made of.
+A front process before engine workers is estimated from hop.py and bare_echo.py. A cost model of all three says at how
+many cores, and up to which service time, more than one process pays. The client runs on the same CPUs: with the model
+that computes nothing it limits throughput before the server does, so the cost model is made of CPU a request.
 
 Bars, on medians: with 32 connections two workers answer at least 0.8 times as much as one process, and take at most
-1.25 times its CPU a request. Writes workers.json and exits with 1 when a bar is missed.
+1.25 times its CPU a request. Prints the tables, writes workers.json to ``--out`` and exits with 1 when a bar is missed.
 """
 
 import argparse
@@ -56,7 +55,8 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One daemon for one round. ``cpu`` is in microseconds a request, ``share`` the busiest worker's part."""
+    """One daemon for one round. ``cpu`` is in microseconds a request, ``share`` the busiest worker's fraction of
+    requests."""
 
     model: str
     processes: int
@@ -77,28 +77,28 @@ class Costs:
     engine: float
 
     def one(self, service: float, cores: int) -> float:
-        """Requests a second of one process: what its interpreter can do, or the cores (``service`` in seconds)."""
+        """Requests a second of one process, limited by its interpreter or by the cores (``service`` in seconds)."""
         return min(1e6 / self.request, cores / (self.request / 1e6 + service))
 
     def workers(self, service: float, cores: int, count: int) -> float:
-        """Of ``count`` workers, where connections are spread evenly."""
+        """Requests a second of ``count`` workers with evenly spread connections."""
         return min(count * 1e6 / self.request, cores / (self.request / 1e6 + service))
 
     def front_process(self, service: float, cores: int, count: int) -> float:
-        """Of one front process that speaks gRPC, and ``count`` engine workers that do the rest."""
+        """Requests a second of one front process that speaks gRPC and ``count`` engine workers that do the rest."""
         front = self.bare + self.front
         worker = self.request - self.bare + self.engine
         whole = (front + worker) / 1e6 + service
         return min(1e6 / front, count * 1e6 / worker, cores / whole)
 
     def pays_from(self, service: float) -> float:
-        """Cores from which one interpreter can't feed them all."""
+        """The number of cores from which one interpreter cannot keep all busy."""
         return 1 + service * 1e6 / self.request
 
 
 def busiest(workers: int, connections: int, tries: int = 20_000) -> float:
-    """The busiest worker's part of requests, on average, where each connection goes to any of ``workers`` by chance and
-    carries as many requests as any other."""
+    """The busiest worker's fraction of requests, on average, when each connection goes to one of ``workers`` at random
+    and all carry the same number of requests."""
     chance = random.Random(1)
     total = 0
     for _ in range(tries):
@@ -110,7 +110,7 @@ def busiest(workers: int, connections: int, tries: int = 20_000) -> float:
 
 
 async def load(target: str, message: bytes, connections: int, seconds: float) -> tuple[int, float]:
-    """Answers in about ``seconds``, after as long a warm-up of a fifth; every answer must be OK."""
+    """Send requests for about ``seconds``; the number of responses, all of which must be OK, and the seconds taken."""
     done = 0
     async with AsyncExitStack() as stack:
         channels = [
@@ -133,7 +133,7 @@ async def load(target: str, message: bytes, connections: int, seconds: float) ->
 
 
 def processes_of(daemon: Daemon) -> list[int]:
-    """All of them: the supervisor with its workers, or the one."""
+    """All processes: the supervisor with its workers, or the only one."""
     return [daemon.process.pid, *(event["pid"] for event in daemon.events("worker started"))]
 
 
@@ -149,13 +149,13 @@ def looked_at(daemon: Daemon, model: str, message: bytes, connections: int, seco
     done, took = uvloop.run(load(daemon.grpc, message, connections, seconds))
     spent = {pid: cpu_seconds(pid) - before[pid] for pid in pids}
     workers = [spent[pid] for pid in pids[1:]] or [1.0]
-    # By their CPU time, which is alike for every request of one model.
+    # By their CPU time, which is equal for all requests of one model.
     share = max(workers) / sum(workers) if sum(workers) else 1.0
     return Look(model, max(1, len(pids) - 1), connections, done / took, sum(spent.values()) / done * 1e6, share)
 
 
 def bare_echo(seconds: float) -> float:
-    """Microseconds of CPU a request of the least server that there is, under the same load."""
+    """Microseconds of CPU a request of the minimal server, under the same load."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bare_echo", "64"], stdout=subprocess.PIPE, text=True
     ) as server:

@@ -1,4 +1,4 @@
-"""Made-up machines as control groups show them, and real groups with a quota."""
+"""Synthetic machines as control groups show them, and real groups with a quota."""
 
 import os
 from collections.abc import Iterator, Mapping

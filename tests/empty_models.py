@@ -251,7 +251,7 @@ def _chosen(x: Any) -> Any:
 
 
 def of_chosen(make: Callable[[Any], Mapping[str, Any]]) -> Callable[[Path], Path]:
-    """``x`` FP32 [n] -> what ``make`` makes of those elements that are not 0."""
+    """``x`` FP32 [n] -> what ``make`` makes of the elements that are not 0."""
 
     def build() -> tuple[Mapping[str, Any], Sequence[Any]]:
         x = _input("x", [-1])

@@ -112,7 +112,7 @@ async def test_what_is_not_there_is_told_apart_from_what_is_not_ready(tmp_path: 
         house.put("garbage", b"no model")
         await house.catalog.load_all()
 
-        assert isinstance(house.refusal("nobody"), UnknownModel)
+        assert isinstance(house.refusal("absent"), UnknownModel)
         unknown = house.refusal("m", "7")
         assert isinstance(unknown, UnknownVersion)
         assert str(unknown) == "model 'm' has no version '7'; versions: 1"
@@ -121,7 +121,7 @@ async def test_what_is_not_there_is_told_apart_from_what_is_not_ready(tmp_path: 
             assert isinstance(refused, ModelUnavailable)
             assert "failed to load" in str(refused)
         with pytest.raises(UnknownModel):
-            house.catalog.versions("nobody")
+            house.catalog.versions("absent")
 
 
 @pytest.mark.parametrize("version", ["01", "1 ", "+1", "-1", "one", "１", "²", "1" * 5000])
@@ -299,7 +299,7 @@ async def test_a_client_that_stops_waiting_does_not_stop_the_change(tmp_path: Pa
 async def test_only_what_is_on_disk_can_be_loaded(tmp_path: Path) -> None:
     async with House(tmp_path / "repository") as house:
         models.save(models.scaled(2), tmp_path / "outside" / "1")
-        for name in ("nobody", "../outside", ".", ""):
+        for name in ("absent", "../outside", ".", ""):
             with pytest.raises(UnknownModel):
                 await house.catalog.load(name)
         assert house.index() == []
@@ -353,7 +353,7 @@ async def test_unloading_what_is_not_there_is_refused_and_twice_is_harmless(tmp_
         house.put("m", models.scaled(2))
         await house.catalog.load_all()
         with pytest.raises(UnknownModel):
-            await house.catalog.unload("nobody")
+            await house.catalog.unload("absent")
         await house.catalog.unload("m")
         await house.catalog.unload("m")
         assert house.index() == [("m", "1", "UNAVAILABLE")]

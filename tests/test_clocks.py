@@ -1,5 +1,4 @@
-"""Only what is told to people, or said in dates, goes by the wall clock: all that waits goes by a clock that never
-jumps."""
+"""Only dates and texts for people use the wall clock: every wait uses a clock that never jumps."""
 
 import ast
 from collections.abc import Iterator

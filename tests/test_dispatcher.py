@@ -521,7 +521,7 @@ async def test_a_model_that_had_more_than_its_part_goes_on_once_the_other_is_don
 
 
 @on_loop
-async def test_a_model_that_is_gone_holds_nobody_back() -> None:
+async def test_a_model_that_is_gone_delays_no_other() -> None:
     device = SharedDevice()
     ahead, behind = (Bench(1, share=device.join(weight, 1.0)) for weight in (1e-6, 1e3))
     first, second = ahead.submit(2)

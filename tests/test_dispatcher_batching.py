@@ -1,4 +1,4 @@
-"""Requests that run together: each gets what it would have got alone, whatever becomes of the others."""
+"""Requests in one batch: each gets the result that it would get alone, even if others fail."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -89,7 +89,7 @@ async def test_members_that_leave_do_not_touch_their_neighbours() -> None:
 
 
 @on_loop
-async def test_a_run_that_nobody_waits_for_any_more_is_cancelled() -> None:
+async def test_a_run_that_no_client_waits_for_is_cancelled() -> None:
     bench = batching()
     asked = await batched(bench, range(3))
     slot = bench.slots[0][0]

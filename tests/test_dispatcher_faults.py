@@ -1,4 +1,4 @@
-"""Whatever a device does, every request is answered once, and what can go on does."""
+"""Device faults: every request is answered once, and everything unaffected goes on."""
 
 import asyncio
 import random
@@ -94,7 +94,7 @@ async def test_a_slow_run_that_ends_in_time_is_not_given_up() -> None:
 
 
 @on_loop
-async def test_the_late_end_of_a_run_that_was_given_up_answers_nobody() -> None:
+async def test_the_late_end_of_an_abandoned_run_answers_no_request() -> None:
     bench = impatient(1)
     hung, waiting = bench.submit(2)
     await hung.ended()

@@ -1,4 +1,4 @@
-"""A model that runs inline: answered before submit returns, and otherwise as any other."""
+"""A model that runs inline: it answers before submit returns, and otherwise works like any other."""
 
 import asyncio
 import pickle
@@ -69,7 +69,7 @@ async def test_a_run_that_fails_is_answered_so_and_the_next_is_well(tmp_path: Pa
 
 
 @on_loop
-async def test_an_answer_that_can_not_be_encoded_costs_nobody_else_anything(tmp_path: Path) -> None:
+async def test_an_answer_that_can_not_be_encoded_affects_no_other_request(tmp_path: Path) -> None:
     house = bench(tmp_path)
     broken, refused = ask([1, 2, 3, 4], breaks=True)
     house.dispatcher.submit(broken)
@@ -93,7 +93,7 @@ async def test_a_deadline_that_has_passed_is_refused_and_nothing_runs(tmp_path: 
 @on_loop
 async def test_what_had_to_wait_for_its_turn_on_the_device_runs_once_it_may(tmp_path: Path) -> None:
     device = SharedDevice()
-    # Somebody else has the whole device, and waits for more: whoever comes has to wait, too.
+    # A rival has the whole device and waits for more: every new request has to wait, too.
     rival = device.join(1.0, 1.0)
     house = RealBench(load(models.scaled(2), tmp_path, INLINE), share=device.join(1.0, 1.0))
     now = time.monotonic_ns()

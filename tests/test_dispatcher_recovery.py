@@ -26,8 +26,8 @@ from tests.system.failing_models import KINDS, long_or_short
 
 
 class Fragile:
-    """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the model at present. It is made
-    anew while ``may_rebuild`` is set, and can't be where there is a ``problem``."""
+    """A dispatcher over one pool of fakes that a failure mars: ``slots`` are those of the current model. It is rebuilt
+    while ``may_rebuild`` is set; with a ``problem`` the rebuild fails."""
 
     def __init__(self, size: int, *, rebuild_ns: int = 0, rules: SchedulerRules | None = None) -> None:
         self.models = 0
@@ -97,7 +97,7 @@ async def test_what_waits_is_answered_on_another_model_after_one_failed() -> Non
 
 
 @on_loop
-async def test_requests_beside_the_one_that_failed_are_run_again_one_by_one() -> None:
+async def test_requests_batched_with_the_one_that_failed_are_run_again_one_by_one() -> None:
     bench = Fragile(3)
     answers = bench.submit(3)
     bad, well, later = bench.slots
@@ -156,7 +156,7 @@ async def test_companions_in_one_run_are_each_tried_by_themselves() -> None:
 
 
 @on_loop
-async def test_deadlines_pass_and_clients_may_leave_while_the_model_is_made_anew() -> None:
+async def test_deadlines_pass_and_clients_may_leave_while_the_model_is_rebuilt() -> None:
     bench = Fragile(1)
     bench.may_rebuild.clear()
     (bad,) = bench.submit()
@@ -179,7 +179,7 @@ async def test_deadlines_pass_and_clients_may_leave_while_the_model_is_made_anew
 
 
 @on_loop
-async def test_where_it_can_not_be_made_anew_that_is_told_and_nothing_waits_for_ever() -> None:
+async def test_a_failed_rebuild_is_reported_and_nothing_waits_for_ever() -> None:
     bench = Fragile(1)
     bench.problem = "no memory left"
     bad, waiting = bench.submit(2)
@@ -193,7 +193,7 @@ async def test_where_it_can_not_be_made_anew_that_is_told_and_nothing_waits_for_
 
 
 @on_loop
-async def test_the_pool_can_be_closed_while_the_model_is_made_anew() -> None:
+async def test_the_pool_can_be_closed_while_the_model_is_rebuilt() -> None:
     bench = Fragile(2)
     bench.may_rebuild.clear()
     (bad,) = bench.submit()
@@ -229,7 +229,7 @@ async def test_a_client_whose_requests_keep_failing_has_to_wait_and_others_have_
     (bad,) = bench.submit(client="a")
     bench.slots[0].fail("shapes do not fit")
     await bad.ended()
-    # So long does making it anew take.
+    # The rebuild takes this long.
     asyncio.get_running_loop().call_later(0.4, bench.may_rebuild.set)
     await until(lambda: bench.pool.rebuilds == 1)
     refused, good = (*bench.submit(client="a"), *bench.submit(client="b"))
@@ -243,7 +243,7 @@ async def test_a_client_whose_requests_keep_failing_has_to_wait_and_others_have_
 
 
 @on_loop
-async def test_a_run_that_nobody_waits_for_is_let_end_where_that_takes_less_than_a_renewal() -> None:
+async def test_an_unwanted_run_may_end_where_that_takes_less_than_a_rebuild() -> None:
     bench = Fragile(1, rebuild_ns=60_000_000_000)
     request, _ = ask()
     bench.dispatcher.submit(request)
@@ -259,7 +259,7 @@ async def test_a_run_that_nobody_waits_for_is_let_end_where_that_takes_less_than
 
 
 @on_loop
-async def test_one_that_takes_longer_is_cancelled_and_the_model_made_anew() -> None:
+async def test_an_unwanted_run_that_takes_longer_is_cancelled_and_the_model_rebuilt() -> None:
     bench = Fragile(1, rebuild_ns=30_000_000)
     request, _ = ask()
     bench.dispatcher.submit(request)

@@ -1,4 +1,4 @@
-"""Requests whose inputs and outputs are in a client's memory: it is used while they run and never after."""
+"""Requests with inputs and outputs in a client's memory: it is used during the run and never after."""
 
 import pytest
 
@@ -95,7 +95,7 @@ async def test_memory_is_given_back_however_the_run_ends(how: str) -> None:
 
 
 @on_loop
-async def test_memory_that_is_gone_is_told_to_whom_it_was_and_harms_nobody() -> None:
+async def test_memory_that_is_gone_is_reported_to_its_client_and_harms_no_other() -> None:
     bench = Bench(1)
     bench.submit()
     request, answer, region = asked()

@@ -202,7 +202,7 @@ def test_no_import_cycle_inside_the_package() -> None:
 def test_each_foreign_library_has_one_home(library: str) -> None:
     users = {package(m) for m, path in modules().items() if any(i.split(".")[0] == library for i in imports(path))}
     assert users <= HOMES[library], f"{library} is imported outside of its home"
-    assert users or library == "google", f"{library} is used by nobody any more"
+    assert users or library == "google", f"{library} is no longer imported"
 
 
 def test_pure_cores_know_no_clock_no_loop_and_no_disk() -> None:

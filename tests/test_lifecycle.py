@@ -1,4 +1,4 @@
-"""The daemon and its model versions move along their tables and no other way."""
+"""The daemon and its model versions follow their state tables only."""
 
 from itertools import product
 

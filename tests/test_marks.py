@@ -1,4 +1,4 @@
-"""Each row of tests/marks.py stands for tests that there are."""
+"""Each row of tests/marks.py names tests that exist."""
 
 import re
 

@@ -1,8 +1,8 @@
-"""inferd beside the servers that people would pick instead, beside OpenVINO's own benchmark, and beside two echoes.
+"""Compares inferd with other model servers, OpenVINO's own benchmark_app, and two echoes.
 
     python -m benchmarks.peers --rounds 5 --write
 
-The same models, inputs, precision and threads for all; one client process; every round visits every server with
-every model for a few seconds, so that other work on the machine meets all alike, and ratios are taken within a round.
-docs/performance.md says how, and shows what came out.
+All serve the same models, inputs, precision and threads, and one client process asks them. Every round visits every
+server with every model for a few seconds, so that other work on the machine affects all alike, and ratios are taken
+within a round. docs/performance.md has the method and the results.
 """

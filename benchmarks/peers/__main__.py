@@ -1,4 +1,4 @@
-"""The command: starts what is to be compared, measures, writes peers.json and, asked to, docs/performance.md."""
+"""The command: starts the servers, measures, and writes peers.json and, with ``--write``, docs/performance.md."""
 
 import argparse
 import asyncio
@@ -28,7 +28,7 @@ PAGE, PICTURE = ROOT / "docs" / "performance.md", ROOT / "docs" / "images" / "pe
 def main() -> int:
     """The exit status: 1 when a promise is not kept."""
     options = _options()
-    # Servers are ended, and let go on before that, however this one is asked to end.
+    # However this process ends, it resumes and ends the servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "peers.json"
@@ -52,7 +52,8 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description="inferd beside other servers, benchmark_app and two echoes"
+        prog="python -m benchmarks.peers",
+        description="Compares inferd with other servers, benchmark_app and two echoes",
     )
     names = [kind.name for kind in KINDS] + [BENCHMARK_APP]
     parser.add_argument("--rounds", type=int, default=5)
@@ -68,7 +69,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of what is written")
     parser.add_argument("--write", action="store_true", help="also write docs/performance.md and its picture")
-    parser.add_argument("--again", action="store_true", help="measure nothing: write of peers.json what is made of it")
+    parser.add_argument("--again", action="store_true", help="measure nothing: write the reports again from peers.json")
     return parser.parse_args()
 
 

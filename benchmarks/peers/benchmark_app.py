@@ -23,9 +23,9 @@ _FIRST, _LAST = "First inference took", "[Step 11/11]"
 
 
 def command(workload: Workload, streams: int, alone: bool, seconds: float) -> list[str]:
-    """The benchmark of as many infer requests as ``streams``, or of one ``alone``; it takes whole seconds.
+    """The command for as many infer requests as ``streams``, or for one ``alone``; it takes whole seconds.
 
-    One alone is asked for as the synchronous API: `-nireq 1` would leave one stream, of all threads.
+    One alone runs by the synchronous API: `-nireq 1` would leave one stream, of all threads.
     """
     element = "i32" if workload.array.dtype == np.int32 else "f32"
     program = str(Path(sys.executable).with_name("benchmark_app"))
@@ -37,7 +37,7 @@ def command(workload: Workload, streams: int, alone: bool, seconds: float) -> li
 def run(number: int, workload: Workload, streams: int, alone: bool, seconds: float) -> Result:
     """One run; CPU time is taken between its first inference and the end of its loop.
 
-    Raises RuntimeError with what it wrote when it fails.
+    Raises RuntimeError with its output when it fails.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     program = command(workload, streams, alone, seconds)

@@ -1,7 +1,7 @@
-"""Lean clients: a request is serialised once, an answer is not parsed, and each kind of transport gives *lanes*.
+"""Lean clients: a request is serialised once, a response is not parsed, and each kind of transport gives *lanes*.
 
-A lane is a coroutine function that sends one request and returns the answer's bytes. A closed loop asks each of its
-lanes again as soon as it has answered, so that there are always as many requests in flight as there are lanes.
+A lane is a coroutine function that sends one request and returns the bytes of the response. A closed loop calls each
+lane again as soon as it has returned, so that as many requests are in flight as there are lanes.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ from inferd._pb import open_inference_pb2 as pb
 
 STREAM = METHOD.replace("ModelInfer", "ModelStreamInfer")
 CHANNELS = 4
-"""Connections at most, and streams; a closed loop of fewer lanes has one for each."""
+"""The most connections, and streams; a closed loop of fewer lanes has one for each lane."""
 _OPTIONS = [*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 _PATIENCE, _CONNECT_PATIENCE = 30.0, 10.0
 _ERROR = b"\x0a"
-"""How a ModelStreamInferResponse begins that has an error's message, and no other."""
+"""The first byte of a ModelStreamInferResponse with an error message, and of no other."""
 
 Lane = Callable[[], Awaitable[bytes]]
 Lanes = Callable[[str, Workload, int], AbstractAsyncContextManager[list[Lane]]]
-"""HOST:PORT, what to ask, how many lanes."""
+"""HOST:PORT, the workload, the number of lanes."""
 
 
 class Refused(Exception):
-    """An answer that is not the one wanted: what it said."""
+    """A response that is not the expected one, and its message."""
 
 
 @dataclass(slots=True)
 class Heard:
-    """What one closed loop heard while its window was open: latencies in seconds, and what failed.
+    """The responses to one closed loop while its window was open: latencies in seconds, and failures.
 
-    ``rate`` is in answers a second, from the last answer before the window opened to the last in it: a window that
-    fits few answers has no edges then.
+    ``rate`` is in responses a second, from the last response before the window opened to the last in it, so that the
+    edges do not distort a window with few responses.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -56,9 +56,9 @@ class Heard:
 
 
 async def closed_loop(lanes: list[Lane], warm_up: float, seconds: float, at_edge: Callable[[], None]) -> Heard:
-    """Keep all ``lanes`` busy for ``warm_up`` seconds, then for ``seconds`` more, of which the result tells.
+    """Keep all ``lanes`` busy for ``warm_up`` seconds, then for the ``seconds`` of the result.
 
-    ``at_edge`` is called as that window opens and as it closes. Lanes that are not answered in the end are errors.
+    Calls ``at_edge`` when that window opens and when it closes. Lanes without a response in the end are errors.
     """
     heard, counting, over = Heard(), False, False
     answered = 0.0
@@ -99,19 +99,19 @@ async def closed_loop(lanes: list[Lane], warm_up: float, seconds: float, at_edge
 
 
 def in_words(error: BaseException) -> str:
-    """What went wrong, in a line."""
+    """The error, in a line."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {(error.details() or '')[:200]}"
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def tensor_of_response(data: bytes) -> npt.NDArray[np.float32]:
-    """What a ModelInferResponse holds."""
+    """The tensor of a ModelInferResponse."""
     return tensor(pb.ModelInferResponse.FromString(data).raw_output_contents[0])
 
 
 def tensor_of_stream(data: bytes) -> npt.NDArray[np.float32]:
-    """What a ModelStreamInferResponse holds. Raises Refused with its error."""
+    """The tensor of a ModelStreamInferResponse. Raises Refused with its error."""
     message = pb.ModelStreamInferResponse.FromString(data)
     if message.error_message:
         raise Refused(message.error_message)
@@ -150,7 +150,7 @@ async def unary(target: str, workload: Workload, count: int) -> AsyncIterator[li
 
 @asynccontextmanager
 async def stream(target: str, workload: Workload, count: int) -> AsyncIterator[list[Lane]]:
-    """ModelStreamInfer: a stream a connection, each with several requests in flight, answered in their order."""
+    """ModelStreamInfer: a stream a connection, each with several requests in flight, answered in order."""
     async with AsyncExitStack() as stack:
         streams = []
         for channel in await _channels(stack, target, count):
@@ -195,7 +195,7 @@ class _Stream:
 
 @asynccontextmanager
 async def shared_memory(target: str, workload: Workload, count: int) -> AsyncIterator[list[Lane]]:
-    """ModelInfer, the tensors in system shared memory: all lanes read one input, each has an output of its own.
+    """ModelInfer with tensors in system shared memory: all lanes read one input, and each has its own output.
 
     Raises grpc.aio.AioRpcError where the server takes no regions.
     """
@@ -236,7 +236,7 @@ async def streamed_shared_memory(target: str, workload: Workload, count: int) ->
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The request of one lane, and what reads its answer's tensor."""
+    """The request of one lane, and a function that reads the tensor of its response."""
 
     message: bytes
     answer: Callable[[], bytes]
@@ -244,7 +244,7 @@ class _Place:
 
 @asynccontextmanager
 async def _shared(channel: grpc.aio.Channel, workload: Workload, count: int) -> AsyncIterator[list[_Place]]:
-    """Memory of ``count`` lanes, known to the server as a region."""
+    """Memory of ``count`` lanes, registered at the server as a region."""
     region = "bench"
     size = len(workload.body) + count * workload.answer.nbytes
     memory = SharedMemory(create=True, size=size)
@@ -295,7 +295,7 @@ def _message(workload: Workload, region: str, output_offset: int) -> bytes:
 
 @asynccontextmanager
 async def http(target: str, workload: Workload, count: int) -> AsyncIterator[list[Lane]]:
-    """POST of the input's bytes to the path of the model's name, a connection a lane, all kept alive."""
+    """POST of the input's bytes to the path of the model's name, one kept-alive connection a lane."""
     host, _, port = target.rpartition(":")
     head = (
         f"POST /{workload.name} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/octet-stream\r\n"
@@ -314,7 +314,7 @@ async def http(target: str, workload: Workload, count: int) -> AsyncIterator[lis
 
 
 class _Connection(asyncio.Protocol):
-    """One request after the other; an answer has to state its length."""
+    """One request after the other; a response must state its length."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, with what its requirements.txt pins."""
+"""A virtual environment for each peer, with the packages that its requirements.txt pins."""
 
 import hashlib
 import subprocess
@@ -11,11 +11,11 @@ HERE = Path(__file__).parent
 
 
 class NotInstalled(Exception):
-    """A peer that can't be had here, and why."""
+    """A peer that cannot be installed here, and why."""
 
 
 def python_of(peer: str, root: Path, report: Callable[[str], None]) -> Path:
-    """The interpreter of ``peer``'s environment below ``root``, made first where it is not up to date.
+    """The interpreter of ``peer``'s environment below ``root``, which is made first if it is not up to date.
 
     Raises NotInstalled with pip's own reason.
     """
@@ -37,7 +37,7 @@ def python_of(peer: str, root: Path, report: Callable[[str], None]) -> Path:
 
 
 def version_of(peer: str) -> str:
-    """The version that ``peer``'s requirements.txt pins."""
+    """The version of ``peer`` that its requirements.txt pins."""
     for line in (HERE / peer / "requirements.txt").read_text().splitlines():
         name, _, version = line.partition("==")
         if name == peer:

@@ -1,4 +1,4 @@
-"""Draws the results: for each model, answers a second of every server, and where they kept the objective."""
+"""Draws the results: responses a second of every server for each model, and where they kept the objective."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.peers.results import BENCHMARK_APP, ECHO, INFERD, INFERD_MAPPED,
 _BLUE, _PALE, _GREY, _LIGHT, _INK = "#1f5fa8", "#9dbbe0", "#8a8a8a", "#d2d2d2", "#222222"
 
 _FAR = 1.5
-"""Times the most that was served, beyond which benchmark_app's bar is cut off."""
+"""Multiple of the highest served rate at which benchmark_app's bar is cut off."""
 
 
 def draw(results: Results, file: Path) -> None:
@@ -21,7 +21,7 @@ def draw(results: Results, file: Path) -> None:
     figure = Figure(figsize=(11, (0.34 * most + 1.0) * rows), dpi=160, layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False).flat
     for model, axes in zip(models, panels, strict=False):
-        # The echo computes nothing: its rate is not one of serving this model.
+        # The echo computes nothing: its rate says nothing about this model.
         subjects = [s for s in results.subjects(model) if s.server != ECHO]
         served, reference = 0.0, None
         for place, subject in enumerate(subjects):
@@ -56,7 +56,7 @@ def draw(results: Results, file: Path) -> None:
         axes.tick_params(axis="x", labelsize=8)
         axes.margins(x=0.12)
         if reference is not None and served and reference.high > _FAR * served:
-            # What serves nothing is far beyond: its bar is cut off, and its figure stands.
+            # benchmark_app does not serve and may be far beyond: its bar is cut off, and its figure remains.
             axes.set_xlim(0, _FAR * served * 1.15)
         axes.spines[["top", "right", "left"]].set_visible(False)
     for axes in list(panels):

@@ -1,4 +1,4 @@
-"""A server as the kernel sees it: all processes that it started, their CPU time and memory, halted and let go on."""
+"""A server as the kernel sees it: all its processes, their CPU time and memory, paused and resumed."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "BENCH_SERVER"
-"""The variable that tells a server's processes from all others, whoever became their parent."""
+"""The environment variable that marks a server's processes, whichever process became their parent."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -21,7 +21,7 @@ class Family:
     mark: str
 
     def members(self) -> list[int]:
-        """Their ids now."""
+        """Their current ids."""
         wanted = f"{MARK}={self.mark}".encode()
         found = []
         for folder in Path("/proc").iterdir():
@@ -43,14 +43,14 @@ class Family:
                 continue
 
     def halt(self) -> None:
-        """No CPU from now on, while another server is measured."""
+        """Pause them while another server is measured."""
         self.signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         self.signal(signal.SIGCONT)
 
     def end(self, patience: float = 15.0) -> None:
-        """Let them go on, ask them to end, and end what has not ended after ``patience`` seconds."""
+        """Resume them, ask them to end, and kill those that still run after ``patience`` seconds."""
         self.go_on()
         self.signal(signal.SIGTERM)
         given_up = time.monotonic() + patience
@@ -59,7 +59,7 @@ class Family:
         self.signal(signal.SIGKILL)
 
     def memory(self) -> int:
-        """Resident bytes of all together; what several share counts for each."""
+        """Resident bytes of all; shared memory counts for each process."""
         total = 0
         for pid in self.members():
             try:
@@ -70,7 +70,7 @@ class Family:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """CPU time that ``pids`` and those of their children that have ended took, kernel and user."""
+    """CPU time of ``pids`` and of their ended children, kernel and user."""
     ticks = 0
     for pid in pids:
         try:
@@ -87,10 +87,10 @@ Threads = Mapping[tuple[int, int], float]
 
 
 def thread_cpu_seconds(pids: Iterable[int]) -> Threads:
-    """CPU time that each thread of ``pids`` took until now.
+    """CPU time of each thread of ``pids`` so far.
 
-    In nanoseconds' steps where the kernel counts so, else in those of :func:`cpu_seconds`. Those that have ended are
-    left out.
+    In steps of nanoseconds if the kernel counts them, else in the steps of :func:`cpu_seconds`. Ended threads are left
+    out.
     """
     found = {}
     for pid in pids:
@@ -111,17 +111,17 @@ def _cpu_of_thread(folder: Path) -> float:
         nanoseconds = int((folder / "schedstat").read_text().split()[0])
     except FileNotFoundError:
         nanoseconds = 0
-    # A kernel that does not count so has no such file, or always 0 in it.
+    # A kernel that does not count nanoseconds has no such file, or always 0 in it.
     if nanoseconds:
         return nanoseconds / 1e9
     return sum(map(int, (folder / "stat").read_text().rpartition(")")[2].split()[11:13])) / _TICK
 
 
 def serving_cpu_seconds(before: Threads, after: Threads, computing: int) -> float:
-    """CPU time that all threads but the ``computing`` ones took between two looks of :func:`thread_cpu_seconds`.
+    """CPU time of all threads but the ``computing`` ones between two results of :func:`thread_cpu_seconds`.
 
-    For those that compute are taken the busiest but each process's main thread, on which its event loop runs.
-    Threads that came in between count from their start; of those that ended in between nothing is known.
+    The threads that compute are taken to be the busiest, without each process's main thread, which runs its event loop.
+    Threads that started in between count from their start; threads that ended in between are not counted.
     """
     took = {thread: after[thread] - before.get(thread, 0.0) for thread in after}
     others = sorted((seconds for (pid, thread), seconds in took.items() if thread != pid), reverse=True)
@@ -129,6 +129,6 @@ def serving_cpu_seconds(before: Threads, after: Threads, computing: int) -> floa
 
 
 def machine_cpu_seconds() -> float:
-    """CPU time of all that ran on this machine since it started."""
+    """CPU time of all processes of this machine since it started."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     return (user + nice + system + irq + softirq + steal) / _TICK

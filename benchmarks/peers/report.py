@@ -68,7 +68,7 @@ def markdown(results: Results, run: Mapping[str, Any]) -> str:
 
 
 def spread(value: Spread | None, scale: float = 1.0) -> str:
-    """Median, least and most, to three figures."""
+    """Median, minimum and maximum, to three figures."""
     if value is None:
         return NONE
     middle, low, high = (_figure(number * scale) for number in (value.middle, value.low, value.high))

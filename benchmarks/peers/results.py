@@ -1,4 +1,4 @@
-"""What was measured, and what is concluded from it: ratios within rounds, their medians and spreads. Pure."""
+"""The measurements, and the conclusions from them: ratios within rounds, their medians and spreads. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ ECHO, COMPUTING_ECHO = "echo", "echo-computes"
 NO_PEERS = frozenset({INFERD, INFERD_MAPPED, BENCHMARK_APP, ECHO, COMPUTING_ECHO})
 UNARY, STREAM, SHARED_MEMORY, STREAMED_SHARED_MEMORY = "unary", "stream", "shared memory", "stream, shared memory"
 LOAD = 8
-"""Requests in flight at which costs are compared: all cores are busy, and no queue is long."""
+"""Requests in flight at which costs are compared: all cores are busy and queues are short."""
 OBJECTIVE_FACTOR = 3.0
 
 
@@ -17,9 +17,9 @@ OBJECTIVE_FACTOR = 3.0
 class Result:
     """One closed loop: ``server`` asked by ``way`` for ``model``, ``concurrency`` requests in flight.
 
-    ``throughput`` is answers a second; times are seconds, and None where nothing was answered or it is not known.
-    ``server_cpu`` and ``client_cpu`` are CPU seconds an answer. ``foreign`` is how many CPUs neither of them used.
-    ``errors`` counts what was not answered as wanted, ``error`` says what the first was.
+    ``throughput`` is responses a second; times are seconds, and None without responses or if unknown. ``server_cpu``
+    and ``client_cpu`` are CPU seconds a response. ``foreign`` is the number of CPUs that other processes used.
+    ``errors`` counts requests without the expected response, ``error`` describes the first.
 
     ``serving_cpu`` is the part of ``server_cpu`` that did not compute: what all threads took but the busiest, of which
     as many as the server computes with, its main one not among them, are left out; none where nothing computes.
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median over rounds, the least and the most."""
+    """The median over rounds, the minimum and the maximum."""
 
     middle: float
     low: float
@@ -55,7 +55,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread | None":
-        """None of nothing."""
+        """None without values."""
         known = list(values)
         return cls(median(known), min(known), max(known)) if known else None
 
@@ -75,7 +75,7 @@ def computes(model: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What is promised: ``limit`` of ``figure``, a floor or a ceiling; None as the figure where it was not measured."""
+    """A promise: ``limit`` of ``figure``, a floor or a ceiling; the figure is None if it was not measured."""
 
     text: str
     limit: float
@@ -114,7 +114,7 @@ _REFERENCE = Subject(BENCHMARK_APP, "async")
 
 
 class Results:
-    """All of a run, asked by model, server and way. A figure by round leaves out the rounds that don't have it."""
+    """All results of a run, by model, server and way. A figure by round leaves out the rounds without it."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._all = tuple(results)
@@ -123,7 +123,7 @@ class Results:
         return list(dict.fromkeys(r.model for r in self._all))
 
     def subjects(self, model: str) -> list[Subject]:
-        """Who was asked for ``model``, in the order of the first round."""
+        """The subjects measured with ``model``, in the order of the first round."""
         first = [r for r in self._all if r.model == model]
         return list(dict.fromkeys(Subject(r.server, r.way) for r in first))
 
@@ -134,7 +134,7 @@ class Results:
         return Spread.of(r.foreign for r in self._all)
 
     def errors(self, model: str, subject: Subject) -> tuple[int, str]:
-        """How many, and what the first of them said."""
+        """The number of errors, and the message of the first."""
         found = [r for r in self._of(model, subject) if r.errors]
         return sum(r.errors for r in found), found[0].error if found else ""
 
@@ -147,15 +147,15 @@ class Results:
         return found
 
     def best(self, model: str, subject: Subject) -> ByRound:
-        """The most throughput at any concurrency."""
+        """The highest throughput at any concurrency."""
         found: ByRound = {}
         for result in self._of(model, subject):
             found[result.round] = max(found.get(result.round, 0.0), result.throughput)
         return found
 
     def served(self, model: str, subject: Subject) -> ByRound:
-        """The most throughput at any concurrency, with what the client took of the same CPUs given back: what the
-        server would answer if it had them to itself."""
+        """The highest throughput at any concurrency, plus the share of the client on the same CPUs: the server's
+        throughput if it had them to itself."""
         found: ByRound = {}
         for r in self._of(model, subject):
             part = (r.client_cpu or 0.0) / r.server_cpu if r.server_cpu else 0.0
@@ -163,7 +163,7 @@ class Results:
         return found
 
     def cost(self, model: str, subject: Subject) -> ByRound:
-        """CPU seconds of the server an answer, under load: benchmark_app's load is what its streams take."""
+        """CPU seconds of the server a response, under load; for benchmark_app the load is one request a stream."""
         levels = self.levels(model, subject)
         if not levels:
             return {}
@@ -171,7 +171,7 @@ class Results:
         return self.at(model, subject, level, lambda r: r.server_cpu)
 
     def serving(self, model: str, subject: Subject) -> ByRound:
-        """The part of :meth:`cost` that serving threads took, where it is known."""
+        """The part of :meth:`cost` that serving threads took, if known."""
         return self.at(model, subject, LOAD, lambda r: r.serving_cpu)
 
     def computing(self, model: str, subject: Subject) -> ByRound:
@@ -179,22 +179,22 @@ class Results:
         return difference(self.cost(model, subject), self.serving(model, subject))
 
     def later(self, model: str, subject: Subject) -> ByRound:
-        """Seconds by which a request that is alone is answered later than by benchmark_app."""
+        """Seconds that a request alone takes longer than in benchmark_app."""
         return difference(self.alone(model, subject), self.alone(model, _REFERENCE))
 
     def alone(self, model: str, subject: Subject) -> ByRound:
-        """The median latency of a request that is alone."""
+        """The median latency of a request alone."""
         return self.at(model, subject, 1, lambda r: r.p50)
 
     def objective(self, model: str) -> float | None:
-        """Seconds: three times the latency of a request alone at the peer that has the least, or at inferd."""
+        """Seconds: three times the latency of a request alone at the fastest peer, or at inferd."""
         peers = [s for s in self.subjects(model) if s.server not in NO_PEERS]
         candidates = peers or [Subject(INFERD, UNARY)]
         alone = [spread.middle for s in candidates if (spread := Spread.of(self.alone(model, s).values()))]
         return OBJECTIVE_FACTOR * min(alone) if alone else None
 
     def goodput(self, model: str, subject: Subject) -> ByRound:
-        """The most throughput at a concurrency whose p99 keeps the objective, without an error; 0 where none does.
+        """The highest throughput at a concurrency without errors whose p99 keeps the objective; 0 where none does.
 
         Nothing for benchmark_app and the bare echo, which serve no model.
         """
@@ -218,16 +218,16 @@ class Results:
 
 
 def ratio(one: ByRound, other: ByRound) -> Spread | None:
-    """``one`` in proportion to ``other``, of the rounds that have both and where ``other`` is not 0."""
+    """``one`` over ``other``, in the rounds that have both and where ``other`` is not 0."""
     return Spread.of(one[number] / other[number] for number in one if other.get(number))
 
 
 def difference(one: ByRound, other: ByRound) -> ByRound:
-    """``one`` less ``other``, round by round."""
+    """``one`` minus ``other``, round by round."""
     return {number: one[number] - other[number] for number in one if number in other}
 
 
-# -- what is promised -------------------------------------------------------------
+# -- the promises -----------------------------------------------------------------
 
 
 def bars(results: Results, small: Sequence[str] = ("noop", "magika")) -> list[Bar]:
@@ -282,7 +282,7 @@ def _small(
     costs, streamed = results.cost(model, unary), results.cost(model, stream)
     what = "server CPU an RPC"
     if computes(model):
-        # What remains is serving; the inference itself costs what it costs benchmark_app.
+        # The rest is serving; the inference itself costs what it costs benchmark_app.
         computing = results.cost(model, reference)
         costs, streamed = difference(costs, computing), difference(streamed, computing)
         what += " minus benchmark_app's an inference"

@@ -1,4 +1,4 @@
-"""The rounds: every server visited with every model, a few seconds each, the others halted meanwhile."""
+"""The rounds: every server with every model for a few seconds each, while the other servers are paused."""
 
 import asyncio
 import time
@@ -38,19 +38,19 @@ LADDER = (1, 4, 8, 16, 32)
 FEW = (1, 8, 32)
 """At its other ways, and at the bare echo."""
 LEAST = (1, LOAD)
-"""At what only has to say where CPU and latency go."""
+"""At servers that only show where CPU and latency go."""
 
 _READY_PATIENCE, _BETWEEN = 60.0, 0.5
 _T = TypeVar("_T")
 
 
 class WrongAnswer(Exception):
-    """A server that answered something else than OpenVINO does."""
+    """A server whose response differs from OpenVINO's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long each closed loop takes, after how long a warm-up, and how many rounds of them there are."""
+    """The seconds of each closed loop and of the warm-up before it, and the number of rounds."""
 
     rounds: int
     seconds: float
@@ -59,7 +59,7 @@ class Plan:
 
 
 class Rounds:
-    """The servers of ``kinds``, started and halted, and what is measured of them."""
+    """The servers of ``kinds``, started and paused, and their measurements."""
 
     def __init__(
         self, loop: asyncio.Runner, budget: Budget, workloads: Sequence[Workload], report: Callable[[str], None]
@@ -69,7 +69,7 @@ class Rounds:
         self.missing: dict[str, str] = {}
 
     def start(self, kinds: Sequence[Kind], stack: ExitStack) -> None:
-        """Start each, see that it answers right, halt it. Those that don't are in :attr:`missing`, with the reason."""
+        """Start each, check its responses, pause it. Servers that fail are in :attr:`missing`, with the reason."""
         for kind in kinds:
             begun = time.monotonic()
             with ExitStack() as own:
@@ -89,7 +89,7 @@ class Rounds:
             )
 
     def measure(self, plan: Plan) -> list[Result]:
-        """All rounds. Who comes first changes from round to round."""
+        """All rounds. The first server changes from round to round."""
         found: list[Result] = []
         for number in range(plan.rounds):
             for workload in _turned(self._workloads, number):
@@ -174,7 +174,7 @@ class Rounds:
         )
 
     def _computing(self, kind: Kind, workload: Workload, concurrency: int, pids: Sequence[int]) -> int | None:
-        """How many of the server's threads compute, None where they can't be told from the others."""
+        """The number of the server's threads that compute, None where they cannot be told from the others."""
         if kind.peer:
             return None
         if kind.name == ECHO or not computes(workload.name):
@@ -198,7 +198,7 @@ class Rounds:
     # -- before the first round -------------------------------------------------
 
     def _verify(self, running: Running) -> list[str]:
-        """The ways in which it answers what OpenVINO answers; the others are told in :attr:`missing`."""
+        """The ways in which it gives OpenVINO's output; the others are in :attr:`missing`."""
         right = []
         for way in running.kind.ways:
             try:
@@ -216,7 +216,7 @@ class Rounds:
     async def _once_it_answers(self, running: Running, way: Way, workload: Workload) -> None:
         given_up = time.monotonic() + _READY_PATIENCE
         while True:
-            # A port that is open does not mean a model that is loaded.
+            # An open port does not mean that the model is loaded.
             try:
                 async with way.lanes(running.targets[workload.name], workload, 1) as lanes:
                     data = await lanes[0]()
@@ -258,6 +258,6 @@ def _levels(kind: Kind, way: Way) -> tuple[int, ...]:
 
 
 def _turned(items: Sequence[_T], by: int) -> list[_T]:
-    """``items`` from the ``by``-th on, and then those before it."""
+    """``items`` from the ``by``-th on, then the ones before it."""
     by %= len(items)
     return [*items[by:], *items[:by]]

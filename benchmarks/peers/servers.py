@@ -1,4 +1,4 @@
-"""The servers: how each is started with all workloads, and in which ways it is asked."""
+"""The servers: how each is started with all workloads, and by which kinds of calls it is measured."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ _START_PATIENCE = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to ask a server: its name in results, the client for it, and how its answers are read."""
+    """A kind of call to a server: its name in results, its client, and the reader of its responses."""
 
     name: str
     lanes: clients.Lanes
@@ -56,7 +56,7 @@ _HTTP = Way("HTTP", clients.http, clients.tensor)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A server that can be started: ``ways`` to ask it, the first of which is what it is compared by."""
+    """A server that can be started; the first of its ``ways`` is used in comparisons."""
 
     name: str
     title: str
@@ -68,7 +68,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """``threads`` that a server computes with, the folder of environments, and further flags of inferd's."""
+    """The computing ``threads`` of a server, the folder of environments, and further flags of inferd."""
 
     threads: int
     environments: Path
@@ -78,7 +78,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers: HOST:PORT by workload, of those that it serves, and its processes."""
+    """A server that is ready: HOST:PORT by each workload that it serves, and its processes."""
 
     kind: Kind
     targets: Mapping[str, str]
@@ -87,11 +87,12 @@ class Running:
 
 
 class NotStarted(Exception):
-    """A server that did not get ready, with the end of what it wrote."""
+    """A server that did not become ready, with the end of its output."""
 
 
 def model_settings(model: str, threads: int) -> str:
-    """inferd's model.toml of each workload. What computes next to nothing is left to inferd, which runs it inline."""
+    """inferd's model.toml of each workload. A model that computes next to nothing has none, and inferd runs it
+    inline."""
     return f"[execution]\nstreams = {threads}\nthreads = {threads}\n" if computes(model) else ""
 
 
@@ -105,7 +106,7 @@ def _start_inferd(kind: Kind, budget: Budget, workloads: Sequence[Workload], sta
     flags = ["--cache-dir", f"{scratch}/cache", "--probe-interval", "0"]
     flags += ["--shared-memory", "mapped" if kind.name == INFERD_MAPPED else "copy", *budget.inferd_flags]
     daemon = Daemon(repository, *flags, environment={MARK: family.mark})
-    # The other way round a halted daemon would be asked to end, and never would.
+    # In the other order a paused daemon would get SIGTERM and never end.
     stack.push(daemon.__exit__)
     stack.callback(family.go_on)
     daemon.wait_for("ready", _START_PATIENCE)
@@ -137,7 +138,7 @@ def _start_peer(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack
         "PEER_SETTINGS": dumps(settings),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
-        # Each is a server's own: none of them reports to its makers from here.
+        # Each server has its own variables; none reports to its vendor from here.
         "BENTOML_DO_NOT_TRACK": "1",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -153,7 +154,7 @@ def _start_peer(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack
 
 
 def _stubs(folder: Path) -> Path:
-    """Python made of the protocol's .proto, for a server that registers a service of its user's."""
+    """Python generated from the protocol's .proto, for a server that registers the user's own service."""
     folder.mkdir()
     protos = ROOT / "protos"
     arguments = [f"-I{protos}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
@@ -180,7 +181,7 @@ def _await_port(process: "subprocess.Popen[bytes]", port: int, log: IO[str]) -> 
 
 
 def _start_echo(kind: Kind, _: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
-    """One process a workload, as each answers with as many bytes as inferd does to it."""
+    """One process a workload, since each returns as many bytes as inferd does."""
     family = _family(kind)
     targets = {}
     for workload in workloads:
@@ -218,10 +219,10 @@ def _echoing(command: Sequence[str], family: Family, stack: ExitStack) -> str:
 
 
 _FRAME = 40
-"""Bytes of a ModelInferResponse besides the tensor: names, type and shape."""
+"""Bytes of a ModelInferResponse without the tensor: names, type and shape."""
 
 
-# -- what they share --------------------------------------------------------------
+# -- common parts -----------------------------------------------------------------
 
 
 def _family(kind: Kind) -> Family:
@@ -242,7 +243,7 @@ def _tail(log: IO[str]) -> str:
 
 KINDS = (
     Kind(INFERD, "inferd", __version__, (_UNARY, _STREAM, _SHARED_MEMORY), _start_inferd, peer=False),
-    # A daemon maps shared memory or copies it: to compare both takes two.
+    # A daemon either maps shared memory or copies it: comparing both takes two daemons.
     Kind(
         INFERD_MAPPED,
         "inferd, mapped",

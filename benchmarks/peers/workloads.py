@@ -1,4 +1,4 @@
-"""The models that every server serves, as files that OpenVINO reads, and what they are asked."""
+"""The models that every server serves, as files that OpenVINO reads, and their inputs."""
 
 import shutil
 from collections.abc import Callable
@@ -20,10 +20,10 @@ LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A model in ``file``, its one input and the answer that OpenVINO gives to it, row-major.
+    """A model in ``file``, its one input and OpenVINO's output for it, row-major.
 
     ``request`` is the ModelInferRequest for it, serialised; ``body`` the bytes of the input alone, for servers that
-    speak HTTP. ``pace`` says how much longer than others it is measured.
+    speak HTTP. ``pace`` is how many times longer than others it is measured.
     """
 
     name: str
@@ -58,13 +58,13 @@ SOURCES: dict[str, Callable[[], "ov.Model"]] = {
 """noop gives back what it gets, 16 bytes; magika takes 8 KB; squeezenet takes 600 KB and little time, resnet50 as much
 and ten times as long."""
 PACE = {"resnet50": 2.0}
-"""How much longer than the others a model is measured, where few of its answers fit the time."""
+"""How many times longer than others a model is measured if few of its responses fit the time."""
 
 
 def make(names: list[str], repository: Path, settings: Callable[[str], str]) -> list[Workload]:
-    """Write the models into ``repository`` as inferd wants them, ``settings`` gives each one's model.toml.
+    """Write the models into ``repository`` in inferd's layout; ``settings`` has the model.toml of each.
 
-    Shapes become static, one row: what is compared is serving, not dynamic batching.
+    Shapes become static, one row: the comparison is of serving, not of dynamic batching.
     """
     return [_make(name, repository, settings(name)) for name in names]
 

@@ -140,7 +140,7 @@ def test_goodput_is_the_most_throughput_whose_p99_keeps_the_objective() -> None:
     assert results.best_peer("noop", results.goodput) == PEER
 
 
-def test_what_computes_nothing_or_answers_nobody_keeps_no_objective() -> None:
+def test_what_computes_nothing_or_answers_no_client_keeps_no_objective() -> None:
     results = Results([result(PEER, concurrency=1), result(APP), result(Subject(ECHO, UNARY))])
 
     assert results.goodput("noop", APP) == {}

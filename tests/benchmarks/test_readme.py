@@ -1,4 +1,4 @@
-"""benchmarks/README.md lists the programs that there are."""
+"""benchmarks/README.md lists every program."""
 
 import re
 

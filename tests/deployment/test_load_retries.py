@@ -1,4 +1,4 @@
-"""What did not load for a reason outside of it is loaded again by itself, and left alone once that was asked for."""
+"""A version that failed to load for an external reason is retried, until the retry is called off."""
 
 import asyncio
 

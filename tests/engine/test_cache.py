@@ -278,7 +278,7 @@ def test_a_lock_held_elsewhere_is_given_up_after_the_timeout(cache: BlobCache) -
         pass
 
 
-def test_a_killed_holder_blocks_nobody(held: multiprocessing.process.BaseProcess, cache: BlobCache) -> None:
+def test_a_killed_holder_blocks_no_one_else(held: multiprocessing.process.BaseProcess, cache: BlobCache) -> None:
     held.kill()
     held.join()
     with capture_logs() as logs, cache.lock(KEY, timeout=60):
@@ -328,7 +328,7 @@ def test_one_blob_serves_another_number_of_streams_with_equal_outputs(cache: Blo
 # -- marks --------------------------------------------------------------------------
 
 
-def test_a_mark_is_seen_by_whoever_shares_the_folder(cache: BlobCache) -> None:
+def test_a_mark_is_seen_by_every_process_that_shares_the_folder(cache: BlobCache) -> None:
     assert not cache.marked(KEY)
     cache.mark(KEY)
     assert BlobCache(cache.directory, MEGABYTE).marked(KEY)
@@ -336,7 +336,7 @@ def test_a_mark_is_seen_by_whoever_shares_the_folder(cache: BlobCache) -> None:
     assert cache.load(KEY) is None
 
 
-def test_marks_outlast_pruning_until_nobody_has_asked_for_them_in_a_season(cache: BlobCache) -> None:
+def test_marks_outlast_pruning_until_unused_for_a_season(cache: BlobCache) -> None:
     for key in (KEY, OTHER):
         cache.mark(key)
     long_ago = time.time() - 91 * 86400

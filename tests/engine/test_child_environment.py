@@ -1,4 +1,4 @@
-"""Child processes get what they need to run, and no secret."""
+"""Child processes get the environment that they need, and no secret."""
 
 import pytest
 from hypothesis import given

@@ -38,7 +38,7 @@ def test_the_tightest_ancestor_binds(tmp_path: Path) -> None:
     assert budget(tmp_path, "0::/a/b/c\n", files).threads == 2
 
 
-def test_a_group_beside_the_path_does_not_count(tmp_path: Path) -> None:
+def test_a_group_next_to_the_path_does_not_count(tmp_path: Path) -> None:
     assert budget(tmp_path, "0::/a\n", {"a/cpu.max": "max 100000", "b/cpu.max": "100000 100000"}).threads == 64
 
 
@@ -121,7 +121,7 @@ def test_malformed_files_never_raise_and_never_raise_the_budget(membership: str,
         (5, {"a": 1}, {"a": 5}),
     ],
 )
-def test_threads_are_split_by_weight_and_nobody_is_left_without(
+def test_threads_are_split_by_weight_and_none_is_left_without(
     threads: int, weights: dict[str, float], parts: dict[str, int]
 ) -> None:
     assert split(threads, weights) == parts

@@ -1,4 +1,4 @@
-"""Device strings resolve against what is present; compiled models run with what was asked for."""
+"""Device strings resolve to the devices present; compiled models run with the requested settings."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_a_device_that_is_present_resolves(requested: str, present: list[str], r
         ("HETERO", CPU_ONLY, "a list of devices"),
     ],
 )
-def test_an_absent_device_is_named_beside_those_present(requested: str, present: list[str], absent: str) -> None:
+def test_an_absent_device_is_named_with_those_present(requested: str, present: list[str], absent: str) -> None:
     with pytest.raises(DeviceAbsent) as caught:
         resolve(requested, present)
     assert caught.value.absent == absent

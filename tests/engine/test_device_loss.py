@@ -1,4 +1,4 @@
-"""Messages that say that a device is gone are told from those that say that one run failed."""
+"""Messages about a lost device are distinguished from messages about one failed run."""
 
 import pytest
 

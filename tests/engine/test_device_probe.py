@@ -1,4 +1,4 @@
-"""A child process tells whether a fresh one could use a device."""
+"""A child process finds out whether a fresh process could use a device."""
 
 import sys
 from collections.abc import Iterator

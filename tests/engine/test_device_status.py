@@ -1,4 +1,4 @@
-"""Devices are there while OpenVINO finds them, and tell of their memory what they know."""
+"""Devices are present while OpenVINO finds them, and report the memory figures that they have."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which requests are told what equal ones came to."""
+"""Requests equal to one that failed get its error without a run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the third kind of slot does otherwise than the others, and which models may run on it."""
+"""The inline slot: how it differs from the other slots, and which models may run on it."""
 
 import threading
 from dataclasses import replace
@@ -24,7 +24,7 @@ def inline(network: "ov.Model", calls: list[int]) -> InlineSlot:
     return InlineSlot(compiled.create_infer_request(), signature, lambda: calls.append(threading.get_ident()))
 
 
-def test_a_run_is_over_when_start_returns_and_tells_nobody() -> None:
+def test_a_run_is_over_when_start_returns_and_calls_nothing_back() -> None:
     calls: list[int] = []
     slot = inline(models.scaled(3), calls)
     for n in range(5):

@@ -1,4 +1,4 @@
-"""From a model file to pools that run it: what is served, and what is refused with which sentence."""
+"""From a model file to pools that run it: what is served, and what is refused with which message."""
 
 import gc
 import threading
@@ -428,7 +428,7 @@ def test_settings_that_decide_the_compiled_code_have_a_blob_of_their_own(toml: s
     assert not engine.load(models.source(file, toml)).pools[0].from_cache
 
 
-def test_a_model_whose_weights_changed_is_compiled_anew(tmp_path: Path) -> None:
+def test_a_model_whose_weights_changed_is_compiled_again(tmp_path: Path) -> None:
     engine = models.engine(cache=tmp_path / "cache")
     engine.load(models.source(models.save(models.scaled(2), tmp_path / "model")))
     changed = engine.load(models.source(models.save(models.scaled(3), tmp_path / "model")))
@@ -453,7 +453,7 @@ def test_a_damaged_blob_is_never_loaded(tmp_path: Path) -> None:
     assert np.allclose(numbers(run(loaded.pools[0], tensor(x))[0]), x @ weights, rtol=1e-4, atol=1e-4)
 
 
-def test_a_blob_that_openvino_refuses_is_compiled_anew(tmp_path: Path) -> None:
+def test_a_blob_that_openvino_refuses_is_compiled_again(tmp_path: Path) -> None:
     source = models.source(models.save(models.identity(), tmp_path / "model"))
     engine = models.engine(cache=tmp_path / "cache")
     engine.load(source)

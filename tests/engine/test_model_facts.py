@@ -1,4 +1,4 @@
-"""What an engine tells about models and devices without serving anything."""
+"""Facts that an engine reports about models and devices without serving."""
 
 import os
 import shutil

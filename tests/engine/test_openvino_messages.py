@@ -1,4 +1,4 @@
-"""What OpenVINO says goes to the log in full, as often as the log can bear."""
+"""OpenVINO's messages go to the log in full, at a limited rate."""
 
 from structlog.testing import capture_logs
 

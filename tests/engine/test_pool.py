@@ -180,7 +180,7 @@ def test_the_first_completion_after_warming_up_calls_for_attention(kind: Kind) -
         assert ends(pool.drain()) == [(0, None)]
 
 
-def test_the_first_completion_calls_for_attention_though_nobody_drained_the_warm_up(kind: Kind) -> None:
+def test_the_first_completion_calls_for_attention_though_the_warm_up_was_not_drained(kind: Kind) -> None:
     with real_pool(models.identity(), 2, kind) as pool:
         pool.run_all([X])
         called = threading.Event()
@@ -253,7 +253,7 @@ def test_members_of_a_run_are_read_by_their_rows() -> None:
     ]
 
 
-def test_a_slot_that_can_not_be_made_leaves_nothing_of_those_before_it() -> None:
+def test_a_slot_that_can_not_be_made_leaves_nothing_of_earlier_ones() -> None:
     made: list[FakeSlot] = []
 
     def make(on_done: Callable[[], None]) -> FakeSlot:

@@ -150,7 +150,7 @@ def test_no_more_are_left_behind_than_there_are_slots() -> None:
     deaf.end()
 
 
-def test_a_slot_that_can_not_be_made_anew_says_why() -> None:
+def test_a_slot_that_can_not_be_replaced_says_why() -> None:
     deaf = Deaf(1, broken=1)
     deaf.hang()
     assert deaf.replaced() == []
@@ -260,7 +260,7 @@ def test_an_infer_request_is_not_made_while_the_only_stream_computes() -> None:
     busy, made = compiled.create_infer_request(), threading.Event()
     idle_until = time.process_time()
     busy.start_async({0: np.zeros((256, 256), np.float32)})
-    # Whoever asks before the stream's thread has woken up may be first; CPU that is used elsewhere says that it has.
+    # A request made before the stream's thread wakes up may come first; CPU time used elsewhere shows that it is awake.
     while time.process_time() - idle_until < 0.02 and not made.wait(0.001):
         assert not busy.wait_for(0)
     making = threading.Thread(target=lambda: (compiled.create_infer_request(), made.set()))

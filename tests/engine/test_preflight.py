@@ -337,7 +337,7 @@ def test_closing_ends_the_child_and_refuses_what_comes_later(tmp_path: Path, cac
 
 
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
-    """A daemon that is killed leaves nobody behind, although the child is busy for minutes."""
+    """A killed daemon leaves no child behind, even one that is busy for minutes."""
     file = models.save(models.slow(200), tmp_path)
     script = (
         "import sys; from pathlib import Path; from tests.engine import models, test_preflight as t;"

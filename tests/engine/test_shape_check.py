@@ -1,4 +1,4 @@
-"""Which shapes are refused before anything runs, and what looking costs."""
+"""Which shapes are refused before a run, and what the check costs."""
 
 from collections.abc import Iterator
 from itertools import count

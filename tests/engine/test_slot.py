@@ -1,4 +1,4 @@
-"""The contract of a Slot, held by the fake as by the real ones, and what only the real ones can show."""
+"""The contract of a Slot, for the fake and the real ones, and tests that only the real ones can pass."""
 
 import threading
 import weakref

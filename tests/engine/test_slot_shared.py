@@ -1,4 +1,4 @@
-"""A client's memory in the place of a slot's own tensors, and back: no run ever sees or changes what is another's."""
+"""A client's memory in place of a slot's own tensors, and back: no run reads or changes another client's data."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

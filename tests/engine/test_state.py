@@ -1,4 +1,4 @@
-"""Models with state: what model.toml declares is held against the model, and a model's own state against the pool."""
+"""Models with state: model.toml is checked against the model, and a model's own state against the pool."""
 
 from pathlib import Path
 

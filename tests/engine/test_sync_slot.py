@@ -1,4 +1,4 @@
-"""What only a slot on a thread of its own can show; the contract it shares with the others is in test_slot.py."""
+"""Tests of the slot with its own thread; the contract that all slots share is in test_slot.py."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ def test_closing_ends_the_thread() -> None:
 
 
 def test_a_run_is_cancelled_while_it_computes() -> None:
-    # Were the GIL held meanwhile, nobody would get to cancel before the seconds that it takes are over.
+    # If the run held the GIL, no thread could cancel it during the seconds that it takes.
     done: list[None] = []
     with slot_on(seconds_long(), lambda: done.append(None), Hesitant) as (slot, request):
         request.go.set()
@@ -214,7 +214,7 @@ def test_a_run_may_be_started_from_the_hand_over() -> None:
 
 def test_a_hand_over_that_raises_loses_neither_run_nor_thread() -> None:
     def hand_over() -> None:
-        raise ValueError("nobody listens")
+        raise ValueError("no listener")
 
     with slot_on(models.identity(), hand_over) as (slot, _):
         for _ in range(2):

@@ -19,7 +19,7 @@
 10  tests/engine/test_traps.py::test_a_compiled_model_can_not_be_tuned
     tests/engine/test_model.py::test_one_blob_serves_every_number_of_streams
 11  tests/engine/test_model.py::test_a_batch_of_any_size_up_to_the_bound_needs_no_second_compile
-12  no test: the memory of a compiled model and the cost of compiling beside traffic are for the benchmarks
+12  no test: the memory of a compiled model and the cost of compiling under traffic are for the benchmarks
 13  tests/engine/test_model.py::test_a_damaged_blob_is_never_loaded
     tests/engine/test_cache.py::test_a_flipped_bit_anywhere_is_detected
     tests/engine/test_cache.py::test_a_killed_writer_leaves_no_half_file_to_read
@@ -60,7 +60,7 @@
 34  tests/engine/test_preflight.py::test_a_file_that_ends_or_fills_its_reader_is_refused_each_time
     tests/engine/test_preflight.py::test_a_file_that_takes_too_long_is_given_up
 35  tests/engine/test_pool_replacing.py::test_an_infer_request_is_not_made_while_the_only_stream_computes
-    tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices
+    tests/system/test_faults.py::test_a_model_that_hangs_for_ever_is_not_ready_then_ready_again_and_no_other_model_notices
 36  tests/engine/test_slot_shared.py::test_an_output_that_hands_an_input_on_is_not_computed_elsewhere
 37  tests/engine/test_slot_shared.py::test_memory_is_let_go_of_when_it_is_given_back
 38  tests/engine/test_traps.py::test_a_failure_on_the_calling_thread_is_lost_where_there_is_no_other

@@ -1,4 +1,4 @@
-"""What a run has nothing to make from is right or refused, and never what another request left there."""
+"""An output that a run does not write is right or refused, and never the data of another request."""
 
 from collections.abc import Mapping
 from pathlib import Path

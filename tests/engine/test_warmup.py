@@ -1,4 +1,4 @@
-"""Warm-up: what has to run, what may fail, and which numbers of rows are tried."""
+"""Warm-up: what must run, what may fail, and which batch sizes are tried."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

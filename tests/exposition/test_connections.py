@@ -1,4 +1,4 @@
-"""Connections that last make room for those that come."""
+"""Long-lived connections make room for new ones."""
 
 import socket
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def test_one_that_the_client_closed_meanwhile_is_let_go_of(pairs: list[Pair]) ->
 
 
 def _nothing() -> ServerSnapshot:
-    raise AssertionError("nobody asks for figures here")
+    raise AssertionError("no test here asks for figures")
 
 
 def test_a_scrape_is_answered_however_many_connections_say_nothing() -> None:

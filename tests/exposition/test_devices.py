@@ -1,4 +1,4 @@
-"""Devices are asked now and then, and one that hangs or fails takes nothing else with it."""
+"""Devices are polled, and one that hangs or fails affects no other."""
 
 from threading import Event, Thread
 

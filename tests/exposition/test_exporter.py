@@ -189,7 +189,7 @@ def test_without_a_reading_there_are_no_figures() -> None:
         assert get(exporter, "/status.json") == (503, "text/plain; charset=utf-8", "no figures yet\n")
 
 
-def test_a_client_that_says_nothing_holds_up_nobody() -> None:
+def test_a_silent_client_delays_no_other() -> None:
     with exporting() as exporter, socket.create_connection(("127.0.0.1", exporter.port)):
         assert get(exporter, "/healthz")[0] == 200
 

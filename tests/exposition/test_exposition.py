@@ -1,4 +1,4 @@
-"""The text is what the client library writes, byte by byte, and comes in pieces."""
+"""The text equals the client library's, byte for byte, and comes in chunks."""
 
 import math
 

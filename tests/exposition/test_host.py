@@ -1,4 +1,4 @@
-"""What a scrape says of CPU quota, pressure and memory is what the kernel says, and no more."""
+"""CPU quota, pressure and memory in a scrape are the kernel's figures, and no more."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Lateness is counted for every moment at which a request could have come."""
+"""Event loop lag is counted for every moment at which a request could have come."""
 
 import asyncio
 import threading

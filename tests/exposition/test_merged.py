@@ -1,4 +1,4 @@
-"""A supervisor's scrape: what its workers say, added up, beside what it says itself."""
+"""A supervisor's scrape: the sum of its workers' metrics, and its own."""
 
 import shutil
 import subprocess

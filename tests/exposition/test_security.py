@@ -1,4 +1,4 @@
-"""What a scrape says of certificate, tokens and refusals."""
+"""Series about the certificate, tokens and refusals."""
 
 from datetime import UTC, datetime
 from pathlib import Path

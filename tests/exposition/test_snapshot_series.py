@@ -1,4 +1,4 @@
-"""What holds at the moment of a scrape, as series."""
+"""Series of the state at the moment of a scrape."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The status page by itself: what may be in it, and the readings it shows."""
+"""The status page by itself: its allowed content, and the readings that it shows."""
 
 import base64
 import hashlib

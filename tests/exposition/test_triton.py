@@ -1,4 +1,4 @@
-"""Triton's names, as a dashboard made for Triton asks for them."""
+"""Series under Triton's names, as a dashboard for Triton queries them."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

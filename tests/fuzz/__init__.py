@@ -1,1 +1,1 @@
-"""Inputs that nobody would write: made up at random, from a corpus, and against the real port."""
+"""Inputs that no client would write: random ones, mutations of a corpus, and requests to the real port."""

@@ -1,4 +1,4 @@
-"""One run of the codec on bytes that a client may have sent, and what must hold of it."""
+"""One run of the codec on bytes that a client may send, and the properties that must hold."""
 
 import re
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class Wrong(Exception):
 
 
 def exercise(raw: bytes, which: int) -> str:
-    """Take ``raw`` for a request to one of :data:`SIGNATURES`. Returns what became of it, without particulars.
+    """Take ``raw`` for a request to one of :data:`SIGNATURES`. Returns the kind of result, without particulars.
 
     Raises Wrong, or whatever the codec raised that is not one of the documented errors.
     """

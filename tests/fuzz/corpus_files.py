@@ -1,4 +1,4 @@
-"""The kept corpus: inputs that once led the codec to an answer no other input had led it to."""
+"""The kept corpus: inputs that were the first to cause their kind of response."""
 
 import hashlib
 from pathlib import Path

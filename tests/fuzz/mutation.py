@@ -1,4 +1,4 @@
-"""Makes bytes out of bytes: what a fuzzer does, small and repeatable."""
+"""A small fuzzer: mutates bytes, repeatably."""
 
 from collections.abc import Sequence
 from random import Random

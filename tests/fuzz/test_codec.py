@@ -1,4 +1,4 @@
-"""The codec on bytes that nobody would send: the documented errors, and nothing else, come out."""
+"""The codec on bytes that no client would send: it raises the documented errors and nothing else."""
 
 from collections.abc import Iterator
 from random import Random

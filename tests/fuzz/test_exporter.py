@@ -1,4 +1,4 @@
-"""The metrics port on requests that nobody would send: an answer or a closed connection, and the next is served."""
+"""The metrics port on requests that no client would send: a response or a closed connection, and the next is served."""
 
 import socket
 from collections.abc import Iterator

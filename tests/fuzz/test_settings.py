@@ -1,4 +1,4 @@
-"""Settings files that nobody would write: one sentence of ConfigurationError, and nothing else, comes out."""
+"""Settings files that no operator would write: each raises a ConfigurationError of one sentence and nothing else."""
 
 from pathlib import Path
 from random import Random

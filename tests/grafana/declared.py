@@ -1,4 +1,4 @@
-"""The series that can be asked for, and their labels, as the code declares them."""
+"""The series that can be queried, and their labels, as the code declares them."""
 
 from inferd.metrics import instruments
 from inferd.metrics.instruments import Instrument

@@ -1,4 +1,5 @@
-"""The dashboards as files: what they ask for exists, they obey the rules of Grafana's dashboard-linter, and fit."""
+"""The dashboards as files: the series that they query exist, they pass Grafana's dashboard-linter rules, and they
+fit."""
 
 import re
 from collections.abc import Iterator

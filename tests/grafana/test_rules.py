@@ -149,7 +149,7 @@ def test_alerts_have_names_of_their_own_and_the_runbook_knows_no_others() -> Non
 
 
 def test_the_page_about_alerts_names_every_recorded_series() -> None:
-    """Of those that differ by their window only it shows the shortest."""
+    """It shows only the shortest window of series that differ by their window alone."""
     page, longer = (ROOT / "docs" / "alerts.md").read_text(), tuple(set(slo.TIMES.windows) - {"5m"})
     shown = {rule["record"] for rule in RECORDS if not rule["record"].endswith(longer)}
     assert {name for name in shown if f"`{name}`" not in page} == set()

@@ -1,4 +1,4 @@
-"""A model is shown as ready as long as what is seen of it does not say otherwise, and again when it does no more."""
+"""A model is ready until observations show otherwise, and again once they no longer do."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -299,6 +299,6 @@ def test_whatever_is_seen_it_fails_only_by_probes_and_is_sent_no_more_of_them_th
 
 
 @pytest.mark.parametrize("outcome", ProbeOutcome)
-def test_a_probe_that_nobody_asked_for_says_nothing(outcome: ProbeOutcome) -> None:
+def test_a_probe_that_was_not_requested_says_nothing(outcome: ProbeOutcome) -> None:
     watched = Watched()
     assert watched.ended(outcome, seconds=1000.0) is HealthState.HEALTHY

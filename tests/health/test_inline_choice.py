@@ -1,4 +1,4 @@
-"""Where runs are computed: decided again by what is seen, without flapping."""
+"""Where runs are computed: decided by observations, without flapping."""
 
 from dataclasses import dataclass, field
 

@@ -169,7 +169,7 @@ def test_a_model_whose_runs_are_long_may_be_silent_for_as_long_as_some_take() ->
     assert world.now - began > 10 * RULES.limit
 
 
-def test_whoever_looks_late_blames_nobody_for_it() -> None:
+def test_a_late_look_blames_no_run() -> None:
     world = World().trusted()
     world.look(busy=True)
     assert world.look(busy=True, after=100 * RULES.limit).alive

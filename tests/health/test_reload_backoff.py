@@ -1,4 +1,4 @@
-"""A version that lost its device is loaded again at once, then ever later, and never given up for good."""
+"""A version that lost its device is loaded again at once, then with growing delays, and never abandoned."""
 
 from hypothesis import given
 from hypothesis import strategies as st

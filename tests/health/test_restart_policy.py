@@ -1,4 +1,4 @@
-"""A process makes way only for a device that a fresh one can use and this one can't, and not too often."""
+"""The process restarts only for a device that a fresh process can use and this one cannot, and not too often."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -63,7 +63,7 @@ def test_nothing_ends_the_process_but_a_child_that_was_asked_and_could_use_the_d
         ([lost("NPU"), lost("GPU")], ["GPU", "NPU"]),
     ],
 )
-def test_a_device_is_lost_for_good_once_all_on_it_were_loaded_anew_in_vain(
+def test_a_device_is_lost_for_good_once_all_on_it_were_reloaded_in_vain(
     versions: Sequence[VersionHealth], found: list[str]
 ) -> None:
     assert lost_for_good(versions) == found

@@ -1,4 +1,4 @@
-"""Made-up snapshots of a server, as the daemon would take them of itself."""
+"""Synthetic snapshots of a server, as the daemon would take them of itself."""
 
 from collections.abc import Iterable
 from dataclasses import fields

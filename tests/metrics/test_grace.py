@@ -1,4 +1,4 @@
-"""What is gone is shown until a while after the first look that had its last count."""
+"""Series of unloaded versions stay for a while after the first scrape with their last count."""
 
 from inferd.metrics.grace import Grace
 

@@ -1,4 +1,4 @@
-"""What several workers say of themselves is what one server would say."""
+"""The merged snapshots of several workers equal the snapshot of one server."""
 
 from typing import Any
 

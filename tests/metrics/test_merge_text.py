@@ -1,4 +1,4 @@
-"""Series of several workers are added as a reader of each text would add them, and the sum is read as well."""
+"""Series of several workers are added as a reader of each text would add them, and the sum is valid text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -108,7 +108,7 @@ WORKERS = st.lists(
 
 
 @given(WORKERS)
-def test_every_series_is_the_sum_of_those_that_a_reader_sees(workers: list[Worker]) -> None:
+def test_every_series_is_the_sum_of_what_a_reader_sees(workers: list[Worker]) -> None:
     expected: Read = {}
     for worker in workers:
         for key, value in read(worker.text()).items():

@@ -124,7 +124,7 @@ def test_the_objective_is_an_exact_boundary() -> None:
         recorder.observe(seen("n", stages=lasting(nanoseconds)))
     samples = scraped(recorder)
     assert samples["inferd_request_duration_seconds_bucket", "0.123", "m", "1"] == 1
-    # Whoever has no objective meets none, rather than none of its requests meeting it.
+    # A model without an objective has no series, rather than a count of 0.
     assert named(samples, "inferd_objective_met_total") == {("m", "1"): 1}
     assert named(samples, "inferd_objective_missed_total") == {("m", "1"): 1}
     bounds = {labels[0] for labels in named(samples, "inferd_request_duration_seconds_bucket") if labels[1] == "n"}
@@ -186,7 +186,7 @@ def test_counters_of_a_version_stay_for_the_grace_after_the_first_scrape_that_ha
     recorder.follow({("m", "1"): 0.05, ("n", "1"): None})
     recorder.observe(seen())
     recorder.follow({("n", "1"): None})
-    # Long after, and nobody has scraped: what was counted is not lost.
+    # Long after, and without a scrape: the counts are not lost.
     clock.now += 10_000
     assert versions(recorder) == {("m", "1"): 1}
     assert scraped(recorder)["inferd_objective_met_total", "m", "1"] == 1

@@ -1,4 +1,4 @@
-"""What workers have counted stays when they go."""
+"""Counts of workers stay after the workers have ended."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What the last seconds were like: rates, percentiles and histories, of made-up figures."""
+"""Rates, percentiles and histories of the last seconds, from synthetic figures."""
 
 import json
 import math
@@ -148,7 +148,7 @@ def test_rates_are_of_what_ended_between_two_readings() -> None:
     assert (view["answered"], view["shed"], view["errors"], view["refused"]) == (20.0, 3.0, 2.0, 7.0)
 
 
-def test_an_outcome_that_nobody_has_heard_of_is_an_error() -> None:
+def test_an_unknown_outcome_is_an_error() -> None:
     view = after(server(1, [model()]), server(2, [model(outcomes={"odd": 2})], other={"odder": 3}))
     assert (of(view)["errors"], view["errors"]) == (2.0, 5.0)
 

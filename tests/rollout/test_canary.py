@@ -1,4 +1,4 @@
-"""A new version takes over by way of a check and, where that is wanted, a part of the requests first."""
+"""A new version takes over after a check and, if configured, after a share of the requests."""
 
 import asyncio
 from collections import Counter
@@ -167,7 +167,7 @@ async def test_a_changed_version_shares_also_those_to_its_number(tmp_path: Path)
 
 
 @on_loop
-async def test_one_that_nobody_asks_takes_over_in_the_end(tmp_path: Path) -> None:
+async def test_a_candidate_without_traffic_takes_over_in_the_end(tmp_path: Path) -> None:
     async with House(tmp_path) as house:
         house.put("m", models.scaled(2))
         await house.catalog.load_all()

@@ -1,4 +1,4 @@
-"""A canary is promoted or taken back by what both versions were seen with, and is decided in bounded time."""
+"""A canary is promoted or rolled back by the results of both versions, within bounded time."""
 
 import pytest
 

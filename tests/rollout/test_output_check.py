@@ -1,4 +1,4 @@
-"""What takes another's place answers what that answers, soundly, and takes what clients send it."""
+"""A new version accepts the requests of the current one and gives equivalent, sound outputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +151,7 @@ OLD = Signature((spec("x", (1, 8), 4),), (spec("y", (1, 8), 2),), max_batch=8)
         (Signature(OLD.inputs, OLD.outputs, max_batch=4), "it takes 4 rows, not 8"),
     ],
 )
-def test_requests_go_to_whoever_takes_all_of_them(new: Signature, problem: str) -> None:
+def test_requests_go_to_the_version_that_takes_all_of_them(new: Signature, problem: str) -> None:
     said = signature_mismatch(OLD, new)
     assert said.startswith(problem)
     assert bool(said) == bool(problem)

@@ -1,4 +1,5 @@
-"""A candidate next to what serves: compared, given a share, promoted or rolled back, and no request notices."""
+"""A candidate next to the current version: compared, given a share, promoted or rolled back, without an effect on
+requests."""
 
 import asyncio
 import time

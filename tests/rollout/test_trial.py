@@ -1,4 +1,4 @@
-"""Who takes over: by what both sides answered, beyond what chance explains."""
+"""Which side takes over: by the results of both, beyond chance."""
 
 import random
 from collections.abc import Callable

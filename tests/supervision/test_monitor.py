@@ -1,4 +1,4 @@
-"""Readiness follows what devices and models do, at once, and what was lost is loaded again."""
+"""Readiness follows devices and models at once, and lost versions are loaded again."""
 
 import asyncio
 import time
@@ -180,7 +180,7 @@ async def test_while_another_device_is_left_the_model_stays_ready(tmp_path: Path
 
 
 @on_loop
-async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: Path) -> None:
+async def test_what_lost_its_device_is_loaded_again_when_the_device_is_back(tmp_path: Path) -> None:
     backoff_rules = ReloadBackoffRules(first=0.001, fast_tries=3, slow_interval=0.002)
     async with House(tmp_path, "GPU", toml=devices("GPU"), backoff_rules=backoff_rules, look=0.001) as house:
         before = house.deployment
@@ -205,7 +205,7 @@ async def test_what_lost_its_device_is_loaded_anew_when_that_is_back(tmp_path: P
 async def test_what_lost_its_device_is_loaded_as_its_files_are_by_then(tmp_path: Path) -> None:
     async with House(tmp_path, "GPU", toml=devices("GPU"), look=0.001) as house:
         before = house.deployment
-        (tmp_path / "m" / "1" / "model.xml").write_text("another, and nobody has asked for it")
+        (tmp_path / "m" / "1" / "model.xml").write_text("another, and no client has asked for it")
         house.submit()
         house.engine.running("GPU")[0].fail(GONE)
         await until(lambda: house.ready and house.deployment is not before)
@@ -235,7 +235,7 @@ async def test_a_version_that_is_unloaded_while_it_has_failed_stays_so(tmp_path:
 
 
 @on_loop
-async def test_once_loading_anew_has_failed_often_enough_the_process_makes_way_if_another_can_use_it(
+async def test_once_reloading_has_failed_often_enough_the_process_makes_way_if_another_can_use_it(
     tmp_path: Path,
 ) -> None:
     backoff_rules = ReloadBackoffRules(first=0.001, fast_tries=3, slow_interval=3600.0)
@@ -271,7 +271,7 @@ async def test_what_a_fresh_process_could_not_use_either_ends_none(tmp_path: Pat
 
 
 @on_loop
-async def test_a_model_that_hangs_beyond_repair_is_loaded_anew_and_not_too_often(tmp_path: Path) -> None:
+async def test_a_model_that_hangs_beyond_repair_is_loaded_again_and_not_too_often(tmp_path: Path) -> None:
     toml = "[execution]\nhang_timeout = 0.005"
     backoff_rules = ReloadBackoffRules(first=0.001, slow_interval=0.001)
     async with House(tmp_path, "CPU", toml=toml, backoff_rules=backoff_rules, look=0.001, deaf=True) as house:
@@ -312,7 +312,7 @@ async def test_a_model_that_can_run_nothing_is_not_ready_and_what_waits_is_answe
 
 
 @on_loop
-async def test_what_hangs_stays_counted_when_the_version_is_loaded_anew(tmp_path: Path) -> None:
+async def test_what_hangs_stays_counted_when_the_version_is_loaded_again(tmp_path: Path) -> None:
     toml = "[execution]\nhang_timeout = 0.005"
     backoff_rules = ReloadBackoffRules(first=0.001, slow_interval=0.001)
     async with House(tmp_path, "CPU", toml=toml, backoff_rules=backoff_rules, look=0.001, deaf=True) as house:

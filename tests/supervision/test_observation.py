@@ -1,4 +1,4 @@
-"""What a dispatcher shows of a version, and what the watchdog expects of one that is out of service."""
+"""A dispatcher's observations of a version, and the watchdog's expectations of a version out of service."""
 
 from inferd.health.health import HealthRules, HealthState, HealthTracker
 from inferd.health.liveness import LivenessRules

@@ -37,7 +37,7 @@ class House:
         self._catalog = Catalog(Repository(root), engine(), limits, observe=self.seen.append, changed=self._changed)
 
     async def _changed(self) -> None:
-        """Nobody is to be told here."""
+        """No listener in these tests."""
 
     async def __aenter__(self) -> Deployment:
         await self._catalog.load_all()

@@ -1,4 +1,4 @@
-"""What the daemon's gauges say of a model, and waiting until they do."""
+"""Reads the daemon's gauges of a model, and waits for values."""
 
 import time
 

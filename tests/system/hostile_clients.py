@@ -1,4 +1,4 @@
-"""Clients that mean ill, on raw sockets where grpc is too polite: many connections, slow ones, garbage."""
+"""Hostile clients, on raw sockets where grpc is too polite: many connections, slow ones, garbage."""
 
 import asyncio
 import resource
@@ -14,7 +14,7 @@ ACK, END_HEADERS = 0x1, 0x4
 
 
 class Connection(asyncio.Protocol):
-    """One that pays no attention to what it is told; ``over`` once the server has closed it."""
+    """A connection that ignores the server's frames; ``over`` once the server has closed it."""
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -150,7 +150,7 @@ async def endless_headers(address: str, most: int) -> int:
 
 
 class WellBehaved:
-    """Calls ``infer`` over and over, one after the other, and keeps what became of each call."""
+    """Calls ``infer`` over and over, one after the other, and keeps the result of each call."""
 
     def __init__(self, infer: Callable[[], Awaitable[object]]) -> None:
         self._infer = infer
@@ -170,7 +170,7 @@ class WellBehaved:
                 await self._task
 
     async def progress(self, calls: int = 20) -> None:
-        """Wait until so many more calls have ended."""
+        """Wait until ``calls`` further calls have ended."""
         target = self._ended + calls
         async with self._changed:
             await self._changed.wait_for(lambda: self._ended >= target)

@@ -1,4 +1,4 @@
-"""What a refused client learns besides the code: when to come back."""
+"""What a refused client learns in addition to the code: when to retry."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Small files of many kinds, written anew and the same each time, to identify."""
+"""Small files of many kinds to identify; each call writes the same bytes."""
 
 import gzip
 import json
@@ -177,7 +177,7 @@ _SQL = """CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT NOT NULL, born 
 INSERT INTO person (name, born) VALUES ('Ada', '1815-12-10'), ('Grace', '1906-12-09');
 SELECT p.name, count(*) FROM person p JOIN visit v ON v.person_id = p.id GROUP BY p.name ORDER BY 2 DESC;
 """
-_PROSE = """It was late when the ship came in, and nobody was left on the quay but the harbour
+_PROSE = """It was late when the ship came in, and no one was left on the quay but the harbour
 master and his dog. They waited for the lines to be thrown, as they had on a thousand
 evenings before, and said nothing.
 """

@@ -1,4 +1,4 @@
-"""Clients that mean ill: what they ask for is refused or bounded, and everybody else is served throughout."""
+"""Hostile clients: their requests are refused or bounded, and all other clients are served throughout."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def served_throughout(daemon: Daemon, abuse: Callable[[WellBehaved], "asyncio._C
     return client
 
 
-def test_idle_connections_cost_little_and_hold_up_nobody(daemon: Daemon, figure: Callable[[str], None]) -> None:
+def test_idle_connections_cost_little_and_delay_no_other_client(daemon: Daemon, figure: Callable[[str], None]) -> None:
     growth = Growth(daemon.process.pid)
     opened = 0
 
@@ -67,7 +67,7 @@ def test_idle_connections_cost_little_and_hold_up_nobody(daemon: Daemon, figure:
     assert growth.peak < 200 * MEBIBYTE
 
 
-def test_open_streams_cost_little_and_hold_up_nobody(daemon: Daemon, figure: Callable[[str], None]) -> None:
+def test_open_streams_cost_little_and_delay_no_other_client(daemon: Daemon, figure: Callable[[str], None]) -> None:
     growth = Growth(daemon.process.pid)
 
     async def abuse(client: WellBehaved) -> None:
@@ -97,7 +97,7 @@ def test_open_streams_cost_little_and_hold_up_nobody(daemon: Daemon, figure: Cal
     ],
     ids=["before the preface", "within a request"],
 )
-def test_a_byte_a_second_holds_up_nobody(first: bytes, slowly: bytes, daemon: Daemon) -> None:
+def test_a_byte_a_second_delays_no_other_client(first: bytes, slowly: bytes, daemon: Daemon) -> None:
     growth = Growth(daemon.process.pid)
 
     async def abuse(client: WellBehaved) -> None:
@@ -123,7 +123,7 @@ def test_headers_beyond_the_limit_are_refused_and_below_it_taken(daemon: Daemon)
     served_throughout(daemon, abuse)
 
 
-def test_headers_without_end_cost_little_and_hold_up_nobody(daemon: Daemon, figure: Callable[[str], None]) -> None:
+def test_endless_headers_cost_little_and_delay_no_other_client(daemon: Daemon, figure: Callable[[str], None]) -> None:
     growth = Growth(daemon.process.pid)
     sent: list[int] = []
 

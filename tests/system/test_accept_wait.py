@@ -71,7 +71,7 @@ def test_probes_are_no_requests_and_take_no_clients_place(
     assert list(tmp_path.glob("inferd-*")) == []
 
 
-def test_channelz_shows_their_socket_beside_the_port(serve: Callable[..., Daemon]) -> None:
+def test_channelz_shows_their_socket_next_to_the_port(serve: Callable[..., Daemon]) -> None:
     with serve() as daemon, grpc.insecure_channel(daemon.grpc) as channel:
         (server,) = channelz_pb2_grpc.ChannelzStub(channel).GetServers(channelz_pb2.GetServersRequest()).server
         names = [socket.name for socket in server.listen_socket]

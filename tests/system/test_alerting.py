@@ -123,7 +123,7 @@ def test_a_slowdown_pages_and_its_end_is_told(daemon: Daemon, tmp_path: Path, fi
         ) as prometheus,
         Client(daemon.grpc) as client,
     ):
-        # Healthy: judged for the whole of the long window, and nobody is told.
+        # Healthy: judged for the whole of the long window, and nothing is sent.
         judged = 'count_over_time(slo:sli_error:ratio_rate1h{slo="latency"}[10s])'
         prometheus.wait_for(f"{judged} > 15", bool)
         receiver.wait_for("firing", alertname=WATCHDOG)
@@ -161,7 +161,7 @@ def labelled(name: str, severity: str, **labels: str) -> dict[str, str]:
 
 
 def kept_back(alertmanager: Alertmanager) -> list[dict[str, str]]:
-    """The alerts that nobody is told of, because of others."""
+    """The alerts that are not sent because others inhibit them."""
     return [alert["labels"] for alert in alertmanager.alerts() if alert["status"]["inhibitedBy"]]
 
 

@@ -1,4 +1,4 @@
-"""`inferd bench` against the real daemon: what it counts is what the daemon did."""
+"""`inferd bench` against the real daemon: its counts equal the daemon's."""
 
 import json
 import os

@@ -52,8 +52,8 @@ def put(repository: Path, name: str, version: int, network: ov.Model, seconds: f
 async def loaded(
     daemon: Daemon, name: str, inputs: Inputs
 ) -> tuple[StatusCode, str, Counter[tuple[str, str | StatusCode]]]:
-    """Have ``name`` loaded anew: how that ended, and what clients got meanwhile, by the version that they asked for:
-    the version that answered, or the code.
+    """Load ``name`` again: the code and message of the load, and what clients got meanwhile: by the version that they
+    asked for, the version that answered or the status code.
 
     They send ``inputs`` once a new version gets some; one that is refused at once gets none.
     """
@@ -103,7 +103,7 @@ def test_versions_are_promoted_rolled_back_or_refused(tmp_path: Path, cache_dir:
         code, said, seen = asyncio.run(loaded(daemon, "bad", UNSOUND))
         assert code is StatusCode.FAILED_PRECONDITION
         assert "the trial ended as failed" in said
-        # Every fourth went to the new one, and every one of those failed.
+        # One in four went to the new version, and each of them failed.
         assert seen["", StatusCode.INTERNAL] >= 1
         assert seen["", StatusCode.INTERNAL] <= 1 + (seen["", StatusCode.INTERNAL] + seen["", "1"]) / 4
         assert {got for _, got in seen} == {"1", StatusCode.INTERNAL}

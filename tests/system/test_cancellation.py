@@ -78,7 +78,7 @@ async def _a_while(end: Awaitable[StatusCode], chance: random.Random) -> None:
     await asyncio.wait({asyncio.ensure_future(end)}, timeout=chance.random() * 0.03)
 
 
-def test_a_storm_of_clients_that_give_up_harms_nobody_else(daemon: Daemon, figure: Callable[[str], None]) -> None:
+def test_a_storm_of_clients_that_give_up_harms_no_other_client(daemon: Daemon, figure: Callable[[str], None]) -> None:
     async def storm() -> dict[str, Counter[StatusCode]]:
         async with connect(daemon.grpc) as channel:
             storm = Storm(channel)

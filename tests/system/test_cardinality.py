@@ -1,4 +1,4 @@
-"""How many series there are is up to the operator: not to what clients make up, nor to what was served once."""
+"""The operator determines the number of series: neither text from clients nor unloaded models add any."""
 
 import asyncio
 import random
@@ -73,7 +73,7 @@ def guess(chance: random.Random) -> str:
 
 
 def guesses(number: int, seed: int) -> list[pb.ModelInferRequest]:
-    """Requests with made-up text wherever a client may put any; in turn an unknown model and an unknown version."""
+    """Requests with random text wherever a client may put any, in turn for an unknown model and an unknown version."""
     chance = random.Random(seed)
     made = []
     for place in range(number):

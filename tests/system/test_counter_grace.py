@@ -90,7 +90,7 @@ def test_all_that_clients_saw_while_models_came_and_went_is_in_one_scrape_at_the
         ok = end.total(TOTAL, model=model, version=version, outcome="ok")
         assert number == ok == end.total("nv_inference_request_success", model=model, version=version)
         assert answered[model, version] >= number
-    # What says how a version is doing now is of those that are there alone.
+    # Gauges of the current state exist only for versions that are loaded.
     newest = {(name, str(ROUNDS + 1)) for name in NAMES}
     assert {key for key, _ in end.by("inferd_model_ready", "model", "version").items()} == newest
     assert {key for key, _ in end.by("inferd_infer_requests", "model", "version").items()} == newest

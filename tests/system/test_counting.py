@@ -35,7 +35,7 @@ REQUESTS = 10_000
 SEED = 20_26
 CLIENTS = 4
 AT_ONCE = 6
-"""Unary requests that a client has in flight at a time, beside one stream."""
+"""Unary requests that a client has in flight at a time, in addition to one stream."""
 CROWD, STREAMED = 50, 10
 """Requests that a client lets wait at a time, and how many of them on a stream; as many as its quota allows."""
 QUEUE_LENGTH = CLIENTS * CROWD
@@ -260,7 +260,7 @@ KINDS: dict[Callable[[int], Ask], int] = {
     too_large: 2,
     failing: 3,
 }
-"""Per cent of those that need no waiting."""
+"""Per cent of the requests that need no waiting."""
 
 
 async def mixture(clients: Sequence[Client], asks: Iterator[Ask]) -> None:

@@ -1,4 +1,4 @@
-"""What leaves the daemon by mistake: paths to clients, and secrets to child processes."""
+"""Disclosure: no paths get to clients, and no secrets to child processes."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ def spoil(root: Path) -> None:
         models.save(small.scaled(2, [1, 64]), root, name)
         weights = root / name / "1" / "model.bin"
         weights.unlink() if name == "gone" else weights.write_bytes(b"")
-    for name, location in (("beside", "w.bin"), ("above", "../../w.bin"), ("away", "/srv/weights/w.bin")):
+    for name, location in (("sibling", "w.bin"), ("above", "../../w.bin"), ("away", "/srv/weights/w.bin")):
         (folder := root / name / "1").mkdir(parents=True)
         (folder / "model.onnx").write_bytes(foreign_models.onnx(location))
     (root / "link").symlink_to("/etc")

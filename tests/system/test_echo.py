@@ -1,4 +1,4 @@
-"""Every client gets its own answers, however many ask at once."""
+"""Every client gets its own responses, however many send at once."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What is empty: tensors of no elements on every way in and out, and operations of a model with nothing to work on."""
+"""Empty tensors on every way in and out, and operations of a model on empty data."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator

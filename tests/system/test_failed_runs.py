@@ -1,4 +1,4 @@
-"""A request that fails takes no other with it: not the next ones, not those beside it, not the model's readiness."""
+"""A failed request affects nothing else: not the next requests, not concurrent ones, not the model's readiness."""
 
 import asyncio
 from collections import Counter
@@ -79,7 +79,7 @@ def test_no_good_request_fails_of_a_bad_one(daemon: Daemon, served: str) -> None
     async def talk() -> Counter[StatusCode]:
         async with connect(daemon.grpc) as channel:
             client = Client(channel, served, kind)
-            # A bad one first of all, then between the good ones, then beside them.
+            # A bad one first, then bad ones between good ones, then concurrent with them.
             await client.bad(0)
             for number in range(6):
                 await client.good(number)

@@ -1,5 +1,5 @@
-"""What goes wrong around the real daemon: it stays up, says the truth about each model, answers every request once,
-and is whole again after.
+"""Faults around the real daemon: it stays up, reports the true state of each model, answers every request once, and
+recovers.
 
 Each fault, and the test that shows it here or, where a device has to be made to fail, at the engine's seam:
 
@@ -86,7 +86,7 @@ async def until_running(daemon: Daemon, model: str) -> None:
 
 @pytest.fixture
 def hanging(tmp_path: Path, cache_dir: Path) -> Iterator[Daemon]:
-    """`one` and `three` hang for ever on request, on so many infer requests; `echo` is beside them."""
+    """`one` and `three` hang for ever on request, on as many infer requests as their names say; `echo` never does."""
     models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
     models.save(echo_models.steps(), tmp_path, "one", settings=serial(1))
     models.save(echo_models.steps(), tmp_path, "three", settings=serial(3))
@@ -95,7 +95,7 @@ def hanging(tmp_path: Path, cache_dir: Path) -> Iterator[Daemon]:
     assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_notices(
+def test_a_model_that_hangs_for_ever_is_not_ready_then_ready_again_and_no_other_model_notices(
     hanging: Daemon, figure: Callable[[str], None]
 ) -> None:
     async def story() -> tuple[list[int], list[tuple[StatusCode, str]], dict[str, float], int]:
@@ -103,7 +103,7 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             infer, ready = method(channel, "ModelInfer"), method(channel, "ModelReady")
             health = watch(channel, "one/1")
             seen = [(await health.read()).status]
-            beside, stop = 0, asyncio.Event()
+            echoed, stop = 0, asyncio.Event()
             at: dict[str, float] = {}
 
             async def follow() -> None:
@@ -114,10 +114,10 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             following = asyncio.create_task(follow())
 
             async def others() -> None:
-                nonlocal beside
+                nonlocal echoed
                 while not stop.is_set():
                     await infer(echo([1, 2]))
-                    beside += 1
+                    echoed += 1
 
             neighbour = asyncio.create_task(others())
             begun = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             took["unavailable"] = time.monotonic() - begun
             refused = await outcome(infer(steps(3, model="one")))
             said = (await ready(pb.ModelReadyRequest(name="one"))).ready
-            if refused[0] is not OK:  # else it was loaded anew in no time
+            if refused[0] is not OK:  # else it was loaded again in no time
                 ended.append(refused)
                 assert not said or refused[0] is StatusCode.UNAVAILABLE
             await following
@@ -138,9 +138,9 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
             ended.append(await outcome(infer(steps(3, model="one"))))
             stop.set()
             await neighbour
-            return seen, ended, took, beside
+            return seen, ended, took, echoed
 
-    seen, ended, took, beside = asyncio.run(story())
+    seen, ended, took, echoed = asyncio.run(story())
     assert seen == [Status.SERVING, Status.NOT_SERVING, Status.SERVING]
     (code, sentence), *unavailable, last = ended
     assert code is StatusCode.INTERNAL
@@ -148,13 +148,13 @@ def test_a_model_that_hangs_for_ever_is_not_ready_then_anew_and_nobody_else_noti
     assert {code for code, _ in unavailable} == {StatusCode.UNAVAILABLE}
     assert all("a run hung, and so did replacing its infer request" in sentence for _, sentence in unavailable)
     assert last[0] is OK
-    assert beside > 10
+    assert echoed > 10
     counted = by_outcome(counts(hanging))
-    assert (counted["internal"], counted["unavailable"], counted["ok"]) == (1, len(unavailable), beside + 1)
+    assert (counted["internal"], counted["unavailable"], counted["ok"]) == (1, len(unavailable), echoed + 1)
     figure("a run that never ends, hang_timeout 1 s: " + ", ".join(f"{what} {s:.1f} s" for what, s in took.items()))
 
 
-def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_beside_it(hanging: Daemon) -> None:
+def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_meanwhile(hanging: Daemon) -> None:
     async def story() -> list[StatusCode]:
         async with connect(hanging.grpc) as channel:
             infer = method(channel, "ModelInfer")
@@ -162,7 +162,7 @@ def test_a_request_that_hangs_is_answered_at_its_deadline_and_others_run_beside_
             codes = [await hung.code()]
             while not hanging.events("run hung"):
                 codes.append(await infer(steps(3, model="three")).code())
-            # Its slot is replaced or, where OpenVINO makes no other, all are, and nobody waits for that.
+            # Its slot is replaced or, where OpenVINO makes no other, all are; no request waits for that.
             return codes + [await infer(steps(3, model="three")).code() for _ in range(20)]
 
     first, *others = asyncio.run(story())
@@ -269,7 +269,7 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
             assert heavy.state == "UNAVAILABLE"
             assert heavy.reason.endswith("possibly because memory ran out; it will be retried")
             assert await method(channel, "ModelInfer")(echo([1])).code() is OK
-            # Another by itself, and one more after that: as long as it takes, and nobody has to do anything.
+            # The load is repeated with another child, and then another, until it succeeds, without an operator.
             children.append(await killed(daemon, "preflight_process"))
             await asyncio.to_thread(until, lambda: "heavy" in ready(daemon), 60, daemon.log)
             return children
@@ -284,7 +284,7 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
     assert daemon.stop() == 0, daemon.log()
 
 
-def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_delays_no_other(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     models.save(weighty(4), repository, "heavy")
     daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
@@ -357,7 +357,7 @@ def test_a_wall_clock_that_jumps_changes_no_deadline_no_wait_and_no_health(tmp_p
 
 
 def weighty(megabytes: int) -> "ov.Model":
-    """``x`` -> ``x``, INT64 [-1], beside weights that nobody reads."""
+    """``x`` -> ``x``, INT64 [-1], next to weights that no output of interest needs."""
     op = ov.opset13
     x = op.parameter(ov.PartialShape([-1]), ov.Type.i64)
     x.output(0).set_names({"x"})
@@ -370,11 +370,11 @@ def weighty(megabytes: int) -> "ov.Model":
 
 
 def blobs(cache: Path) -> list[Path]:
-    """The compiled models in ``cache``, the marks of those that were tried left out."""
+    """The compiled models in ``cache``, without the marks of models that were tried."""
     return [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 100]
 
 
-def test_a_blob_that_was_spoilt_is_thrown_away_and_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_blob_is_deleted_and_made_again(tmp_path: Path) -> None:
     repository, cache = tmp_path / "models", tmp_path / "cache"
     models.save(models.identity(DType.INT64, [-1]), repository, "echo")
     with Daemon(repository, "--cache-dir", str(cache)) as daemon:
@@ -409,7 +409,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_a_log_that_can_not_be_written_is_lost_and_nothing_else_is(tmp_path: Path, cache_dir: Path) -> None:
     models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
-    # Whoever reads the log goes away at "ready": from then on no line can be written.
+    # The reader of the log exits at "ready": from then on no line can be written.
     script = """exec "$@" 2> >(exec sed -u '/"event": "ready"/q' >&2)"""
     flags = ("--cache-dir", str(cache_dir), "--request-log", "all")
     with Daemon(tmp_path, *flags, under=("bash", "-c", script, "log")) as daemon:

@@ -1,4 +1,4 @@
-"""What stands beside the inference service: health, reflection and channelz, as their usual clients use them."""
+"""Health, reflection and channelz, the services next to inference, as their usual clients use them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

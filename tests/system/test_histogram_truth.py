@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.system, needs("prometheus")]
 
 MODEL = "steps"
 CLIENTS = 2
-"""As many as the model runs side by side: nobody waits."""
+"""As many as the model runs at a time: no request waits."""
 REQUESTS = 600
 FEWEST, MOST = 15, 300
 """Steps of a run; the numbers between them are spread evenly over their magnitudes."""
 OBJECTIVE = 1.3
-"""Seconds: none of the usual boundaries, and far above what anything takes, so that nobody is refused."""
+"""Seconds: none of the usual boundaries, and far above what anything takes, so that no request is refused."""
 SECONDS = "inferd_request_duration_seconds"
 QUANTILES = (0.5, 0.9, 0.99)
 

@@ -70,7 +70,7 @@ def test_an_idle_connection_is_closed_and_one_with_a_call_open_is_not(serving: C
         asyncio.run(wait(daemon.grpc))
 
 
-def test_connections_that_reach_their_age_are_made_anew_without_a_failed_call(serving: Callable[..., object]) -> None:
+def test_connections_that_reach_their_age_are_replaced_without_a_failed_call(serving: Callable[..., object]) -> None:
     async def call_for(address: str, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds

@@ -1,4 +1,4 @@
-"""A thousand requests that can't be served, then a thousand that can: no slot, no count and no answer is lost."""
+"""A thousand requests that cannot be served, then a thousand that can: no slot, count or response is lost."""
 
 import asyncio
 import json

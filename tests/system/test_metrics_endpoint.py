@@ -179,7 +179,7 @@ def test_no_client_can_write_a_line_of_its_own_into_the_log(daemon: Daemon) -> N
     lines = [json.loads(line) for line in daemon.lines]
     assert [line["event"] for line in lines].count("ready") == 1
     assert all(value.isprintable() for line in lines for value in line.values() if isinstance(value, str))
-    # The log is of those that failed.
+    # The log has only requests that failed.
     failed = [line for line in lines if line["event"] == "request" and line["id"].startswith("x")]
     assert [line["outcome"] for line in failed] == ["invalid"]
     assert "ok" not in {line["outcome"] for line in lines if line["event"] == "request"}

@@ -1,4 +1,4 @@
-"""Numbers that the device can't hold are refused wherever they come from, and those it holds are computed right."""
+"""Numbers that the device cannot hold are refused in every kind of input, and all others are computed correctly."""
 
 import asyncio
 import subprocess

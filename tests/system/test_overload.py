@@ -1,4 +1,4 @@
-"""More than can be done in time, seen by clients: quotas, an objective, a full queue, and deadlines that pass in it."""
+"""Overload as clients see it: quotas, an objective, a full queue, and deadlines that pass in it."""
 
 import asyncio
 import re
@@ -165,7 +165,7 @@ def test_another_metadata_key_may_name_the_client(tmp_path: Path, cache_dir: Pat
             await lined_up(daemon, "named", 1)
 
             assert await over_quota(infer(brief, metadata=greedy), "named", "client 'greedy'")
-            # The usual key is one like any other here: it names nobody.
+            # The usual key is like any other here: it names no client.
             calls += [infer(brief, metadata=others) for others in (named("modest", "x-tenant"), named("greedy"))]
             await lined_up(daemon, "named", 3)
             assert not calls[0].done()
@@ -188,7 +188,7 @@ def test_what_can_not_keep_the_objective_is_refused_while_the_run_before_it_goes
     async def talk() -> None:
         async with connect(daemon.grpc) as channel:
             infer = method(channel, "ModelInfer")
-            # How long runs take is known once one has ended. What has nobody before it is always taken.
+            # How long runs take is known once one has ended. A request with none before it is always accepted.
             assert await (await keep_busy(daemon, infer, "learning")).code() is OK
             running = await keep_busy(daemon, infer, "learning")
 

@@ -163,7 +163,7 @@ def test_a_new_version_that_is_broken_is_said_with_the_one_that_serves_on(reposi
         assert (event["model"], event["version"], event["still_serving"]) == ("steady", 2, [1])
         assert daemon.events("reloaded partially")[0]["not_served_as_on_disk"] == ["steady"]
         assert 'inferd_reloads_total{result="failed"} 1.0' in daemon.get("/metrics")[1]
-        # Whoever asks for it to be loaded is told.
+        # A client that loads it is told why.
         code, why = asyncio.run(loaded(daemon, "steady"))
         assert code is StatusCode.UNAVAILABLE
         assert why.startswith("model 'steady' version 2 failed to load: ")

@@ -1,4 +1,4 @@
-"""Two daemons on one port: only where both are told to, and only one that is ready is found there."""
+"""Two daemons on one port: only if both are configured for it, and clients reach only one that is ready."""
 
 import signal
 import socket

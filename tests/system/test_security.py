@@ -98,7 +98,7 @@ class Operator:
         }
 
     def certificate_of(self, address: str, protocol: str) -> str:
-        """The common name that whoever connects now is shown."""
+        """The common name of the certificate that new connections get."""
         context = ssl.create_default_context(cafile=self.authority.certificate)
         context.set_alpn_protocols([protocol])
         connection = http.client.HTTPSConnection(address, timeout=10, context=context)
@@ -265,7 +265,7 @@ def test_clients_are_known_by_their_certificates(operator: Operator, cache_dir: 
 
 
 def test_a_quota_counts_those_who_have_proved_who_they_are(operator: Operator, cache_dir: Path) -> None:
-    """Whatever they call themselves beside that."""
+    """The name that they give in metadata makes no difference."""
     repository = operator.repository.parent / "slow"
     repository.mkdir()
     models.save(models.slow(200), repository, "slow")

@@ -1,4 +1,4 @@
-"""What becomes of sequences: ended, timed out, lost, one too many; and that none leaves its state behind."""
+"""Sequences that end, time out, get lost or are one too many: none leaves its state behind."""
 
 import asyncio
 import subprocess
@@ -36,7 +36,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
 
 
 class Talk:
-    """Requests one after another over a connection of its own, each with what came of it."""
+    """Requests one after another over a connection of its own, each with its result."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.infer = method(channel, "ModelInfer")

@@ -1,4 +1,4 @@
-"""Clients that name the same sequences: none reads, ends or crowds out what is another's, however it is known."""
+"""Clients that use the same sequence ids: none reads, ends or crowds out another's, however clients are identified."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -129,11 +129,11 @@ def test_a_state_is_shown_to_clients_that_ask_for_it(demo_server: Daemon, signal
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).any()
 
 
-def test_a_sequence_may_be_started_anew_before_it_has_ended(demo_server: Daemon, signals: Frames) -> None:
+def test_a_sequence_may_be_restarted_before_it_has_ended(demo_server: Daemon, signals: Frames) -> None:
     async def talk() -> list[float]:
         async with connect(demo_server.grpc) as channel:
             numbers = [0, 1, 2, 0, 1, 2]
-            messages = [frame(signals[0, number], "anew", number, last=9) for number in numbers]
+            messages = [frame(signals[0, number], "again", number, last=9) for number in numbers]
             return [probability(answer) for answer in await each_answer(channel, messages)]
 
     probabilities = asyncio.run(talk())

@@ -1,4 +1,4 @@
-"""System shared memory from outside: real clients use it, and hostile ones neither get at what is another's nor end
+"""System shared memory from outside: real clients use it, and hostile ones neither reach another client's data nor end
 the daemon."""
 
 import asyncio
@@ -356,7 +356,7 @@ async def test_a_caller_uses_no_region_of_another(knowing: Daemon) -> None:
     with shared_object(2 * NBYTES, owner="one") as made:
         made.write(values(3).tobytes())
         async with wire.connect(knowing.grpc) as channel:
-            one, two, nobody = (Client(channel, secret(name) if name else "") for name in ("one", "two", ""))
+            one, two, anonymous = (Client(channel, secret(name) if name else "") for name in ("one", "two", ""))
             await one.register("r", made.key, 2 * NBYTES)
             unknown = (Code.NOT_FOUND, "no shared memory region 'r' is registered")
             reading, writing = negative("async", "r", 0), negative("async", "", 0, NBYTES)
@@ -365,11 +365,11 @@ async def test_a_caller_uses_no_region_of_another(knowing: Daemon) -> None:
             for _ in range(2):
                 assert await two.infer(reading) == unknown
                 assert await two.infer(writing) == unknown
-                # To the byte what was refused, and good: that makes it nobody else's.
+                # The same bytes are good from this client, which must not make them good from the other.
                 assert isinstance(await one.infer(reading), pb.ModelInferResponse)
             assert (await two.register("mine", made.key, NBYTES))[0] is Code.PERMISSION_DENIED
-            assert (await nobody.infer(reading))[0] is Code.UNAUTHENTICATED
-            assert (await nobody.register("r", made.key, NBYTES))[0] is Code.UNAUTHENTICATED
+            assert (await anonymous.infer(reading))[0] is Code.UNAUTHENTICATED
+            assert (await anonymous.register("r", made.key, NBYTES))[0] is Code.UNAUTHENTICATED
             await two.unregister()
             answer = await one.infer(reading)
             assert np.array_equal(floats(answer.raw_output_contents[0]), -values(3))

@@ -1,4 +1,5 @@
-"""SIGTERM: what was accepted is answered, everybody is told in time, and the exit code says how it went."""
+"""SIGTERM: accepted requests are answered, clients and supervisors learn of it in time, and the exit code tells the
+result."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Three minutes of what benchmarks/soak.py has half an hour of, by the same rules."""
+"""Three minutes of benchmarks/soak.py, with the same bars."""
 
 import json
 import subprocess

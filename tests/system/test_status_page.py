@@ -1,4 +1,4 @@
-"""The status page in a real browser: of the real daemon under load, and of made-up figures where those are rare."""
+"""The status page in a real browser: of the real daemon under load, and with synthetic figures for rare states."""
 
 import asyncio
 import os
@@ -306,7 +306,7 @@ def points(page: Page, number: int) -> None:
     expect(page.locator(".throughput .curve")).to_have_attribute("d", re.compile(rf"^M[^L]*(L[^L]+){{{number}}}$"))
 
 
-def test_a_curve_grows_with_the_readings_and_begins_anew_with_the_process(browser: Browser) -> None:
+def test_a_curve_grows_with_the_readings_and_starts_over_with_the_process(browser: Browser) -> None:
     made = MadeUp()
     for n in range(1, 6):
         made.read(answered("m", n * n))

@@ -202,7 +202,7 @@ def test_a_requests_log_line_leads_to_its_trace(daemon: Daemon, collector: Colle
 
 
 def exemplars(daemon: Daemon) -> set[str]:
-    """The trace ids beside the buckets of the request durations."""
+    """The trace ids of the exemplars of the request durations."""
     connection = http.client.HTTPConnection(daemon.metrics, timeout=10)
     try:
         connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})

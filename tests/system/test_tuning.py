@@ -1,4 +1,4 @@
-"""The daemon tunes what has no profile, serves by the one it has, and follows the CPU it is given."""
+"""The daemon tunes models without a profile, serves by an existing one, and follows its CPU budget."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_threads_follow_a_cpu_quota_below_the_affinity(tuned: Path) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_model_without_a_profile_is_tuned_beside_serving(tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_a_model_without_a_profile_is_tuned_while_serving(tmp_path: Path, figure: Callable[[str], None]) -> None:
     models_at = repository(tmp_path)
     with Daemon(models_at, *flags(tmp_path, "start"), "--tuner-control") as daemon:
         server = ["--server", daemon.grpc]
@@ -158,7 +158,7 @@ def test_a_model_without_a_profile_is_tuned_beside_serving(tmp_path: Path, figur
         # Put off for as long as other tests press on the CPU.
         ended = daemon.wait_for("tuned", timeout=300)
         assert ended["decision"] in ("promoted", "kept", "worse")
-        figure(f"tuning beside serving: {ended['decision']}: {ended['why']}")
+        figure(f"tuning while serving: {ended['decision']}: {ended['why']}")
         explained = inferd("explain", "m", *server)
         assert explained.returncode == 0, explained.stderr
         assert "the best first" not in explained.stdout

@@ -1,4 +1,4 @@
-"""What the real daemon tells its supervisor, on a socket of the test's own in systemd's place."""
+"""The real daemon's messages to its supervisor, on a socket of the test in place of systemd's."""
 
 import socket
 import threading

@@ -127,7 +127,7 @@ def test_no_worker_speaks_in_the_clear(daemon: Daemon) -> None:
     assert {asyncio.run(call()) for _ in range(8)} == {StatusCode.UNAVAILABLE}
 
 
-def test_the_socket_between_workers_lets_nobody_in_by_itself(daemon: Daemon, operator: Operator) -> None:
+def test_the_socket_between_workers_lets_no_client_in_by_itself(daemon: Daemon, operator: Operator) -> None:
     """In the clear, as only this user reaches it; and the gate stands in front of it as well."""
     load = pb.RepositoryModelLoadRequest(model_name="echo")
 
@@ -181,7 +181,7 @@ def test_the_metrics_port_is_guarded_and_merges(daemon: Daemon, operator: Operat
     assert [operator.get(daemon, path)[0] for path in paths] == [401, 401, 401, 200, 200]
     assert [operator.get(daemon, path, operator.secrets["infer"])[0] for path in paths] == [403, 403, 403, 200, 200]
     assert [operator.get(daemon, path, operator.secrets["read"])[0] for path in paths] == [200] * 5
-    # These are the supervisor's, beside those of the workers.
+    # These are the supervisor's, in addition to the workers'.
     assert refused(operator, daemon) - before == {("metrics", "missing"): 3, ("metrics", "scope"): 3}
     series, parts = operator.series(daemon), [counted(says(pid)) for pid in pids(daemon).values()]
     assert series["inferd_requests_total", "CPU", "echo", "ok", "", "1"] == sum(part["echo", "ok"] for part in parts)

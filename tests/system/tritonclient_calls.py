@@ -1,4 +1,4 @@
-"""Makes calls with tritonclient and prints what came of each, as a JSON list.
+"""Makes calls with tritonclient and prints their results as a JSON list.
 
     python tritonclient_calls.py ADDRESS sync|aio '[[METHOD, {ARGUMENT: VALUE, ...}], ...]'
 

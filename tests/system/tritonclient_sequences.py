@@ -1,4 +1,4 @@
-"""Sends sequences side by side over one stream with tritonclient and prints what came back.
+"""Sends concurrent sequences over one stream with tritonclient and prints the responses.
 
     python tritonclient_sequences.py ADDRESS MODEL FRAMES.npy ID...
 

@@ -1,4 +1,4 @@
-"""A model whose answers dwarf its requests."""
+"""A model whose responses are far larger than its requests."""
 
 import numpy as np
 

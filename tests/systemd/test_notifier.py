@@ -1,4 +1,4 @@
-"""systemd is told what others say of the daemon, and the watchdog is fed only while no model is silent."""
+"""systemd gets the daemon's state, and the watchdog is fed only while no model is silent."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What arrives at the supervisor's socket."""
+"""The messages at the supervisor's socket."""
 
 import socket
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def test_an_abstract_socket_is_named_with_an_at_sign() -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
-def test_nothing_is_sent_where_nobody_listens(environment: dict[str, str]) -> None:
+def test_nothing_is_sent_without_a_listener(environment: dict[str, str]) -> None:
     with capture_logs() as logs:
         quiet = NotifySender(environment)
         assert not quiet.enabled
@@ -88,7 +88,7 @@ def test_a_supervisor_that_is_gone_is_complained_of_once(tmp_path: Path) -> None
     assert [entry["event"] for entry in logs] == ["supervisor not notified"]
 
 
-def test_the_watchdog_is_ours_when_it_names_us_or_nobody() -> None:
+def test_the_watchdog_is_ours_when_it_names_us_or_no_process() -> None:
     assert watchdog_seconds({"WATCHDOG_USEC": "1500000"}) == 1.5
     assert watchdog_seconds({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "7"}, pid=7) == 1.5
     assert watchdog_seconds({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "8"}, pid=7) is None
@@ -115,5 +115,5 @@ def test_any_value_of_the_variables_is_taken_without_a_fault(usec: str, pid: str
         ({"SYSTEMD_EXEC_PID": "42"}, False),
     ],
 )
-def test_only_a_service_is_started_anew(environment: dict[str, str], service: bool) -> None:
+def test_only_a_service_is_restarted(environment: dict[str, str], service: bool) -> None:
     assert runs_as_service(environment, 42) is service

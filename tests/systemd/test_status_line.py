@@ -7,7 +7,7 @@ from inferd.lifecycle import ModelState
 from inferd.systemd.status_line import StatusLine
 
 
-def test_a_line_says_how_many_of_those_that_should_answer_do() -> None:
+def test_a_line_says_how_many_of_the_models_serve() -> None:
     states = [ModelState.READY, ModelState.READY, ModelState.UNAVAILABLE, ModelState.LOADING]
     assert str(StatusLine.of(states)) == "serving 2 of 4 models, loading 1"
     assert str(StatusLine.of([ModelState.READY])) == "serving 1 of 1 model"

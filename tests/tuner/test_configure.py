@@ -1,4 +1,4 @@
-"""From settings to what may be tried, and back to settings."""
+"""From settings to candidates, and back."""
 
 from dataclasses import replace
 from typing import Any

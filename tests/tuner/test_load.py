@@ -1,4 +1,4 @@
-"""Load on a dispatcher: as much in flight as was asked for, each answer timed, and nothing left behind."""
+"""Load on a dispatcher: the requested number in flight, each response timed, and nothing left behind."""
 
 import asyncio
 import math
@@ -294,7 +294,7 @@ async def test_arrivals_are_random_around_the_rate_and_the_same_each_time() -> N
 @on_loop
 async def test_latency_counts_from_when_a_request_was_due() -> None:
     bench = Bench(4)
-    # Whoever sends is held up, as by a busy machine: what was due meanwhile is late by that, however fast its answer.
+    # The sender is held up, as by a busy machine: requests due meanwhile are late by that, however fast the response.
     work = asyncio.ensure_future(LoadGenerator(bench.dispatcher, PLAIN).open_loop(1000, 0.1))
     asyncio.get_running_loop().call_soon(time.sleep, 0.05)
     begun = time.monotonic()

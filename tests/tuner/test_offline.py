@@ -1,4 +1,4 @@
-"""Tuning without a daemon: alone, and each beside the others."""
+"""Tuning without a daemon: each model alone, and each next to the others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +79,7 @@ def test_what_can_not_be_tuned_is_passed_over(tmp_path: Path) -> None:
     assert show.passed_over == ["m: AUTO chooses its own settings"]
 
 
-def test_models_tuned_together_are_measured_beside_each_other_as_they_were_chosen(tmp_path: Path) -> None:
+def test_models_tuned_together_are_measured_next_to_each_other_as_they_were_chosen(tmp_path: Path) -> None:
     show = Silent()
     failures: list[InferdError] = []
     one, other = source(tmp_path, "one"), source(tmp_path, "other")

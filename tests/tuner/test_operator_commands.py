@@ -1,4 +1,4 @@
-"""What an operator may have a model served with."""
+"""The settings that an operator may pin."""
 
 from dataclasses import replace
 

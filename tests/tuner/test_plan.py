@@ -1,4 +1,4 @@
-"""What can be tuned, what a result holds for, and where a search begins: on a real, small model."""
+"""What can be tuned, where a result applies, and where a search begins, on a small real model."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Candidates measured on real models, here and in a process of its own."""
+"""Candidates measured on real models, in this process and in a separate one."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""Profiles on disk: what was stored is found again whole, and anything else is left alone and said."""
+"""Profiles on disk: a stored profile is read back whole; other files are left alone and logged."""
 
 import json
 import math

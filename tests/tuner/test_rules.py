@@ -1,4 +1,4 @@
-"""What the tuner goes by."""
+"""The tuner's rules."""
 
 from pathlib import Path
 

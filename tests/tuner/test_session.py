@@ -1,4 +1,4 @@
-"""A search driven to its end, or to where somebody objects."""
+"""A search driven to its end, or until it is stopped."""
 
 from dataclasses import replace
 from itertools import count

@@ -1,4 +1,4 @@
-"""The tuner in a daemon: what it does by itself, when it holds back, and what becomes of a bad candidate."""
+"""The tuner in a daemon: what it does by itself, when it holds back, and how it drops a bad candidate."""
 
 import asyncio
 import time
@@ -126,7 +126,7 @@ def profile(shop: Workshop, winner: Candidate = OTHER, **more: Any) -> Profile:
 
 
 @on_loop
-async def test_a_model_without_a_profile_is_tuned_beside_serving_and_the_next_start_needs_no_search(
+async def test_a_model_without_a_profile_is_tuned_while_serving_and_the_next_start_needs_no_search(
     tmp_path: Path,
 ) -> None:
     async with workshop(repository(tmp_path)) as shop:
@@ -329,7 +329,7 @@ async def test_what_is_served_already_is_kept(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_what_was_found_for_a_model_that_was_loaded_anew_meanwhile_is_let_go(tmp_path: Path) -> None:
+async def test_a_choice_for_a_model_that_was_reloaded_meanwhile_is_dropped(tmp_path: Path) -> None:
     async with workshop(repository(tmp_path)) as shop:
         old = shop.record
         await shop.catalog.load("m")

@@ -1,6 +1,6 @@
-"""Made-up devices whose truth is known: closed-loop queues with answers that take a lognormal time.
+"""Synthetic devices whose true figures are known: closed-loop queues with lognormal response times.
 
-``Random`` is seeded by whoever makes a surface, so that each can be made again.
+The maker of a surface seeds ``Random``, so that each surface can be made again.
 """
 
 import math
@@ -241,7 +241,7 @@ class Bench:
 def judge(surface: Surface, goal: Goal, winner: Candidate) -> tuple[float, float]:
     """How near ``winner`` truly is to the best (1: it is), and the part of its answers that is in time.
 
-    The best is that of those that keep the objective, or that comes nearest to it where none does.
+    The best is the best candidate that keeps the objective, or the one nearest to it if none does.
     """
     runnable = dict.fromkeys(surface.clamp(c) for c in surface.space.all() if not surface.fails(c))
     eligible = [c for c in runnable if surface.share(c, goal.latency) >= goal.percentile / 100]

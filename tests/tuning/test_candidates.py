@@ -1,4 +1,4 @@
-"""What may be tried, and what lies beside what."""
+"""Which candidates may be tried, and which are neighbours."""
 
 from dataclasses import replace
 from itertools import pairwise, product

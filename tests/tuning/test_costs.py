@@ -1,4 +1,4 @@
-"""What a look will cost."""
+"""The estimated cost of a measurement."""
 
 from dataclasses import replace
 

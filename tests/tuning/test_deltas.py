@@ -1,4 +1,4 @@
-"""What changes between two candidates."""
+"""The differences between two candidates."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What counts as a change for good."""
+"""What counts as a lasting change."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_load_that_comes_and_goes_is_not_for_good() -> None:
     assert not any(looks(*[LoadSample(100, 0.1), LoadSample(100, 0.9)] * 20))
 
 
-def test_a_model_that_nobody_asks_shows_nothing() -> None:
+def test_a_model_without_traffic_shows_nothing() -> None:
     assert not any(looks(*[LoadSample(0, 0.0)] * 20))
 
 

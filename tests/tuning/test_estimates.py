@@ -1,4 +1,4 @@
-"""What measurements say: who is better, and how surely."""
+"""Conclusions from measurements: which candidate is better, and with which confidence."""
 
 import math
 from random import Random

@@ -20,7 +20,7 @@ def conclusion(goal: Goal, seen: dict[Candidate, tuple[int, float]]) -> Outcome:
     return conclude(goal, evidence.ranking(), evidence.ranking(), [A, B], {})
 
 
-def test_the_winner_is_explained_beside_the_seeds() -> None:
+def test_the_winner_is_explained_next_to_the_seeds() -> None:
     outcome = conclusion(IN_TIME, {A: (500, 0.01), B: (900, 0.05), C: (750, 0.015)})
     assert outcome.winner is not None
     assert outcome.winner.candidate == C

@@ -1,4 +1,4 @@
-"""Who runs, in which order, and who wins."""
+"""Which candidates run, in which order, and which wins."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -48,7 +48,7 @@ def ranked(estimates: Estimates) -> Sequence[Estimate]:
     return estimates.ranking()
 
 
-def test_the_best_runs_against_its_rivals_and_the_best_seed_and_nobody_else() -> None:
+def test_the_best_runs_against_its_rivals_and_the_best_seed_only() -> None:
     estimates = evidence_of((A, 500), (B, 995), (C, 1000), (D, 700))
     assert Race(ranked(estimates), [A, D]).contenders == [C, D, B]
 
@@ -94,7 +94,7 @@ def test_of_those_about_as_good_the_one_that_takes_least_is_chosen() -> None:
     assert choose(ranked(estimates), [], by_latency=False).candidate == B
 
 
-def test_nobody_is_chosen_who_is_behind_a_seed() -> None:
+def test_no_candidate_behind_a_seed_is_chosen() -> None:
     estimates = evidence_of((B, 990), (C, 1000), (D, 1005))
     assert choose(ranked(estimates), [C], by_latency=False).candidate == C
 

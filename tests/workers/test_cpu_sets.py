@@ -1,4 +1,4 @@
-"""Workers get disjoint CPUs, whole cores and, where that can be, one NUMA node; read off made-up trees."""
+"""Workers get disjoint CPUs, whole cores and, where possible, one NUMA node; from synthetic trees."""
 
 from pathlib import Path
 

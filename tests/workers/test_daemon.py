@@ -1,4 +1,4 @@
-"""What each worker is started with: its part of the machine, and the settings of the daemon otherwise."""
+"""The settings of each worker: its part of the machine, and the daemon's settings otherwise."""
 
 import os
 from pathlib import Path

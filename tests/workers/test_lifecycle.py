@@ -1,4 +1,4 @@
-"""The life of a worker: its table, when it is replaced, and when enough of them serve."""
+"""The lifecycle of a worker: its table, when it is replaced, and when enough workers serve."""
 
 import pytest
 from hypothesis import given

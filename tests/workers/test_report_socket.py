@@ -1,4 +1,4 @@
-"""A worker answers its supervisor's questions, and one that does not holds up nobody."""
+"""A worker answers its supervisor's questions, and one that does not delays none of the others."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Workers are started, replaced, reloaded and ended; these are small scripts that say what a worker says."""
+"""Workers are started, replaced, reloaded and ended; here they are small scripts with a worker's messages."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A worker learns from its environment which it is."""
+"""A worker gets its identity from its environment."""
 
 from pathlib import Path
 

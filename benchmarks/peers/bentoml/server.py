@@ -1,4 +1,4 @@
-"""Starts BentoML's server, `bentoml serve`, on service.py beside this file."""
+"""Starts BentoML's server, `bentoml serve`, on service.py in this folder."""
 
 import os
 import sys

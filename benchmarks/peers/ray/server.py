@@ -14,7 +14,7 @@ from infer_pool import InferPool, Settings
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 
-# Made of inferd's .proto by the runner; they lie on PYTHONPATH.
+# The runner generates these from inferd's .proto and puts them on PYTHONPATH.
 SERVICER = "open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
 
 

@@ -17,10 +17,10 @@ import openvino as ov
 
 @dataclass(frozen=True)
 class Settings:
-    """What the runner asks of a peer, in the variable PEER_SETTINGS as JSON.
+    """The runner's settings for a peer, as JSON in the variable PEER_SETTINGS.
 
-    ``models`` are the files by model name, ``port`` is where to listen on 127.0.0.1, ``other_ports`` are free ones for
-    what a server opens besides. ``threads`` is the whole server's budget: all that computes together uses so many.
+    ``models`` are the files by model name, ``port`` is the port to listen on at 127.0.0.1, ``other_ports`` are free
+    ones for further listeners of the server. ``threads`` is the budget of the whole server for computing.
     """
 
     models: dict[str, str]
@@ -35,7 +35,7 @@ class Settings:
 
 
 def properties(streams: int) -> dict[str, Any]:
-    """What a model is compiled with: FP32, on ``streams`` streams of one thread each."""
+    """The properties to compile a model with: FP32, on ``streams`` streams of one thread each."""
     return {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": streams,
@@ -58,7 +58,7 @@ class InferPool:
         self._threads = ThreadPoolExecutor(streams)
 
     def infer(self, array: Any) -> Any:
-        """Run on an infer request that is idle; waits for one. The answer is a copy."""
+        """Run on an idle infer request, after waiting for one. The output is a copy."""
         request = self._idle.get()
         try:
             request.infer([array], share_inputs=True)
@@ -67,9 +67,9 @@ class InferPool:
             self._idle.put(request)
 
     async def infer_async(self, array: Any) -> Any:
-        """The same without holding up the event loop: `infer` gives the GIL up while it computes."""
+        """The same without blocking the event loop: `infer` releases the GIL while it computes."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.infer, array)
 
     def from_bytes(self, data: bytes) -> Any:
-        """The input that ``data`` holds, row-major and little-endian."""
+        """The input in ``data``, row-major and little-endian."""
         return np.frombuffer(data, self.dtype).reshape(self.shape)

@@ -1,4 +1,4 @@
-"""A file is there as a whole or not at all."""
+"""A file appears as a whole or not at all."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from inferd import atomic_file
 
 
-def test_parts_stand_one_after_the_other_in_place_of_what_was_there(tmp_path: Path) -> None:
+def test_parts_one_after_another_replace_the_old_content(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"before")
     atomic_file.write(file, b"one", memoryview(b" two"))
@@ -16,7 +16,7 @@ def test_parts_stand_one_after_the_other_in_place_of_what_was_there(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_fails_on_the_way_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"before")
     with pytest.raises(TypeError):
@@ -25,6 +25,6 @@ def test_what_fails_on_the_way_leaves_what_was_there_and_nothing_else(tmp_path: 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         atomic_file.write(tmp_path / "nowhere" / "file", b"")

@@ -1,4 +1,4 @@
-"""Control groups are found in both versions, and their limits are the tightest on the way up.
+"""Control groups are found in both versions, and the tightest limit on the way up applies.
 
 What quotas do to the number of threads is in engine/test_cpu_budget.py.
 """
@@ -36,7 +36,7 @@ def test_version_one_has_its_memory_limit_under_the_controllers_mount(tmp_path: 
     assert limit(tmp_path, "4:memory:/a\n1:cpu:/b\n", files) == 1048576
 
 
-def test_the_largest_number_of_pages_is_no_limit(tmp_path: Path) -> None:
+def test_the_largest_number_of_pages_means_no_limit(tmp_path: Path) -> None:
     assert limit(tmp_path, "4:memory:/\n", {"memory/memory.limit_in_bytes": NO_LIMIT_V1}) is None
 
 
@@ -50,7 +50,7 @@ def test_quotas_name_their_groups_outermost_first(tmp_path: Path) -> None:
     assert cpu_quotas(proc, cgroup) == (CpuQuota(cgroup / "a", 2), CpuQuota(cgroup / "a" / "b" / "c", 0.5))
 
 
-def test_version_two_is_looked_for_in_its_own_folder_beside_version_one(tmp_path: Path) -> None:
+def test_version_two_is_looked_for_in_its_own_folder_next_to_version_one(tmp_path: Path) -> None:
     files = {"unified/cgroup.controllers": "", "unified/a/cgroup.procs": "", "cpu/b/tasks": ""}
     proc, cgroup = machine(tmp_path, "1:cpu:/b\n0::/a\n", files)
     unified = cgroup / "unified"
@@ -60,12 +60,12 @@ def test_version_two_is_looked_for_in_its_own_folder_beside_version_one(tmp_path
     ]
 
 
-def test_a_group_called_unified_is_nobodys_but_its_own(tmp_path: Path) -> None:
+def test_a_group_called_unified_is_an_ordinary_group(tmp_path: Path) -> None:
     files = {"cgroup.controllers": "cpu\n", "unified/cgroup.controllers": "cpu\n", "unified/memory.max": "1\n"}
     assert limit(tmp_path, "0::/\n", files) is None
 
 
-def test_ones_own_group_is_the_last_that_is_there(tmp_path: Path) -> None:
+def test_the_own_group_is_the_last_that_exists(tmp_path: Path) -> None:
     proc, cgroup = machine(tmp_path, "0::/a/b\n", {"a/cgroup.procs": ""})
     [lineage] = lineages("cpu", proc, cgroup)
     assert lineage.own() == cgroup / "a"
@@ -73,12 +73,12 @@ def test_ones_own_group_is_the_last_that_is_there(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_a_count_is_read_as_it_is_written(count: int) -> None:
+def test_a_count_is_read(count: int) -> None:
     assert number(str(count)) == count
 
 
 @pytest.mark.parametrize("text", ["", "max", "-1", "1.5", "0x10", "1 2", "१", "9" * 400])
-def test_what_is_no_count_is_none(text: str) -> None:
+def test_any_other_text_is_not_a_count(text: str) -> None:
     assert number(text) is None
 
 

@@ -1,4 +1,4 @@
-"""Which files belong to a version, whether they rest, and what their digest follows."""
+"""Which files belong to a version, whether they changed, and what their digest covers."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.effort import examples
 
 
 def plant(folder: Path, *names: str) -> Path:
-    """Files in ``folder`` that hold their own names."""
+    """Files in ``folder`` that contain their own names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -25,12 +25,12 @@ def plant(folder: Path, *names: str) -> Path:
 
 
 def look(folder: Path, main: str = "model.onnx") -> Content:
-    """What is below ``folder``."""
+    """The content of ``folder``."""
     return FileSet(folder / main, folder, Bounds(folder.parent)).look()
 
 
-def beside(file: Path) -> list[str]:
-    """The names of what belongs to ``file``, at the root."""
+def companions(file: Path) -> list[str]:
+    """The names of the files that belong to ``file``, at the root."""
     return [f.name for f in FileSet(file, None, Bounds(file.parent)).look().files]
 
 
@@ -55,7 +55,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_another_content_has_another_digest_and_does_not_rest(version: Path, change: Callable[[Path], object]) -> None:
+def test_changed_content_has_another_digest_and_counts_as_changed(
+    version: Path, change: Callable[[Path], object]
+) -> None:
     before = look(version).read()
     assert before.is_unchanged()
     times = {file: file.stat() for file in version.rglob("*")}
@@ -69,7 +71,7 @@ def test_another_content_has_another_digest_and_does_not_rest(version: Path, cha
     assert after.read().digest != before.digest
 
 
-def test_another_main_file_of_the_same_folder_is_another_content(tmp_path: Path) -> None:
+def test_another_main_file_in_the_same_folder_is_other_content(tmp_path: Path) -> None:
     folder = plant(tmp_path / "1", "model.onnx", "other.onnx")
     assert look(folder).read().digest != look(folder, "other.onnx").read().digest
 
@@ -88,7 +90,7 @@ SAME: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", SAME.values(), ids=SAME.keys())
-def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
+def test_rewritten_files_count_as_changed_and_keep_their_digest(
     version: Path, change: Callable[[Path], object]
 ) -> None:
     before = look(version).read()
@@ -97,7 +99,7 @@ def test_what_may_have_changed_meanwhile_does_not_rest_and_keeps_its_digest(
     assert look(version).read().digest == before.digest
 
 
-def test_what_came_and_went_beside_the_files_is_no_change_of_them(version: Path) -> None:
+def test_files_that_come_and_go_next_to_the_version_do_not_change_it(version: Path) -> None:
     before = look(version)
     SAME["made and taken away"](version)
     assert look(version) == before
@@ -110,7 +112,7 @@ def test_the_same_files_elsewhere_are_the_same_content(version: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_link_that_moves_meanwhile_leaves_what_was_looked_at_where_it_is(version: Path) -> None:
+def test_a_link_that_moves_does_not_move_the_content_found(version: Path) -> None:
     link = version.parent / "link"
     link.symlink_to("1")
     before = look(link).read()
@@ -147,7 +149,7 @@ def test_a_file_that_became_a_pipe_is_not_waited_for(version: Path) -> None:
         before.read()
 
 
-def test_folders_that_links_lead_to_in_a_circle_are_looked_into_once(version: Path) -> None:
+def test_folders_linked_in_a_circle_are_read_once(version: Path) -> None:
     (version / "a/up").symlink_to("..")
     (version / "a/here").symlink_to(".")
     assert [f.name for f in look(version).files] == [".hidden", "a/.c/d", "a/b", "model.onnx"]
@@ -163,7 +165,7 @@ def test_more_files_than_a_version_may_have_are_refused(version: Path, monkeypat
 
 
 def entry(value: bytes) -> bytes:
-    """Where ONNX says that a tensor's numbers are, as protobuf writes it."""
+    """An ONNX location of a tensor's data, as protobuf writes it."""
     size = bytes([len(value)]) if len(value) < 128 else bytes([len(value) & 127 | 128, len(value) >> 7])
     return b"\x0a\x08location\x12" + size + value
 
@@ -185,7 +187,7 @@ def test_a_file_at_the_root_owns_what_it_names_below_the_root(
     plant(tmp_path, "out")
     (root / "leads-out").symlink_to("../out")
     (root / "m.onnx").write_bytes(b"".join(map(entry, names)))
-    assert beside(root / "m.onnx") == ["m.onnx", *found]
+    assert companions(root / "m.onnx") == ["m.onnx", *found]
 
 
 @settings(max_examples=examples(30))
@@ -196,11 +198,11 @@ def test_names_are_found_wherever_a_file_is_cut_for_reading(chunk: int, before: 
         name = "/".join(["x" * 50] * 6)[:length].strip("/")
         plant(Path(folder), name)
         Path(folder, "m.onnx").write_bytes(b"\x0a\x08locat" + b"-" * before + entry(name.encode()) + b"-" * 10)
-        assert beside(Path(folder, "m.onnx")) == ["m.onnx", name]
+        assert companions(Path(folder, "m.onnx")) == ["m.onnx", name]
 
 
 def test_more_files_than_one_may_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "_MOST_FILES", 3)
     (tmp_path / "m.onnx").write_bytes(b"".join(entry(b"w%d" % n) for n in range(4)))
     with pytest.raises(RepositoryError, match=r"^m\.onnx: names more than 3 files$"):
-        beside(tmp_path / "m.onnx")
+        companions(tmp_path / "m.onnx")

@@ -1,4 +1,4 @@
-"""No path of this machine and no place in source code gets to clients; all else does."""
+"""No path of this machine and no place in source code reaches clients; all other text does."""
 
 import re
 from pathlib import PurePosixPath
@@ -17,7 +17,7 @@ EXTENSION = st.sampled_from(["bin", "xml", "onnx", "data", "so"])
 
 @st.composite
 def paths(draw: st.DrawFn) -> PurePosixPath:
-    """Of a file: in a folder that machines have, or with an extension."""
+    """A path of a file: in a folder that machines have, or with an extension."""
     folders = draw(st.lists(NAME, max_size=3))
     if draw(st.booleans()):
         return PurePosixPath("/", draw(ROOT), *folders, draw(NAME))
@@ -40,7 +40,7 @@ FRAMES = st.sampled_from(
 
 
 @given(paths(), FRAMES)
-def test_a_file_is_told_by_its_own_name(path: PurePosixPath, frame: str) -> None:
+def test_a_file_is_reduced_to_its_own_name(path: PurePosixPath, frame: str) -> None:
     cleaned = without_host_paths(frame.format(path))
     assert cleaned == frame.replace("file://{}", "{}").format(path.name)
     assert without_host_paths(cleaned) == cleaned
@@ -55,7 +55,7 @@ def test_two_files_are_told_apart_and_words_stay(one: PurePosixPath, other: Pure
 
 
 @given(st.lists(NAME, min_size=1, max_size=4), NAME)
-def test_files_of_a_model_are_told_by_their_place_there(folders: list[str], name: str) -> None:
+def test_a_models_files_are_named_relative_to_it(folders: list[str], name: str) -> None:
     root = PurePosixPath("/srv/my models, old")
     model = root.joinpath(*folders, "model.xml")
     assert without_host_paths(f"bad {model}", model) == "bad model.xml"
@@ -65,7 +65,7 @@ def test_files_of_a_model_are_told_by_their_place_there(folders: list[str], name
 
 
 @given(st.lists(NAME, max_size=3), NAME, st.sampled_from(["cpp", "hpp", "h", "cc", "py"]), st.integers(1, 9999))
-def test_places_in_source_code_go(folders: list[str], name: str, extension: str, line: int) -> None:
+def test_places_in_source_code_are_removed(folders: list[str], name: str, extension: str, line: int) -> None:
     place = f"{'/'.join([*folders, name])}.{extension}:{line}"
     for text in (f"Exception from {place}: too large", f"failed at {place}", f"/{place} too large"):
         assert without_host_paths(text) in ("too large", "Exception from too large", "failed", ": too large")
@@ -85,7 +85,7 @@ def test_places_in_source_code_go(folders: list[str], name: str, extension: str,
         "",
     ],
 )
-def test_what_is_no_path_of_this_machine_stays(text: str) -> None:
+def test_text_that_is_not_a_path_stays(text: str) -> None:
     assert without_host_paths(text) == text
 
 
@@ -112,10 +112,10 @@ def test_what_they_say(text: str, cleaned: str) -> None:
         (RepositoryError("/srv/models", "can't be read"), "models: can't be read"),
         (LoadFailed("m", 1, "no /srv/m/w.bin"), "model 'm' version 1 failed to load: no w.bin"),
         (ModelUnavailable("m", "failed", "lost /dev/dri/card0"), "model 'm' is failed: lost card0"),
-        # What the client has said itself it reads as it was.
+        # The client reads its own text unchanged.
         (UnknownModel("/etc/passwd"), "unknown model '/etc/passwd'"),
         (InvalidRequest("m", "no input '/tmp/x'"), "model 'm': no input '/tmp/x'"),
     ],
 )
-def test_errors_that_carry_what_others_have_said_are_told_without_paths(error: InferdError, sentence: str) -> None:
+def test_errors_with_text_from_other_sources_are_told_without_paths(error: InferdError, sentence: str) -> None:
     assert client_message(error) == sentence

@@ -49,7 +49,7 @@ async def test_a_run_that_hangs_is_answered_and_its_slot_is_replaced() -> None:
     bench = impatient(1)
     hung, waiting = bench.submit(2)
     assert isinstance((await hung.ended()).error, InferenceFailed)
-    assert re.search(r"it did not end within [\d.]+ s and was given up", str(hung.error))
+    assert re.search(r"the run did not end within [\d.]+ s and was given up", str(hung.error))
 
     await until(lambda: len(bench.slots[0]) == 2 and bench.slots[0][1].running)
     bench.slots[0][1].complete()

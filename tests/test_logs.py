@@ -1,4 +1,4 @@
-"""Log lines: their form, what each request's says, and what never gets into one."""
+"""Log lines: their form, the content of each request's line, and what never appears in one."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def observation(outcome: str = "ok", **fields: Any) -> Observation:
 
 
 def observed(which: Any, *seen: Observation, form: Any = "json") -> io.StringIO:
-    """What the request log writes about ``seen``."""
+    """The request log's line about ``seen``."""
     stream = io.StringIO()
     logs.configure("info", form, stream)
     log = logs.RequestLog(which)
@@ -62,7 +62,7 @@ def test_off_a_terminal_each_event_is_a_json_object_on_one_line() -> None:
     assert event == {"event": "model ready", "level": "info", "model": HOSTILE, "streams": 2}
 
 
-def test_a_worker_says_in_every_line_which_it_is() -> None:
+def test_every_line_of_a_worker_names_it() -> None:
     stream = io.StringIO()
     logs.configure("info", "json", stream, worker=0)
     structlog.get_logger("inferd").info("worker ready", grpc="127.0.0.1:8001")
@@ -109,7 +109,7 @@ def test_less_severe_events_are_left_out(level: str, seen: list[str]) -> None:
     assert [event["level"] for event in written(stream)] == seen
 
 
-def test_what_libraries_log_comes_in_the_same_form() -> None:
+def test_messages_of_libraries_have_the_same_form() -> None:
     stream = io.StringIO()
     logs.configure("info", "json", stream)
     logging.getLogger("grpc").warning("a line\nand %s", "another")
@@ -123,7 +123,7 @@ def test_what_libraries_log_comes_in_the_same_form() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("by", ["us", "a library"])
-def test_a_fault_is_logged_without_anyones_data(form: Any, by: str) -> None:
+def test_a_fault_is_logged_without_clients_data(form: Any, by: str) -> None:
     stream = io.StringIO()
     logs.configure("info", form, stream)
 
@@ -148,7 +148,7 @@ def test_a_fault_is_logged_without_anyones_data(form: Any, by: str) -> None:
 # -- requests ---------------------------------------------------------------------
 
 
-def test_a_requests_line_says_whose_it_was_how_it_ended_and_where_its_time_went() -> None:
+def test_a_requests_line_has_its_client_outcome_and_stage_times() -> None:
     (line,) = written(observed("all", observation(id="7", device="CPU", rows=3)))
     assert line.pop("timestamp")
     assert line == {
@@ -202,7 +202,7 @@ def test_a_clients_id_is_cut() -> None:
     assert len(line["id"]) == 80
 
 
-def test_what_can_not_be_written_is_lost_and_ends_nobody() -> None:
+def test_unwritable_lines_are_lost_and_end_no_process() -> None:
     class Full(io.StringIO):
         full = True
 

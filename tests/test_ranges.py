@@ -1,4 +1,4 @@
-"""Whether numbers are among those that a device holds, against Python's own."""
+"""Whether numbers are in a device's range, checked against Python's own arithmetic."""
 
 import math
 
@@ -20,7 +20,7 @@ RANGES = {
 
 
 def elements_of(held: Range) -> st.SearchStrategy[Number]:
-    """Any of the type, those at the ends of the range among them."""
+    """Any numbers of the type, including the ends of the range."""
     if held.dtype.kind == "f":
         ends = [held.lo, held.hi, math.nextafter(held.hi, math.inf), math.inf, -math.inf, math.nan]
         return st.sampled_from(ends) | st.floats()
@@ -33,7 +33,7 @@ def elements_of(held: Range) -> st.SearchStrategy[Number]:
 @pytest.mark.parametrize("name", RANGES)
 @given(data=st.data(), view=st.booleans())
 @settings(deadline=None)
-def test_numbers_are_held_or_the_first_that_is_not_is_found(name: str, data: st.DataObject, view: bool) -> None:
+def test_numbers_are_in_range_or_the_first_outside_is_found(name: str, data: st.DataObject, view: bool) -> None:
     held = RANGES[name]
     numbers = data.draw(st.lists(elements_of(held), max_size=80))
     raw = np.array(numbers, held.dtype).tobytes()

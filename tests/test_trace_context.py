@@ -26,7 +26,7 @@ def read(traceparent: str, tracestate: str = "") -> TraceContext | None:
 
 
 def state(text: str) -> str:
-    """The tracestate ``text`` as it is kept beside a valid traceparent."""
+    """The tracestate ``text`` as it is kept with a valid traceparent."""
     context = read(SENT, text)
     assert context is not None, "a tracestate made its traceparent invalid"
     assert context == TraceContext(TRACE, OWN, PARENT, sampled=True, state=context.state)
@@ -44,7 +44,7 @@ def test_a_context_is_the_clients_trace_with_a_span_of_our_own() -> None:
 @given(trace_ids, span_ids, st.integers(0, 255), white_space, white_space)
 def test_every_valid_context_is_read_back(trace: str, span: str, flags: int, before: str, after: str) -> None:
     context = read(f"{before}00-{trace}-{span}-{flags:02x}{after}")
-    # Only the lowest bit says sampled; the others are another's.
+    # Only the lowest bit means sampled; the others have other meanings.
     assert context == TraceContext(trace, OWN, span, sampled=flags % 2 == 1)
 
 
@@ -102,7 +102,7 @@ def test_a_later_version_is_read_as_far_as_it_is_known(version: str, more: str) 
         f"{SENT}{SENT}",
     ],
 )
-def test_what_is_malformed_counts_as_not_sent(malformed: str) -> None:
+def test_a_malformed_header_counts_as_not_sent(malformed: str) -> None:
     assert read(malformed, "congo=t61rcWkgMzE") is None
 
 
@@ -179,12 +179,12 @@ def test_every_character_that_may_be_in_a_member_is_kept() -> None:
         f"{'t' * 242}@v=1",
         f"t@{'v' * 15}=1",
         f"foo={'v' * 257}",
-        # A key that comes twice.
+        # A key that occurs twice.
         "foo=1,foo=1",
         "foo=1,foo=2",
     ],
 )
-def test_a_malformed_state_is_left_out_whole_and_by_itself(malformed: str) -> None:
+def test_a_malformed_state_is_dropped_by_itself(malformed: str) -> None:
     assert state(malformed) == ""
     assert state(f"bar=2,{malformed}") == ""
 
@@ -202,14 +202,14 @@ def test_the_longest_key_is_kept(key: str) -> None:
 
 
 @given(members)
-def test_what_fits_is_kept_in_order_and_what_does_not_goes_by_whole_members(listed: list[str]) -> None:
+def test_members_that_fit_are_kept_in_order_and_others_are_dropped_whole(listed: list[str]) -> None:
     kept = state(",".join(listed))
     remaining = iter(listed)
     assert all(member in remaining for member in kept.split(",") if kept)
     if len(",".join(listed)) <= STATE_CHARACTERS:
         assert kept == ",".join(listed)
     else:
-        # Not even the next one, all being shorter than what may be cut first, would have fitted.
+        # All are shorter than those cut first, and not even the next one would have fitted.
         left_out = listed[len(kept.split(",")) if kept else 0]
         assert len(f"{kept},{left_out}") > STATE_CHARACTERS
 
@@ -221,7 +221,7 @@ def test_large_members_go_before_those_at_the_end() -> None:
     assert state(f"{'k' * 256}={'v' * 256},foo=1") == "foo=1"
 
 
-def test_the_last_members_go_where_all_are_small() -> None:
+def test_the_last_members_go_if_all_are_small() -> None:
     small = [f"k{i}={'v' * 97}" for i in range(9)]  # a hundred characters each
     assert state(",".join(small)) == ",".join(small[:5])
     assert len(state(",".join(small))) <= STATE_CHARACTERS

@@ -5,14 +5,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-# What a writer that crashed leaves behind.
+# The temporary file of a writer that crashed.
 UNFINISHED = ".part"
 
 
 def write(file: Path, *parts: bytes | memoryview) -> None:
-    """Put ``parts`` one after the other in place of ``file``, readable by this user alone. Raises OSError.
+    """Replace ``file`` with ``parts`` one after another, readable by this user alone. Raises OSError.
 
-    Its folder has to be there; what was under the name stays until then.
+    Its folder must exist; the old content stays until the new is complete.
     """
     descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=UNFINISHED)
     try:
@@ -20,7 +20,7 @@ def write(file: Path, *parts: bytes | memoryview) -> None:
             for part in parts:
                 stream.write(part)
             stream.flush()
-            # Without it a power cut may leave the new name on blocks never written.
+            # Without this a power cut may leave the new name on blocks never written.
             os.fsync(stream.fileno())
         os.replace(name, file)
     except BaseException:

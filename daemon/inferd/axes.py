@@ -193,7 +193,7 @@ class AxisValues:
         metadata=_row(
             ChoiceAxis(
                 words={"any": "any", "performance": "performance", "efficient": "efficient"},
-                help="Which cores CPU threads run on, where the CPU has both kinds.",
+                help="Which cores CPU threads run on, if the CPU has both kinds.",
                 texts={kind: f"cores {kind}" for kind in ("any", "performance", "efficient")},
                 heading="cores",
                 property="SCHEDULING_CORE_TYPE",

@@ -1,7 +1,7 @@
-"""The control groups that this process is in, and the limits set on them.
+"""The control groups of this process, and their limits.
 
 Version 1, version 2, or both side by side. A file that is absent, forbidden or malformed
-sets no limit and says nothing; nothing here raises.
+counts as no limit; nothing here raises.
 """
 
 import os.path
@@ -19,18 +19,18 @@ _NO_LIMIT = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """This process's group in one hierarchy, behind all its ancestors: the mount comes first.
+    """This process's group in one hierarchy, after all its ancestors: the mount comes first.
 
     All of them count because any ancestor may be the tightest, and because a container
     sees its own group mounted as the root while the path may still be the host's: the
-    groups further down are then not there.
+    groups further down do not exist then.
     """
 
     version: Literal[1, 2]
     groups: tuple[Path, ...]
 
     def own(self) -> Path | None:
-        """The process's own group: the last of them that is there."""
+        """The process's own group: the last of them that exists."""
         return next((group for group in reversed(self.groups) if os.path.isdir(group)), None)
 
 
@@ -43,9 +43,9 @@ class CpuQuota:
 
 
 def lineages(controller: str, proc: Path, mount: Path) -> Iterator[Lineage]:
-    """Where ``controller``, such as ``cpu``, may be set for this process; the files are the caller's to find.
+    """The groups in which ``controller``, such as ``cpu``, may be set for this process; the caller looks for the files.
 
-    ``proc`` is /proc and ``mount`` is /sys/fs/cgroup, or what stands for them.
+    ``proc`` is /proc and ``mount`` is /sys/fs/cgroup, or stands for them.
     """
     for line in read(proc / "self" / "cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
@@ -72,7 +72,7 @@ def cpu_quotas(proc: Path, mount: Path) -> tuple[CpuQuota, ...]:
 
 
 def memory_limit(proc: Path, mount: Path) -> int | None:
-    """Bytes that this process's group may use, by the tightest limit on it and its ancestors; None without one."""
+    """Bytes that this process's group may use: the tightest limit on it and its ancestors; None without one."""
     names = {1: "memory.limit_in_bytes", 2: "memory.max"}
     limits = (
         number(read(group / names[lineage.version]).strip())
@@ -84,12 +84,12 @@ def memory_limit(proc: Path, mount: Path) -> int | None:
 
 def number(text: str) -> int | None:
     """A count as the kernel writes it; None for anything else, such as ``max`` or ``-1``."""
-    # 64 bits have twenty digits at most.
+    # 64 bits have at most twenty digits.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
 
 
 def read(file: Path) -> str:
-    """What ``file`` says, "" where it can't be read."""
+    """The text of ``file``, "" if it can't be read."""
     try:
         return file.read_text()
     except (OSError, ValueError):
@@ -103,13 +103,13 @@ def _cpus(quota: str = "", period: str = _DEFAULT_PERIOD, *_: str) -> float | No
 
 
 def _unified(mount: Path) -> Path:
-    """Where version 2 is mounted: beside version 1 it has a folder of its own.
+    """The mount of version 2: next to version 1 it has a folder of its own.
 
     A group may be called "unified" too, but then there is a group around it.
     """
-    beside = mount / "unified"
-    if os.path.isfile(beside / "cgroup.controllers") and not os.path.isfile(mount / "cgroup.controllers"):
-        return beside
+    own = mount / "unified"
+    if os.path.isfile(own / "cgroup.controllers") and not os.path.isfile(mount / "cgroup.controllers"):
+        return own
     return mount
 
 
@@ -118,7 +118,7 @@ def _down(mount: Path, path: str) -> Iterator[Path]:
     group = mount
     yield group
     for name in path.split("/"):
-        # ".." is how a process outside the root of its cgroup namespace is shown.
+        # ".." in a path means that the process is outside the root of its cgroup namespace.
         if name not in ("", ".", ".."):
             group /= name
             yield group

@@ -1,13 +1,13 @@
-"""What a model version consists of: which files, how they are on disk, and the digest of what is in them.
+"""The files of a model version, their state on disk, and the digest of their content.
 
-A version is all regular files below its folder, hidden ones and those in subfolders too: what a
-format keeps beside its main file goes by any name (ONNX's external data, a SavedModel's
-``variables/``). A model that is one file at the root of the repository has no folder of its own;
-it is that file, those that its format keeps beside it, and those that it names.
+A version is all regular files below its folder, including hidden ones and those in subfolders: the
+files that a format keeps next to its main file have arbitrary names (ONNX's external data, a
+SavedModel's ``variables/``). A model that is one file at the root of the repository has no folder
+of its own; it is that file, the companion files of its format, and the files that it names.
 
 The digest stands for the content wherever that decides something: compiled blobs, preflight
 marks, profiles. Stamps tell cheaply whether anything was written or moved since the digest was
-taken, which is how one that reads the files for itself, OpenVINO, can be held to it.
+taken, which verifies what OpenVINO reads, because it reads the files itself.
 """
 
 import errno
@@ -29,7 +29,7 @@ from inferd.errors import RepositoryError, one_line
 Stamp = tuple[int, int, int, int, int]
 
 SETTINGS = "model.toml"
-# Every ext4 volume has this folder at its top, and a repository or a model often is a volume of its own.
+# Every ext4 volume has this folder at its root, and a repository or a model often is a volume of its own.
 LOST_FOUND = "lost+found"
 
 _MOST_FILES = 65536
@@ -49,15 +49,15 @@ class Bounds:
     external_links: bool = False
 
     def check_link(self, path: Path | str, named: Path | str = "") -> None:
-        """Raises RepositoryError where ``path``, links followed, is not within the root or not there. It is ``named``
-        otherwise where folders above it are links themselves."""
+        """Raises RepositoryError if ``path``, with links followed, is outside the root or does not exist. Messages call
+        it ``named``, if given, because folders above it may be links themselves."""
         # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
         root, target = realpath(self.root), realpath(path)
         if not self.external_links and commonpath((root, target)) != root:
             problem = "is a symbolic link that leads out of the model repository"
             raise RepositoryError(self.shown(named or path), problem)
         if not exists(target):
-            problem = "is a symbolic link to nothing that can be read" if islink(path) else "can't be read"
+            problem = "is a broken or unreadable symbolic link" if islink(path) else "can't be read"
             raise RepositoryError(self.shown(named or path), problem)
 
     def shown(self, path: Path | str) -> str:
@@ -67,8 +67,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a version: its ``name`` within that, where it is, and its ``stamp``. A symbolic ``link`` to nothing
-    counts by where it leads."""
+    """One file of a version: its ``name`` within the version, its path, and its ``stamp``. A broken symbolic ``link``
+    counts by its target."""
 
     name: str
     path: str
@@ -78,17 +78,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A version's files at one moment, sorted by name. ``main`` is what OpenVINO reads, in a folder that is no link:
-    one that is moved meanwhile changes nothing. ``digest`` is "" until :meth:`read`."""
+    """A version's files at one moment, sorted by name. OpenVINO reads ``main``, in a folder that is not a link: moving
+    a link meanwhile changes nothing. ``digest`` is "" until :meth:`read`."""
 
     main: Path
     files: tuple[File, ...]
-    # What comes and goes beside the files is no change of them; but these show what was moved away and back.
+    # Files that come and go next to these do not count as a change; but these show a file moved away and back.
     folders: tuple[tuple[str, Stamp], ...] = field(default=(), compare=False)
     digest: str = field(default="", compare=False)
 
     def read(self) -> "Content":
-        """The same with its digest, a SHA-256 in hex over the names and contents of all files. Raises OSError where one
+        """The same with its digest, a SHA-256 in hex over the names and contents of all files. Raises OSError if one
         can't be read or has changed since."""
         # A folder may hold several files that could be the main one.
         main = next((f.name for f in self.files if f.path == str(self.main)), "")
@@ -98,7 +98,7 @@ class Content:
         return replace(self, digest=total.hexdigest())
 
     def is_unchanged(self) -> bool:
-        """Whether nothing of it was written, moved, added or taken away since it was looked at."""
+        """Whether nothing in it was written, moved, added or removed since it was looked at."""
         try:
             return all(_stamp(os.lstat(f.path) if f.link else os.stat(f.path)) == f.stamp for f in self.files) and all(
                 _stamp(os.stat(path)) == stamp for path, stamp in self.folders
@@ -109,17 +109,17 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """Which files belong to a version: ``main``, which OpenVINO reads (of a SavedModel the folder), and all below
-    ``folder``; where that is None, those that the format of ``main``, or ``main`` itself, names."""
+    """Which files belong to a version: ``main``, which OpenVINO reads (the folder of a SavedModel), and everything
+    below ``folder``; if that is None, the companions of ``main`` in its format and the files that ``main`` names."""
 
     main: Path
     folder: Path | None
     bounds: Bounds
 
     def look(self) -> Content:
-        """Its files as they are now. Raises RepositoryError where there is something that can't be served."""
+        """The files as they are now. Raises RepositoryError if one of them can't be served."""
         try:
-            return self._beside_main() if self.folder is None else self._below(self.folder)
+            return self._next_to_main() if self.folder is None else self._below(self.folder)
         except OSError as error:
             real, named = realpath(self._folder), self._folder
             path = error.filename if isinstance(error.filename, str) else real
@@ -140,7 +140,7 @@ class FileSet:
             where = join(top, inside) if inside else top
             stamp = _stamp(os.stat(where))
             if stamp[:2] in folders:
-                # Links may lead in a circle.
+                # Links may form a circle.
                 continue
             folders[stamp[:2]] = where, stamp
             for entry in sorted(os.listdir(where)):
@@ -156,14 +156,14 @@ class FileSet:
         main = Path(top, self.main.relative_to(folder))
         return Content(main, tuple(sorted(files, key=lambda f: f.name)), tuple(folders.values()))
 
-    def _beside_main(self) -> Content:
+    def _next_to_main(self) -> Content:
         top, name = realpath(self.main.parent), self.main.name
         main = self._file(name, join(top, name))
-        beside = sorted(set(self._beside(main, top)))
-        return Content(Path(main.path), (main, *(self._file(name, path) for name, path in beside)))
+        companions = sorted(set(self._companions(main, top)))
+        return Content(Path(main.path), (main, *(self._file(name, path) for name, path in companions)))
 
-    def _beside(self, main: File, top: str) -> Iterator[tuple[str, str]]:
-        """Name and path of the files that ``main`` is read together with, as far as they are there."""
+    def _companions(self, main: File, top: str) -> Iterator[tuple[str, str]]:
+        """Name and path of the files that are read together with ``main``, as far as they exist."""
         names: frozenset[str] = frozenset()
         match self.main.suffix:
             case ".xml":
@@ -178,13 +178,13 @@ class FileSet:
             path = join(top, name)
             real = realpath(path)
             if self.main.suffix == ".onnx" and commonpath((top, real)) != top:
-                # OpenVINO reads no external data from elsewhere.
+                # OpenVINO reads no external data from other places.
                 continue
             if (islink(path) or exists(real)) and not isdir(real):
                 yield name, path if exists(path) else real
 
     def _found(self, name: str, top: str) -> File | str | None:
-        """What ``name`` is: a file, a folder to look into, which is its name, or nothing any more."""
+        """What ``name`` is: a file, a folder to look into (its name), or nothing any more."""
         path = join(top, name)
         try:
             status = os.lstat(path)
@@ -204,7 +204,7 @@ class FileSet:
         return self._regular(name, path, os.stat(path))
 
     def _regular(self, name: str, path: str, status: os.stat_result) -> File:
-        # To open a pipe may take for ever, and to open a device may do anything.
+        # Opening a pipe may take for ever, and opening a device may do anything.
         if not stat.S_ISREG(status.st_mode):
             raise RepositoryError(self.bounds.shown(self._folder / name), "is not a regular file")
         return File(name, path, _stamp(status))
@@ -215,7 +215,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _open(path: str) -> int:
-    # What is a regular file now may be a pipe by the time it is opened.
+    # A regular file may have become a pipe by the time it is opened.
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
@@ -228,8 +228,8 @@ def _digest(file: File) -> str:
 
 @lru_cache(maxsize=1024)
 def _locations(path: str, stamp: Stamp) -> frozenset[str]:
-    """Where the ONNX file at ``path``, which is as ``stamp`` says, keeps tensors outside of itself, in subgraphs and
-    attributes too: by the bytes alone, as some that only look like it do no harm."""
+    """Where the ONNX file at ``path``, in the state ``stamp``, keeps tensors outside itself, in subgraphs and
+    attributes too. Searches the bytes alone; a false match does no harm."""
     found: set[str] = set()
     if stamp[2] > _MOST_ONNX:
         return frozenset()
@@ -241,7 +241,7 @@ def _locations(path: str, stamp: Stamp) -> frozenset[str]:
                 low, *high = entry[1]
                 size = low & 0x7F | (high[0] << 7 if high else 0)
                 value = window[entry.end() : entry.end() + size]
-                # What is cut here is whole in the next window.
+                # A match that is cut off here is whole in the next window.
                 if len(value) == size and b"\0" not in value:
                     found.add(os.fsdecode(value))
             before = window[-_LONGEST_ENTRY:]

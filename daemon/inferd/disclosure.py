@@ -1,7 +1,7 @@
-"""What clients get to read of what went wrong: no path of this machine, no place in anybody's source code.
+"""What clients may read of an error: no path on this machine, no place in source code.
 
-OpenVINO, the C++ library and the system name files by their whole paths. Clients, the repository index and whoever
-reads that learn a file's own name, or its place below a folder that is known to both; the log keeps all of it.
+OpenVINO, the C++ library and the system name files by their full paths. Clients and readers of the repository index
+get a file's own name, or its place below a folder known to both sides; the log keeps the full text.
 """
 
 import os
@@ -19,8 +19,8 @@ from inferd.errors import (
     SequenceLost,
 )
 
-# Those that carry what others have said. The rest is our own words and what the client has sent, which it gets to read
-# as it was.
+# These carry text from other sources. All other text is inferd's own, or the client's, which may read it
+# unchanged.
 _OTHERS_WORDS = (
     ConfigurationError,
     InferenceFailed,
@@ -31,19 +31,19 @@ _OTHERS_WORDS = (
     SequenceLost,
 )
 
-# Where a message was raised, as OpenVINO, its plugins and Python write it.
+# The place that raised a message, as OpenVINO, its plugins and Python write it.
 _SOURCE = re.compile(
     r"(?:\b(?:Exception from|Caught exception:|at|in|from)\s+)?"
     r"[^\s'\"()\[\],;]+\.(?:cpp|cc|cxx|c|hpp|hh|hxx|h|inl|inc|cl|cu|py)(?::\d+)+:?(?=[\s'\"()\[\],;]|$)"
 )
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?P<path>(?:file:/*|~[\w.-]*)?/[^'"`\n]*)(?P=quote)""")
-# Not what follows a word, as in "requests/s", nor what is inside of an address.
+# Not after a word, as in "requests/s", nor inside an address.
 _BARE = re.compile(
     r"(?P<address>\b(?!file:)[a-z][a-z0-9+.-]*://\S+)"
     r"|(?<![\w.~/-])(?:file:/*|~[\w.-]*)?/[^\s'\"`()\[\]{}<>|,;:]+"
 )
-# The names of operations and tensors look like paths, too, such as "/encoder/layer.0/Add". Those of files begin in a
-# folder that a machine has, or end in an extension.
+# The names of operations and tensors look like paths, too, such as "/encoder/layer.0/Add". Those of files begin with a
+# folder that machines have, or end in an extension.
 _FOLDERS = (
     "app bin boot build data dev etc home lib lib64 media mnt models nix opt proc repository root run sbin srv "
     "sys tmp usr var workspace"
@@ -53,9 +53,9 @@ _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9_]{0,11}$")
 
 
 def without_host_paths(text: str, near: PurePath | None = None) -> str:
-    """``text`` with each file of this machine by its own name, and without places in source code.
+    """``text`` with each file of this machine reduced to its own name, and without places in source code.
 
-    Files in the folders that ``near`` lies in, of any name, are told relative to the innermost of them.
+    Files of any name in the folders that ``near`` lies in are named relative to the innermost of them.
     """
     if near is not None:
         for folder in near.parents:
@@ -69,12 +69,12 @@ def without_host_paths(text: str, near: PurePath | None = None) -> str:
 
 
 def client_message(error: InferdError) -> str:
-    """The sentence of ``error`` as a client gets to read it."""
+    """The sentence of ``error`` as a client may read it."""
     return without_host_paths(str(error)) if isinstance(error, _OTHERS_WORDS) else str(error)
 
 
 def _name(path: str) -> str:
-    """The last part of ``path`` where that is a file's; ``path`` itself where it names something else."""
+    """The last part of ``path`` if it names a file; otherwise ``path`` itself."""
     parts = [part for part in path.split("/") if part]
     if not parts:
         return path

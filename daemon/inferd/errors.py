@@ -1,10 +1,10 @@
 """Everything that can go wrong, as data.
 
 An error carries fields and renders one sentence from them; it knows no transport.
-``rpc/status.py`` maps each class to a gRPC code and ``outcome`` is the label under
-which the metrics count it. Sentences name the model, the field, what was expected and
-what came; they never contain a host path, except those an operator reads at the
-console (:class:`ConfigurationError`, :class:`RepositoryError`).
+``rpc/status.py`` maps each class to a gRPC code, and the metrics count it under its ``outcome``.
+Sentences name the model, the field, what was expected and what arrived. They never contain a host
+path, except those an operator reads at the console (:class:`ConfigurationError`,
+:class:`RepositoryError`).
 """
 
 from bisect import bisect_left
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import ClassVar, Self
 
-# Clients can ask for unknown models at will: comparing a name with all others would cost milliseconds.
+# Clients can ask for unknown models at will: comparing a name with all the others would cost milliseconds.
 _MOST_COMPARED = 16
 _LONGEST_COMPARED = 48
 
@@ -23,7 +23,7 @@ def one_line(text: str, limit: int = 300) -> str:
     Client-supplied names end up in messages and log lines; a newline in one must not
     be able to forge a second line.
     """
-    # Cut before looking at each character: the text may be megabytes of a client's.
+    # Cut before looking at each character: a client may send megabytes of text.
     flat = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
@@ -38,27 +38,27 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
-    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``; else empty. A ``prefix``
-    that all begin with does not make them alike."""
+    """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``, otherwise "". A
+    ``prefix`` that all names share does not make them alike."""
     typed, known = word.removeprefix(prefix).lower(), {name.removeprefix(prefix).lower(): name for name in names}
     close = get_close_matches(typed, known, n=1)
     if not close and len(typed) > 2:
-        # Also where the end is missing: --modle for --model-repository.
+        # Also when the end is missing: --modle for --model-repository.
         starts = {name[: len(typed)]: name for name in reversed(known) if len(name) > len(typed)}
         close = [starts[start] for start in get_close_matches(typed, starts, n=1, cutoff=0.8)]
     return f" (did you mean {one_line(known[close[0]], 80)}?)" if close else ""
 
 
 class InferdError(Exception):
-    """Root of the tree; ``str(error)`` is one sentence fit for the reader it is meant for."""
+    """Root of the tree; ``str(error)`` is one sentence, written for its reader."""
 
     outcome: ClassVar[str] = "internal"
-    # Why, where an outcome has several causes: a label too, so from a short list.
+    # The cause, for an outcome with several causes: a metric label too, so from a short list.
     reason: str = ""
 
     def bare(self) -> Self:
-        """The error without the frames that it came through: they may hold an infer request, and keeping the error
-        would keep its pool from being freed."""
+        """The error without its traceback: the frames may hold an infer request, and keeping the error would keep that
+        request's pool from being freed."""
         return self.with_traceback(None)
 
 
@@ -76,7 +76,7 @@ class ConfigurationError(InferdError):
 
     @classmethod
     def of(cls, problems: "Sequence[ConfigurationError]") -> "ConfigurationError":
-        """The first of ``problems``, which also says how many others there are; ``every`` has each of them."""
+        """The first of ``problems``, which also says how many more there are; ``every`` has them all."""
         first, *others = problems
         if not others:
             return first
@@ -95,7 +95,7 @@ class RepositoryError(InferdError):
 
 
 class DeviceAbsent(InferdError):
-    """A device string that names something this machine has not."""
+    """A device string names a device that this machine does not have."""
 
     outcome = "unavailable"
 
@@ -115,14 +115,14 @@ class LoadFailed(InferdError):
 
 
 class LoadInterrupted(LoadFailed):
-    """It did not load for a reason that lies outside of it and may pass: worth another try by itself."""
+    """Loading failed for a cause outside the model that may pass: worth another try."""
 
 
 class ContentChanged(LoadInterrupted):
-    """The version's files are not what they were when its loading began."""
+    """The version's files changed while it was loading."""
 
     def __init__(self, model: str, version: int) -> None:
-        problem = "its files changed while they were read; move them into place whole (write elsewhere, then rename)"
+        problem = "its files changed while inferd read them; write them elsewhere, then rename them into place"
         super().__init__(model, version, problem)
 
 
@@ -130,7 +130,7 @@ class ContentChanged(LoadInterrupted):
 
 
 class UnknownModel(InferdError):
-    """No model of that name is in the repository."""
+    """The repository has no model of that name."""
 
     outcome = "not_found"
     reason = "model"
@@ -141,7 +141,7 @@ class UnknownModel(InferdError):
 
 
 def _similar(word: str, names: Iterable[str]) -> Sequence[str]:
-    """Short ``names``, all of a few; of many those next to ``word`` when sorted from the front or from the back."""
+    """Short ``names``: all if there are few, otherwise the neighbours of ``word`` when sorted by start and by end."""
     if len(word) > _LONGEST_COMPARED:
         return ()
     short = [name for name in names if len(name) <= _LONGEST_COMPARED]
@@ -156,7 +156,7 @@ def _similar(word: str, names: Iterable[str]) -> Sequence[str]:
 
 
 class UnknownVersion(InferdError):
-    """The model exists, that version of it does not."""
+    """The model exists, but not in that version."""
 
     outcome = "not_found"
     reason = "version"
@@ -178,7 +178,7 @@ class InvalidRequest(InferdError):
 
 
 class ModelUnavailable(InferdError):
-    """The model is known and can't answer now: loading, unloading or failed."""
+    """The model is known but can't serve now: loading, unloading or failed."""
 
     outcome = "unavailable"
     reason = "model"
@@ -189,7 +189,7 @@ class ModelUnavailable(InferdError):
 
 
 class Draining(InferdError):
-    """The daemon is shutting down and takes nothing new."""
+    """The daemon is shutting down and takes no new requests."""
 
     outcome = "unavailable"
     reason = "draining"
@@ -199,7 +199,7 @@ class Draining(InferdError):
 
 
 class Refused(InferdError):
-    """More work than can be done in time; ``retry_after`` is a truthful wait in seconds, 0 where none is known."""
+    """More work than can be done in time; ``retry_after`` is an honest wait in seconds, 0 if none is known."""
 
     outcome = "overloaded"
 
@@ -219,16 +219,16 @@ class QueueFull(Refused):
 
 
 class Evicted(Refused):
-    """The queue was full and a request of a higher priority took the place."""
+    """The queue was full and a request of higher priority took this one's place."""
 
     reason = "evicted"
 
     def __init__(self, model: str, retry_after: float) -> None:
-        super().__init__(model, "queue is full and a request of higher priority came", retry_after)
+        super().__init__(model, "queue is full and a request of higher priority arrived", retry_after)
 
 
 class Overloaded(Refused):
-    """Taken now, the request would be answered later than the model's objective allows."""
+    """The response would come later than the model's objective allows."""
 
     reason = "objective"
 
@@ -236,21 +236,21 @@ class Overloaded(Refused):
         self.expected, self.objective = expected, objective
         super().__init__(
             model,
-            f"overloaded: an answer would take {expected * 1000:.0f} ms, the objective is {objective * 1000:.0f} ms",
+            f"overloaded: a response would take {expected * 1000:.0f} ms, the objective is {objective * 1000:.0f} ms",
             retry_after,
         )
 
 
 class Shed(Overloaded):
-    """The same, found out after waiting: the model has become slower than it was on arrival."""
+    """The same, found out after waiting: the model has slowed down since the request arrived."""
 
     reason = "late"
 
 
 class SustainedOverload(Refused):
-    """Taken now, the request would make the queue longer than lasting overload leaves any use for.
+    """The request would make the queue longer than is useful under sustained overload.
 
-    ``expected`` is when it would be answered, ``most`` what requests are held to meanwhile; both in seconds.
+    ``expected`` is the time to the response, ``most`` the limit on the queue, both in seconds.
     """
 
     reason = "overload"
@@ -259,49 +259,49 @@ class SustainedOverload(Refused):
         self.expected, self.most = expected, most
         super().__init__(
             model,
-            f"overloaded: an answer would take {expected * 1000:.0f} ms; while more is asked for than can be "
-            f"computed, the queue is held to {most * 1000:.0f} ms",
+            f"overloaded: a response would take {expected * 1000:.0f} ms; under sustained overload "
+            f"the queue is limited to {most * 1000:.0f} ms",
             retry_after,
         )
 
 
 class QuotaExceeded(Refused):
-    """The client has as many requests in flight as one client may."""
+    """The client already has as many requests in flight as one client may."""
 
     reason = "quota"
 
     def __init__(self, model: str, client: str, quota: int, *, retry_after: float) -> None:
         self.client, self.quota = client, quota
-        whose = f"client '{one_line(client, 80)}'" if client else "clients that give no identity"
+        whose = f"client '{one_line(client, 80)}'" if client else "clients without an identity"
         super().__init__(model, f"{whose} may have {quota} requests in flight", retry_after)
 
 
 class FailsTooOften(QuotaExceeded):
-    """Requests of the client fail while they run, and have cost the others as much time as one client may."""
+    """The client's requests fail while running, and have cost other clients as much time as one client may."""
 
     reason = "failing"
 
     def __init__(self, model: str, client: str, retry_after: float) -> None:
         self.client = client
         who = f"requests of client '{one_line(client, 80)}'"
-        Refused.__init__(self, model, f"{who} fail while they run and hold up others", retry_after)
+        Refused.__init__(self, model, f"{who} fail while running and delay other clients", retry_after)
 
 
 class TooManySequences(Refused):
-    """As many sequences are live as the model may have; or the client has ``held``, which is its part."""
+    """The model has as many live sequences as allowed; or the client has ``held``, which is its share."""
 
     reason = "sequences"
 
     def __init__(self, model: str, limit: int, retry_after: float, *, held: int | None = None) -> None:
         self.limit, self.held = limit, held
-        why = f"{limit} sequences are live, which is the limit"
+        why = f"the limit of {limit} live sequences is reached"
         if held is not None:
-            why = f"this client has {held} live sequences of {limit} at most; the other places are for other clients"
+            why = f"this client has {held} of {limit} live sequences; the rest are reserved for other clients"
         super().__init__(model, why, retry_after)
 
 
 class SequenceGone(InferdError):
-    """The request belongs to no live sequence: it was never started, or has ended, or timed out."""
+    """The request belongs to no live sequence: it never started, has ended, or has timed out."""
 
     outcome = "not_found"
     reason = "sequence"
@@ -312,18 +312,18 @@ class SequenceGone(InferdError):
 
 
 class SequenceLost(InferdError):
-    """The sequence's state is gone or unknown; it has to be started again."""
+    """The sequence's state is gone or unknown; the client must start it again."""
 
     outcome = "aborted"
     reason = "sequence"
 
     def __init__(self, model: str, sequence: int | str, why: str) -> None:
         self.model, self.sequence, self.why = model, sequence, why
-        super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' is lost: {why}; start it anew")
+        super().__init__(f"model '{model}': sequence '{one_line(str(sequence), 80)}' is lost: {why}; start it again")
 
 
 class UnknownRegion(InferdError):
-    """The caller has registered no shared memory region of that name."""
+    """The caller has not registered a shared memory region of that name."""
 
     outcome = "not_found"
     reason = "region"
@@ -334,7 +334,7 @@ class UnknownRegion(InferdError):
 
 
 class RegionExists(InferdError):
-    """The caller has a shared memory region of that name already."""
+    """The caller has already registered a shared memory region of that name."""
 
     outcome = "invalid"
 
@@ -344,31 +344,31 @@ class RegionExists(InferdError):
 
 
 class RegionLimit(InferdError):
-    """As much shared memory is registered as may be."""
+    """The caller may not register more shared memory."""
 
     outcome = "overloaded"
     reason = "regions"
 
     def __init__(self, limit: str) -> None:
         self.limit = limit
-        super().__init__(f"no more shared memory can be registered: at most {limit} may be")
+        super().__init__(f"cannot register more shared memory: the limit is {limit}")
 
 
 class RolloutRejected(InferdError):
-    """Other settings for a model were tried beside those it is served with, and did not pass."""
+    """Other settings for a model were tried on part of its traffic and did not pass."""
 
     outcome = "unavailable"
 
     def __init__(self, model: str, decision: str, why: str) -> None:
         self.model, self.decision, self.why = model, decision, why
-        super().__init__(f"model '{model}' is served as before: the trial ended as {decision}: {one_line(why)}")
+        super().__init__(f"model '{model}': rollout rejected ({decision}): {one_line(why)}; still serving as before")
 
 
 class DeadlinePassed(InferdError):
     """The deadline or the ``timeout`` parameter ran out while the request was in ``stage``.
 
-    ``reason`` is arrival, forecast (it would have run out before the answer), queue, running or
-    client (the client, which knows the same deadline, saw it a moment earlier).
+    ``reason`` is arrival, forecast (it would run out before the response), queue, running or
+    client (the client, which knows the same deadline, gave up a moment earlier).
     """
 
     outcome = "deadline"
@@ -389,16 +389,16 @@ class Cancelled(InferdError):
 
 
 class NotReceived(InferdError):
-    """The request never came to us whole. No client reads this: gRPC has ended the call itself."""
+    """The request never arrived whole. No client reads this: gRPC has ended the call itself."""
 
     outcome = "aborted_receive"
 
     def __init__(self) -> None:
-        super().__init__("the request was too large, cancelled or out of time before it was read")
+        super().__init__("the request was too large, was cancelled or passed its deadline before inferd read it")
 
 
 class NotAllowed(InferdError):
-    """The call exists and this server's configuration does not permit it."""
+    """The call exists, but this server's configuration does not permit it."""
 
     outcome = "denied"
 
@@ -408,13 +408,14 @@ class NotAllowed(InferdError):
 
 
 class NotAuthenticated(InferdError):
-    """The call shows no credentials that hold. ``name`` is the token's where it was known, for the log."""
+    """The call carries no valid credentials. ``name`` is the token's, if known, for the log."""
 
     outcome = "unauthenticated"
     SENTENCES: ClassVar[dict[str, str]] = {
-        "missing": "no credentials: send 'authorization: Bearer TOKEN', or a certificate where those are verified",
+        "missing": "no credentials: send 'authorization: Bearer TOKEN', or a client certificate if the server verifies "
+        "them",
         "malformed": "authorization is not of the form 'Bearer TOKEN'",
-        "unknown": "the token is not known",
+        "unknown": "unknown token",
         "expired": "the token has expired",
     }
 
@@ -424,7 +425,7 @@ class NotAuthenticated(InferdError):
 
 
 class OutOfScope(InferdError):
-    """The caller is known, and what they may do does not include this."""
+    """The client is known but lacks the scope."""
 
     outcome = "denied"
     reason = "scope"
@@ -435,7 +436,7 @@ class OutOfScope(InferdError):
 
 
 class NotSupported(InferdError):
-    """The call or option is part of the protocol and not of this server."""
+    """The protocol has this call or option, this server does not."""
 
     outcome = "unsupported"
 
@@ -445,7 +446,7 @@ class NotSupported(InferdError):
 
 
 class InferenceFailed(InferdError):
-    """The model ran and raised: data-dependent shapes, a lost device, a fault of OpenVINO."""
+    """The run failed: data-dependent shapes, a lost device, a fault of OpenVINO."""
 
     outcome = "internal"
     reason = "inference"
@@ -456,7 +457,7 @@ class InferenceFailed(InferdError):
 
 
 class InternalFault(InferdError):
-    """A fault of inferd's own. The sentence is constant: details belong in the log."""
+    """A fault in inferd itself. The sentence is constant: details belong in the log."""
 
     outcome = "internal"
     reason = "fault"

@@ -1,10 +1,11 @@
-"""How much of what all clients share one of them may hold."""
+"""How much of a shared capacity one client may hold."""
 
 
 def fair_share(capacity: int, others: int) -> int:
-    """Of ``capacity`` units, of which other clients hold ``others``: three quarters of the rest, at least one unit.
+    """The part of ``capacity`` units for one client while other clients hold ``others``: three quarters of the rest, at
+    least one unit.
 
-    So a client that is alone may use most of what there is, and a newcomer finds room all the same. Clients that take
-    all they may end up with equal parts; nothing that is held is ever taken away.
+    So a client that is alone may use most of the capacity, and a newcomer still finds room. Clients that take
+    all they may end up with equal parts; no unit in use is ever taken away.
     """
     return max(1, (capacity - others) * 3 // 4)

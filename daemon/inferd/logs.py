@@ -15,9 +15,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 class _LossyStream:
-    """``stream``, but what can't be written is lost: a disk that is full must not end the service.
+    """``stream``, but unwritable text is lost: a full disk must not end the service.
 
-    Python keeps a few kilobytes of it, and goes on from there once there is room.
+    Python buffers a few kilobytes, and continues from there once there is room.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -33,7 +33,7 @@ class _LossyStream:
             self._stream.flush()
 
 
-# Without the locals, which hold clients' data.
+# Without local variables, which hold clients' data.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
@@ -43,10 +43,10 @@ def configure(
     stream: TextIO = sys.stderr,
     worker: int | None = None,
 ) -> None:
-    """Log to ``stream`` from ``level`` on: for people on a terminal, as one JSON object a line elsewhere.
+    """Log to ``stream`` from ``level`` on: for people on a terminal, otherwise as one JSON object a line.
 
-    ``worker`` says in every line which of several it is from.
-    What libraries log by themselves, from warnings on, comes in the same form.
+    ``worker`` is added to every line, to tell several workers apart.
+    Messages that libraries log themselves, from warnings on, get the same form.
     """
     lossy = cast(TextIO, _LossyStream(stream))
     for_people = stream.isatty() if format == "auto" else format == "console"
@@ -55,7 +55,7 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if for_people else "iso", utc=not for_people),
         *([] if for_people else [_TRACEBACKS]),
-        # The default formatter shows locals.
+        # The default formatter shows local variables.
         structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if for_people
         else structlog.processors.JSONRenderer(ensure_ascii=False),
@@ -76,7 +76,7 @@ def configure(
 
 
 class RequestLog:
-    """One line a request, with its outcome and where its time went (milliseconds)."""
+    """One line for each request, with its outcome and its stage times (milliseconds)."""
 
     def __init__(self, which: Literal["off", "failed", "all"]) -> None:
         self.which = which

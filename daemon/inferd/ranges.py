@@ -1,4 +1,4 @@
-"""Which numbers of an element type a device holds, and whether a tensor's are among them."""
+"""Which numbers of an element type a device can represent, and whether a tensor's are among them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +8,15 @@ import numpy.typing as npt
 
 Number = int | float
 
-# Up to so many bytes Python is quicker than numpy's start.
+# Up to this many bytes Python is faster than numpy's start.
 _FEW = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a device holds of elements of the numpy type ``dtype``: ``lo`` to ``hi``, both included, and NaN.
+    """The numbers of the numpy type ``dtype`` that a device can represent: ``lo`` to ``hi``, inclusive, and NaN.
 
-    ``why`` says where that comes from. Elements outside are ``refused``, or computed with as the device makes of them.
+    ``why`` gives the reason. Elements outside are ``refused``, or computed with as the device converts them.
     """
 
     dtype: "np.dtype[np.generic]"
@@ -26,7 +26,7 @@ class Range:
     refused: bool = True
 
     def holds(self, data: bytes | memoryview) -> bool:
-        """Whether all elements of ``data``, little-endian, are inside; there may be none."""
+        """Whether all elements of ``data``, little-endian, are inside; ``data`` may be empty."""
         smallest: Any
         largest: Any
         if not data:
@@ -40,11 +40,11 @@ class Range:
             smallest, largest = np.minimum.reduce(numbers), np.maximum.reduce(numbers)
         if self.lo <= smallest and largest <= self.hi:
             return True
-        # NaN is neither, wherever it is; with a first one Python sees no other.
+        # NaN is neither, at any position; with a NaN first, Python's min and max see no other element.
         return self.dtype.kind == "f" and not self._outside(data).any()
 
     def first_outside(self, data: bytes | memoryview) -> tuple[int, Number]:
-        """Where the first element outside is, counted row-major, and what it is; ``data`` has one."""
+        """Position (row-major) and value of the first element outside; ``data`` has one."""
         at = int(np.argmax(self._outside(data)))
         return at, self._numbers(data)[at].item()
 

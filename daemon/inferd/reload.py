@@ -55,7 +55,7 @@ class Reloader:
             try:
                 failed = await self._catalog.reload(thorough=thorough)
             except InferdError as error:
-                log.error("the model repository can't be read; what is served stays", problem=str(error))
+                log.error("model repository not read", problem=str(error))
                 well = False
             except Exception:
                 log.exception("reload failed")

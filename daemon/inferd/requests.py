@@ -1,6 +1,6 @@
-"""A request on its way through the daemon, and what became of it.
+"""A request on its way through the daemon, and its outcome.
 
-A :class:`Request` carries everything later stages need: its inputs in port order, its
+A :class:`Request` carries everything that later stages need: its inputs in port order, its
 deadline, its reply slot and its timestamps. All times are nanoseconds of one monotonic
 clock (``time.monotonic_ns``).
 """
@@ -17,12 +17,12 @@ from inferd.trace_context import TraceContext
 
 @dataclass(slots=True)
 class Stages:
-    """When each stage of a request's life was reached; 0 means it never was.
+    """When the request reached each stage; 0 means never.
 
     received -> queued -> held -> started -> submitted -> computed -> taken -> copied -> answered.
     ``held`` is when it began to wait to fill a batch while an infer request was free, 0 if it never
-    did; ``computed`` is stamped on OpenVINO's own thread, ``taken`` when the event loop came to it.
-    ``received`` is when it came to the process, by an estimate: it had ``waited`` so long, in nanoseconds, before it
+    did; ``computed`` is stamped on OpenVINO's own thread, ``taken`` when the event loop handles it.
+    ``received`` is an estimate of when it reached the process: it had ``waited`` that long, in nanoseconds, before it
     was seen.
     """
 
@@ -38,14 +38,14 @@ class Stages:
     waited: int = 0
 
     def total(self) -> int:
-        """Nanoseconds from receiving the request to its answer."""
+        """Nanoseconds from receiving the request to its response."""
         return self.answered - self.received
 
     def durations(self) -> tuple[int, int, int, int, int, int, int, int]:
-        """Nanoseconds of each stage of a request that was answered well; they add up to :meth:`total`.
+        """Nanoseconds of each stage of a successful request; they add up to :meth:`total`.
 
         Parsing and checking; waiting to be seen and for an infer request; waiting to fill a batch; copying in;
-        computing; hand-over to the event loop; copying out; making the answer's bytes.
+        computing; hand-over to the event loop; copying out; serialising the response.
         """
         held, started, waited = self.held or self.started, self.started, self.waited
         return (
@@ -59,7 +59,7 @@ class Stages:
             self.answered - self.copied,
         )
 
-    # The same one by one, 0 for what was not come to the end of.
+    # The same one by one, 0 for a stage that was not completed.
 
     def decode(self) -> int:
         """Nanoseconds spent parsing and checking."""
@@ -82,7 +82,7 @@ class Stages:
         return _between(self.submitted, self.computed)
 
     def handover(self) -> int:
-        """Nanoseconds from completion until the event loop came to it."""
+        """Nanoseconds from completion until the event loop handled it."""
         return _between(self.computed, self.taken)
 
     def output(self) -> int:
@@ -90,7 +90,7 @@ class Stages:
         return _between(self.taken, self.copied)
 
     def encode(self) -> int:
-        """Nanoseconds spent making the answer's bytes."""
+        """Nanoseconds spent serialising the response."""
         return _between(self.copied, self.answered)
 
 
@@ -99,7 +99,7 @@ def _between(start: int, end: int) -> int:
 
 
 class Reply(Protocol):
-    """The slot an answer is put into, exactly once, by what ends the request."""
+    """The slot for a response, filled exactly once, when the request ends."""
 
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode ``outputs``; their data is only valid during this call."""
@@ -112,8 +112,8 @@ class Reply(Protocol):
 class SequenceStep:
     """A request's place in a sequence of requests that share a state.
 
-    The sequence lives no longer than ``owner``, where there is one: the connection it came over. It is ``client``'s, as
-    far as clients are told apart: an ``id`` of another client is another sequence.
+    The sequence lives no longer than ``owner``, if there is one: the connection it came over. It belongs to
+    ``client``, as far as clients are told apart: an ``id`` of another client is another sequence.
     """
 
     id: int | str
@@ -125,15 +125,15 @@ class SequenceStep:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One inference asked for.
+    """One inference to run.
 
-    ``inputs`` follow the model's port order; ``outputs`` are the port indexes asked for,
-    in the order to answer them. ``deadline`` is absolute, None when there is none.
-    A lower ``priority`` number goes first; 0 asks for none. ``rows`` is how many rows
-    the request carries; requests of an equal ``batch_key`` may run as one batch, those with None run alone.
-    ``client`` is whom a quota counts it for. Inside a sequence state inputs are left empty.
-    ``shadow`` requests are inferd's own, to compare answers, and are counted nowhere.
-    ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is what it is part of, if anything.
+    ``inputs`` follow the model's port order; ``outputs`` are the port indexes requested,
+    in the order to answer them. ``deadline`` is absolute, None without one.
+    A lower ``priority`` number goes first; 0 requests none. ``rows`` is how many rows
+    the request carries; requests of an equal ``batch_key`` may run as one batch, requests with None run alone.
+    ``client`` is the name that a quota counts it under. Inside a sequence, state inputs are empty.
+    ``shadow`` requests are inferd's own, to compare outputs, and no metric counts them.
+    ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is the trace it belongs to, if any.
     ``into`` are the outputs, by port index, that go into a client's memory; ``shared`` says that an input is there.
     """
 
@@ -160,8 +160,8 @@ class Request:
 
 
 class Samples(deque[tuple[Tensor, ...]]):
-    """Inputs that came lately, to compare answers by: of one request in so many, a few at a time, and only what is
-    small."""
+    """Recent inputs, to compare outputs with: of one request in so many, a few at a time, and only small
+    ones."""
 
     _EVERY, _MOST, _BYTES = 100, 4, 4 << 20
 
@@ -169,8 +169,8 @@ class Samples(deque[tuple[Tensor, ...]]):
         super().__init__(maxlen=self._MOST)
 
     def offer(self, request: Request) -> int:
-        """Keep the inputs of ``request`` if they may be; how many requests to let pass until the next offer. What is
-        part of a sequence says nothing by itself, and what a client shares may be gone."""
+        """Keep the inputs of ``request`` if possible; returns how many requests to skip until the next offer. A
+        request of a sequence means nothing by itself, and a client's shared memory may be gone later."""
         if request.step is not None or request.nbytes > self._BYTES or request.shadow:
             return 0
         if not request.shared:

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 class DType(Enum):
     """An element type of the protocol: (wire name, bytes an element, numpy type).
 
-    ``itemsize`` is 0 for BYTES, whose elements each carry a 4-byte little-endian length.
+    ``itemsize`` is 0 for BYTES, whose elements each begin with a 4-byte little-endian length.
     BF16 has no numpy type: it is kept as opaque 2-byte words and travels raw only.
     """
 
@@ -76,9 +76,9 @@ class TensorSpec:
     """One input or output of a model.
 
     ``dims`` is None when the rank itself is dynamic. ``aliases`` are the other names
-    OpenVINO knows the port by; requests may use any of them, answers use ``name``.
-    ``batch_axis`` is the dimension that counts rows where the model has a batch. ``held`` are
-    the numbers that its devices hold of an input, None where that is all of its type.
+    OpenVINO knows the port by; requests may use any of them, responses use ``name``.
+    ``batch_axis`` is the dimension that counts rows, if the model has a batch. ``held`` is the range
+    of an input that the model's devices can represent, None if that is its whole type.
     """
 
     name: str
@@ -88,7 +88,7 @@ class TensorSpec:
     batch_axis: int = 0
     held: Range | None = None
     static_shape: Shape | None = field(init=False, compare=False, repr=False)
-    """The shape when every dimension is fixed, else None; kept, as each request is held against it."""
+    """The shape when every dimension is fixed, else None; cached, as each request is compared with it."""
 
     def __post_init__(self) -> None:
         fixed = self.dims is not None and all(d.static for d in self.dims)
@@ -96,12 +96,12 @@ class TensorSpec:
 
     @property
     def checked(self) -> Range | None:
-        """The numbers that a request is held to, None where all are taken."""
+        """The range that a request's numbers must be in, None if all are accepted."""
         return self.held if self.held is not None and self.held.refused else None
 
     @property
     def wire_shape(self) -> list[int]:
-        """The shape as metadata shows it: -1 for what is not fixed, [-1] for a dynamic rank."""
+        """The shape as metadata shows it: -1 for an open dimension, [-1] for a dynamic rank."""
         if self.dims is None:
             return [-1]
         return [d.lo if d.static else -1 for d in self.dims]
@@ -111,7 +111,7 @@ class TensorSpec:
         return "[any rank]" if self.dims is None else "[" + ",".join(map(str, self.dims)) + "]"
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor of ``shape`` may be fed: rank and bounds fit. A dimension of 0 is one like others."""
+        """Whether a tensor of ``shape`` is valid: rank and bounds fit. A dimension of 0 is treated like others."""
         if any(n < 0 for n in shape):
             return False
         if self.dims is None:
@@ -129,24 +129,24 @@ def elements(shape: Sequence[int]) -> int:
 
 
 class Memory(Protocol):
-    """Memory that a client shares, and may change or make smaller at any time. All raise InferdError where it has."""
+    """Memory that a client shares, and may change or shrink at any time. All raise InferdError if it has shrunk."""
 
     def read(self, at: int, target: memoryview) -> None:
-        """Copy what is at ``at`` into ``target``, whose length says how much."""
+        """Copy the content at ``at`` into ``target``, whose length is the number of bytes."""
 
     def write(self, at: int, data: Buffer) -> None:
         """Copy ``data`` to ``at``."""
 
     def view(self, at: int, nbytes: int) -> memoryview | None:
-        """The memory itself, None where it is not to be used in place: what is mapped can end the process that
-        looks at it."""
+        """The memory itself, None if it must not be used in place: touching mapped memory can end the
+        process."""
 
 
 @dataclass(slots=True)
 class Placed:
-    """``nbytes`` of a client's memory, at ``offset`` of the region that goes by the name ``region``.
+    """``nbytes`` of a client's memory, at ``offset`` of the region named ``region``.
 
-    ``kept`` is for whoever uses it in place: what that takes to make, and lives no longer than this.
+    ``kept`` is for code that uses it in place: objects that are costly to make, kept as long as this.
     """
 
     region: str
@@ -159,21 +159,21 @@ class Placed:
         return self.nbytes
 
     def read_into(self, target: memoryview) -> None:
-        """Copy all of it to ``target``, which is as long."""
+        """Copy all of it to ``target``, which has the same length."""
         self.memory.read(self.offset, target)
 
     def copied(self) -> bytes:
-        """All of it, in memory of our own."""
+        """All of it, in memory of its own."""
         data = bytearray(self.nbytes)
         self.memory.read(self.offset, memoryview(data))
         return bytes(data)
 
     def write(self, data: Buffer) -> None:
-        """Copy ``data``, which is no longer, to its beginning."""
+        """Copy ``data``, which is not longer, to its beginning."""
         self.memory.write(self.offset, data)
 
     def view(self) -> memoryview | None:
-        """The memory itself, where it may be used in place."""
+        """The memory itself, if it may be used in place."""
         return self.memory.view(self.offset, self.nbytes)
 
 
@@ -181,8 +181,8 @@ class Tensor(NamedTuple):
     """A concrete tensor on its way in or out. A tuple, because some are made for every request.
 
     ``data`` holds the elements row-major and little-endian for every type but BYTES,
-    where it is a sequence of byte strings, one an element. Where it is Placed, the elements are in a client's memory:
-    of an input they are yet to be taken from there, an output was computed right into it.
+    where it is a sequence of byte strings, one for each element. If it is Placed, the elements are in a client's
+    memory: an input is yet to be read from there, an output was computed directly into it.
     """
 
     dtype: DType
@@ -190,7 +190,7 @@ class Tensor(NamedTuple):
     data: Buffer | Placed | Sequence[bytes]
 
     def copied(self) -> "Tensor":
-        """In memory of its own where it is a view: what a slot gives is overwritten by its next run."""
+        """A copy with memory of its own if it is a view: a slot's outputs are overwritten by its next run."""
         data = self.data
         return Tensor(self.dtype, self.shape, data.tobytes() if isinstance(data, memoryview) else data)
 
@@ -199,7 +199,7 @@ class Tensor(NamedTuple):
 class StateLink:
     """A state tensor: the ``output`` port of one run feeds the ``input`` port of the next in a sequence.
 
-    ``initial`` is what a sequence starts from, one row of it.
+    ``initial`` is the state at the start of a sequence, one row of it.
     """
 
     input: int
@@ -209,13 +209,13 @@ class StateLink:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives, in port order, and the batch it allows.
+    """A model's inputs and outputs, in port order, and the batch it allows.
 
-    ``max_batch`` is 0 when the model declares no batch dimension to clients; otherwise
+    ``max_batch`` is 0 if the model declares no batch dimension to clients; otherwise
     every tensor's batch axis, the first dimension unless its spec says another, runs
-    from 1 to ``max_batch``. ``states`` are tensors the server carries from one request
+    from 1 to ``max_batch``. ``states`` are tensors that the server carries from one request
     of a sequence to the next; ``stateful`` says that the model keeps a state of its own.
-    ``remarks`` are sentences on numbers that its devices can't hold.
+    ``remarks`` are sentences about numbers that its devices can't represent.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -232,13 +232,13 @@ class Signature:
 
     @property
     def shown_inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs a client has to send: state that the server carries is none of its business."""
+        """The inputs that a client must send: not state, which the server carries."""
         carried = {link.input for link in self.states}
         return tuple(s for i, s in enumerate(self.inputs) if i not in carried)
 
     @property
     def shown_outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs a client gets without asking."""
+        """The outputs that a client gets by default."""
         carried = {link.output for link in self.states}
         return tuple(s for i, s in enumerate(self.outputs) if i not in carried)
 
@@ -249,5 +249,5 @@ class Signature:
         )
 
     def rows_of(self, inputs: Sequence[Tensor]) -> int:
-        """How many rows ``inputs`` are, 1 where the model has no batch."""
+        """How many rows ``inputs`` are, 1 if the model has no batch."""
         return inputs[0].shape[self.inputs[0].batch_axis] if self.max_batch and inputs else 1

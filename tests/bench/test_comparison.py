@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""Two runs compared side by side."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ SLOW = step(Closed(1), window((20, 40), 2.0), replace(TOLD, cpu=0.004))
 QUICK = step(Closed(1), window((10, 20, 20, 20), 2.0), replace(TOLD, cpu=0.002))
 
 
-def test_every_quantity_is_told_as_the_second_to_the_first() -> None:
+def test_every_quantity_is_the_ratio_of_the_second_to_the_first() -> None:
     told = {c.quantity.name: c for c in compare(run(SLOW), run(QUICK))}
     assert list(told) == ["answered", "p50", "p99", "p99.9", "server CPU", "server memory"]
     assert told["answered"].ratio == 2.0
@@ -37,13 +37,13 @@ def test_random_and_even_arrivals_are_two_loads() -> None:
     assert compare(run(step(Open(5, "poisson"))), run(step(Open(5, "constant")))) == ()
 
 
-def test_nothing_is_no_part_of_nothing() -> None:
+def test_a_ratio_to_zero_is_unknown() -> None:
     empty = step(Closed(1), window(()))
     (answered,) = compare(run(empty), run(empty))
     assert (answered.quantity.name, answered.ratio) == ("answered", None)
 
 
-def test_goodput_is_compared_under_one_objective_alone() -> None:
+def test_goodput_is_compared_only_under_the_same_objective() -> None:
     tight, loose = LatencyObjective(0.01, 99.0), LatencyObjective(0.1, 99.0)
     first = run(step(objective=tight), objective=tight)
     assert "goodput" in {c.quantity.name for c in compare(first, first)}

@@ -1,4 +1,4 @@
-"""What requests are filled with."""
+"""The inputs of bench requests, synthetic or given."""
 
 from itertools import pairwise
 
@@ -18,12 +18,12 @@ def spec(dtype: DType, *dims: Dim, name: str = "x") -> TensorSpec:
 
 
 @pytest.mark.parametrize("dtype", [t for t in DType if t is not DType.BYTES])
-def test_elements_are_as_many_bytes_as_the_type_has(dtype: DType) -> None:
+def test_elements_have_the_size_of_their_type(dtype: DType) -> None:
     (feed,) = synthetic_inputs("m", (spec(dtype, Dim(2, 2), Dim(3, 3)),), {}, 1)
     assert (feed.shape, len(feed.data)) == ((2, 3), 6 * dtype.itemsize)
 
 
-def test_whole_numbers_are_none_or_one_bytes_anything_and_floats_between() -> None:
+def test_whole_numbers_are_0_or_1_bytes_arbitrary_and_floats_between() -> None:
     shape = (Dim(1000, 1000),)
     of = {t: synthetic_inputs("m", (spec(t, *shape),), {}, 1)[0].data for t in (DType.INT64, DType.UINT8, DType.FP32)}
     assert set(np.frombuffer(of[DType.INT64], "<i8")) == {0, 1}
@@ -58,7 +58,7 @@ def test_an_open_batch_is_one_row() -> None:
     assert synthetic_inputs("m", (spec(DType.FP32, BATCH, Dim(3, 3)),), {}, 1)[0].shape == (1, 3)
 
 
-def test_any_other_open_dimension_has_to_be_said() -> None:
+def test_any_other_open_dimension_must_be_given() -> None:
     specs = (spec(DType.FP32, BATCH, OPEN, name="images"),)
     with pytest.raises(InvalidRequest, match="--shape images=N,N"):
         synthetic_inputs("m", specs, {}, 1)
@@ -72,14 +72,14 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_shape_for_no_input_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="has no input 'y'"):
+    with pytest.raises(InvalidRequest, match="for 'y', but there is no such input"):
         synthetic_inputs("m", (spec(DType.FP32, Dim(3, 3)),), {"y": (3,)}, 1)
 
 
 # -- arrays of the caller's ---------------------------------------------------------------------
 
 
-def test_arrays_are_sent_as_they_are_or_converted_where_nothing_is_lost() -> None:
+def test_arrays_are_sent_unchanged_or_converted_without_loss() -> None:
     specs = (spec(DType.FP32, Dim(2, 2)), spec(DType.INT64, Dim(1, 1), name="y"))
     feeds = given_inputs("m", specs, {"x": np.array([1.5, 2], ">f4"), "y": np.array([-3], np.int8)})
     assert feeds[0].data == np.array([1.5, 2], "<f4").tobytes()
@@ -91,7 +91,7 @@ def test_strings_of_any_kind_become_bytes() -> None:
     assert feeds[0].data == b"\x02\x00\x00\x00\xc3\xa4\x02\x00\x00\x00bc"
 
 
-def test_an_array_more_than_the_metadata_names_is_sent_as_it_is() -> None:
+def test_an_array_that_the_metadata_does_not_name_is_sent_unchanged() -> None:
     feeds = given_inputs(
         "m", (spec(DType.FP32, Dim(1, 1)),), {"x": np.zeros(1, np.float32), "state": np.ones((2, 3), np.int32)}
     )
@@ -102,8 +102,8 @@ def test_an_array_more_than_the_metadata_names_is_sent_as_it_is() -> None:
     ("arrays", "says"),
     [
         ({}, "input 'x' is missing"),
-        ({"x": np.zeros(3, np.float32)}, "and \\[3\\] is given"),
-        ({"x": np.zeros(2, np.float64)}, "is FP32, and float64 is given"),
+        ({"x": np.zeros(3, np.float32)}, "but \\[3\\] is given"),
+        ({"x": np.zeros(2, np.float64)}, "is FP32, but float64 is given"),
         ({"x": np.zeros(2, np.float32), "z": np.zeros(1, np.complex64)}, "which the protocol does not have"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_request_carries_its_inputs_raw() -> None:
     assert not message.outputs
 
 
-def test_tensors_in_shared_memory_are_referred_to_by_region_size_and_offset() -> None:
+def test_tensors_in_shared_memory_are_given_by_region_size_and_offset() -> None:
     feeds = synthetic_inputs("m", (spec(DType.FP32, Dim(2, 2)), spec(DType.UINT8, Dim(3, 3), name="y")), {}, 1)
     places = lay_out("in", [len(f.data) for f in feeds])
     message = shm_request("m", "", feeds, places, [("z", lay_out("out", [12], 128)[0])])

@@ -1,4 +1,4 @@
-"""Histograms of durations, held against all of the durations themselves."""
+"""Histograms of durations, compared with the durations themselves."""
 
 import pickle
 
@@ -80,14 +80,14 @@ def test_the_library_counts_the_same_taking_one_value_at_a_time(values: list[int
     assert ours.get_total_count() == one_by_one.get_total_count()
 
 
-def test_nothing_has_no_figures() -> None:
+def test_an_empty_histogram_has_no_figures() -> None:
     nothing = Latencies.of(())
     assert nothing.quantiles((50, 99)) == [None, None]
     assert (nothing.mean, nothing.worst, nothing.count) == (None, None, 0)
     assert Latencies.merged([]) == nothing == Latencies.merged([nothing, nothing])
 
 
-def test_what_is_out_of_range_is_taken_for_its_end() -> None:
+def test_values_out_of_range_count_as_its_end() -> None:
     latencies = Latencies.of([0, -5, 2 * HOUR])
     assert (latencies.least, latencies.most, latencies.count) == (1, HOUR, 3)
 

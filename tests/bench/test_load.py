@@ -20,7 +20,7 @@ def test_times_ascend_and_lie_within_the_window(kind: Arrivals, rate: float, sec
 
 
 @given(kind=arrivals, rate=st.floats(10, 500), parts=st.integers(1, 7), seed=seeds)
-def test_however_many_processes_send_them_together_they_are_the_same(
+def test_the_arrivals_are_the_same_for_any_number_of_processes(
     kind: Arrivals, rate: float, parts: int, seed: int
 ) -> None:
     load = Open(rate, kind)

@@ -1,4 +1,4 @@
-"""What a run's figures say, when they are to be doubted, and the document it is kept as."""
+"""A run's figures, the warnings about them, and the document that stores them."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ def test_a_document_holds_the_whole_run() -> None:
     assert run_of(json.loads(json.dumps(document(whole)))) == whole
 
 
-def test_a_document_says_what_can_be_worked_out() -> None:
+def test_a_document_includes_derived_figures() -> None:
     said = document(run(step(Closed(2), window((10, 20, 30), 2.0, {"INTERNAL": 1}, in_time=2), TOLD, OBJECTIVE)))
     (told,) = said["steps"]
     assert told["load"] == {"kind": "closed", "concurrency": 2}
@@ -37,7 +37,7 @@ def test_a_document_says_what_can_be_worked_out() -> None:
     assert told["server"]["stages"]["compute_infer"] == 0.003
 
 
-def test_without_an_objective_nothing_is_kept_or_missed() -> None:
+def test_without_an_objective_none_is_met_or_missed() -> None:
     (told,) = document(run(step()))["steps"]
     assert (told["goodput"], told["share_in_time"], told["met"]) == (None, None, None)
 
@@ -54,7 +54,7 @@ def test_without_an_objective_nothing_is_kept_or_missed() -> None:
         {**document(run(step())), "objective": {"latency": 1.0}},
     ],
 )
-def test_what_is_no_document_is_one_sentence(read: object) -> None:
+def test_an_invalid_document_is_one_sentence(read: object) -> None:
     with pytest.raises(ValueError, match="inferd bench"):
         run_of(read)
 
@@ -64,7 +64,7 @@ def test_an_objective_is_met_by_all_that_were_due_errors_too(in_time: int, error
     assert step(seen=window([10] * 10, errors=errors, in_time=in_time), objective=OBJECTIVE).met is met
 
 
-def test_an_objective_is_not_met_by_nobody() -> None:
+def test_an_objective_is_not_met_without_responses() -> None:
     assert step(seen=window(()), objective=OBJECTIVE).met is False
 
 
@@ -79,13 +79,13 @@ def test_memory_is_shared_out_among_the_requests_in_flight() -> None:
     assert step(seen=window(()), server=TOLD).memory is None
 
 
-def test_a_client_without_time_left_is_what_was_measured() -> None:
+def test_a_busy_client_is_a_warning() -> None:
     (warning,) = step(Closed(4), window(busiest=0.95)).warnings()
     assert warning.startswith("4 in flight: a client process was busy for 95% of the time")
     assert step(Closed(4), window(busiest=0.85)).warnings() == []
 
 
-def test_requests_that_left_late_are_told_of() -> None:
+def test_requests_that_left_late_are_a_warning() -> None:
     (warning,) = step(Open(5, "poisson"), window((10, 10), lags=(6, 6))).warnings()
     assert warning.startswith("5/s: requests left up to 6 ms late (p99)")
     assert step(Open(5, "poisson"), window((10, 10), lags=(1, 2))).warnings() == []

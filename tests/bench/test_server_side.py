@@ -1,4 +1,4 @@
-"""What two looks at a server make of the time between them."""
+"""The figures that two samples of a server give for the time between them."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def test_stages_are_means_over_the_requests_of_the_window_alone(before: int, cou
     assert side.request == mean / 1e9
 
 
-def test_a_server_that_says_nothing_is_known_by_nothing() -> None:
+def test_a_silent_server_gives_no_figures() -> None:
     side = during(NOTHING, NOTHING, 1.0, 100, None)
     assert (side.requests, side.stages, side.request, side.rows) == (None, None, None, None)
     assert (side.cpu, side.cores, side.rss_bytes, side.rss_growth) == (None, None, None, None)

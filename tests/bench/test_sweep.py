@@ -24,7 +24,7 @@ positive = st.integers(1, 10_000)
         ("1:2:1.5x", (1, 1.5)),
     ],
 )
-def test_a_sweep_goes_through_what_it_says(text: str, loads: tuple[float, ...]) -> None:
+def test_a_sweep_has_the_loads_that_it_names(text: str, loads: tuple[float, ...]) -> None:
     assert parse(text) == loads
 
 
@@ -52,12 +52,12 @@ def test_a_geometric_sweep_stays_within_its_ends(start: int, end: int, factor: i
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "'' is no number"),
-        ("many", "'many' is no number"),
-        ("0", "no positive number"),
-        ("-1", "no positive number"),
-        ("inf", "no positive number"),
-        ("nan", "no positive number"),
+        ("", "'' is not a number"),
+        ("many", "'many' is not a number"),
+        ("0", "not a positive number"),
+        ("-1", "not a positive number"),
+        ("inf", "not a positive number"),
+        ("nan", "not a positive number"),
         ("1:2", "neither a number nor START:END:STEP"),
         ("1:2:3:4", "neither a number nor START:END:STEP"),
         ("8:1:2x", "does not lead from its start to its end"),
@@ -65,11 +65,11 @@ def test_a_geometric_sweep_stays_within_its_ends(start: int, end: int, factor: i
         ("1:1000000:1", "more than 100 loads"),
     ],
 )
-def test_what_is_no_sweep_is_one_sentence(text: str, says: str) -> None:
+def test_an_invalid_sweep_is_one_sentence(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse(text)
 
 
-def test_there_are_no_halves_of_a_client() -> None:
+def test_a_number_of_clients_must_be_whole() -> None:
     with pytest.raises(ValueError, match="not whole"):
         parse("1:4:1.5x", whole=True)

@@ -1,4 +1,4 @@
-"""What is counted of one window, and by which of a request's two moments."""
+"""The counts of one window, by due time or by response time."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ def counted(*requests: tuple[int, int, str]) -> LoadWindow:
 
 def test_an_answer_counts_in_the_rates_when_it_came_in_the_window() -> None:
     window = counted((900, 150, OK), (1990, 20, OK), (1500, 50, OK))
-    # The first was due before the window, the second came after it.
+    # The first was due before the window, the second arrived after it.
     assert (window.answered, window.answered_in_time) == (2, 1)
     assert window.throughput == 2 / 1e-6
     assert window.goodput == 1 / 1e-6
@@ -44,7 +44,7 @@ def test_an_answer_just_within_the_objective_is_in_time() -> None:
     assert counted((1000, OBJECTIVE, OK), (1000, OBJECTIVE + 1, OK)).in_time == 1
 
 
-def test_nothing_is_no_share_of_anything() -> None:
+def test_without_requests_the_share_is_zero() -> None:
     window = counted()
     assert (window.share_in_time, window.throughput, window.errors) == (0.0, 0.0, {})
 
@@ -73,7 +73,7 @@ def test_a_window_closed_early_is_the_window_of_that_length(requests: list[tuple
 
 @settings(max_examples=examples(25))
 @given(requests=ended, places=st.lists(st.integers(0, 2), min_size=60, max_size=60))
-def test_what_several_processes_saw_is_what_one_would_have_seen(
+def test_windows_of_several_processes_add_up_to_that_of_one(
     requests: list[tuple[int, int, str]], places: list[int]
 ) -> None:
     parts = [counted(*(r for r, place in zip(requests, places, strict=False) if place == part)) for part in range(3)]

@@ -1,4 +1,4 @@
-"""The echo that computes as the comparison starts it, and all servers of the comparison that need no installing."""
+"""The computing echo as the comparison starts it, and the servers of the comparison that need no installation."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def budget(tmp_path: Path) -> Budget:
 
 
 def workload(folder: Path, name: str, columns: int) -> Workload:
-    """A model that gives back the negative of what it gets, ``columns`` numbers."""
+    """A model that returns the negative of its input, ``columns`` numbers."""
     models.save(models.negative([1, columns]), folder, name)
     array = np.arange(columns, dtype=np.float32).reshape(1, columns)
     message = request(name, {"x": array}).SerializeToString()
@@ -47,14 +47,14 @@ def echo(tmp_path: Path, *served: Workload) -> Iterator[str]:
 
 
 def asked(name: str, columns: int, count: int) -> tuple[list[npt.NDArray[np.float32]], list[bytes]]:
-    """As many arrays, all different, and the requests for them."""
+    """``count`` different arrays, and the requests for them."""
     arrays = [np.full((1, columns), number, np.float32) for number in range(1, count + 1)]
     return arrays, [request(name, {"x": array}).SerializeToString() for array in arrays]
 
 
 @on_loop
-async def test_each_request_is_answered_with_what_its_model_makes_of_its_tensor(tmp_path: Path) -> None:
-    # More of them than there are infer requests, to two models of other sizes.
+async def test_each_response_is_the_models_output_for_its_tensor(tmp_path: Path) -> None:
+    # More requests than infer requests, to two models of different sizes.
     small, large = workload(tmp_path, "small", 3), workload(tmp_path, "large", 300_000)
     with echo(tmp_path, small, large) as target:
         async with connect(target) as channel:
@@ -82,7 +82,7 @@ async def test_a_stream_is_answered_in_its_order(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_those_who_leave_take_no_infer_request_along(tmp_path: Path) -> None:
+async def test_clients_that_leave_release_their_infer_requests(tmp_path: Path) -> None:
     with echo(tmp_path, workload(tmp_path, "m", 300_000)) as target:
         async with connect(target) as channel:
             arrays, requests = asked("m", 300_000, 20)
@@ -101,7 +101,7 @@ async def test_those_who_leave_take_no_infer_request_along(tmp_path: Path) -> No
 
 
 def looked_at(tmp_path: Path, *kinds: Kind) -> tuple[list[Result], dict[str, str]]:
-    """One short round of ``kinds`` with noop and magika, and what was left out, with the reason."""
+    """One short round of ``kinds`` with noop and magika, and what was skipped, with the reason."""
     names = ["noop", "magika"]
     made = workloads.make(names, tmp_path / "models", lambda name: model_settings(name, THREADS))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop, ExitStack() as stack:
@@ -122,7 +122,7 @@ def test_the_echoes_are_asked_in_their_ways_and_their_threads_told_apart(tmp_pat
     bare = {(model, ECHO, way): {1, 8, 32} for model in ("noop", "magika") for way in ("unary", "stream")}
     assert levels == bare | {("magika", COMPUTING_ECHO, way): {1, 8} for way in ("unary", "stream")}
     for r in results:
-        # With one request in flight a stream is idle, and nobody knows which thread is its.
+        # With one request in flight a stream is idle, and its thread is unknown.
         if r.server == COMPUTING_ECHO and r.concurrency < THREADS:
             assert r.serving_cpu is None
         elif r.server == COMPUTING_ECHO and r.server_cpu:

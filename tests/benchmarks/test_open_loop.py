@@ -136,7 +136,7 @@ async def test_refusals_are_told_by_their_code() -> None:
 
 
 @on_loop
-async def test_what_is_never_answered_is_given_up_after_a_while() -> None:
+async def test_unanswered_requests_are_given_up_after_a_while() -> None:
     async def never(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
         await asyncio.Event().wait()
         return request

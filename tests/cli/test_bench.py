@@ -1,4 +1,4 @@
-"""``inferd bench`` on a terminal and elsewhere: its flags, what it shows, and what it draws."""
+"""``inferd bench`` on a terminal and elsewhere: its flags, its output and its plots."""
 
 import argparse
 import io
@@ -49,13 +49,13 @@ def parsed(*arguments: str) -> argparse.Namespace:
 # -- what was found ---------------------------------------------------------------------------
 
 
-def test_a_line_a_load_tells_throughput_goodput_and_latency() -> None:
+def test_each_load_has_a_line_with_throughput_goodput_and_latency() -> None:
     lines = [line.split() for line in result(SWEEP).splitlines()]
     assert ["8", "in", "flight", "200", "199", "99.5", "met", "10.0", "10.0", "10.0", "10.0", "10.0", "0"] in lines
     assert ["64", "in", "flight", "210", "0", "0", "missed", *["90.0"] * 5, "12.5"] in lines
 
 
-def test_nothing_is_cut_off_on_a_terminal_of_eighty_columns() -> None:
+def test_the_tables_fit_a_terminal_of_eighty_columns() -> None:
     assert "…" not in result(SWEEP)
     assert "…" not in result(
         run(step(Open(99999, "constant"), window([59999], lags=(1,)), TOLD, OBJECTIVE), objective=OBJECTIVE)
@@ -68,7 +68,7 @@ def test_stages_are_the_servers_and_the_rest_is_beyond_it() -> None:
     assert ["1", "in", "flight", "1.00", "2.00", "3.00", "4.00", "10.5", "9.50", "2.50"] in lines
 
 
-def test_a_server_that_says_nothing_leaves_the_clients_own_figures() -> None:
+def test_a_silent_server_leaves_the_clients_own_figures() -> None:
     text = result(run(step(server=SILENT)))
     assert "at the server" not in text
     assert "server CPU" not in text
@@ -76,28 +76,28 @@ def test_a_server_that_says_nothing_leaves_the_clients_own_figures() -> None:
 
 
 def test_the_load_with_the_most_answers_in_time_is_named() -> None:
-    assert result(SWEEP).splitlines()[-1] == "99 % within 25 ms: most within it at 8 in flight, 199.0/s"
+    assert result(SWEEP).splitlines()[-1] == "99 % within 25 ms: highest goodput at 8 in flight, 199.0/s"
     missed = replace(SWEEP, steps=SWEEP.steps[2:] * 2)
-    assert result(missed).splitlines()[-1] == "99 % within 25 ms: kept under none of these loads"
+    assert result(missed).splitlines()[-1] == "99 % within 25 ms: met under none of these loads"
 
 
-def test_errors_are_told_by_code_and_what_is_to_be_doubted_too() -> None:
+def test_errors_are_shown_by_code_and_doubts_as_warnings() -> None:
     text = result(run(step(Open(5, "poisson"), window(errors={"UNAVAILABLE": 2}, lags=[90], busiest=0.99))))
     assert "5/s: of 5 requests 2 UNAVAILABLE\n" in text
     assert "give it more --processes" in text
     assert "requests left up to 90 ms late" in text
 
 
-def test_a_percentile_that_no_answer_lies_beyond_is_dim() -> None:
+def test_a_percentile_without_a_response_beyond_it_is_dim() -> None:
     out = io.StringIO()
     BenchDisplay(Console(file=out, width=100, force_terminal=True), 2.0, 10.0).result(
         run(step(seen=window([10] * 500)))
     )
-    # p50, p90 and p99 are not, p99.9 of 500 is.
+    # p50, p90 and p99 are not dim, p99.9 of 500 is.
     assert out.getvalue().count("\x1b[2m") == 1
 
 
-def test_what_was_interrupted_says_so() -> None:
+def test_an_interrupted_run_says_so() -> None:
     assert "interrupted: the last load was measured for 1 s" in result(run(step(), interrupted=True))
     assert result(run(interrupted=True)) == "interrupted before anything was measured\n"
 
@@ -140,7 +140,7 @@ def test_on_a_terminal_rate_errors_and_time_left_are_seen() -> None:
     assert "measuring, 9 s left" in text
     assert "200/s" in text
     assert "7 failed" in text
-    assert "waiting for the last answers" in text
+    assert "waiting for the last responses" in text
 
 
 # -- two runs ---------------------------------------------------------------------------------
@@ -153,10 +153,10 @@ def test_two_runs_are_compared_load_by_load() -> None:
     assert ["1", "in", "flight", "before", "100", "100", *["5.00"] * 3, "2000", "300"] in lines
     assert ["after", "200", "200", *["5.00"] * 3, "2000", "300"] in lines
     assert ["ratio", "2.00x", "2.00x", *["1.00x"] * 5] in lines
-    assert lines[-1] == ["in", "one", "of", "them", "only:", "8", "in", "flight,", "64", "in", "flight"]
+    assert lines[-1] == ["only", "in", "one", "of", "them:", "8", "in", "flight,", "64", "in", "flight"]
 
 
-def test_compare_reads_documents_and_fails_where_nothing_is_shared(
+def test_compare_reads_documents_and_fails_without_a_shared_load(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(tmp_path / name) for name in ("a.json", "b.json", "c.json")]
@@ -165,11 +165,11 @@ def test_compare_reads_documents_and_fails_where_nothing_is_shared(
     assert main(["bench", "compare", files[0], files[1]]) == 0
     assert "1.00x" in capsys.readouterr().out
     assert main(["bench", "compare", files[0], files[2]]) == 1
-    assert "no load in common" in capsys.readouterr().out
+    assert "share no load" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("text", "says"), [("{}", "not written by inferd bench"), ("nonsense", "Expecting value")])
-def test_a_file_that_is_no_run_is_one_sentence_and_78(
+def test_a_file_that_is_not_a_run_is_one_sentence_and_status_78(
     text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.json"
@@ -203,7 +203,7 @@ def test_the_format_is_that_of_the_ending(tmp_path: Path) -> None:
         bench_plot.draw([SWEEP], tmp_path / "run.nonsense")
 
 
-def test_drawing_without_matplotlib_is_said_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_reported_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigurationError, match=r"inferd\[plot\]"):
         bench.run(parsed("run", "m", "--plot", "x.png"))
@@ -259,16 +259,16 @@ def test_a_shape_belongs_to_an_input() -> None:
         (("--concurrency", "1:x"), "flag --concurrency: '1:x' is neither"),
         (("--concurrency", "0.5"), "numbers that are not whole"),
         (("--concurrency", "1000000"), "at most 100000"),
-        (("--rate", "0"), "flag --rate: '0' is no positive number"),
+        (("--rate", "0"), "flag --rate: '0' is not a positive number"),
         (("--rate", "1e9"), "at most 1000000 a second"),
-        (("--json", "/nowhere/at/all/a.json"), "is no folder"),
+        (("--json", "/nowhere/at/all/a.json"), "is not a folder"),
     ],
 )
-def test_what_can_not_be_done_is_said_before_any_server_is_asked(flags: tuple[str, ...], says: str) -> None:
+def test_impossible_options_are_reported_before_any_server_is_called(flags: tuple[str, ...], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         bench.run(parsed("run", "m", "--server", "127.0.0.1:1", *flags))
 
 
-def test_a_server_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "run", "m", "--server", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().err.startswith("inferd: UNAVAILABLE: ")

@@ -1,4 +1,4 @@
-"""What ``inferd check`` prints, on real trees of files."""
+"""The output of ``inferd check``, on real trees of files."""
 
 import io
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_every_version_that_is_broken_has_a_line(repository):
         ),
     ],
 )
-def test_it_says_what_it_understood(settings, said):
+def test_check_shows_the_settings_it_understood(settings, said):
     assert list(summary(parse(settings, "m/model.toml"))) == said
 
 

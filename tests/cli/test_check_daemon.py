@@ -1,4 +1,4 @@
-"""What would keep a daemon from starting is found, and what would not is a warning or nothing."""
+"""Settings that would keep a daemon from starting are errors, and harmless ones are warnings or nothing."""
 
 import socket
 from pathlib import Path
@@ -19,25 +19,25 @@ def wrong(root: Path, **more: Any) -> list[str]:
     return [f"{problem.source}: {problem.problem}" for problem in problems(settings(root, **more))]
 
 
-def test_nothing_is_wrong_with_what_can_be_served(tmp_path: Path) -> None:
+def test_a_servable_configuration_has_no_problems(tmp_path: Path) -> None:
     (tmp_path / "echo.onnx").touch()
     assert wrong(tmp_path) == []
     assert list(warnings(settings(tmp_path))) == []
 
 
-def test_a_port_that_is_in_use_is_no_mistake(tmp_path: Path) -> None:
+def test_a_port_in_use_is_not_a_problem(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert wrong(tmp_path, grpc_bind=f"127.0.0.1:{taken.getsockname()[1]}") == []
 
 
 @pytest.mark.parametrize("metrics", ["127.0.0.1:8001", "0.0.0.0:8001"])
-def test_one_port_can_not_be_both(tmp_path: Path, metrics: str) -> None:
+def test_one_port_can_not_serve_both(tmp_path: Path, metrics: str) -> None:
     assert wrong(tmp_path, grpc_bind="127.0.0.1:8001", metrics_bind=metrics) == [
-        "metrics_bind: has port 8001, as grpc_bind has"
+        "metrics_bind: has port 8001, the same as grpc_bind"
     ]
 
 
-def test_all_that_is_wrong_is_told(tmp_path: Path) -> None:
+def test_all_problems_are_reported(tmp_path: Path) -> None:
     found = wrong(
         tmp_path,
         grpc_bind="192.0.2.1:8001",
@@ -56,7 +56,7 @@ def test_workers_need_a_folder_for_their_sockets(tmp_path: Path, monkeypatch: py
     assert said.startswith("variable TMPDIR: the path of sockets in ")
 
 
-def test_what_the_daemon_would_say_at_its_start_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemons_warnings_at_start_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGHT", "3")
     (tmp_path / "file").touch()
     (tmp_path / "echo.onnx").touch()
@@ -70,7 +70,7 @@ def test_what_the_daemon_would_say_at_its_start_is_a_warning(tmp_path: Path, mon
     ]
 
 
-def test_an_unknown_variable_is_a_warning_with_the_one_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_variable_is_a_warning_with_the_likely_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "echo.onnx").touch()
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGHT", "3")
     monkeypatch.setenv("INFERD_SERVICE_HOST", "10.0.0.1")

@@ -1,4 +1,4 @@
-"""The completion scripts, in the shells that are here."""
+"""The completion scripts, in the shells that are installed."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The flags by which a command says who it is, and against a real port with TLS and tokens."""
+"""The flags by which a command identifies itself, against a real port with TLS and tokens."""
 
 import argparse
 import asyncio
@@ -54,12 +54,14 @@ def no_token_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INFERD_TOKEN", raising=False)
 
 
-def test_without_flags_nothing_is_shown_and_the_call_is_made_in_the_clear() -> None:
+def test_without_flags_the_call_has_no_credentials_and_no_tls() -> None:
     assert shown() == ClientCredentials()
     assert (ClientCredentials().authorization, ClientCredentials().context()) == ("", None)
 
 
-def test_the_token_is_that_of_the_file_or_else_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_comes_from_the_file_or_else_from_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "token"
     file.write_text(f"\n{SECRET}\n")
     monkeypatch.setenv("INFERD_TOKEN", "y" * 40)
@@ -68,14 +70,14 @@ def test_the_token_is_that_of_the_file_or_else_of_the_variable(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"a\nb", "ä".encode(), b"\xff", None])
-def test_what_is_no_token_is_refused_and_not_shown(tmp_path: Path, content: bytes | None) -> None:
+def test_an_invalid_token_is_refused_and_not_shown(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
     said = problem("--token-file", str(file))
     assert said in (
-        f"{file}: holds no token",
-        f"{file}: holds something that is no token",
+        f"{file}: contains no token",
+        f"{file}: contains something other than a token",
         f"{file}: not UTF-8 text",
         f"{file}: No such file or directory",
     )
@@ -90,17 +92,17 @@ def test_what_is_no_token_is_refused_and_not_shown(tmp_path: Path, content: byte
         (("--server-name", "n"), "flag --server-name: goes with --ca, which turns TLS on"),
     ],
 )
-def test_flags_that_go_together_are_wanted_together(flags: tuple[str, ...], said: str) -> None:
+def test_flags_that_belong_together_must_be_given_together(flags: tuple[str, ...], said: str) -> None:
     assert problem(*flags) == said
 
 
-def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     for made in (ClientCredentials(ca=file), ClientCredentials(ca=file).pem):
         with pytest.raises(ConfigurationError, match="No such file"):
             made.context() if isinstance(made, ClientCredentials) else made()
     file.write_text("no certificate")
-    with pytest.raises(ConfigurationError, match="holds no certificate"):
+    with pytest.raises(ConfigurationError, match="contains no certificate"):
         ClientCredentials(ca=file).context()
 
 
@@ -140,7 +142,7 @@ def metrics_port(credentials: Credentials) -> Iterator[str]:
 
 @contextmanager
 def grpc_port(credentials: Credentials, folder: Path) -> Iterator[str]:
-    """It answers on a thread of its own."""
+    """A server that answers on a thread of its own."""
     ports: list[int] = []
     listening = Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -183,7 +185,7 @@ def flags(authority: CertificateAuthority, me: Pair) -> list[str]:
     ]
 
 
-def test_top_shows_its_certificate_or_its_token(
+def test_top_presents_its_certificate_or_its_token(
     authority: CertificateAuthority,
     me: Pair,
     metrics: str,
@@ -200,7 +202,7 @@ def test_top_shows_its_certificate_or_its_token(
     assert main(without_certificate) == 0
     monkeypatch.setenv("INFERD_TOKEN", SECRET[:-1])
     assert main(command) == 1
-    assert capsys.readouterr().err == f"inferd: {metrics}: the token is not known\n"
+    assert capsys.readouterr().err == f"inferd: {metrics}: unknown token\n"
 
 
 def test_top_calls_no_daemon_that_has_another_name(
@@ -210,7 +212,7 @@ def test_top_calls_no_daemon_that_has_another_name(
     assert "no daemon answers" in capsys.readouterr().err
 
 
-def test_tune_shows_its_certificate_or_its_token(
+def test_tune_presents_its_certificate_or_its_token(
     authority: CertificateAuthority, me: Pair, grpc: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = tmp_path / "token"
@@ -221,13 +223,13 @@ def test_tune_shows_its_certificate_or_its_token(
     assert capsys.readouterr().err == ""
     token.write_text(SECRET[:-1])
     assert main([*command, "--token-file", str(token)]) == 1
-    assert capsys.readouterr().err == "inferd: UNAUTHENTICATED: the token is not known\n"
-    # The scope to read is not enough to steer.
+    assert capsys.readouterr().err == "inferd: UNAUTHENTICATED: unknown token\n"
+    # The scope read is not enough to steer tuning.
     assert main(["tune", "unpin", "m", "--server", grpc, *flags(authority, me)]) == 1
     assert "PERMISSION_DENIED: Pin needs the scope 'tuner', which 'me.example'" in capsys.readouterr().err
 
 
-def test_demo_classify_shows_its_certificate(
+def test_demo_classify_presents_its_certificate(
     authority: CertificateAuthority, me: Pair, grpc: str, demo_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classify = ["demo", "classify", "--server", grpc, "--models", str(demo_repository), __file__]
@@ -236,7 +238,7 @@ def test_demo_classify_shows_its_certificate(
 
 
 def calls(address: str, models: Path) -> list[list[str]]:
-    """A command of each kind that calls a gRPC port."""
+    """One command of each kind that calls a gRPC port."""
     return [
         ["tune", "status", "--server", address],
         ["bench", "run", "m", "--server", address],
@@ -244,10 +246,10 @@ def calls(address: str, models: Path) -> list[list[str]]:
     ]
 
 
-def test_a_command_without_tls_says_that_the_port_has_it(
+def test_a_command_without_tls_says_that_the_port_uses_it(
     grpc: str, metrics: str, demo_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = "takes TLS connections only; name the CA of its certificate with --ca FILE"
+    said = "accepts only TLS connections; name the CA of its certificate with --ca FILE"
     for command in calls(grpc, demo_repository):
         assert main(command) == 1
         assert capsys.readouterr().err == f"inferd: UNAVAILABLE: {grpc} {said}\n"
@@ -255,7 +257,7 @@ def test_a_command_without_tls_says_that_the_port_has_it(
     assert capsys.readouterr().err == f"inferd: {metrics}: {said}\n"
 
 
-def test_a_command_with_tls_says_that_the_port_has_none(
+def test_a_command_with_tls_says_that_the_port_uses_none(
     authority: CertificateAuthority, tmp_path: Path, demo_repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ca = ("--ca", str(authority.certificate))
@@ -271,7 +273,7 @@ def test_a_command_with_tls_says_that_the_port_has_none(
 
 def test_the_metrics_page_of_a_bench_says_which_scheme_it_needs(metrics: str) -> None:
     with pytest.raises(
-        NoResourceUsage, match=r": takes TLS connections only; use https:// and name the CA .* --ca FILE$"
+        NoResourceUsage, match=r": accepts only TLS connections; use https:// and name the CA .* --ca FILE$"
     ):
         MetricsPage(f"http://{metrics}/metrics", ClientCredentials()).read()
     with (

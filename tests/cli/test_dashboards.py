@@ -1,4 +1,4 @@
-"""``inferd dashboards export``: what is written, and that nothing is replaced without being asked."""
+"""``inferd dashboards export``: the files written, and that none is replaced without --force."""
 
 from pathlib import Path
 

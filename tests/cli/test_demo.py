@@ -24,7 +24,7 @@ def test_without_a_daemon_classify_says_how_to_start_one(
 
     assert status == 1
     assert capsys.readouterr().err == (
-        f"inferd: no daemon answers at {server} (UNAVAILABLE); start one with `make serve`, or with"
+        f"inferd: no daemon responds at {server} (UNAVAILABLE); start one with `make serve`, or with"
         f" `inferd serve --model-repository {demo_repository} --grpc-bind {server}`\n"
     )
 
@@ -32,7 +32,7 @@ def test_without_a_daemon_classify_says_how_to_start_one(
 def test_without_the_models_classify_says_how_to_get_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inferd_demo("classify", "--models", str(tmp_path), __file__) == 1
     assert capsys.readouterr().err == (
-        f"inferd: {tmp_path}/magika/config.min.json: No such file or directory; `inferd demo fetch` brings it\n"
+        f"inferd: {tmp_path}/magika/config.min.json: No such file or directory; `inferd demo fetch` fetches it\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""``--help`` of every command, and what the parser says of a word that it does not know."""
+"""``--help`` of every command, and the parser's errors for unknown words."""
 
 import argparse
 import re
@@ -143,20 +143,20 @@ def test_help_loads_no_large_library() -> None:
         ),
     ],
 )
-def test_a_word_that_is_not_known_is_named_with_the_one_meant(
+def test_an_unknown_word_is_named_with_the_likely_one(
     argv: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys, *argv).startswith(said)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_is_offered_for_a_letter_too_many(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_setting_is_suggested_for_a_letter_too_many(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     flag = flag_of(name)
     assert refused(capsys, "serve", f"{flag}q=1").endswith(f"unknown flag {flag}q (did you mean {flag}?)")
 
 
 def test_every_duration_on_the_command_line_is_read_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """``1500ms`` is taken, and what is no duration refused in the same words."""
+    """``1500ms`` is accepted, and other text is refused in the same words."""
     needed = {("token", "new"): ("--name", "a", "--scope", "infer"), ("bench", "run"): ("m",)}
     seen = 0
     for path in ALL:

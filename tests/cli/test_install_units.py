@@ -1,4 +1,4 @@
-"""``inferd install-units``: what is written, and what is left alone."""
+"""``inferd install-units``: the files written, and the files kept."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from inferd.cli.main import main
 
 @pytest.fixture
 def installed_at(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The path that inferd believes to be installed at."""
+    """The path that inferd believes it is installed at."""
     monkeypatch.setattr(sys, "executable", "/opt/somewhere/bin/python")
     return "/opt/somewhere/bin/inferd"
 
@@ -23,7 +23,7 @@ def test_the_units_run_the_command_that_wrote_them(installed_at: str, tmp_path: 
 
 
 @pytest.mark.usefixtures("installed_at")
-def test_settings_that_are_there_stay(tmp_path: Path) -> None:
+def test_existing_settings_are_kept(tmp_path: Path) -> None:
     (tmp_path / "inferd.env").write_text("mine")
     assert main(["install-units", "--to", str(tmp_path), "--settings-to", str(tmp_path)]) == 0
     assert (tmp_path / "inferd.env").read_text() == "mine"

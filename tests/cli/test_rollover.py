@@ -1,4 +1,4 @@
-"""What ``inferd rollover`` asks of systemctl, on a systemctl of a few lines; test_systemd.py has the real one."""
+"""The systemctl calls of ``inferd rollover``, with a systemctl of a few lines; test_systemd.py has the real one."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from inferd.cli.rollover import rollover
 
 
 class Units:
-    """Units by name as systemctl shows and changes them. Those in ``broken`` neither start nor stop."""
+    """Units by name, as systemctl shows and changes them. Units in ``broken`` neither start nor stop."""
 
     def __init__(self, **statuses: str) -> None:
         self.statuses = statuses
@@ -43,15 +43,15 @@ def test_the_new_one_serves_before_the_old_one_ends() -> None:
     assert units.did == ["start green", "stop blue", "enable green", "disable blue"]
 
 
-def test_the_old_one_serves_on_when_the_new_one_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_one_still_serves_when_the_new_one_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
     units = Units()
     units.broken = {"green"}
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1
     assert units.active == {"blue"}
-    assert "blue serves on" in capsys.readouterr().err
+    assert "blue still serves" in capsys.readouterr().err
 
 
-def test_fewer_models_are_taken_only_when_asked_for() -> None:
+def test_fewer_models_need_the_flag() -> None:
     units = Units(blue="serving 2 of 2 models", green="serving 1 of 2 models")
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1
     assert (units.active, units.enabled) == ({"blue"}, {"blue"})
@@ -59,7 +59,7 @@ def test_fewer_models_are_taken_only_when_asked_for() -> None:
     assert (units.active, units.enabled) == ({"green"}, {"green"})
 
 
-def test_a_status_that_says_nothing_stops_nobody() -> None:
+def test_an_empty_status_does_not_stop_the_rollover() -> None:
     assert rollover("blue", "green", fewer=False, systemctl=Units(blue="serving 2 of 2 models")) == 0
 
 
@@ -67,11 +67,11 @@ def test_a_status_that_says_nothing_stops_nobody() -> None:
     ("old", "new", "problem"),
     [
         ("blue", "blue", "same unit"),
-        ("green", "blue", "green does not serve"),
-        ("blue", "both", "both is active already"),
+        ("green", "blue", "green is not active"),
+        ("blue", "both", "both is already active"),
     ],
 )
-def test_what_makes_no_sense_changes_nothing(
+def test_an_impossible_rollover_changes_nothing(
     old: str, new: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     units = Units()
@@ -81,7 +81,7 @@ def test_what_makes_no_sense_changes_nothing(
     assert problem in capsys.readouterr().err
 
 
-def test_an_old_one_that_does_not_end_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_one_that_does_not_end_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     units = Units()
     units.broken = {"blue"}
     assert rollover("blue", "green", fewer=False, systemctl=units) == 1

@@ -1,4 +1,4 @@
-"""``inferd token new``: the secret it shows opens what the lines it prints say, and nothing shows it again."""
+"""``inferd token new``: the secret matches the lines printed for the tokens file, and is shown once."""
 
 import tomllib
 from datetime import UTC, datetime, timedelta
@@ -16,11 +16,11 @@ def made(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[str, str]:
     assert main(["token", "new", *flags]) == 0
     printed = capsys.readouterr()
     introduction, _, secret = printed.err.strip().rpartition(" ")
-    assert introduction == "the secret, which is not shown again:"
+    assert introduction == "the secret, shown only once:"
     return printed.out, secret
 
 
-def test_the_secret_is_known_by_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_make_the_secret_known(capsys: pytest.CaptureFixture[str]) -> None:
     lines, secret = made(capsys, "--name", "frontend", "--scope", "infer", "--scope", "read", "--scope", "infer")
     assert secret not in lines
     known = Authority(tokens.of(tomllib.loads(lines), "f"))

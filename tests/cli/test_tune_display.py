@@ -313,7 +313,7 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigurationError) as missing:
         tune_plot.check()
     assert str(missing.value) == (
-        "flag --plot: drawing needs matplotlib, which is not installed; pip install 'inferd[plot]' brings it"
+        "flag --plot: drawing needs matplotlib, which is not installed; pip install 'inferd[plot]'"
     )
 
 

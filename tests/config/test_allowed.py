@@ -1,4 +1,4 @@
-"""What may be given, in words read off types."""
+"""Descriptions of allowed values, derived from types."""
 
 from typing import Annotated, Literal
 
@@ -43,7 +43,7 @@ class Table(BaseModel):
         (dict[str, Table], "a table of tables"),
     ],
 )
-def test_a_type_is_put_in_words(annotation, words):
+def test_a_type_is_described_in_words(annotation, words):
     assert Declaration.of(annotation).one() == words
 
 

@@ -1,4 +1,4 @@
-"""The daemon's settings through all their sources, with real flags, variables and files."""
+"""The daemon's settings from all their sources, with real flags, variables and files."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ def no_variables_of_this_machine(monkeypatch):
 
 
 def loaded(*flags: str, file: Path | None = None) -> Settings:
-    """Settings as the command line makes them of ``flags`` and ``file``."""
+    """Settings from ``flags`` and ``file``, as on the command line."""
     parser = argparse.ArgumentParser()
     settings_flags.add_arguments(parser)
     return daemon.load(file, vars(parser.parse_args(flags)))
@@ -41,7 +41,7 @@ def file(tmp_path):
 # -- precedence -------------------------------------------------------------------
 
 
-def test_the_default_holds_where_nothing_else_is_given():
+def test_the_default_applies_without_a_value():
     assert loaded("--model-repository", "models").queue_max_length == 1024
 
 
@@ -62,7 +62,7 @@ def test_the_flag_beats_the_variable(file, monkeypatch):
     assert loaded("--queue-max-length", "3", file=file).queue_max_length == 3
 
 
-def test_a_flag_that_says_what_the_default_says_still_beats_the_variable(monkeypatch):
+def test_a_flag_equal_to_the_default_still_beats_the_variable(monkeypatch):
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "2")
     assert loaded("--model-repository", "models", "--queue-max-length", "1024").queue_max_length == 1024
 
@@ -94,7 +94,7 @@ def test_every_setting_can_be_given_as_flag_variable_and_file_key(file, monkeypa
     assert loaded().model_dump(mode="json") == given
 
 
-def test_a_path_arrives_as_it_was_typed():
+def test_a_path_is_not_changed():
     for path in ("a,b", '"quoted"', "[1]", "with space", "{}"):
         assert loaded("--model-repository", path).model_repository == Path(path)
 
@@ -131,16 +131,16 @@ def test_a_bad_value_in_the_file_names_the_file(file):
     assert problem("--model-repository", "models", file=file) == f"{file}: {ALLOWED}"
 
 
-def test_a_bad_value_that_a_better_source_overrides_does_no_harm(file, monkeypatch):
+def test_a_bad_value_that_is_overridden_does_no_harm(file, monkeypatch):
     file.write_text('queue_max_length = "many"')
     monkeypatch.setenv("INFERD_QUEUE_MAX_LENGTH", "few")
     assert loaded("--model-repository", "models", "--queue-max-length", "3", file=file).queue_max_length == 3
 
 
-def test_a_required_setting_that_nothing_gives_says_how_to_give_it():
+def test_the_error_for_a_missing_setting_says_how_to_give_it():
     assert problem() == (
         "flag --model-repository, variable INFERD_MODEL_REPOSITORY or configuration file: "
-        "model_repository: is required and was not given; allowed: the path of a folder"
+        "model_repository: is required but not set; allowed: the path of a folder"
     )
 
 
@@ -174,7 +174,7 @@ def test_unknown_variables_are_told_apart_from_settings(monkeypatch):
         (None, "No such file or directory"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_named_with_the_reason(file, content, reason):
+def test_an_unreadable_file_is_named_with_the_reason(file, content, reason):
     if content is not None:
         file.write_bytes(content)
     assert problem("--model-repository", "models", file=file) == f"{file}: {reason}"
@@ -265,7 +265,7 @@ def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind)
     base = ("--model-repository", "models", f"--{flag}", bind)
     assert problem(*base) == (
         f"flag --{flag}: {flag.replace('-', '_')}: {bind} is open to other machines; set tls_cert or tokens_file, or "
-        "allow_insecure_bind if that is meant"
+        "allow_insecure_bind if that is intended"
     )
     for enough in (
         ("--allow-insecure-bind",),
@@ -281,20 +281,23 @@ def test_an_address_others_can_connect_to_needs_tls_tokens_or_a_flag(flag, bind)
         (
             ("--allow-insecure-bind",),
             [
-                "without TLS, others on the network can read and change what is sent",
-                "without tokens or client certificates, whoever can connect may call",
+                "without TLS, others on the network can read and change all traffic",
+                "without tokens or client certificates, any client that can connect may call",
             ],
         ),
-        (("--tokens-file", "t"), ["without TLS, others on the network can read and change what is sent, tokens too"]),
+        (
+            ("--tokens-file", "t"),
+            ["without TLS, others on the network can read and change all traffic, tokens included"],
+        ),
         (
             ("--tls-cert", "c", "--tls-key", "k"),
-            ["without tokens or client certificates, whoever can connect may call"],
+            ["without tokens or client certificates, any client that can connect may call"],
         ),
         (("--tls-cert", "c", "--tls-key", "k", "--tokens-file", "t"), []),
         (("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"), []),
     ],
 )
-def test_what_an_open_port_is_exposed_to_is_said(flags, said):
+def test_the_exposure_of_an_open_port_is_described(flags, said):
     settings = loaded("--model-repository", "models", "--grpc-bind", "0.0.0.0:1", *flags)
     assert list(exposures(settings)) == [("grpc_bind", what) for what in said]
 
@@ -306,15 +309,15 @@ def test_what_an_open_port_is_exposed_to_is_said(flags, said):
         (("--tls-key", "k"), "flag --tls-key: tls_key: is set without tls_cert; set both or neither"),
         (
             ("--tls-client-ca", "a"),
-            "flag --tls-client-ca: tls_client_ca: is set without tls_cert: without TLS no client can show a "
+            "flag --tls-client-ca: tls_client_ca: is set without tls_cert: without TLS no client can present a "
             "certificate",
         ),
     ],
 )
-def test_half_of_what_tls_needs_is_refused(flags, said):
+def test_incomplete_tls_settings_are_refused(flags, said):
     assert problem("--model-repository", "models", *flags) == said
 
 
-def test_the_variable_that_holds_a_clients_token_is_no_misspelt_setting(monkeypatch):
+def test_the_variable_with_a_clients_token_is_not_a_misspelt_setting(monkeypatch):
     monkeypatch.setenv("INFERD_TOKEN", "x")
     assert unknown_variables() == {}

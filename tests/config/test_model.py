@@ -1,4 +1,4 @@
-"""What a model's file of settings may say."""
+"""The settings that a model's file may contain."""
 
 import pytest
 from hypothesis import given
@@ -62,7 +62,7 @@ def test_a_number_is_a_fixed_size(n):
 
 
 @given(SIZES, SIZES)
-def test_a_range_is_read_where_its_ends_are_in_order_and_refused_otherwise(lo, hi):
+def test_a_range_is_accepted_only_with_its_ends_in_order(lo, hi):
     if lo <= hi:
         assert dims(f'"{lo}..{hi}"') == (Dim(lo, hi),)
     else:
@@ -76,7 +76,7 @@ def test_a_range_may_be_open_at_the_top(lo):
 
 
 @given(st.builds(Dim, SIZES, st.none()) | st.tuples(SIZES, SIZES).map(sorted).map(lambda b: Dim(*b)))
-def test_a_dimension_is_read_back_from_the_way_messages_write_it(dim):
+def test_a_dimension_reads_back_as_messages_write_it(dim):
     assert dims(str(dim) if dim.static else f'"{dim}"') == (dim,)
 
 
@@ -86,7 +86,7 @@ def test_any_size_has_two_spellings(text):
 
 
 @given(st.text())
-def test_no_text_is_taken_for_a_dimension_that_it_is_not(text):
+def test_no_other_text_is_a_dimension(text):
     try:
         (dim,) = ModelConfig.model_validate({"shapes": {"x": [text]}}).shapes["x"]
     except ValueError:
@@ -102,7 +102,7 @@ def test_no_text_is_taken_for_a_dimension_that_it_is_not(text):
         *('"1..2147483648"', '"9999999999.."', "2147483648", "-2", "-1.0", "1.0", "true", "[1]"),
     ],
 )
-def test_anything_else_is_no_dimension(text):
+def test_any_other_value_is_not_a_dimension(text):
     with pytest.raises(ConfigurationError) as raised:
         dims(f"1, {text}")
     assert raised.value.key == "shapes.x[1]"
@@ -113,7 +113,7 @@ def test_anything_else_is_no_dimension(text):
 
 
 @pytest.mark.parametrize("value", ['"4"', "true", "4.0"])
-def test_a_count_is_a_whole_number_and_nothing_that_could_pass_for_one(value):
+def test_a_count_is_a_whole_number_and_not_something_like_it(value):
     with pytest.raises(ConfigurationError) as raised:
         parse(f"[execution]\nstreams = {value}", "m/model.toml")
     assert raised.value.allowed == "a whole number of 0..1024"
@@ -135,7 +135,7 @@ def test_a_device_openvino_could_not_parse_is_refused(device):
         *("ENABLE_CPU_PINNING", "ENABLE_HYPER_THREADING", "SCHEDULING_CORE_TYPE"),
     ],
 )
-def test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_reason(name):
+def test_a_property_with_its_own_key_or_a_harmful_one_is_refused_with_the_reason(name):
     with pytest.raises(ConfigurationError, match=f"^m/model.toml: properties.{name}: can't be set here: ."):
         parse(f"[properties]\n{name} = 1", "m/model.toml")
 

@@ -1,4 +1,4 @@
-"""Every kind of mistake in a model's file, and the one sentence it gives."""
+"""Every kind of mistake in a model's file, and its one sentence."""
 
 import pytest
 
@@ -23,7 +23,7 @@ SENTENCES = [
     ("[warmup]\nruns = 1979-05-27", "warmup.runs: got 1979-05-27; allowed: a whole number of 0..1000"),
     ("[properties]\nX = [1]", "properties.X: got [1]; allowed: a string, a number, true or false"),
     ("[warmup.shapes]\nx = 1", "warmup.shapes.x: got 1; allowed: a list of whole numbers of 0..2147483647"),
-    # The right kind, and not allowed.
+    # The right kind, but not allowed.
     ('devices = ["XPU"]', f"devices[0]: got 'XPU'; allowed: {DEVICES}"),
     ('devices = ["CPU", "CPU"]', "devices: CPU is listed 2 times; list each device once"),
     ("[execution]\nprecision = 'f8'", "execution.precision: got 'f8'; allowed: 'auto', 'f32', 'bf16' or 'f16'"),
@@ -34,8 +34,8 @@ SENTENCES = [
         "queue.default_timeout: got nan; allowed: a duration above 0 and up to 24h, such as 20ms or 1.5s",
     ),
     ("[versions]\ncount = 0", "versions.count: got 0; allowed: a whole number of 1..1000"),
-    ("[versions]\npolicy = 'listed'", "versions: policy is 'listed' and listed names no version"),
-    ("[versions]\nlisted = [1]", "versions: listed names versions and policy is 'latest'; set policy = \"listed\""),
+    ("[versions]\npolicy = 'listed'", "versions: policy is 'listed' but listed names no version"),
+    ("[versions]\nlisted = [1]", "versions: listed names versions but policy is 'latest'; set policy = \"listed\""),
     ("[versions]\nlisted = [0]", "versions.listed[0]: got 0; allowed: a whole number of 1 or more"),
     ("[preprocessing.x]\nmean = [1, 2]", "preprocessing.x.mean: got [1, 2]; allowed: a list of 1 or 3 numbers"),
     ("[preprocessing.x]\nmean = [inf]", "preprocessing.x.mean[0]: got inf; allowed: a number"),
@@ -103,7 +103,7 @@ def test_all_mistakes_of_a_file_are_found_at_once():
     assert str(raised.value) == f"{first} (and 3 more mistakes; inferd check lists them)"
 
 
-def test_what_follows_from_another_mistake_is_none_of_its_own():
+def test_a_consequence_of_another_mistake_is_not_reported():
     with pytest.raises(ConfigurationError) as raised:
         parse('devices = ["XPU"]', "m/model.toml")
     assert len(raised.value.every) == 1

@@ -1,4 +1,4 @@
-"""Durations and sizes are read as people write them, wherever a setting is one."""
+"""Durations and sizes are read as people write them, in every setting."""
 
 import argparse
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", "20", "-1s", "1,5s", "1e3s", "20 MS", "20mS", "1h30m", "٣s", "nans", "1s\n1s"]
 )
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_any_other_text_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="unit"):
         quantities.seconds_of(text)
 
@@ -77,7 +77,7 @@ def test_a_size_has_a_unit(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "64", "64M", "64MB", "64mib", "-1B", "0.5B", "MiB"])
-def test_anything_else_is_no_size(text: str) -> None:
+def test_any_other_text_is_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match=r"unit|bytes"):
         quantities.bytes_of(text)
 
@@ -89,7 +89,7 @@ def test_a_printed_size_reads_back_as_the_same_number(count: int) -> None:
 
 # -- every setting that is one ----------------------------------------------------
 
-# Each within the bounds of every setting of its noun, twice the same.
+# Each is within the bounds of every setting of its kind, written in two ways.
 SAME: dict[str, tuple[str, str, float]] = {"duration": ("1500ms", "1.5", 1.5), "size": ("64KiB", "65536", 65536)}
 
 

@@ -1,4 +1,4 @@
-"""The reference pages that documentation generates from the declarations."""
+"""The reference pages that are generated from the declarations."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The tokens file: what it may say, and that no message gives a secret away."""
+"""The tokens file: what it may contain, and that no message reveals a secret."""
 
 import tomllib
 from contextlib import suppress
@@ -50,7 +50,7 @@ def test_expiry_is_a_moment(written: str, moment: datetime) -> None:
     assert read(f"{TOKEN}expires = {written}\n").token[0].expires == moment.timestamp()
 
 
-def test_without_expiry_a_token_holds_for_ever() -> None:
+def test_without_expiry_a_token_is_valid_for_ever() -> None:
     assert read(TOKEN).token[0].expires is None
 
 
@@ -60,17 +60,17 @@ def test_an_old_and_a_new_secret_may_share_a_name() -> None:
 
 NAME = "allowed: 1 to 64 of letters, digits and _.@:/-"
 MOMENT = "allowed: a date, or a date and time with its offset from UTC"
-NOBODY = "it names no token and no client, so that nobody could call"
+NO_CLIENT = "it lists no token and no client, so no client could call"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", NOBODY),
-        ("token = []", NOBODY),
-        (TOKEN * 2, "the sha256 of token 'a' is there 2 times"),
-        (TOKEN + TOKEN.lower(), "the sha256 of token 'a' is there 2 times"),
-        (CLIENT * 2, "client 'a' is there 2 times"),
+        ("", NO_CLIENT),
+        ("token = []", NO_CLIENT),
+        (TOKEN * 2, "the sha256 of token 'a' is listed 2 times"),
+        (TOKEN + TOKEN.lower(), "the sha256 of token 'a' is listed 2 times"),
+        (CLIENT * 2, "client 'a' is listed 2 times"),
         (
             TOKEN + "expires = 2027-01-31T12:00:00",
             "token[0].expires: 2027-01-31 12:00:00 has no offset from UTC; write it with one, such as "
@@ -90,10 +90,10 @@ NOBODY = "it names no token and no client, so that nobody could call"
         (TOKEN.replace('"a"', '"a b"'), f"token[0].name: got 'a b'; {NAME}"),
         (TOKEN.replace('"a"', r'"a\n"'), rf"token[0].name: got 'a\n'; {NAME}"),
         (CLIENT.replace('"a"', r'"a\n"'), r"client[0].name: got 'a\n'; allowed: 1 to 255 printable characters"),
-        (TOKEN.replace("name", "nmae"), f"token[0].name: is required and was not given; {NAME}"),
+        (TOKEN.replace("name", "nmae"), f"token[0].name: is required but not set; {NAME}"),
     ],
 )
-def test_what_makes_no_sense_is_said(text: str, said: str) -> None:
+def test_an_invalid_tokens_file_is_described(text: str, said: str) -> None:
     assert problem(text) == f"f: {said}"
 
 
@@ -105,7 +105,7 @@ def client(name: str, *keys: str, scope: str = "infer") -> str:
     return f'[[client]]\nname = "{name}"\nscopes = ["{scope}"]\n{said}'
 
 
-def test_keys_begin_with_the_name_unless_the_file_says_otherwise() -> None:
+def test_keys_begin_with_the_name_unless_the_file_sets_them() -> None:
     uri = "spiffe://example/batch one"
     found = read(TOKEN + client("b", "/b-", "perf") + client(uri) + client("c", scope="read"))
     assert found.keys() == {"a": ("a+",), "b": ("b-", "perf"), uri: ("spiffe:%2F%2Fexample%2Fbatch%20one+",)}
@@ -116,7 +116,7 @@ def test_a_token_and_a_certificate_of_one_name_have_the_same_keys() -> None:
     assert read(client("a", "x-", "x-y")).keys() == {"a": ("x-", "x-y")}
 
 
-def test_who_is_alone_may_have_every_key() -> None:
+def test_a_single_client_may_have_every_key() -> None:
     assert read(client("a", "") + client("b", scope="read")).keys() == {"a": ("",)}
 
 
@@ -131,12 +131,12 @@ def test_who_is_alone_may_have_every_key() -> None:
         (client("a", "b+x") + client("b"), "'b+' of 'b' and 'b+x' of 'a'"),
     ],
 )
-def test_no_key_is_two_clients(text: str, said: str) -> None:
-    assert problem(text) == f"f: shared_memory_keys {said} overlap; a key is one client's"
+def test_no_key_belongs_to_two_clients(text: str, said: str) -> None:
+    assert problem(text) == f"f: shared_memory_keys {said} overlap; a key belongs to one client"
 
 
 @pytest.mark.parametrize("key", ["a/b", "a b", "é", "x" * 256])
-def test_what_can_not_begin_a_key_is_refused(key: str) -> None:
+def test_an_invalid_key_prefix_is_refused(key: str) -> None:
     assert problem(client("a", key)).startswith("f: client[0].shared_memory_keys[0]: got '")
 
 
@@ -171,7 +171,7 @@ def test_a_hash_is_64_hexadecimal_digits(digest: str) -> None:
     )
 
 
-def test_there_is_an_end_to_how_many_it_may_name() -> None:
+def test_the_number_of_entries_is_limited() -> None:
     many = "".join(CLIENT.replace('"a"', f'"a{n}"') for n in range(1001))
     assert problem(many).startswith("f: client: got ")
     assert len(read(many.removeprefix(CLIENT.replace('"a"', '"a0"'))).client) == 1000
@@ -197,7 +197,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["token", "client", "x"]), VALUES))
-def test_whatever_the_file_says_it_is_taken_or_a_configuration_error(tables: dict[str, object]) -> None:
+def test_every_file_is_accepted_or_a_configuration_error(tables: dict[str, object]) -> None:
     with suppress(ConfigurationError):
         found = tokens.of(tables, "f")
         assert found.token or found.client

@@ -33,11 +33,11 @@ def test_a_file_fills_the_front_from_its_start_and_the_back_up_to_its_end() -> N
     assert examined(b"abcdef") == [*b"abcdef", 256, 256, 256, 256, *b"abcdef"]
 
 
-def test_whitespace_is_left_out_before_the_start_and_after_the_end_only() -> None:
+def test_only_leading_and_trailing_whitespace_is_skipped() -> None:
     assert examined(b" \n a bc \t") == [*b"a bc \t", 256, 256, 256, *b" \n a bc"]
 
 
-def test_of_a_long_file_only_a_block_at_each_end_is_looked_at() -> None:
+def test_only_a_block_at_each_end_of_a_long_file_is_read() -> None:
     content = b" " * 10 + b"abcdefghijkl" + b"x" * 50 + b"mnop" + b"\n" * 12
 
     assert examined(content) == [*b"abcdef", 256, 256, 256, 256, 256, 256, *b"mnop"]
@@ -54,7 +54,7 @@ def test_of_a_long_file_only_a_block_at_each_end_is_looked_at() -> None:
         (b" " * 15 + "é".encode() * 8, "unknown"),  # the block ends within a character
     ],
 )
-def test_too_little_to_judge_is_answered_without_the_model(content: bytes, label: str) -> None:
+def test_too_short_a_file_needs_no_model(content: bytes, label: str) -> None:
     assert examined(content) == Classification(label, 1.0)
 
 
@@ -88,7 +88,7 @@ def test_a_label_is_shown_when_its_score_reaches_the_threshold(scores: list[floa
     assert verdict.score == pytest.approx(max(scores))
 
 
-def test_a_folder_and_a_device_take_no_model(tmp_path: Path) -> None:
+def test_a_folder_and_a_device_need_no_model(tmp_path: Path) -> None:
     assert RULES.examine(tmp_path) == Classification("directory", 1.0)
     assert RULES.examine(Path("/dev/null")) == Classification("unknown", 1.0)
 

@@ -19,7 +19,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pip")
-def test_models_that_are_there_are_not_downloaded_again(repository: Path) -> None:
+def test_existing_models_are_not_downloaded_again(repository: Path) -> None:
     steps: list[str] = []
 
     fetch(repository, steps.append)
@@ -35,7 +35,7 @@ def test_a_damaged_file_is_not_taken_for_the_model(repository: Path) -> None:
         fetch(repository, print)
 
 
-def test_a_damaged_file_is_replaced_and_settings_of_ones_own_are_kept(repository: Path) -> None:
+def test_a_damaged_file_is_replaced_and_the_users_settings_are_kept(repository: Path) -> None:
     onnx, settings = repository / "silero-vad" / "1" / "model.onnx", repository / "silero-vad" / "model.toml"
     intact = onnx.read_bytes()
     onnx.write_bytes(b"damaged")
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_replaced_and_settings_of_ones_own_are_kept(repository
         (Piece("silero_vad/model.py", "x/1/model.onnx", "0" * 64), "model.py is not the file with SHA-256 000"),
     ],
 )
-def test_a_wheel_that_is_not_what_it_was_is_refused(tmp_path: Path, piece: Piece, problem: str) -> None:
+def test_a_changed_wheel_is_refused(tmp_path: Path, piece: Piece, problem: str) -> None:
     with pytest.raises(FetchFailed, match=problem):
         fetch(tmp_path, print, [Source("silero-vad==6.2.3", "x", (piece,), "")])
 

@@ -26,7 +26,7 @@
     tests/engine/test_cache.py::test_the_folder_never_outgrows_its_cap_and_keeps_the_newest
 14  tests/engine/test_cpu_budget.py::test_threads_are_the_tightest_of_affinity_and_every_quota
     tests/engine/test_device.py::test_every_family_honours_threads_and_streams
-15  tests/config/test_model.py::test_a_property_that_has_a_key_of_its_own_or_does_harm_is_refused_with_the_reason
+15  tests/config/test_model.py::test_a_property_with_its_own_key_or_a_harmful_one_is_refused_with_the_reason
     tests/engine/test_device.py::test_a_choosing_device_keeps_its_present_candidates_in_order
 16  tests/engine/test_runtime.py::test_no_thread_is_started
     tests/engine/test_runtime.py::test_nothing_is_written_to_the_home_folder
@@ -79,6 +79,7 @@
 47  tests/system/test_content.py::test_what_is_replaced_is_served_however_that_comes_to_be_known
 48  tests/engine/test_traps.py::test_a_log_sum_exp_of_older_onnx_is_taken_over_all_axes
 49  tests/engine/test_traps.py::test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_first_one
+50  tests/engine/test_traps.py::test_a_constant_behind_a_product_is_read_along_the_last_axis
 """
 
 import ast
@@ -484,3 +485,15 @@ def test_a_constant_behind_a_reduction_of_three_dimensions_is_read_along_the_fir
     sums = rows.sum(2, keepdims=True)
     # Right were sums + added.reshape(1, 3, 1). With more rows than elements it reads what lies behind them.
     assert compiled(network)(rows)[0].tolist() == (sums + added.reshape(3, 1, 1)).tolist()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (3, 1, 1)])
+def test_a_constant_behind_a_product_is_read_along_the_last_axis(shape: tuple[int, ...]) -> None:
+    x = op.parameter([-1, 3, 5, 4], np.float32)
+    added = np.array([100, 200, 300], np.float32)
+    weights = np.ones((4, 3), np.float32)
+    product = op.matmul(x, op.constant(weights), False, False)
+    network = ov.Model([op.add(product, op.constant(added.reshape(shape))).output(0)], [x])
+    rows = np.arange(120, dtype=np.float32).reshape(2, 3, 5, 4)
+    # Right were rows @ weights + added.reshape(1, 3, 1, 1).
+    np.testing.assert_allclose(compiled(network, INFERENCE_PRECISION_HINT="f32")(rows)[0], rows @ weights + added)

@@ -207,7 +207,7 @@ def test_a_client_that_goes_away_leaves_no_traceback(sent: bytes, capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
-def test_a_port_that_is_taken_is_a_configuration_error() -> None:
+def test_a_taken_port_is_a_configuration_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError) as refused:

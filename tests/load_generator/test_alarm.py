@@ -8,7 +8,7 @@ from tests.event_loop import on_loop
 
 
 @on_loop
-async def test_it_rings_at_its_moment_and_never_before() -> None:
+async def test_an_alarm_rings_at_its_moment_and_never_before() -> None:
     rung: list[int] = []
     over = asyncio.Event()
 
@@ -35,7 +35,7 @@ async def test_a_moment_that_has_passed_rings_at_once() -> None:
 
 
 @on_loop
-async def test_setting_it_anew_replaces_the_moment() -> None:
+async def test_setting_it_again_replaces_the_moment() -> None:
     over = asyncio.Event()
     with Alarm(over.set) as alarm:
         alarm.set(time.monotonic_ns() + 3600 * 10**9)
@@ -44,7 +44,7 @@ async def test_setting_it_anew_replaces_the_moment() -> None:
 
 
 @on_loop
-async def test_a_closed_one_rings_no_more() -> None:
+async def test_a_closed_alarm_does_not_ring() -> None:
     rung: list[None] = []
     with Alarm(lambda: rung.append(None)) as alarm:
         alarm.set(time.monotonic_ns() + 1_000_000)

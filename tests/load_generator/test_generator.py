@@ -64,7 +64,7 @@ async def test_a_closed_loop_has_as_many_in_flight_as_it_was_told(stream: bool) 
         await generator.settle(10)
     assert most == 5
     window = tally.window(0.0)
-    # Each seat asked again until the window was closed, and was waited for then.
+    # Each seat sent again until the window closed, and its last response was awaited.
     assert window.due == answered >= 20
     assert window.codes == {OK: answered}
 
@@ -89,7 +89,7 @@ async def test_an_open_loop_sends_every_request_that_was_due_in_turn(stream: boo
 
 
 @on_loop
-async def test_latency_counts_from_when_a_request_was_due_though_the_server_holds_all_of_them_up() -> None:
+async def test_latency_counts_from_the_due_time_even_if_the_server_delays_all_requests() -> None:
     due: list[int] = []
     arrived, all_arrived = 0, asyncio.Event()
 
@@ -105,18 +105,18 @@ async def test_latency_counts_from_when_a_request_was_due_though_the_server_hold
         due += [tally.opens + int(at) for at in Open(100, "constant").due(0.2, 0)]
         await generator.open(due)
         await generator.settle(10)
-    # None came before the last was sent: the first waited for the whole of the schedule.
+    # No response came before the last request was sent: the first waited for the whole schedule.
     assert all(late >= due[-1] - at for late, at in zip(sorted(tally.latencies, reverse=True), due, strict=True))
 
 
 @WAYS
 @on_loop
-async def test_a_client_that_is_behind_sends_all_the_same_and_counts_it_as_latency(stream: bool) -> None:
+async def test_a_late_client_sends_every_request_and_counts_the_delay_as_latency(stream: bool) -> None:
     async def answer(_: bytes) -> grpc.StatusCode:
         return grpc.StatusCode.OK
 
     async with generating(answer, 0.2, stream=stream) as (generator, tally):
-        # The window was over before the client came to it.
+        # The window was over before the client got to it.
         tally.opens -= SECOND
         tally.closes -= SECOND
         due = [tally.opens + int(at) for at in Open(500, "constant").due(0.2, 0)]
@@ -126,7 +126,7 @@ async def test_a_client_that_is_behind_sends_all_the_same_and_counts_it_as_laten
     assert window.codes == {OK: 100}
     assert window.lags.least >= 0.8 * SECOND
     assert window.latencies.least >= window.lags.least
-    # No answer came while it was open.
+    # No response came while it was open.
     assert window.answered == 0
 
 
@@ -144,7 +144,7 @@ async def test_refusals_are_counted_by_their_code(stream: bool) -> None:
 
 @WAYS
 @on_loop
-async def test_what_is_never_answered_is_given_up(stream: bool) -> None:
+async def test_unanswered_requests_are_given_up(stream: bool) -> None:
     async def never(_: bytes) -> grpc.StatusCode:
         await asyncio.Event().wait()
         return grpc.StatusCode.OK
@@ -157,7 +157,7 @@ async def test_what_is_never_answered_is_given_up(stream: bool) -> None:
 
 @WAYS
 @on_loop
-async def test_stopping_closes_the_window_and_forgets_what_it_cuts_off(stream: bool) -> None:
+async def test_stopping_closes_the_window_and_drops_unfinished_requests(stream: bool) -> None:
     count, stuck = 0, asyncio.Event()
 
     async def two_answers(_: bytes) -> grpc.StatusCode:
@@ -180,7 +180,7 @@ async def test_stopping_closes_the_window_and_forgets_what_it_cuts_off(stream: b
 
 
 @on_loop
-async def test_an_objective_tells_which_answers_are_in_time() -> None:
+async def test_the_objective_decides_which_responses_are_in_time() -> None:
     async def answer(_: bytes) -> grpc.StatusCode:
         return grpc.StatusCode.OK
 

@@ -1,4 +1,4 @@
-"""Where a server's own figures come from."""
+"""The sources of a server's own figures."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ process_resident_memory_bytes_of_another 7
 
 @contextmanager
 def page(body: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """A page that says ``body``; its address, and the credentials it was shown."""
+    """A page with ``body``; its address, and the credentials presented to it."""
     shown: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,7 +49,7 @@ def page(body: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
             serving.join()
 
 
-def test_a_prometheus_page_says_cpu_time_and_memory() -> None:
+def test_a_prometheus_page_has_cpu_time_and_memory() -> None:
     with page(PAGE) as (url, shown):
         assert MetricsPage(url, NO_CREDENTIALS).read() == Resources(12.5, 300_000_000)
         assert MetricsPage(url, ClientCredentials(token="secret")).read().cpu_seconds == 12.5
@@ -69,17 +69,17 @@ def test_a_page_of_several_processes_is_their_sum() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ("process_cpu_seconds_total 1\n", 200, "holds no process_resident_memory_bytes"),
-        ("<html></html>", 200, "holds no process_cpu_seconds_total"),
+        ("process_cpu_seconds_total 1\n", 200, "has no process_resident_memory_bytes"),
+        ("<html></html>", 200, "has no process_cpu_seconds_total"),
         ("", 404, "Not Found"),
     ],
 )
-def test_a_page_that_says_nothing_is_one_sentence(body: str, status: int, says: str) -> None:
+def test_a_page_without_figures_is_one_sentence(body: str, status: int, says: str) -> None:
     with page(body, status) as (url, _), pytest.raises(NoResourceUsage, match=says):
         MetricsPage(url, NO_CREDENTIALS).read()
 
 
-def test_a_page_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_page_is_one_sentence() -> None:
     with pytest.raises(NoResourceUsage, match=r"http://127\.0\.0\.1:1/metrics: .*refused"):
         MetricsPage("http://127.0.0.1:1/metrics", NO_CREDENTIALS).read()
 
@@ -96,11 +96,11 @@ def write(proc: Path, pid: int, cpu: tuple[int, int], pages: int, children: str)
     thread.mkdir(parents=True)
     (thread / "children").write_text(children)
     fields = ["S", *"0" * 10, str(cpu[0]), str(cpu[1]), *"0" * 8, str(pages), *"0" * 5]
-    # A process may call itself anything.
+    # A process may have any name.
     (proc / str(pid) / "stat").write_text(f"{pid} (a) b 1 2) {' '.join(fields)}\n")
 
 
-def test_the_children_of_a_process_are_counted_with_it_and_those_of_others_are_not(tmp_path: Path) -> None:
+def test_a_process_counts_with_its_own_children_only(tmp_path: Path) -> None:
     write(tmp_path, 10, (100, 50), 7, "11 12 ")
     write(tmp_path, 11, (10, 5), 70, "13 ")
     write(tmp_path, 13, (1, 0), 700, "")
@@ -110,7 +110,7 @@ def test_the_children_of_a_process_are_counted_with_it_and_those_of_others_are_n
     assert ProcessTree(10, tmp_path).read() == Resources(166 / ticks, 777 * page_size)
 
 
-def test_a_process_that_is_not_there_is_one_sentence() -> None:
+def test_a_missing_process_is_one_sentence() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     with pytest.raises(NoResourceUsage, match=f"process {ended.pid}: No such file"):

@@ -1,4 +1,4 @@
-"""What the repository finds on real trees of files, and how it words what it can't serve."""
+"""The models found on real trees of files, and the errors for those that can't be served."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_a_folder_without_models_is_odd(tmp_path: Path, files: tuple[str, ...]) 
 )
 @pytest.mark.parametrize("below", ["", "7"])
 def test_the_folder_of_one_model_is_odd(tmp_path: Path, files: tuple[str, ...], held: str, below: str) -> None:
-    """Or that of one of its versions."""
+    """The error of the model or of one of its versions."""
     folder = plant(tmp_path / "repository" / "echo" / below, *files)
     assert Repository(folder).oddity() == (
         f"looks like the folder of one model, as it holds {held}; name the folder above that model: "
@@ -69,7 +69,7 @@ def test_the_folder_of_one_model_is_odd(tmp_path: Path, files: tuple[str, ...], 
     "files",
     [("echo/1/model.onnx",), ("echo.onnx",), ("1/model.onnx", "echo/model.onnx"), ("model.onnx", "echo.onnx")],
 )
-def test_any_other_is_not(tmp_path: Path, files: tuple[str, ...]) -> None:
+def test_any_other_folder_is_not_odd(tmp_path: Path, files: tuple[str, ...]) -> None:
     assert Repository(plant(tmp_path, *files)).oddity() == ""
     assert Repository(tmp_path / "absent").oddity() == ""
 
@@ -89,7 +89,7 @@ def test_each_layout_is_found_for_each_format(tmp_path, extension):
     ]
 
 
-def test_a_model_without_a_file_of_settings_has_the_defaults(tmp_path):
+def test_a_model_without_a_settings_file_has_the_defaults(tmp_path):
     plant(tmp_path, "m/1/model.onnx")
     assert Repository(tmp_path).find("m").config == ModelConfig()
 
@@ -99,12 +99,12 @@ def test_the_settings_of_a_model_come_from_its_file(tmp_path):
     assert Repository(tmp_path).find("m").config.execution.streams == 3
 
 
-def test_one_model_file_of_another_name_will_do(tmp_path):
+def test_one_model_file_may_have_another_name(tmp_path):
     plant(tmp_path, "m/1/resnet.onnx", "m/1/labels.txt")
     assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/resnet.onnx"
 
 
-def test_a_file_called_model_goes_before_others(tmp_path):
+def test_a_file_called_model_takes_precedence(tmp_path):
     plant(tmp_path, "m/1/a.onnx", "m/1/model.xml", "m/1/z.pb")
     assert Repository(tmp_path).find("m").versions[0].file_set.main == tmp_path / "m/1/model.xml"
 
@@ -116,7 +116,7 @@ def test_hidden_and_unrelated_entries_are_ignored(tmp_path):
     assert problems(tmp_path) == {}
 
 
-def test_an_empty_repository_has_nothing_and_nothing_broken(tmp_path):
+def test_an_empty_repository_has_no_models_and_no_errors(tmp_path):
     listing = Repository(tmp_path).scan()
     assert (listing.models, listing.broken) == ((), ())
 
@@ -142,14 +142,14 @@ def test_listings_are_sorted_by_name(tmp_path):
         (["m/1/saved_model.pb", "m/1/variables/v"], ["saved_model.pb", "variables/v"]),
         (["m/1/model.saved_model/saved_model.pb"], ["model.saved_model/saved_model.pb"]),
         (["m/1/model.onnx", "m/1/lost+found/x"], ["model.onnx"]),
-        # At the root, what the format keeps beside the file, and nothing else.
+        # At the root, the companion files of the format, and nothing else.
         (["m.xml", "m.bin", "n.xml", "n.bin", "README.md"], ["m.bin", "m.xml"]),
         (["m.pdmodel", "m.pdiparams", "m.txt"], ["m.pdiparams", "m.pdmodel"]),
         (["m.onnx", "m.onnx.data"], ["m.onnx"]),
         (["m.saved_model/saved_model.pb", "m.saved_model/variables/v"], ["saved_model.pb", "variables/v"]),
     ],
 )
-def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
+def test_a_version_is_everything_below_its_folder(tmp_path, files, own):
     (version,) = Repository(plant(tmp_path, *files)).find("m").versions
     assert sorted(f.name for f in version.content.files) == own
 
@@ -165,7 +165,7 @@ def test_a_version_is_all_that_is_below_its_folder(tmp_path, files, own):
         (["m.saved_model/saved_model.pb"], "m.saved_model"),
     ],
 )
-def test_a_saved_model_is_found_wherever_a_file_would_be(tmp_path, files, read):
+def test_a_saved_model_is_found_in_place_of_a_file(tmp_path, files, read):
     (version,) = Repository(plant(tmp_path, *files)).find("m").versions
     assert version.file_set.main == version.content.main == tmp_path / read
 
@@ -188,7 +188,7 @@ def test_the_policy_picks_versions_by_number_in_ascending_order(tmp_path, policy
     assert served(tmp_path) == {"m": picked}
 
 
-def test_a_listed_version_that_is_absent_is_an_error_naming_those_present(tmp_path):
+def test_an_absent_listed_version_is_an_error_that_names_the_present_ones(tmp_path):
     plant(tmp_path, "m/1/model.onnx", "m/4/model.onnx", m='[versions]\npolicy = "listed"\nlisted = [4, 3]')
     assert problems(tmp_path) == {"m": "m/model.toml: versions.listed names 3, which is absent; present: 1, 4"}
 
@@ -221,9 +221,9 @@ BROKEN = {
         "m: holds no model; expected: <version>/model.<ext> or model.<ext>, "
         f"where <ext> is one of {EXTENSIONS}; found: README.md, v1/",
     ),
-    "versions beside a model file": (
+    "versions next to a model file": (
         ["m/1/model.onnx", "m/2/model.onnx", "m/model.onnx"],
-        "m: holds versions (1, 2) and model files beside them (model.onnx); keep one kind",
+        "m: holds versions (1, 2) and model files next to them (model.onnx); keep one kind",
     ),
     "a version with a leading zero": (
         ["m/01/model.onnx", "m/2/model.onnx"],
@@ -254,7 +254,7 @@ def test_a_broken_model_is_named_with_its_reason_and_the_others_are_served(tmp_p
     assert str(raised.value) == sentence
 
 
-def test_a_version_that_no_int64_holds_is_refused(tmp_path):
+def test_a_version_beyond_int64_is_refused(tmp_path):
     plant(tmp_path, f"m/{2**63}/model.onnx")
     assert problems(tmp_path)["m"].startswith(f"m: can't be versions: {2**63}/;")
 
@@ -271,7 +271,7 @@ def test_an_illegal_name_is_an_error_saying_what_is_allowed(tmp_path, name):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse names that are not UTF-8")
-def test_names_that_are_not_text_still_give_a_message_that_can_be_sent(tmp_path):
+def test_names_that_are_not_text_give_a_message_that_can_be_sent(tmp_path):
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")
     ((name, message),) = problems(tmp_path).items()
     assert (name + message).encode("utf-8").startswith(b" ")
@@ -287,7 +287,7 @@ def test_names_that_are_not_text_still_give_a_message_that_can_be_sent(tmp_path)
         ("devices = [", "m/model.toml: not valid TOML: Invalid value (at end of document)"),
     ],
 )
-def test_a_bad_file_of_settings_is_named_relative_to_the_root(tmp_path, text, sentence):
+def test_a_bad_settings_file_is_named_relative_to_the_root(tmp_path, text, sentence):
     plant(tmp_path, "m/1/model.onnx", "sound.onnx", m=text)
     assert problems(tmp_path) == {"m": sentence}
     assert served(tmp_path) == {"sound": [1]}
@@ -295,7 +295,7 @@ def test_a_bad_file_of_settings_is_named_relative_to_the_root(tmp_path, text, se
         Repository(tmp_path).find("m")
 
 
-def test_a_root_that_is_absent_or_no_folder_is_an_error_naming_it(tmp_path):
+def test_a_root_that_is_absent_or_not_a_folder_is_an_error_that_names_it(tmp_path):
     file = plant(tmp_path, "file") / "file"
     for root, reason in ((tmp_path / "absent", "No such file or directory"), (file, "Not a directory")):
         with pytest.raises(RepositoryError) as raised:
@@ -325,13 +325,13 @@ def test_a_folder_without_permission_breaks_only_its_own_model(tmp_path):
 
 @pytest.fixture
 def inside(tmp_path):
-    """A repository with a neighbour outside of it that holds a perfectly good model."""
+    """A repository with a neighbouring folder that holds a valid model."""
     plant(tmp_path, "outside/1/model.onnx", "outside/model.onnx", "outside/model.bin", outside="")
     return plant(tmp_path, "inside/sound.onnx") / "inside"
 
 
 @pytest.mark.parametrize(
-    ("link", "target", "beside"),
+    ("link", "target", "neighbours"),
     [
         ("m", "outside", []),
         ("m.onnx", "outside/model.onnx", []),
@@ -344,8 +344,8 @@ def inside(tmp_path):
     ],
 )
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_link_out_of_the_repository_is_refused(inside, link, target, beside, absolute):
-    plant(inside, *beside)
+def test_a_link_out_of_the_repository_is_refused(inside, link, target, neighbours, absolute):
+    plant(inside, *neighbours)
     (inside / link).parent.mkdir(parents=True, exist_ok=True)
     destination = inside.parent / target
     (inside / link).symlink_to(
@@ -385,22 +385,22 @@ def test_the_root_itself_may_be_a_link(tmp_path):
 
 @pytest.mark.parametrize("link", ["m", "m.onnx", "m/3", "m/1/model.onnx", "m/model.toml"])
 @pytest.mark.parametrize("target", ["gone", "x" * 300], ids=["absent", "too long a name"])
-def test_a_link_to_nothing_breaks_only_its_own_model(inside, link, target):
+def test_a_broken_link_breaks_only_its_own_model(inside, link, target):
     (inside / link).parent.mkdir(parents=True, exist_ok=True)
     (inside / link).symlink_to(target)
-    assert problems(inside) == {"m": f"{link}: is a symbolic link to nothing that can be read"}
+    assert problems(inside) == {"m": f"{link}: is a broken or unreadable symbolic link"}
     assert served(inside) == {"sound": [1]}
 
 
 def test_a_loop_of_links_breaks_only_its_own_model(inside):
     (inside / "m").symlink_to("m")
-    assert problems(inside) == {"m": "m: is a symbolic link to nothing that can be read"}
+    assert problems(inside) == {"m": "m: is a broken or unreadable symbolic link"}
 
 
 # -- asking for one model ---------------------------------------------------------
 
 
-def test_a_model_found_by_name_is_read_from_disk_anew(tmp_path):
+def test_a_model_found_by_name_is_read_from_disk_again(tmp_path):
     repository = Repository(plant(tmp_path, "m/1/model.onnx"))
     assert [v.version for v in repository.find("m").versions] == [1]
     plant(tmp_path, "m/2/model.onnx")
@@ -439,7 +439,7 @@ def test_no_name_reaches_anything_but_the_models_of_the_repository(name):
 @given(name=NAMES)
 def test_an_illegal_name_is_refused_before_the_disk_is_asked(name):
     legal = name.isascii() and name[:1].isalnum() and all(c.isalnum() or c in "._-" for c in name) and len(name) <= 128
-    # There is no such root, so a look at the disk ends in RepositoryError.
+    # The root does not exist, so reading the disk raises RepositoryError.
     with pytest.raises(RepositoryError if legal else UnknownModel):
         Repository(Path("no such folder")).find(name)
 
@@ -514,7 +514,7 @@ def test_a_link_that_leads_out_is_followed_only_where_that_is_allowed(tmp_path: 
     allowed = Repository(root, external_links=True)
     assert [v.version for v in allowed.find("m").versions] == [1]
     (root / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(RepositoryError, match="symbolic link to nothing"):
+    with pytest.raises(RepositoryError, match="broken or unreadable symbolic link"):
         allowed.find("lost")
 
 
@@ -537,6 +537,6 @@ def test_settings_in_a_pipe_or_of_any_size_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m/model.toml")
     (tmp_path / "n/model.toml").write_text("#" * (64 << 10) + "\n")
     assert [str(b.error) for b in Repository(tmp_path).scan().broken] == [
-        "m/model.toml: is no regular file",
+        "m/model.toml: is not a regular file",
         "n/model.toml: is larger than 65536 bytes",
     ]

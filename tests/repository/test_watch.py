@@ -1,4 +1,4 @@
-"""A change of the repository is told once, and not before it is whole."""
+"""A change of the repository is reported once, and only when it is complete."""
 
 import os
 from pathlib import Path
@@ -25,12 +25,12 @@ def watch(tmp_path: Path) -> Watch:
     return watching
 
 
-def test_a_change_is_told_once_two_looks_have_seen_it(tmp_path: Path, watch: Watch) -> None:
+def test_a_change_is_reported_once_two_looks_have_seen_it(tmp_path: Path, watch: Watch) -> None:
     put(tmp_path, "n")
     assert [watch.changed() for _ in range(4)] == [False, True, False, False]
 
 
-def test_what_still_changes_is_left_alone(tmp_path: Path, watch: Watch) -> None:
+def test_a_change_in_progress_is_left_alone(tmp_path: Path, watch: Watch) -> None:
     for size in range(1, 5):
         put(tmp_path, "n", "x" * size)
         assert not watch.changed()
@@ -49,7 +49,7 @@ def test_every_kind_of_change_is_seen(tmp_path: Path, watch: Watch, change: str)
             put(tmp_path, "m", "y", "1/.next")
             (tmp_path / "m/1/.next").rename(tmp_path / "m/1/model.onnx")
         case "untouched":
-            # In as many bytes, and as if it had been left alone.
+            # With the same size and time stamp.
             before = (file := tmp_path / "m/1/model.onnx").stat()
             file.write_text("y")
             os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -73,14 +73,14 @@ def test_every_kind_of_change_is_seen(tmp_path: Path, watch: Watch, change: str)
     assert [watch.changed() for _ in range(3)] == [False, True, False]
 
 
-def test_what_was_put_back_before_it_was_told_is_no_change(tmp_path: Path, watch: Watch) -> None:
+def test_a_change_undone_before_its_report_is_no_change(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "m").rename(tmp_path / ".m")
     assert not watch.changed()
     (tmp_path / ".m").rename(tmp_path / "m")
     assert [watch.changed() for _ in range(3)] == [False] * 3
 
 
-def test_a_repository_that_can_not_be_read_is_said_once_and_changes_nothing(tmp_path: Path, watch: Watch) -> None:
+def test_an_unreadable_repository_is_logged_once_and_changes_nothing(tmp_path: Path, watch: Watch) -> None:
     away = tmp_path.with_name(tmp_path.name + "-away")
     tmp_path.rename(away)
     with capture_logs() as logged:

@@ -243,7 +243,7 @@ async def test_one_that_fails_more_is_rolled_back_and_is_not_tried_again_by_itse
             while not loading.done():
                 answers.append(await house.submit("m", [1, 2, 3, 4], UNSOUND).ended())
                 await asyncio.sleep(0)
-        with pytest.raises(RolloutRejected, match="is served as before: the trial ended as failed: of its requests"):
+        with pytest.raises(RolloutRejected, match="rollout rejected \\(failed\\): of its requests"):
             await loading
         failed = [answer for answer in answers if answer.error is not None]
         assert 0 < len(failed) <= (len(answers) + 1) // 2

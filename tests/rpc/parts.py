@@ -1,4 +1,4 @@
-"""The real server, with real parts and nothing to serve."""
+"""The real server, with real parts and no models."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

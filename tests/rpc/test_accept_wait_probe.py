@@ -1,4 +1,4 @@
-"""The calls that a server makes to itself: they wait as all others do, and are seen by nobody else."""
+"""The calls that a server makes to itself wait like all others, and only the server sees them."""
 
 import asyncio
 import tempfile
@@ -23,14 +23,14 @@ __all__ = ["world"]
 
 MS = 1_000_000
 HELD_UP = 50
-"""Milliseconds for which the event loop does nothing else."""
+"""Milliseconds for which the event loop is blocked."""
 
 BEFORE, TURN = 20, 2
-"""Calls before a probe, and milliseconds that each takes of the event loop."""
+"""Calls before a probe, and milliseconds of the event loop that each takes."""
 
 
 class Told(AcceptWait):
-    """What the probes have told; ``in_flight`` is set while one is on its way."""
+    """What the probes have reported; ``in_flight`` is set while one is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Told(AcceptWait):
         return waited
 
     def come(self, more: int = 1) -> "asyncio.Task[None]":
-        """Done once so many more have arrived."""
+        """Returns once that many more have arrived."""
         have = len(self.waits)
         return asyncio.create_task(until(lambda: len(self.waits) >= have + more))
 
 
 @asynccontextmanager
 async def probed(wait: AcceptWait, options: Sequence[tuple[str, int]] = ()) -> AsyncIterator[AcceptWaitProbe]:
-    """A server that has nothing but an accept-wait probe, which believes that calls are open."""
+    """A server with only an accept-wait probe, which believes that calls are open."""
     server, probe = grpc.aio.server(options=list(options)), AcceptWaitProbe(wait, lambda: True)
     server.add_generic_rpc_handlers((probe,))
     probe.bind(server)
@@ -70,7 +70,7 @@ async def probed(wait: AcceptWait, options: Sequence[tuple[str, int]] = ()) -> A
 
 
 @on_loop
-async def test_a_probe_has_waited_as_long_as_the_loop_was_held_up() -> None:
+async def test_a_probe_has_waited_as_long_as_the_loop_was_blocked() -> None:
     wait = Told()
     async with probed(wait) as probe:
         await wait.come()
@@ -84,7 +84,7 @@ async def test_a_probe_has_waited_as_long_as_the_loop_was_held_up() -> None:
 
 
 @on_loop
-async def test_a_loop_that_is_held_up_is_seen_before_it_goes_on() -> None:
+async def test_a_blocked_loop_is_noticed_while_it_is_blocked() -> None:
     wait = Told()
     async with probed(wait):
         await wait.come()
@@ -94,7 +94,7 @@ async def test_a_loop_that_is_held_up_is_seen_before_it_goes_on() -> None:
 
 
 class Slow(grpc.GenericRpcHandler):
-    """Takes its time for each call of ``/slow``, on the event loop."""
+    """Blocks the event loop for each call of ``/slow``."""
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         if details.method != "/slow":
@@ -109,7 +109,7 @@ class Slow(grpc.GenericRpcHandler):
 @on_loop
 async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
     wait, server = Told(), grpc.aio.server()
-    # Not started: what is sent when is up to the test.
+    # Not started: the test decides when to send what.
     probe = AcceptWaitProbe(wait, lambda: True)
     server.add_generic_rpc_handlers((Slow(), probe))
     probe.bind(server)
@@ -129,7 +129,7 @@ async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
 
 
 @on_loop
-async def test_a_connection_that_the_server_ends_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_closed_by_the_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     closed = Http2Connection.close
 
@@ -146,7 +146,7 @@ async def test_a_connection_that_the_server_ends_is_made_again(monkeypatch: pyte
 
 
 @on_loop
-async def test_without_a_socket_it_is_said_once_and_everything_else_serves(
+async def test_a_missing_socket_is_logged_once_and_everything_else_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("d" * 120)
@@ -175,7 +175,7 @@ GATES = {
 
 @pytest.mark.parametrize("kind", GATES)
 @on_loop
-async def test_it_passes_every_gate_and_is_counted_as_no_request(
+async def test_a_probe_passes_every_gate_and_counts_as_no_request(
     kind: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -193,7 +193,7 @@ async def test_it_passes_every_gate_and_is_counted_as_no_request(
 
 
 @on_loop
-async def test_nobody_else_finds_the_method(tmp_path: Path) -> None:
+async def test_no_client_finds_the_method(tmp_path: Path) -> None:
     parts = Parts(tmp_path, {}, credentials=Credentials())
     port = parts.server.bind("127.0.0.1:0")
     await parts.server.start()
@@ -209,7 +209,7 @@ async def test_nobody_else_finds_the_method(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_what_is_no_probe_of_this_server_changes_nothing() -> None:
+async def test_a_foreign_probe_changes_nothing() -> None:
     wait = Told()
     async with probed(wait) as probe:
         await wait.come()

@@ -1,4 +1,4 @@
-"""Every RPC of every service and every path of the metrics port, by everything a caller may present."""
+"""Every RPC of every service and every path of the metrics port, with every credential a caller may present."""
 
 import asyncio
 import gc
@@ -78,9 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     clients = {scope: ours.issue(scope, f"DNS:{scope}.example") for scope in SCOPES}
     clients |= {
         "several names": ours.issue("several", "DNS:unknown.example", "URI:spiffe://x/y", "DNS:read.example"),
-        # A common name counts for a certificate without alternatives only.
+        # A common name only counts in a certificate without alternative names.
         "common name": ours.issue("common name"),
-        "common name beside another": ours.issue("infer.example", "DNS:unknown.example"),
+        "common name with another": ours.issue("infer.example", "DNS:unknown.example"),
         "unlisted": ours.issue("unlisted", "DNS:unlisted.example"),
         "expired": ours.issue("infer", "DNS:infer.example", end=EXPIRED),
         "another ca's": others.issue("infer", "DNS:infer.example"),
@@ -91,7 +91,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @dataclass(frozen=True)
 class Presented:
-    """What a caller shows: the name of a client certificate, and the text after ``authorization``."""
+    """A caller's credentials: the name of a client certificate, and the value of ``authorization``."""
 
     certificate: str = ""
     authorization: tuple[str, ...] = ()
@@ -101,10 +101,10 @@ def bearing(name: str, certificate: str = "") -> Presented:
     return Presented(certificate, (f"Bearer {secret(name)}",))
 
 
-# What may be done by whom; None where the call is made without credentials, and a set of scopes otherwise.
+# The scopes of each caller; None for a call without valid credentials.
 WITH_TOKENS: dict[str, tuple[Presented, set[str] | None]] = {
     "nothing": (Presented(), None),
-    "an unknown token": (bearing("nobody"), None),
+    "an unknown token": (bearing("stranger"), None),
     "an expired token": (bearing("old"), None),
     "an empty token": (Presented(authorization=("Bearer ",)), None),
     "no scheme": (Presented(authorization=(secret("everything"),)), None),
@@ -121,14 +121,14 @@ WITH_CERTIFICATES: dict[str, tuple[Presented, set[str] | None]] = {
     **{f"a certificate for {scope}": (Presented(scope), {scope}) for scope in SCOPES},
     "one of several names": (Presented("several names"), {"read"}),
     "a common name": (Presented("common name"), {"infer"}),
-    "a common name beside another": (Presented("common name beside another"), set()),
+    "a common name with another": (Presented("common name with another"), set()),
     "an unlisted certificate": (Presented("unlisted"), set()),
     "an unlisted certificate and a token": (bearing("infer", "unlisted"), {"infer"}),
     "a certificate and a token for less": (bearing("read", "infer"), {"read"}),
-    "a certificate and an unknown token": (bearing("nobody", "infer"), None),
+    "a certificate and an unknown token": (bearing("stranger", "infer"), None),
     "a certificate and an expired token": (bearing("old", "infer"), None),
 }
-# These come no further than the handshake.
+# These fail in the handshake.
 UNVERIFIED = {
     "no certificate": Presented(),
     "no certificate and a token": bearing("everything"),
@@ -169,7 +169,7 @@ class Serving:
         pair = self.world.clients.get(certificate)
         shown = (pair.key.read_bytes(), pair.certificate.read_bytes()) if pair is not None else (None, None)
         secure = grpc.ssl_channel_credentials(self.world.ca.read_bytes(), *shown)
-        # With channels alike gRPC would share their connections, and with them the certificate.
+        # gRPC would share connections between equal channels, and with them the certificate.
         return grpc.aio.secure_channel(self.address, secure, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
@@ -200,7 +200,7 @@ async def serving(
 
 
 async def without_credentials(world: World, root: Path) -> dict[str, Code]:
-    """How each call ends where nobody asks who is calling."""
+    """How each call ends without authentication."""
     async with serving(world, root, Credentials()) as open_to_all:
         codes = await open_to_all.codes(Presented())
     assert not set(codes.values()) & {UNAUTHENTICATED, DENIED, Code.UNAVAILABLE, Code.UNKNOWN} - {codes[INFER]}
@@ -211,7 +211,7 @@ INFER, STREAM = f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"
 
 
 def expected(otherwise: dict[str, Code], scopes: set[str] | None) -> dict[str, Code]:
-    """How each call is to end for those who have ``scopes``."""
+    """How each call must end for callers with ``scopes``."""
 
     def code(method: str, access: Access) -> Code:
         if access is Access.OPEN or (scopes is not None and access.value in scopes):
@@ -223,7 +223,7 @@ def expected(otherwise: dict[str, Code], scopes: set[str] | None) -> dict[str, C
 
 @pytest.mark.parametrize("who", WITH_TOKENS)
 @on_loop
-async def test_each_rpc_wants_a_token_of_its_scope(world: World, tmp_path: Path, who: str) -> None:
+async def test_each_rpc_needs_a_token_with_its_scope(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_TOKENS[who]
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, credentials(world, tokens=True)) as served:
@@ -234,7 +234,7 @@ async def test_each_rpc_wants_a_token_of_its_scope(world: World, tmp_path: Path,
 
 @pytest.mark.parametrize("who", WITH_CERTIFICATES)
 @on_loop
-async def test_each_rpc_wants_a_certificate_of_its_scope(world: World, tmp_path: Path, who: str) -> None:
+async def test_each_rpc_needs_a_certificate_with_its_scope(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_CERTIFICATES[who]
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
@@ -244,7 +244,7 @@ async def test_each_rpc_wants_a_certificate_of_its_scope(world: World, tmp_path:
 @pytest.mark.parametrize("tokens", [True, False], ids=["with tokens", "without tokens"])
 @pytest.mark.parametrize("who", UNVERIFIED)
 @on_loop
-async def test_no_rpc_is_reached_without_a_verified_certificate_where_those_are_verified(
+async def test_no_rpc_is_reached_without_a_certificate_if_those_are_verified(
     world: World, tmp_path: Path, who: str, tokens: bool
 ) -> None:
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=tokens)) as served:
@@ -253,9 +253,9 @@ async def test_no_rpc_is_reached_without_a_verified_certificate_where_those_are_
     assert served.parts.seen == []
 
 
-@pytest.mark.parametrize("shown", [Presented("unlisted"), Presented("common name"), bearing("nobody", "unlisted")])
+@pytest.mark.parametrize("shown", [Presented("unlisted"), Presented("common name"), bearing("stranger", "unlisted")])
 @on_loop
-async def test_without_a_tokens_file_a_verified_certificate_opens_everything(
+async def test_without_a_tokens_file_a_verified_certificate_grants_everything(
     world: World, tmp_path: Path, shown: Presented
 ) -> None:
     otherwise = await without_credentials(world, tmp_path)
@@ -265,7 +265,7 @@ async def test_without_a_tokens_file_a_verified_certificate_opens_everything(
 
 @pytest.mark.parametrize("who", ["nothing", "a token for everything", "a token for tuner", "a token for infer"])
 @on_loop
-async def test_no_scope_opens_a_control_that_is_switched_off(world: World, tmp_path: Path, who: str) -> None:
+async def test_no_scope_opens_a_disabled_control(world: World, tmp_path: Path, who: str) -> None:
     shown, scopes = WITH_TOKENS[who]
     async with serving(world, tmp_path, credentials(world, tokens=True), enabled=()) as served:
         codes = await served.codes(shown)
@@ -274,10 +274,10 @@ async def test_no_scope_opens_a_control_that_is_switched_off(world: World, tmp_p
 
 
 @on_loop
-async def test_a_token_means_nothing_to_a_server_that_knows_none(world: World, tmp_path: Path) -> None:
+async def test_a_server_without_tokens_ignores_a_token(world: World, tmp_path: Path) -> None:
     otherwise = await without_credentials(world, tmp_path)
     async with serving(world, tmp_path, Credentials()) as served:
-        assert await served.codes(bearing("nobody")) == otherwise
+        assert await served.codes(bearing("stranger")) == otherwise
 
 
 # -- what is said, counted and read -----------------------------------------------
@@ -298,7 +298,7 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
         said = [
             await answer(served, INFER, shown)
             for shown in (
-                bearing("nobody", "infer"),
+                bearing("stranger", "infer"),
                 bearing("old", "infer"),
                 Presented("infer", ("Bearer x",)),
                 bearing("read", "infer"),
@@ -307,7 +307,7 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
         ]
         flag = await answer(served, f"/{SERVICE}/RepositoryModelLoad", bearing("everything", "infer"))
     assert said == [
-        (UNAUTHENTICATED, "the token is not known"),
+        (UNAUTHENTICATED, "unknown token"),
         (UNAUTHENTICATED, "the token has expired"),
         (UNAUTHENTICATED, "authorization is not of the form 'Bearer TOKEN'"),
         (DENIED, "ModelInfer needs the scope 'infer', which 'read' does not have"),
@@ -317,15 +317,13 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
 
 
 @on_loop
-async def test_a_refused_inference_is_counted_once_and_nothing_else_that_is_refused(
-    world: World, tmp_path: Path
-) -> None:
-    """Also where the certificate decides, and the message has been read by then."""
+async def test_only_refused_inferences_are_counted_and_each_once(world: World, tmp_path: Path) -> None:
+    """Also if the certificate decides, when the message has already been read."""
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
-        for shown in (bearing("nobody", "infer"), bearing("read", "infer"), Presented("read")):
+        for shown in (bearing("stranger", "infer"), bearing("read", "infer"), Presented("read")):
             for method in (INFER, STREAM, f"/{SERVICE}/ModelMetadata"):
                 await answer(served, method, shown)
-        # What takes calls for unread counts them as they are let go of, a turn of the loop later.
+        # Unread calls are counted when they are freed, a turn of the loop later.
         gc.collect()
         await answer(served, f"/{SERVICE}/ServerLive", Presented("read"))
         seen = list(served.parts.seen)
@@ -337,17 +335,17 @@ async def test_a_refused_inference_is_counted_once_and_nothing_else_that_is_refu
 
 
 @on_loop
-async def test_a_message_that_is_refused_by_token_is_not_read(world: World, tmp_path: Path) -> None:
+async def test_the_message_of_a_call_refused_by_token_is_not_read(world: World, tmp_path: Path) -> None:
     async with serving(world, tmp_path, credentials(world, tokens=True)) as served:
-        # Read, it would be too large; its sender hears about the token instead.
-        told = await answer(served, INFER, bearing("nobody"), bytes(3 << 20))
+        # If it were read, it would be too large; its sender gets the token's error instead.
+        told = await answer(served, INFER, bearing("stranger"), bytes(3 << 20))
         too_large = await answer(served, INFER, bearing("infer"), bytes(3 << 20))
-    assert told == (UNAUTHENTICATED, "the token is not known")
+    assert told == (UNAUTHENTICATED, "unknown token")
     assert too_large[0] is Code.RESOURCE_EXHAUSTED
 
 
 @on_loop
-async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(world: World, tmp_path: Path) -> None:
+async def test_a_token_removed_from_the_file_is_no_longer_valid(world: World, tmp_path: Path) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(token("infer", ["infer"]))
     held = Credentials(None, file)
@@ -361,7 +359,7 @@ async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(worl
         held.look()
         broken = await answer(served, INFER, bearing("another"))
     assert before[0] is another[0] is broken[0] is Code.UNAVAILABLE  # no model is there yet
-    assert after == (UNAUTHENTICATED, "the token is not known")
+    assert after == (UNAUTHENTICATED, "unknown token")
     assert [(one.current, one.readings) for one in held.watched_files()] == [(False, {"ok": 1, "failed": 1})]
 
 
@@ -369,8 +367,8 @@ async def test_a_token_that_is_taken_out_of_the_file_opens_nothing_any_more(worl
 
 
 @on_loop
-async def test_calls_side_by_side_are_each_their_own_callers(world: World, tmp_path: Path) -> None:
-    """The name is kept with the call: neither the connection's nor the last one's."""
+async def test_concurrent_calls_each_have_their_own_caller(world: World, tmp_path: Path) -> None:
+    """The name belongs to the call, not to the connection or to the previous call."""
     held = credentials(world, tls=True, verify=True, tokens=True)
     async with serving(world, tmp_path, held) as served:
         inference = served.parts.inference
@@ -460,7 +458,7 @@ def readable(scopes: set[str] | None) -> dict[str, int]:
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "clear"])
 @pytest.mark.parametrize("who", READERS)
-def test_each_path_but_health_wants_a_token_to_read(world: World, who: str, tls: bool) -> None:
+def test_each_path_but_health_needs_a_token_to_read(world: World, who: str, tls: bool) -> None:
     shown, scopes = READERS[who]
     exporting = Exporting(world, credentials(world, tls=tls, tokens=True))
     try:
@@ -477,7 +475,7 @@ def test_each_path_but_health_wants_a_token_to_read(world: World, who: str, tls:
     ],
     ids=[*WITH_CERTIFICATES, *WITH_TOKENS],
 )
-def test_each_path_but_health_wants_a_certificate_or_a_token_where_certificates_are_verified(
+def test_each_path_but_health_needs_a_certificate_or_a_token_if_certificates_are_verified(
     world: World, shown: Presented, scopes: set[str] | None
 ) -> None:
     if shown.authorization[:1] == (WITH_TOKENS["another scheme"][0].authorization[0],):
@@ -490,7 +488,7 @@ def test_each_path_but_health_wants_a_certificate_or_a_token_where_certificates_
 
 
 @pytest.mark.parametrize("certificate", ["expired", "another ca's"])
-def test_no_path_is_reached_with_a_certificate_that_is_not_good(world: World, certificate: str) -> None:
+def test_no_path_is_reached_with_an_invalid_certificate(world: World, certificate: str) -> None:
     exporting = Exporting(world, credentials(world, tls=True, verify=True, tokens=True))
     try:
         for path in PATHS:
@@ -500,7 +498,7 @@ def test_no_path_is_reached_with_a_certificate_that_is_not_good(world: World, ce
         exporting.close()
 
 
-def test_without_a_tokens_file_the_metrics_port_wants_any_verified_certificate(world: World) -> None:
+def test_without_a_tokens_file_the_metrics_port_needs_any_verified_certificate(world: World) -> None:
     exporting = Exporting(world, credentials(world, tls=True, verify=True))
     try:
         assert exporting.statuses(Presented("unlisted")) == readable({"read"})
@@ -510,7 +508,7 @@ def test_without_a_tokens_file_the_metrics_port_wants_any_verified_certificate(w
         exporting.close()
 
 
-def test_a_refused_reader_is_told_how_and_counted(world: World) -> None:
+def test_a_refused_reader_gets_a_challenge_and_is_counted(world: World) -> None:
     held = credentials(world, tokens=True)
     exporting = Exporting(world, held)
     try:
@@ -527,7 +525,7 @@ def test_a_refused_reader_is_told_how_and_counted(world: World) -> None:
     }
 
 
-def test_readiness_names_no_model_to_those_who_may_be_anybody(world: World) -> None:
+def test_readiness_names_no_model_to_anonymous_callers(world: World) -> None:
     bodies = {}
     for tokens in (True, False):
         exporting = Exporting(world, credentials(world, tokens=tokens))
@@ -540,7 +538,7 @@ def test_readiness_names_no_model_to_those_who_may_be_anybody(world: World) -> N
 
 
 def handshake(port: int, ca: Path, client: Pair | None = None, protocol: str = "h2") -> str:
-    """The common name of what the server shows."""
+    """The common name in the server's certificate."""
     context = ssl.create_default_context(cafile=str(ca))
     context.set_alpn_protocols([protocol])
     if client is not None:
@@ -553,7 +551,7 @@ def handshake(port: int, ca: Path, client: Pair | None = None, protocol: str = "
 
 
 @on_loop
-async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path: Path) -> None:
+async def test_new_connections_get_a_new_certificate_and_old_ones_continue(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path / "ca")
     pairs = [authority.issue(f"server {n}", "DNS:localhost", end=f"20{n}90101000000Z") for n in (4, 5, 6)]
     files = CertificateFiles(tmp_path / "tls.pem", tmp_path / "tls.key")
@@ -589,7 +587,7 @@ async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path
         place(pairs[1])
         held.look()
         seen.append(await shown())
-        # A key that is another's, and then none at all: what was goes on.
+        # Another certificate's key, and then none at all: the old credentials stay.
         files.key.write_bytes(pairs[2].key.read_bytes())
         held.look()
         seen.append(await shown())
@@ -599,7 +597,7 @@ async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path
         place(pairs[2])
         held.look()
         seen.append(await shown())
-        # The connection, and the call on it, are those of the first certificate.
+        # The connection, and the call on it, use the first certificate.
         assert await live(b"") == b"\x08\x01"
         assert not watch.done()
         watch.cancel()
@@ -613,7 +611,7 @@ async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(tmp_path
 
 
 @on_loop
-async def test_a_new_ca_of_clients_holds_for_new_connections(world: World, tmp_path: Path) -> None:
+async def test_a_new_client_ca_applies_to_new_connections(world: World, tmp_path: Path) -> None:
     ca = tmp_path / "clients.pem"
     ca.write_bytes(world.ca.read_bytes())
     held = Credentials(CertificateFiles(world.server.certificate, world.server.key, ca))
@@ -627,9 +625,7 @@ async def test_a_new_ca_of_clients_holds_for_new_connections(world: World, tmp_p
 
 
 @on_loop
-async def test_a_client_that_speaks_in_the_clear_is_not_answered_by_a_port_with_tls(
-    world: World, tmp_path: Path
-) -> None:
+async def test_a_port_with_tls_does_not_answer_a_client_without(world: World, tmp_path: Path) -> None:
     async with serving(world, tmp_path, credentials(world, tls=True)) as served:
         async with grpc.aio.insecure_channel(served.address) as channel:
             assert await _code(channel, f"/{SERVICE}/ServerLive", ()) is Code.UNAVAILABLE
@@ -639,5 +635,5 @@ async def test_a_client_that_speaks_in_the_clear_is_not_answered_by_a_port_with_
             assert await _code(channel, f"/{SERVICE}/ServerLive", ()) is Code.UNAVAILABLE
 
 
-def test_without_a_certificate_there_is_nothing_to_listen_with() -> None:
+def test_without_a_certificate_there_are_no_server_credentials() -> None:
     assert server_credentials(Credentials()) is None

@@ -15,7 +15,7 @@ Call = grpc.ServicerContext
 
 
 def infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-    """What the named model answers: `echo` each input asked for, `large` 8 MiB, `text` a string."""
+    """The named model's response: `echo` returns each input requested, `large` 8 MiB, `text` a string."""
     answer = pb.ModelInferResponse(model_name=request.model_name)
     match request.model_name:
         case "echo":
@@ -50,7 +50,7 @@ def unary(method: Callable[..., object], request: type) -> grpc.RpcMethodHandler
 
 @pytest.fixture
 def client() -> Iterator[InferenceClient]:
-    """Connected to a real server that answers as written above."""
+    """A client of a real server that responds as above."""
     handlers = {
         "ServerReady": unary(lambda *_: pb.ServerReadyResponse(ready=True), pb.ServerReadyRequest),
         "ServerMetadata": unary(
@@ -70,7 +70,7 @@ def client() -> Iterator[InferenceClient]:
 
 
 @pytest.mark.parametrize("dtype", [t for t in DType if t not in (DType.BF16, DType.BYTES)], ids=lambda t: t.wire)
-def test_arrays_of_every_fixed_size_type_travel_whole(client: InferenceClient, dtype: DType) -> None:
+def test_arrays_of_every_fixed_size_type_survive_the_round_trip(client: InferenceClient, dtype: DType) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype.numpy)
 
     back = client.infer("echo", {"x": array})["x"]
@@ -88,13 +88,13 @@ def test_arrays_of_another_memory_layout_keep_their_values(client: InferenceClie
     np.testing.assert_array_equal(back["b"], big_endian)
 
 
-def test_only_the_outputs_asked_for_come_back(client: InferenceClient) -> None:
+def test_only_the_requested_outputs_come_back(client: InferenceClient) -> None:
     one = np.ones(1, np.float32)
 
     assert list(client.infer("echo", {"a": one, "b": one}, ["b"])) == ["b"]
 
 
-def test_an_answer_larger_than_grpcs_own_limit_arrives(client: InferenceClient) -> None:
+def test_a_response_above_grpcs_default_limit_arrives(client: InferenceClient) -> None:
     assert client.infer("large", {})["y"].nbytes == 8 << 20
 
 
@@ -119,7 +119,7 @@ def test_metadata_becomes_a_signature(client: InferenceClient) -> None:
     assert [(t.name, t.dtype, t.wire_shape) for t in signature.outputs] == [("y", DType.INT64, [2])]
 
 
-def test_a_server_says_what_it_is(client: InferenceClient) -> None:
+def test_a_server_describes_itself(client: InferenceClient) -> None:
     assert client.server_ready()
     info = client.server_metadata()
     assert (info.name, info.version, info.extensions) == ("s", "1", ("statistics",))

@@ -1,4 +1,4 @@
-"""Requests in, answers out: what is refused and with which sentence, and that nothing else changes a byte."""
+"""Decoding and encoding: which requests are refused, with which sentence, and that all other bytes stay the same."""
 
 import struct
 import tracemalloc
@@ -28,7 +28,7 @@ PARAMETERS = "timeout, priority, sequence_id, sequence_start, sequence_end"
 
 
 def good(rows: int = 1) -> pb.ModelInferRequest:
-    """A request that :data:`SIGNATURE` takes."""
+    """A valid request for :data:`SIGNATURE`."""
     message = pb.ModelInferRequest(model_name="m", id="7")
     message.inputs.add(name="pixels", datatype="FP32", shape=[rows, 2])
     message.inputs.add(name="level", datatype="INT8", shape=[rows, 1])
@@ -48,7 +48,7 @@ def typed() -> pb.ModelInferRequest:
 def decode(
     message: pb.ModelInferRequest, signature: Signature = SIGNATURE
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """All that a request goes through before it waits."""
+    """All the steps of a request before it waits."""
     codec.decode_parameters(message)
     inputs = codec.decode_inputs(message, signature)
     codec.rows(message.model_name, inputs, signature)
@@ -56,7 +56,7 @@ def decode(
 
 
 def one(dtype: DType, shape: list[int] | None = None) -> Signature:
-    """A model with one input of any shape and one output, both of ``dtype``; or of just ``shape``."""
+    """A model with one input and one output of ``dtype``; of any shape, or only of ``shape``."""
     dims = None if shape is None else tuple(Dim(n, n) for n in shape)
     return Signature((TensorSpec("x", dtype, dims),), (TensorSpec("y", dtype, dims),))
 
@@ -99,8 +99,8 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     (_set("inputs.1.name", "pixels"), "input 'pixels' is given twice"),
     (_set("inputs.1.name", "image:0"), "input 'pixels' is given twice"),
     (_set("inputs.0.datatype", "FP64"), "input 'pixels' must be FP32, got 'FP64'"),
-    (_set("inputs.0.datatype", "fp32"), "input 'pixels' must be FP32, got 'fp32', which is no type of the protocol"),
-    (_set("inputs.0.datatype", ""), "input 'pixels' must be FP32, got '', which is no type of the protocol"),
+    (_set("inputs.0.datatype", "fp32"), "input 'pixels' must be FP32, got 'fp32', which is not a type of the protocol"),
+    (_set("inputs.0.datatype", ""), "input 'pixels' must be FP32, got '', which is not a type of the protocol"),
     (_set("inputs.0.shape", [1, 3]), "input 'pixels' must have shape [1..8,2], got [1,3]"),
     (_set("inputs.0.shape", [2]), "input 'pixels' must have shape [1..8,2], got [2]"),
     (_set("inputs.0.shape", []), "input 'pixels' must have shape [1..8,2], got []"),
@@ -125,11 +125,11 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     ),
     (
         lambda m: m.inputs[0].contents.fp32_contents.append(1),
-        "input 'pixels' has contents beside raw_input_contents; expected one of them",
+        "input 'pixels' has contents and raw_input_contents; expected one of them",
     ),
     (
         lambda m: m.inputs[0].contents.SetInParent(),
-        "input 'pixels' has contents beside raw_input_contents; expected one of them",
+        "input 'pixels' has contents and raw_input_contents; expected one of them",
     ),
     (
         lambda m: (m.inputs.pop(), m.raw_input_contents.pop()),
@@ -150,11 +150,11 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
     (lambda m: m.outputs.add(name="score"), "unknown output 'score'; outputs: scores, labels"),
     (
         lambda m: (m.outputs.add(name="scores"), m.outputs.add(name="scores:0")),
-        "output 'scores' is asked for twice",
+        "output 'scores' is requested twice",
     ),
     (
         lambda m: [m.outputs.add(name="scores") for _ in range(3)],
-        "3 outputs are asked for; the model has 2",
+        "3 outputs are requested; the model has 2",
     ),
     (
         lambda m: setattr(m.outputs.add(name="labels").parameters["shared_memory_byte_size"], "int64_param", 2),
@@ -212,7 +212,7 @@ def _sentences(refusals: list[tuple[Change, str]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), RAW_REFUSALS, ids=_sentences(RAW_REFUSALS))
-def test_a_spoilt_request_is_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
+def test_an_invalid_request_is_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
     message = good()
     decode(message)
     spoil(message)
@@ -222,7 +222,7 @@ def test_a_spoilt_request_is_refused_with_one_sentence(spoil: Change, sentence: 
 
 
 @pytest.mark.parametrize(("spoil", "sentence"), TYPED_REFUSALS, ids=_sentences(TYPED_REFUSALS))
-def test_spoilt_typed_contents_are_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
+def test_invalid_typed_contents_are_refused_with_one_sentence(spoil: Change, sentence: str) -> None:
     message = typed()
     assert decode(message) == decode(good())
     spoil(message)
@@ -260,7 +260,7 @@ def test_bool_bytes_are_0_or_1() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 64])
-def test_any_rank_up_to_numpys_is_taken_where_the_model_takes_any(rank: int) -> None:
+def test_any_rank_up_to_numpys_is_accepted_for_a_dynamic_rank(rank: int) -> None:
     inputs, _ = decode(asking("UINT8", [1] * rank, b"7"), one(DType.UINT8))
     assert inputs == (Tensor(DType.UINT8, (1,) * rank, b"7"),)
 
@@ -286,7 +286,7 @@ def test_inputs_come_in_port_order_whatever_the_requests_order_and_by_any_alias(
     assert decode(message)[0] == decode(good())[0]
 
 
-def test_outputs_are_all_of_them_unless_named_and_then_in_the_order_asked_for() -> None:
+def test_all_outputs_are_returned_unless_named_and_then_in_the_requested_order() -> None:
     assert decode(good())[1] == (0, 1)
     message = good()
     message.outputs.add(name="labels")
@@ -294,12 +294,12 @@ def test_outputs_are_all_of_them_unless_named_and_then_in_the_order_asked_for() 
     assert decode(message)[1] == (1, 0)
 
 
-def test_the_batch_is_the_first_dimension_where_the_model_has_one() -> None:
+def test_the_batch_is_the_first_dimension_if_the_model_has_one() -> None:
     assert codec.rows("m", decode(good(5))[0], SIGNATURE) == 5
     assert codec.rows("m", decode(asking("UINT8", [5], b"12345"), one(DType.UINT8))[0], one(DType.UINT8)) == 1
 
 
-def test_parameters_that_clients_send_of_their_own_accord_are_accepted() -> None:
+def test_parameters_that_clients_always_send_are_accepted() -> None:
     message = good()
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     message.parameters["triton_anything"].string_param = "x"
@@ -329,14 +329,14 @@ def packed(*strings: bytes) -> bytes:
     ("shape", "raw", "sentence"),
     [
         ([2], packed(b"a"), "input 'x' of shape [2] must have 2 elements, got 1"),
-        ([1], packed(b"a", b"b"), "input 'x' holds more than the 1 elements of its shape"),
-        ([1, 0], packed(b"a"), "input 'x' holds more than the 0 elements of its shape"),
+        ([1], packed(b"a", b"b"), "input 'x' has more than the 1 elements of its shape"),
+        ([1, 0], packed(b"a"), "input 'x' has more than the 0 elements of its shape"),
         ([1], b"", "input 'x' of shape [1] must have 1 elements, got 0"),
         ([1], b"\x00\x00\x00", "input 'x': element 0 runs past the end of the data"),
         ([2], packed(b"a") + b"\x01\x00\x00\x00", "input 'x': element 1 runs past the end of the data"),
         ([1], b"\xff\xff\xff\xff", "input 'x': element 0 runs past the end of the data"),
         ([1], packed(b"a")[:-1], "input 'x': element 0 runs past the end of the data"),
-        ([1], packed(b"a\0"), "input 'x': BYTES elements ending in a zero byte can't be carried"),
+        ([1], packed(b"a\0"), "input 'x': BYTES elements that end in a zero byte are not supported"),
         ([2**20], b"", f"input 'x' of shape [{2**20}] must have {2**20} elements, got 0"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
@@ -359,7 +359,7 @@ def test_byte_strings_may_be_empty_and_hold_any_byte_but_a_last_zero(strings: li
     assert decode(in_fields, one(DType.BYTES))[0] == expected
 
 
-def test_many_short_strings_beside_a_long_one_are_refused_before_they_become_an_array() -> None:
+def test_many_short_strings_with_a_long_one_are_refused_before_they_become_an_array() -> None:
     message = asking("BYTES", [100_001])
     message.inputs[0].contents.bytes_contents.extend([b""] * 100_000 + [b"x" * 3000])
     sentence = "100001 elements with a longest of 3000 bytes exceed 268435456 bytes as an array of equal width"
@@ -430,7 +430,7 @@ def _values(dtype: DType) -> st.SearchStrategy[object]:
 
 
 @given(st.sampled_from(sorted(codec.CONTENTS, key=lambda d: d.wire)), SHAPES, st.data())
-def test_typed_values_are_what_numpy_makes_of_them(dtype: DType, shape: list[int], data: st.DataObject) -> None:
+def test_typed_values_equal_numpys_conversion(dtype: DType, shape: list[int], data: st.DataObject) -> None:
     values = data.draw(st.lists(_values(dtype), min_size=elements(shape), max_size=elements(shape)))
     signature = one(dtype, shape)
     message = asking(dtype.wire, shape)
@@ -489,7 +489,7 @@ MESSAGES = st.builds(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """The bytes of a good request with a few of them changed, left out or put in."""
+    """The bytes of a valid request with a few of them changed, left out or added."""
     raw = bytearray(draw(st.sampled_from([good(), good(8), typed()])).SerializeToString())
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(raw)))
@@ -507,7 +507,7 @@ def test_what_a_client_wrote_never_breaks_the_line_that_refuses_it(message: pb.M
 
 
 @given(mutated() | st.binary() | MESSAGES.map(lambda m: m.SerializeToString()))
-def test_whatever_arrives_is_either_refused_or_fits_the_signature(raw: bytes) -> None:
+def test_every_request_is_either_refused_or_fits_the_signature(raw: bytes) -> None:
     try:
         inputs, outputs = decode(codec.parse(raw, pb.ModelInferRequest))
     except InvalidRequest:

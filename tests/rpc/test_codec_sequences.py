@@ -1,4 +1,4 @@
-"""What a request says of its sequence, and what is left out of it because the server carries it."""
+"""The sequence parameters of a request, and the inputs left out because the server carries them."""
 
 from collections.abc import Mapping
 
@@ -60,7 +60,7 @@ def rows(message: pb.ModelInferRequest, *, in_sequence: bool = False) -> int:
         ("string_param", "", None),
     ],
 )
-def test_a_sequence_is_named_by_a_number_or_a_text_and_0_and_the_empty_one_name_none(
+def test_a_sequence_id_is_a_number_or_a_text_and_0_and_the_empty_text_mean_none(
     field: str, value: int | str, sequence: int | str | None
 ) -> None:
     found = codec.decode_parameters(saying({"sequence_id": (field, value)}))
@@ -89,15 +89,15 @@ NO_ID = "parameter 'sequence_id' must be an integer or a string of at most 256 c
         ({"sequence_id": ("bool_param", True)}, NO_ID),
         ({"sequence_id": ("double_param", 1.0)}, NO_ID),
         ({"sequence_id": ("string_param", "x" * 257)}, NO_ID),
-        ({"sequence_start": ("bool_param", True)}, "parameter 'sequence_start' comes without a sequence_id"),
-        ({"sequence_end": ("bool_param", True)}, "parameter 'sequence_end' comes without a sequence_id"),
+        ({"sequence_start": ("bool_param", True)}, "parameter 'sequence_start' needs a sequence_id"),
+        ({"sequence_end": ("bool_param", True)}, "parameter 'sequence_end' needs a sequence_id"),
         (
             {"sequence_id": ("int64_param", 0), "sequence_start": ("bool_param", True)},
-            "parameter 'sequence_start' comes without a sequence_id",
+            "parameter 'sequence_start' needs a sequence_id",
         ),
         (
             {"sequence_id": ("string_param", ""), "sequence_end": ("bool_param", True)},
-            "parameter 'sequence_end' comes without a sequence_id",
+            "parameter 'sequence_end' needs a sequence_id",
         ),
         (
             {"sequence_id": ("int64_param", 1), "sequence_start": ("int64_param", 1)},
@@ -109,7 +109,7 @@ NO_ID = "parameter 'sequence_id' must be an integer or a string of at most 256 c
         ),
     ],
 )
-def test_a_sequence_spoilt_is_refused_with_one_sentence(
+def test_invalid_sequence_parameters_are_refused_with_one_sentence(
     parameters: Mapping[str, tuple[str, object]], sentence: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -117,7 +117,7 @@ def test_a_sequence_spoilt_is_refused_with_one_sentence(
     assert str(refused.value) == f"model 'm': {sentence}"
 
 
-def test_a_parameter_without_a_value_is_no_sequence_id() -> None:
+def test_a_parameter_without_a_value_is_not_a_sequence_id() -> None:
     message = pb.ModelInferRequest(model_name="m")
     message.parameters["sequence_id"].SetInParent()
     with pytest.raises(InvalidRequest, match="'sequence_id' must be an integer or a string"):
@@ -125,7 +125,7 @@ def test_a_parameter_without_a_value_is_no_sequence_id() -> None:
 
 
 @pytest.mark.parametrize("sequence", [7, "seven"])
-def test_models_with_a_state_take_a_sequence(sequence: int | str) -> None:
+def test_models_with_state_need_a_sequence(sequence: int | str) -> None:
     for signature in (CARRIED, STATEFUL):
         assert codec.check_sequence("m", codec.Parameters(sequence=sequence), signature) == sequence
 
@@ -133,7 +133,7 @@ def test_models_with_a_state_take_a_sequence(sequence: int | str) -> None:
 def test_a_state_that_the_client_may_send_itself_needs_no_sequence_but_one_inside_the_model_does() -> None:
     assert codec.check_sequence("m", codec.NO_PARAMETERS, CARRIED) is None
     assert codec.check_sequence("m", codec.NO_PARAMETERS, PLAIN) is None
-    with pytest.raises(InvalidRequest, match="it keeps state between requests: a sequence_id is needed"):
+    with pytest.raises(InvalidRequest, match="it keeps state between requests: send a sequence_id"):
         codec.check_sequence("m", codec.NO_PARAMETERS, STATEFUL)
 
 
@@ -164,7 +164,7 @@ def test_in_a_sequence_the_other_inputs_are_still_needed() -> None:
         codec.decode_inputs(carrying(), CARRIED, in_sequence=True)
 
 
-def test_outside_of_a_sequence_the_state_is_an_input_like_any_other() -> None:
+def test_outside_a_sequence_the_state_is_an_ordinary_input() -> None:
     _, state = codec.decode_inputs(carrying(sound=(1, 4), state=(2, 1, 3)), CARRIED)
     assert state == INITIAL
     with pytest.raises(InvalidRequest, match="input 'state' is missing; inputs: sound, state"):
@@ -179,7 +179,7 @@ def test_rows_are_counted_along_each_tensors_own_axis(count: int) -> None:
     assert rows(carrying(sound=(count, 4), state=(2, count, 3))) == count
 
 
-def test_tensors_that_disagree_on_the_rows_are_named_with_theirs() -> None:
+def test_tensors_that_disagree_on_the_rows_are_named_with_their_rows() -> None:
     with pytest.raises(InvalidRequest, match="inputs disagree on the batch size: 'sound' 2, 'state' 3"):
         rows(carrying(sound=(2, 4), state=(2, 3, 3)))
 
@@ -190,7 +190,7 @@ def test_a_request_of_a_sequence_is_one_row() -> None:
         rows(carrying(sound=(2, 4)), in_sequence=True)
 
 
-def test_requests_run_together_where_all_but_the_rows_is_alike() -> None:
+def test_requests_run_together_if_all_but_the_rows_is_equal() -> None:
     def kind(sound: Shape, state: Shape) -> object:
         return CARRIED.batch_key(codec.decode_inputs(carrying(sound=sound, state=state), CARRIED))
 
@@ -203,7 +203,7 @@ def test_requests_run_together_where_all_but_the_rows_is_alike() -> None:
 # -- outputs ----------------------------------------------------------------------
 
 
-def test_in_a_sequence_the_state_is_answered_only_where_it_is_asked_for() -> None:
+def test_in_a_sequence_the_state_is_returned_only_on_request() -> None:
     message = carrying(sound=(1, 4))
     assert codec.decode_outputs(message, CARRIED, in_sequence=True) == (0,)
     assert codec.decode_outputs(message, CARRIED) == (0, 1)

@@ -1,4 +1,4 @@
-"""A call that changes a server is passed on to the other workers, by those alone who may."""
+"""A call that changes a server is passed on to the other workers, and only by admitted callers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -19,7 +19,7 @@ LOAD, TUNE, LIVE = f"/{SERVICE}/RepositoryModelLoad", f"/{TUNER_SERVICE}/Tune", 
 
 
 class Worker:
-    """Answers three methods with its number, and keeps what it was asked, by whom. Its flags are ``opened``."""
+    """Answers three methods with its number, and records requests and callers. Its flags are ``opened``."""
 
     def __init__(
         self, identity: WorkerIdentity, opened: Collection[Access] = (Access.REPOSITORY, Access.TUNER)
@@ -75,7 +75,7 @@ class Worker:
         return self.statistics.SerializeToString()
 
     async def call(self, method: str, raw: bytes = b"", **metadata: str) -> tuple[StatusCode, str]:
-        """Asked from outside: code, and the answer or the message."""
+        """A call from outside: its code, and the response or the message."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = channel.unary_unary(method)(raw, metadata=tuple(metadata.items()))
             code = await call.code()
@@ -103,7 +103,7 @@ def run(folder: Path, test: Callable[[list[Worker]], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(within(), 60))
 
 
-def test_what_changes_every_worker_is_told_to_each_once(tmp_path: Path) -> None:
+def test_a_change_for_all_workers_reaches_each_once(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         assert await made[1].call(LOAD, b"model") == (StatusCode.OK, "1")
         assert [worker.asked for worker in made] == [[(b"model", "")]] * 3
@@ -111,7 +111,7 @@ def test_what_changes_every_worker_is_told_to_each_once(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_what_is_done_once_is_done_by_the_first(tmp_path: Path) -> None:
+def test_a_single_action_is_done_by_the_first_worker(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         assert [await worker.call(TUNE, b"model") for worker in made] == [(StatusCode.OK, "0")] * 3
         assert [len(worker.asked) for worker in made] == [3, 0, 0]
@@ -119,7 +119,7 @@ def test_what_is_done_once_is_done_by_the_first(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_all_else_stays_where_it_comes(tmp_path: Path) -> None:
+def test_all_other_calls_stay_on_their_worker(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         assert await made[2].call(LIVE) == (StatusCode.OK, "2")
         assert [len(worker.asked) for worker in made] == [0, 0, 1]
@@ -127,7 +127,7 @@ def test_all_else_stays_where_it_comes(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_one_that_fails_fails_the_call_after_all_were_asked(tmp_path: Path) -> None:
+def test_a_failing_worker_fails_the_call_after_all_were_asked(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         made[0].fails = True
         assert await made[2].call(LOAD) == (StatusCode.UNAVAILABLE, "worker 0: no memory")
@@ -138,17 +138,17 @@ def test_one_that_fails_fails_the_call_after_all_were_asked(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
-def test_one_that_does_not_serve_is_passed_over_but_where_it_alone_could_answer(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_serve_is_skipped_unless_only_it_could_answer(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         await made[0].__aexit__()
         assert await made[1].call(LOAD) == (StatusCode.OK, "1")
         code, why = await made[1].call(TUNE)
-        assert (code, why) == (StatusCode.UNAVAILABLE, "worker 0: it does not serve now")
+        assert (code, why) == (StatusCode.UNAVAILABLE, "worker 0: not serving")
 
     run(tmp_path, test)
 
 
-def test_whoever_does_not_know_the_secret_is_a_client_like_any_other(tmp_path: Path) -> None:
+def test_a_caller_without_the_secret_is_an_ordinary_client(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         shown = {SECRET_KEY: made[1].identity.secret, PRINCIPAL_KEY: "somebody"}
         assert await made[0].call(LOAD, **shown) == (StatusCode.OK, "0")
@@ -159,7 +159,7 @@ def test_whoever_does_not_know_the_secret_is_a_client_like_any_other(tmp_path: P
     run(tmp_path, test)
 
 
-def test_what_another_worker_has_let_through_is_let_through(tmp_path: Path) -> None:
+def test_a_call_admitted_by_another_worker_is_admitted(tmp_path: Path) -> None:
     async def test() -> None:
         identity = WorkerIdentity(0, 1, tmp_path)
         async with Worker(identity, opened=()) as closed:
@@ -170,7 +170,7 @@ def test_what_another_worker_has_let_through_is_let_through(tmp_path: Path) -> N
     asyncio.run(asyncio.wait_for(test(), 60))
 
 
-def test_what_all_have_counted_is_added_by_the_one_that_is_asked(tmp_path: Path) -> None:
+def test_the_worker_that_is_asked_sums_the_counts_of_all(tmp_path: Path) -> None:
     async def ask(worker: Worker) -> int:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
             answer = await channel.unary_unary(f"/{SERVICE}/ModelStatistics")(b"")
@@ -181,7 +181,7 @@ def test_what_all_have_counted_is_added_by_the_one_that_is_asked(tmp_path: Path)
         for number, worker in enumerate(made, 1):
             worker.statistics.model_stats.add(name="m", version="1", inference_count=number)
         assert [await ask(worker) for worker in made] == [6, 6, 6]
-        # One that does not have it, or is gone, adds nothing; the one that is asked answers for what it is asked.
+        # A worker without the model, or one that has ended, adds nothing; the worker that is asked always answers.
         made[0].fails = True
         assert await ask(made[1]) == 5
         assert await made[0].call(f"/{SERVICE}/ModelStatistics") == (StatusCode.NOT_FOUND, "no such model")
@@ -191,7 +191,7 @@ def test_what_all_have_counted_is_added_by_the_one_that_is_asked(tmp_path: Path)
     run(tmp_path, test)
 
 
-def test_one_that_starts_learns_what_the_others_were_told_to_unload(tmp_path: Path) -> None:
+def test_a_starting_worker_learns_what_the_others_have_unloaded(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         assert await made[1].fanout.unloaded() == set()
         for name, version, reason in (("gone", "1", "unloaded"), ("half", "1", "unloaded"), ("half", "2", "")):

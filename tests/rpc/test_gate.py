@@ -1,4 +1,4 @@
-"""The gate: what its table does not name is closed, whatever is behind it."""
+"""The gate: methods that its table does not list are closed, whatever implements them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ def test_the_table_names_every_rpc_that_is_served_and_no_other() -> None:
     assert set(ACCESS) == {f"/{service.full_name}/{m.name}" for service in SERVED for m in service.methods}
 
 
-def test_health_is_open_and_what_changes_something_is_for_administrators_and_the_rest_is_to_infer_or_to_read() -> None:
+def test_health_is_open_changes_need_an_administrator_and_the_rest_infer_or_read() -> None:
     named = {name.rpartition("/")[2]: access for name, access in ACCESS.items()}
     assert {n for n, a in named.items() if a is Access.OPEN} == {
         "ServerLive",
@@ -100,7 +100,7 @@ def outcome(method: str, *, repository_control: bool = False, gate: bool = True)
 
 
 @pytest.mark.parametrize("kind", EXTRA)
-def test_an_rpc_the_table_does_not_name_is_denied(kind: str) -> None:
+def test_an_rpc_missing_from_the_table_is_denied(kind: str) -> None:
     assert outcome(f"/extra.Service/{kind}", gate=False)[0] is grpc.StatusCode.OK
     assert outcome(f"/extra.Service/{kind}") == (grpc.StatusCode.PERMISSION_DENIED, f"{kind} is not allowed")
 
@@ -115,11 +115,11 @@ def test_no_other_spelling_opens_an_rpc(method: str) -> None:
     assert outcome(method)[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_an_open_rpc_is_let_through() -> None:
+def test_an_open_rpc_is_admitted() -> None:
     assert outcome(OPEN) == (grpc.StatusCode.OK, "")
 
 
-def test_repository_control_is_denied_until_it_is_switched_on() -> None:
+def test_repository_control_is_denied_until_it_is_enabled() -> None:
     assert outcome(CONTROL) == (
         grpc.StatusCode.PERMISSION_DENIED,
         "RepositoryModelLoad is not allowed; start the server with --repository-control",

@@ -1,5 +1,5 @@
-"""How requests are taken in: those like one before are refused, counted and told of as any other, and what came with
-its call has waited as long as calls wait."""
+"""How requests are accepted: templated ones are refused, counted and logged like any other, and the first request of a
+call has waited as long as calls wait."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ WAITED = 70 * MS
 
 
 class Standing(AcceptWait):
-    """So many nanoseconds, whatever probes say."""
+    """A fixed number of nanoseconds, whatever probes report."""
 
     def __init__(self, current: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Standing(AcceptWait):
 
 
 @on_loop
-async def test_a_request_like_one_before_is_counted_for_its_model_when_that_is_gone(tmp_path: Path) -> None:
+async def test_a_templated_request_counts_for_its_model_after_that_is_unloaded(tmp_path: Path) -> None:
     models.save(models.identity(DType.FP32, [4]), tmp_path, "m")
     parts = Parts(tmp_path, {})
     await parts.catalog.load_all()
@@ -122,9 +122,9 @@ async def test_a_requests_own_timeout_has_run_while_its_call_waited(tmp_path: Pa
 
 
 @on_loop
-async def test_of_a_stream_the_request_that_came_with_the_call_has_waited_alone(tmp_path: Path) -> None:
+async def test_only_the_first_request_of_a_stream_has_waited_with_the_call(tmp_path: Path) -> None:
     parts, begun, address = await serving(tmp_path)
-    # So long that the first is certainly there before.
+    # Long enough that the first has certainly arrived before.
     parts.inference._accept_wait = Standing(3600 * 1000 * MS)
     async with connect(address) as channel:
         stream = method(channel, "ModelStreamInfer")()

@@ -1,4 +1,4 @@
-"""Requests with tensors in shared memory, one after another with the same head: what each may use is found anew."""
+"""Requests with tensors in shared memory, one after another with the same head: each looks up its memory again."""
 
 import gc
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,7 +30,7 @@ from tests.system.wire import connect, method
 
 Code = grpc.StatusCode
 
-# Large enough to be used in place where it is mapped.
+# Large enough to be used in place if it is mapped.
 SHAPE = (1, 1, 128, 128)
 NBYTES = int(np.prod(SHAPE)) * 4
 SIZE = 8 * NBYTES
@@ -63,7 +63,7 @@ async def serving(
 
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The requests that were parsed."""
+    """The requests parsed so far."""
     seen: list[bytes] = []
     parse: Callable[..., Any] = codec.parse
     monkeypatch.setattr(codec, "parse", lambda raw, kind: seen.append(raw) or parse(raw, kind))
@@ -75,7 +75,7 @@ def values(seed: int, count: int = NBYTES // 4) -> "np.ndarray[Any, np.dtype[np.
 
 
 def negative(offset: int | None = 0, into: int | None = None, nbytes: int = NBYTES) -> pb.ModelInferRequest:
-    """For the negative of what is at ``offset`` of the region r, to be put at ``into``."""
+    """A request for the negative of the data at ``offset`` of the region r, to be written at ``into``."""
     message = pb.ModelInferRequest(model_name="negative")
     item = message.inputs.add(name="x", datatype="FP32", shape=SHAPE)
     output = message.outputs.add(name="y")
@@ -122,7 +122,7 @@ def as_no_library_writes_it(message: pb.ModelInferRequest) -> bytes:
     rest = pb.ModelInferRequest()
     rest.CopyFrom(message)
     rest.ClearField("id")
-    # Without any id there is still a model's name to repeat.
+    # Without an id the model's name can still be repeated.
     return rest.SerializeToString() + (
         request_id or pb.ModelInferRequest(model_name=message.model_name).SerializeToString()
     )
@@ -151,16 +151,14 @@ async def test_both_ways_answer_and_write_the_same(tmp_path: Path, parses: list[
                     seen.append((answer, made.read(SIZE)))
                 assert all(one == seen[0] for one in seen)
                 assert seen[0][0].id == request_id
-    # Each was known at last.
+    # By the end each head had a template.
     heads = {message.SerializeToString() for message in asked}
     assert all(parses.count(raw) <= 1 for raw in heads)
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["copied", "mapped"])
 @on_loop
-async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
-    tmp_path: Path, parses: list[bytes], mapped: bool
-) -> None:
+async def test_a_region_registered_again_is_the_one_used(tmp_path: Path, parses: list[bytes], mapped: bool) -> None:
     raw = negative(0, NBYTES).SerializeToString()
     gc.collect()
     before = open_files()
@@ -174,7 +172,7 @@ async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
                     assert isinstance(await unary(channel, raw), pb.ModelInferResponse)
                     assert np.array_equal(np.frombuffer(made.read(NBYTES, NBYTES), np.float32), -values(seed))
                 await client.unregister("r" if turn else "")
-                # Nothing holds what was used but this process's other half, the client.
+                # Only this process's other half, the client, still holds the memory.
                 assert open_files() == before + 1
                 assert await unary(channel, raw) == (Code.NOT_FOUND, "no shared memory region 'r' is registered")
         with shared_object(2 * NBYTES) as made:
@@ -183,14 +181,14 @@ async def test_a_region_that_is_registered_anew_is_the_one_that_is_used(
             assert code is Code.INVALID_ARGUMENT
             assert said == f"region 'r': {NBYTES} bytes from offset {NBYTES} on reach past its {2 * NBYTES - 1} bytes"
             await client.unregister()
-            # Nor does what was refused.
+            # Nor does a refused request.
             assert open_files() == before + 1
     assert parses.count(raw) == 1
     assert open_files() == before
 
 
 @on_loop
-async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, parses: list[bytes]) -> None:
+async def test_callers_with_the_same_head_use_their_own_regions(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
     with shared_object(2 * NBYTES, owner="one") as first, shared_object(2 * NBYTES, owner="two") as second:
         async with serving(tmp_path, tokens=True) as (_, channel):
@@ -219,9 +217,9 @@ async def test_callers_with_the_same_head_have_each_their_own(tmp_path: Path, pa
 
 
 @on_loop
-async def test_an_object_that_has_shrunk_is_told_to_who_asks_again(tmp_path: Path, parses: list[bytes]) -> None:
+async def test_a_shrunk_object_is_an_error_for_the_next_request(tmp_path: Path, parses: list[bytes]) -> None:
     raw = negative(0, NBYTES).SerializeToString()
-    gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+    gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
     for mapped in (False, True):
         with shared_object(2 * NBYTES) as made:
             async with serving(tmp_path / str(mapped), mapped=mapped) as (_, channel):
@@ -235,7 +233,7 @@ async def test_an_object_that_has_shrunk_is_told_to_who_asks_again(tmp_path: Pat
 
 
 @on_loop
-async def test_who_is_elsewhere_uses_nothing_that_others_have_used_before(tmp_path: Path) -> None:
+async def test_a_remote_caller_uses_nothing_that_local_ones_have_used(tmp_path: Path) -> None:
     class Peer:
         def __init__(self, peer: str) -> None:
             self.peer = lambda: peer

@@ -1,4 +1,4 @@
-"""Requests that are bytes already: that each ends once, and as what."""
+"""Serialised requests: each ends once, with the right code."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def start(channel: load_channels.LoadChannel, requests: Sequence[bytes], ended: 
 
 @WAYS
 @on_loop
-async def test_each_request_goes_out_as_it_is_and_ends_once(stream: bool) -> None:
+async def test_each_request_is_sent_unchanged_and_ends_once(stream: bool) -> None:
     seen: list[bytes] = []
 
     async def answer(request: bytes) -> grpc.StatusCode:
@@ -45,7 +45,7 @@ async def test_each_request_goes_out_as_it_is_and_ends_once(stream: bool) -> Non
 
 @WAYS
 @on_loop
-async def test_a_refusal_is_told_by_its_code_and_ends_nothing_else(stream: bool) -> None:
+async def test_a_refusal_has_its_code_and_ends_nothing_else(stream: bool) -> None:
     async def answer(request: bytes) -> grpc.StatusCode:
         return OK if request == b"good" else grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -127,7 +127,7 @@ async def test_a_stream_that_breaks_while_requests_are_being_written_is_replaced
 
 @WAYS
 @on_loop
-async def test_what_is_given_up_ends_as_cancelled(stream: bool) -> None:
+async def test_requests_given_up_end_as_cancelled(stream: bool) -> None:
     arrived = asyncio.Event()
 
     async def never(_: bytes) -> grpc.StatusCode:
@@ -164,17 +164,17 @@ async def test_a_deadline_is_each_calls() -> None:
 
 
 @on_loop
-async def test_a_server_that_is_not_there_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_absent_server_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_channels, "_CONNECT_TIMEOUT", 0.05)
     with pytest.raises(CallFailed, match=r"UNAVAILABLE: no connection to 127\.0\.0\.1:1 in 0\.05 s"):
         async with load_channels.open_channels(
             "127.0.0.1:1", 1, stream=False, deadline=None, credentials=NO_CREDENTIALS
         ):
-            raise AssertionError("connected to nobody")
+            raise AssertionError("connected without a server")
 
 
 def test_an_error_in_a_stream_may_come_without_a_code() -> None:
-    # Triton's servers say no more than this.
+    # Triton's servers report no more than this.
     said = pb.ModelStreamInferResponse(error_message="[request id: 7] inference request failed").SerializeToString()
     assert load_channels._code_in_stream(said) == "UNKNOWN"
     assert load_channels._code_in_stream(pb.ModelStreamInferResponse().SerializeToString()) == "OK"

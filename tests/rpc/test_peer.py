@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: on this machine or not, and whose states its calls leave."""
+"""Who is at the other end of a connection: on this machine or not, and the owner of the state its calls leave."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from inferd.rpc.peer import MAX_CLIENT_NAME, is_local, tenant
         ("127.0.0.1:1", False),
     ],
 )
-def test_only_who_is_on_this_machine_is_local(peer: str, local: bool) -> None:
+def test_only_callers_on_this_machine_are_local(peer: str, local: bool) -> None:
     assert is_local(peer) == local
 
 
@@ -40,7 +40,7 @@ LOCAL = (
 )
 
 
-def test_a_client_that_proves_its_name_is_known_by_that_from_wherever_it_calls() -> None:
+def test_a_client_with_a_proved_name_is_known_by_it_from_any_host() -> None:
     token = PRINCIPAL.set("a")
     try:
         assert {tenant(peer, said) for peer in (*LOCAL, "ipv4:10.0.0.7:1", "?") for said in ("", "b")} == {"a"}
@@ -48,7 +48,7 @@ def test_a_client_that_proves_its_name_is_known_by_that_from_wherever_it_calls()
         PRINCIPAL.reset(token)
 
 
-def test_all_of_this_machine_that_say_nothing_are_one_client() -> None:
+def test_all_nameless_callers_on_this_machine_are_one_client() -> None:
     assert {tenant(peer, "") for peer in LOCAL} == {""}
 
 

@@ -1,4 +1,4 @@
-"""The thread that gRPC polls on: found by the name that Python gives it, which a new release may change."""
+"""The thread that gRPC polls on: found by Python's name for it, which a new release may change."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ from tests.event_loop import on_loop
 
 
 def policies() -> list[int]:
-    """Of all threads but this one, by their kernel's ids."""
+    """The threads other than this one, by their kernel ids."""
     ids = {thread.native_id for thread in threading.enumerate()} - {threading.get_native_id(), None}
     return [os.sched_getscheduler(number) for number in ids if number is not None]
 

@@ -1,4 +1,4 @@
-"""Requests with tensors in shared memory, like one before: they mean, write and answer what they would if parsed."""
+"""Requests with tensors in shared memory, served from a template: they mean, write and answer what parsed ones do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ shapes = st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple)
 
 
 class Client:
-    """One region, r, and where requests find it."""
+    """One region, r, and how requests locate it."""
 
     def __init__(self) -> None:
         self.region = Region(SIZE)
@@ -36,7 +36,7 @@ class Client:
 
 @dataclass
 class Case:
-    """A request, and what a run of it gives."""
+    """A request, and the outputs of its run."""
 
     signature: Signature
     message: pb.ModelInferRequest
@@ -84,7 +84,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def _result(draw: st.DrawFn, dtype: DType, shape: Shape) -> Tensor:
-    """As the engine gives it: a view, of rows that may lie apart."""
+    """As the engine returns it: a view, of rows that may not be contiguous."""
     values = np.frombuffer(draw(st.randoms()).randbytes(2 * _bytes(shape, dtype)), np.uint8)
     array = values.reshape(*shape, 2 * dtype.itemsize).view(np.dtype(f"V{dtype.itemsize}"))
     rows = array[..., 0] if draw(st.booleans()) else np.ascontiguousarray(array[..., 0])
@@ -119,7 +119,7 @@ def template_of(
 
 
 def written(case: Case, indexes: Sequence[int], into: shm_params.OutputBindings, in_place: bool) -> list[Tensor]:
-    """What a run gives; it computes ``in_place`` what it can."""
+    """The outputs of a run; ``in_place`` it computes what it can into shared memory."""
     there = dict(into)
     given = []
     for index in indexes:
@@ -132,7 +132,7 @@ def written(case: Case, indexes: Sequence[int], into: shm_params.OutputBindings,
 
 
 @given(cases(), st.booleans(), st.booleans())
-def test_it_is_what_it_would_be_if_it_were_parsed(case: Case, in_place: bool, final: bool) -> None:
+def test_a_templated_request_equals_a_parsed_one(case: Case, in_place: bool, final: bool) -> None:
     client = Client()
     like, split = template_of(client, case, codec.Parameters(final_response=final))
     inputs, indexes, bindings = parsed(client, case)
@@ -155,7 +155,7 @@ def test_it_is_what_it_would_be_if_it_were_parsed(case: Case, in_place: bool, fi
     if final:
         expected.parameters["triton_final_response"].bool_param = True
     wanted, client.region.data[:] = bytes(client.region.data), bytes(SIZE)
-    # Twice: what was laid out is used again.
+    # Twice: the layout is reused.
     for _ in range(2):
         outputs = written(case, indexes, bindings.into, in_place)
         parts, nbytes = like.answer(case.message.id, outputs, like.into(found))
@@ -168,7 +168,7 @@ def test_it_is_what_it_would_be_if_it_were_parsed(case: Case, in_place: bool, fi
 
 
 def asked(room: int) -> Case:
-    """For an output of any size, into ``room`` bytes."""
+    """A request for an output of open size, into ``room`` bytes."""
     message = pb.ModelInferRequest(model_name="m")
     at(message.outputs.add(name="y").parameters, 8, room)
     spec = TensorSpec("y", DType.FP32, (Dim(0, None),))
@@ -179,7 +179,7 @@ def floats(count: int) -> list[Tensor]:
     return [Tensor(DType.FP32, (count,), memoryview(np.ones(count, np.float32)))]
 
 
-def test_an_output_of_any_size_is_told_of_and_has_to_fit_each_time() -> None:
+def test_an_output_of_open_size_is_described_and_must_fit_each_time() -> None:
     client = Client()
     like, _ = template_of(client, asked(12))
     into = like.into(tuple(map(client.place, like.spans)))
@@ -208,7 +208,7 @@ def test_nothing_of_a_clients_memory_is_kept_with_a_head() -> None:
 
 
 @pytest.mark.parametrize("dtype", [DType.BOOL, DType.BYTES])
-def test_what_has_to_be_looked_at_is_not_remembered_there_either(dtype: DType) -> None:
+def test_inputs_that_need_a_check_get_no_template_there_either(dtype: DType) -> None:
     client = Client()
     client.region.data[:5] = b"\1\0\0\0a"
     message = pb.ModelInferRequest(model_name="m")

@@ -1,4 +1,4 @@
-"""The listening port: what is behind it, and what a caller sees before, during and after."""
+"""The listening port: its services, and what a caller sees before, during and after serving."""
 
 import asyncio
 import socket
@@ -47,13 +47,13 @@ def test_every_unary_rpc_of_the_service_has_a_handler(tmp_path: Path) -> None:
             return {m.name: (await outcome(channel, m.name, b""))[0] for m in UNARY}
 
     codes = asyncio.run(ask())
-    # These two are part of the protocol, and refused with a sentence of our own.
+    # These two are part of the protocol, and refused with a sentence by inferd.
     refused = {"SystemSharedMemoryRegister", "CudaSharedMemoryRegister"}
     assert {name for name, code in codes.items() if code is grpc.StatusCode.UNIMPLEMENTED} == refused
     assert len(codes) == len(METHODS) - 1
 
 
-def test_bytes_that_are_no_message_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Path) -> None:
+def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Path) -> None:
     async def ask() -> dict[str, tuple[grpc.StatusCode, str]]:
         async with serving(tmp_path) as (_, channel):
             return {m.input_type.name: await outcome(channel, m.name, b"\xff\xff\xff") for m in UNARY}
@@ -64,16 +64,16 @@ def test_bytes_that_are_no_message_are_an_invalid_argument_to_every_unary_rpc(tm
     }
 
 
-def test_a_fault_of_ours_is_one_constant_sentence(tmp_path: Path) -> None:
+def test_an_internal_fault_is_one_constant_sentence(tmp_path: Path) -> None:
     async def ask() -> tuple[grpc.StatusCode, str]:
-        # A log level that is no text can't be put into the answer.
+        # A log level that is not text can't be put into the response.
         async with serving(tmp_path, {"log_level": object()}) as (_, channel):
             return await outcome(channel, "LogSettings", b"")
 
     assert asyncio.run(ask()) == (grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
 
 
-def test_requests_that_come_before_start_up_has_ended_are_told_so(tmp_path: Path) -> None:
+def test_requests_during_start_up_are_told_so(tmp_path: Path) -> None:
     async def ask() -> tuple[grpc.StatusCode, str]:
         async with serving(tmp_path) as (_, channel):
             return await outcome(channel, "ModelInfer", pb.ModelInferRequest(model_name="m\n").SerializeToString())
@@ -81,7 +81,7 @@ def test_requests_that_come_before_start_up_has_ended_are_told_so(tmp_path: Path
     assert asyncio.run(ask()) == (grpc.StatusCode.UNAVAILABLE, "model 'm ' is loading: the server is starting")
 
 
-def test_a_stream_that_comes_while_the_server_drains_is_ended_at_once(tmp_path: Path) -> None:
+def test_a_stream_opened_while_the_server_drains_ends_at_once(tmp_path: Path) -> None:
     async def ask() -> grpc.StatusCode:
         async with serving(tmp_path) as (parts, channel):
             parts.lifecycle.move(Phase.DRAINING)
@@ -91,7 +91,7 @@ def test_a_stream_that_comes_while_the_server_drains_is_ended_at_once(tmp_path: 
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
-def test_a_port_that_is_taken_is_a_configuration_error(tmp_path: Path, address: str) -> None:
+def test_a_taken_port_is_a_configuration_error(tmp_path: Path, address: str) -> None:
     async def bind_twice() -> None:
         taken = socket.create_server(
             (address.strip("[]"), 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -100,7 +100,9 @@ def test_a_port_that_is_taken_is_a_configuration_error(tmp_path: Path, address: 
             bind = f"{address}:{taken.getsockname()[1]}"
             with pytest.raises(ConfigurationError) as refused:
                 Parts(tmp_path, {}).server.bind(bind)
-            assert str(refused.value) == f"grpc_bind: can't listen on {bind}: the address is in use or not ours"
+            assert (
+                str(refused.value) == f"grpc_bind: can't listen on {bind}: the address is in use or not this machine's"
+            )
 
     asyncio.run(bind_twice())
 
@@ -134,7 +136,7 @@ def test_health_is_not_serving_from_the_first_moment_until_told_otherwise(tmp_pa
     assert asyncio.run(ask()) == [NOT_SERVING, SERVING, SERVING, NOT_SERVING, NOT_SERVING]
 
 
-def test_stopping_does_not_wait_for_a_watch_that_has_no_end(tmp_path: Path) -> None:
+def test_stopping_does_not_wait_for_an_endless_watch(tmp_path: Path) -> None:
     async def watch() -> grpc.StatusCode:
         async with serving(tmp_path) as (parts, channel):
             call = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")

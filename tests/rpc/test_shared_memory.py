@@ -1,4 +1,4 @@
-"""The RPCs that register shared memory: what they answer, and to whom."""
+"""The RPCs that register shared memory: their responses, and for which callers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ LIMITS = RegionLimits(4, 4096)
 
 
 class Caller:
-    """Makes calls as one identity; each gives the answer or the code and message it ended with."""
+    """Makes calls as one identity; each returns the response, or the code and message it ended with."""
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "") -> None:
         self._channel = channel
@@ -55,7 +55,7 @@ class Caller:
 
 
 def credentials(root: Path) -> Credentials:
-    """Whose callers have the tokens in SECRETS, by name."""
+    """A server whose callers have the tokens in SECRETS, by name."""
     file = root / "tokens.toml"
     file.write_text(
         "".join(
@@ -88,7 +88,7 @@ GIVEN_UP = pb.SystemSharedMemoryUnregisterResponse()
 
 
 @on_loop
-async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, store: RegionStore) -> None:
+async def test_a_region_is_listed_until_it_is_unregistered(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -112,7 +112,7 @@ async def test_what_is_registered_is_shown_until_it_is_given_up(tmp_path: Path, 
 
 
 @on_loop
-async def test_what_can_not_be_registered_is_refused_with_its_code(tmp_path: Path, store: RegionStore) -> None:
+async def test_an_invalid_registration_is_refused_with_its_code(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000) as made:
         async with serving(tmp_path, store) as channel:
             call = Caller(channel)
@@ -159,7 +159,7 @@ async def test_each_identity_has_regions_of_its_own(tmp_path: Path, store: Regio
 
 
 @on_loop
-async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_path: Path, store: RegionStore) -> None:
+async def test_the_key_decides_an_objects_client_before_any_asks(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
@@ -173,31 +173,31 @@ async def test_an_object_is_its_clients_by_its_key_before_any_client_asks(tmp_pa
             await one.unregister()
             after = await two.register("y", made.key, 0, 2000)
             assert (before, during, after) == (refused, refused, refused)
-            # Whether there is such an object is not told either.
+            # Whether the object exists is not disclosed either.
             code, said = await two.register("y", "/one+absent")
             assert (code, said) == (refused[0], refused[1].replace(made.name, "one+absent"))
             assert await two.names() == set()
 
 
 @on_loop
-async def test_one_client_leaves_regions_to_another(tmp_path: Path, store: RegionStore) -> None:
+async def test_one_client_leaves_regions_for_another(tmp_path: Path, store: RegionStore) -> None:
     with shared_object(1000, owner="one") as made, shared_object(4096, owner="two") as other:
         async with serving(tmp_path, store, tokens=True) as channel:
             one, two = Caller(channel, "one"), Caller(channel, "two")
             assert [await one.register(f"{n}", made.key) for n in range(3)] == [OK] * 3
             assert await one.register("3", made.key) == (
                 Code.RESOURCE_EXHAUSTED,
-                "no more shared memory can be registered: at most 3 regions of one client may be",
+                "cannot register more shared memory: the limit is 3 regions of one client",
             )
             assert await two.register("0", other.key, 0, 2848) == (
                 Code.RESOURCE_EXHAUSTED,
-                "no more shared memory can be registered: at most 2847 bytes in all regions of one client may be",
+                "cannot register more shared memory: the limit is 2847 bytes in all regions of one client",
             )
             assert await two.register("0", other.key, 0, 2847) == OK
 
 
 @on_loop
-async def test_where_it_is_off_nothing_is_registered_and_all_else_is_answered(tmp_path: Path) -> None:
+async def test_with_shared_memory_off_only_registration_is_refused(tmp_path: Path) -> None:
     async with serving(tmp_path, None) as channel:
         call = Caller(channel)
         assert await call.names() == set()
@@ -210,14 +210,14 @@ async def test_where_it_is_off_nothing_is_registered_and_all_else_is_answered(tm
 
 
 @on_loop
-async def test_the_extension_is_told_where_it_is_on(tmp_path: Path, store: RegionStore) -> None:
+async def test_the_extension_is_listed_if_it_is_on(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         metadata = await Caller(channel)("ServerMetadata", pb.ServerMetadataRequest())
         assert "system_shared_memory" in metadata.extensions
 
 
 @on_loop
-async def test_cudas_is_answered_and_never_registered(tmp_path: Path, store: RegionStore) -> None:
+async def test_cuda_calls_are_answered_but_never_registered(tmp_path: Path, store: RegionStore) -> None:
     async with serving(tmp_path, store) as channel:
         call = Caller(channel)
         status = await call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())

@@ -1,4 +1,4 @@
-"""Inputs and outputs in shared memory, as requests ask for them and answers tell of them."""
+"""Inputs and outputs in shared memory, in requests and in responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ SIGNATURE = Signature((FIXED, FLAGS, WORDS), (SCORES, LABELS, MANY))
 
 
 class Region:
-    """Memory that is there."""
+    """Memory that exists."""
 
     def __init__(self, nbytes: int) -> None:
         self.data = bytearray(nbytes)
@@ -72,7 +72,7 @@ def at(parameters: Any, offset: int | None, nbytes: int, region: str = "r") -> N
 
 
 def asked(fixed: int | None = 8, flags: int | None = None, words: int | None = None) -> pb.ModelInferRequest:
-    """A request whose inputs are at those offsets, or come along where that is None."""
+    """A request whose inputs are at these offsets, or in the message if None."""
     message = pb.ModelInferRequest(model_name="m")
     raw = {"fixed": bytes(range(24)), "flags": b"\0\1\0", "words": b"\3\0\0\0abc\0\0\0\0"}
     for spec, shape, offset in ((FIXED, [2, 3], fixed), (FLAGS, [3], flags), (WORDS, [2], words)):
@@ -85,7 +85,7 @@ def asked(fixed: int | None = 8, flags: int | None = None, words: int | None = N
 
 
 def wanted(**outputs: tuple[int | None, int]) -> pb.ModelInferRequest:
-    """A request for outputs, by name, at an offset and so many bytes."""
+    """A request for outputs, by name, at an offset and with a size in bytes."""
     message = pb.ModelInferRequest(model_name="m")
     for name, (offset, nbytes) in outputs.items():
         at(message.outputs.add(name=name).parameters, offset, nbytes)
@@ -104,7 +104,9 @@ def refusal(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("fixed", [None, 0, 8])
 @pytest.mark.parametrize("flags", [None, 100])
 @pytest.mark.parametrize("words", [None, 150])
-def test_each_input_comes_along_or_is_in_shared_memory(fixed: int | None, flags: int | None, words: int | None) -> None:
+def test_each_input_is_in_the_message_or_in_shared_memory(
+    fixed: int | None, flags: int | None, words: int | None
+) -> None:
     client = Client()
     client.region.data[100:103] = b"\1\1\0"
     client.region.data[150:161] = b"\2\0\0\0xy\1\0\0\0z"
@@ -122,7 +124,7 @@ def test_each_input_comes_along_or_is_in_shared_memory(fixed: int | None, flags:
     assert client.bindings.taken_out == (0 if flags is None else 3) + (0 if words is None else 11)
 
 
-def test_an_input_that_is_all_a_request_has_needs_no_raw_contents() -> None:
+def test_a_single_input_in_shared_memory_needs_no_raw_contents() -> None:
     client = Client()
     message = asked(8, 100, 150)
     client.region.data[150:161] = b"\2\0\0\0xy\1\0\0\0z"
@@ -193,7 +195,7 @@ def test_mistakes_are_named(mistake: Callable[[pb.ModelInferRequest], object], s
     assert refusal(lambda: client.inputs(message)).removeprefix("model 'm': ") == said
 
 
-def test_a_region_of_nobody_is_not_found() -> None:
+def test_an_unregistered_region_is_not_found() -> None:
     message = asked()
     at(message.inputs[0].parameters, 0, 24, "x\n" * 1000)
     with pytest.raises(UnknownRegion) as unknown:
@@ -202,7 +204,7 @@ def test_a_region_of_nobody_is_not_found() -> None:
     assert len(str(unknown.value)) < 200
 
 
-def test_a_region_is_no_way_around_the_checks_of_what_is_in_it() -> None:
+def test_content_in_a_region_is_checked_too() -> None:
     client = Client()
     client.region.data[100] = 2
     assert "BOOL elements must be 0 or 1" in refusal(lambda: client.inputs(asked(flags=100)))
@@ -210,7 +212,7 @@ def test_a_region_is_no_way_around_the_checks_of_what_is_in_it() -> None:
     assert "element 0 runs past the end" in refusal(lambda: client.inputs(asked(words=150)))
 
 
-def test_what_is_taken_out_is_bounded() -> None:
+def test_the_bytes_copied_out_are_bounded() -> None:
     client, message = Client(), asked(words=0)
     at(message.inputs[2].parameters, 0, 200)
     limits = codec.TensorLimits(nbytes=199)
@@ -249,7 +251,7 @@ def answered(client: Client, message: pb.ModelInferRequest) -> pb.ModelInferResp
     return shm_params.answer("m", "1", request, specs, [OUTPUTS[i] for i in indexes], codec.raw_bytes)
 
 
-def test_outputs_go_where_they_are_wanted_and_the_answer_says_so() -> None:
+def test_outputs_go_to_their_region_and_the_response_says_so() -> None:
     client = Client()
     message = wanted(labels=(100, 50), scores=(None, 8), many=(16, 24))
 
@@ -273,7 +275,7 @@ def test_outputs_go_where_they_are_wanted_and_the_answer_says_so() -> None:
     assert not any(client.region.data[110:])
 
 
-def test_other_outputs_come_along_in_their_places() -> None:
+def test_other_outputs_are_in_the_message_at_their_places() -> None:
     client = Client()
     message = wanted(scores=(0, 8))
     message.outputs.add(name="labels")
@@ -294,14 +296,14 @@ def test_an_output_that_was_computed_in_place_is_not_written_again() -> None:
     assert response.outputs[0].parameters[shm_params.NBYTES].int64_param == 8
 
 
-def test_an_output_of_a_fixed_size_has_to_fit_before_anything_runs() -> None:
+def test_an_output_of_fixed_size_must_fit_before_the_run() -> None:
     client = Client()
     said = refusal(lambda: client.outputs(wanted(scores=(0, 7))))
     assert said == "model 'm': output 'scores' is 8 bytes; its shared_memory_byte_size is 7"
 
 
 @pytest.mark.parametrize(("name", "needs"), [("labels", 10), ("many", 24)])
-def test_an_output_of_any_size_has_to_fit_once_it_is_known(name: str, needs: int) -> None:
+def test_an_output_of_open_size_must_fit_once_it_is_known(name: str, needs: int) -> None:
     client = Client()
     said = refusal(lambda: answered(client, wanted(**{name: (0, needs - 1)})))
     assert said == f"model 'm': output '{name}' is {needs} bytes; its shared_memory_byte_size is {needs - 1}"

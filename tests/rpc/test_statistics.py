@@ -1,4 +1,4 @@
-"""Statistics of several workers are added up version by version."""
+"""Statistics of several workers are summed version by version."""
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
@@ -6,7 +6,7 @@ from inferd.rpc import statistics
 
 
 def counted(times: int, *sizes: int) -> Statistics:
-    """Every duration ``times`` times what it is for 1, and batches of ``sizes``."""
+    """Statistics with every duration multiplied by ``times``, and batches of ``sizes``."""
     durations = [Duration(n * times, 100 * n * times) for n in range(1, 7)]
     return Statistics(
         1000 + times,
@@ -40,6 +40,6 @@ def test_every_number_of_every_version_is_added() -> None:
     assert whole == answer(("m", 1, first), ("m", 2, second), ("n", 1, counted(1)))
 
 
-def test_one_answer_alone_stays_as_it_is() -> None:
+def test_a_single_response_stays_unchanged() -> None:
     alone = answer(("m", 1, counted(3, 1, 2)))
     assert statistics.summed([alone]) == alone

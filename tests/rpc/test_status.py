@@ -1,4 +1,4 @@
-"""The error table: every error has a code, and every refusal for want of room says when to come back."""
+"""The error table: every error has a code, and every refusal for lack of capacity says when to retry."""
 
 import asyncio
 import inspect
@@ -20,7 +20,7 @@ ERRORS = [
 
 
 def refusals(retry_after: float) -> list[errors.Refused]:
-    """One of each class; all say to come back after ``retry_after`` seconds."""
+    """One error of each class; all say to retry after ``retry_after`` seconds."""
     return [
         errors.Refused("m", "no room", retry_after),
         errors.QueueFull("m", "1 request waiting", retry_after),
@@ -34,7 +34,7 @@ def refusals(retry_after: float) -> list[errors.Refused]:
     ]
 
 
-def test_the_refusals_here_are_all_there_are() -> None:
+def test_the_list_of_refusals_is_complete() -> None:
     assert {type(refusal) for refusal in refusals(1)} == {e for e in ERRORS if issubclass(e, errors.Refused)}
 
 
@@ -71,7 +71,7 @@ TABLE: list[tuple[errors.InferdError, grpc.StatusCode]] = [
     TABLE,
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )
-def test_errors_travel_as_the_protocols_clients_expect(error: errors.InferdError, code: grpc.StatusCode) -> None:
+def test_errors_have_the_codes_that_clients_expect(error: errors.InferdError, code: grpc.StatusCode) -> None:
     assert status.code_of(error) is code
 
 
@@ -79,9 +79,7 @@ def test_errors_travel_as_the_protocols_clients_expect(error: errors.InferdError
 @pytest.mark.parametrize(
     ("seconds", "milliseconds"), [(0.0, 1), (0.0004, 1), (0.25, 250), (1.0, 1000), (61.0256, 61026)]
 )
-def test_a_refusal_says_when_to_come_back_in_both_ways_clients_read(
-    kind: int, seconds: float, milliseconds: int
-) -> None:
+def test_a_refusal_says_when_to_retry_in_both_forms(kind: int, seconds: float, milliseconds: int) -> None:
     error = refusals(seconds)[kind]
     trailers = dict(status.trailers(error))
     assert trailers["grpc-retry-pushback-ms"] == str(milliseconds)

@@ -1,4 +1,4 @@
-"""What a stream counts, and when it stops reading."""
+"""The counts of a stream, and when it stops reading."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ MODELS = st.sampled_from(["one", "another"])
 
 
 class Walk(RuleBasedStateMachine):
-    """A stream whose models answer as they will, against a ledger of what each request holds."""
+    """A stream whose models respond arbitrarily, compared with a ledger of what each request holds."""
 
     @initialize(requests=st.integers(1, 6), nbytes=st.integers(1, 100))
     def begin(self, requests: int, nbytes: int) -> None:
@@ -67,7 +67,7 @@ class Walk(RuleBasedStateMachine):
         nbytes = sum(counted for _, counted, _ in self.unanswered) + sum(self.unsent)
         assert (self.window.requests, self.window.bytes) == (requests, nbytes)
         assert self.window.open == (requests < self.limits[0] and nbytes < self.limits[1])
-        # However large what came before was: a stream that holds nothing goes on.
+        # However large the requests before were: a stream that holds nothing continues.
         assert requests or self.window.open
 
 
@@ -78,7 +78,7 @@ TestWalk = Walk.TestCase
     st.integers(1, 100),
     st.lists(st.tuples(SIZES, SIZES, st.integers(0, 3)), min_size=1),
 )
-def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_answer(
+def test_known_responses_exceed_the_limit_by_at_most_one_request_and_its_response(
     limit: int, requests: Sequence[tuple[int, int, int]]
 ) -> None:
     window = StreamWindow(len(requests), limit)
@@ -93,7 +93,7 @@ def test_known_answers_never_exceed_the_limit_by_more_than_one_request_and_its_a
         del in_flight[:ended]
 
 
-def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> None:
+def test_no_request_is_accepted_until_the_size_of_a_models_responses_is_known() -> None:
     window = StreamWindow(10, 100)
     counted = window.take("m", 5, None)
     assert (counted, window.open) == (105, False)
@@ -103,7 +103,7 @@ def test_nothing_more_is_taken_until_the_size_of_a_models_answers_is_known() -> 
     assert (window.bytes, window.open) == (70, True)
 
 
-def test_a_failure_says_nothing_about_the_size_of_answers() -> None:
+def test_a_failure_tells_nothing_about_the_size_of_responses() -> None:
     window = StreamWindow(10, 100)
     window.failed(window.take("m", 5, None), 30)
     assert (window.bytes, window.open) == (30, True)

@@ -99,7 +99,7 @@ async def test_settings_that_do_not_pass_their_trial_are_told_so(tmp_path: Path)
     broken = tmp_path / "broken.xml"
     broken.write_text("no model")
     async with control(repository(tmp_path), instead=broken) as (shop, tuner):
-        with pytest.raises(RolloutRejected, match="served as before: the trial ended as failed"):
+        with pytest.raises(RolloutRejected, match="rollout rejected \\(failed\\)"):
             await tuner.pin(pb.PinRequest(model="m", pinned=True, settings=pb.Settings(requests=3)), CONTEXT)
         assert await shop.answer() == [2, 4, 6, 8]
         assert shop.record.profile is None

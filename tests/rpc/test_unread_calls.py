@@ -1,4 +1,4 @@
-"""A call whose request never came whole is counted, once, and no other is counted by this."""
+"""A call whose request never arrived whole is counted once, and no other call is counted with it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ LIMIT = 1000
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Answers every method with what it was sent."""
+    """Answers every method with the message it received."""
 
     def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(self.echo)
@@ -61,10 +61,10 @@ async def test_a_message_over_the_limit_is_observed_though_no_handler_sees_it() 
 
 
 @on_loop
-async def test_a_call_that_ends_before_its_message_came_is_observed() -> None:
+async def test_a_call_that_ends_before_its_message_arrives_is_observed() -> None:
     seen: list[Observation] = []
     async with serving(seen) as channel:
-        # The client says that a message follows, and hangs up instead.
+        # The client announces a message, and closes the connection instead.
         call = channel.stream_unary(METHOD)()
         await call.wait_for_connection()
         call.cancel()
@@ -73,12 +73,12 @@ async def test_a_call_that_ends_before_its_message_came_is_observed() -> None:
 
 
 @on_loop
-async def test_what_is_read_and_other_methods_are_left_to_their_handlers() -> None:
+async def test_read_calls_and_other_methods_are_left_to_their_handlers() -> None:
     seen: list[Observation] = []
     async with serving(seen) as channel:
         assert await code(channel, 5) is grpc.StatusCode.OK
         assert await code(channel, 2 * LIMIT, "/service/Other") is grpc.StatusCode.RESOURCE_EXHAUSTED
-        # A later one has been counted: those before it have had their chance.
+        # A later one has been counted, so the earlier ones would have been counted too.
         assert await code(channel, 2 * LIMIT) is grpc.StatusCode.RESOURCE_EXHAUSTED
         await until(lambda: len(seen) == 1)
     assert len(seen) == 1

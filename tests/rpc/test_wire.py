@@ -1,4 +1,4 @@
-"""Taking requests split and joining answers is what protobuf would make of them, byte for byte."""
+"""Split requests and joined responses equal protobuf's, byte for byte."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ def whole(split: wire.SplitRequest) -> pb.ModelInferRequest:
 
 
 @given(messages())
-def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.ModelInferRequest) -> None:
+def test_a_librarys_message_is_split_without_loss(message: pb.ModelInferRequest) -> None:
     split = wire.split_request(message.SerializeToString())
     assert split is not None
     assert whole(split) == message
@@ -47,7 +47,7 @@ def test_what_a_library_writes_comes_apart_and_nothing_is_lost(message: pb.Model
 
 
 @given(st.one_of(st.binary(max_size=200), messages().map(lambda m: m.SerializeToString())), st.data())
-def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data: st.DataObject) -> None:
+def test_split_bytes_equal_what_a_parser_reads(raw: bytes, data: st.DataObject) -> None:
     if raw and data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + data.draw(st.integers(0, 2)) :]
@@ -56,14 +56,14 @@ def test_bytes_that_come_apart_are_what_a_parser_reads_in_them(raw: bytes, data:
         return
     try:
         expected = pb.ModelInferRequest.FromString(raw)
-    except Exception:  # what protobuf can't read is in the head, which it is asked to read once
+    except Exception:  # protobuf can't read the head, which it has to parse once
         with pytest.raises(Exception, match="parsing"):
             pb.ModelInferRequest.FromString(split.head)
         return
     assert whole(split) == expected
 
 
-def test_contents_are_views_of_what_came() -> None:
+def test_contents_are_views_of_the_received_bytes() -> None:
     message = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"first", b"", b"x" * 70_000])
     raw = message.SerializeToString()
     split = wire.split_request(raw)
@@ -80,13 +80,13 @@ def test_contents_are_views_of_what_came() -> None:
         b"\x0a\x80\x80\x80\x80\x80\x01",  # a length of six bytes
         b"\x1a\x01a\x0a\x01m",  # out of order
         b"\x1a\x01a\x1a\x01b",  # two ids
-        b"\x1a\x01\xff",  # an id that is no text
-        b"\x08\x01",  # a number where bytes belong
-        b"\x42\x01a",  # a field that there is not
+        b"\x1a\x01\xff",  # an id that is not text
+        b"\x08\x01",  # a number in place of bytes
+        b"\x42\x01a",  # an unknown field
         b"\x0a\x8a\x27" + bytes(5002),  # a head longer than any client's
     ],
 )
-def test_what_is_not_as_libraries_write_it_is_left_to_the_parser(raw: bytes) -> None:
+def test_unusual_messages_are_left_to_the_parser(raw: bytes) -> None:
     assert wire.split_request(raw) is None
 
 
@@ -109,14 +109,14 @@ def answers(draw: st.DrawFn) -> tuple[tuple[TensorSpec, ...], list[Tensor]]:
         shape = draw(shapes)
         values = np.frombuffer(draw(st.randoms()).randbytes(shape[0] * shape[1] * spec.dtype.itemsize), np.uint8)
         array = values.reshape(*shape, spec.dtype.itemsize)
-        # As the engine gives them: views of some memory, and of rows that lie apart where the batch is not the first.
+        # As the engine returns them: views of memory, with rows apart if the batch axis is not the first.
         data = array.data if draw(st.booleans()) else np.asfortranarray(array).data
         tensors.append(Tensor(spec.dtype, shape, data))
     return described, tensors
 
 
 @given(answers(), texts, st.booleans())
-def test_an_answer_is_joined_to_what_protobuf_writes(
+def test_a_joined_response_equals_protobufs(
     answer: tuple[tuple[TensorSpec, ...], list[Tensor]], request_id: str, final: bool
 ) -> None:
     described, tensors = answer
@@ -154,7 +154,7 @@ SIGNATURE = Signature(
 
 
 def asked(model: str = "m", request_id: str = "7") -> pb.ModelInferRequest:
-    """In another order than the ports', and by another name."""
+    """In an order other than the ports', and by another name."""
     message = pb.ModelInferRequest(model_name=model, id=request_id)
     message.inputs.add(name="r", datatype="INT8", shape=[1])
     message.inputs.add(name="left", datatype="FP32", shape=[2])
@@ -173,7 +173,7 @@ def keep(
     return split
 
 
-def test_a_request_like_one_before_gives_the_tensors_that_decoding_it_gives() -> None:
+def test_a_templated_request_gives_the_same_tensors_as_decoding() -> None:
     templates = TemplateCache()
     keep(templates, asked())
     message = asked(request_id="8")
@@ -198,7 +198,7 @@ def test_contents_of_other_lengths_are_left_to_the_decoder(contents: list[bytes]
     assert template.tensors(list(map(memoryview, contents))) is None
 
 
-def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
+def test_inputs_that_need_a_check_get_no_template() -> None:
     templates = TemplateCache()
     for dtype, raw in ((DType.BOOL, b"\1"), (DType.BYTES, b"\1\0\0\0a")):
         signature = Signature((TensorSpec("x", dtype, (Dim(1, 1),)),), ())
@@ -212,7 +212,7 @@ def test_what_has_to_be_looked_at_each_time_is_not_remembered() -> None:
     assert templates.get(keep(templates, typed).head) is None
 
 
-def test_no_more_heads_are_remembered_than_some_hundred() -> None:
+def test_the_number_of_remembered_heads_is_bounded() -> None:
     templates = TemplateCache()
     first = keep(templates, asked("m0"))
     for n in range(1, 1000):

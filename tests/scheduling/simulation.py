@@ -1,4 +1,4 @@
-"""A model version under load in simulated time: the real scheduler, made-up clients and devices, no clock."""
+"""A model version under load in simulated time: the real scheduler, simulated clients and devices, no clock."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ class Clients:
 
 @dataclass(slots=True)
 class Outcomes:
-    """What became of the requests of each kind of client: offered, answered, answered in time, and how late."""
+    """The results for each kind of client: requests offered, answered, answered in time, and how late."""
 
     offered: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     in_time: Counter[str] = field(default_factory=Counter)
     latencies: dict[str, list[int]] = field(default_factory=dict)
     wasted: int = 0
-    """Nanoseconds that slots were busy with runs that were abandoned."""
+    """Nanoseconds that slots were busy with abandoned runs."""
 
 
 class Simulation:
@@ -68,7 +68,7 @@ class Simulation:
         self._results = Outcomes()
 
     def offer(self, clients: Sequence[Clients], start: int, end: int) -> Outcomes:
-        """Have ``clients`` send from ``start`` until ``end``; what became of what they sent in that time."""
+        """Let ``clients`` send from ``start`` until ``end``; returns the results for that time."""
         self._results = Outcomes()
         for one in clients:
             at = start + self._gap(one)
@@ -101,7 +101,7 @@ class Simulation:
             self.refused += 1
 
     def _wake(self, _now: int, _whom: None) -> None:
-        """Time to look again."""
+        """A poll is due."""
 
     def _end(self, now: int, run: tuple[tuple[int, int], int]) -> None:
         place, begun = run
@@ -125,7 +125,7 @@ class Simulation:
             del self._of[request]
             self.refused += 1
         for place in plan.cancels:
-            # The end that was foreseen comes later than this one, or at the same time, and counts for nothing then.
+            # The scheduled end comes no earlier than this one, and is then ignored.
             self._cancelled[place] = now + self._letting_go
             self._at(now + self._letting_go, "end", (place, self._begun[place]))
         for run in plan.starts:

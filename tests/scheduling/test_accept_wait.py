@@ -1,4 +1,4 @@
-"""What probes say about how long calls wait before inferd sees them."""
+"""How probes estimate the time that calls wait before inferd sees them."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,14 +7,14 @@ from inferd.scheduling.accept_wait import AcceptWait
 
 MS = 1_000_000
 QUICK = 400_000
-"""What a call waits on an idle server."""
+"""How long a call waits on an idle server."""
 NOISE = 1 * MS
 
 durations = st.integers(0, 5_000 * MS)
 
 
 def after(*waits: int, every: int = 10_000 * MS) -> AcceptWait:
-    """One probe after the other has arrived, each of which waited so long."""
+    """Probes that arrived one after another, with these waits."""
     wait = AcceptWait()
     for number, took in enumerate(waits):
         wait.sent(number * every)
@@ -22,7 +22,7 @@ def after(*waits: int, every: int = 10_000 * MS) -> AcceptWait:
     return wait
 
 
-def test_nothing_has_waited_before_the_first_probe() -> None:
+def test_there_is_no_wait_before_the_first_probe() -> None:
     assert AcceptWait().current == 0
 
 
@@ -32,24 +32,24 @@ def test_an_idle_server_costs_nothing(waits: list[int]) -> None:
 
 
 @given(st.integers(0, NOISE), durations)
-def test_what_queues_is_what_is_beyond_an_idle_servers_wait(idle: int, stands: int) -> None:
+def test_the_wait_is_the_excess_over_an_idle_servers_wait(idle: int, stands: int) -> None:
     current = after(idle, *3 * [idle + stands]).current
     assert current == (stands if stands >= NOISE else 0)
 
 
 @given(st.lists(st.integers(0, NOISE)), durations)
 def test_one_hiccup_changes_nothing(waits: list[int], hiccup: int) -> None:
-    """Nor does it where it is the first probe, of a server that has just started."""
+    """Nor does the first probe of a server that has just started."""
     assert after(*waits, hiccup).current == 0
 
 
 @given(st.lists(durations), st.integers(0, NOISE))
-def test_one_quick_probe_ends_it(waits: list[int], quick: int) -> None:
+def test_one_quick_probe_ends_the_wait(waits: list[int], quick: int) -> None:
     assert after(*waits, quick).current == 0
 
 
 @given(st.lists(durations, min_size=1))
-def test_it_is_never_negative_and_never_above_what_a_probe_has_waited(waits: list[int]) -> None:
+def test_the_wait_is_never_negative_and_never_above_a_probes_wait(waits: list[int]) -> None:
     assert 0 <= after(*waits).current <= max(waits[-3:])
 
 
@@ -66,7 +66,7 @@ def test_a_probe_that_has_not_arrived_has_waited_since_it_was_sent(waits: list[i
 
 
 @given(st.lists(st.integers(1, 100 * MS), min_size=1, max_size=60), st.data())
-def test_those_sent_before_one_that_arrives_are_not_waited_for(gaps: list[int], data: st.DataObject) -> None:
+def test_probes_sent_before_an_arrived_one_are_not_awaited(gaps: list[int], data: st.DataObject) -> None:
     wait, now, sent = AcceptWait(), 0, []
     for gap in gaps:
         now += gap
@@ -81,13 +81,13 @@ def test_those_sent_before_one_that_arrives_are_not_waited_for(gaps: list[int], 
 
 
 @given(st.lists(st.integers(0, 10**15)))
-def test_what_was_not_sent_has_not_waited(made_up: list[int]) -> None:
+def test_a_probe_that_was_not_sent_has_not_waited(made_up: list[int]) -> None:
     wait = AcceptWait()
     assert [wait.arrived(sent, 10**15) for sent in made_up] == len(made_up) * [None]
     assert wait.current == 0
 
 
-def test_what_is_lost_is_not_waited_for() -> None:
+def test_lost_probes_are_not_awaited() -> None:
     wait = after(QUICK)
     wait.sent(10**12)
     wait.look(2 * 10**12)
@@ -98,11 +98,11 @@ def test_what_is_lost_is_not_waited_for() -> None:
     assert wait.arrived(10**12, 3 * 10**12) is None
 
 
-def test_a_server_that_starts_into_a_flood_takes_none_of_it_for_granted() -> None:
+def test_a_server_that_starts_into_a_flood_does_not_take_it_for_idle() -> None:
     assert after(*3 * [50 * MS]).current == 49 * MS
 
 
-def test_probes_are_few_where_nothing_waits_and_as_many_as_may_be_where_something_does() -> None:
+def test_probes_are_few_without_a_wait_and_as_many_as_allowed_with_one() -> None:
     wait = AcceptWait()
     assert wait.wanted(0, busy=False), "the first"
     wait.sent(0)
@@ -115,7 +115,7 @@ def test_probes_are_few_where_nothing_waits_and_as_many_as_may_be_where_somethin
     assert wait.wanted(251 * MS, busy=False), "they wait"
 
 
-def test_it_is_asked_more_often_while_a_probe_is_in_flight_or_calls_wait() -> None:
+def test_the_pause_is_shorter_while_a_probe_is_in_flight_or_calls_wait() -> None:
     wait = AcceptWait()
     assert wait.pause == 250 * MS
     wait.sent(0)
@@ -125,7 +125,7 @@ def test_it_is_asked_more_often_while_a_probe_is_in_flight_or_calls_wait() -> No
     assert after(*3 * [50 * MS]).pause == 100 * MS
 
 
-def test_a_queue_that_long_is_told_by_its_oldest_alone() -> None:
+def test_in_a_long_queue_the_oldest_probe_alone_tells_the_wait() -> None:
     wait, now = AcceptWait(), 0
     while wait.wanted(now, busy=True):
         wait.sent(now)

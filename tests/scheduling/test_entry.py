@@ -1,4 +1,4 @@
-"""A request inside the scheduler moves along its table and no other way."""
+"""A request inside the scheduler only makes the transitions in its table."""
 
 from itertools import product
 
@@ -25,9 +25,9 @@ def test_a_transition_outside_the_table_is_a_bug(now: EntryState, to: EntryState
     assert entry.state is now
 
 
-def test_what_has_ended_stays_ended() -> None:
+def test_an_ended_request_stays_ended() -> None:
     assert TRANSITIONS[EntryState.ENDED] == frozenset()
 
 
-def test_a_request_without_a_priority_comes_after_the_lowest_one_that_can_be_asked_for() -> None:
+def test_a_request_without_a_priority_comes_after_the_lowest_priority() -> None:
     assert Entry(work(priority=0), 0, 0).level > Entry(work(priority=2**64 - 1), 1, 0).level

@@ -1,4 +1,4 @@
-"""Models that share a device get their parts of it."""
+"""Models that share a device get their shares of it."""
 
 import pytest
 from hypothesis import given
@@ -39,7 +39,7 @@ def test_two_backlogged_models_get_device_time_by_their_weights(durations: list[
     assert three / one == pytest.approx(3, rel=0.05)
 
 
-def test_a_model_is_never_held_back_while_nobody_else_waits() -> None:
+def test_a_model_is_never_held_back_while_no_other_waits() -> None:
     device = SharedDevice()
     busy, _ = device.join(1, 0.5), device.join(100, 1)
     busy.want(True, 0)
@@ -73,7 +73,7 @@ def test_a_model_that_was_held_back_is_woken_when_its_turn_comes() -> None:
     assert woken == ["ahead"]
 
 
-def test_a_model_that_goes_with_a_run_that_does_not_end_leaves_the_device_to_the_others() -> None:
+def test_a_model_removed_with_an_unfinished_run_leaves_the_device_to_the_others() -> None:
     device = SharedDevice()
     gone, greedy, modest = device.join(1, 1), device.join(1e-6, 0.5), device.join(1, 0.5)
     gone.started(0)
@@ -89,13 +89,13 @@ def test_a_model_that_goes_with_a_run_that_does_not_end_leaves_the_device_to_the
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50 * MS), st.integers(0, 50 * MS)), max_size=20), st.booleans()
 )
-def test_a_run_told_of_afterwards_counts_as_one_told_of_when_it_began_and_ended(
-    runs: list[tuple[int, int, int]], beside: bool
+def test_an_inline_run_counts_like_one_recorded_at_its_start_and_end(
+    runs: list[tuple[int, int, int]], together: bool
 ) -> None:
     at_once, step_by_step = SharedDevice(), SharedDevice()
     ones = [at_once.join(weight, 0.5) for weight in (1, 2, 3)]
     others = [step_by_step.join(weight, 0.5) for weight in (1, 2, 3)]
-    if beside:
+    if together:
         ones[0].started(0)
         others[0].started(0)
     now = 0

@@ -1,4 +1,4 @@
-"""What a newcomer is told of its wait, from learnt service times."""
+"""The forecast of a newcomer's wait, from learnt service times."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,16 +10,16 @@ from inferd.scheduling.pool_state import PoolState
 from inferd.scheduling.queue import RequestQueue
 from tests.scheduling.work import work
 
-# One that comes after all that waits, and one that goes before.
+# A newcomer behind all queued requests, and one ahead of them.
 LAST = Entry(work(), 10**6, 10**9)
 FIRST = Entry(work(priority=1), 10**6, 10**9)
 
-# Nanoseconds that a run of one row takes, by pool; and the pools' widths.
+# Nanoseconds of a run of one row, by pool; and the pools' widths.
 pools = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 4)), min_size=1, max_size=3)
 
 
 def stage(times_and_widths: list[tuple[int, int]], waiting: int) -> tuple[Forecast, list[PoolState]]:
-    """Pools of one-row runs, all slots busy since time 0, and so many queued."""
+    """Pools of one-row runs, all slots busy since time 0, and a queue of this length."""
     states = [PoolState(width, width) for _, width in times_and_widths]
     for state, (took, _) in zip(states, times_and_widths, strict=True):
         state.times.seed(1, took)
@@ -44,14 +44,14 @@ def test_a_newcomer_waits_for_the_queue_and_for_the_first_slot(
 
 
 @given(pools)
-def test_where_a_slot_is_free_and_nobody_waits_there_is_no_wait(given: list[tuple[int, int]]) -> None:
+def test_there_is_no_wait_with_a_free_slot_and_an_empty_queue(given: list[tuple[int, int]]) -> None:
     forecast, states = stage(given, 0)
     states[-1].release(0, 1, 1, learn=False)
     assert forecast.wait(FIRST, 0) == 0
 
 
 @given(pools, st.integers(1, 20))
-def test_who_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
+def test_a_request_that_goes_first_does_not_wait_for_the_others(given: list[tuple[int, int]], waiting: int) -> None:
     forecast, _ = stage(given, waiting)
     assert forecast.wait(FIRST, 0) < forecast.wait(LAST, 0)
 
@@ -62,7 +62,7 @@ def test_the_turnaround_is_the_fastest_pools(given: list[tuple[int, int]]) -> No
     assert forecast.turnaround() == min(took for took, _ in given)
 
 
-def test_nothing_is_known_of_pools_that_nobody_measured_nor_of_none() -> None:
+def test_unmeasured_pools_and_no_pools_give_no_forecast() -> None:
     queue = RequestQueue()
     queue.append(Entry(work(), 0, 0))
     for states in ([PoolState(1, 1)], []):

@@ -1,4 +1,4 @@
-"""A run that does not end is given up, its requests are told, and its slot is to be replaced."""
+"""A hung run is given up, its requests fail, and its slot must be replaced."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def times(*seen: int) -> ServiceTimes:
 
 
 class Stage:
-    """A scheduler under a rule of 100 to give up and 10 to let go, polled at times of its own."""
+    """A scheduler that gives runs up after 100 and waits 10 after the cancel, polled when it asks for it."""
 
     def __init__(self, *pool_specs: PoolSpec, rules: SchedulerRules | None = None) -> None:
         rules = rules or SchedulerRules(LIMITS, hangs=HangRule(100, 10))
@@ -55,26 +55,26 @@ class Stage:
 # -- how long a run may take -----------------------------------------------------------
 
 
-def test_a_run_may_take_what_the_rule_says() -> None:
+def test_a_run_may_take_the_time_of_the_rule() -> None:
     assert HangRule(5).allowed(times(SECOND), 1) == 5
 
 
-def test_without_a_number_a_run_may_take_a_minute() -> None:
+def test_by_default_a_run_may_take_a_minute() -> None:
     assert HangRule().allowed(times(), 1) == HangRule().allowed(times(SECOND), 1) == 60 * SECOND
 
 
-def test_without_a_number_a_slow_model_may_take_many_times_what_its_slowest_run_took() -> None:
+def test_by_default_a_slow_model_may_take_many_times_its_slowest_run() -> None:
     assert HangRule().allowed(times(SECOND, 10 * SECOND, SECOND), 1) == pytest.approx(200 * SECOND, rel=0.02)
 
 
-def test_without_a_number_many_rows_may_take_as_many_times_longer() -> None:
+def test_by_default_many_rows_may_take_as_many_times_longer() -> None:
     assert HangRule().allowed(times(4 * SECOND), 8) == 20 * 8 * 4 * SECOND
 
 
 # -- the steps -------------------------------------------------------------------------
 
 
-def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
+def test_a_run_is_given_up_once_and_then_reported_until_it_has_ended() -> None:
     hangs, run = HangDetector(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 1000)
     seen = []
@@ -90,16 +90,16 @@ def test_a_run_is_given_up_once_and_then_named_until_it_has_ended() -> None:
     assert hangs.due is None
 
 
-def test_who_was_held_up_itself_gives_a_run_time_to_end() -> None:
+def test_a_stopped_process_gives_its_runs_time_to_end() -> None:
     hangs, run = HangDetector(HangRule(100, 10)), Run(0, 0, (), 0)
     hangs.begun(run, times(), 0)
-    # The process was stopped for a while, and what computes in it with it.
+    # The process was stopped for a while, and its computing threads with it.
     assert hangs.look(5000).given_up == ()
     assert hangs.look(5009).given_up == ()
     assert hangs.look(5010).given_up == (run,)
 
 
-def test_without_a_rule_nobody_is_given_up() -> None:
+def test_without_a_rule_no_run_is_given_up() -> None:
     hangs = HangDetector(None)
     hangs.begun(Run(0, 0, (), 0), times(), 0)
     assert hangs.due is None
@@ -109,7 +109,7 @@ def test_without_a_rule_nobody_is_given_up() -> None:
 # -- what becomes of requests and slots ------------------------------------------------
 
 
-def test_requests_of_a_run_that_hangs_are_told_and_the_run_is_cancelled() -> None:
+def test_requests_of_a_hung_run_fail_and_the_run_is_cancelled() -> None:
     stage, request = Stage(), work()
     stage.submit(request)
     plans = stage.follow(until=100)
@@ -117,7 +117,7 @@ def test_requests_of_a_run_that_hangs_are_told_and_the_run_is_cancelled() -> Non
     ((refused, error),) = plans[-1].refused
     assert (refused, str(error)) == (
         request,
-        "model 'm': inference failed: it did not end within 1e-07 s and was given up",
+        "model 'm': inference failed: the run did not end within 1e-07 s and was given up",
     )
     assert isinstance(error, InferenceFailed)
     assert [run.slot for run in plans[-1].given_up] == [0]
@@ -125,7 +125,7 @@ def test_requests_of_a_run_that_hangs_are_told_and_the_run_is_cancelled() -> Non
     assert stage.scheduler.running == 1
 
 
-def test_the_slot_of_a_run_that_ends_once_it_was_cancelled_is_used_again_and_not_replaced() -> None:
+def test_the_slot_of_a_run_that_ends_after_its_cancel_is_reused_and_not_replaced() -> None:
     stage, waiting = Stage(), work()
     stage.submit(work(), waiting)
     stage.follow(until=100)
@@ -135,7 +135,7 @@ def test_the_slot_of_a_run_that_ends_once_it_was_cancelled_is_used_again_and_not
     assert not stage.poll(112).replaced
 
 
-def test_a_slot_whose_run_does_not_heed_that_is_replaced_and_the_next_request_runs_there() -> None:
+def test_the_slot_of_a_run_that_ignores_its_cancel_is_replaced_and_reused() -> None:
     stage, waiting = Stage(), work()
     stage.submit(work(), waiting)
     assert stage.follow(until=110)[-1].replaced == [(0, 0)]
@@ -143,7 +143,7 @@ def test_a_slot_whose_run_does_not_heed_that_is_replaced_and_the_next_request_ru
     assert [run.members[0].request for run in stage.poll(111).starts] == [waiting]
 
 
-def test_requests_that_ran_together_are_all_told_and_none_is_tried_again() -> None:
+def test_requests_of_a_hung_batch_all_fail_and_none_is_retried() -> None:
     stage = Stage(rules=SchedulerRules(LIMITS, BatchRule(4), hangs=HangRule(100, 10)))
     batch = [work(batch_key="k") for _ in range(3)]
     (run,) = stage.submit(*batch).starts
@@ -154,7 +154,7 @@ def test_requests_that_ran_together_are_all_told_and_none_is_tried_again() -> No
     assert stage.scheduler.idle
 
 
-def test_a_run_whose_client_was_answered_at_its_deadline_is_given_up_in_silence() -> None:
+def test_a_run_whose_client_has_left_is_given_up_without_an_error() -> None:
     stage, request = Stage(), work(deadline=50)
     stage.submit(request)
     plans = stage.follow(until=110)
@@ -163,7 +163,7 @@ def test_a_run_whose_client_was_answered_at_its_deadline_is_given_up_in_silence(
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["carried", "pinned"])
-def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pinned: bool) -> None:
+def test_a_sequence_with_a_hung_run_is_lost_and_its_slot_is_free_again(pinned: bool) -> None:
     stage = Stage(
         PoolSpec(2),
         rules=SchedulerRules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=pinned, hangs=HangRule(100, 10)),
@@ -172,7 +172,7 @@ def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pin
     (run,) = stage.submit(first, second).starts
     stage.follow(until=100)
     assert stage.errors == {first: "InferenceFailed", second: "SequenceLost"}
-    with pytest.raises(SequenceLost, match="a request of it hung"):
+    with pytest.raises(SequenceLost, match="one of its requests hung"):
         stage.scheduler.submit(work(step=SequenceStep("s")), 105)
 
     stage.scheduler.finished(run.pool, run.slot, 111, ok=False)
@@ -183,7 +183,7 @@ def test_a_sequence_with_a_run_that_hangs_is_lost_and_its_slot_is_free_again(pin
 # -- devices that are lost -------------------------------------------------------------
 
 
-def test_nothing_is_started_on_a_device_that_is_lost() -> None:
+def test_nothing_starts_on_a_lost_device() -> None:
     stage = Stage(PoolSpec(1), PoolSpec(1))
     stage.scheduler.disable(0, 0)
     plan = stage.submit(work(), work())
@@ -191,7 +191,7 @@ def test_nothing_is_started_on_a_device_that_is_lost() -> None:
     assert stage.scheduler.limit == 1 + LIMITS.max_length
 
 
-def test_a_device_that_is_lost_holds_no_other_model_back() -> None:
+def test_a_lost_device_holds_no_other_model_back() -> None:
     shared = SharedDevice()
     stage, other = Stage(PoolSpec(1, 1, shared.join(1.0, 1.0))), shared.join(1e-6, 1.0)
     stage.submit(work(), work())
@@ -218,7 +218,7 @@ def test_a_request_whose_only_device_was_lost_is_answered() -> None:
     assert [entry.request for entry in stage.scheduler.finished(0, 0, 5, ok=False, lost=True)] == [request]
 
 
-def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
+def test_sequences_on_a_device_are_lost_with_it() -> None:
     stage = Stage(rules=SchedulerRules(LIMITS, sequences=SequenceLimits(2, 10_000), pinned=True))
     stage.submit(work(step=SequenceStep("s", start=True)))
     stage.scheduler.finished(0, 0, 5)
@@ -230,7 +230,7 @@ def test_sequences_that_live_on_a_device_are_lost_with_it() -> None:
 # -- what they leave to run on ---------------------------------------------------------
 
 
-def test_runs_that_hang_hold_everything_once_no_pool_can_run_one_more() -> None:
+def test_hung_runs_hold_everything_once_no_pool_has_a_usable_slot() -> None:
     held = HungSlots([2, 1])
     held.add(0, 0, 10)
     held.add(1, 0, 20)
@@ -241,7 +241,7 @@ def test_runs_that_hang_hold_everything_once_no_pool_can_run_one_more() -> None:
     assert held.since == 30
 
 
-def test_one_that_comes_back_can_be_run_on() -> None:
+def test_a_slot_that_comes_back_is_usable() -> None:
     held = HungSlots([1, 1])
     held.add(0, 0, 10)
     held.add(1, 0, 20)
@@ -255,13 +255,13 @@ def test_one_that_comes_back_can_be_run_on() -> None:
     assert (bool(held), held.since) == (False, None)
 
 
-def test_fewer_runs_at_a_time_than_slots_are_held_by_as_many() -> None:
+def test_a_pool_narrower_than_its_slots_is_held_by_as_many_runs_as_its_width() -> None:
     held = HungSlots([1])
     held.add(0, 7, 10)
     assert held.since == 10
 
 
-def test_a_pool_that_is_shut_is_none_to_run_on_and_none_that_hangs() -> None:
+def test_a_disabled_pool_counts_neither_as_usable_nor_as_hung() -> None:
     held = HungSlots([1, 1])
     held.add(0, 0, 10)
     held.disable(1, 20)

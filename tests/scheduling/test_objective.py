@@ -1,4 +1,4 @@
-"""How late an answer may be promised."""
+"""How late a response may be promised."""
 
 import pytest
 from hypothesis import given
@@ -13,13 +13,13 @@ def budget(percentile: float = 99.0) -> LatencyBudget:
     return LatencyBudget(Objective(LIMIT, percentile))
 
 
-def test_what_fits_the_budget_is_taken_and_nothing_later() -> None:
+def test_a_request_within_the_budget_is_accepted_and_a_later_one_is_not() -> None:
     one = budget()
     assert one.admits(one.share * LIMIT, 10, LIMIT)
     assert not one.admits(one.share * LIMIT + 1, 10, LIMIT)
 
 
-def test_late_answers_lower_the_budget_and_never_to_nothing() -> None:
+def test_late_responses_lower_the_budget_but_never_to_zero() -> None:
     one = budget()
     before = one.share
     one.answered(1000, LIMIT)
@@ -29,7 +29,7 @@ def test_late_answers_lower_the_budget_and_never_to_nothing() -> None:
     assert one.share == 0.1
 
 
-def test_answers_in_time_raise_the_budget_and_never_past_the_objective() -> None:
+def test_responses_in_time_raise_the_budget_but_never_past_the_objective() -> None:
     one = budget(50.0)
     for _ in range(50):
         one.answered(1000, LIMIT)
@@ -38,7 +38,7 @@ def test_answers_in_time_raise_the_budget_and_never_past_the_objective() -> None
     assert 0.8 < one.share < 1
 
 
-def test_the_budget_rests_while_half_as_many_are_late_as_may_be() -> None:
+def test_the_budget_is_stable_while_half_as_many_are_late_as_allowed() -> None:
     one = budget()
     for _ in range(10):
         one.answered(1000, LIMIT)
@@ -48,7 +48,7 @@ def test_the_budget_rests_while_half_as_many_are_late_as_may_be() -> None:
     assert one.share == pytest.approx(before, rel=0.02)
 
 
-def test_a_run_longer_than_the_objective_is_taken_while_it_need_hardly_wait() -> None:
+def test_a_run_longer_than_the_objective_is_accepted_if_it_hardly_waits() -> None:
     one = budget()
     assert one.admits(5010, 5000, LIMIT)
     assert not one.admits(6000, 5000, LIMIT)
@@ -68,7 +68,7 @@ def test_the_limit_is_the_objective_or_what_a_nearer_deadline_leaves(
     assert one.limit(since, deadline) == min(known, default=0)
 
 
-def test_a_run_that_lost_its_client_early_says_nothing_of_forecasts() -> None:
+def test_a_run_that_lost_its_client_early_does_not_change_the_budget() -> None:
     one = budget()
     before = one.share
     one.abandoned(500, LIMIT)
@@ -78,7 +78,7 @@ def test_a_run_that_lost_its_client_early_says_nothing_of_forecasts() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 10**6), st.integers(1, 10**6)), max_size=300))
-def test_whatever_came_of_them_the_share_stays_within_its_bounds_and_a_start_is_easier_than_a_place(
+def test_the_share_stays_within_its_bounds_and_starting_is_easier_than_admission(
     answers: list[tuple[bool, int, int]],
 ) -> None:
     one = LatencyBudget()

@@ -1,4 +1,4 @@
-"""When more is asked for than can be computed, and what requests are held to meanwhile."""
+"""When the offered load exceeds the capacity, and the limit on requests meanwhile."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ CAPACITY = 100 / SECOND
 
 
 def offer(load: OfferedLoad, rate: float, seconds: float, limits: list[int], start: int = SECOND) -> int:
-    """Requests at even distances, with one limit after the other; when the last one came."""
+    """Requests at even intervals, with these limits in turn; returns the time of the last."""
     now = start
     for number in range(int(rate * seconds)):
         now = start + int(number * SECOND / rate)
@@ -20,7 +20,7 @@ def offer(load: OfferedLoad, rate: float, seconds: float, limits: list[int], sta
     return now
 
 
-def test_a_closed_loop_that_offers_what_is_computed_is_no_overload() -> None:
+def test_a_closed_loop_that_offers_the_capacity_is_not_overload() -> None:
     load = OfferedLoad()
     offer(load, 100, 20, [10 * SECOND])
     assert not load.overloaded
@@ -42,26 +42,26 @@ def test_below_capacity_every_request_keeps_its_own_limit() -> None:
     assert load.held_to(500 * MS, 15 * MS, end) == 500 * MS
 
 
-def test_under_overload_all_are_held_to_what_the_hurried_have() -> None:
+def test_under_overload_all_get_the_limit_of_the_most_urgent() -> None:
     load = OfferedLoad()
     end = offer(load, 300, 10, [50 * MS, 500 * MS])
     assert load.held_to(50 * MS, 15 * MS, end) == 50 * MS
     assert 50 * MS <= load.held_to(500 * MS, 15 * MS, end) <= 60 * MS
 
 
-def test_a_few_hurried_requests_do_not_shorten_the_queue_of_all() -> None:
+def test_a_few_urgent_requests_do_not_shorten_the_queue_for_all() -> None:
     load = OfferedLoad()
     end = offer(load, 300, 20, [40 * MS, *[500 * MS] * 99])
     assert load.held_to(500 * MS, 15 * MS, end) > 250 * MS
 
 
-def test_requests_with_hardly_the_time_to_run_shorten_no_queue() -> None:
+def test_requests_with_barely_the_time_to_run_do_not_shorten_the_queue() -> None:
     load = OfferedLoad()
     end = offer(load, 300, 10, [1 * MS, 500 * MS])
     assert load.held_to(500 * MS, 15 * MS, end) == 500 * MS
 
 
-def test_overload_that_a_request_has_the_time_to_sit_out_is_a_burst() -> None:
+def test_overload_that_a_request_can_wait_out_is_a_burst() -> None:
     load = OfferedLoad()
     offer(load, 300, 5, [8 * SECOND])
     begun = 6 * SECOND
@@ -79,7 +79,7 @@ def test_overload_that_a_request_has_the_time_to_sit_out_is_a_burst() -> None:
     st.integers(1, 10**11),
     st.integers(0, 10**9),
 )
-def test_whatever_comes_nothing_is_held_to_more_than_its_limit_or_to_nothing(
+def test_a_limit_is_never_raised_and_never_zero(
     arrivals: list[tuple[int, int, int | None]], capacity: float, limit: int, service_time: int
 ) -> None:
     load, now = OfferedLoad(), 1

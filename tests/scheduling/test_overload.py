@@ -1,4 +1,4 @@
-"""More is asked for than can be computed, in simulated time: what is in time, and whose."""
+"""Overload in simulated time: how many responses are in time, and whose."""
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +17,7 @@ SLOTS = 2
 def simulation(
     run_time: int, seed: int = 1, objective: int | None = None, believed: int | None = None, **conditions: float
 ) -> Simulation:
-    """``SLOTS`` infer requests whose runs take ``run_time`` ns, and are ``believed`` to."""
+    """``SLOTS`` infer requests whose runs take ``run_time`` ns; the scheduler starts from ``believed``."""
     rules = SchedulerRules(QueueLimits(1024, 1 << 40), objective=None if objective is None else Objective(objective))
     scheduler = Scheduler("m", rules, [PoolSpec(SLOTS)])
     scheduler.seed(0, [(1, believed or run_time)])
@@ -35,9 +35,7 @@ def steady(sim: Simulation, clients: list[Clients], seconds: int, settle: int = 
 
 @pytest.mark.parametrize("load", [1.5, 4, 8])
 @pytest.mark.parametrize(("run_time", "deadline"), [(6 * MS, 150 * MS), (15 * MS, 200 * MS), (40 * MS, 200 * MS)])
-def test_where_clients_have_deadlines_all_that_can_be_computed_is_in_time(
-    run_time: int, deadline: int, load: float
-) -> None:
+def test_with_deadlines_goodput_stays_at_capacity(run_time: int, deadline: int, load: float) -> None:
     most = capacity(run_time)
     outcomes = steady(simulation(run_time), [Clients("all", load * most, deadline)], 4)
     assert outcomes.in_time["all"] >= 0.95 * 4 * most
@@ -56,21 +54,19 @@ def test_below_capacity_hardly_any_request_is_refused(load: float) -> None:
     ("hurried", "deadlines"),
     [(0.5, (50 * MS, 500 * MS)), (0.2, (60 * MS, 2 * SECOND)), (0.1, (100 * MS, 10 * SECOND))],
 )
-def test_requests_with_much_time_and_with_little_get_their_parts(
-    hurried: float, deadlines: tuple[int, int], load: float
-) -> None:
+def test_patient_and_urgent_requests_get_their_shares(hurried: float, deadlines: tuple[int, int], load: float) -> None:
     most = capacity(15 * MS)
     clients = [
         Clients("hurried", hurried * load * most, deadlines[0]),
         Clients("patient", (1 - hurried) * load * most, deadlines[1]),
     ]
-    # The patient wait out what may be a burst, for as long as they have time.
+    # Patient requests wait out a possible burst for as long as they have time.
     outcomes = steady(simulation(15 * MS), clients, 10, settle=14)
     assert outcomes.in_time["hurried"] >= 0.8 * hurried * most * 10
     assert outcomes.in_time["patient"] >= 0.8 * (1 - hurried) * most * 10
 
 
-def test_below_capacity_the_hurried_go_first_and_the_patient_are_in_time_as_well() -> None:
+def test_below_capacity_urgent_requests_go_first_and_patient_ones_are_in_time_too() -> None:
     most = capacity(15 * MS)
     clients = [Clients("hurried", 0.4 * most, 60 * MS), Clients("patient", 0.45 * most, 600 * MS)]
     outcomes = steady(simulation(15 * MS), clients, 15)
@@ -93,14 +89,14 @@ def test_an_objective_without_deadlines_keeps_goodput_at_capacity(load: float) -
     assert outcomes.in_time["all"] >= 0.97 * most * 10
 
 
-def test_lasting_overload_with_generous_deadlines_does_not_make_every_client_wait() -> None:
+def test_sustained_overload_with_generous_deadlines_does_not_make_every_client_wait() -> None:
     most = capacity(15 * MS)
     outcomes = steady(simulation(15 * MS), [Clients("all", 2 * most, 20 * SECOND)], 10, settle=25)
     assert outcomes.in_time["all"] >= 0.97 * most * 10
     assert max(outcomes.latencies["all"]) < 1.5 * SECOND
 
 
-def test_a_burst_that_deadlines_leave_time_for_is_answered_whole() -> None:
+def test_a_burst_within_the_deadlines_is_answered_completely() -> None:
     most = capacity(15 * MS)
     sim = simulation(15 * MS)
     clients = [Clients("all", 3 * most, 10 * SECOND)]
@@ -118,7 +114,7 @@ def test_a_burst_that_deadlines_leave_time_for_is_answered_whole() -> None:
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=examples(10), deadline=None)
-def test_whatever_is_believed_at_first_what_is_seen_is_learnt(
+def test_wrong_initial_service_times_are_corrected(
     believed: int, load: float, spread: float, letting_go: int, seed: int
 ) -> None:
     run_time, most = 15 * MS, capacity(15 * MS)
@@ -141,7 +137,7 @@ def test_a_model_that_was_slower_than_every_deadline_for_a_while_is_tried_again(
     assert in_time[2] >= 0.95 * 500
 
 
-def test_a_client_with_hopeless_deadlines_does_not_spoil_it_for_the_others() -> None:
+def test_a_client_with_hopeless_deadlines_does_not_harm_the_others() -> None:
     most = capacity(15 * MS)
     clients = [Clients("all", 2 * most, 200 * MS), Clients("hopeless", most, 16 * MS, wire=0)]
     outcomes = steady(simulation(15 * MS), clients, 10)

@@ -1,4 +1,4 @@
-"""A pool of slots as the scheduler sees it: who is free, and how long work takes."""
+"""A pool of slots as the scheduler sees it: free slots, and how long work takes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,14 +27,14 @@ def test_a_slot_is_free_or_running_and_never_both(steps: list[bool], slots: int)
         assert sorted([*pool.free, *pool.running]) == list(range(slots))
 
 
-def test_the_slot_that_came_back_last_is_used_first() -> None:
+def test_the_most_recently_freed_slot_is_used_first() -> None:
     pool = busy(0, 0, 0, 0)
     pool.release(2, 1, 1, learn=False)
     pool.release(0, 1, 1, learn=False)
     assert (pool.occupy(2), pool.occupy(2)) == (0, 2)
 
 
-def test_the_first_completion_is_taken_as_it_is_and_later_ones_are_smoothed() -> None:
+def test_the_first_duration_is_taken_unchanged_and_later_ones_are_smoothed() -> None:
     pool = busy(0, 0)
     pool.release(0, 1, 100, learn=True)
     assert pool.times.expected(1) == 100
@@ -43,23 +43,23 @@ def test_the_first_completion_is_taken_as_it_is_and_later_ones_are_smoothed() ->
     assert pool.times.expected(1) == 110
 
 
-def test_what_is_not_to_be_learnt_from_leaves_the_service_time_alone() -> None:
+def test_a_run_not_to_learn_from_leaves_the_service_time_unchanged() -> None:
     pool = busy(100, 0)
     pool.release(0, 1, 1, learn=False)
     assert pool.times.expected(1) == 100
 
 
 @given(st.floats(1, 1e9), st.lists(TIMES, min_size=1, max_size=50))
-def test_the_service_time_stays_within_what_was_seen(seed: float, durations: list[int]) -> None:
+def test_the_service_time_stays_within_the_observed_range(seed: float, durations: list[int]) -> None:
     pool = PoolState(1, 1)
     pool.times.seed(1, seed)
     for duration in durations:
         pool.release(pool.occupy(0), 1, duration, learn=True)
-    # A relative hair for the rounding of the smoothing itself.
+    # A small relative tolerance for rounding in the smoothing.
     assert min(seed, *durations) * (1 - 1e-9) <= pool.times.expected(1) <= max(seed, *durations) * (1 + 1e-9)
 
 
-def test_a_pool_nobody_has_measured_promises_nothing() -> None:
+def test_an_unmeasured_pool_promises_nothing() -> None:
     assert busy(0, 0, 0).completions_within(1e12, 0) == 0
 
 

@@ -1,4 +1,4 @@
-"""The request queue keeps its order and its books, and forgets what leaves."""
+"""The request queue keeps its order and its counts, and forgets entries that leave."""
 
 import gc
 import weakref
@@ -26,7 +26,7 @@ def entry_of(arrival: int, priority: int = 0, rows: int = 1, batch_key: int | No
 
 
 @given(st.lists(st.one_of(ARRIVAL, ARRIVAL, DEPARTURE), max_size=80), st.sampled_from([1, 3, 1000]))
-def test_the_queue_is_by_priority_and_by_when_answers_are_due_within_one(
+def test_the_queue_is_ordered_by_priority_and_within_a_level_by_due_time(
     steps: list[tuple[str, int, int]], dues: int
 ) -> None:
     queue, expected = RequestQueue(), list[Entry]()
@@ -60,7 +60,7 @@ def test_the_queue_is_by_priority_and_by_when_answers_are_due_within_one(
             assert queue.last() is expected[-1]
 
 
-def test_equally_due_requests_keep_the_order_they_came_in() -> None:
+def test_equally_due_requests_keep_their_order_of_arrival() -> None:
     queue = RequestQueue()
     entries = [entry_of(n, due=5) for n in (3, 1, 2)]
     for entry in entries:
@@ -68,7 +68,7 @@ def test_equally_due_requests_keep_the_order_they_came_in() -> None:
     assert [entry.arrival for entry in queue] == [1, 2, 3]
 
 
-def test_levels_that_clients_made_up_do_not_stay() -> None:
+def test_empty_levels_are_forgotten() -> None:
     queue = RequestQueue()
     for priority in range(1, 10_000):
         queue.append(Entry(work(priority=priority, batch_key=priority), priority, 0))
@@ -76,7 +76,7 @@ def test_levels_that_clients_made_up_do_not_stay() -> None:
     assert (queue._levels, queue._queues, queue._rows, queue._rows_by_key) == ([], {}, {}, {})
 
 
-def test_what_left_from_the_middle_is_not_kept_in_memory() -> None:
+def test_an_entry_removed_from_the_middle_is_freed() -> None:
     queue = RequestQueue()
     entries = [Entry(work(), n, 0) for n in range(3)]
     for entry in entries:
@@ -91,7 +91,7 @@ def test_what_left_from_the_middle_is_not_kept_in_memory() -> None:
     assert list(queue) == entries
 
 
-def test_whoever_waited_through_many_better_ones_goes_next() -> None:
+def test_an_entry_passed_over_by_many_better_ones_goes_next() -> None:
     queue = RequestQueue()
     patient = Entry(work(priority=9), 0, 0)
     queue.append(patient)
@@ -103,7 +103,7 @@ def test_whoever_waited_through_many_better_ones_goes_next() -> None:
     assert [entry is patient for entry in taken] == [False] * PATIENCE + [True]
 
 
-def test_a_request_that_is_put_back_has_the_place_it_had() -> None:
+def test_a_request_that_is_put_back_gets_its_old_place() -> None:
     queue = RequestQueue()
     first, second = (Entry(work(), n, 0) for n in range(2))
     queue.append(first)

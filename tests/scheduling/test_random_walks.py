@@ -45,7 +45,7 @@ Place = tuple[int, int]
 STEPS: Counter[str] = Counter()
 
 LIMITS = st.builds(QueueLimits, st.integers(1, 8), st.integers(1, 150), st.none() | st.integers(1, 5))
-# Slots, how many of them run side by side at most, and the time a run is known to take.
+# Slots, how many may run at a time, and the known time of a run.
 POOL = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 50))
 BATCH = st.builds(BatchRule, st.integers(2, 6), st.sampled_from([0, 0, 15]), st.sampled_from([(), (2,), (2, 4)]))
 HANGS = st.none() | st.builds(HangRule, st.integers(1, 150), st.integers(1, 20))
@@ -138,7 +138,7 @@ class Walk(RuleBasedStateMachine):
                     assert self.waiting
                 case Overloaded():
                     assert self.rules_of.objective is not None
-                    assert self.waiting or self.full(), "turned away beside a free slot"
+                    assert self.waiting or self.full(), "refused with a free slot"
                 case SequenceGone() | SequenceLost() | TooManySequences():
                     assert step is not None
                 case _:
@@ -156,7 +156,7 @@ class Walk(RuleBasedStateMachine):
             else:
                 ends = [deadline] if deadline is not None else []
                 assert self.due[request] <= min([*ends, *([self.now + objective.latency] if objective else [])])
-        # As the shell does it: others may have been turned away to make room.
+        # As the shell does it: others may have been evicted to make room.
         self.look()
 
     @precondition(lambda self: self.submitted)
@@ -197,7 +197,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.runs and self.rules_of.hangs is not None)
     @rule()
     def outwait(self) -> None:
-        """What runs now never ends by itself."""
+        """The runs in flight never end by themselves."""
         self.count("outwait")
         hung = set(self.runs.values())
         while hung & set(self.runs.values()):
@@ -235,20 +235,20 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting and not self.full() and not self.rules_of.pinned)
     @rule()
     def hang(self) -> None:
-        """Nothing that runs ever ends: what could be started is started all the same."""
+        """No run ever ends: requests that can start do so anyway."""
         self.count("hang")
         for _ in range(400):
             plan = self.look()
             if not self.startable() or self.full():
                 return
-            assert plan.wake_at is not None, "work waits, a slot is free, and nobody will look again"
+            assert plan.wake_at is not None, "work waits, a slot is free, and no poll is due"
             self.now = plan.wake_at
-        raise AssertionError("work waits for ever beside a free slot")
+        raise AssertionError("work waits for ever with a free slot")
 
     # -- the model ------------------------------------------------------------------
 
     def put_others_in_their_place(self) -> None:
-        """The slots of runs that do not end are replaced, as far as those have not ended meanwhile."""
+        """Slots of hung runs are replaced, unless the run has ended meanwhile."""
         for place in self.hopeless:
             if (run := self.runs.get(place)) is not None and run in self.given_up:
                 self.count("replace")
@@ -267,7 +267,7 @@ class Walk(RuleBasedStateMachine):
         return {m.sequence for run in self.runs.values() for m in run.members if m.sequence is not None}
 
     def startable(self) -> list[Request]:
-        """Waiting requests with nobody of their sequence before them."""
+        """Waiting requests with none of their sequence before them."""
         busy, seen, free = {id(s) for s in self.in_flight()}, set[int](), []
         for request in self.waiting:
             sequence = self.scheduler._entries[request].sequence
@@ -293,7 +293,7 @@ class Walk(RuleBasedStateMachine):
         if not ok and (len(run.members) > 1 or lost):
             assert answered == []
             self.alone |= set(alive)
-            # They are the first again, in their order.
+            # They are first again, in their order.
             self.waiting = sorted([*alive, *self.waiting], key=self.submitted.index)
         else:
             assert answered == alive
@@ -327,7 +327,7 @@ class Walk(RuleBasedStateMachine):
             assert self.now - self.given_up[self.runs[place]] >= self.rules_of.hangs.cancel_grace
             self.hopeless.append(place)
         if self.rules_of.hangs is not None and self.runs:
-            assert plan.wake_at is not None, "a run may hang, and nobody will look again"
+            assert plan.wake_at is not None, "a run may hang, and no poll is due"
 
         for place in plan.cancels:
             if (run := self.runs.get(place)) is not None:
@@ -349,7 +349,7 @@ class Walk(RuleBasedStateMachine):
         assert plan.wake_at is None or plan.wake_at > self.now
         assert not deadlines or (plan.wake_at is not None and plan.wake_at <= min(deadlines))
         if self.startable() and not self.full() and not self.rules_of.pinned:
-            assert plan.wake_at is not None, "work waits beside a free slot, and nobody will look again"
+            assert plan.wake_at is not None, "work waits with a free slot, and no poll is due"
         # Compaction happens on polls.
         assert len(self.scheduler._deadlines) <= 2 * len(deadlines) + 64
         return plan
@@ -409,7 +409,7 @@ class Walk(RuleBasedStateMachine):
             assert inside.waiting == len(self.waiting)
             assert inside._waiting_bytes == sum(r.nbytes for r in self.waiting)
             assert inside.idle == (not self.alive() and not self.runs)
-            # Those that are tried again had been let in before.
+            # Requests that are retried were admitted before.
             new = [r for r in self.waiting if r not in self.alone]
             assert len(new) <= limits.max_length
             assert len(new) <= 1 or sum(r.nbytes for r in new) <= limits.max_bytes
@@ -420,7 +420,7 @@ class Walk(RuleBasedStateMachine):
             assert inside.sequences <= most
             held = Counter(s.client for s in self.places())
             assert held == inside._sequences._held
-            # Nothing is taken away where others came later.
+            # A client keeps its places when others come later.
             assert held["x"] <= fair_share(most, 0)
         for index, pool in enumerate(inside._pools):
             kept = [s.place[1] for s in self.places() if s.place is not None and s.place[0] == index]
@@ -433,7 +433,7 @@ class Walk(RuleBasedStateMachine):
         return [*sequences._live.values(), *sequences._parting] if sequences is not None else []
 
     def teardown(self) -> None:
-        """Drained, every request has ended, every slot is back and nothing is left inside."""
+        """After draining, every request has ended, every slot is free and nothing is left inside."""
         if not hasattr(self, "scheduler"):
             return
         for _ in range(4 * len(self.submitted) + 4):

@@ -1,4 +1,4 @@
-"""What the scheduler decides, case by case; test_random_walks.py holds it to its promises in general."""
+"""The scheduler's decisions, case by case; test_random_walks.py checks its promises in general."""
 
 import gc
 import weakref
@@ -147,7 +147,7 @@ def test_a_request_that_expires_while_it_runs_is_answered_and_its_run_cancelled(
         (request, "model 'm': deadline passed while the request was running")
     ]
     assert plan.cancels == [(0, 0)]
-    # Its slot is not free before the run has really ended.
+    # Its slot is not free until the run has really ended.
     submit(one, 1)
     assert not one.poll(8).starts
     assert one.finished(0, 0, 9) == []
@@ -190,7 +190,7 @@ def test_the_time_of_cancelled_and_failed_work_is_not_learnt() -> None:
 
 
 def test_an_ended_request_is_not_kept_in_memory_by_its_deadline() -> None:
-    # Sooner deadlines of work still in flight keep later ones of ended work in the heap.
+    # Earlier deadlines of requests in flight keep later ones of ended requests in the heap.
     one = scheduler((2, 10))
     held = work(deadline=1000)
     ended = [work(deadline=2000), work(deadline=2000)]
@@ -263,13 +263,13 @@ def test_a_slow_pool_takes_what_the_fast_one_would_not_be_done_with_by_then() ->
     assert places(starts) == [(requests[0], 0, 0), (requests[10], 1, 0)]
 
 
-def test_both_pools_work_where_they_are_equally_fast() -> None:
+def test_both_pools_work_if_they_are_equally_fast() -> None:
     two = scheduler((1, 10), (1, 10))
     submit(two, 2)
     assert pools_of(two.poll(0).starts) == [0, 1]
 
 
-def test_a_pool_nobody_has_measured_is_tried() -> None:
+def test_an_unmeasured_pool_is_tried() -> None:
     two = scheduler((1, 10), (1, 0))
     submit(two, 1)
     assert pools_of(two.poll(0).starts) == [1]
@@ -305,7 +305,7 @@ def test_a_deadline_nearer_than_the_fastest_run_is_refused_until_that_is_stale()
     (run,) = one.poll(SECOND).starts
     at = SECOND + 100 * MS
     one.finished(run.pool, run.slot, at)
-    with pytest.raises(DeadlinePassed, match=r"50\.0 ms are left, an answer takes 100\.0 ms"):
+    with pytest.raises(DeadlinePassed, match=r"50\.0 ms are left, a response takes 100\.0 ms"):
         one.submit(work(deadline=at + 50 * MS), at)
     # Nothing has run for long: the model may have become faster.
     at += 2 * SECOND
@@ -316,7 +316,7 @@ def test_a_deadline_nearer_than_the_fastest_run_is_refused_until_that_is_stale()
     one.submit(work(deadline=at + 60 * MS), at + 11 * MS)
 
 
-def test_what_was_measured_too_slow_is_stale_also_for_requests_that_took_long_to_come() -> None:
+def test_a_slow_measurement_is_stale_also_for_requests_that_took_long_to_arrive() -> None:
     one = scheduler((1, 100 * MS))
     at = 5 * SECOND
     request = work(deadline=at + 80 * MS, received=at - 20 * MS)
@@ -325,7 +325,7 @@ def test_what_was_measured_too_slow_is_stale_also_for_requests_that_took_long_to
     assert answered(one.finished(run.pool, run.slot, at + 5 * MS)) == [request]
 
 
-def test_while_something_runs_nothing_is_stale() -> None:
+def test_no_measurement_is_stale_while_a_run_is_in_flight() -> None:
     one = scheduler((2, 100 * MS))
     submit(one, 1, SECOND)
     one.poll(SECOND)
@@ -364,7 +364,7 @@ def test_the_sooner_deadline_goes_first_and_a_priority_goes_before_it() -> None:
     assert order == [asked[2], asked[1], asked[3], asked[0]]
 
 
-def test_what_would_wait_too_long_for_its_deadline_is_refused_before_it_waits() -> None:
+def test_a_request_that_would_miss_its_deadline_is_refused_before_it_waits() -> None:
     one = scheduler((1, 10 * MS))
     submit(one, 1)
     one.poll(0)
@@ -375,7 +375,7 @@ def test_what_would_wait_too_long_for_its_deadline_is_refused_before_it_waits() 
     one.submit(work(deadline=200 * MS), 0)
 
 
-def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
+def test_under_sustained_overload_patient_requests_get_an_overload_error() -> None:
     one = scheduler((1, 10 * MS))
     told: set[tuple[str, bool]] = set()
     begun = now = SECOND
@@ -394,8 +394,8 @@ def test_lasting_overload_is_told_to_those_who_have_time_left() -> None:
     assert told <= {("overload", True), ("forecast", True), ("forecast", False)}
 
 
-def test_a_request_refused_for_overload_is_told_when_to_come_back() -> None:
+def test_a_request_refused_for_overload_is_told_when_to_retry() -> None:
     crowded = SustainedOverload("m", 0.2, 0.05, retry_after=0.15)
     assert crowded.retry_after == 0.15
-    assert "an answer would take 200 ms; while more is asked for than can be computed" in str(crowded)
-    assert "held to 50 ms" in str(crowded)
+    assert "a response would take 200 ms" in str(crowded)
+    assert "under sustained overload the queue is limited to 50 ms" in str(crowded)

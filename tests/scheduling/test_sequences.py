@@ -1,4 +1,4 @@
-"""Sequences: one request at a time, in order, on a state that is sound or gone, and its client's own."""
+"""Sequences: one request at a time, in order, on a state that is sound or gone, and owned by one client."""
 
 from collections import Counter
 
@@ -52,7 +52,7 @@ def test_a_sequence_that_was_never_started_or_has_ended_is_gone() -> None:
         step(one, "a")
 
 
-def test_no_more_sequences_live_than_may() -> None:
+def test_live_sequences_stay_within_the_limit() -> None:
     one = scheduler()
     step(one, "a", start=True)
     step(one, "b", start=True)
@@ -60,7 +60,7 @@ def test_no_more_sequences_live_than_may() -> None:
         step(one, "c", start=True)
 
 
-def test_a_failed_request_loses_its_sequence_and_whoever_was_held_behind() -> None:
+def test_a_failed_request_loses_its_sequence_and_the_requests_behind_it() -> None:
     one = scheduler()
     step(one, "a", start=True)
     behind = step(one, "a")
@@ -100,7 +100,7 @@ def test_a_pinned_sequence_keeps_its_slot_while_others_run() -> None:
 
 
 def said(one: Scheduler, name: int | str, *, ok: bool = True, now: int = 0, client: str = "", **flags: bool) -> str:
-    """How a request ends that runs at once: "" where well, or the error's sentence."""
+    """How a request that runs at once ends: "" for success, or the error's sentence."""
     one.poll(now)
     try:
         step(one, name, now=now, client=client, **flags)
@@ -114,7 +114,7 @@ def said(one: Scheduler, name: int | str, *, ok: bool = True, now: int = 0, clie
 UNKNOWN = "SequenceGone: model 'm': sequence '{}' is not known; begin with sequence_start"
 
 
-def test_what_a_client_has_begun_is_not_there_for_another() -> None:
+def test_a_client_does_not_see_another_clients_sequence() -> None:
     one = scheduler(most=100)
     assert said(one, 42, start=True, client="a") == ""
     for flags in ({}, {"end": True}):
@@ -122,7 +122,7 @@ def test_what_a_client_has_begun_is_not_there_for_another() -> None:
     assert said(one, 42, client="a") == ""
 
 
-def test_another_client_that_begins_the_same_id_replaces_and_ends_nothing() -> None:
+def test_another_client_with_the_same_id_replaces_and_ends_nothing() -> None:
     one = scheduler(most=100)
     said(one, 42, start=True, client="a")
     assert said(one, 42, start=True, client="b") == ""
@@ -136,18 +136,18 @@ def test_another_client_that_begins_the_same_id_replaces_and_ends_nothing() -> N
     ("end", "ok", "now", "own"),
     [
         (True, True, 1, "has ended"),
-        (False, False, 1, "is lost: a request of it failed"),
+        (False, False, 1, "is lost: one of its requests failed"),
         (False, True, 100, "timed out after"),
     ],
 )
-def test_how_a_sequence_ended_is_told_to_its_own_client_alone(end: bool, ok: bool, now: int, own: str) -> None:
+def test_only_its_own_client_learns_how_a_sequence_ended(end: bool, ok: bool, now: int, own: str) -> None:
     one = scheduler(most=100)
     said(one, 42, start=True, end=end, ok=ok, client="a")
     assert said(one, 42, client="b", now=now) == UNKNOWN.format(42)
     assert own in said(one, 42, client="a", now=now)
 
 
-def test_a_client_makes_the_server_forget_its_own_sequences_and_no_other_clients(
+def test_a_client_pushes_only_its_own_sequences_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sequences, "_REMEMBERED", 10)
@@ -161,7 +161,7 @@ def test_a_client_makes_the_server_forget_its_own_sequences_and_no_other_clients
 
 
 class Server:
-    """A scheduler with a slot for everything, and what each client has seen of it."""
+    """A scheduler with a slot for every request, and what each client has seen of it."""
 
     def __init__(self, *, pinned: bool) -> None:
         self.scheduler = scheduler(pinned=pinned, slots=40, width=40, most=40)
@@ -219,7 +219,7 @@ ACTIONS = ["ask"] * 4 + ["end well"] * 3 + ["fail", "cancel", "disconnect"]
     ),
     st.booleans(),
 )
-def test_clients_with_the_same_ids_see_what_they_would_see_on_servers_of_their_own(
+def test_clients_with_the_same_ids_get_what_they_would_get_on_separate_servers(
     steps: list[tuple[str, str, int | str, bool, bool, int]], pinned: bool
 ) -> None:
     shared, own = Server(pinned=pinned), {client: Server(pinned=pinned) for client in "ab"}
@@ -238,29 +238,29 @@ def test_clients_with_the_same_ids_see_what_they_would_see_on_servers_of_their_o
 
 
 @pytest.mark.parametrize(("most", "begun"), [(1024, 768), (16, 12), (8, 6), (4, 3), (3, 2), (2, 1), (1, 1)])
-def test_a_client_alone_has_most_places_and_leaves_some(most: int, begun: int) -> None:
+def test_a_single_client_gets_most_places_but_not_all(most: int, begun: int) -> None:
     one = scheduler(most=most, slots=1024)
     answers = [said(one, number, start=True, client="a") for number in range(1, most + 2)]
     assert answers.count("") == begun
     if begun < most:
         assert answers[begun].startswith(
-            f"TooManySequences: model 'm': this client has {begun} live sequences of {most} at most; the other places "
-            "are for other clients; retry in "
+            f"TooManySequences: model 'm': this client has {begun} of {most} live sequences; the rest are reserved "
+            "for other clients; retry in "
         )
         assert said(one, 1, start=True, end=True, client="b") == ""
-    # What is live goes on, may begin again, and makes room for itself.
+    # Live sequences continue, may begin again, and make room for themselves.
     assert [said(one, number, client="a") for number in range(1, begun + 1)] == [""] * begun
     assert said(one, 1, start=True, end=True, client="a") == ""
     assert said(one, 2000, start=True, client="a") == ""
 
 
-def test_clients_that_are_not_told_apart_have_all_places() -> None:
+def test_clients_that_can_not_be_told_apart_share_all_places() -> None:
     one = scheduler(most=16, slots=16)
     assert [said(one, number, start=True) for number in range(1, 17)] == [""] * 16
-    assert "16 sequences are live, which is the limit" in said(one, 17, start=True)
+    assert "the limit of 16 live sequences is reached" in said(one, 17, start=True)
 
 
-def test_a_client_at_its_part_is_told_when_one_of_its_own_sequences_times_out() -> None:
+def test_a_client_at_its_share_is_told_when_its_next_sequence_times_out() -> None:
     one = scheduler(most=4)
     said(one, 1, start=True, client="b")
     for number in range(2):
@@ -270,7 +270,7 @@ def test_a_client_at_its_part_is_told_when_one_of_its_own_sequences_times_out() 
     assert refused.value.retry_after == 90 / 1e9
 
 
-def test_a_sequence_whose_last_run_goes_on_keeps_its_place() -> None:
+def test_a_sequence_whose_last_run_continues_keeps_its_place() -> None:
     one = scheduler(pinned=True, most=2)
     running = step(one, 1, start=True, client="a")
     ((_, slot),) = started(one, 0)
@@ -286,10 +286,8 @@ def test_a_sequence_whose_last_run_goes_on_keeps_its_place() -> None:
     st.lists(st.tuples(st.sampled_from("aaaab"), st.integers(0, 9), st.sampled_from([True, True, False])), min_size=15),
     st.integers(2, 6),
 )
-def test_a_client_may_do_what_it_likes_and_a_newcomer_finds_a_place(
-    steps: list[tuple[str, int, bool]], most: int
-) -> None:
-    """Until others that take all they may have come before it: each leaves a quarter of what it finds."""
+def test_a_newcomer_finds_a_place_whatever_one_client_does(steps: list[tuple[str, int, bool]], most: int) -> None:
+    """Until others with their full shares come first: each leaves a quarter of what it finds."""
     one = scheduler(most=most, slots=most)
     live: Counter[str] = Counter()
     for client, name, start in steps:

@@ -12,7 +12,7 @@ def known(*seen: tuple[int, float]) -> ServiceTimes:
     return times
 
 
-def test_nothing_is_expected_before_anything_was_seen() -> None:
+def test_there_is_no_expectation_before_the_first_run() -> None:
     assert (known().expected(3), known().fastest(3)) == (0.0, 0.0)
 
 
@@ -35,7 +35,7 @@ def test_the_fastest_run_is_remembered_and_slowly_forgotten() -> None:
     assert times.fastest(1) == pytest.approx(500, rel=0.01)
 
 
-def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() -> None:
+def test_the_slowest_run_of_any_size_is_remembered_and_slowly_forgotten() -> None:
     times = known((1, 100), (4, 300))
     assert times.slowest == 300
     times.learn(1, 900)
@@ -45,7 +45,7 @@ def test_the_slowest_run_is_remembered_whatever_its_rows_and_slowly_forgotten() 
     assert times.slowest == pytest.approx(200, rel=0.01)
 
 
-def test_a_run_that_goes_on_says_how_long_runs_take_and_nothing_of_the_fastest() -> None:
+def test_an_unfinished_run_raises_the_average_but_not_the_fastest() -> None:
     times = known((1, 100))
     times.learn_at_least(1, 50)
     assert times.expected(1) == 100
@@ -55,7 +55,7 @@ def test_a_run_that_goes_on_says_how_long_runs_take_and_nothing_of_the_fastest()
     assert times.fastest(1) == 100
 
 
-def test_what_is_first_known_of_a_run_that_goes_on_rules_nothing_out() -> None:
+def test_an_unfinished_first_run_rules_nothing_out() -> None:
     times = known()
     times.learn_at_least(2, 500)
     assert (times.expected(2), times.fastest(2)) == (500, 0)

@@ -1,10 +1,10 @@
-"""How soon runs that end without a word are looked for."""
+"""How soon to look for runs that end without notice."""
 
 from inferd.scheduling.sweeps import LONGEST, Sweeps
 
 
 def looks(sweeps: Sweeps, now: int, count: int) -> list[int]:
-    """The times until the next looks, each taken when it is due."""
+    """The times until the next looks, each look made when it is due."""
     seen = []
     for _ in range(count):
         seen.append(sweeps.ns)
@@ -13,11 +13,11 @@ def looks(sweeps: Sweeps, now: int, count: int) -> list[int]:
     return seen
 
 
-def test_nothing_hurries_them_where_runs_end_well() -> None:
+def test_looks_are_rare_while_runs_succeed() -> None:
     assert looks(Sweeps(), 0, 3) == [LONGEST] * 3
 
 
-def test_after_a_cancel_they_come_soon_and_then_ever_later() -> None:
+def test_after_a_cancel_looks_come_soon_and_then_ever_later() -> None:
     sweeps = Sweeps()
     sweeps.soon()
     seen = looks(sweeps, 0, 10)
@@ -26,7 +26,7 @@ def test_after_a_cancel_they_come_soon_and_then_ever_later() -> None:
     assert seen[-1] == LONGEST
 
 
-def test_after_a_failure_they_come_often_for_a_while() -> None:
+def test_after_a_failure_looks_come_often_for_a_while() -> None:
     sweeps = Sweeps()
     sweeps.failed(0)
     assert set(looks(sweeps, 0, 100)) == {1_000_000}

@@ -1,4 +1,4 @@
-"""Requests as the scheduler sees them: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
+"""Requests for the scheduler: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
 
 from collections.abc import Hashable, Sequence
 
@@ -8,13 +8,13 @@ from inferd.tensors import Tensor
 
 
 class Unanswered:
-    """A reply slot that the scheduler has no business with."""
+    """A reply slot that the scheduler must not use."""
 
     def answer(self, _: Sequence[Tensor]) -> None:
-        raise AssertionError("the scheduler answers nobody")
+        raise AssertionError("the scheduler answers no request")
 
     def fail(self, _: InferdError) -> None:
-        raise AssertionError("the scheduler answers nobody")
+        raise AssertionError("the scheduler answers no request")
 
 
 def work(

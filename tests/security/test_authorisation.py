@@ -1,4 +1,4 @@
-"""Who is who, and what that opens; without any port."""
+"""Who a caller is, and what that opens; without any port."""
 
 import hmac
 from hashlib import sha256
@@ -18,7 +18,7 @@ SECRETS = st.text(CHARACTERS, min_size=SECRET_LENGTH[0], max_size=80)
 
 
 def authority(*secrets: str, expires: float | None = None, clients: dict[str, list[str]] | None = None) -> Authority:
-    """It knows ``secrets`` as the tokens "0", "1" and so on, all with the scope infer."""
+    """An authority with ``secrets`` as the tokens "0", "1" and so on, all with the scope infer."""
     entries = [
         {"name": str(n), "sha256": sha256(s.encode()).hexdigest(), "scopes": ["infer"]} for n, s in enumerate(secrets)
     ]
@@ -38,7 +38,7 @@ def reason(known: Authority, authorization: str | None, names: tuple[str, ...] =
 
 
 @given(st.lists(SECRETS, min_size=1, max_size=5, unique=True), st.data())
-def test_exactly_the_holder_of_a_secret_is_its_token(secrets: list[str], data: st.DataObject) -> None:
+def test_a_secret_identifies_exactly_its_token(secrets: list[str], data: st.DataObject) -> None:
     known = authority(*secrets)
     for n, secret in enumerate(secrets):
         assert known.identify(f"Bearer {secret}", (), 0) == Identity(str(n), frozenset(["infer"]))
@@ -55,7 +55,7 @@ def test_a_secret_that_is_a_little_wrong_is_wrong(secret: str, place: int, chara
 
 
 @given(st.text(max_size=200) | st.from_regex(r"Bearer .{0,80}"))
-def test_no_text_but_the_right_one_is_anybody(text: str) -> None:
+def test_only_a_known_secret_identifies_a_caller(text: str) -> None:
     assert reason(authority("x" * 40), text) in ("malformed", "unknown")
 
 
@@ -68,12 +68,12 @@ def test_a_secret_of_another_length_is_refused_though_its_hash_is_known(length: 
 
 
 @pytest.mark.parametrize("length", SECRET_LENGTH)
-def test_a_secret_of_the_shortest_and_of_the_greatest_length_is_taken(length: int) -> None:
+def test_secrets_of_the_least_and_the_greatest_length_are_accepted(length: int) -> None:
     secret = "x" * length
     assert authority(secret).identify(f"Bearer {secret}", (), 0).name == "0"
 
 
-def test_a_client_has_the_keys_of_its_name_unless_the_file_says_otherwise() -> None:
+def test_a_client_has_the_keys_of_its_name_unless_the_file_sets_them() -> None:
     tables = [
         {"name": "a", "scopes": ["infer"], "shared_memory_keys": ["x-", "y"]},
         {"name": "b", "scopes": ["infer"]},
@@ -81,11 +81,11 @@ def test_a_client_has_the_keys_of_its_name_unless_the_file_says_otherwise() -> N
     ]
     known = Authority(tokens.of({"client": tables}, "f"))
     assert [known.keys_of(name) for name in "abc"] == [("x-", "y"), ("b+",), ("c+",)]
-    # Who is known by a certificate alone.
+    # A caller known only by a certificate.
     assert Authority(None).keys_of("spiffe://example/a") == ("spiffe:%2F%2Fexample%2Fa+",)
 
 
-def test_every_hash_is_compared_wherever_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_hash_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = [f"{n:x>40}" for n in range(7)]
     known = authority(*secrets)
     compared: list[bytes] = []
@@ -107,7 +107,7 @@ def test_every_hash_is_compared_wherever_one_fits(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("now", "holds"), [(99.9, True), (100.0, False), (100.1, False)])
-def test_a_token_holds_until_the_moment_it_expires(now: float, holds: bool) -> None:
+def test_a_token_is_valid_until_the_moment_it_expires(now: float, holds: bool) -> None:
     known, shown = authority("x" * 40, expires=100.0), "Bearer " + "x" * 40
     if holds:
         assert known.identify(shown, (), now).name == "0"
@@ -115,27 +115,27 @@ def test_a_token_holds_until_the_moment_it_expires(now: float, holds: bool) -> N
         assert reason(known, shown, now=now) == "expired"
 
 
-def test_the_first_name_that_is_known_says_who_it_is() -> None:
+def test_the_first_known_name_identifies_the_caller() -> None:
     known = authority(clients={"b": ["read"], "c": ["infer"]})
     assert known.identify(None, ("a", "b", "c"), 0) == Identity("b", frozenset(["read"]))
     assert known.identify(None, ("a", "x"), 0) == Identity("a", frozenset())
     assert reason(known, None) == "missing"
 
 
-def test_a_token_goes_before_a_certificate_right_or_wrong() -> None:
+def test_a_token_takes_precedence_over_a_certificate_valid_or_not() -> None:
     known = authority("x" * 40, clients={"c": ["read"]})
     assert known.identify("Bearer " + "x" * 40, ("c",), 0).name == "0"
     assert reason(known, "Bearer " + "y" * 40, ("c",)) == "unknown"
 
 
-def test_without_a_tokens_file_a_name_is_enough_and_no_token_is() -> None:
+def test_without_a_tokens_file_any_verified_name_is_enough_and_no_token_is_valid() -> None:
     known = Authority(None)
     assert known.identify(None, ("a",), 0) == Identity("a", frozenset(SCOPES))
     assert reason(known, None) == "missing"
     assert reason(known, "Bearer " + "x" * 40) == "unknown"
 
 
-def test_a_scope_is_had_or_not() -> None:
+def test_a_caller_has_a_scope_or_not() -> None:
     identity = Identity("a\n", frozenset(["infer"]))
     identity.check("infer", "That")
     with pytest.raises(OutOfScope) as refused:

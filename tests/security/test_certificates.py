@@ -1,4 +1,4 @@
-"""Certificates as files: what of them is taken, and when they expire."""
+"""Certificate files: what is read from them, and when they expire."""
 
 import os
 import ssl
@@ -51,7 +51,7 @@ def test_the_first_certificate_of_a_chain_is_the_one_that_counts(authority: Cert
 
 
 @given(st.binary(max_size=300), st.integers(0, 10_000))
-def test_what_is_no_certificate_has_no_expiry(noise: bytes, place: int) -> None:
+def test_noise_has_no_expiry(noise: bytes, place: int) -> None:
     for der in (noise, noise[: place % (len(noise) + 1)]):
         pem = ssl.DER_cert_to_PEM_cert(der).encode()
         for text in (noise, pem):
@@ -61,7 +61,7 @@ def test_what_is_no_certificate_has_no_expiry(noise: bytes, place: int) -> None:
                 continue
 
 
-def test_key_and_certificate_that_fit_are_taken(authority: CertificateAuthority, pair: Pair) -> None:
+def test_a_matching_key_and_certificate_are_accepted(authority: CertificateAuthority, pair: Pair) -> None:
     found = certificates.read(CertificateFiles(pair.certificate, pair.key, authority.certificate))
     assert (found.chain, found.key) == (pair.certificate.read_bytes(), pair.key.read_bytes())
     assert found.client_ca == authority.certificate.read_bytes()
@@ -69,18 +69,20 @@ def test_key_and_certificate_that_fit_are_taken(authority: CertificateAuthority,
     assert certificates.read(CertificateFiles(pair.certificate, pair.key)).context.verify_mode is ssl.CERT_NONE
 
 
-def test_a_key_that_does_not_fit_is_refused(authority: CertificateAuthority, pair: Pair) -> None:
+def test_a_key_that_does_not_match_is_refused(authority: CertificateAuthority, pair: Pair) -> None:
     other = authority.issue("other")
-    assert problem(pair.certificate, other.key) == f"{other.key}: no key of {pair.certificate}: KEY_VALUES_MISMATCH"
+    assert (
+        problem(pair.certificate, other.key) == f"{other.key}: not the key of {pair.certificate}: KEY_VALUES_MISMATCH"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_what_is_no_certificate_is_refused(tmp_path: Path, pair: Pair, content: bytes) -> None:
+def test_a_file_without_a_certificate_is_refused(tmp_path: Path, pair: Pair, content: bytes) -> None:
     file = tmp_path / "broken.pem"
     file.write_bytes(content)
-    assert problem(file, pair.key).startswith(f"{pair.key}: no key of {file}: ")
-    assert problem(pair.certificate, file).startswith(f"{file}: no key of {pair.certificate}: ")
-    assert problem(pair.certificate, pair.key, file).startswith(f"{file}: holds no CA: ")
+    assert problem(file, pair.key).startswith(f"{pair.key}: not the key of {file}: ")
+    assert problem(pair.certificate, file).startswith(f"{file}: not the key of {pair.certificate}: ")
+    assert problem(pair.certificate, pair.key, file).startswith(f"{file}: contains no CA: ")
 
 
 def test_a_key_with_a_password_is_refused_and_the_terminal_is_not_asked(
@@ -88,20 +90,18 @@ def test_a_key_with_a_password_is_refused_and_the_terminal_is_not_asked(
 ) -> None:
     locked = tmp_path / "locked.key"
     authority.lock(pair.key, locked)
-    assert problem(pair.certificate, locked).startswith(f"{locked}: no key of {pair.certificate}: ")
+    assert problem(pair.certificate, locked).startswith(f"{locked}: not the key of {pair.certificate}: ")
 
 
 @pytest.mark.parametrize("absent", [0, 1, 2])
-def test_a_file_that_is_not_there_is_named(
-    authority: CertificateAuthority, pair: Pair, tmp_path: Path, absent: int
-) -> None:
+def test_a_missing_file_is_named(authority: CertificateAuthority, pair: Pair, tmp_path: Path, absent: int) -> None:
     files = [pair.certificate, pair.key, authority.certificate]
     files[absent] = tmp_path / "none"
     assert problem(*files) == f"{tmp_path / 'none'}: No such file or directory"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_key_that_may_not_be_read_is_named(pair: Pair, tmp_path: Path) -> None:
+def test_an_unreadable_key_is_named(pair: Pair, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.touch(0o000)
     assert problem(pair.certificate, key) == f"{key}: Permission denied"
@@ -116,7 +116,7 @@ def test_a_key_that_may_not_be_read_is_named(pair: Pair, tmp_path: Path) -> None
         ({"subject": ((("countryName", "X"),),)}, ()),
     ],
 )
-def test_a_name_is_an_alternative_one_or_without_any_the_common_one(
+def test_the_names_are_the_alternative_ones_or_else_the_common_one(
     peer: dict[str, object], names: tuple[str, ...]
 ) -> None:
     assert names_of(peer) == names

@@ -1,4 +1,4 @@
-"""Certificate and tokens together: what a port asks, and the thread that follows the files."""
+"""Certificate and tokens together: what a port reads, and the thread that watches the files."""
 
 from pathlib import Path
 from threading import Event
@@ -14,7 +14,7 @@ PATIENCE = 30.0
 TOKEN = f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["infer"]\n'
 
 
-def test_without_files_whoever_can_connect_may_call() -> None:
+def test_without_files_any_client_that_can_connect_may_call() -> None:
     held = Credentials()
     held.start()
     assert (held.certificate, held.authority, held.verifies_clients, held.takes_tokens) == (None, None, False, False)
@@ -22,7 +22,7 @@ def test_without_files_whoever_can_connect_may_call() -> None:
     held.stop()
 
 
-def test_a_certificate_alone_asks_nobody(tmp_path: Path) -> None:
+def test_a_certificate_alone_authenticates_no_client(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path / "ca")
     pair = authority.issue("server")
     plain = Credentials(CertificateFiles(pair.certificate, pair.key))
@@ -34,7 +34,7 @@ def test_a_certificate_alone_asks_nobody(tmp_path: Path) -> None:
     assert verifying.authority.identify(None, ("anybody",), 0).name == "anybody"
 
 
-def test_a_file_that_can_not_be_used_is_a_configuration_error_to_begin_with(tmp_path: Path) -> None:
+def test_an_unusable_file_at_start_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=str(tmp_path)):
         Credentials(None, tmp_path / "none")
     with pytest.raises(ConfigurationError, match=str(tmp_path)):
@@ -42,7 +42,7 @@ def test_a_file_that_can_not_be_used_is_a_configuration_error_to_begin_with(tmp_
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "of itself"])
-def test_a_change_is_seen_by_the_thread_that_follows(tmp_path: Path, asked: bool) -> None:
+def test_the_watching_thread_notices_a_change(tmp_path: Path, asked: bool) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(TOKEN)
     held = Credentials(None, file)

@@ -1,4 +1,4 @@
-"""DeniedCalls are all counted, and the log is not for others to fill."""
+"""All denied calls are counted, and they can't fill the log."""
 
 from structlog.testing import capture_logs
 
@@ -6,12 +6,12 @@ from inferd.errors import NotAllowed, NotAuthenticated, OutOfScope
 from inferd.security.denied_calls import ENDPOINTS, REASONS, DeniedCalls
 
 
-def test_every_reason_is_there_from_the_start_so_that_the_first_is_a_rise() -> None:
+def test_every_reason_counts_from_zero_so_that_the_first_denial_is_a_rise() -> None:
     assert dict(DeniedCalls().counts) == {(endpoint, reason): 0 for endpoint in ENDPOINTS for reason in REASONS}
     assert set(REASONS) == {"missing", "malformed", "unknown", "expired", "scope"}
 
 
-def test_a_line_says_who_and_what_and_no_more_than_one_a_second() -> None:
+def test_a_log_line_names_caller_and_call_at_most_once_a_second() -> None:
     now = 100.0
     denied = DeniedCalls(lambda: now)
     with capture_logs() as said:

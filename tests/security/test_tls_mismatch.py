@@ -1,4 +1,4 @@
-"""A port that uses TLS, or does not, is told from the other kind."""
+"""A port that uses TLS is told from one that does not."""
 
 import socket
 import ssl
@@ -25,7 +25,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Has a function deal with each connection to a port, whose address it gives."""
+    """Runs a port whose connections a function handles, and returns its address."""
     ports: list[socket.socket] = []
 
     def serve(deal: Callable[[socket.socket], None]) -> str:
@@ -56,19 +56,19 @@ def both(address: str) -> tuple[str, str]:
 
 
 def wants_tls(address: str) -> tuple[str, str]:
-    return f"{address} takes TLS connections only; name the CA of its certificate with --ca FILE", ""
+    return f"{address} accepts only TLS connections; name the CA of its certificate with --ca FILE", ""
 
 
 def in_the_clear(address: str) -> tuple[str, str]:
     return "", f"{address} does not use TLS; leave --ca out"
 
 
-def test_a_port_with_tls_is_told_to_those_without(context: ssl.SSLContext, serving: Serving) -> None:
+def test_a_client_without_tls_learns_that_the_port_uses_it(context: ssl.SSLContext, serving: Serving) -> None:
     address = serving(lambda connection: context.wrap_socket(connection, server_side=True).close())
     assert both(address) == wants_tls(address)
 
 
-def test_one_that_refuses_the_greeting_with_an_alert_has_tls(serving: Serving) -> None:
+def test_a_port_that_refuses_the_greeting_with_an_alert_uses_tls(serving: Serving) -> None:
     def refuse(connection: socket.socket) -> None:
         connection.recv(4096)
         connection.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # fatal: handshake_failure
@@ -77,12 +77,12 @@ def test_one_that_refuses_the_greeting_with_an_alert_has_tls(serving: Serving) -
     assert both(address) == wants_tls(address)
 
 
-def test_one_that_speaks_http2_at_once_has_none(serving: Serving) -> None:
+def test_a_port_that_speaks_http2_at_once_uses_no_tls(serving: Serving) -> None:
     address = serving(lambda connection: connection.sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + b"\x00" * 64))
     assert both(address) == in_the_clear(address)
 
 
-def test_a_web_server_has_none() -> None:
+def test_a_web_server_uses_no_tls() -> None:
     class Quiet(BaseHTTPRequestHandler):
         timeout = 1
 
@@ -100,11 +100,11 @@ def test_a_web_server_has_none() -> None:
         server.shutdown()
 
 
-def test_of_one_that_says_nothing_nothing_is_known(serving: Serving) -> None:
+def test_a_silent_port_gives_no_verdict(serving: Serving) -> None:
     assert both(serving(lambda _: None)) == ("", "")
 
 
-def test_where_nothing_listens_nothing_is_known() -> None:
+def test_a_closed_port_gives_no_verdict() -> None:
     with socket.create_server(("127.0.0.1", 0)) as port:
         address = f"127.0.0.1:{port.getsockname()[1]}"
     assert both(address) == ("", "")

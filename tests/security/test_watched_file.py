@@ -1,4 +1,4 @@
-"""What is read from files follows them, and outlives what is wrong with them."""
+"""A value read from files follows their changes, and survives their errors."""
 
 import os
 from pathlib import Path
@@ -33,21 +33,21 @@ def file(tmp_path: Path) -> Path:
     return found
 
 
-def test_a_file_that_stays_as_it_is_is_not_read_again(file: Path) -> None:
+def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
     number = Number(file)
     for _ in range(3):
         number.look()
     assert (number.value, number.reads, number.readings) == (1, 1, {"ok": 0, "failed": 0})
 
 
-def test_a_change_is_taken_up(file: Path) -> None:
+def test_a_change_is_adopted(file: Path) -> None:
     number = Number(file)
     file.write_text("22")
     number.look()
     assert (number.value, number.current, number.readings) == (22, True, {"ok": 1, "failed": 0})
 
 
-def test_another_file_in_its_place_is_taken_up_though_it_looks_the_same(file: Path, tmp_path: Path) -> None:
+def test_a_replaced_file_is_adopted_even_if_it_looks_the_same(file: Path, tmp_path: Path) -> None:
     number, before = Number(file), file.stat()
     other = tmp_path / "other"
     other.write_text("2")
@@ -57,7 +57,7 @@ def test_another_file_in_its_place_is_taken_up_though_it_looks_the_same(file: Pa
     assert number.value == 2
 
 
-def test_what_a_link_points_to_is_followed(file: Path, tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_watched(file: Path, tmp_path: Path) -> None:
     link, other = tmp_path / "link", tmp_path / "other"
     link.symlink_to(file)
     other.write_text("2")
@@ -68,7 +68,7 @@ def test_what_a_link_points_to_is_followed(file: Path, tmp_path: Path) -> None:
     assert number.value == 2
 
 
-def test_what_can_not_be_used_leaves_what_was_and_is_said_once(file: Path) -> None:
+def test_an_unusable_change_has_no_effect_and_is_logged_once(file: Path) -> None:
     number = Number(file)
     with capture_logs() as said:
         file.write_text("two")
@@ -78,14 +78,14 @@ def test_what_can_not_be_used_leaves_what_was_and_is_said_once(file: Path) -> No
     assert said == [
         {
             "log_level": "error",
-            "event": "new credentials can't be used; those from before hold",
+            "event": "credentials not reloaded",
             "kind": "number",
             "problem": f"{file}: no number",
         }
     ]
 
 
-def test_a_file_that_goes_and_comes_back_is_taken_up_again(file: Path) -> None:
+def test_a_file_that_disappears_and_returns_is_adopted_again(file: Path) -> None:
     number = Number(file)
     file.unlink()
     number.look()
@@ -94,16 +94,16 @@ def test_a_file_that_goes_and_comes_back_is_taken_up_again(file: Path) -> None:
     with capture_logs() as said:
         number.look()
     assert (number.value, number.current, number.readings) == (3, True, {"ok": 1, "failed": 1})
-    assert [line["event"] for line in said] == ["new credentials are in use"]
+    assert [line["event"] for line in said] == ["credentials reloaded"]
 
 
-def test_it_can_be_read_again_unchanged(file: Path) -> None:
+def test_an_unchanged_file_can_be_read_again_on_request(file: Path) -> None:
     number = Number(file)
     number.look(anyway=True)
     assert (number.reads, number.readings) == (2, {"ok": 1, "failed": 0})
 
 
-def test_to_begin_with_it_has_to_be_good(file: Path) -> None:
+def test_the_file_must_be_usable_at_start(file: Path) -> None:
     file.write_text("x")
     with pytest.raises(ConfigurationError, match="no number"):
         Number(file)

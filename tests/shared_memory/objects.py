@@ -1,4 +1,4 @@
-"""POSIX shared memory objects as a client makes them, gone again at the end of a test."""
+"""POSIX shared memory objects as a client makes them, removed at the end of a test."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ FOLDER = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class SharedObject:
-    """One that exists: ``name`` is without a slash."""
+    """An existing object: ``name`` has no slash."""
 
     name: str
     descriptor: int
@@ -37,7 +37,7 @@ class SharedObject:
 
 @contextmanager
 def shared_object(size: int, mode: int = 0o600, owner: str = "") -> Iterator[SharedObject]:
-    """One of ``size`` bytes, all zero, by its name the client ``owner``'s where there is one."""
+    """An object of ``size`` zero bytes; its name makes it the client ``owner``'s, if there is one."""
     name = f"{owner}+" * bool(owner) + f"test-{secrets.token_hex(8)}"
     descriptor = os.open(FOLDER / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -1,4 +1,4 @@
-"""Which regions there may be, whose they are, and that nothing outside of one is ever reached."""
+"""Which regions may exist, who owns them, and that no access leaves one."""
 
 import itertools
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from inferd.shared_memory.regions import (
     object_name,
 )
 
-# All that the protocol can carry and more: unsigned and signed 64 bits, and what two of them add up to.
+# All that the protocol can carry and more: unsigned and signed 64 bits, and sums of two.
 NUMBERS = st.integers(-(2**65), 2**65) | st.sampled_from([0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64])
 
 
 class NoMemory:
-    """Nothing looks at it."""
+    """Memory that is never accessed."""
 
     def read(self, at: int, target: memoryview) -> None:
         raise NotImplementedError
@@ -54,7 +54,7 @@ def raised(call: Callable[[], object]) -> InferdError | None:
 
 
 @given(NUMBERS, NUMBERS, st.integers(0, 2**63 - 1))
-def test_a_span_is_taken_if_and_only_if_every_byte_of_it_lies_inside(offset: int, nbytes: int, size: int) -> None:
+def test_a_span_is_accepted_if_and_only_if_all_of_it_lies_inside(offset: int, nbytes: int, size: int) -> None:
     inside = offset >= 0 and nbytes >= 0 and offset + nbytes <= size
     assert (raised(lambda: check_span("region 'x'", offset, nbytes, size)) is None) == inside
 
@@ -68,13 +68,13 @@ def test_a_span_inside_is_as_long_as_it_says(offset: int, nbytes: int, size: int
 @pytest.mark.parametrize(
     ("offset", "nbytes"), [(2**64 - 1, 2), (1, 2**64 - 1), (2**64 - 8, 16), (2**63, 2**63), (-1, 1), (1, -1), (0, 11)]
 )
-def test_what_would_wrap_around_is_refused_with_its_numbers(offset: int, nbytes: int) -> None:
+def test_a_span_that_would_wrap_around_is_refused_with_its_numbers(offset: int, nbytes: int) -> None:
     with pytest.raises(InvalidRequest, match=r"region 'x': .* reach past its 10 bytes"):
         check_span("region 'x'", offset, nbytes, 10)
 
 
 @given(st.integers(2**64, 2**5000))
-def test_a_number_of_any_length_makes_a_short_sentence(number: int) -> None:
+def test_a_number_of_any_length_gives_a_short_sentence(number: int) -> None:
     error = raised(lambda: check_span("region 'x'", number, number, 10))
     assert error is not None
     assert len(str(error)) < 200
@@ -106,12 +106,12 @@ def test_a_key_names_an_object(key: str) -> None:
     "key", ["", "/", ".", "..", "/.", "/..", "../x", "/../x", "a/b", "//a", "/a/", "x" * (MAX_KEY + 1)]
 )
 @pytest.mark.parametrize("more", ["", "\0", "\n", " ", "é"])
-def test_a_key_is_no_path(key: str, more: str) -> None:
+def test_a_key_is_not_a_path(key: str, more: str) -> None:
     refused(key + more)
 
 
 @pytest.mark.parametrize("key", ["sem.lock", "/sem.lock", "inferd", "/inferd-anything", "/INFERD_x", "/Inferd.x"])
-def test_a_key_is_no_semaphore_and_none_of_the_servers_own(key: str) -> None:
+def test_a_key_is_neither_a_semaphore_nor_reserved_for_the_server(key: str) -> None:
     refused(key)
 
 
@@ -123,7 +123,7 @@ def refused(key: str) -> None:
 
 
 @given(st.text(max_size=300))
-def test_whatever_the_key_the_object_is_right_in_the_folder(key: str) -> None:
+def test_for_any_key_the_object_is_directly_in_the_folder(key: str) -> None:
     if raised(lambda: object_name(key)) is None:
         name = object_name(key)
         assert "/" not in name
@@ -136,7 +136,7 @@ def test_whatever_the_key_the_object_is_right_in_the_folder(key: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["one+x", "one+", "shared-x"])
-def test_a_client_has_the_keys_that_begin_as_its_own(name: str) -> None:
+def test_a_client_has_the_keys_with_its_own_prefix(name: str) -> None:
     check_own("one", name, ("one+", "shared-"))
 
 
@@ -148,7 +148,7 @@ def test_a_client_has_no_other_keys(name: str) -> None:
 
 
 @given(st.integers(0, 0o777), st.booleans(), st.booleans())
-def test_the_first_that_fits_of_user_group_and_others_decides(mode: int, same_user: bool, same_group: bool) -> None:
+def test_the_first_match_of_user_group_and_others_decides(mode: int, same_user: bool, same_group: bool) -> None:
     bits = mode >> 6 if same_user else mode >> 3 if same_group else mode
     assert is_accessible(mode, 7 if same_user else 8, 3 if same_group else 4, 7, {1, 3}) == (bits & 0o6 == 0o6)
 
@@ -177,7 +177,7 @@ def test_each_owner_has_names_of_its_own() -> None:
         regions.check_room("a", "x", 1)
 
 
-def test_only_ones_own_are_removed() -> None:
+def test_only_the_owners_regions_are_removed() -> None:
     regions = RegionTable(RegionLimits())
     for owner, name in itertools.product("ab", "xy"):
         regions.add(region(owner, name))
@@ -189,7 +189,7 @@ def test_only_ones_own_are_removed() -> None:
     assert [r.name for r in regions.of("a")] == ["y"]
 
 
-def test_an_object_is_one_owners() -> None:
+def test_an_object_has_one_owner() -> None:
     regions = RegionTable(RegionLimits())
     regions.add(region("a", "x", identity=(1, 5)))
     regions.check_unclaimed("a", "/x", (1, 5))
@@ -200,36 +200,36 @@ def test_an_object_is_one_owners() -> None:
     regions.check_unclaimed("b", "/x", (1, 5))
 
 
-def test_there_is_room_for_so_many_regions_and_bytes() -> None:
+def test_regions_and_bytes_are_limited() -> None:
     regions = RegionTable(RegionLimits(2, 100))
     regions.check_room("", "x", 100)
-    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 100 bytes in all regions$"):
         regions.check_room("", "x", 101)
     regions.add(region("", "x", 60))
-    with pytest.raises(RegionLimit, match="at most 100 bytes in all regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 100 bytes in all regions$"):
         regions.check_room("", "y", 2**64 - 1)
     regions.add(region("", "y", 40))
-    with pytest.raises(RegionLimit, match="at most 2 regions may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 2 regions$"):
         regions.check_room("", "z", 0)
 
 
-def test_one_client_leaves_regions_and_bytes_to_others() -> None:
+def test_one_client_leaves_regions_and_bytes_for_others() -> None:
     regions = RegionTable(RegionLimits(8, 100))
-    with pytest.raises(RegionLimit, match="at most 75 bytes in all regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 75 bytes in all regions of one client$"):
         regions.check_room("a", "x", 76)
     regions.add(region("a", "x", 75))
-    with pytest.raises(RegionLimit, match="at most 18 bytes in all regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 18 bytes in all regions of one client$"):
         regions.check_room("b", "x", 19)
     regions.check_room("b", "x", 18)
     for number in range(5):
         regions.add(region("a", f"{number}", 0))
-    with pytest.raises(RegionLimit, match="at most 6 regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 6 regions of one client$"):
         regions.check_room("a", "y", 0)
     regions.add(region("b", "x", 18))
-    with pytest.raises(RegionLimit, match="at most 1 regions of one client may"):
+    with pytest.raises(RegionLimit, match=r"the limit is 1 regions of one client$"):
         regions.check_room("b", "y", 0)
     regions.check_room("c", "x", 0)
-    # What a client gives up is its own to take, or another's.
+    # Room that a client frees is available to it and to others.
     for name, nbytes in (("x", 75), ("0", 0), ("1", 0)):
         regions.remove("a", name)
         regions.released("a", nbytes)
@@ -238,7 +238,7 @@ def test_one_client_leaves_regions_and_bytes_to_others() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60), st.booleans()), max_size=60))
-def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[tuple[str, int, bool]]) -> None:
+def test_another_client_finds_room_whatever_one_registers(steps: list[tuple[str, int, bool]]) -> None:
     regions, held = RegionTable(RegionLimits(8, 100)), dict[str, list[int]]()
     for turn, (owner, nbytes, give_up) in enumerate(steps):
         if give_up and held.get(owner):
@@ -255,7 +255,7 @@ def test_a_client_may_register_what_it_likes_and_another_finds_room(steps: list[
             assert raised(lambda: regions.check_room("d", "x", 18)) is None
 
 
-def test_what_was_removed_counts_until_nobody_uses_it_any_more() -> None:
+def test_a_removed_region_counts_until_its_last_use_ends() -> None:
     regions = RegionTable(RegionLimits(1, 100))
     regions.add(region("a", "x", 60))
     regions.remove("a", "x")

@@ -1,4 +1,4 @@
-"""Real objects: what may be registered, that it is read and written, and what survives the things their makers do."""
+"""Real objects: which may be registered, reading and writing them, and surviving what their makers do."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def made() -> Iterator[SharedObject]:
 
 
 def open_files() -> int:
-    """Descriptors and mappings of shared memory objects that this process has."""
+    """This process's descriptors and mappings of shared memory objects."""
     descriptors = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
     mappings = Path("/proc/self/maps").read_text().count("/dev/shm/test-")
     return sum(name.startswith("/dev/shm/test-") for name in descriptors) + mappings
@@ -50,7 +50,7 @@ def refusal(call: Callable[[], object]) -> str:
 NONE = "there is no shared memory object '{}' that this server may read and write"
 
 
-def test_what_is_placed_is_read_and_written_where_it_is(store: RegionStore, made: SharedObject) -> None:
+def test_a_placed_tensor_is_read_and_written_in_place(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 100, 1000)
     made.write(b"before-it", 91)
     made.write(b"0123456789", 100 + 50)
@@ -69,7 +69,7 @@ def test_what_is_placed_is_read_and_written_where_it_is(store: RegionStore, made
     assert made.read(9, 91) == b"before-it"
 
 
-def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_aligned(made: SharedObject) -> None:
+def test_only_large_aligned_mapped_memory_is_used_in_place(made: SharedObject) -> None:
     copied, mapped = (RegionStore(RegionLimits(), mapped=m) for m in (False, True))
     for one in (copied, mapped):
         one.register("", "x", made.key, 64, LARGE - 64)
@@ -88,7 +88,7 @@ def test_only_mapped_memory_is_used_in_place_and_only_where_it_is_large_and_alig
     assert len(view) == large
 
 
-def test_a_region_may_be_registered_again_once_it_is_given_up(store: RegionStore, made: SharedObject) -> None:
+def test_a_region_may_be_registered_again_after_its_removal(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(RegionExists):
         store.register("me", "x", made.key, 0, 10)
@@ -99,7 +99,7 @@ def test_a_region_may_be_registered_again_once_it_is_given_up(store: RegionStore
         store.regions("me", "y")
 
 
-def test_nothing_stays_open_of_what_is_refused_or_given_up(store: RegionStore, made: SharedObject) -> None:
+def test_refused_and_removed_regions_leave_nothing_open(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     refusal(lambda: store.register("me", "x", made.key, 0, LARGE + 1))
     refusal(lambda: store.register("me", "x", "/test-absent", 0, 1))
@@ -132,18 +132,20 @@ def test_memory_is_kept_while_a_request_uses_it(store: RegionStore, made: Shared
     assert open_files() == before
 
 
-def test_what_a_request_still_uses_counts_against_the_limits(made: SharedObject) -> None:
+def test_a_region_still_in_use_counts_against_the_limits(made: SharedObject) -> None:
     store = RegionStore(RegionLimits(1, LARGE), mapped=False)
     store.register("", "x", made.key, 0, LARGE)
     placed = store.locate("", Span("x", 0, 1))
     store.unregister("", "x")
-    with pytest.raises(RegionLimit, match="at most 1 regions"):
+    with pytest.raises(RegionLimit, match="the limit is 1 regions"):
         store.register("you", "y", made.key, 0, 1)
     del placed
     store.register("", "y", made.key, 0, LARGE)
 
 
-def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: RegionStore, made: SharedObject) -> None:
+def test_repeated_look_ups_return_the_same_objects_until_a_region_is_removed(
+    store: RegionStore, made: SharedObject
+) -> None:
     before = open_files()
     spans = (Span("x", 0, 8), Span("y", 2, 4))
     store.register("me", "x", made.key, 0, 10)
@@ -160,8 +162,8 @@ def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: R
     with pytest.raises(UnknownRegion):
         store.locate_all("me", spans)
     store.register("me", "y", made.key, 40, 6)
-    made.write(b"anew", 42)
-    assert store.locate_all("me", spans)[1].copied() == b"anew"
+    made.write(b"next", 42)
+    assert store.locate_all("me", spans)[1].copied() == b"next"
     store.unregister("me", "y")
     store.register("me", "y", made.key, 40, 5)
     with pytest.raises(InvalidRequest, match=r"region 'y': 4 bytes from offset 2 on reach past its 5 bytes"):
@@ -171,12 +173,12 @@ def test_what_is_asked_for_again_is_the_same_until_a_region_is_given_up(store: R
     assert open_files() == before
 
 
-def test_what_is_remembered_is_bounded_and_nothing_is_kept_by_it(store: RegionStore, made: SharedObject) -> None:
+def test_the_cache_is_bounded_and_keeps_no_region_alive(store: RegionStore, made: SharedObject) -> None:
     before = open_files()
     store.register("me", "x", made.key, 0, LARGE)
     for offset in range(5000):
         assert store.locate_all("me", (Span("x", offset, 1),))[0].offset == offset
-    assert len(store._found) <= 1024
+    assert len(store._located) <= 1024
     store.unregister("me", "x")
     assert open_files() == before
 
@@ -195,7 +197,7 @@ def test_a_region_lies_within_its_object(store: RegionStore, made: SharedObject,
 
 
 @pytest.mark.parametrize("nbytes", [2**64 - 1, 2**63, (1 << 30) + 1])
-def test_a_size_beyond_all_limits_is_refused_before_anything_is_opened(store: RegionStore, nbytes: int) -> None:
+def test_a_size_beyond_all_limits_is_refused_before_opening_the_object(store: RegionStore, nbytes: int) -> None:
     with pytest.raises(RegionLimit):
         store.register("me", "x", "/test-absent", 0, nbytes)
 
@@ -208,16 +210,16 @@ def test_a_tensor_lies_within_its_region(store: RegionStore, made: SharedObject,
 
 
 def test_an_empty_region_is_refused(store: RegionStore, made: SharedObject) -> None:
-    with pytest.raises(InvalidRequest, match="region 'x' would have no bytes"):
+    with pytest.raises(InvalidRequest, match="region 'x' needs at least 1 byte"):
         store.register("me", "x", made.key, 0, 0)
 
 
-def test_an_object_that_does_not_exist_is_not_made(store: RegionStore) -> None:
+def test_a_missing_object_is_not_created(store: RegionStore) -> None:
     assert refusal(lambda: store.register("me", "x", "/test-absent", 0, 1)) == NONE.format("/test-absent")
     assert not (FOLDER / "test-absent").exists()
 
 
-def test_links_folders_and_pipes_are_no_objects(store: RegionStore, made: SharedObject, tmp_path: Path) -> None:
+def test_links_folders_and_pipes_are_not_objects(store: RegionStore, made: SharedObject, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     others = [FOLDER / f"{made.name}-{kind}" for kind in ("link", "folder", "pipe", "to-it")]
@@ -236,14 +238,14 @@ def test_links_folders_and_pipes_are_no_objects(store: RegionStore, made: Shared
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o200, 0o400, 0o066])
-def test_an_object_that_is_not_open_to_us_is_not_used_though_we_could(store: RegionStore, mode: int) -> None:
-    # Who runs as root can open anything.
+def test_an_object_not_open_to_this_user_is_not_used_even_by_root(store: RegionStore, mode: int) -> None:
+    # Root can open anything.
     with shared_object(10) as closed:
         os.fchmod(closed.descriptor, mode)
         assert refusal(lambda: store.register("me", "x", closed.key, 0, 1)) == NONE.format(closed.key)
 
 
-def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: RegionStore, made: SharedObject) -> None:
+def test_another_clients_object_looks_as_if_it_did_not_exist(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     absent = refusal(lambda: store.register("you", "x", "/test-absent", 0, LARGE + 1))
     same = refusal(lambda: store.register("you", "x", made.key, 0, LARGE + 1))
@@ -251,7 +253,7 @@ def test_an_object_that_is_anothers_looks_as_if_it_were_not_there(store: RegionS
     assert store.regions("you") == []
 
 
-def test_what_is_anothers_by_its_key_is_not_even_looked_for(store: RegionStore, made: SharedObject) -> None:
+def test_an_object_under_another_clients_key_is_not_even_looked_for(store: RegionStore, made: SharedObject) -> None:
     for key in (made.key, "/test-absent"):
         with pytest.raises(
             NotAllowed, match=f"the key '{key[1:]}' is not allowed; keys of the client 'you' begin with"
@@ -272,7 +274,7 @@ def test_an_object_with_another_name_is_not_used(store: RegionStore, made: Share
     store.register("me", "x", made.key, 0, 10)
 
 
-def test_another_can_not_use_see_or_give_up_a_region(store: RegionStore, made: SharedObject) -> None:
+def test_another_client_can_not_use_see_or_remove_a_region(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     with pytest.raises(UnknownRegion):
         store.locate("you", Span("x", 0, 1))
@@ -288,28 +290,28 @@ def test_another_can_not_use_see_or_give_up_a_region(store: RegionStore, made: S
 # -- what its maker does ----------------------------------------------------------
 
 
-def test_memory_that_was_truncated_is_an_error_and_not_the_end(store: RegionStore, made: SharedObject) -> None:
+def test_truncated_memory_is_an_error_and_does_not_end_the_process(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
     placed = store.locate("me", Span("x", PAGE, LARGE - PAGE))
     made.truncate(2 * PAGE)
     for use in (placed.copied, lambda: placed.write(b"x")):
-        assert refusal(use) == "region 'x' is larger than its shared memory object has become"
+        assert refusal(use) == "region 'x' is larger than its shared memory object, which has shrunk"
     made.truncate(0)
     assert "larger than" in refusal(placed.copied)
     made.truncate(LARGE)
     assert placed.copied() == bytes(LARGE - PAGE)
 
 
-def test_memory_that_was_truncated_is_not_used_in_place(made: SharedObject) -> None:
+def test_truncated_memory_is_not_used_in_place(made: SharedObject) -> None:
     store = RegionStore(RegionLimits(), mapped=True)
     store.register("me", "x", made.key, 0, LARGE)
     placed = store.locate("me", Span("x", 0, LARGE))
     assert placed.view() is not None
     made.truncate(LARGE - 1)
-    assert refusal(placed.view) == "region 'x' is larger than its shared memory object has become"
+    assert refusal(placed.view) == "region 'x' is larger than its shared memory object, which has shrunk"
 
 
-def test_what_is_written_never_makes_an_object_larger(store: RegionStore, made: SharedObject) -> None:
+def test_writing_never_enlarges_an_object(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, LARGE)
     made.truncate(LARGE - 1)
     refusal(lambda: store.locate("me", Span("x", 0, 2)).write(b"xy"))
@@ -317,7 +319,7 @@ def test_what_is_written_never_makes_an_object_larger(store: RegionStore, made: 
     assert made.read(2) == b"\0\0"
 
 
-def test_an_object_that_its_maker_has_unlinked_goes_on_being_used(store: RegionStore, made: SharedObject) -> None:
+def test_an_object_unlinked_by_its_maker_stays_usable(store: RegionStore, made: SharedObject) -> None:
     store.register("me", "x", made.key, 0, 10)
     made.path.unlink()
     made.write(b"unlinked")

@@ -170,7 +170,7 @@ def test_lists_of_thousands_are_refused_before_they_are_looked_through(daemon: D
             good.MergeFrom(many)
             assert await outcome(infer(good)) == (
                 grpc.StatusCode.INVALID_ARGUMENT,
-                "model 'echo': 100000 outputs are asked for; the model has 1",
+                "model 'echo': 100000 outputs are requested; the model has 1",
             )
             assert await outcome(infer(inputs)) == (
                 grpc.StatusCode.INVALID_ARGUMENT,

@@ -223,8 +223,8 @@ def test_two_runs_can_be_compared(daemon: Daemon, tmp_path: Path) -> None:
     ("model", "flags", "says"),
     [
         ("absent", (), "inferd: NOT_FOUND: unknown model 'absent'\n"),
-        ("echo", ("--shape", "y=1"), "inferd: model 'echo': has no input 'y', for which a shape is given\n"),
-        ("rows", ("--shape", "left=1,7"), "inferd: model 'rows': input 'left' is [?,2], and [1, 7] is given\n"),
+        ("echo", ("--shape", "y=1"), "inferd: model 'echo': a shape is given for 'y', but there is no such input\n"),
+        ("rows", ("--shape", "left=1,7"), "inferd: model 'rows': input 'left' is [?,2], but [1, 7] is given\n"),
         ("echo", ("--metrics-url", "http://127.0.0.1:1/metrics"), "inferd: http://127.0.0.1:1/metrics: "),
     ],
 )

@@ -357,7 +357,7 @@ def test_what_is_swapped_while_it_is_loaded_is_served_and_kept_as_what_it_is(tmp
             # Quicker than a load, and not so quick that none gets by.
             await asyncio.sleep(0.2 * (number % 5))
         for said in await loads:
-            assert said == "" or "its files changed while they were read" in said
+            assert said == "" or "its files changed while inferd read them" in said
 
     with Daemon(root, *flags) as daemon:
         asyncio.run(swap(daemon))

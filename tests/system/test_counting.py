@@ -71,8 +71,8 @@ ABORTED_RECEIVE = "aborted_receive"
 """The outcome of what gRPC refuses by itself, before its bytes are here."""
 REASONS = {
     ": queue is full (": "queue_full",
-    ": queue is full and a request of higher priority came": "evicted",
-    ": overloaded: an answer would take ": "objective",
+    ": queue is full and a request of higher priority arrived": "evicted",
+    ": overloaded: a response would take ": "objective",
     f" may have {CROWD} requests in flight": "quota",
 }
 """What a sentence says that refuses -> the reason it should be counted under."""

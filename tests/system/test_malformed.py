@@ -225,7 +225,7 @@ ROWS: Sequence[tuple[pb.ModelInferRequest | bytes, StatusCode, str]] = [
     (twice("rows"), INVALID, "model 'rows': input 'left' is given twice"),
     (request("rows", {}), INVALID, "model 'rows': input 'left' is missing; inputs: left, right"),
     (asking_for("y"), INVALID, "model 'echo': unknown output 'y'; outputs: x"),
-    (asking_for("x", "x"), INVALID, "model 'echo': 2 outputs are asked for; the model has 1"),
+    (asking_for("x", "x"), INVALID, "model 'echo': 2 outputs are requested; the model has 1"),
     (asking_for("x", shared_memory_offset=1), INVALID, "model 'echo': output 'x': shared memory is not enabled"),
     (asking_for("x", classification=3), INVALID, "model 'echo': output 'x': unknown parameter 'classification'"),
     (
@@ -234,7 +234,7 @@ ROWS: Sequence[tuple[pb.ModelInferRequest | bytes, StatusCode, str]] = [
         "model 'echo': input 'x': shared memory is not enabled on this server",
     ),
     (shared(compression="gzip"), INVALID, "model 'echo': input 'x': unknown parameter 'compression'; allowed: none"),
-    (mixed(), INVALID, "model 'echo': input 'x' has contents beside raw_input_contents; expected one of them"),
+    (mixed(), INVALID, "model 'echo': input 'x' has contents and raw_input_contents; expected one of them"),
     (typed("echo", "int_contents", 1, 2), INVALID, "model 'echo': input 'x' is INT64: use int64_contents, not int_"),
     (typed("echo", "int64_contents", 1), INVALID, "model 'echo': input 'x' of shape [2] must have 2 elements, got 1"),
     (typed_bytes(128, 0), INVALID, "model 'bytewise': input 'signed': values must be -128..127 (INT8)"),

@@ -213,7 +213,7 @@ def test_what_the_device_does_not_hold_is_refused_by_input_number_place_and_rang
 
     for number, shown in case.bad.items():
         x = np.array([case.good[0], number, case.good[1]], case.dtype.numpy)
-        expected = f"model '{name}': input 'x': element [1] is {shown}, outside of {case.held}"
+        expected = f"model '{name}': input 'x': element [1] is {shown}, outside {case.held}"
         assert ask(server, PATHS[path], name, x) == (grpc.StatusCode.INVALID_ARGUMENT, expected)
 
 
@@ -237,7 +237,7 @@ def test_it_is_refused_however_runs_are_made(server: Daemon, path: str) -> None:
     found = ask(server, repeated, path, np.array([0, 1, 2, 2**40]))
 
     held = INT32.format("INT64")
-    said = f"model '{path}': input 'x': element [3] is 1099511627776, outside of {held}"
+    said = f"model '{path}': input 'x': element [3] is 1099511627776, outside {held}"
     assert found == (grpc.StatusCode.INVALID_ARGUMENT, said)
 
 
@@ -255,7 +255,7 @@ def test_a_number_out_of_range_is_not_batched_with_others(server: Daemon) -> Non
 
     assert (list(first), list(third)) == ([2], [6])
     held = INT32.format("INT64")
-    said = f"model 'batched': input 'x': element [0,0] is 4294967301, outside of {held}"
+    said = f"model 'batched': input 'x': element [0,0] is 4294967301, outside {held}"
     assert second == (grpc.StatusCode.INVALID_ARGUMENT, said)
 
 
@@ -283,7 +283,7 @@ def test_state_that_a_client_sends_itself_is_held_to_the_same(server: Daemon) ->
             return await _asked(channel, request("sums", {"x": np.array([[1]]), "before": np.array([[-(2**33)]])}))
 
     held = INT32.format("INT64")
-    said = f"model 'sums': input 'before': element [0,0] is -8589934592, outside of {held}"
+    said = f"model 'sums': input 'before': element [0,0] is -8589934592, outside {held}"
     assert asyncio.run(alone()) == (grpc.StatusCode.INVALID_ARGUMENT, said)
 
 

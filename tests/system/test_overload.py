@@ -146,7 +146,7 @@ def test_clients_that_give_no_identity_share_one_quota(rationed: Daemon) -> None
 
             for metadata in ((), named(""), named("me", "client")):
                 refused = method(two, "ModelInfer")(brief, metadata=metadata)
-                assert await over_quota(refused, "nameless", "clients that give no identity"), metadata
+                assert await over_quota(refused, "nameless", "clients without an identity"), metadata
             named_one = method(two, "ModelInfer")(brief, metadata=named("me"))
             await lined_up(rationed, "nameless", 2)
             assert not in_front.done()
@@ -180,7 +180,7 @@ def test_another_metadata_key_may_name_the_client(tmp_path: Path, cache_dir: Pat
 # -- a latency objective ----------------------------------------------------------
 
 OVERLOADED = re.compile(
-    rf"model '\w+': overloaded: an answer would take (\d+) ms, the objective is {OBJECTIVE} ms; retry in \d+ ms"
+    rf"model '\w+': overloaded: a response would take (\d+) ms, the objective is {OBJECTIVE} ms; retry in \d+ ms"
 )
 
 
@@ -263,7 +263,7 @@ def test_an_urgent_request_takes_the_place_of_the_latest_unprioritised_one(daemo
             await pushback(refused)
 
             urgent = send("urgent", priority=1)
-            evicted = "model 'short': queue is full and a request of higher priority came; retry in "
+            evicted = "model 'short': queue is full and a request of higher priority arrived; retry in "
             assert (await waiting[-1].details()).startswith(evicted)
             await pushback(waiting[-1])
             assert gauge(daemon, LENGTH, "short") == QUEUE_LENGTH

@@ -216,7 +216,7 @@ def test_certificate_and_tokens_change_while_it_serves(operator: Operator, cache
             assert client.infer("echo", {"x": np.array([1], np.int64)})
             before = shown()
             operator.issue("second")
-            daemon.wait_for("new credentials are in use", PATIENCE)
+            daemon.wait_for("credentials reloaded", PATIENCE)
             # Either file may have been seen first: what matters is what is served once both are there.
             daemon.process.send_signal(signal.SIGHUP)
             assert wait(lambda: shown() == ["second", "second"])
@@ -226,7 +226,7 @@ def test_certificate_and_tokens_change_while_it_serves(operator: Operator, cache
             assert wait(lambda: infer(daemon, operator.shown(secret)) == "OK")
             operator.tokens.write_text("[[token]")
             operator.key.write_text("no key")
-            assert wait(lambda: len(daemon.events("new credentials can't be used; those from before hold")) >= 2)
+            assert wait(lambda: len(daemon.events("credentials not reloaded")) >= 2)
             assert shown() == ["second", "second"]
             assert infer(daemon, operator.shown(secret)) == "OK"
             series = operator.series(daemon)
@@ -304,7 +304,7 @@ def test_it_does_not_start_open_to_other_machines_by_accident(operator: Operator
     assert (done.returncode, done.stderr) == (
         78,
         "inferd: flag --grpc-bind: grpc_bind: 0.0.0.0:0 is open to other machines; set tls_cert or tokens_file, or "
-        "allow_insecure_bind if that is meant\n",
+        "allow_insecure_bind if that is intended\n",
     )
 
 
@@ -316,7 +316,7 @@ def test_it_does_not_start_with_tokens_it_can_not_read(operator: Operator, tmp_p
     done = inferd(command, *flags, "--metrics-bind", "127.0.0.1:0")
     assert (done.returncode, done.stderr) == (
         78,
-        f"inferd: {file}: it names no token and no client, so that nobody could call\n",
+        f"inferd: {file}: it lists no token and no client, so no client could call\n",
     )
 
 
@@ -326,7 +326,7 @@ def test_it_says_what_a_port_is_exposed_to(operator: Operator, cache_dir: Path) 
     ) as daemon:
         said = [(line["setting"], line["problem"]) for line in daemon.events("port is open to other machines")]
     assert said == [
-        ("grpc_bind", "without TLS, others on the network can read and change what is sent"),
-        ("grpc_bind", "without tokens or client certificates, whoever can connect may call"),
+        ("grpc_bind", "without TLS, others on the network can read and change all traffic"),
+        ("grpc_bind", "without tokens or client certificates, any client that can connect may call"),
     ]
     assert json.loads(daemon.lines[-1])["event"] == "stopped"

@@ -54,7 +54,7 @@ def gone(model: str, sequence: int | str, why: str) -> tuple[StatusCode, str]:
 
 
 def lost(model: str, sequence: int | str, why: str) -> tuple[StatusCode, str]:
-    return StatusCode.ABORTED, f"model '{model}': sequence '{sequence}' is lost: {why}; start it anew"
+    return StatusCode.ABORTED, f"model '{model}': sequence '{sequence}' is lost: {why}; start it again"
 
 
 # -- not to be had ----------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_one_sequence_too_many_is_told_when_to_come_back_and_served_once_there_i
             refused = infer(add(1, "d", "three", start=True))
             code, sentence = await wire.outcome(refused)
             assert code is StatusCode.RESOURCE_EXHAUSTED
-            assert sentence.startswith("model 'three': 3 sequences are live, which is the limit; retry in ")
+            assert sentence.startswith("model 'three': the limit of 3 live sequences is reached; retry in ")
             trailers, retry = dict(await refused.trailing_metadata()), RetryInfo()
             assert Status.FromString(trailers["grpc-status-details-bin"]).details[0].Unpack(retry)
             # No longer than the first of the three may rest.
@@ -141,7 +141,7 @@ def test_requests_that_contradict_the_model_leave_the_sequence_as_it_was(daemon:
 
     assert asyncio.run(talk()) == [
         2.0,
-        "model 'inner': it keeps state between requests: a sequence_id is needed, and sequence_start first",
+        "model 'inner': it keeps state between requests: send a sequence_id, and sequence_start with the first request",
         "model 'inner': input 'x' must have shape [1,2], got [1,1]",
         "model 'batched': a request of a sequence must have a batch of 1, got 2",
         "model 'batched': input 'state' is state that the server carries in a sequence",
@@ -169,9 +169,9 @@ def test_a_run_that_fails_loses_the_sequence_and_what_was_sent_behind_it(daemon:
     good, failed, *behind = asyncio.run(stream())
     assert good == ""
     assert failed.startswith("[INTERNAL] request '1': model 'frail': inference failed: ")
-    sentence = lost("frail", 81, "a request of it failed")[1]
+    sentence = lost("frail", 81, "one of its requests failed")[1]
     assert behind == [f"[ABORTED] request '{number}': {sentence}" for number in (2, 3)]
-    assert asyncio.run(talk()) == [lost("frail", 81, "a request of it failed"), 1.0]
+    assert asyncio.run(talk()) == [lost("frail", 81, "one of its requests failed"), 1.0]
     assert gauge(daemon, LIVE, "frail") == 0
 
 
@@ -186,7 +186,7 @@ def test_a_deadline_that_passes_during_a_run_loses_the_sequence(daemon: Daemon) 
     assert asyncio.run(talk()) == [
         1.0,
         (StatusCode.DEADLINE_EXCEEDED, "model 'steps': deadline passed while the request was running"),
-        lost("steps", 82, "the deadline of a request passed while it ran"),
+        lost("steps", 82, "a request passed its deadline while running"),
         2.0,
     ]
     wait_until(daemon, LIVE, "steps", 0)
@@ -204,7 +204,7 @@ def test_a_client_that_gives_up_during_a_run_loses_the_sequence(daemon: Daemon) 
             # Behind the run, which is not to be had back, and behind the sentence that says so.
             return [*said, await talking.say(work(5, 84, start=True, end=True)), await talking.say(work(1, 83))]
 
-    assert asyncio.run(talk()) == [1.0, 5.0, lost("steps", 83, "a request of it was cancelled while it ran")]
+    assert asyncio.run(talk()) == [1.0, 5.0, lost("steps", 83, "one of its requests was cancelled while running")]
     wait_until(daemon, LIVE, "steps", 0)
 
 
@@ -243,7 +243,7 @@ def test_a_stream_takes_the_sequences_with_it_that_came_over_it_last(daemon: Dae
             await asyncio.to_thread(wait_until, daemon, LIVE, "inner", 1)
             return [*said, await say(add(1, "left")), await say(add(1, "taken over", end=True))]
 
-    assert asyncio.run(talk()) == [3.0, gone("inner", "left", "ended with the stream it came over"), 4.0]
+    assert asyncio.run(talk()) == [3.0, gone("inner", "left", "ended with its stream"), 4.0]
     assert gauge(daemon, LIVE, "inner") == 0
 
 

@@ -181,7 +181,7 @@ def test_a_client_that_takes_all_it_gets_leaves_places_to_another(known: Known) 
     crowding, found = asyncio.run(talk())
     assert found == [2.0, 3.0]
     assert crowding[:6] == [2.0] * 6
-    said = "model 'inner': this client has 6 live sequences of 8 at most; the other places are for other clients"
+    said = "model 'inner': this client has 6 of 8 live sequences; the rest are reserved for other clients"
     for refused in crowding[6:]:
         assert isinstance(refused, tuple)
         assert (refused[0], refused[1].rpartition("; ")[0]) == (StatusCode.RESOURCE_EXHAUSTED, said)

@@ -270,7 +270,7 @@ async def test_memory_that_is_truncated_at_any_time_does_not_end_the_daemon(copy
             stop.set()
             await truncating
             for answer in answers:
-                gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+                gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
                 assert isinstance(answer, pb.ModelInferResponse) or answer == gone
             made.truncate(0)
             assert await client.infer(negative("async", "r", 0, NBYTES)) == gone
@@ -288,7 +288,7 @@ async def test_memory_that_is_truncated_before_a_request_does_not_end_the_daemon
             client = Client(channel)
             await client.register("r", made.key, 2 * NBYTES)
             made.truncate(NBYTES)
-            gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object has become")
+            gone = (Code.INVALID_ARGUMENT, "region 'r' is larger than its shared memory object, which has shrunk")
             if server_maps(server):
                 assert await client.infer(negative("async", "r", 0, NBYTES)) == gone
             made.truncate(10)
@@ -421,7 +421,7 @@ async def test_a_caller_that_registers_all_it_may_leaves_regions_to_another(know
                 for number in range(260)
                 if isinstance(answer := await one.register(f"r{number}", made.key, NBYTES), tuple)
             ]
-            said = "no more shared memory can be registered: at most 192 regions of one client may be"
+            said = "cannot register more shared memory: the limit is 192 regions of one client"
             assert refused == [(Code.RESOURCE_EXHAUSTED, said)] * 68
             assert await two.register("r", own.key, NBYTES) == pb.SystemSharedMemoryRegisterResponse()
             await one.unregister()

@@ -297,7 +297,7 @@ def serve(*flags: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
-        ("grpc-bind", "grpc_bind: can't listen on {}: the address is in use or not ours"),
+        ("grpc-bind", "grpc_bind: can't listen on {}: the address is in use or not this machine's"),
         ("metrics-bind", "metrics_bind: can't listen on {}: Address already in use"),
     ],
 )

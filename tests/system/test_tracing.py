@@ -45,7 +45,7 @@ def daemon(repository: Path, cache_dir: Path, collector: Collector) -> Iterator[
     with Daemon(repository, *flags, environment=ENVIRONMENT) as daemon:
         yield daemon
     assert daemon.stop() == 0, daemon.log()
-    assert daemon.events("spans are not delivered") == []
+    assert daemon.events("spans not delivered") == []
 
 
 class Client:
@@ -236,11 +236,11 @@ def test_without_the_collector_requests_are_answered_and_the_daemon_ends(reposit
     flags = ["--cache-dir", str(cache_dir), "--trace-endpoint", endpoint, "--trace-ratio", "1"]
     with Daemon(repository, *flags, environment=ENVIRONMENT) as daemon:
         assert Client().infer(daemon, *[echo([1])] * 500) == [OK] * 500
-        daemon.wait_for("spans are not delivered")
+        daemon.wait_for("spans not delivered")
         assert Client().infer(daemon, *[echo([1])] * 500) == [OK] * 500
         # OpenTelemetry's own shutdown would wait for 30 s.
         assert daemon.stop(timeout=25) == 0, daemon.log()
-    (line,) = daemon.events("spans are not delivered")
+    (line,) = daemon.events("spans not delivered")
     assert (line["level"], line["endpoint"]) == ("warning", endpoint)
     assert "UNAVAILABLE" in line["why"]
     assert "opentelemetry" not in daemon.log().lower()

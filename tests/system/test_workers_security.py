@@ -99,7 +99,7 @@ def refused(operator: Operator, daemon: Daemon) -> Counter[tuple[str, ...]]:
 
 def new_credentials_are_used(daemon: Daemon, kind: str) -> Collection[int]:
     """By which processes, so far."""
-    events = daemon.events("new credentials are in use")
+    events = daemon.events("credentials reloaded")
     return {event.get("worker", SUPERVISOR) for event in events if event["kind"] == kind}
 
 

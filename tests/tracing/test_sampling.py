@@ -1,4 +1,4 @@
-"""What is traced, and what tracing needs."""
+"""Which requests are traced, and what tracing needs."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def ended(trace: TraceContext | None) -> Observation:
 
 @pytest.fixture
 def collector() -> Collector:
-    """A collector's address; whoever wants an answer there starts it."""
+    """The address of a collector that tests start if they need it."""
     return Collector()
 
 
@@ -56,7 +56,7 @@ def test_without_a_valid_context_the_ratio_decides(collector: Collector, sent: s
     never.close()
 
 
-def test_the_ratio_is_the_part_that_is_traced(collector: Collector) -> None:
+def test_the_ratio_is_the_share_that_is_traced(collector: Collector) -> None:
     tracer = Tracer(collector.endpoint, 0.25, code_of)
     traced = [context for context in (tracer.begin("", "") for _ in range(10_000)) if context]
     assert 2200 < len(traced) < 2800  # seven standard deviations
@@ -110,7 +110,7 @@ def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.Mo
     )
 
 
-def test_nothing_of_it_is_loaded_while_it_is_off() -> None:
+def test_opentelemetry_is_not_loaded_while_tracing_is_off() -> None:
     script = (
         "import sys\n"
         "from inferd.tracing.sampling import Tracer\n"

@@ -1,4 +1,4 @@
-"""Requests as spans, as a collector gets them, and what becomes of them where it does not."""
+"""Requests as spans as a collector receives them, and what happens to spans without a collector."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ MS = 1_000_000
 
 
 def stages(reached: int = len(STAGES), start: int | None = None) -> Stages:
-    """A request that took 1 ms to decode, 2 in the queue and so on; its answer came at the end of stage ``reached``."""
+    """A request of 1 ms to decode, 2 in the queue and so on; its response came at the end of stage ``reached``."""
     marks = [*accumulate(range(1, reached + 1), initial=0)]
     start = time.monotonic_ns() - marks[-1] * MS if start is None else start
     found = Stages(*(start + mark * MS for mark in marks[:-1]))
@@ -41,7 +41,7 @@ def ended(error: errors.InferdError | None = None, **fields: Any) -> Observation
 
 @contextmanager
 def sending(collector: Collector) -> Iterator[Spans]:
-    """Spans that are all sent, or given up, when the context is left."""
+    """Spans that are all sent, or dropped, when the context ends."""
     spans = Spans(collector.endpoint, lambda error: code_of(error).name)
     try:
         yield spans
@@ -50,7 +50,7 @@ def sending(collector: Collector) -> Iterator[Spans]:
 
 
 def sent(*requests: Observation) -> list[Received]:
-    """What a collector gets of ``requests``."""
+    """The spans that a collector gets for ``requests``."""
     with Collector() as collector:
         with sending(collector) as spans:
             for request in requests:
@@ -60,7 +60,7 @@ def sent(*requests: Observation) -> list[Received]:
 
 
 def whole(received: list[Received]) -> Received:
-    """The one span that stands for a whole request."""
+    """The span of the whole request."""
     (span,) = [span for span in received if span.kind == "SERVER"]
     return span
 
@@ -99,13 +99,13 @@ def test_a_span_says_what_ran_where_and_with_how_many() -> None:
 def test_times_are_those_of_the_wall_clock() -> None:
     before = time.time_ns()
     span = whole(sent(ended(stages=stages(1, start=time.monotonic_ns()))))
-    # One clock was read a little before the other.
+    # One clock was read slightly before the other.
     assert before - MS <= span.start <= time.time_ns() + MS
     assert span.duration == MS
 
 
 @pytest.mark.parametrize("state", ["", "congo=t61rcWkgMzE", "rojo=00f067aa0ba902b7,fw529a3039@dt=Ff;0"])
-def test_the_state_of_other_systems_is_handed_on(state: str) -> None:
+def test_the_state_of_other_systems_is_passed_on(state: str) -> None:
     received = sent(
         ended(trace=TraceContext(TRACE.trace_id, TRACE.span_id, TRACE.parent_id, sampled=True, state=state))
     )
@@ -119,7 +119,7 @@ def test_a_clients_text_is_cut_and_flattened() -> None:
 # -- its stages -------------------------------------------------------------------
 
 
-def test_the_stages_lie_within_the_request_one_behind_the_other() -> None:
+def test_the_stages_lie_within_the_request_one_after_another() -> None:
     received = sent(ended())
     request = whole(received)
     inside = sorted((span for span in received if span is not request), key=lambda span: span.start)
@@ -133,7 +133,7 @@ def test_the_stages_lie_within_the_request_one_behind_the_other() -> None:
 
 
 @pytest.mark.parametrize("place", range(len(STAGES)))
-def test_a_request_that_failed_ended_in_the_stage_it_had_come_to(place: int) -> None:
+def test_a_failed_request_ended_in_the_stage_it_had_reached(place: int) -> None:
     names = [name for name, _, _ in stage_intervals(stages(place + 1))]
     assert names == STAGES[: place + 1]
 
@@ -153,7 +153,7 @@ def test_a_call_that_waited_before_it_was_seen_has_a_stage_for_that() -> None:
     assert [name for name, _, _ in stage_intervals(late)] == ["accept", *STAGES]
 
 
-def test_what_a_run_does_after_the_answer_is_not_the_requests() -> None:
+def test_a_run_after_the_response_is_not_part_of_the_request() -> None:
     expired = stages(5)
     expired.computed = expired.answered + 1
     assert [name for name, _, _ in stage_intervals(expired)] == STAGES[:5]
@@ -193,7 +193,7 @@ def test_the_stages_of_every_request_add_up_to_all_of_it(
         (errors.InferenceFailed("m", "shape"), "INTERNAL", "ERROR"),
     ],
 )
-def test_a_failed_request_says_why_and_is_an_error_only_where_it_is_ours(
+def test_a_failed_request_has_a_reason_and_is_an_error_only_if_the_server_failed(
     error: errors.InferdError, code: str, status: str
 ) -> None:
     span = whole(sent(ended(error)))
@@ -212,14 +212,14 @@ def test_a_failed_request_says_why_and_is_an_error_only_where_it_is_ours(
 # -- who sends it -----------------------------------------------------------------
 
 
-def test_spans_say_which_process_they_are_of() -> None:
+def test_spans_name_their_process() -> None:
     first, second = whole(sent(ended())), whole(sent(ended()))
     assert first.scope == ("inferd", __version__)
     assert (first.resource["service.name"], first.resource["service.version"]) == ("inferd", __version__)
     assert first.resource["service.instance.id"] == second.resource["service.instance.id"] != ""
 
 
-def test_opentelemetrys_own_variables_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opentelemetrys_own_variables_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "ranking")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.instance.id=7")
     resource = whole(sent(ended())).resource
@@ -235,9 +235,7 @@ def test_opentelemetrys_own_variables_go_first(monkeypatch: pytest.MonkeyPatch) 
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000"),
     ],
 )
-def test_a_variable_that_can_not_be_used_ends_the_start(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
-) -> None:
+def test_an_unusable_variable_ends_the_start(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(errors.ConfigurationError, match=r"^variables OTEL_\*: OpenTelemetry can't use them: "):
         Spans("http://127.0.0.1:4317", lambda _: "OK")
@@ -252,16 +250,16 @@ def refuse(_: int) -> None:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans are sent as they come."""
+    """Spans are sent without delay."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1")
 
 
-def test_a_collector_that_is_not_there_costs_one_line() -> None:
+def test_an_absent_collector_costs_one_line() -> None:
     with Collector(refuse) as collector, capture_logs() as lines, sending(collector) as spans:
         for _ in range(100):
             spans.add(ended(), TRACE)
     (line,) = lines
-    assert (line["event"], line["log_level"]) == ("spans are not delivered", "warning")
+    assert (line["event"], line["log_level"]) == ("spans not delivered", "warning")
     assert line["endpoint"] == collector.endpoint
     assert "StatusCode.UNAVAILABLE" in line["why"]
     assert "not today" in line["why"]
@@ -277,12 +275,12 @@ def test_spans_are_delivered_again_once_the_collector_is_back() -> None:
         for _ in range(100):
             spans.add(ended(), TRACE)
         collector.wait_for(lambda received: len(received) == 900)
-    assert [line["event"] for line in lines] == ["spans are not delivered", "spans are delivered again"]
+    assert [line["event"] for line in lines] == ["spans not delivered", "span delivery resumed"]
     assert (lines[1]["lost_spans"], lines[1]["left_out_requests"]) == (0, 0)
 
 
 @pytest.mark.usefixtures("eager")
-def test_requests_that_find_no_room_are_left_out_whole_and_counted() -> None:
+def test_requests_without_room_are_dropped_whole_and_counted() -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def take(_: int) -> None:
@@ -301,8 +299,8 @@ def test_requests_that_find_no_room_are_left_out_whole_and_counted() -> None:
         received = collector.wait_for(lambda received: len(received) == fitted * 9)
     names = [span.name for span in received]
     assert {name: names.count(name) for name in names} == dict.fromkeys([*STAGES, "infer m"], fitted)
-    assert [line["event"] for line in lines] == ["spans are not delivered", "spans are delivered again"]
-    assert lines[0]["why"] == "more spans come than the collector takes"
+    assert [line["event"] for line in lines] == ["spans not delivered", "span delivery resumed"]
+    assert lines[0]["why"] == "more spans than the collector accepts"
     assert (lines[1]["lost_spans"], lines[1]["left_out_requests"]) == (0, 1000 - fitted)
 
 
@@ -318,7 +316,7 @@ def test_a_collector_that_never_answers_does_not_hold_back_the_end() -> None:
             for _ in range(400):
                 spans.add(ended(), TRACE)
         go_on.set()
-    assert [line["event"] for line in lines] == ["spans are not delivered"]
+    assert [line["event"] for line in lines] == ["spans not delivered"]
     assert "StatusCode.CANCELLED" in lines[0]["why"]
 
 

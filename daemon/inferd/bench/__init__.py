@@ -1,1 +1,1 @@
-"""Load against a server of the Open Inference Protocol, and what came of it: ``inferd bench``."""
+"""Loads a server of the Open Inference Protocol and measures it: ``inferd bench``."""

@@ -1,4 +1,4 @@
-"""Two runs side by side: how many times as much the second is of everything."""
+"""Two runs side by side: the ratio of the second to the first, for every quantity."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from inferd.bench.report import BenchRun, Step
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Something of a step that two runs can differ in. ``factor`` makes ``unit`` of its own."""
+    """A quantity of a step in which two runs can differ. ``factor`` converts it to ``unit``."""
 
     name: str
     unit: str
@@ -41,12 +41,12 @@ class Compared:
 
     @property
     def ratio(self) -> float | None:
-        """``second`` to ``first``; None where the first is nothing."""
+        """``second`` divided by ``first``; None if the first is zero."""
         return self.second / self.first if self.first else None
 
 
 def compare(first: BenchRun, second: BenchRun) -> tuple[Compared, ...]:
-    """Every quantity that both runs know, under every load that both had, in the order of the first.
+    """Every quantity that both runs know, under every load that they share, in the order of the first.
 
     Goodput under two objectives is two quantities.
     """
@@ -62,7 +62,7 @@ def compare(first: BenchRun, second: BenchRun) -> tuple[Compared, ...]:
 
 
 def unmatched_loads(first: BenchRun, second: BenchRun) -> tuple[Load, ...]:
-    """The loads that one of the runs has and the other has not."""
+    """The loads that only one of the runs has."""
     return tuple(
         dict.fromkeys(
             s.load

@@ -1,4 +1,4 @@
-"""Durations as an HDR histogram: quantiles within a thousandth, however many there are, and added up over processes."""
+"""Durations as an HDR histogram: quantiles within a thousandth, however many there are, summed over processes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from hdrh.histogram import HdrHistogram
 
 _HIGHEST = 3_600_000_000_000
 _DIGITS = 3
-# 2 * 10^3 values are told apart in each power of two, rounded up to one: values of more bits lose their lowest.
+# 2 * 10^3 values are told apart in each power of two, rounded up to a power itself; longer values lose low bits.
 _BITS = 11
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Durations of 1 ns to 1 h, those beyond taken for the end of that range.
+    """Durations of 1 ns to 1 h; those outside count as the end of that range.
 
-    ``histogram`` is in HdrHistogram's V2 format, base64, in nanoseconds; its own readers read it, too. ``total``,
-    ``least`` and ``most`` are exact, in nanoseconds, 0 where ``count`` is.
+    ``histogram`` is in HdrHistogram's V2 format, base64, in nanoseconds, and readable by other tools. ``total``,
+    ``least`` and ``most`` are exact, in nanoseconds, and 0 if ``count`` is.
     """
 
     histogram: str
@@ -34,7 +34,7 @@ class Latencies:
         """The durations in ``nanoseconds``."""
         seen = np.clip(np.asarray(nanoseconds, np.int64), 1, _HIGHEST)
         histogram = _empty()
-        # The library takes one value at a time, in microseconds: it is given each that it can tell apart once.
+        # The library takes one value at a time, in microseconds: pass it each distinguishable value once.
         lost = np.maximum(0, np.frexp(seen.astype(np.float64))[1] - _BITS)
         for value, count in zip(*np.unique(seen >> lost << lost, return_counts=True), strict=True):
             histogram.record_value(int(value), int(count))
@@ -67,14 +67,14 @@ class Latencies:
         return self.most / 1e9 if self.count else None
 
     def quantiles(self, percentiles: Sequence[float]) -> list[float | None]:
-        """For each of ``percentiles`` the smallest duration that so many per cent do not exceed, seconds.
+        """For each of ``percentiles`` the smallest duration that this share does not exceed, in seconds.
 
-        At most a thousandth above the true one, and never below; None when there are none.
+        At most a thousandth above the true one, and never below; None without durations.
         """
         if not self.count:
             return [None] * len(percentiles)
         ranks = [max(1, ceil(Fraction(str(p)) * self.count / 100)) for p in percentiles]
-        # The library rounds a percentile to the nearest rank, which may be one too low: it is asked for ranks.
+        # The library rounds a percentile to the nearest rank, which may be one too low: ask for ranks instead.
         asked = [min(100.0, 100 * rank / self.count) for rank in ranks]
         found = HdrHistogram.decode(self.histogram).get_percentile_to_value_dict(asked)
         return [min(found[a], self.most) / 1e9 for a in asked]

@@ -1,4 +1,4 @@
-"""What is asked of a server at one step of a run."""
+"""The load on a server in one step of a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Arrivals = Literal["poisson", "constant"]
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A closed loop: so many clients that each send again once they are answered."""
+    """A closed loop: ``concurrency`` clients that each send the next request after a response."""
 
     concurrency: int
 
@@ -19,13 +19,13 @@ class Closed:
         return f"{self.concurrency} in flight"
 
     def seats(self, part: int, parts: int) -> int:
-        """How many of the clients the process ``part`` of ``parts`` is."""
+        """How many of the clients are in process ``part`` of ``parts``."""
         return len(range(part, self.concurrency, parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """An open loop: ``rate`` requests a second, whether or not the earlier ones were answered."""
+    """An open loop: ``rate`` requests a second, whether or not the earlier ones have ended."""
 
     rate: float
     arrivals: Arrivals
@@ -36,7 +36,7 @@ class Open:
     def due(self, seconds: float, seed: int) -> "npt.NDArray[np.int64]":
         """When requests are due, nanoseconds from 0, ascending, below ``seconds``.
 
-        Process ``part`` of ``parts`` sends ``due[part::parts]``: the whole is the same however many there are.
+        Process ``part`` of ``parts`` sends ``due[part::parts]``: the total is the same for any number of processes.
         """
         if self.arrivals == "constant":
             times = np.arange(np.ceil(self.rate * seconds)) / self.rate

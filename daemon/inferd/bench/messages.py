@@ -1,4 +1,4 @@
-"""Requests as they travel, serialised once before any is sent."""
+"""Requests as sent, each serialised once before the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from inferd.bench.inputs import Feed
 
 @dataclass(frozen=True, slots=True)
 class ShmSlice:
-    """Where a tensor is in shared memory: ``offset`` and ``nbytes`` in the region the server knows as ``region``."""
+    """Where a tensor is in shared memory: ``offset`` and ``nbytes`` in the region that the server calls ``region``."""
 
     region: str
     offset: int
@@ -21,7 +21,7 @@ class ShmSlice:
 
 
 def request(model: str, version: str, feeds: Sequence[Feed]) -> pb.ModelInferRequest:
-    """A request that carries its inputs, and is answered with all outputs."""
+    """A request that carries its inputs and asks for all outputs."""
     message = pb.ModelInferRequest(model_name=model, model_version=version)
     for feed in feeds:
         message.inputs.add(name=feed.name, datatype=feed.dtype.wire, shape=feed.shape)
@@ -32,7 +32,7 @@ def request(model: str, version: str, feeds: Sequence[Feed]) -> pb.ModelInferReq
 def shm_request(
     model: str, version: str, feeds: Sequence[Feed], inputs: Sequence[ShmSlice], outputs: Sequence[tuple[str, ShmSlice]]
 ) -> pb.ModelInferRequest:
-    """A request whose inputs are at ``inputs`` and whose ``outputs``, by name, are to be put at their places.
+    """A request whose inputs are at ``inputs`` and whose ``outputs``, by name, go to their places.
 
     The parameters are those of Triton's system shared memory extension.
     """
@@ -45,7 +45,7 @@ def shm_request(
 
 
 def lay_out(region: str, sizes: Sequence[int], start: int = 0) -> list[ShmSlice]:
-    """Places for tensors of ``sizes`` bytes one after the other, each on a cache line of its own."""
+    """Places for tensors of ``sizes`` bytes one after another, each on a cache line of its own."""
     places, offset = [], start
     for size in sizes:
         places.append(ShmSlice(region, offset, size))

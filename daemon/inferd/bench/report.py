@@ -1,4 +1,4 @@
-"""What a run found out, and the document it is kept as."""
+"""The results of a run, and the document that stores them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,15 +11,15 @@ from inferd.bench.tally import LoadWindow
 
 FORMAT = 1
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
-# A client process that is busy for longer than this part of a window is what the figures are about.
+# When a client process is busy for a larger share of a window, the figures describe the client.
 _SATURATED = 0.9
-# A hundred clients of a step have to be later than this, as a part of the median, before it is worth a word.
+# The lag of the latest hundredth of requests, relative to the median latency, that deserves a warning.
 _LATE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyObjective:
-    """``percentile`` % of requests are to be answered within ``latency`` seconds."""
+    """``percentile`` % of responses must come within ``latency`` seconds."""
 
     latency: float
     percentile: float
@@ -30,7 +30,7 @@ class LatencyObjective:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One load, the window it was seen in, and the server meanwhile; ``objective`` is the run's."""
+    """One load, the window in which it was measured, and the server meanwhile; ``objective`` is the run's."""
 
     load: Load
     window: LoadWindow
@@ -39,7 +39,7 @@ class Step:
 
     @property
     def met(self) -> bool | None:
-        """Whether the objective was kept, all requests counted that were due; None without one."""
+        """Whether the objective was met, counting all requests that were due; None without one."""
         if self.objective is None:
             return None
         return 100 * self.window.share_in_time >= self.objective.percentile and self.window.due > 0
@@ -52,19 +52,19 @@ class Step:
 
     @property
     def memory(self) -> float | None:
-        """Bytes that the server grew by since before the first load, for each request in flight; not below 0."""
+        """Bytes by which the server grew since before the first load, for each request in flight; not below 0."""
         if self.server.rss_growth is None or not self.in_flight:
             return None
         return max(0, self.server.rss_growth) / self.in_flight
 
     def warnings(self) -> list[str]:
-        """Why the figures may say more about the client than about the server, in sentences."""
+        """Why the figures may describe the client rather than the server, in sentences."""
         found = []
         window = self.window
         if window.busiest > _SATURATED * window.seconds:
             found.append(
                 f"{self.load.describe()}: a client process was busy for {window.busiest / window.seconds:.0%} of the "
-                "time, so that this is what the client can do: give it more --processes"
+                "time, so the client may be the bottleneck: give it more --processes"
             )
         late, (median, tail) = window.lags.quantile(99), window.latencies.quantiles((50, 99))
         if late is not None and median is not None and tail is not None and late > max(_LATE * median, 0.001):
@@ -76,8 +76,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """A whole run. ``server`` and ``model`` are as the server names them, ``way`` is how requests were sent,
-    ``inputs`` what they held in words. ``interrupted`` runs have fewer steps, the last of them shorter."""
+    """A whole run. ``server`` and ``model`` are named as the server names them, ``way`` says how requests were sent,
+    ``inputs`` describes them. An ``interrupted`` run has fewer steps, the last of them shorter."""
 
     server: str
     model: str
@@ -99,7 +99,7 @@ class BenchRun:
 
 
 def document(run: BenchRun) -> dict[str, Any]:
-    """``run`` as JSON: seconds, bytes and counts; what can be worked out from the rest is there for readers."""
+    """``run`` as JSON: seconds, bytes and counts; derived figures are included for readers."""
     return {
         "inferd_bench": FORMAT,
         "server": run.server,
@@ -115,7 +115,7 @@ def document(run: BenchRun) -> dict[str, Any]:
 
 
 def run_of(read: Any) -> BenchRun:
-    """The run of a document. Raises ValueError with a sentence for what is none."""
+    """The run in a document. Raises ValueError with a sentence if it is not one."""
     if not isinstance(read, dict) or read.get("inferd_bench") != FORMAT:
         raise ValueError("not written by inferd bench, or by another version of it")
     try:
@@ -132,7 +132,7 @@ def run_of(read: Any) -> BenchRun:
             read["interrupted"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a whole document of inferd bench: {error}") from None
+        raise ValueError(f"not a complete document of inferd bench: {error}") from None
 
 
 def _step(step: Step) -> dict[str, Any]:

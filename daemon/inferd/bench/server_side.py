@@ -1,4 +1,4 @@
-"""What a server says of itself before and after a window, and what that makes a request."""
+"""What a server reports about itself before and after a window, and the cost of a request derived from that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the server's processes have used: CPU seconds since they started, and memory now."""
+    """Resources used by the server's processes: CPU seconds since they started, and memory now."""
 
     cpu_seconds: float
     rss_bytes: int
@@ -30,7 +30,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A server at one moment; None for what can't be known."""
+    """A server at one moment; None for what is unknown."""
 
     counted: Counted | None
     resources: Resources | None
@@ -38,11 +38,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ServerSide:
-    """A server during a window; None for what can't be known.
+    """A server during a window; None for what is unknown.
 
-    ``stages`` are mean seconds a request, ``request`` the mean seconds of a request in all as the server sees it,
-    ``rows`` the rows a run of the model. ``cpu`` is CPU seconds a request, ``cores`` CPU seconds a second.
-    ``rss_bytes`` is the memory at the end, ``rss_growth`` how much of it came since before the first load.
+    ``stages`` are mean seconds for each request, ``request`` the mean seconds of a whole request as the server sees
+    it, ``rows`` the rows in each run of the model. ``cpu`` is CPU seconds for each request, ``cores`` CPU seconds a
+    second. ``rss_bytes`` is the memory at the end, ``rss_growth`` its growth since before the first load.
     """
 
     requests: int | None
@@ -58,7 +58,7 @@ class ServerSide:
 def during(before: Sample, after: Sample, seconds: float, answered: int, idle: Resources | None) -> ServerSide:
     """What happened between two samples that are ``seconds`` apart.
 
-    CPU is divided by the requests the server counted meanwhile, or by the ``answered`` ones where it counts none.
+    CPU is divided by the requests that the server counted meanwhile, or by ``answered`` if it counted none.
     """
     requests = stages = request = rows = None
     if before.counted is not None and after.counted is not None:
@@ -72,7 +72,7 @@ def during(before: Sample, after: Sample, seconds: float, answered: int, idle: R
     cpu = cores = rss_bytes = rss_growth = None
     if before.resources is not None and after.resources is not None:
         used = after.resources.cpu_seconds - before.resources.cpu_seconds
-        # A server that counts nothing of this model, or was restarted meanwhile, is divided by what came of it.
+        # The server counts nothing for this model, or was restarted meanwhile: divide by the responses received.
         served = requests if requests is not None and requests > 0 else answered
         cpu = used / served if served else None
         cores = used / seconds if seconds else None

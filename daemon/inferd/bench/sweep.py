@@ -1,4 +1,4 @@
-"""The loads a run goes through, one after the other: ``8``, ``1,4,16``, ``1:32:2x`` or ``100:1000:100``."""
+"""The loads of a run, one after another: ``8``, ``1,4,16``, ``1:32:2x`` or ``100:1000:100``."""
 
 from decimal import Decimal, InvalidOperation
 
@@ -6,10 +6,10 @@ _MOST = 100
 
 
 def parse(text: str, *, whole: bool = False) -> tuple[float, ...]:
-    """The numbers of ``text``, in its order and each once.
+    """The numbers in ``text``, in its order, each once.
 
     An item between commas is a number or START:END:STEP, both ends included; a STEP such as ``2x`` multiplies.
-    ``whole`` allows whole numbers alone. Raises ValueError with a sentence.
+    ``whole`` allows only whole numbers. Raises ValueError with a sentence.
     """
     numbers: dict[Decimal, None] = {}
     for item in text.split(","):
@@ -42,7 +42,7 @@ def _number(text: str) -> Decimal:
     try:
         number = Decimal(text.strip())
     except InvalidOperation:
-        raise ValueError(f"{text!r} is no number") from None
+        raise ValueError(f"{text!r} is not a number") from None
     if not number.is_finite() or number <= 0:
-        raise ValueError(f"{text!r} is no positive number")
+        raise ValueError(f"{text!r} is not a positive number")
     return number

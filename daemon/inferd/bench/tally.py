@@ -1,4 +1,4 @@
-"""Counts what became of requests in one window of time. Times are nanoseconds of one monotonic clock."""
+"""Counts the outcomes of requests in one window of time. Times are nanoseconds of one monotonic clock."""
 
 from array import array
 from collections import Counter
@@ -9,18 +9,18 @@ from inferd.bench.latencies import Latencies
 
 OK = "OK"
 UNANSWERED = "UNANSWERED"
-"""The code of a request that was given up because no answer of any kind had come."""
+"""The code of a request that was given up because it got no response and no error."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWindow:
-    """What was seen in a window of ``seconds``.
+    """The measurements of a window of ``seconds``.
 
-    Requests that were *due* in it are told by ``codes``, gRPC's names or UNANSWERED; ``latencies`` are of those
-    answered OK, from when they were due, and ``in_time`` of them were within the objective. ``lags`` is how much
-    later than due they left, empty in a closed loop. Answers that *came* in it are counted by ``answered``, and
-    ``answered_in_time``: neither what is left over at the end nor an empty queue at the start tilts a rate.
-    ``cpu`` is what the clients took, seconds, and ``busiest`` the most that one of their processes did.
+    Requests *due* in the window are counted by ``codes``, gRPC's names or UNANSWERED. ``latencies`` covers the OK
+    ones, from when they were due; ``in_time`` of them met the objective. ``lags`` is how much later than due they
+    left, empty in a closed loop. Responses that *arrived* in the window are counted by ``answered`` and
+    ``answered_in_time``: neither requests left over at the end nor an empty queue at the start biases these rates.
+    ``cpu`` is the CPU time of the clients in seconds, ``busiest`` the largest of any one process.
     """
 
     seconds: float
@@ -35,7 +35,7 @@ class LoadWindow:
 
     @classmethod
     def merged(cls, parts: Sequence["LoadWindow"]) -> "LoadWindow":
-        """What several processes saw in the same window."""
+        """The measurements of several processes in the same window."""
         codes: Counter[str] = Counter()
         for part in parts:
             codes.update(part.codes)
@@ -53,35 +53,35 @@ class LoadWindow:
 
     @property
     def due(self) -> int:
-        """How many requests were due."""
+        """The number of requests due."""
         return sum(self.codes.values())
 
     @property
     def throughput(self) -> float:
-        """Answers a second."""
+        """Responses a second."""
         return self.answered / self.seconds
 
     @property
     def goodput(self) -> float:
-        """Answers within the objective a second."""
+        """Responses within the objective a second."""
         return self.answered_in_time / self.seconds
 
     @property
     def share_in_time(self) -> float:
-        """Of all that were due, the errors too; 0 where none was."""
+        """Share of all requests due, errors included, that met the objective; 0 if none was due."""
         return self.in_time / self.due if self.due else 0.0
 
     @property
     def errors(self) -> dict[str, int]:
-        """How many did not end as OK, by code."""
+        """Requests that did not end as OK, by code."""
         return {code: count for code, count in self.codes.items() if code != OK}
 
 
 @dataclass(slots=True)
 class RequestTally:
-    """Counts the requests of the window from ``opens`` to ``closes``; an answer within ``objective`` is in time.
+    """Counts the requests of the window from ``opens`` to ``closes``; a response within ``objective`` is in time.
 
-    ``closes`` may be moved nearer while it counts, to no earlier than now.
+    ``closes`` may be brought forward while it counts, but not before the current time.
     """
 
     opens: int
@@ -91,14 +91,14 @@ class RequestTally:
     answered_in_time: int = 0
     in_time: int = 0
     failed: int = 0
-    """Of all time, for the display; ``succeeded`` likewise."""
+    """Over the whole run, for the display; ``succeeded`` likewise."""
     succeeded: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     latencies: "array[int]" = field(default_factory=lambda: array("q"))
     lags: "array[int]" = field(default_factory=lambda: array("q"))
 
     def left(self, due: int, now: int) -> None:
-        """A request of an open loop that was ``due`` is sent."""
+        """A request of an open loop that was ``due`` has left."""
         if self.opens <= due < self.closes:
             self.lags.append(now - due)
 
@@ -119,7 +119,7 @@ class RequestTally:
                 self.latencies.append(latency)
 
     def window(self, cpu: float) -> LoadWindow:
-        """What was counted; ``cpu`` is what the process took meanwhile, seconds."""
+        """The counts; ``cpu`` is the process's CPU time meanwhile, in seconds."""
         return LoadWindow(
             (self.closes - self.opens) / 1e9,
             dict(self.codes),

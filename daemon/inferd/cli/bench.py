@@ -1,4 +1,4 @@
-"""``inferd bench``: load against any server of the Open Inference Protocol, and two runs side by side."""
+"""``inferd bench``: load any server of the Open Inference Protocol and measure it, or compare two runs."""
 
 import argparse
 import json
@@ -152,15 +152,15 @@ def _report_flags(flags: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked; the exit status is 1 when it could not be done or nothing was answered, and 130 after
-    Ctrl-C. Raises ConfigurationError."""
+    """Run the command; the exit status is 1 when it could not run or no request succeeded, and 130 after Ctrl-C.
+    Raises ConfigurationError."""
     if arguments.plot is not None:
         from inferd.cli import tune_plot
 
         tune_plot.check()
     if find_spec("hdrh") is None:
         raise ConfigurationError(
-            "command bench", "", "it needs hdrhistogram, which is not installed; pip install 'inferd[bench]' brings it"
+            "command bench", "", "it needs hdrhistogram, which is not installed: pip install 'inferd[bench]'"
         )
     try:
         return _compare(arguments) if arguments.bench_command == "compare" else _measure(arguments)
@@ -225,7 +225,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def _console() -> "Console":
-    """Of the terminal's width, and without a width when it writes into a file."""
+    """As wide as the terminal; without a width when it writes to a file."""
     from rich.console import Console
 
     console = Console()
@@ -240,11 +240,11 @@ def _loads(arguments: argparse.Namespace) -> tuple[Any, ...]:
         if arguments.rate is not None:
             rates = sweep.parse(arguments.rate)
             if max(rates) > 1e6:
-                raise ValueError("a rate is at most 1000000 a second")
+                raise ValueError("the rate must be at most 1000000 a second")
             return tuple(Open(rate, arguments.arrivals) for rate in rates)
         counts = sweep.parse(arguments.concurrency or "1", whole=True)
         if max(counts) > 100_000:
-            raise ValueError("a concurrency is at most 100000")
+            raise ValueError("the concurrency must be at most 100000")
         return tuple(Closed(int(n)) for n in counts)
     except ValueError as error:
         flag = "--rate" if arguments.rate is not None else "--concurrency"
@@ -260,7 +260,7 @@ def _feeds(inference_client: Any, plan: Any, arguments: argparse.Namespace) -> A
     if arguments.input is None:
         return inputs.synthetic_inputs(plan.model, specs, dict(arguments.shape), arguments.seed)
     try:
-        # Only arrays of numbers and of fixed-length strings: objects would be code.
+        # Only arrays of numbers and of fixed-length strings: loading objects would run code.
         with np.load(arguments.input, allow_pickle=False) as file:
             return inputs.given_inputs(plan.model, specs, {name: file[name] for name in file.files})
     except (OSError, ValueError, AttributeError) as error:
@@ -303,9 +303,9 @@ def _write(file: Path, found: Any) -> None:
 
 
 def _writable(file: Path | None) -> None:
-    # Told now, rather than after minutes of measuring.
+    # Checked now, rather than after minutes of measuring.
     if file is not None and not file.absolute().parent.is_dir():
-        raise ConfigurationError("flag --json or --plot", "", f"{file.absolute().parent} is no folder")
+        raise ConfigurationError("flag --json or --plot", "", f"{file.absolute().parent} is not a folder")
 
 
 # -- what flags allow -------------------------------------------------------------

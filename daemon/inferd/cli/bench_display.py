@@ -1,4 +1,4 @@
-"""How a run is shown while it goes on, what it found, and two of them side by side."""
+"""Shows a run in progress, its results, and two runs side by side."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,15 +17,15 @@ from inferd.bench.report import BenchRun, Step
 from inferd.bench.server_side import STAGES
 
 _SHOWN = (50.0, 90.0, 99.0, 99.9)
-# Below this a difference between two runs is noise more often than not.
+# A smaller difference between two runs is noise more often than not.
 _NOISE = 0.03
 _BAR = 30
-# A rate is of so many seconds.
+# The rate shown is over this many seconds.
 _RATE_OVER = 0.5
 
 
 class BenchDisplay:
-    """Shows a run on ``console``: alive on a terminal, a line a step elsewhere. Use as a context."""
+    """Shows a run on ``console``: live on a terminal, otherwise a line for each step. Use as a context."""
 
     def __init__(self, console: Console, warm_up: float, seconds: float) -> None:
         self._console = console
@@ -49,7 +49,7 @@ class BenchDisplay:
             self._live.stop()
 
     def begin(self, run: BenchRun, load: Load) -> None:
-        """The next step is ``load``; ``run`` is what there is so far."""
+        """The next step is ``load``; ``run`` has the results so far."""
         self._run, self._load, self._last, self._rate = run, load, (0.0, 0), 0.0
         if self._live is None:
             self._console.print(f"{load.describe()}...", highlight=False)
@@ -57,9 +57,9 @@ class BenchDisplay:
             self.tick(0.0, 0, 0)
 
     def tick(self, elapsed: float, succeeded: int, failed: int) -> None:
-        """So many seconds after the step's begin, with so many answers since then."""
+        """``elapsed`` seconds after the step began, with the responses so far."""
         then, before = self._last
-        # Processes tell one after the other what they did at the same time.
+        # Processes report what they did in the same period one after the other.
         if elapsed - then >= _RATE_OVER:
             self._rate = (succeeded - before) / (elapsed - then)
             self._last = (elapsed, succeeded)
@@ -72,7 +72,7 @@ class BenchDisplay:
         if elapsed < self._warm_up:
             doing = "warming up"
         else:
-            doing = "measuring" if elapsed < whole else "waiting for the last answers"
+            doing = "measuring" if elapsed < whole else "waiting for the last responses"
         line = Table.grid(padding=(0, 2))
         errors = Text(f"{failed} failed", style="red") if failed else Text()
         line.add_row(
@@ -85,7 +85,7 @@ class BenchDisplay:
         return line
 
     def result(self, run: BenchRun) -> None:
-        """What was found, and what is to be doubted of it."""
+        """The results, and the doubts about them."""
         console = self._console
         if not run.steps:
             console.print("interrupted before anything was measured", highlight=False)
@@ -111,7 +111,7 @@ class BenchDisplay:
 
 
 def comparison(console: Console, first: BenchRun, second: BenchRun, names: Sequence[str]) -> None:
-    """Both runs' figures under each load that both had, and how many times the first the second is."""
+    """Both runs' figures under each load that they share, and the ratio of the second to the first."""
     for name, run in zip(names, (first, second), strict=True):
         console.print(Text.assemble((f"{name}: ", "bold"), run.title, f", {run.inputs}"), soft_wrap=True)
     rows = compare(first, second)
@@ -129,18 +129,18 @@ def comparison(console: Console, first: BenchRun, second: BenchRun, names: Seque
     if rows:
         console.print(table)
     else:
-        console.print("the two runs have no load in common", highlight=False)
+        console.print("the two runs share no load", highlight=False)
     if left := unmatched_loads(first, second):
-        console.print(f"in one of them only: {', '.join(load.describe() for load in left)}", highlight=False)
+        console.print(f"only in one of them: {', '.join(load.describe() for load in left)}", highlight=False)
 
 
 def figure(number: float, digits: int = 3) -> str:
-    """So many digits, or as many as stand before the point; never a power of ten."""
+    """``number`` with ``digits`` digits, or as many as stand before the point; never a power of ten."""
     if number < 0:
         return f"-{figure(-number, digits)}"
     if number >= 10 ** (digits - 1):
         return f"{number:.0f}"
-    # "0.50" and not "0.5": columns are easier to read, and the digits are known.
+    # "0.50" and not "0.5": columns are easier to read with a fixed number of digits.
     return f"{number:#.{digits}g}" if number >= 0.001 else f"{number:.{digits}g}"
 
 
@@ -177,12 +177,12 @@ def _row(step: Step) -> list[str | Text]:
 
 
 def _stages(run: BenchRun) -> Table:
-    """Where a request's time went, by the server's word."""
+    """Where a request's time went, as the server reports it."""
     table = _table("at the server")
     _numbers(table, "queue\nms", "input\nms", "infer\nms", "output\nms", "in all\nms", "beyond\nms", "rows\na run")
     for step in run.steps:
         side = step.server
-        # Beyond what it knows of: the wire, gRPC at both ends, and the client itself.
+        # Outside what the server knows: the wire, gRPC at both ends, and the client itself.
         beyond = _less(step.window.latencies.mean, side.request)
         times = [*((side.stages or {}).get(name) for name in STAGES), side.request, beyond]
         table.add_row(step.load.describe(), *map(_milliseconds, times), _or_dash(side.rows))
@@ -190,7 +190,7 @@ def _stages(run: BenchRun) -> Table:
 
 
 def _resources(run: BenchRun) -> Table:
-    """What it took: of the server where that is known, and of the client always."""
+    """Resources used: the server's where they are known, the client's always."""
     table = _table("for a request")
     known = any(step.server.cpu is not None for step in run.steps)
     if known:
@@ -215,9 +215,9 @@ def _verdict(run: BenchRun) -> str | None:
         return None
     kept = [s for s in run.steps if s.met]
     if not kept:
-        return f"{run.objective.describe()}: kept under none of these loads"
+        return f"{run.objective.describe()}: met under none of these loads"
     best = max(kept, key=lambda s: s.window.goodput)
-    return f"{run.objective.describe()}: most within it at {best.load.describe()}, {figure(best.window.goodput, 4)}/s"
+    return f"{run.objective.describe()}: highest goodput at {best.load.describe()}, {figure(best.window.goodput, 4)}/s"
 
 
 def _table(what: str) -> Table:
@@ -240,12 +240,12 @@ def _or_dash(number: float | None, factor: float = 1.0) -> str:
 
 
 def _quantile(percentile: float, seconds: float | None, count: int) -> Text:
-    # Where not one answer lies beyond it, it is the largest there was, and the next run's may be another.
+    # With no response beyond it, the quantile is just the largest value, and the next run's may differ.
     return Text(_milliseconds(seconds), style="dim" if count * (100 - percentile) < 100 else "")
 
 
 def _share(share: float) -> str:
-    """Per cent, never rounded up to all or down to none."""
+    """Per cent, never rounded up to 100 or down to 0."""
     return f"{100 * share:.3g}" if share in (0.0, 1.0) or 0.001 <= share <= 0.999 else f"{100 * share:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Draws runs: latency over throughput, and how latencies are spread. matplotlib is imported when it is needed."""
+"""Draws runs: latency over throughput, and the latency distribution. matplotlib is imported when it is needed."""
 
 from collections.abc import Sequence
 from math import log10
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LINES = ((50.0, "o-", "tab:blue"), (99.0, "s-", "tab:orange"), (99.9, "^-", "tab:purple"))
-# Of two runs each has a colour, and the percentiles are told by their marks.
+# Of two runs each has a colour; the marks tell the percentiles apart.
 _RUNS = ("tab:blue", "tab:orange")
-# Where the curve of the spread is looked up: finer towards the tail, as its axis is.
+# Where the distribution is sampled: finer towards the tail, like its axis.
 _NINES = 3.0
 _POINTS = 90
 # More curves than this can't be told apart.
@@ -23,7 +23,7 @@ _MOST_CURVES = 6
 
 
 def draw(runs: Sequence[BenchRun], file: Path, names: Sequence[str] = ("",)) -> None:
-    """Write the plot of ``runs`` to ``file``, in the format of its ending. Raises ConfigurationError where that can't
+    """Write the plot of ``runs`` to ``file``, in the format of its ending. Raises ConfigurationError if the file can't
     be written."""
     from matplotlib.figure import Figure
 
@@ -33,7 +33,7 @@ def draw(runs: Sequence[BenchRun], file: Path, names: Sequence[str] = ("",)) -> 
     _spread(spread, runs, names)
     for axes in (load, spread):
         if not any(step.window.latencies.count for run in runs for step in run.steps):
-            # A logarithm of nothing is an error.
+            # The logarithm of zero is an error.
             axes.set_ylim(1, 1000)
         _milliseconds(axes)
         axes.grid(visible=True, which="both", alpha=0.25, linewidth=0.6)
@@ -87,11 +87,11 @@ def _spread(axes: "Axes", runs: Sequence[BenchRun], names: Sequence[str]) -> Non
 
     loads = list(dict.fromkeys(step.load for run in runs for step in run.steps))
     for run, name, style in zip(runs, names, ("-", "--"), strict=False):
-        # Evenly from first to last where there are too many.
+        # Evenly from first to last if there are too many.
         count = min(_MOST_CURVES, len(run.steps))
         for step in (run.steps[round(i * (len(run.steps) - 1) / max(1, count - 1))] for i in range(count)):
             latencies = step.window.latencies
-            # So many answers say nothing about percentiles beyond this.
+            # So few responses say nothing about percentiles beyond this.
             known = min(_NINES, log10(max(1, latencies.count)))
             nines = [known * i / _POINTS for i in range(_POINTS + 1)]
             axes.plot(
@@ -103,13 +103,13 @@ def _spread(axes: "Axes", runs: Sequence[BenchRun], names: Sequence[str]) -> Non
                 label=f"{name} {step.load.describe()}".strip(),
             )
     axes.set_xticks([0, 0.30103, 1, 2, 3], ["0", "50", "90", "99", "99.9"])
-    axes.set_xlabel("per cent of the answers that came within")
-    axes.set_title("how latencies are spread", fontsize=10)
+    axes.set_xlabel("per cent of responses within this latency")
+    axes.set_title("latency distribution", fontsize=10)
     _legend(axes)
 
 
 def _legend(axes: "Axes") -> None:
-    # Below, where there is nothing that it could hide.
+    # Below the axes, where it hides nothing.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize=8, frameon=False)
 
 
@@ -117,7 +117,7 @@ def _milliseconds(axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    # Numbers as people write them, at 1, 2 and 5 of each decade; left to itself it says 2x10^1.
+    # Plain numbers, at 1, 2 and 5 of each decade; matplotlib's default is 2x10^1.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.12g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

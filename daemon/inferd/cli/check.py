@@ -1,4 +1,4 @@
-"""``inferd check``: says what a daemon with these settings would serve, and what is wrong."""
+"""``inferd check``: reports what a daemon with these settings would serve, and what is wrong."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
@@ -10,12 +10,12 @@ from inferd.repository.find import ModelEntry, Repository, VersionFile
 from inferd.tensors import Signature, TensorSpec
 
 TryOut = Callable[[ModelEntry, VersionFile], Signature]
-"""Loads a version as the daemon would, or reads it at least; raises an InferdError where that fails."""
+"""Loads a version as the daemon would, or at least reads it; raises an InferdError if that fails."""
 
 
 def check(settings: Settings, out: TextIO, try_out: TryOut | None = None) -> int:
-    """Print a block of lines a model: what is wrong with it, each mistake on a line of its own, or what was understood
-    and, with ``try_out``, each version's inputs, outputs and remarks.
+    """Print a block of lines for each model: its mistakes, one a line, or what was understood and, with ``try_out``,
+    each version's inputs, outputs and remarks.
 
     Returns 0 when every model is fine and 1 when any is broken; raises RepositoryError when
     the repository itself can't be read.

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the settings and the models. Raises InferdError where that can't be done."""
+    """Check the settings and the models. Raises InferdError if that can't be done."""
     settings = settings_flags.settings_of(arguments)
 
     from inferd import logs
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     wrong = list(problems(settings))
     for problem in wrong:
         print(f"inferd: {problem}", file=sys.stderr)
-    # The user that checks may not be the one that serves: the cache keeps nothing that the daemon could not replace.
+    # The user who checks may not be the one who serves: write nothing to the cache that the daemon could not replace.
     engine = Engine.of(settings.model_copy(update={"cache_max_bytes": 0}))
     look = engine.inspect if arguments.quick else engine.try_out
     status = check(settings, sys.stdout, lambda entry, version: look(source_of(entry, version)))

@@ -1,4 +1,4 @@
-"""What would keep a daemon with these settings from starting, or is worth a warning, beside its models."""
+"""What would keep a daemon with these settings from starting, or deserves a warning, apart from its models."""
 
 import errno
 import os
@@ -17,13 +17,13 @@ from inferd.tracing.sampling import Tracer
 from inferd.workers.daemon import worker_count
 from inferd.workers.worker_identity import WorkerIdentity
 
-# A socket's path in the file system, of which the last byte ends it: sys/un.h.
+# The length of a socket's path in the file system, including its final NUL: sys/un.h.
 _LONGEST_SOCKET = 107
 
 
 def problems(settings: Settings) -> Iterator[ConfigurationError]:
-    """All for which ``inferd serve`` would end with these settings. A port that is in use now is none: the daemon that
-    is checked for may be running."""
+    """Everything that would make ``inferd serve`` fail with these settings. A port in use is not a problem: the daemon
+    that serves with these settings may be running."""
     try:
         Credentials.of(settings)
     except ConfigurationError as error:
@@ -38,13 +38,13 @@ def problems(settings: Settings) -> Iterator[ConfigurationError]:
             yield ConfigurationError(key, "", f"can't listen on {getattr(settings, key)}: {why}")
     (host, port), (metrics_host, metrics_port) = ports.values()
     if port and port == metrics_port and (host == metrics_host or {"0.0.0.0", "::"} & {host, metrics_host}):  # noqa: S104
-        yield ConfigurationError("metrics_bind", "", f"has port {port}, as grpc_bind has")
+        yield ConfigurationError("metrics_bind", "", f"has port {port}, the same as grpc_bind")
     if worker_count(settings) > 1 and (why := _no_sockets()):
         yield ConfigurationError("variable TMPDIR", "", why)
 
 
 def warnings(settings: Settings) -> Iterator[str]:
-    """What the daemon would say of its settings at its start, and folders that it could not write to."""
+    """What the daemon would warn about at start, and folders that it could not write to."""
     yield from (f"{name}: unknown environment variable{hint}" for name, hint in unknown_variables().items())
     yield from (f"{setting}: {what}" for setting, what in exposures(settings))
     if oddity := Repository.of(settings).oddity():
@@ -54,7 +54,7 @@ def warnings(settings: Settings) -> Iterator[str]:
         folders["cache_dir"] = settings.cache_dir
     for setting, folder in sorted(folders.items()):
         if (why := _unwritable(folder)) is not None:
-            yield f"{setting}: {folder} {why}; nothing is kept there"
+            yield f"{setting}: {folder} {why}; inferd will keep nothing there"
 
 
 def _unbindable(host: str, port: int) -> str | None:
@@ -70,7 +70,7 @@ def _unbindable(host: str, port: int) -> str | None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
             except OSError as error:
-                # In use, by the daemon itself perhaps.
+                # In use, perhaps by the daemon itself.
                 if error.errno != errno.EADDRINUSE:
                     why = error.strerror
                     continue
@@ -79,20 +79,20 @@ def _unbindable(host: str, port: int) -> str | None:
 
 
 def _no_sockets() -> str | None:
-    """Why workers could have no sockets in the folder for temporary files; None where they can."""
+    """Why workers could have no sockets in the folder for temporary files; None if they can."""
     try:
         with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
             path = WorkerIdentity(999, 1000, Path(folder)).socket("notify")
     except OSError as error:
         return f"no folder for the sockets of workers: {error.strerror}"
     if len(os.fsencode(path)) > _LONGEST_SOCKET:
-        return f"the path of sockets in {path.parent} is too long, {_LONGEST_SOCKET} bytes may be"
+        return f"the path of sockets in {path.parent} is too long; at most {_LONGEST_SOCKET} bytes are allowed"
     return None
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why files could not be kept in ``folder``, which need not be there yet; None where they can."""
+    """Why files could not be kept in ``folder``, which need not exist yet; None if they can."""
     present = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
     if not present.is_dir():
-        return f"can't be made: {present} is no folder" if present != folder else "is no folder"
+        return f"can't be created: {present} is not a folder" if present != folder else "is not a folder"
     return None if os.access(present, os.W_OK | os.X_OK) else "can't be written to"

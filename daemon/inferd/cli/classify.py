@@ -1,4 +1,4 @@
-"""``inferd demo classify``: say what kind of file each is, by asking a daemon that serves magika."""
+"""``inferd demo classify``: ask a daemon that serves magika for the type of each file."""
 
 import argparse
 import sys
@@ -13,9 +13,9 @@ from inferd.rpc.rpc_client import CallFailed, TlsMismatch
 
 
 def classify(arguments: argparse.Namespace) -> int:
-    """A line for each file; the exit status is 1 when one could not be read, and stderr has said why.
+    """Print a line for each file; the exit status is 1 when one could not be read, with the reason on stderr.
 
-    Raises InferdError where the server or the models are not as they should be.
+    Raises InferdError if the server or its models are not what the demo needs.
     """
     rules = magika.MagikaRules.read(arguments.models / magika.MODEL)
     width = max(len(one_line(name)) for name in arguments.files)
@@ -27,7 +27,7 @@ def classify(arguments: argparse.Namespace) -> int:
             raise
         except CallFailed as error:
             return _failed(
-                f"no daemon answers at {arguments.server} ({error.code}); start one with `make serve`, or with"
+                f"no daemon responds at {arguments.server} ({error.code}); start one with `make serve`, or with"
                 f" `inferd serve --model-repository {arguments.models} --grpc-bind {arguments.server}`"
             )
         for name, verdict in _verdicts(client, rules, arguments.files):

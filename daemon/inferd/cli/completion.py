@@ -1,4 +1,4 @@
-"""``inferd completion``: a script that completes commands and flags in a shell."""
+"""``inferd completion``: a script for the shell that completes commands and flags."""
 
 import argparse
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     for action in _actions(program):
         kind: Any = action.metavar
         if kind in files:
-            # How shtab is told; argparse does not declare it.
+            # shtab reads this attribute; argparse does not declare it.
             setattr(action, "complete", files[kind])  # noqa: B010
         elif isinstance(kind, str) and kind.startswith("{"):
             action.choices = kind.strip("{}").split(",")
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Those of ``parser`` and of all its subcommands."""
+    """The actions of ``parser`` and of all its subcommands."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list them
         yield action
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""The flags by which a command that calls a daemon says who it is, and whom it trusts."""
+"""The flags by which a command that calls a daemon identifies itself and checks the daemon."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from inferd.security.client_credentials import ClientCredentials
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """To the flags of such a command."""
+    """Add these flags to such a command."""
     flags = parser.add_argument_group("TLS and tokens")
     flags.add_argument("--ca", type=Path, metavar="FILE", help="Use TLS, and trust the CAs in this PEM file")
     flags.add_argument(
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def credentials_from(arguments: argparse.Namespace) -> ClientCredentials:
-    """What the flags say, or the variable. Raises ConfigurationError."""
+    """The credentials from the flags or the variable. Raises ConfigurationError."""
     if (arguments.client_cert is None) != (arguments.client_key is None):
         raise ConfigurationError("flag --client-cert", "", "goes with --client-key: give both or neither")
     for flag in ("client_cert", "server_name"):
@@ -47,9 +47,9 @@ def _token(file: Path | None) -> str:
         except OSError as error:
             raise ConfigurationError(source, "", error.strerror or "can't be read") from None
         if not text.strip():
-            raise ConfigurationError(source, "", "holds no token")
+            raise ConfigurationError(source, "", "contains no token")
     token = text.strip()
-    # gRPC would take a line break in it for a fault of ours. It is a secret, so it is not shown.
+    # gRPC would report a line break as an internal error. The text is a secret, so no message shows it.
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigurationError(source, "", "holds something that is no token")
+        raise ConfigurationError(source, "", "contains something other than a token")
     return token

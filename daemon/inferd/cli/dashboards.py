@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the files and name each; the exit status is 1 when one differs already, and then nothing is written."""
+    """Write the files and name each; the exit status is 1 when one already differs, and then nothing is written."""
     try:
         return _export(files(), arguments.folder, force=arguments.force)
     except OSError as error:

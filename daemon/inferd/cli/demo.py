@@ -1,4 +1,4 @@
-"""``inferd demo``: get the demonstration models, and identify files with one of them."""
+"""``inferd demo``: fetch the demo models, and identify files with one of them."""
 
 import argparse
 import sys
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked; the exit status is 1 when anything failed, and stderr has said what."""
+    """Run the command; the exit status is 1 when anything failed, with the reason on stderr."""
     try:
         if arguments.demo_command == "fetch":
             from inferd.demo import models

@@ -1,10 +1,10 @@
-"""``inferd install-units``: write the systemd units, with the path of this very command in them."""
+"""``inferd install-units``: write the systemd units, with the path of this command in them."""
 
 import argparse
 import sys
 from pathlib import Path
 
-# What the units hide from the daemon (ProtectHome=, PrivateTmp=), its own program included.
+# The units hide these folders from the daemon (ProtectHome=, PrivateTmp=), its own program included.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - looked for, not written to
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write them, and say what comes next; the exit status is 1 when that was not possible."""
+    """Write the units and print the next step; the exit status is 1 when that failed."""
     # Not resolved: inside a virtual environment the interpreter may be a link to one outside.
     executable = Path(sys.executable).with_name("inferd")
     if hidden := next((h for h in _HIDDEN if executable.is_relative_to(h)), None):
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
             text = units.unit(name, str(executable), "Written by `inferd install-units`.")
             _write(arguments.to / name, text)
         if settings.exists():
-            print(f"left   {settings} as it is")
+            print(f"kept   {settings}, which exists already")
         else:
             _write(settings, reference.environment_file())
     except OSError as error:

@@ -13,8 +13,8 @@ from inferd.errors import ConfigurationError, InferdError
 
 
 class Command(NamedTuple):
-    """A command, without what it needs to run: of ``inferd.cli``, ``flags`` has its ``add_arguments`` and ``runs`` its
-    ``run``, which takes the arguments and gives the exit code."""
+    """A command, without what it needs to run: in ``inferd.cli``, the module ``flags`` has its ``add_arguments`` and
+    the module ``runs`` its ``run``, which takes the arguments and returns the exit code."""
 
     summary: str
     flags: str
@@ -45,7 +45,7 @@ COMMANDS = {
         description="Write inferd.service, inferd@.service and an example of their settings.",
     ),
     "rollover": Command(
-        "Replace a running instance by another, for an upgrade",
+        "Replace a running instance with another, for an upgrade",
         "rollover",
         "rollover",
         description="Start an instance on the port of another, wait until it serves, then end the other. Both need "
@@ -66,9 +66,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in ``argv``; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # Only the chosen command has its flags: to know those of all, everything would have to be imported.
+    # Only the chosen command has its flags: the flags of all would need every module imported.
     arguments = parser(argv[:1]).parse_args(argv)
-    # For a daemon of several processes, which starts each with this command line and more.
+    # For a daemon of several processes, which starts each with this command line and some more flags.
     arguments.command_line = argv
     try:
         return int(_module(COMMANDS[arguments.command].runs).run(arguments))
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser(complete: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """The parser of all commands, of which those in ``complete`` have their flags."""
+    """The parser of all commands; those in ``complete`` have their flags."""
     program = Parser(prog="inferd", description="Serves OpenVINO models over the Open Inference Protocol.")
     program.add_argument(
         "--version", action="version", version=f"inferd {__version__}", help="Show the version and exit"

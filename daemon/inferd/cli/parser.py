@@ -1,4 +1,4 @@
-"""The parser of the command line: help in groups, and errors with the value, what is allowed and what was meant."""
+"""The command line parser: help in groups, and errors with the value, what is allowed and the likely spelling."""
 
 import argparse
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from inferd.errors import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the program, and of each command: subcommands get the class of their parent."""
+    """The parser of the program and of each command: subcommands get the class of their parent."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**({"formatter_class": _Formatter} | more | {"add_help": False}))
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="Show this help and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """What argparse does, but unknown arguments are an error of the command that they were given to."""
+        """As argparse does, but an unknown argument is an error of the command that it was given to."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0]
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpAll(argparse.Action):
-    """``--help-all``: shows the flags too that ``--help`` leaves out. ``full`` is the help of each flag in this one."""
+    """``--help-all``: also shows the flags that ``--help`` leaves out. ``full`` is the help of each flag then."""
 
     def __init__(self, *flags: str, **more: Any) -> None:
         super().__init__(list(flags), argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **more)
@@ -68,14 +68,14 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def commands_of(parser: argparse.ArgumentParser, dest: str) -> "argparse._SubParsersAction[Any]":
-    """Where the subcommands of ``parser`` go; the chosen one's name is in ``dest``."""
+    """The subcommands of ``parser``; the chosen one's name is in ``dest``."""
     return parser.add_subparsers(dest=dest, required=True, title="Commands", metavar="COMMAND")
 
 
 def add_command(
     commands: "argparse._SubParsersAction[Any]", name: str, summary: str, description: str = "", **more: Any
 ) -> Any:
-    """A subcommand: ``summary`` is its line in its parent's help, ``description`` what its own help begins with."""
+    """A subcommand: ``summary`` is its line in its parent's help, ``description`` the beginning of its own help."""
     return commands.add_parser(name, help=summary, description=description or f"{summary}.", **more)
 
 
@@ -83,7 +83,7 @@ def add_command(
 
 
 def flag_type(read: Callable[[str], Any], allowed: str) -> Callable[[str], Any]:
-    """An argparse type: ``read`` raises ValueError for what is not ``allowed``."""
+    """An argparse type: ``read`` raises ValueError for anything that is not ``allowed``."""
 
     def checked(text: str) -> Any:
         try:
@@ -95,7 +95,7 @@ def flag_type(read: Callable[[str], Any], allowed: str) -> Callable[[str], Any]:
 
 
 def duration(least: float, most: float, *, exclusive: bool = False, bare: bool = True) -> Callable[[str], float]:
-    """Seconds of ``20ms``, and with ``bare`` of ``1.5``; of ``least..most``, without ``least`` where ``exclusive``."""
+    """Seconds of ``20ms``, and with ``bare`` of ``1.5``, in ``least..most``; with ``exclusive`` above ``least``."""
 
     def read(text: str) -> float:
         try:

@@ -25,34 +25,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Roll over; 0 when the new instance serves and the old one is gone. What fails leaves the old one serving."""
+    """Roll over; 0 when the new instance serves and the old one has ended. After a failure the old one still serves."""
     return rollover(arguments.old, arguments.new, fewer=arguments.fewer, systemctl=_systemctl)
 
 
 def rollover(old: str, new: str, *, fewer: bool, systemctl: Systemctl) -> int:
-    """Start ``new``, wait until it serves, end ``old``; with ``fewer`` also where models are lost by that."""
+    """Start ``new``, wait until it serves, end ``old``; with ``fewer`` even if that loses models."""
     if old == new:
         return _failed("--from and --to are the same unit")
     if _shown(systemctl, old, "ActiveState") != "active":
-        return _failed(f"{old} does not serve; to start {new} all the same: systemctl start {new}")
+        return _failed(f"{old} is not active; to start {new} anyway: systemctl start {new}")
     if (state := _shown(systemctl, new, "ActiveState")) in ("active", "activating", "deactivating", "reloading"):
-        return _failed(f"{new} is {state} already; if it is left over from before: systemctl stop {new}")
+        return _failed(f"{new} is already {state}; if it is a leftover: systemctl stop {new}")
     print(f"starting {new}", flush=True)
-    # Returns when the daemon has said READY=1, or when it could not be started.
+    # Returns when the daemon has reported READY=1, or could not be started.
     status, _ = systemctl(["start", new])
     if status:
-        return _failed(f"{new} did not start, and {old} serves on; see: journalctl --unit {new}")
+        return _failed(f"{new} did not start, {old} still serves; see: journalctl --unit {new}")
     before, after = (StatusLine.read(_shown(systemctl, unit, "StatusText")) for unit in (old, new))
-    print(f"{old}: {before or 'says nothing'}; {new}: {after or 'says nothing'}", flush=True)
+    print(f"{old}: {before or 'no status'}; {new}: {after or 'no status'}", flush=True)
     if before and after and after.serving < before.serving and not fewer:
         systemctl(["stop", new])
-        return _failed(f"{new} serves fewer models than {old}, so that goes on; --fewer would have it end")
+        return _failed(f"{new} serves fewer models than {old}, so {old} still serves; to go on anyway: --fewer")
     print(f"ending {old}", flush=True)
     status, _ = systemctl(["stop", old])
     if status:
-        return _failed(f"{old} could not be ended, and both serve; see: journalctl --unit {old}")
+        return _failed(f"{old} did not end, so both serve; see: journalctl --unit {old}")
     if _shown(systemctl, old, "UnitFileState") == "enabled":
-        # The next boot is to start what serves now.
+        # The next boot must start what serves now.
         systemctl(["enable", "--quiet", new])
         systemctl(["disable", "--quiet", old])
     print(f"{new} serves")
@@ -67,7 +67,7 @@ def _systemctl(arguments: Sequence[str]) -> tuple[int, str]:
     try:
         done = subprocess.run(["systemctl", *arguments], check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603, S607 - found as the user's shell would
     except FileNotFoundError:
-        print("inferd: there is no systemctl here", file=sys.stderr)
+        print("inferd: systemctl not found", file=sys.stderr)
         return 127, ""
     return done.returncode, done.stdout
 

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 
 def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
-    """Serve until a signal; 0 after a clean drain. ``read`` gives the settings anew, at a reload; with several workers
-    each is started with ``argv``, the command line, and what is its own.
+    """Serve until a signal; 0 after a clean drain. ``read`` reads the settings again, for a reload. Several workers
+    are started with ``argv``, the command line, and flags of their own.
 
     Raises InferdError when start-up fails.
     """
-    # A watchdog ends a process that hangs with SIGABRT: this has it say where each thread was.
+    # The watchdog ends a process that hangs with SIGABRT: then this prints where each thread was.
     faulthandler.enable()
     identity = WorkerIdentity.of(os.environ)
     logs.configure(settings.log_level, settings.log_format, worker=None if identity is None else identity.index)
-    # As many connections as the machine lets us have: the soft limit is 1024 for the sake of select(2), not used here.
+    # As many connections as the machine allows: the soft limit of 1024 is for select(2), which is not used here.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
         if identity is None and settings.workers != 1:
             from inferd.workers.daemon import worker_count
 
-            # OpenVINO and gRPC are for the workers: their supervisor is small, and starts at once.
+            # Only the workers need OpenVINO and gRPC: their supervisor is small and starts at once.
             if (count := worker_count(settings)) > 1:
                 return asyncio.run(_supervise(settings, argv, count))
         return _serve(settings, read, identity)
@@ -66,7 +66,7 @@ def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIde
         outcome = runner.run(run())
         status = exit_status.RESTART if outcome.restart else 0
         if outcome.abrupt:
-            # A compile can't be interrupted; waiting for it could outlast the supervisor's patience.
+            # A compile can't be interrupted, and waiting for it could outlast the supervisor's patience.
             with suppress(OSError):
                 sys.stderr.flush()
             os._exit(status)

@@ -17,7 +17,7 @@ EPILOG = (
 
 
 def add_arguments(parser: argparse.ArgumentParser, shown: Collection[Group] = tuple(Group)) -> None:
-    """Add ``--config``, ``--help-all`` and the settings, which have no value in the namespace unless they are given.
+    """Add ``--config``, ``--help-all`` and the settings. A setting that was not given has no value in the namespace.
 
     ``--help`` shows the common ones of the groups ``shown``."""
     parser.add_argument(
@@ -52,5 +52,5 @@ def _flag(flags: argparse._ArgumentGroup, setting: Described) -> argparse.Action
 
 
 def _plain(text: str) -> str:
-    """``text`` for argparse, to which a per cent sign is special."""
+    """``text`` with per cent signs escaped for argparse."""
     return text.replace("%", "%%")

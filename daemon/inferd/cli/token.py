@@ -1,4 +1,4 @@
-"""``inferd token``: make a secret for a client, and the lines by which the daemon knows it."""
+"""``inferd token``: create a secret for a client, and the lines that make it known to the daemon."""
 
 import argparse
 import secrets
@@ -9,7 +9,7 @@ from hashlib import sha256
 from inferd.cli.parser import add_command, commands_of, duration
 from inferd.config import tokens
 
-# Lets scanners for secrets in source code know what they have found.
+# Lets scanners for secrets in source code recognise it.
 _PREFIX = "inferd_"
 _RANDOM_BYTES = 32
 _LONGEST = 99_999 * 86_400
@@ -17,7 +17,7 @@ _LONGEST = 99_999 * 86_400
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags and subcommands of ``inferd token``."""
-    parser.description = "Make a token for a client, and the lines by which the daemon knows it."
+    parser.description = "Make a token for a client, and the lines that make it known to the daemon."
     commands = commands_of(parser, "token_command")
     new = add_command(
         commands,
@@ -43,17 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what was asked."""
+    """Create the token and print it."""
     secret = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     expires = None if arguments.expires is None else datetime.now(UTC) + timedelta(seconds=arguments.expires)
     print(entry(arguments.name, arguments.scope, secret, expires), end="")
     sys.stdout.flush()
-    print(f"the secret, which is not shown again: {secret}", file=sys.stderr)
+    print(f"the secret, shown only once: {secret}", file=sys.stderr)
     return 0
 
 
 def entry(name: str, scopes: list[str], secret: str, expires: datetime | None) -> str:
-    """The lines of the tokens file for ``secret``."""
+    """The lines for the tokens file that describe ``secret``."""
     lines = [
         "[[token]]",
         f'name = "{name}"',

@@ -12,7 +12,7 @@ def check() -> None:
         import matplotlib as _  # noqa: F401
     except ImportError:
         raise ConfigurationError(
-            "flag --plot", "", "drawing needs matplotlib, which is not installed; pip install 'inferd[plot]' brings it"
+            "flag --plot", "", "drawing needs matplotlib, which is not installed; pip install 'inferd[plot]'"
         ) from None
 
 

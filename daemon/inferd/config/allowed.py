@@ -1,7 +1,7 @@
-"""What a setting may be, in words read off its declaration.
+"""What a setting may be, in words derived from its declaration.
 
-The error sentences, ``--help`` and the reference pages all say it this way, so none can drift
-from what is really checked.
+Error sentences, ``--help`` and the reference pages all use these words, so none can drift from what
+is really checked.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +18,9 @@ from inferd.config import quantities
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Stands in ``Annotated`` next to a validator, whose rule no type expresses.
+    """Stands in ``Annotated`` next to a validator whose rule no type expresses.
 
-    ``one`` says what a single value may be, ``many`` what a list of them holds, ``kind`` is the word for it in help.
+    ``one`` describes a single value, ``many`` the items of a list, ``kind`` is the word for it in help.
     """
 
     one: str
@@ -30,8 +30,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Stands in ``Annotated`` next to the validator of a number that may be given with a unit: ``written`` gives it
-    with one."""
+    """Stands in ``Annotated`` next to the validator of a number that may have a unit; ``written`` adds the unit."""
 
     noun: str
     examples: str
@@ -67,20 +66,20 @@ Size = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A setting's type with what was declared beside it, such as bounds."""
+    """A setting's type and its metadata, such as bounds."""
 
     annotation: Any
-    beside: tuple[Any, ...] = ()
+    metadata: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, annotation: Any, beside: Iterable[Any] = ()) -> "Declaration":
-        """``annotation`` without its Annotated and its "or None": neither says what may be given."""
+    def of(cls, annotation: Any, metadata: Iterable[Any] = ()) -> "Declaration":
+        """``annotation`` without its Annotated and its "or None": neither describes a value."""
         if get_origin(annotation) is Annotated:
             inner, *further = get_args(annotation)
-            return cls.of(inner, (*_flat(further), *beside))
+            return cls.of(inner, (*_flat(further), *metadata))
         if get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation):
-            return cls.of(next(a for a in get_args(annotation) if a is not type(None)), beside)
-        return cls(annotation, tuple(beside))
+            return cls.of(next(a for a in get_args(annotation) if a is not type(None)), metadata)
+        return cls(annotation, tuple(metadata))
 
     @classmethod
     def of_field(cls, field: FieldInfo) -> "Declaration":
@@ -88,21 +87,21 @@ class Declaration:
 
     @property
     def table(self) -> type[BaseModel] | None:
-        """The table's own declaration where the setting is one."""
+        """The table's own declaration, if the setting is a table."""
         return self.annotation if isinstance(self.annotation, type) and issubclass(self.annotation, BaseModel) else None
 
     @property
     def values(self) -> "Declaration | None":
-        """What the values are where the setting is a table with keys of the user's choice."""
+        """The declaration of the values, if the setting is a table with keys of the user's choice."""
         return Declaration.of(get_args(self.annotation)[1]) if get_origin(self.annotation) is dict else None
 
     @property
     def items(self) -> "Declaration | None":
-        """What the items are where the setting is a list."""
+        """The declaration of the items, if the setting is a list."""
         return Declaration.of(get_args(self.annotation)[0]) if get_origin(self.annotation) is tuple else None
 
     def one(self) -> str:
-        """What may be given, such as ``a whole number of 0..64``."""
+        """A description of a value, such as ``a whole number of 0..64``."""
         if marker := self._marker():
             return marker.one
         if quantity := self.quantity:
@@ -119,7 +118,7 @@ class Declaration:
         ) + self._range()
 
     def many(self) -> str:
-        """What a list of such values holds, such as ``whole numbers of 0..64``."""
+        """A description of the values in a list, such as ``whole numbers of 0..64``."""
         if marker := self._marker():
             return marker.many
         if quantity := self.quantity:
@@ -129,7 +128,7 @@ class Declaration:
         return {str: "strings", int: "whole numbers", float: "numbers"}.get(self.annotation, "tables") + self._range()
 
     def kind(self) -> str:
-        """One word for it, or its choices: ``DURATION``, ``INTEGER``, ``{on,off}``."""
+        """One word for the type, or its choices: ``DURATION``, ``INTEGER``, ``{on,off}``."""
         if (marker := self._marker()) and marker.kind:
             return marker.kind
         if quantity := self.quantity:
@@ -140,22 +139,22 @@ class Declaration:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words it may be; empty where it is not one of a few."""
+        """The words allowed; empty if the setting is not a choice of words."""
         return tuple(map(str, get_args(self.annotation))) if get_origin(self.annotation) is Literal else ()
 
     @property
     def quantity(self) -> Quantity | None:
-        """How its numbers are written where they have a unit."""
-        return next((m for m in self.beside if isinstance(m, Quantity)), None)
+        """How its numbers are written, if they have a unit."""
+        return next((m for m in self.metadata if isinstance(m, Quantity)), None)
 
     def written(self, value: Any) -> str:
-        """``value`` as a flag, a variable or TOML has it, without quotes."""
+        """``value`` as written in a flag, a variable or TOML, without quotes."""
         if value is not None and (quantity := self.quantity):
             return quantity.written(value)
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def at(self, path: Iterable[str | int]) -> "Declaration":
-        """The declaration that ``path`` (keys and list indexes) leads to; the last known where it leads nowhere."""
+        """The declaration at ``path`` (keys and list indexes); the last known one if the path leads nowhere."""
         found = self
         for step in path:
             if found.table and (field := found.table.model_fields.get(str(step))):
@@ -165,10 +164,12 @@ class Declaration:
         return found
 
     def _marker(self) -> Allowed | None:
-        return next((m for m in self.beside if isinstance(m, Allowed)), None)
+        return next((m for m in self.metadata if isinstance(m, Allowed)), None)
 
     def _bounds(self) -> dict[str, Any]:
-        return {b: getattr(m, b) for m in self.beside for b in ("ge", "gt", "le", "lt", "min_length") if hasattr(m, b)}
+        return {
+            b: getattr(m, b) for m in self.metadata for b in ("ge", "gt", "le", "lt", "min_length") if hasattr(m, b)
+        }
 
     def _range(self) -> str:
         bounds = self._bounds()
@@ -187,6 +188,6 @@ class Declaration:
         return ""
 
 
-def _flat(beside: Iterable[Any]) -> Iterator[Any]:
-    for item in beside:
+def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
+    for item in metadata:
         yield from item.metadata if isinstance(item, FieldInfo) else (item,)

@@ -1,8 +1,8 @@
 """The daemon's settings. A flag beats a variable, a variable the file, the file the default.
 
-Each setting is declared here and nowhere else, with its group and whether it is one that most
-people set: the flag ``--some-name``, the variable ``INFERD_SOME_NAME``, the file key
-``some_name``, ``--help`` and docs/configuration.md all come from the declaration.
+Each setting is declared here and nowhere else, with its group and whether most people set it: the
+flag ``--some-name``, the variable ``INFERD_SOME_NAME``, the file key ``some_name``, ``--help`` and
+docs/configuration.md all come from the declaration.
 """
 
 import os
@@ -30,8 +30,8 @@ from inferd.errors import ConfigurationError, did_you_mean
 
 
 class Group(Enum):
-    """The part of inferd that a setting belongs to; stands in ``Annotated``. Help and documentation have a heading for
-    each, in this order."""
+    """The part of inferd that a setting belongs to; stands in ``Annotated``. Help and documentation have a section
+    for each, in this order."""
 
     MODELS = "Models"
     PORTS = "Ports"
@@ -45,7 +45,7 @@ class Group(Enum):
 
 
 COMMON = object()
-"""Stands in ``Annotated`` at the settings that most people use, which ``--help`` shows."""
+"""Stands in ``Annotated`` for the settings that most people use, which ``--help`` shows."""
 
 
 def _host_port(text: str) -> str:
@@ -74,7 +74,7 @@ def _trace_endpoint(text: str) -> str:
 
 
 def _folder(value: Any) -> Any:
-    # Path("") is the working directory, which nobody means by a variable left empty.
+    # Path("") is the working directory, which is never what an empty variable means.
     if value == "":
         raise ValueError
     return value
@@ -114,12 +114,12 @@ def split_host_port(bind: str) -> tuple[str, int]:
 
 
 def is_loopback(bind: str) -> bool:
-    """Whether only this machine can connect to ``bind``, as far as the address alone says."""
+    """Whether only this machine can connect to ``bind``, judged by the address alone."""
     host, _ = split_host_port(bind)
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
-        return False  # another name may be any address, and another one tomorrow
+        return False  # a host name may resolve to any address, and to another one tomorrow
 
 
 def default_cache_dir() -> Path:
@@ -133,7 +133,7 @@ def default_profile_dir() -> Path:
 
 
 def _own_folder(setting: str, assigned: str, base: str, below_home: str) -> Path:
-    """Where systemd assigned a folder, else where the XDG base directory specification puts it."""
+    """Where systemd assigned a folder, otherwise where the XDG base directory specification puts it."""
     if folder := os.environ.get(assigned):
         return Path(folder.split(":")[0])
     if folder := os.environ.get(base):
@@ -141,8 +141,8 @@ def _own_folder(setting: str, assigned: str, base: str, below_home: str) -> Path
     try:
         return Path.home() / below_home / "inferd"
     except RuntimeError:
-        # A container that runs as a made-up user: no HOME and no entry in the user database.
-        raise ConfigurationError("settings", setting, "has no default, as this user has no home folder") from None
+        # A container with an arbitrary user id: no HOME and no entry in the user database.
+        raise ConfigurationError("settings", setting, "has no default: this user has no home folder") from None
 
 
 class Settings(BaseModel):
@@ -412,15 +412,15 @@ class Settings(BaseModel):
 
 
 def of_environment() -> dict[str, str]:
-    """The settings that ``INFERD_*`` variables give, by name."""
+    """The settings given by ``INFERD_*`` variables, by name."""
     return {name: text for variable, text in os.environ.items() if (name := _named(variable)) in Settings.model_fields}
 
 
 def load(file: Path | None = None, flag_values: Mapping[str, Any] | None = None) -> Settings:
     """Settings from flags, ``INFERD_*``, the TOML ``file`` and the defaults, in that order.
 
-    ``flag_values`` holds the flags that were given, by setting name. Raises
-    ConfigurationError naming the flag, variable or file the bad value came from.
+    ``flag_values`` holds the flags given, by setting name. Raises
+    ConfigurationError naming the flag, variable or file that the bad value came from.
     """
     flag_values = {k: v for k, v in (flag_values or {}).items() if k in Settings.model_fields}
     in_file = toml_file.read(file, str(file)) if file is not None else {}
@@ -440,37 +440,37 @@ def load(file: Path | None = None, flag_values: Mapping[str, Any] | None = None)
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Settings that don't go with the others, and why."""
+    """Settings that contradict others, and why."""
     pair = ("tls_cert", "tls_key")
     for given, absent in (pair, pair[::-1]):
         if getattr(settings, given) and not getattr(settings, absent):
             yield given, f"is set without {absent}; set both or neither"
     if settings.tls_client_ca and not settings.tls_cert:
-        yield "tls_client_ca", "is set without tls_cert: without TLS no client can show a certificate"
+        yield "tls_client_ca", "is set without tls_cert: without TLS no client can present a certificate"
     if not settings.tls_cert and not settings.tokens_file and not settings.allow_insecure_bind:
         for key in _BINDS:
             if not is_loopback(getattr(settings, key)):
                 yield (
                     key,
                     f"{getattr(settings, key)} is open to other machines; set tls_cert or tokens_file, or "
-                    "allow_insecure_bind if that is meant",
+                    "allow_insecure_bind if that is intended",
                 )
 
 
 def exposures(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What those who can connect from other machines could do: the setting that lets them connect, and what."""
+    """What clients on other machines could do: the setting that lets them connect, and the risk."""
     for key in _BINDS:
         if is_loopback(getattr(settings, key)):
             continue
         if not settings.tls_cert:
-            what = "what is sent, tokens too" if settings.tokens_file else "what is sent"
+            what = "all traffic, tokens included" if settings.tokens_file else "all traffic"
             yield key, f"without TLS, others on the network can read and change {what}"
         if not settings.tokens_file and not settings.tls_client_ca:
-            yield key, "without tokens or client certificates, whoever can connect may call"
+            yield key, "without tokens or client certificates, any client that can connect may call"
 
 
 def _named(variable: str) -> str:
-    """The setting that ``variable`` would give; empty where it is not one of inferd's."""
+    """The setting that ``variable`` would give; empty if it is not one of inferd's."""
     upper = variable.upper()
     return upper.removeprefix(ENV_PREFIX).lower() if upper.startswith(ENV_PREFIX) else ""
 
@@ -487,8 +487,8 @@ def _origin(key: str, file: Path | None, in_file: Mapping[str, Any], flag_values
 
 
 def unknown_variables() -> dict[str, str]:
-    """``INFERD_*`` variables that name no setting, typing errors or a container platform's own, each with a hint like
-    that of :func:`did_you_mean`."""
+    """``INFERD_*`` variables that name no setting, such as typing errors or a container platform's own, each with a
+    hint like that of :func:`did_you_mean`."""
     known = {*map(variable_of, Settings.model_fields), CONFIG_VARIABLE, TOKEN_VARIABLE, WORKER_VARIABLE}
     unknown = sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
     return {v: did_you_mean(v, known, ENV_PREFIX) for v in unknown}

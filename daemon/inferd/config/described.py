@@ -12,7 +12,7 @@ from inferd.config.daemon import COMMON, Group, Settings
 @dataclass(frozen=True, slots=True)
 class Described:
     """A setting: its name, group, whether most people use it, whether it is a switch, the word for its type (or its
-    choices), its default (empty where it is required) and what it means."""
+    choices), its default (empty if it is required) and its meaning."""
 
     name: str
     group: Group
@@ -41,7 +41,7 @@ def grouped() -> dict[Group, dict[str, FieldInfo]]:
 
 
 def is_common(field: FieldInfo) -> bool:
-    """Whether the setting is one that most people use."""
+    """Whether most people use the setting."""
     return any(mark is COMMON for mark in field.metadata)
 
 
@@ -49,6 +49,6 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return ""
     if field.default_factory is not None:
-        # What it computes differs by machine, so its docstring says how.
+        # The computed value differs by machine, so the function's docstring describes it.
         return (field.default_factory.__doc__ or "").rstrip(".").replace("`", "")
     return Declaration.of_field(field).written(field.default) or "none"

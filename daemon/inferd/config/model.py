@@ -1,4 +1,4 @@
-"""What ``<model>/model.toml`` may say: the one declaration of every per-model setting.
+"""What ``<model>/model.toml`` may contain: the one declaration of every per-model setting.
 
 docs/model-configuration.md is generated from here. A key left out keeps the default,
 so most models need no file.
@@ -35,7 +35,7 @@ _DEVICE = re.compile(
 _DEVICES = "CPU, GPU, GPU.<n>, NPU, AUTO[:list], HETERO:list, MULTI:list or BATCH:device[(n)]"
 _LARGEST_DIM = 2**31 - 1
 
-# Owned by a key of their own, or known to break the process (OpenVINO fact 15: with CPU
+# These have a key of their own, or are known to break the process (OpenVINO fact 15: with CPU
 # reservation every later compile in the process can fail).
 _RESERVED_PROPERTIES = {
     "ENABLE_CPU_RESERVATION": "it can make every later compile in this process fail",
@@ -46,7 +46,7 @@ _RESERVED_PROPERTIES = {
 } | {axis.property: f"set execution.{name}" for name, axis in AXES.items() if axis.property}
 
 
-# TOML has types, so "4", true and 1.0 are no counts; only its lists have to become tuples.
+# TOML has types, so "4", true and 1.0 are not counts; only its lists have to become tuples.
 _LIST = Strict(False)
 
 
@@ -132,9 +132,9 @@ class VersionSettings(_SettingsTable):
     @model_validator(mode="after")
     def _listed_goes_with_its_policy(self) -> "VersionSettings":
         if self.policy == "listed" and not self.listed:
-            raise ValueError("policy is 'listed' and listed names no version")
+            raise ValueError("policy is 'listed' but listed names no version")
         if self.policy != "listed" and self.listed:
-            raise ValueError(f"listed names versions and policy is '{self.policy}'; set policy = \"listed\"")
+            raise ValueError(f"listed names versions but policy is '{self.policy}'; set policy = \"listed\"")
         return self
 
 
@@ -181,7 +181,7 @@ if TYPE_CHECKING:
     class _Chosen(_Compiled): ...
 
 else:
-    # The choices of inferd.axes, which is where they are listed.
+    # The choices come from inferd.axes.
     _Chosen = create_model(
         "_Chosen",
         __base__=_Compiled,
@@ -198,13 +198,13 @@ class ExecutionSettings(_Chosen):
     infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
     path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",
-        description="async hands runs to OpenVINO's own threads; sync gives each infer request a thread that waits for "
-        "its run, which saves time where a run takes a fraction of a millisecond and few are in flight at once; inline "
-        "computes one run at a time on the event loop's thread, which all models wait for and no cancel or time-out "
-        "interrupts. auto is inline for models on the CPU whose runs prove to take at most 0.1 ms, at warm-up or while "
-        "they are served, and whose shapes are all fixed, unless several streams, or a number of threads or infer "
-        "requests, are asked for; inline runs that come to take long are handed over again. Else auto is what was "
-        "measured to be best, or async where nothing was.",
+        description="How runs reach OpenVINO. async hands them to OpenVINO's own threads. sync gives each infer "
+        "request a thread that waits for its run: faster when a run takes a fraction of a millisecond and few are in "
+        "flight. inline computes one run at a time on the event loop's thread: every model waits for it, and neither "
+        "cancel nor time-out interrupts it. auto is inline for CPU models with fixed shapes whose runs take at most "
+        "0.1 ms at warm-up or while serving, unless several streams, or a number of threads or infer requests, are "
+        "set; it hands runs over again when they become slow. Otherwise auto is what was measured as best, or async "
+        "without a measurement.",
     )
     hang_timeout: Duration | None = Field(
         None,
@@ -212,7 +212,7 @@ class ExecutionSettings(_Chosen):
         le=86400,
         description="Time after which inferd gives up on an unfinished run: it answers the requests with INTERNAL and "
         "replaces the infer request. Unset: one minute or 20 times the slowest run, whichever is longer. 0: never.",
-        # Says nothing of how fast the model is, which stored profiles are held against.
+        # It does not depend on how fast the model is, and stored profiles are checked against that.
         repr=False,
     )
 
@@ -228,8 +228,8 @@ class BatchingSettings(_SettingsTable):
     )
     enabled: bool = Field(
         True,
-        description="Dynamic batching: run waiting requests of equal shapes as one batch, where it is measured to give "
-        "more throughput and keeps the objective.",
+        description="Dynamic batching: run waiting requests of equal shapes as one batch, if that measurably raises "
+        "throughput and keeps the objective.",
     )
     max_batch_rows: int | None = Field(
         None, ge=1, le=65536, description="Rows that one batch of requests may have; unset: max_size."
@@ -248,9 +248,9 @@ class BatchingSettings(_SettingsTable):
     @model_validator(mode="after")
     def _preferred_sizes_fit(self) -> "BatchingSettings":
         if self.preferred_sizes and max(self.preferred_sizes) > self.max_size:
-            raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} and max_size is {self.max_size}")
+            raise ValueError(f"preferred_sizes has {max(self.preferred_sizes)} but max_size is {self.max_size}")
         if self.max_batch_rows and self.max_batch_rows > max(1, self.max_size):
-            raise ValueError(f"max_batch_rows is {self.max_batch_rows} and max_size is {self.max_size}")
+            raise ValueError(f"max_batch_rows is {self.max_batch_rows} but max_size is {self.max_size}")
         return self
 
 
@@ -351,7 +351,7 @@ class RolloutSettings(_SettingsTable):
     @model_validator(mode="after")
     def _tolerance_goes_with_the_check(self) -> "RolloutSettings":
         if self.tolerance is not None and self.check == "off":
-            raise ValueError("tolerance is set and check is 'off'")
+            raise ValueError("tolerance is set but check is 'off'")
         return self
 
 

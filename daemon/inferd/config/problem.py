@@ -1,4 +1,4 @@
-"""Turns what the settings library says into one clear sentence about file, key and allowed values."""
+"""Turns errors of the settings library into one clear sentence about file, key and allowed values."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,14 @@ from inferd.errors import ConfigurationError, did_you_mean, listed, one_line
 
 
 def problem_of(error: ValidationError, schema: type[BaseModel], source: Callable[[str], str]) -> ConfigurationError:
-    """All that is wrong, as one error that names each key and what is allowed there; ``source`` tells by its first
-    part where a key was given.
+    """All problems as one error that names each key and what it allows; ``source`` says where a key was given, by
+    its first part.
 
     A validator that raises ValueError with a text states the whole problem; without one,
     the declaration says what is allowed.
     """
     details = error.errors(include_url=False)
-    # A list that lost what can't be in it may be too short for that alone.
+    # A list without its bad items may be too short for that reason alone.
     places = [detail["loc"] for detail in details]
     details = [
         detail
@@ -41,7 +41,7 @@ def _problem(source: str, detail: ErrorDetails, schema: type[BaseModel]) -> Conf
             meant = _meant(str(path[-1]), table, schema)
             return ConfigurationError(source, key, f"unknown key{meant}", allowed=listed(table.model_fields, 100))
         case "missing":
-            return ConfigurationError(source, key, "is required and was not given", allowed=declared.one())
+            return ConfigurationError(source, key, "is required but not set", allowed=declared.one())
         case "value_error" if stated := str(detail["ctx"]["error"]):
             return ConfigurationError(source, key, one_line(stated))
         case "model_type" | "dict_type":
@@ -52,7 +52,7 @@ def _problem(source: str, detail: ErrorDetails, schema: type[BaseModel]) -> Conf
 
 
 def _meant(key: str, table: type[BaseModel], schema: type[BaseModel]) -> str:
-    """The key of that name in another table, or one of ``table`` that looks like it."""
+    """The key of that name in another table, or one in ``table`` that looks like it."""
     elsewhere = [dotted for dotted in _dotted(schema) if dotted.rpartition(".")[2] == key]
     return f" (did you mean {elsewhere[0]}?)" if elsewhere else did_you_mean(key, table.model_fields)
 
@@ -65,7 +65,7 @@ def _dotted(schema: type[BaseModel], before: str = "") -> Iterator[str]:
 
 
 def _key(path: Iterable[str | int]) -> str:
-    """``path`` as TOML writes it, quoting what is no bare key, with list indexes in brackets."""
+    """``path`` as TOML writes it: list indexes in brackets, and quotes around keys that are not bare."""
     text = ""
     for step in path:
         match step:

@@ -20,16 +20,16 @@ SIZE_EXAMPLE = "64MiB"
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of ``20ms``, ``1.5s``, ``2m``, ``1h``, ``90d`` or ``8w``. Raises ValueError for other text, a number
-    without a unit too."""
+    """Seconds of ``20ms``, ``1.5s``, ``2m``, ``1h``, ``90d`` or ``8w``. Raises ValueError for other text, including a
+    number without a unit."""
     return float(_scaled(text, _SECONDS))
 
 
 def bytes_of(text: str) -> int:
-    """Bytes of ``64MiB`` or ``1.5GiB``. Raises ValueError for other text, a number without a unit too."""
+    """Bytes of ``64MiB`` or ``1.5GiB``. Raises ValueError for other text, including a number without a unit."""
     number = _scaled(text, _BYTES)
     if number != int(number):
-        raise ValueError(f"{text!r} is no whole number of bytes")
+        raise ValueError(f"{text!r} is not a whole number of bytes")
     return int(number)
 
 
@@ -55,7 +55,7 @@ def size(count: int) -> str:
 def _scaled(text: str, units: Mapping[str, Decimal | int]) -> Decimal:
     found = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}) ?([A-Za-z]+)", text.strip(), re.ASCII)
     if found is None or found[2] not in units:
-        raise ValueError(f"{text!r} is no number with a unit of {', '.join(units)}")
+        raise ValueError(f"{text!r} is not a number with a unit of {', '.join(units)}")
     return Decimal(found[1]) * units[found[2]]
 
 

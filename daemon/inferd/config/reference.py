@@ -29,7 +29,8 @@ def pages() -> dict[str, str]:
 
 
 def environment_file() -> str:
-    """An example of /etc/inferd/inferd.env: each setting with its meaning, those that have a default commented out."""
+    """An example of /etc/inferd/inferd.env: each setting with its meaning; settings with a default are commented
+    out."""
     text = (
         "# inferd's settings for systemd; lines without # differ from the defaults.\n"
         "# A value is everything up to the end of the line. All settings: docs/configuration.md.\n"
@@ -44,7 +45,7 @@ def environment_file() -> str:
 
 
 def _plain(field: FieldInfo) -> str:
-    """The default as a variable has it; nothing where it is computed on the machine."""
+    """The default as a variable writes it; empty if it is computed on the machine."""
     if field.default_factory is not None or field.default is None:
         return ""
     return Declaration.of_field(field).written(field.default)
@@ -96,7 +97,7 @@ def _model_rows(table: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _default(field: FieldInfo) -> str:
     if field.default_factory is not None:
-        # What it computes differs by machine, so its docstring says how.
+        # The computed value differs by machine, so the function's docstring describes it.
         return (field.default_factory.__doc__ or "").rstrip(".")
     if field.default is PydanticUndefined:
         return "required"
@@ -119,5 +120,5 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    """``text`` so that Markdown shows it as it is: bars end a cell, and <model> would pass for a tag."""
+    """``text`` that Markdown shows unchanged: bars end a cell, and <model> would pass for a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")

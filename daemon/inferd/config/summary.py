@@ -1,4 +1,4 @@
-"""What a model's configuration asks for, in words and with units, for people to see whether it is what they meant."""
+"""A model's configuration in words and with units, so that people can check that it says what they meant."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from inferd.errors import one_line
 
 
 def summary(config: ModelConfig) -> Iterator[str]:
-    """A line for what answers are to keep to, and one for the other settings that were given."""
+    """One line for the objective, and one for the other settings that were given."""
     objective = config.objective
     goal = f"goal {objective.goal}"
     if objective.latency_slo is None:

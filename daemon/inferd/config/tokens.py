@@ -2,16 +2,16 @@
 
     [[token]]
     name = "frontend"
-    sha256 = "..."          # of the secret, which is in no file of the daemon's
+    sha256 = "..."          # of the secret, which no file of the daemon contains
     scopes = ["infer"]
     expires = 2027-01-31    # the start of that day, UTC; or a date and time with its offset
 
     [[client]]              # a name in a certificate that tls_client_ca verified
     name = "batch.example"
     scopes = ["infer", "read"]
-    shared_memory_keys = ["batch-"]  # how its keys begin; left out: with its name and a plus sign
+    shared_memory_keys = ["batch-"]  # prefixes of its keys; default: its name and a plus sign
 
-No message here repeats a value that could be a secret put into the wrong place.
+No message here repeats a value: it could be a secret put into the wrong place.
 """
 
 import re
@@ -33,7 +33,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _MOST = 1000
 
-# What a token or a certificate may be called; it comes into log lines and messages.
+# The name of a token or a certificate; it appears in log lines and messages.
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/-]{0,63}")
 _CLIENT_NAME_LENGTH = 255
 
@@ -63,10 +63,10 @@ def _key_beginning(text: str) -> str:
 
 
 def default_keys(name: str) -> tuple[str, ...]:
-    """How the shared memory keys of the client ``name`` begin unless the file says otherwise.
+    """The prefixes of the shared memory keys of the client ``name``, unless the file sets them.
 
-    No name has a plus sign here, nor a slash: what may not be part of a key is escaped as in a URL. So no key is two
-    clients'.
+    An escaped name contains no plus sign and no slash: characters not allowed in a key are escaped as in a URL. So no
+    key belongs to two clients.
     """
     return (quote(name, safe="@:") + "+",)
 
@@ -92,7 +92,7 @@ def _timestamp(value: Any) -> float | None:
 
 def _tables(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not all(isinstance(one, dict | BaseModel) for one in value):
-        raise ValueError("is no list of tables; begin each with a line such as [[token]]")
+        raise ValueError("is not a list of tables; begin each with a line such as [[token]]")
     return tuple(value)
 
 
@@ -130,8 +130,8 @@ _Keys = Annotated[
 
 
 class Token(_TokensTable):
-    """A secret that opens something; ``expires`` is in seconds since 1970. Several tokens may share a name, as an old
-    and a new one do for a while."""
+    """A secret that grants scopes; ``expires`` is in seconds since 1970. Several tokens may share a name, as an old
+    and a new one do during a change."""
 
     name: Annotated[str, AfterValidator(_token_name), Allowed("1 to 64 of letters, digits and _.@:/-")]
     sha256: Annotated[str, BeforeValidator(_digest)]
@@ -143,8 +143,8 @@ class Token(_TokensTable):
 
 
 class CertificateClient(_TokensTable):
-    """The scopes of whoever has a certificate with this name in it: a subject alternative name, or the common name of
-    one that has none."""
+    """The scopes of clients that present a certificate with this name: a subject alternative name, or the common name
+    if it has none."""
 
     name: Annotated[str, AfterValidator(_client_name), Allowed(f"1 to {_CLIENT_NAME_LENGTH} printable characters")]
     scopes: _Scopes = Field(min_length=1)
@@ -152,7 +152,7 @@ class CertificateClient(_TokensTable):
 
 
 class Tokens(_TokensTable):
-    """All that the file says."""
+    """The whole file."""
 
     token: Annotated[tuple[Token, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
     client: Annotated[tuple[CertificateClient, ...], BeforeValidator(_tables)] = Field((), max_length=_MOST)
@@ -160,21 +160,21 @@ class Tokens(_TokensTable):
     @validates_all(mode="after")
     def _consistent(self) -> "Tokens":
         if not self.token and not self.client:
-            raise ValueError("it names no token and no client, so that nobody could call")
+            raise ValueError("it lists no token and no client, so no client could call")
         digests = [token.sha256 for token in self.token]
         for token in self.token:
             if digests.count(token.sha256) > 1:
-                raise ValueError(f"the sha256 of token '{token.name}' is there {digests.count(token.sha256)} times")
+                raise ValueError(f"the sha256 of token '{token.name}' is listed {digests.count(token.sha256)} times")
         names = [client.name for client in self.client]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"client '{name}' is there {names.count(name)} times")
+                raise ValueError(f"client '{name}' is listed {names.count(name)} times")
         self._check_keys()
         return self
 
     def keys(self) -> dict[str, tuple[str, ...]]:
-        """How the shared memory keys of each client begin that may infer, by its name. A token and a certificate of one
-        name are one client."""
+        """The prefixes of the shared memory keys of each client that may infer, by client name. A token and a
+        certificate with the same name are one client."""
         found: dict[str, tuple[str, ...]] = {}
         callers: tuple[Token | CertificateClient, ...] = (*self.token, *self.client)
         for one in callers:
@@ -183,25 +183,26 @@ class Tokens(_TokensTable):
         return {name: keys or default_keys(name) for name, keys in found.items()}
 
     def _check_keys(self) -> None:
-        """A key must not be two clients'."""
+        """Raises ValueError if a key could belong to two clients."""
         widest, whose = None, ""
-        # What begins with another comes right behind it.
+        # Sorted, a key that starts with another comes right after it.
         for key, name in sorted((key, name) for name, keys in self.keys().items() for key in keys):
             if widest is None or not key.startswith(widest):
                 widest, whose = key, name
             elif name != whose:
                 raise ValueError(
-                    f"shared_memory_keys '{widest}' of '{whose}' and '{key}' of '{name}' overlap; a key is one client's"
+                    f"shared_memory_keys '{widest}' of '{whose}' and '{key}' of '{name}' overlap; a key belongs to one "
+                    "client"
                 )
 
 
 def read(file: Path) -> Tokens:
-    """What ``file`` says. Raises ConfigurationError."""
+    """Read ``file``. Raises ConfigurationError."""
     return of(toml_file.read(file, str(file)), str(file))
 
 
 def of(tables: dict[str, Any], source: str) -> Tokens:
-    """What was read from the file named ``source``. Raises ConfigurationError."""
+    """Validate what was read from the file named ``source``. Raises ConfigurationError."""
     try:
         return Tokens.model_validate(tables)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Reads TOML; whatever is wrong with the file becomes one sentence that names it."""
+"""Reads TOML; any problem with the file becomes one sentence that names it."""
 
 import tomllib
 from pathlib import Path
@@ -11,7 +11,7 @@ _MOST_DOTS = 500
 
 
 def read(file: Path, source: str) -> dict[str, Any]:
-    """What ``file`` says; ``source`` is how messages name it. Raises ConfigurationError."""
+    """Read ``file``, which messages call ``source``. Raises ConfigurationError."""
     try:
         return parse(file.read_text(encoding="utf-8"), source)
     except UnicodeDecodeError:
@@ -21,7 +21,7 @@ def read(file: Path, source: str) -> dict[str, Any]:
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
-    """What ``text`` says; raises ConfigurationError naming ``source``."""
+    """Parse ``text``; raises ConfigurationError naming ``source``."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.count(".") > _MOST_DOTS:
             raise ConfigurationError(source, "", f"line {number} has more than {_MOST_DOTS} dots")
@@ -32,5 +32,5 @@ def parse(text: str, source: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigurationError(source, "", "not valid TOML: nested too deeply") from None
     except ValueError:
-        # tomllib leaves it to int(), which takes some thousand digits.
+        # tomllib leaves it to int(), which accepts a few thousand digits.
         raise ConfigurationError(source, "", "not valid TOML: a number is too long") from None

@@ -4,7 +4,7 @@ ENV_PREFIX = "INFERD_"
 CONFIG_VARIABLE = "INFERD_CONFIG"
 # Read by the commands that call a daemon.
 TOKEN_VARIABLE = "INFERD_TOKEN"  # noqa: S105 - a variable's name
-# Set by a daemon of several processes for each of them.
+# Set for each worker process by a daemon of several.
 WORKER_VARIABLE = "INFERD_WORKER"
 
 

@@ -1,1 +1,1 @@
-"""The demonstration: two real models, and file type identification with one of them."""
+"""The demo: two real models, and file type identification with one of them."""

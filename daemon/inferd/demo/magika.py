@@ -1,8 +1,8 @@
-"""What the model magika reads of a file, and what its scores say.
+"""Which bytes of a file the model magika reads, and what its scores mean.
 
 The model takes the first and the last bytes of a file as integers and scores 214 labels.
-Which bytes those are, and when a score is worth believing, is published with the model as
-``config.min.json``; the answers agree with the magika package's own, which a test checks.
+Which bytes those are, and how high a score must be, is published with the model as
+``config.min.json``; the results agree with the magika package's own, which a test checks.
 """
 
 import json
@@ -26,7 +26,7 @@ Features = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a file is: a label such as ``markdown`` and how sure the model is of it, 0..1."""
+    """The type of a file: a label such as ``markdown`` and the model's confidence, 0..1."""
 
     label: str
     score: float
@@ -37,7 +37,7 @@ class MagikaRules:
     """The facts published with the model.
 
     ``labels`` are in the order of the model's scores. A label whose score is below its
-    entry in ``thresholds``, or ``threshold`` where it has none, is too uncertain to show.
+    entry in ``thresholds``, or below ``threshold`` without an entry, is too uncertain to show.
     """
 
     labels: tuple[str, ...]
@@ -58,7 +58,7 @@ class MagikaRules:
             config = json.loads((folder / "config.min.json").read_bytes())
             kinds = json.loads((folder / "content_types_kb.min.json").read_bytes())
         except OSError as error:
-            raise RepositoryError(str(error.filename), f"{error.strerror}; `inferd demo fetch` brings it") from None
+            raise RepositoryError(str(error.filename), f"{error.strerror}; `inferd demo fetch` fetches it") from None
         return cls(
             labels=tuple(config["target_labels_space"]),
             thresholds=config["thresholds"],
@@ -73,7 +73,7 @@ class MagikaRules:
         )
 
     def examine(self, path: Path) -> Classification | Features:
-        """What ``path`` is when that takes no model, else what the model has to see. Raises OSError."""
+        """The type of ``path`` if that takes no model, otherwise the input for the model. Raises OSError."""
         if path.is_dir():
             return Classification("directory", 1.0)
         if path.exists() and not path.is_file():
@@ -106,7 +106,7 @@ class MagikaRules:
         return features
 
     def verdict(self, scores: npt.NDArray[np.float32]) -> Classification:
-        """The label to show for the model's ``scores``, shape [214]: a generic one when it is not sure."""
+        """The label to show for the model's ``scores``, shape [214]: a generic one when the model is not sure."""
         best = int(scores.argmax())
         guess, score = self.labels[best], float(scores[best])
         label = self.renamed.get(guess, guess)

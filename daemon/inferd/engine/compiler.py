@@ -10,11 +10,10 @@ import structlog
 
 from inferd.axes import AXES, ChoiceAxis
 from inferd.engine import device as devices
-from inferd.engine import state
+from inferd.engine import fused_reductions, state, unwritten_outputs
 from inferd.engine.cache import BlobCache, blob_key
 from inferd.engine.runtime import ov, version
 from inferd.engine.source import ModelSource
-from inferd.engine.unwritten_outputs import REVISION
 from inferd.errors import one_line
 
 log = structlog.get_logger("inferd.engine")
@@ -55,7 +54,7 @@ class Compiler:
         ``source`` was settled with.
         """
         if not self.caches(target):
-            compiled = self._core.compile_model(model, target, dict(properties))
+            compiled = self._compiled(model, target, properties)
             source.check()
             return CompileResult(compiled, from_cache=False)
         key = self.key(source, target, properties)
@@ -71,7 +70,7 @@ class Compiler:
                     log.warning("cached blob refused", model=source.name, problem=one_line(str(error).strip(), 1000))
                     result = "refused"
             self._count(result)
-            compiled = self._core.compile_model(model, target, dict(properties))
+            compiled = self._compiled(model, target, properties)
             source.verify()
             blob = compiled.export_model().getvalue()
             self._cache.store(key, blob)
@@ -81,6 +80,13 @@ class Compiler:
             return CompileResult(
                 self._core.import_model(blob, target, dict(properties)), from_cache=False, blob=kept, exports=False
             )
+
+    def _compiled(self, model: "ov.Model", target: str, properties: Mapping[str, Any]) -> "ov.CompiledModel":
+        """Raises RuntimeError, also where it would answer wrong."""
+        compiled = self._core.compile_model(model, target, dict(properties))
+        if target == "CPU" and (problem := fused_reductions.misread(model, compiled)):
+            raise RuntimeError(problem)
+        return compiled
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
         """What stands for the content of ``source``, which is settled, compiled like that."""
@@ -102,7 +108,8 @@ class Compiler:
         plain = devices.family(target) in ("CPU", "GPU", "NPU")
         return facts | {
             "openvino": version(),
-            "unwritten": str(REVISION),
+            "unwritten": str(unwritten_outputs.REVISION),
+            "fused": str(fused_reductions.REVISION),
             "device": f"{target} {self._core.get_property(target, 'FULL_DEVICE_NAME') if plain else ''}",
             "shapes": repr(sorted(source.config.shapes.items())),
             "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",

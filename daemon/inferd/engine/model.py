@@ -13,7 +13,16 @@ from inferd.axes import DEVICE_CHOICES
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig
 from inferd.engine import device as devices
-from inferd.engine import empty_inputs, number_ranges, onnx_constants, preprocessing, state, unwritten_outputs
+from inferd.engine import (
+    empty_inputs,
+    fused_reductions,
+    number_ranges,
+    onnx_constants,
+    onnx_reductions,
+    preprocessing,
+    state,
+    unwritten_outputs,
+)
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler, CompileResult
 from inferd.engine.cpu_budget import cpu_threads
@@ -275,6 +284,8 @@ class Engine:
         try:
             model = self._core.read_model(source.path, config={"ENABLE_MMAP": maps})
             if source.path.suffix == ".onnx":
+                if problem := onnx_reductions.misread(model, source.path):
+                    raise LoadFailed(source.name, source.version, problem)
                 onnx_constants.restore(model, source.path)
             _reshape(model, source)
             model = preprocessing.embed(model, source.config.preprocessing)
@@ -284,7 +295,9 @@ class Engine:
             )
             signature = state.link(source, signature, stateful=_keeps_state(model, source))
             # Both look at the model as it was read.
-            return _Prepared(model, signature, shape_check(model, signature), unwritten_outputs.repair(model))
+            prepared = _Prepared(model, signature, shape_check(model, signature), unwritten_outputs.repair(model))
+            fused_reductions.repair(model)
+            return prepared
         except InferdError:
             raise
         except unwritten_outputs.Unrepairable as refused:

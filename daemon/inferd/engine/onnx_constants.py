@@ -58,15 +58,19 @@ def empty_constants(file: Path) -> Mapping[str, Shape]:
     """
     shapes: dict[str, Shape] = {}
     doubtful: set[str] = set()
-    with file.open("rb") as stream:
-        # It ends with the last view of it.
-        data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    for number, value in _fields(data):
+    for number, value in fields(mapped(file)):
         if number == _MODEL_GRAPH and not isinstance(value, int):
             for name, shape in _constants(value):
                 if shapes.setdefault(name, shape) != shape:
                     doubtful.add(name)
     return {name: shape for name, shape in shapes.items() if 0 in shape and name not in doubtful}
+
+
+def mapped(file: Path) -> memoryview:
+    """The bytes of ``file``. Raises OSError, and ValueError where it is empty."""
+    with file.open("rb") as stream:
+        # It ends with the last view of it.
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _may_be_empty(node: "ov.Node") -> bool:
@@ -77,18 +81,18 @@ def _may_be_empty(node: "ov.Node") -> bool:
 
 def _constants(graph: memoryview) -> Iterator[tuple[str, Shape]]:
     """Those of ``graph`` and of all graphs inside of it, by name."""
-    for number, value in _fields(graph):
+    for number, value in fields(graph):
         if isinstance(value, int):
             continue
         if number == _GRAPH_INITIALIZER:
             yield _named(value)
         elif number == _GRAPH_NODE:
             name = ""
-            for field, part in _fields(value):
+            for field, part in fields(value):
                 if field == _NODE_OUTPUT and not isinstance(part, int) and not name:
                     name = bytes(part).decode()
                 elif field == _NODE_ATTRIBUTE and not isinstance(part, int):
-                    for kind, attribute in _fields(part):
+                    for kind, attribute in fields(part):
                         if isinstance(attribute, int):
                             continue
                         if kind == _ATTRIBUTE_TENSOR:
@@ -99,7 +103,7 @@ def _constants(graph: memoryview) -> Iterator[tuple[str, Shape]]:
 
 def _named(tensor: memoryview) -> tuple[str, Shape]:
     name, dims = "", []
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == _TENSOR_NAME and not isinstance(value, int):
             name = bytes(value).decode()
         elif number == _TENSOR_DIMS:
@@ -116,7 +120,7 @@ def _packed(data: memoryview) -> list[int]:
     return found
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of a message: its number, and what it holds."""
     at = 0
     while at < len(data):

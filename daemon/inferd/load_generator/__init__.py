@@ -1,1 +1,1 @@
-"""Makes load on a server of the protocol, for inferd bench."""
+"""Generates load for inferd bench."""

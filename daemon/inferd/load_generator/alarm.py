@@ -21,7 +21,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 class Alarm:
-    """A timer of Linux's, timerfd_create(2), which Python has from 3.13 on. Calls ``wake`` on the running loop."""
+    """A Linux timer, timerfd_create(2), which Python has from 3.13 on. Calls ``wake`` on the running loop."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -34,8 +34,8 @@ class Alarm:
         self._loop.add_reader(self._file, self._rings)
 
     def set(self, moment: int) -> None:
-        """Ring once at ``moment``, nanoseconds of time.monotonic_ns; at once where that has passed."""
-        # A time of zero would switch it off.
+        """Fire once at ``moment``, nanoseconds of time.monotonic_ns; at once if that has passed."""
+        # A time of zero would disarm it.
         value = _Timespec(*divmod(max(1, moment), _NS))
         when = _Itimerspec(_Timespec(0, 0), value)
         if self._libc.timerfd_settime(self._file, _ABSOLUTE, ctypes.byref(when), None):
@@ -54,5 +54,5 @@ class Alarm:
         try:
             os.read(self._file, 8)
         except BlockingIOError:
-            return  # set anew since it rang
+            return  # armed again since it fired
         self._wake()

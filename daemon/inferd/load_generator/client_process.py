@@ -1,4 +1,4 @@
-"""A process that makes load, and who asked it to. Spawned, never forked: grpc does not survive a fork."""
+"""A process that generates load, and its parent's side. Spawned, never forked: grpc does not survive a fork."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ _NOTHING = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class ClientSpec:
-    """What the process ``part`` of ``parts`` sends, and to whom: ``requests`` in turn, each a serialised
+    """What process ``part`` of ``parts`` sends, and to which server: ``requests`` in turn, each a serialised
     ModelInferRequest. ``deadline`` is in seconds."""
 
     target: str
@@ -45,8 +45,8 @@ class ClientSpec:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One step: ``load`` of all processes together, for ``warm_up`` and then ``seconds``. An answer within
-    ``objective`` seconds is in time; what has none ``patience`` seconds after the window is given up."""
+    """One step: ``load`` of all processes together, for ``warm_up`` and then ``seconds``. A response within
+    ``objective`` seconds is in time; requests unanswered ``patience`` seconds after the window are given up."""
 
     load: Load
     warm_up: float
@@ -65,7 +65,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Close the window now, and forget what has not ended ``patience`` seconds later."""
+    """Close the window now, and drop requests that have not ended ``patience`` seconds later."""
 
     patience: float
 
@@ -77,7 +77,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """So far in this step."""
+    """The counts so far in this step."""
 
     succeeded: int
     failed: int
@@ -91,18 +91,18 @@ class Failed:
 
 
 class ClientFailed(InferdError):
-    """A process that makes load could not, or is gone."""
+    """A client process failed or has ended."""
 
 
 class ClientProcess:
-    """The process, as who asks it sees it; use as a context. ``connection`` is there to wait on."""
+    """The process as its parent sees it; use as a context. ``connection`` can be waited on."""
 
     def __init__(self, client: ClientSpec) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_main, args=(theirs, client), daemon=True)
-        # The terminal sends it to the whole group; who asked decides what becomes of us, from the first moment on.
-        # Starting the tracker unblocks the signal, so it has to be there before.
+        # A terminal sends SIGINT to the whole group; only the parent decides what happens to this process, from the
+        # first moment on. Starting the tracker unblocks the signal, so the handler has to be set before.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -125,14 +125,14 @@ class ClientProcess:
         self._process.close()
 
     def tell(self, message: Task | Begin | Stop) -> None:
-        """Raises ClientFailed where it is gone."""
+        """Send ``message``. Raises ClientFailed if the process has ended."""
         try:
             self.connection.send(message)
         except OSError:
             raise self._gone() from None
 
     def hear(self) -> Ready | Tick | LoadWindow:
-        """What it says next. Raises ClientFailed where it can't go on or is gone."""
+        """The next message. Raises ClientFailed if the process can't go on or has ended."""
         try:
             said = self.connection.recv()
         except (EOFError, OSError):
@@ -157,7 +157,7 @@ def _main(connection: Connection, client: ClientSpec) -> None:
         with suppress(OSError):
             connection.send(Failed(str(error)))
     except OSError:
-        pass  # who asked is gone
+        pass  # the parent has ended
 
 
 class _ClientLoop:
@@ -180,7 +180,7 @@ class _ClientLoop:
             deadline=client.deadline,
             credentials=client.credentials,
         ) as channels:
-            # What is there now stays: the collector need not look at it again and again.
+            # Objects made so far stay: keep the collector from scanning them again and again.
             gc.freeze()
             while isinstance(task := await self._inbox.get(), Task):
                 whole = task.warm_up + task.seconds

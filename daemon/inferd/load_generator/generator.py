@@ -1,4 +1,4 @@
-"""Makes one step's requests on the running event loop, as many at a time or as often as the load says."""
+"""Sends one step's requests on the running event loop, as many at a time or as often as the load says."""
 
 import asyncio
 import time
@@ -10,9 +10,9 @@ from inferd.bench.tally import UNANSWERED, RequestTally
 from inferd.load_generator.alarm import Alarm
 from inferd.rpc.load_channels import LoadChannel, OnEnded
 
-# A server that is gone refuses in no time: its clients would do nothing but ask.
+# A server that has ended refuses at once: clients without a pause would do nothing but call it.
 _PAUSE = 0.01
-# So many leave at most before answers are looked at again.
+# At most this many leave before responses are processed again.
 _BURST = 32
 _GIVING_UP = 5.0
 
@@ -20,7 +20,7 @@ _GIVING_UP = 5.0
 class Generator:
     """Sends ``requests`` in turn over ``channels`` in turn until the window of ``tally`` closes, and counts there.
 
-    Made for one step: either :meth:`closed` or :meth:`open`, then :meth:`settle`.
+    For one step: either :meth:`closed` or :meth:`open`, then :meth:`settle`.
     """
 
     def __init__(self, channels: Sequence[LoadChannel], requests: Sequence[bytes], tally: RequestTally) -> None:
@@ -35,31 +35,31 @@ class Generator:
         self._idle = asyncio.Event()
 
     def stop(self, patience: float) -> None:
-        """Close the window now, and forget what has not ended so many seconds later."""
+        """Close the window now, and drop requests that have not ended ``patience`` seconds later."""
         self._tally.closes = min(self._tally.closes, time.monotonic_ns())
         self._stopped.set()
         asyncio.get_running_loop().call_later(patience, self._give_up)
 
     async def closed(self, seats: int) -> None:
-        """So many clients that each ask again once they are answered; returns as the window closes."""
+        """``seats`` clients that each send again after a response; returns when the window closes."""
         for seat in range(seats):
             self._ask(seat)
         await self._window_closes()
 
     async def open(self, due: Sequence[int]) -> None:
-        """Requests at ``due``, moments of time.monotonic_ns in ascending order; returns when all have left that were
-        due before the window closed."""
+        """Send requests at ``due``, moments of time.monotonic_ns in ascending order; returns when all that were due
+        before the window closed have left."""
         self._due = due
         with Alarm(self._send_due) as self._alarm:
             self._send_due()
             await self._window_closes()
-            # Behind or not, what was due is sent: to leave it out would flatter the figures.
+            # Late or not, every due request is sent: leaving one out would flatter the figures.
             while self._more_due() and not self._gave_up:
                 self._send_due()
                 await asyncio.sleep(0)
 
     async def settle(self, patience: float) -> None:
-        """Wait until all that was sent has ended, for so many seconds; the rest is given up as UNANSWERED."""
+        """Wait until all requests have ended, ``patience`` seconds at most; the rest are given up as UNANSWERED."""
         giving_up = asyncio.get_running_loop().call_later(patience, self._give_up)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience + _GIVING_UP):
@@ -119,7 +119,7 @@ class Generator:
 
     def _ended(self, due: int, code: str) -> None:
         now = time.monotonic_ns()
-        # What an interruption cut off is nobody's fault.
+        # Requests cut off by an interruption count for no side.
         if not self._gave_up:
             self._tally.ended(due, now, code)
         elif not self._stopped.is_set():

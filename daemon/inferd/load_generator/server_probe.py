@@ -1,4 +1,4 @@
-"""Asks a server what it has done and used so far: ModelStatistics, and its /metrics or what the kernel says."""
+"""Asks a server for its counts and resource usage: ModelStatistics, and its /metrics or the kernel's figures."""
 
 import os
 import urllib.request
@@ -21,18 +21,18 @@ _CPU, _RSS = "process_cpu_seconds_total", "process_resident_memory_bytes"
 
 
 class NoResourceUsage(InferdError):
-    """Where the server's CPU time and memory were to come from, there are none."""
+    """The source of the server's CPU time and memory has none."""
 
 
 class ResourceSource(Protocol):
-    """Where to learn what a server has used."""
+    """A source of the server's resource usage."""
 
     def read(self) -> Resources:
-        """Now. Raises NoFigures."""
+        """Read it now. Raises NoResourceUsage."""
 
 
 class MetricsPage:
-    """The Prometheus page at ``url``, with the names that client libraries give a process."""
+    """The Prometheus page at ``url``, with the usual names of process metrics."""
 
     def __init__(self, url: str, credentials: ClientCredentials) -> None:
         self._url = url
@@ -50,20 +50,20 @@ class MetricsPage:
             ) from None
         cpu, rss = _sum(lines, _CPU), _sum(lines, _RSS)
         if cpu is None or rss is None:
-            raise NoResourceUsage(f"{self._url}: holds no {_CPU if cpu is None else _RSS}")
+            raise NoResourceUsage(f"{self._url}: has no {_CPU if cpu is None else _RSS}")
         return Resources(cpu, round(rss))
 
     def _mismatch(self) -> str:
-        """Where the page can't be had because of the URL's scheme, which one it has to be."""
+        """Which scheme the URL should have, if a wrong one is why the page can't be read; otherwise ""."""
         url = urlsplit(self._url)
         spoken = speaks_tls(f"{url.hostname}:{url.port or {'http': 80, 'https': 443}[url.scheme]}")
         if spoken is True and url.scheme == "http":
-            return "takes TLS connections only; use https:// and name the CA of its certificate with --ca FILE"
+            return "accepts only TLS connections; use https:// and name the CA of its certificate with --ca FILE"
         return "does not use TLS; use http://" if spoken is False and url.scheme == "https" else ""
 
 
 class ProcessTree:
-    """The process ``pid`` and those it has started, by /proc."""
+    """The process ``pid`` and its descendants, from /proc."""
 
     def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
         self._pid = pid
@@ -75,7 +75,7 @@ class ProcessTree:
         cpu, rss = 0, 0
         for pid in self._tree(self._pid):
             try:
-                # The name may hold anything; what follows its bracket does not.
+                # The name may contain anything, but the text after its bracket does not.
                 fields = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
             except OSError as error:
                 if pid == self._pid:
@@ -98,9 +98,9 @@ class ProcessTree:
 
 
 class ServerProbe:
-    """What can be learnt of ``model`` at the server that ``client`` calls, and from ``resources`` if any.
+    """Reports on ``model`` from the server that ``client`` calls, and from ``resources`` if given.
 
-    A server without statistics, or that won't give them, is one that says nothing.
+    A server without statistics, or one that refuses them, reports nothing.
     """
 
     def __init__(self, client: InferenceClient, model: str, version: str, *, resources: ResourceSource | None) -> None:
@@ -109,14 +109,14 @@ class ServerProbe:
         self._resources = resources
 
     def sample(self) -> Sample:
-        """Now. What a server in trouble does not say is not known; the run goes on."""
+        """Sample now. What a server in trouble does not report is unknown; the run goes on."""
         resources = None
         with suppress(NoResourceUsage):
             resources = self.resources()
         return Sample(self._counted(), resources)
 
     def resources(self) -> Resources | None:
-        """What it has used, now; None where nobody said how to learn it. Raises NoFigures."""
+        """Its usage now; None without a source. Raises NoResourceUsage."""
         return None if self._resources is None else self._resources.read()
 
     def _counted(self) -> Counted | None:
@@ -133,7 +133,7 @@ class ServerProbe:
 
 
 def _sum(lines: list[str], name: str) -> float | None:
-    """The sum of the samples of ``name``, whatever their labels; None where there are none."""
+    """The sum of the samples of ``name`` over all labels; None if there are none."""
     values = [
         line.rpartition("}")[2].split() if "{" in line else line.split()[1:]
         for line in lines

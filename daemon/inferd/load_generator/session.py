@@ -1,4 +1,4 @@
-"""A run: one load after the other, each by all client processes at once, with a look at the server before and after."""
+"""A run: one load after another, each by all client processes at once, with a server sample before and after."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,20 +19,20 @@ from inferd.load_generator.shared_regions import shared
 from inferd.rpc.client import InferenceClient
 from inferd.security.client_credentials import ClientCredentials
 
-# Between telling the processes when to begin and that moment.
+# Between telling the processes when to begin, and that moment.
 _AHEAD = 0.1
 _PATIENCE = 10.0
 _INTERRUPTED_PATIENCE = 1.0
-# Requests with places of their own in an open loop, where nobody knows how many will be in flight.
+# Requests with places of their own in an open loop, where the number in flight is unknown.
 _OPEN_SLOTS = 64
 _NEVER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to ask ``target``, HOST:PORT, for, and how. ``connections`` are those of each of ``processes``.
+    """What to request from ``target``, HOST:PORT, and how. Each of ``processes`` has ``connections``.
 
-    ``deadline``, ``warm_up`` and ``seconds`` are in seconds; the latter two are each load's.
+    ``deadline``, ``warm_up`` and ``seconds`` are in seconds; the latter two apply to each load.
     """
 
     target: str
@@ -58,13 +58,13 @@ class BenchPlan:
 
 
 class ProgressDisplay(Protocol):
-    """Is told what goes on."""
+    """Shows progress."""
 
     def begin(self, run: BenchRun, load: Load) -> None:
-        """The next step is ``load``; ``run`` is what there is so far."""
+        """The next step is ``load``; ``run`` has the results so far."""
 
     def tick(self, elapsed: float, succeeded: int, failed: int) -> None:
-        """So many seconds after the step's begin, with so many answers since then."""
+        """``elapsed`` seconds after the step began, with the responses so far."""
 
 
 def measure(
@@ -74,9 +74,9 @@ def measure(
     feeds: Sequence[Feed],
     display: ProgressDisplay,
 ) -> BenchRun:
-    """The run of ``plan``, or as much of it as there is when it is interrupted by KeyboardInterrupt.
+    """The run of ``plan``, or the part of it before a KeyboardInterrupt.
 
-    Raises CallFailed where a first request is not answered, ClientFailed, SharedMemoryTooSmall and NoResourceUsage.
+    Raises CallFailed if a first request fails, ClientFailed, SharedMemoryTooSmall and NoResourceUsage.
     """
     first = inference_client.ask(messages.request(plan.model, plan.version, feeds))
     server = inference_client.server_metadata()
@@ -117,11 +117,11 @@ def _requests(
     if not plan.shared_memory:
         yield (messages.request(plan.model, plan.version, feeds).SerializeToString(),)
         return
-    # Metadata may leave an output's size open; the first answer does not.
+    # Metadata may leave an output's size open; the first response does not.
     outputs = [(o.name, len(raw)) for o, raw in zip(first.outputs, first.raw_output_contents, strict=True)]
     most = max(load.concurrency if isinstance(load, Closed) else _OPEN_SLOTS for load in plan.loads)
     with shared(inference_client, plan.model, plan.version, feeds, outputs, max(most, plan.processes)) as requests:
-        # What every client would be told is said here once, in a sentence.
+        # An error that every client would get is raised here once, as one sentence.
         inference_client.ask(requests[0])
         yield tuple(request.SerializeToString() for request in requests)
 
@@ -155,7 +155,7 @@ class _StepRun:
         self._samples: list[tuple[float, Sample]] = []
 
     def run(self) -> tuple[Step | None, bool]:
-        """What was seen, None for nothing, and whether it was interrupted."""
+        """The step's results, None if there are none, and whether it was interrupted."""
         plan = self._plan
         latency = plan.objective.latency if plan.objective is not None else _NEVER
         task = Task(self._load, plan.warm_up, plan.seconds, latency, _PATIENCE, self._seed)
@@ -178,12 +178,12 @@ class _StepRun:
                 interrupted = True
                 for process in self._processes:
                     process.tell(Stop(_INTERRUPTED_PATIENCE))
-                # The window closes now, if it was open.
+                # If the window was open, it closes now.
                 self._sample(len(self._samples) == 1)
         return self._seen(), interrupted
 
     def _listen(self, begins: float, opens: float, closes: float) -> None:
-        """Hear what the processes say until the next moment at which to look at the server, and look."""
+        """Process messages from the processes until the next sample of the server is due, and take it."""
         moments = (opens, closes)[len(self._samples) :]
         left = [p for p in self._processes if p not in self._windows]
         patience = max(0.0, moments[0] - time.monotonic()) if moments else None
@@ -208,10 +208,10 @@ class _StepRun:
 
     def _seen(self) -> Step | None:
         window = LoadWindow.merged(list(self._windows.values()))
-        # Interrupted before there was anything to see.
+        # Interrupted before there were results.
         if window.seconds <= 0:
             return None
-        # Held up for longer than the window, there was no time to look.
+        # Delayed for longer than the window, there was no time for a sample.
         while len(self._samples) < 2:
             self._sample(True)
         (began, before), (ended, after) = self._samples

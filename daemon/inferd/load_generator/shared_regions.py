@@ -19,7 +19,7 @@ _MOUNT = "/dev/shm"  # noqa: S108 - where Linux keeps it
 
 
 class SharedMemoryTooSmall(InferdError):
-    """There is less shared memory than the run needs. To go on would kill whoever writes there first."""
+    """There is less shared memory than the run needs. Going on would kill the process that writes there first."""
 
 
 @contextmanager
@@ -31,12 +31,12 @@ def shared(
     outputs: Sequence[tuple[str, int]],
     slots: int,
 ) -> Iterator[list[pb.ModelInferRequest]]:
-    """So many requests with a place of its own for each one's ``outputs``, by name and size in bytes.
+    """``slots`` requests, each with a place of its own for its ``outputs``, by name and size in bytes.
 
-    The regions are made and registered, and are gone afterwards. Raises NoRoom, and CallFailed where the server
-    does not take them.
+    The regions are created and registered, and removed afterwards. Raises SharedMemoryTooSmall, and CallFailed if the
+    server refuses them.
     """
-    # Servers keep names that begin with their own to themselves.
+    # Servers reserve names that begin with their own.
     run = secrets.token_hex(6)
     given, region, first = f"bench-in-{run}", f"bench-out-{run}", 0
     inputs = lay_out(given, [len(f.data) for f in feeds])
@@ -47,7 +47,7 @@ def shared(
     whole = max([p.end() for p in inputs], default=0) + first
     room = os.statvfs(_MOUNT)
     if whole > room.f_bavail * room.f_frsize:
-        raise SharedMemoryTooSmall(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has fewer left")
+        raise SharedMemoryTooSmall(f"{whole >> 20} MB of shared memory are needed, {_MOUNT} has less left")
     names = [name for name, _ in outputs]
     with (
         _registered(client, given, max([p.end() for p in inputs], default=0)) as memory,
@@ -66,7 +66,7 @@ def _registered(client: InferenceClient, name: str, nbytes: int) -> Iterator[Sha
         try:
             yield memory
         finally:
-            # Of a server that is gone, the memory is, too.
+            # If the server has ended, so has its registration.
             with suppress(CallFailed):
                 client.unregister_region(name)
     finally:

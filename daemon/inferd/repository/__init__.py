@@ -1,1 +1,1 @@
-"""The model repository on disk: what it holds, and when that changes."""
+"""The model repository on disk: its models, and when they change."""

@@ -9,12 +9,12 @@ Under the root, any mix of::
 A folder may hold one model file of another name instead of ``model.<ext>``, and a model's
 folder a ``model.toml``. Where a file can be, so can the folder of a TensorFlow SavedModel,
 ``model.saved_model``; a version's folder may also be one itself, with its ``saved_model.pb``.
-Hidden entries are no models and no versions. All that is below a version's folder belongs to it
+Hidden entries are neither models nor versions. Everything below a version's folder belongs to it
 (see :mod:`inferd.content`), hidden or not. Nothing outside the root is served: a symbolic link may
 lead elsewhere within it and, unless that is allowed, no further.
 
-A broken model is found to be so on its own and never keeps another from being served. Its
-error names files relative to the root, because clients get to read it.
+A broken model never keeps another from being served. Its error names files relative to the root,
+because clients get to read it.
 """
 
 import re
@@ -22,8 +22,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Not Path's own questions about files: those raise on a link to where this process may not
-# look, and one such link would keep every other model from being found.
+# Not Path's own methods: they raise on a link to a place that this process may not read,
+# and one such link would keep every other model from being found.
 from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
 from typing import Self
@@ -34,18 +34,18 @@ from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, FileSet
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
 
 FORMATS = (".xml", ".onnx", ".pb", ".tflite", ".pdmodel")
-# TensorFlow's SavedModel is a folder, told by the file in it.
+# TensorFlow's SavedModel is a folder, recognised by this file in it.
 _SAVED_MODEL, _SAVED = ".saved_model", "saved_model.pb"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-# 18 digits: a version has to fit the protocol's int64.
+# 18 digits: a version must fit the protocol's int64.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _MOST_SETTINGS = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class VersionFile:
-    """One version on disk: which files it is, and how they were when it was found. Two that are equal have the same
+    """One version on disk: its files, and their state when it was found. Two that are equal have the same
     files, none of which was written, replaced or moved in between."""
 
     version: int
@@ -55,7 +55,7 @@ class VersionFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model that can be loaded; ``versions`` are those its policy picks, ascending."""
+    """A model that can be loaded; ``versions`` are those that its policy selects, ascending."""
 
     name: str
     config: ModelConfig
@@ -80,10 +80,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder of models; each call looks at the disk anew.
+    """A folder of models; each call reads the disk again.
 
-    At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead
-    elsewhere.
+    At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead out of
+    it.
     """
 
     root: Path
@@ -92,11 +92,11 @@ class Repository:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The one that ``settings`` name."""
+        """The repository that ``settings`` name."""
         return cls(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
 
     def scan(self) -> Listing:
-        """All models; raises RepositoryError, naming the root, when that can't be read."""
+        """All models; raises RepositoryError, naming the root, if it can't be read."""
         try:
             candidates = self._candidates()
         except OSError as error:
@@ -112,8 +112,8 @@ class Repository:
         return Listing(tuple(models), tuple(broken))
 
     def oddity(self) -> str:
-        """What looks like a mistake about the folder as a whole, and what is expected; empty where nothing does, or
-        where it can't be read."""
+        """What looks like a mistake about the folder as a whole, and what is expected; empty if nothing does, or if it
+        can't be read."""
         try:
             entries = _visible(self.root)
         except OSError:
@@ -121,7 +121,7 @@ class Repository:
         found = [p for p in entries if (isdir(p) and p.name != LOST_FOUND) or _is_model_file(p) or p.name == SETTINGS]
         if not found:
             return f"holds no models; expected: {_expected(self.root, 'MODEL')}"
-        # 1/model.onnx may be a model named 1, but hardly when all names are those of one model's files.
+        # 1/model.onnx may be a model named 1, but hardly if all names are those of one model's files.
         if lexists(self.root / SETTINGS) or all(_VERSION.fullmatch(p.name) or p.stem == "model" for p in found):
             own = self.root.absolute()
             model = own.parent if _VERSION.fullmatch(own.name) else own
@@ -130,10 +130,10 @@ class Repository:
         return ""
 
     def find(self, name: str) -> ModelEntry:
-        """The model ``name``, which a client may have made up.
+        """The model ``name``, which a client may have invented.
 
-        Raises UnknownModel when there is none, and ConfigurationError or RepositoryError
-        when it can't be served.
+        Raises UnknownModel if there is none, and ConfigurationError or RepositoryError
+        if it can't be served.
         """
         if not _NAME.fullmatch(name):
             raise UnknownModel(name)
@@ -147,7 +147,7 @@ class Repository:
         return self._entry(name, candidates[name])
 
     def _candidates(self) -> Mapping[str, Sequence[Path]]:
-        """The entries at the root that are meant as models, by the name they claim."""
+        """The entries at the root that look like models, by the name they claim."""
         claims: dict[str, list[Path]] = defaultdict(list)
         for path in _visible(self.root):
             if _is_model_file(path):
@@ -192,7 +192,8 @@ class Repository:
         versions = {int(n): p for n, p in numbered.items()}
         unversioned = [p for p in entries if _is_model_file(p)]
         if versions and unversioned:
-            problem = f"holds versions ({listed(sorted(versions))}) and model files beside them ({_names(unversioned)})"
+            numbers = listed(sorted(versions))
+            problem = f"holds versions ({numbers}) and model files next to them ({_names(unversioned)})"
             raise RepositoryError(name, f"{problem}; keep one kind")
         if not versions:
             versions = {1: folder}
@@ -203,7 +204,7 @@ class Repository:
         self._check_link(folder)
         entries = _visible(folder)
         models = [p for p in entries if _is_model_file(p)]
-        # What TensorFlow writes beside a saved_model.pb ends in .pb, too.
+        # The files that TensorFlow writes next to a saved_model.pb end in .pb, too.
         chosen = [p for p in models if p.stem == "model"] or [p for p in models if p.name == _SAVED] or models
         if len(chosen) > 1:
             raise RepositoryError(self._shown(folder), f"holds several model files: {_names(chosen)}; keep one")
@@ -212,7 +213,7 @@ class Repository:
             extensions = listed(f.removeprefix(".") for f in (*FORMATS, _SAVED_MODEL))
             problem = f"holds no model; expected: {expected}, where <ext> is one of {extensions}"
             raise RepositoryError(self._shown(folder), f"{problem}; found: {_names(entries)}")
-        # One right in the version's folder is that.
+        # With a saved_model.pb in it, the version's folder itself is the SavedModel.
         return self._version(version, folder if chosen[0].name == _SAVED else chosen[0], folder)
 
     def _version(self, version: int, main: Path, folder: Path | None) -> VersionFile:
@@ -228,9 +229,9 @@ class Repository:
         self._bounds.check_link(path)
 
     def _check_settings(self, file: Path) -> None:
-        # Reading from a pipe would wait for whoever writes to it.
+        # Reading from a pipe would wait for its writer.
         if not isfile(file):
-            raise RepositoryError(self._shown(file), "is no regular file")
+            raise RepositoryError(self._shown(file), "is not a regular file")
         if getsize(file) > _MOST_SETTINGS:
             raise RepositoryError(self._shown(file), f"is larger than {_MOST_SETTINGS} bytes")
 
@@ -260,7 +261,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_model_file(path: Path) -> bool:
-    # What is no file counts too, so that it gets an error of its own rather than being overlooked.
+    # Entries that are not files count too, so that they get an error of their own instead of being overlooked.
     if path.suffix == _SAVED_MODEL:
         return lexists(path / _SAVED)
     return path.suffix in FORMATS and lexists(path) and not isdir(path)

@@ -1,4 +1,4 @@
-"""Notices that the model repository has changed, by looking at it again and again."""
+"""Notices changes of the model repository by looking at it again and again."""
 
 import structlog
 
@@ -7,12 +7,12 @@ from inferd.repository.find import ModelEntry, Repository
 
 log = structlog.get_logger("inferd.repository.watch")
 
-# What a look sees: all models, and the broken ones with what is wrong.
+# The result of a look: all models, and the broken ones with their errors.
 _Snapshot = tuple[tuple[ModelEntry, ...], tuple[tuple[str, str], ...]]
 
 
 class Watch:
-    """Looks when asked. ``changed`` blocks on the disk."""
+    """Looks on request. ``changed`` blocks on the disk."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -21,15 +21,15 @@ class Watch:
         self._complained = False
 
     def changed(self) -> bool:
-        """Whether there is something else than when this was last true, or than at the first look.
+        """Whether the repository differs from when this was last true, or from the first look.
 
-        Only when two looks in a row see the same: files that are still being copied are not to be loaded.
+        Two looks in a row must see the same: files that are still being copied must not be loaded.
         """
         try:
             listing = self._repository.scan()
         except RepositoryError as error:
             if not self._complained:
-                log.error("the model repository can't be read; what is served stays", problem=str(error))
+                log.error("model repository not read", problem=str(error))
             self._complained = True
             return False
         self._complained = False

@@ -1,10 +1,10 @@
-"""Calls that inferd makes to itself, to see how long calls wait in gRPC before a handler of ours begins.
+"""Calls that inferd makes to itself, to measure how long calls wait in gRPC before a handler runs.
 
-They come over a socket in a folder that is open to this user alone, for a method whose name only this process knows,
-and wait in the same queue as all others: a server has one. A thread sends them, also while the event loop is held up.
-gRPC's own client would take the interpreter's lock several times between the stamp and the wire, for milliseconds each
-on a busy server. So the few bytes of HTTP/2 that a call needs are made here, and leave with the first system call after
-the stamp.
+They come over a socket in a folder that only this user can open, for a method whose name only this process knows,
+and wait in the same queue as all other calls: a server has one. A thread sends them, even while the event loop is
+blocked. gRPC's own client would take the interpreter's lock several times between the time stamp and the wire, for
+milliseconds each on a busy server. So the few bytes of HTTP/2 that a call needs are made here, and leave with the first
+system call after the time stamp.
 """
 
 import secrets
@@ -33,55 +33,55 @@ _ACK = _END_STREAM = 0x1
 _END_HEADERS = 0x4
 _FRAME_HEAD = 9
 
-# When it was sent, on the monotonic clock.
+# When the probe was sent, on the monotonic clock.
 _STAMP = struct.Struct(">q")
 
 
 class AcceptWaitProbe(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """The socket, the thread that sends probes, and the handler they arrive at; tells ``wait`` of each.
+    """The socket, the thread that sends probes, and the handler that receives them; reports each to ``wait``.
 
-    ``busy`` says whether calls are open. Where there can be no socket it goes without, and ``wait`` stays 0.
+    ``busy`` says whether calls are open. Without a socket there are no probes, and ``wait`` stays 0.
     """
 
     def __init__(self, wait: AcceptWait, busy: Callable[[], bool]) -> None:
         self.waits = Histogram(ACCEPT_WAIT_BUCKETS, _NANO)
-        """What each probe has waited."""
+        """How long each probe has waited."""
         self._wait = wait
         self._busy = busy
-        # No client can name it: what others ask for by a similar name is a method that does not exist.
+        # No client can guess it: a similar name is a method that does not exist.
         self._method = f"/inferd.AcceptWaitProbe/{secrets.token_hex(16)}"
         self._headers = call_headers(self._method)
         self._handler = grpc.unary_stream_rpc_method_handler(self._arrive)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._path = ""
         self._connection: Http2Connection | None = None
-        # Of ``wait``, which the thread and the event loop's use.
+        # Guards ``wait``, which the thread and the event loop's thread use.
         self._wait_lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="accept-wait-probe", daemon=True)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """As :class:`Service` has it; to be asked last."""
+        """As :meth:`Service.service`; must be asked last."""
         return self._handler if details.method == self._method else None
 
     def bind(self, server: grpc.aio.Server) -> None:
-        """Have ``server`` listen to it too."""
+        """Make ``server`` listen on the socket too."""
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="inferd-")
             self._path = f"{self._folder.name}/grpc"
             server.add_insecure_port(f"unix:{self._path}")
         except (OSError, RuntimeError) as error:
-            # Such as a path that is too long for one, about a hundred characters.
+            # For example a path that is too long for a socket, about a hundred characters.
             log.warning("accept wait not measured", problem=one_line(f"no socket in TMPDIR: {error}"))
             self._clean()
 
     def start(self) -> None:
-        """Send probes, once the server answers."""
+        """Send probes from when the server answers."""
         if self._folder is not None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Send no more. Harmless when called again, or without a start."""
+        """Stop sending. Harmless when called again, or without a start."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -93,7 +93,7 @@ class AcceptWaitProbe(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc shi
             self._folder = None
 
     async def _arrive(self, raw: bytes, _: grpc.aio.ServicerContext) -> None:
-        # Answered with a status and no message: so there is no flow control for the client to keep.
+        # Answered with a status but no message: so the client has no flow control to maintain.
         now = time.monotonic_ns()
         (sent,) = _STAMP.unpack(raw)
         with self._wait_lock:
@@ -106,7 +106,7 @@ class AcceptWaitProbe(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc shi
             try:
                 self._look()
             except OSError as error:
-                # The server ends this connection as any other, at its age. The next look makes another.
+                # The server closes this connection like any other, at its age. The next look makes a new one.
                 log.debug("accept-wait probe connection ended", problem=str(error))
                 self._disconnect()
         self._disconnect()
@@ -132,9 +132,9 @@ class AcceptWaitProbe(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc shi
 
 
 class Http2Connection:
-    """A client's side of a connection to ``address``, of that ``family``: makes calls, and cares for no answer.
+    """A client's side of a connection to ``address``, of that ``family``: makes calls and ignores the responses.
 
-    Never blocks once it is connected. All raise OSError, also where the server wants no more calls on it.
+    Never blocks once it is connected. All methods raise OSError, also if the server wants no more calls on it.
     """
 
     def __init__(self, address: str | tuple[str, int], family: int = socket.AF_UNIX) -> None:
@@ -150,7 +150,7 @@ class Http2Connection:
             raise
 
     def call(self, headers: bytes, message: bytes) -> None:
-        """Make the call that ``headers`` begin, see :func:`call_headers`, with that ``message``."""
+        """Make the call that ``headers`` begin (see :func:`call_headers`) with that ``message``."""
         stream, self._stream = self._stream, self._stream + 2
         self._send(
             _frame(_HEADERS, _END_HEADERS, stream, headers)
@@ -158,7 +158,7 @@ class Http2Connection:
         )
 
     def read(self) -> None:
-        """Take what has come, and answer what a client has to."""
+        """Read what has arrived, and reply where a client must."""
         try:
             while data := self._socket.recv(65536):
                 self._unread += data
@@ -177,7 +177,7 @@ class Http2Connection:
                 self._send(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
 
     def close(self) -> None:
-        """Hang up; calls that were not answered end."""
+        """Close the connection; unanswered calls end."""
         self._socket.close()
 
     def _send(self, data: bytes) -> None:
@@ -186,12 +186,12 @@ class Http2Connection:
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame as it goes over the wire."""
+    """An HTTP/2 frame as sent over the wire."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def call_headers(method: str) -> bytes:
-    """What begins a call of ``method``, as HPACK (RFC 7541) writes headers that are in no table."""
+    """The headers of a call of ``method``, in HPACK (RFC 7541) as headers that are in no table."""
     headers = {
         ":method": "POST",
         ":scheme": "http",
@@ -204,5 +204,5 @@ def call_headers(method: str) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    """Below 127 characters, as all of them are."""
+    """``text`` must have fewer than 127 characters, as all texts here do."""
     return bytes((len(text),)) + text.encode()

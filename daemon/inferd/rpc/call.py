@@ -1,4 +1,4 @@
-"""One inference on the wire: who asks for what, and the slot that its answer is put into."""
+"""One inference on the wire: who requests what, and the slot for its response."""
 
 import asyncio
 import time
@@ -24,13 +24,13 @@ _NOTHING = pb.ModelInferRequest()
 
 
 class StreamConnection:
-    """A stream that sequences came over, and the dispatchers that hold some which end with it."""
+    """A stream that carries sequences, and the dispatchers whose sequences end with it."""
 
     def __init__(self) -> None:
         self.dispatchers: set[Dispatcher] = set()
 
     def close(self) -> None:
-        """It is gone."""
+        """The stream has ended."""
         for dispatcher in self.dispatchers:
             dispatcher.disconnected(self)
 
@@ -39,10 +39,10 @@ class StreamConnection:
 class CallContext:
     """An RPC as its requests see it.
 
-    ``servicer_context`` is gRPC's, for memory that its client shares. Its metadata say ``client``, as a quota counts
-    it, and the trace; they are empty where it says nothing. ``deadline`` is on the monotonic clock, in nanoseconds.
-    Sequences end with their ``connection``, where there is one. ``waited`` is how long its next request has waited to
-    be seen, in nanoseconds: only the first can have come with the call.
+    ``servicer_context`` is gRPC's, for memory that its client shares. ``client``, the name that a quota counts, and
+    the trace come from its metadata, and are empty without them. ``deadline`` is on the monotonic clock, in
+    nanoseconds. Sequences end with their ``connection``, if there is one. ``waited`` is how long its next request has
+    waited to be seen, in nanoseconds: only the first can have come with the call.
     """
 
     servicer_context: grpc.aio.ServicerContext
@@ -54,16 +54,16 @@ class CallContext:
     waited: int = 0
 
     def came_later(self) -> None:
-        """No request has come with the call; what comes now was sent later."""
+        """The call brought no request; requests that arrive now were sent later."""
         self.waited = 0
 
 
 class InferCall:
-    """One inference on the wire and its reply slot: the future holds the encoded answer.
+    """One inference on the wire and its reply slot: the future holds the encoded response.
 
-    ``wrap`` joins the parts of the answer, which are so many bytes together, to the bytes to send. ``nbytes`` is the
-    size of the request. ``message`` is what was asked, but for the ``id``; its contents may be left out. ``route`` is
-    the model version that answers, None while it is given to none.
+    ``wrap`` joins the parts of the response, and their size in bytes, to the bytes to send. ``nbytes`` is the size of
+    the request. ``message`` is the request, without its ``id``; its contents may be left out. ``route`` is the model
+    version that answers, None until one is chosen.
     """
 
     __slots__ = (
@@ -97,9 +97,9 @@ class InferCall:
 
     @property
     def answer_bytes(self) -> int | None:
-        """Bytes of tensors that it is answered with on the wire, None where that is open."""
+        """Bytes of tensors in the response on the wire, None if that is open."""
         if self.request is None or self.route is None:
-            return 0  # refused, or answered already
+            return 0  # refused, or already answered
         if self.template is not None:
             return self.template.answer_bytes
         elsewhere = dict(self.request.into)
@@ -140,8 +140,8 @@ class InferCall:
             self.future.set_exception(error)
 
     def abandon(self) -> None:
-        """The client is gone: take back what is still in the dispatcher."""
+        """The client has left: withdraw what is still in the dispatcher."""
         if not self.future.cancel() and not self.future.cancelled():
-            self.future.exception()  # seen: asyncio would log an error that nobody waits for any more
+            self.future.exception()  # mark it as retrieved: asyncio would log an error that no caller waits for
         if self.request is not None and self.route is not None:
             self.route[1].dispatcher.cancel(self.request)

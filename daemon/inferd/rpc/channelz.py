@@ -13,7 +13,7 @@ _METHODS = ("GetTopChannels", "GetServers", "GetServer", "GetServerSockets", "Ge
 
 
 class Channelz(channelz.aio.ChannelzServicer):  # type: ignore[misc]  # grpc ships no types
-    """Answers as gRPC's own does, with each file by its own name."""
+    """Answers like gRPC's own service, with each file reduced to its own name."""
 
     def __init__(self) -> None:
         for name in _METHODS:

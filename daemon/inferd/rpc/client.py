@@ -19,13 +19,13 @@ from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, TensorSpec
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-# BF16 is opaque words here and BYTES has no fixed size: arrays stand for neither.
+# BF16 is opaque words here and BYTES has no fixed size: arrays represent neither.
 _BY_NUMPY = {t.numpy: t for t in DType if t not in (DType.BF16, DType.BYTES)}
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server says it is."""
+    """How a server describes itself."""
 
     name: str
     version: str
@@ -50,11 +50,11 @@ class InferenceClient:
         self.close()
 
     def close(self) -> None:
-        """Give up the connection; a call still running ends as CANCELLED."""
+        """Close the connection; a call still running ends as CANCELLED."""
         self._rpc.close()
 
     def server_ready(self) -> bool:
-        """Whether the server takes requests now."""
+        """Whether the server accepts requests now."""
         return bool(self._rpc.call("ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready)
 
     def server_metadata(self) -> ServerInfo:
@@ -63,36 +63,36 @@ class InferenceClient:
         return ServerInfo(answer.name, answer.version, tuple(answer.extensions))
 
     def model_metadata(self, model: str, version: str = "") -> Signature:
-        """The model's inputs and outputs as the server shows them; an empty ``version`` is the newest."""
+        """The model's inputs and outputs as the server reports them; an empty ``version`` is the newest."""
         request = pb.ModelMetadataRequest(name=model, version=version)
         answer = self._rpc.call("ModelMetadata", request, pb.ModelMetadataResponse)
         return Signature(tuple(map(_spec, answer.inputs)), tuple(map(_spec, answer.outputs)))
 
     def model_statistics(self, model: str, version: str = "") -> pb.ModelStatisticsResponse:
-        """The model's counters; all its versions' where ``version`` is empty."""
+        """The model's counters; those of all its versions if ``version`` is empty."""
         answer: pb.ModelStatisticsResponse = self._rpc.call(
             "ModelStatistics", pb.ModelStatisticsRequest(name=model, version=version), pb.ModelStatisticsResponse
         )
         return answer
 
     def register_region(self, name: str, key: str, nbytes: int) -> None:
-        """Let the server map the POSIX shared memory ``key``, to be referred to as ``name``."""
+        """Let the server map the POSIX shared memory ``key``, under the name ``name``."""
         request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=nbytes)
         self._rpc.call("SystemSharedMemoryRegister", request, pb.SystemSharedMemoryRegisterResponse)
 
     def unregister_region(self, name: str) -> None:
-        """Let it go."""
+        """Remove the region's registration."""
         request = pb.SystemSharedMemoryUnregisterRequest(name=name)
         self._rpc.call("SystemSharedMemoryUnregister", request, pb.SystemSharedMemoryUnregisterResponse)
 
     def regions(self) -> tuple[str, ...]:
-        """The names of those that are registered."""
+        """The names of the registered regions."""
         request = pb.SystemSharedMemoryStatusRequest()
         answer = self._rpc.call("SystemSharedMemoryStatus", request, pb.SystemSharedMemoryStatusResponse)
         return tuple(sorted(answer.regions))
 
     def ask(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """One inference, as the messages of the protocol."""
+        """One inference, as messages of the protocol."""
         answer: pb.ModelInferResponse = self._rpc.call("ModelInfer", request, pb.ModelInferResponse)
         return answer
 
@@ -105,7 +105,7 @@ class InferenceClient:
         version: str = "",
         request_id: str = "",
     ) -> dict[str, npt.NDArray[Any]]:
-        """One inference: arrays by output name, read-only, all outputs when none are named.
+        """One inference: arrays by output name, read-only; all outputs if none are named.
 
         Arrays keep their shape and element type. Raises InvalidRequest for an element
         type that has no fixed-size form on the wire.
@@ -129,7 +129,7 @@ class InferenceClient:
 def _array(model: str, tensor: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> npt.NDArray[Any]:
     dtype = BY_WIRE_NAME.get(tensor.datatype)
     if dtype is None or not dtype.itemsize:
-        raise InvalidRequest(model, f"output '{tensor.name}' is {tensor.datatype}, which is no fixed-size type")
+        raise InvalidRequest(model, f"output '{tensor.name}' is {tensor.datatype}, which has no fixed size")
     return np.frombuffer(raw, dtype.numpy.newbyteorder("<")).reshape(tuple(tensor.shape))
 
 

@@ -1,4 +1,4 @@
-"""Between protocol messages and tensors: parse, validate, encode. Strict where that protects a slot.
+"""Converts between protocol messages and tensors: parse, validate, encode. Strict where that protects a slot.
 
 OpenVINO reports every mistake as one kind of error, and often late, so names, types,
 shapes and byte counts are all checked here, before anything waits or runs.
@@ -34,20 +34,20 @@ CONTENTS = {
 }
 
 # OpenVINO takes strings as one array as wide as the longest: a million short strings
-# beside one long one would ask for terabytes.
+# next to one long one would need terabytes.
 MAX_STRING_ARRAY_BYTES = 256 << 20
 
-# As many as numpy has. A list of millions is refused before anything is made of it (CVE-2026-24146).
+# numpy's maximum. A list of millions is refused before anything is made of it (CVE-2026-24146).
 MAX_RANK = 64
 
-# Ids are kept as long as their sequences, and named in messages.
+# Ids are kept as long as their sequences, and appear in messages.
 MAX_SEQUENCE_ID = 256
 
-# Ids travel back with the answer and into logs and spans; these are what people and clients make up for them.
+# Ids travel back with the response and into logs and spans; people and clients choose them for that.
 MAX_REQUEST_ID = 1024
 MAX_PARAMETERS = 64
 
-# What one element of a BYTES tensor counts, besides what it holds: each is an object of its own here.
+# The size that one element of a BYTES tensor counts in addition to its content: each is an object here.
 _STRING_COST = 64
 
 M = TypeVar("M", bound=Message)
@@ -58,8 +58,8 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Request parameters inferd acts on: ``timeout`` in nanoseconds, None when there is none;
-    ``sequence`` is the sequence's id, None outside of any."""
+    """The request parameters that inferd acts on: ``timeout`` in nanoseconds, None without one;
+    ``sequence`` is the sequence's id, None outside a sequence."""
 
     timeout: int | None = None
     priority: int = 0
@@ -74,7 +74,7 @@ NO_PARAMETERS = Parameters()
 
 @dataclass(frozen=True, slots=True)
 class TensorLimits:
-    """What a client may declare of one input whose shape the model leaves open. A dimension of 0 counts as 1, and
+    """What a client may declare for one input whose shape the model leaves open. A dimension of 0 counts as 1, and
     an element of BYTES as 64 bytes."""
 
     elements: int = 64 << 20
@@ -85,7 +85,7 @@ DEFAULT_LIMITS = TensorLimits()
 
 
 def parse(raw: bytes, kind: type[M]) -> M:
-    """The message of ``kind`` in ``raw``; raises InvalidRequest when it is none."""
+    """The message of ``kind`` in ``raw``; raises InvalidRequest if it is not one."""
     try:
         return kind.FromString(raw)
     except DecodeError:
@@ -96,8 +96,8 @@ def parse(raw: bytes, kind: type[M]) -> M:
 
 
 def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
-    """The request's parameters; raises InvalidRequest on an unknown key or a value out of range, and where the
-    request's id is too long."""
+    """The request's parameters; raises InvalidRequest for an unknown key, a value out of range, or a request id that
+    is too long."""
     if len(message.id) > MAX_REQUEST_ID:
         raise InvalidRequest(
             message.model_name,
@@ -133,12 +133,12 @@ def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
             )
     if sequence is None and (start or end):
         key = "sequence_start" if start else "sequence_end"
-        raise InvalidRequest(model, f"parameter '{key}' comes without a sequence_id")
+        raise InvalidRequest(model, f"parameter '{key}' needs a sequence_id")
     return Parameters(timeout, priority, final_response, sequence, start, end)
 
 
 def _sequence_id(model: str, value: pb.InferParameter) -> int | str | None:
-    """0 and "" are how clients say that there is no sequence."""
+    """Clients send 0 and "" to say that there is no sequence."""
     kind = value.WhichOneof("parameter_choice")
     if kind in ("int64_param", "uint64_param"):
         return int(getattr(value, kind)) or None
@@ -156,11 +156,11 @@ def _flag(model: str, key: str, value: pb.InferParameter) -> bool:
 
 
 def check_sequence(model: str, parameters: Parameters, signature: Signature) -> int | str | None:
-    """The request's sequence id; raises InvalidRequest where the model has no use for one, or needs one."""
+    """The request's sequence id; raises InvalidRequest if the model can't use one, or needs one."""
     sequence = parameters.sequence
     if sequence is None and signature.stateful:
         raise InvalidRequest(
-            model, "it keeps state between requests: a sequence_id is needed, and sequence_start first"
+            model, "it keeps state between requests: send a sequence_id, and sequence_start with the first request"
         )
     if sequence is not None and not signature.in_sequences:
         raise InvalidRequest(model, "it keeps no state between requests: parameter 'sequence_id' has no meaning")
@@ -187,10 +187,10 @@ def decode_inputs(
     limits: TensorLimits = DEFAULT_LIMITS,
     bindings: shm_params.ShmBindings | None = None,
 ) -> tuple[Tensor, ...]:
-    """The inputs in port order, every one validated; raises InvalidRequest naming the first thing wrong.
+    """The inputs in port order, all validated; raises InvalidRequest naming the first mistake.
 
-    ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``bindings`` takes those
-    in shared memory, which are all refused without it; it raises more.
+    ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``bindings`` handles
+    inputs in shared memory, which are all refused without it; it raises further errors.
     """
     model, raw = message.model_name, message.raw_input_contents
     given: list[Tensor | None] = [None] * len(signature.inputs)
@@ -235,7 +235,7 @@ def decode_inputs(
             given[index] = _from_contents(model, spec, shape, item.contents)
         elif item.HasField("contents"):
             raise InvalidRequest(
-                model, f"input '{spec.name}' has contents beside raw_input_contents; expected one of them"
+                model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
             )
         else:
             given[index] = _from_raw(model, spec, shape, raw[place - skipped])
@@ -245,8 +245,8 @@ def decode_inputs(
 
 
 def rows(model: str, inputs: Sequence[Tensor], signature: Signature, *, in_sequence: bool = False) -> int:
-    """How many rows the request carries, 1 where the model has no batch. Raises InvalidRequest unless all
-    inputs agree on it; in a sequence it must be one."""
+    """How many rows the request carries, 1 if the model has no batch. Raises InvalidRequest unless all
+    inputs agree; in a sequence it must be one."""
     if not signature.max_batch or not inputs:
         return 1
     counts = [t.shape[s.batch_axis] for s, t in zip(signature.inputs, inputs, strict=True)]
@@ -273,7 +273,7 @@ def _port(model: str, what: str, name: str, specs: Sequence[TensorSpec]) -> int:
 
 
 def _wrong_datatype(model: str, spec: TensorSpec, datatype: str) -> NoReturn:
-    said = f"'{one_line(datatype, 40)}'" + ("" if datatype in BY_WIRE_NAME else ", which is no type of the protocol")
+    said = f"'{one_line(datatype, 40)}'" + ("" if datatype in BY_WIRE_NAME else ", which is not a type of the protocol")
     raise InvalidRequest(model, f"input '{spec.name}' must be {spec.dtype.wire}, got {said}")
 
 
@@ -293,7 +293,7 @@ def _check_size(model: str, spec: TensorSpec, shape: Shape, limits: TensorLimits
 
 def _too_large(model: str, spec: TensorSpec, shape: Shape, count: int, unit: str, most: int) -> NoReturn:
     said = f"[{one_line(','.join(map(str, shape)), 120)}]"
-    # 64 dimensions multiply to a number of a thousand digits.
+    # 64 dimensions can multiply to a number of a thousand digits.
     number = str(count) if count < 2**63 else "2**63 or more"
     raise InvalidRequest(
         model, f"input '{spec.name}' of shape {said} would be {number} {unit}; at most {most} are allowed"
@@ -316,15 +316,13 @@ def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:
 
 
 def _check_numbers(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> None:
-    """Raises InvalidRequest naming the first number that the model's devices can't hold."""
+    """Raises InvalidRequest naming the first number that the model's devices can't represent."""
     checked = spec.checked
     if checked is None or checked.holds(raw):
         return
     at, number = checked.first_outside(raw)
     where = ",".join(str(int(n)) for n in np.unravel_index(at, shape))
-    raise InvalidRequest(
-        model, f"input '{spec.name}': element [{where}] is {number}, outside of {checked}: {checked.why}"
-    )
+    raise InvalidRequest(model, f"input '{spec.name}': element [{where}] is {number}, outside {checked}: {checked.why}")
 
 
 def _split_strings(model: str, spec: TensorSpec, raw: bytes, count: int) -> list[bytes]:
@@ -332,7 +330,7 @@ def _split_strings(model: str, spec: TensorSpec, raw: bytes, count: int) -> list
     at = 0
     while at < len(raw):
         if len(strings) == count:
-            raise InvalidRequest(model, f"input '{spec.name}' holds more than the {count} elements of its shape")
+            raise InvalidRequest(model, f"input '{spec.name}' has more than the {count} elements of its shape")
         end = at + 4 + (_LENGTH.unpack_from(raw, at)[0] if at + 4 <= len(raw) else len(raw))
         if end > len(raw):
             raise InvalidRequest(model, f"input '{spec.name}': element {len(strings)} runs past the end of the data")
@@ -352,7 +350,7 @@ def _strings(model: str, spec: TensorSpec, shape: Shape, strings: list[bytes]) -
             f"{MAX_STRING_ARRAY_BYTES} bytes as an array of equal width",
         )
     if any(s.endswith(b"\0") for s in strings):
-        raise InvalidRequest(model, f"input '{spec.name}': BYTES elements ending in a zero byte can't be carried")
+        raise InvalidRequest(model, f"input '{spec.name}': BYTES elements that end in a zero byte are not supported")
     return Tensor(spec.dtype, shape, strings)
 
 
@@ -400,23 +398,23 @@ def decode_outputs(
     in_sequence: bool = False,
     bindings: shm_params.ShmBindings | None = None,
 ) -> tuple[int, ...]:
-    """Port indexes of the outputs asked for; raises InvalidRequest.
+    """Port indexes of the outputs requested; raises InvalidRequest.
 
-    When none are named, all, but ``in_sequence`` not the state, which the server keeps.
+    If none are named, all; but ``in_sequence`` without the state, which the server keeps.
     """
     if not message.outputs:
         kept = {link.output for link in signature.states} if in_sequence else ()
         return tuple(i for i in range(len(signature.outputs)) if i not in kept)
     wanted: list[int] = []
-    # Counted before anything is looked up: a list of millions must cost nothing (CVE-2026-24146).
+    # Checked before any name is looked up: a list of millions must cost nothing (CVE-2026-24146).
     if len(message.outputs) > len(signature.outputs):
         raise InvalidRequest(
-            message.model_name, f"{len(message.outputs)} outputs are asked for; the model has {len(signature.outputs)}"
+            message.model_name, f"{len(message.outputs)} outputs are requested; the model has {len(signature.outputs)}"
         )
     for item in message.outputs:
         index = _port(message.model_name, "output", item.name, signature.outputs)
         if index in wanted:
-            raise InvalidRequest(message.model_name, f"output '{signature.outputs[index].name}' is asked for twice")
+            raise InvalidRequest(message.model_name, f"output '{signature.outputs[index].name}' is requested twice")
         if item.parameters:
             if bindings is None:
                 shm_params.refuse(message.model_name, f"output '{item.name}'", item.parameters)
@@ -427,7 +425,7 @@ def decode_outputs(
 
 
 def answer_bytes(signature: Signature, outputs: Sequence[int], rows: int) -> int | None:
-    """Bytes of the tensors at those port indexes in the answer to so many rows; None where the signature leaves that
+    """Bytes of the tensors at these port indexes in a response of ``rows`` rows; None if the signature leaves that
     open."""
     total = 0
     for spec in (signature.outputs[index] for index in outputs):
@@ -445,7 +443,7 @@ def answer_bytes(signature: Signature, outputs: Sequence[int], rows: int) -> int
 def encode(
     model: str, version: str, request_id: str, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]
 ) -> pb.ModelInferResponse:
-    """The answer; copies the outputs, which are views of the slot's memory."""
+    """The response; copies the outputs, which are views of the slot's memory."""
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
     for spec, tensor in zip(specs, outputs, strict=True):
         response.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=tensor.shape)
@@ -454,7 +452,7 @@ def encode(
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """A tensor's elements as they travel, in memory of their own."""
+    """A tensor's elements in wire format, in memory of their own."""
     data = tensor.data
     if isinstance(data, memoryview):
         return data.tobytes()

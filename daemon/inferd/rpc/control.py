@@ -9,7 +9,7 @@ from inferd.errors import InvalidRequest, one_line
 
 
 class RepositoryControl:
-    """Load and unload. Paths and files never come over the wire: only what is on disk is loaded."""
+    """Load and unload. Paths and files never come over the wire: only models on disk are loaded."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

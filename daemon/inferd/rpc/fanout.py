@@ -1,5 +1,5 @@
-"""A call that changes a server changes all of its workers, and one that asks what it has counted is answered for all,
-although it reaches one of them."""
+"""Passes calls on between workers. A call reaches one worker, but a change must reach all of them, and counts must
+cover all of them."""
 
 import asyncio
 import socket
@@ -20,8 +20,8 @@ log = structlog.get_logger("inferd.rpc")
 
 
 class FanoutScope(Enum):
-    """Which workers a call is for: every one, the first alone, which does what is done once, or every one that can
-    answer, whose answers are summed."""
+    """The workers that a call is for: all; the first alone, for actions to do once; or all that can
+    answer, with their responses summed."""
 
     EVERY = "every"
     FIRST = "first"
@@ -34,7 +34,7 @@ FANOUT_SCOPES: dict[str, FanoutScope] = {
     f"/{SERVICE}/SystemSharedMemoryRegister": FanoutScope.EVERY,
     f"/{SERVICE}/SystemSharedMemoryUnregister": FanoutScope.EVERY,
     f"/{SERVICE}/ModelStatistics": FanoutScope.SUMMED,
-    # The first tunes for all; what it stores the others load.
+    # The first worker tunes for all; the others load what it stores.
     **{
         f"/{TUNER_SERVICE}/{name}": FanoutScope.FIRST
         for name in ("Status", "Explain", "Export", "Pin", "Rollback", "Tune")
@@ -49,7 +49,7 @@ Answer = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
 class WorkerFanout:
     """Passes calls on between the workers of one server, over sockets in their folder.
 
-    A worker that does not listen is passed over: one that starts takes up what the others have, see :meth:`unloaded`.
+    A worker that does not listen is skipped: a starting worker adopts the state of the others, see :meth:`unloaded`.
     """
 
     def __init__(self, identity: WorkerIdentity) -> None:
@@ -59,7 +59,7 @@ class WorkerFanout:
         self._loads: set[asyncio.Task[None]] = set()
 
     def wrap(self, method: str, answer: Answer) -> Answer:
-        """``answer``, for all the workers that ``method`` is for."""
+        """``answer`` extended to all the workers that ``method`` is for."""
         scope = FANOUT_SCOPES.get(method)
         if scope is None or (scope is FanoutScope.FIRST and self._identity.first):
             return answer
@@ -70,7 +70,7 @@ class WorkerFanout:
             try:
                 if scope is FanoutScope.FIRST:
                     return await self._ask(0, method, raw, context.time_remaining())
-                # What it refuses itself reaches no other.
+                # A call that this worker refuses reaches no other.
                 own = await answer(raw, context)
                 if scope is FanoutScope.SUMMED:
                     return statistics.summed(
@@ -84,7 +84,7 @@ class WorkerFanout:
         return fan_out
 
     async def unloaded(self) -> set[str]:
-        """The models that the others were told to unload, as far as any of them answers."""
+        """The models that the other workers were told to unload, as far as any of them answers."""
         for index in self._identity.others:
             if not self._listens(index):
                 continue
@@ -96,7 +96,7 @@ class WorkerFanout:
         return set()
 
     def load(self, model: str) -> None:
-        """Have the others load ``model`` again, soon: it has a new profile."""
+        """Make the others load ``model`` again, soon: it has a new profile."""
         raw = pb.RepositoryModelLoadRequest(model_name=model).SerializeToString()
         task = asyncio.ensure_future(self._load(model, raw))
         self._loads.add(task)
@@ -106,16 +106,16 @@ class WorkerFanout:
         try:
             await self._require_others(f"/{SERVICE}/RepositoryModelLoad", raw, None)
         except grpc.aio.AioRpcError as error:
-            log.warning("not all workers serve by the new profile", model=model, problem=error.details())
+            log.warning("new profile not loaded by all workers", model=model, problem=error.details())
 
     async def _require_others(self, method: str, raw: bytes, seconds: float | None) -> None:
-        """Have all others answer it too; raises the first AioRpcError, once all have."""
+        """Make all others answer the call too; raises the first AioRpcError, once all have ended."""
         for answer in await self._ask_others(method, raw, seconds):
             if isinstance(answer, BaseException):
                 raise answer
 
     async def _answers_of_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes]:
-        """The answers of all others that have one."""
+        """The responses of all others that have one."""
         answers = await self._ask_others(method, raw, seconds)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
@@ -130,7 +130,7 @@ class WorkerFanout:
 
     async def _ask(self, index: int, method: str, raw: bytes, seconds: float | None) -> bytes:
         metadata = ((SECRET_KEY, self._identity.secret), (PRINCIPAL_KEY, PRINCIPAL.get()))
-        # A channel of its own each time: one that is kept would not notice at once that a worker was replaced.
+        # A new channel each time: one that is kept would not notice at once that a worker was replaced.
         address = f"unix:{self._identity.socket('grpc', index)}"
         async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             try:
@@ -140,7 +140,7 @@ class WorkerFanout:
                     error.code(),
                     error.initial_metadata(),
                     error.trailing_metadata(),
-                    details=f"worker {index}: {error.details() if self._listens(index) else 'it does not serve now'}",
+                    details=f"worker {index}: {error.details() if self._listens(index) else 'not serving'}",
                 ) from None
         return answer
 

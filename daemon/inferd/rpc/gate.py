@@ -1,6 +1,6 @@
-"""The one gate in front of every RPC: what the table does not name is denied.
+"""The one gate in front of every RPC: methods that the table does not list are denied.
 
-An RPC added anywhere, by us or by a library's service, stays closed until it is put into
+An RPC added anywhere, by inferd or by a library's service, stays closed until it is put into
 the table, so no alternate path can appear unnoticed (CVE-2026-24206, CVE-2026-24207).
 """
 
@@ -26,8 +26,8 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 class Access(Enum):
-    """Who may call: everyone who can connect, or those with the scope of that name where callers have to say who they
-    are. The last two also are closed until the server is started with their flag."""
+    """Who may call: every client that can connect, or clients with the scope of that name if clients must
+    authenticate. The last two are also closed until the server is started with their flag."""
 
     OPEN = "open"
     INFER = "infer"
@@ -39,7 +39,7 @@ class Access(Enum):
 _FLAGS = {Access.REPOSITORY: "--repository-control", Access.TUNER: "--tuner-control"}
 
 _OF_THE_PROTOCOL = {
-    # Probes can't send tokens.
+    # Health checkers can't send tokens.
     "ServerLive": Access.OPEN,
     "ServerReady": Access.OPEN,
     "ModelReady": Access.OPEN,
@@ -73,7 +73,7 @@ _TUNER = {
 _OF_LIBRARIES = {
     "/grpc.health.v1.Health/Check": Access.OPEN,
     "/grpc.health.v1.Health/Watch": Access.OPEN,
-    # It names the models.
+    # It lists the models.
     "/grpc.health.v1.Health/List": Access.READ,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access.READ,
     "/grpc.channelz.v1.Channelz/GetTopChannels": Access.READ,
@@ -91,23 +91,23 @@ ACCESS: dict[str, Access] = {
     **_OF_LIBRARIES,
 }
 
-# Refused, these are inference requests that ended.
+# A refused call of these is an inference request that ended.
 _COUNTED = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 
-# The name of whoever makes the call in progress, as they have proved it; empty where nobody has to.
+# The proved name of the caller of the call in progress; empty without authentication.
 PRINCIPAL: ContextVar[str] = ContextVar("principal", default="")
 
-# What a worker shows its siblings, where one server is several processes, and for whom it calls.
+# The metadata by which a worker of the same server identifies itself, and names the caller it calls for.
 SECRET_KEY, PRINCIPAL_KEY = "inferd-worker-secret", "inferd-worker-principal"
 
 
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """Lets through to ``inner`` what :data:`ACCESS` opens to whoever calls.
+    """Passes to ``inner`` the calls that :data:`ACCESS` opens to their caller.
 
     ``enabled`` has the flags that were given.
-    ``credentials`` know the callers, where there are any to know. A refused inference is told to ``observe``.
-    A call that is refused before it is known to be one of ours has its message left unread, however long.
-    What shows ``secret``, unless that is empty, comes from another worker of this server, which has let it through.
+    ``credentials`` know the callers, if any are configured. Refused inferences are reported to ``observe``.
+    A call refused before its caller is known has its message left unread, however long.
+    A call with ``secret``, unless that is empty, comes from another worker of this server, which has admitted it.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     ) -> None:
         self._inner = inner
         self._closed = _FLAGS.keys() - set(enabled)
-        # Open to everybody, as long as nobody has to say who they are; what workers pass on says for whom.
+        # Open to every client as long as none must authenticate; workers name the caller of what they pass on.
         guarded = _FLAGS.keys() if secret else self._closed
         self._ungated = {method for method, access in ACCESS.items() if access not in guarded}
         self._credentials = credentials if credentials is not None else Credentials()
@@ -129,7 +129,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
         self._secret = secret
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """The handler of an RPC for those who may call it, for others one that refuses it."""
+        """The handler of an RPC for callers who may call it, for others one that refuses."""
         method = details.method
         if method in self._ungated and self._credentials.authority is None:
             return self._inner.service(details)
@@ -143,7 +143,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
             if access is Access.OPEN or self._forwarded(details.invocation_metadata):
                 return self._inner.service(details)
             if authorization is None and self._credentials.verifies_clients:
-                # Only the call itself knows the client's certificate.
+                # Only the call itself has the client's certificate.
                 return self._checked(self._inner.service(details), method, access)
             self._admit(method, access, authorization, ())
         except InferdError as error:
@@ -158,7 +158,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
         return True
 
     def _admit(self, method: str, access: Access, authorization: str | None, names: Sequence[str]) -> None:
-        """Raises what is to be answered unless the call may be made."""
+        """Raises the error to answer with unless the call may be made."""
         if (authority := self._credentials.authority) is not None:
             identity = authority.identify(authorization, names, time.time())
             identity.check(access.value, _short(method))
@@ -167,7 +167,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
             raise NotAllowed(_short(method), f"start the server with {_FLAGS[access]}")
 
     def _checked(self, handler: grpc.RpcMethodHandler, method: str, access: Access) -> grpc.RpcMethodHandler:
-        """``handler`` for those whose certificate opens it. LongLivedCalls has made its behaviour a coroutine
+        """``handler`` for callers whose certificate opens it. LongLivedCalls has made its behaviour a coroutine
         function."""
         if handler is None:
             return None
@@ -187,7 +187,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
         async def deny(_: object, context: grpc.aio.ServicerContext) -> None:
             await self._refuse(method, error, context)
 
-        # On the wire all four kinds are alike, and this one reads nothing before it is asked to.
+        # On the wire all four kinds of calls are alike, and this one reads nothing unless asked.
         return grpc.stream_stream_rpc_method_handler(deny)
 
     async def _refuse(self, method: str, error: InferdError, context: grpc.aio.ServicerContext) -> NoReturn:
@@ -210,13 +210,13 @@ def _short(method: str) -> str:
 
 
 def _authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
-    """What the call says after that key; None where it does not."""
+    """The value of that metadata key; None without it."""
     said = [value for key, value in metadata or () if key == "authorization"]
-    # As HTTP joins what is said more than once; no token looks like that.
+    # Joined as HTTP joins repeated headers; no token looks like that.
     return ",".join(str(value) for value in said) if said else None
 
 
 def _names(context: grpc.aio.ServicerContext) -> list[str]:
-    """Whom the client's certificate, which the handshake has verified, was made out to: its subject alternative
-    names, or without any its common name."""
+    """The names in the client's certificate, which the handshake has verified: its subject alternative
+    names or, if it has none, its common name."""
     return [name.decode(errors="replace") for name in context.peer_identities() or () if name]

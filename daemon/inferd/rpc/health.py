@@ -13,21 +13,21 @@ _Response = health_pb2.HealthCheckResponse
 
 
 class HealthService:
-    """Whether each service answers; the empty name is the server as a whole."""
+    """Whether each service is serving; the empty name is the server as a whole."""
 
     def __init__(self) -> None:
         self._serving: dict[str, bool] = {}
-        # Set once, at the next change, which leaves another in its place.
+        # Set once, at the next change, which replaces it.
         self._changed = asyncio.Event()
 
     async def show(self, serving: Mapping[str, bool]) -> None:
-        """Tell clients that ask or watch; services that are not named keep what they had."""
+        """Report to clients that ask or watch; services that are not named keep their status."""
         self._serving |= serving
         self._changed.set()
         self._changed = asyncio.Event()
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The service as gRPC takes it."""
+        """The service as a gRPC handler."""
         check = {
             "request_deserializer": health_pb2.HealthCheckRequest.FromString,
             "response_serializer": _Response.SerializeToString,

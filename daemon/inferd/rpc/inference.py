@@ -1,4 +1,4 @@
-"""ModelInfer and ModelStreamInfer: from the bytes of a request to the bytes of its answer."""
+"""ModelInfer and ModelStreamInfer: from the bytes of a request to the bytes of its response."""
 
 import asyncio
 import time
@@ -46,8 +46,8 @@ log = structlog.get_logger("inferd.rpc")
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """What one stream may have in flight, in requests and in bytes; the limits of a tensor; and the metadata key that
-    names a client, empty where none does."""
+    """How much one stream may have in flight, in requests and in bytes; the limits of a tensor; and the metadata key
+    that names a client, empty if none does."""
 
     max_pending: int
     max_pending_bytes: int
@@ -56,7 +56,7 @@ class InferenceSettings:
 
     @classmethod
     def of(cls, settings: Settings, *, proven: bool) -> Self:
-        """Those that ``settings`` ask for; a client that has ``proven`` its name is known by that alone."""
+        """The settings for inference; a client that has ``proven`` its name is known by that alone."""
         return cls(
             settings.stream_max_pending,
             settings.stream_max_pending_bytes,
@@ -66,8 +66,8 @@ class InferenceSettings:
 
 
 class Inference:
-    """The two inference RPCs. ``traced`` makes a trace context of traceparent and tracestate, which are empty where the
-    client sent none. ``accept_wait`` says how long calls have waited when they come here."""
+    """The two inference RPCs. ``traced`` makes a trace context of traceparent and tracestate, which are empty if the
+    client sent none. ``accept_wait`` says how long calls have waited when they get here."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Inference:
         self._none_open = asyncio.Event()
 
     async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        """One request, one answer."""
+        """One request, one response."""
         call = self.begin(raw, wire.as_unary, self._call_context(context))
         self._open += 1
         try:
@@ -108,12 +108,12 @@ class Inference:
         except InferdError as error:
             await status.abort(context, error)
         finally:
-            # They refer to each other: left so, what was sent would stay until the garbage collector comes by.
+            # They refer to each other: without this, the request would stay until the garbage collector runs.
             call.request = None
             self._leave()
 
     async def model_stream_infer(self, _: object, context: grpc.aio.ServicerContext) -> None:
-        """Requests side by side, each answered on its own; see :class:`InferStream`.
+        """Concurrent requests, each answered on its own; see :class:`InferStream`.
 
         Reads from ``context`` rather than from the iterator gRPC offers: reading must be stoppable.
         """
@@ -138,16 +138,16 @@ class Inference:
 
     @property
     def open_calls(self) -> int:
-        """RPCs that have not ended; a stream is one."""
+        """RPCs that have not ended; a stream counts once."""
         return self._open
 
     def end_streams(self) -> None:
-        """Read no further on any stream; each ends once what it has taken is answered."""
+        """Read no further on any stream; each ends once the requests read are answered."""
         for stream in self._streams:
             stream.stop_reading()
 
     async def finished(self) -> None:
-        """Return once no call is open: each has ended, though the answer of the last may be on its way yet."""
+        """Return once no call is open: each has ended, though the last response may still be on its way."""
         if self._open:
             self._none_open.clear()
             await self._none_open.wait()
@@ -163,11 +163,11 @@ class Inference:
         said: dict[str, str] = {}
         for key, value in context.invocation_metadata() or ():
             if key in self._looked_for:
-                # As HTTP joins what is said more than once.
+                # Joined as HTTP joins repeated headers.
                 said[key] = f"{said[key]},{value}" if key in said else value
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic_ns() + int(remaining * 1e9)
-        # Who they have proved to be goes before who they say they are.
+        # A proved identity takes precedence over a claimed one.
         client, waited = PRINCIPAL.get(), self._accept_wait.current
         if not said:
             return CallContext(context, client, "", "", deadline, connection, waited)
@@ -176,7 +176,7 @@ class Inference:
         return CallContext(context, client, traceparent, tracestate, deadline, connection, waited)
 
     def begin(self, raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
-        """Start what ``raw`` asks for. Whatever goes wrong ends the call and is recorded, here and once."""
+        """Start the inference in ``raw``. Any failure ends the call and is recorded, here and once."""
         waited, call_context.waited = call_context.waited, 0
         stages = Stages(time.monotonic_ns() - waited, waited=waited)
         trace = self._traced(call_context.traceparent, call_context.tracestate)
@@ -184,10 +184,10 @@ class Inference:
         try:
             self._submit(call, raw, call_context)
         except InferdError as error:
-            # Without the frames that it came through, which hold the message and a client's memory.
+            # Without the traceback, whose frames hold the message and a client's memory.
             self._refuse(call, error.bare())
         except Exception:
-            log.exception("request could not be handled")
+            log.exception("request failed unexpectedly")
             self._refuse(call, InternalFault())
         return call
 
@@ -195,10 +195,10 @@ class Inference:
         split = wire.split_request(raw)
         route = None
         if split is not None and self._lifecycle.accepts and (template := self._templates.get(split.head)) is not None:
-            # Before anything is refused: it is counted and answered by these.
+            # Before any refusal: these are used to count it and to answer it.
             call.message, call.id = template.message, split.id
             call.final_response = template.request_spec.parameters.final_response
-            # Once for each request: which of two versions answers is a matter of turns.
+            # Once for each request: which of two versions answers alternates.
             route = self._catalog.resolve(template.message.model_name, template.message.model_version)
             # Compared by identity: another version's signature may be equal.
             if template.signature is route[1].signature and len(split.id) <= codec.MAX_REQUEST_ID:
@@ -223,7 +223,7 @@ class Inference:
         split: wire.SplitRequest | None,
         route: tuple[ModelVersion, Deployment] | None,
     ) -> None:
-        """Submit a request that has no template: all of it is parsed and checked."""
+        """Submit a request without a template: all of it is parsed and checked."""
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
         call.id = message.id
         if self._lifecycle.phase is Phase.STARTING:
@@ -253,7 +253,7 @@ class Inference:
                 connection.dispatchers.add(deployment.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, bindings=bindings)
         if (shapes := deployment.loaded.shapes) is not None:
-            # Those of a request with a template have passed.
+            # A request with a template has passed these checks.
             shapes.check(model_version.name, inputs)
         request_spec = RequestSpec(
             outputs, parameters, rows, signature.batch_key(inputs) if deployment.dynamic_batching else None
@@ -264,7 +264,7 @@ class Inference:
                 split, message, signature, inputs, request_spec, (model_version.name, str(model_version.version)), into
             )
         if bindings is not None:
-            # What was taken out of shared memory counts as what came over the wire does.
+            # Data copied out of shared memory counts like data from the wire.
             call.nbytes += bindings.taken_out
         shared = bindings is not None and bindings.shared
         self._hand_over(call, call_context, route, inputs, request_spec, into, shared=shared, step=step)
@@ -281,11 +281,11 @@ class Inference:
         shared: bool,
         step: SequenceStep | None = None,
     ) -> None:
-        """Submit what ``call`` asks of ``route``: ``shared`` says that an input is in a client's memory."""
+        """Submit the request of ``call`` to ``route``: ``shared`` says that an input is in a client's memory."""
         model_version, deployment = route
         stages, parameters = call.stages, request_spec.parameters
         default = deployment.config.queue.default_timeout
-        # Before it is handed over: what runs inline is answered by then.
+        # Before submitting: an inline run is answered by the time that returns.
         call.request = request = Request(
             model_version.name,
             model_version.version,
@@ -308,12 +308,12 @@ class Inference:
         deployment.dispatcher.submit(request)
 
     def _refuse(self, call: InferCall, error: InferdError) -> None:
-        """A request that never entered a queue still counts, under a model only if that is one of ours."""
+        """A request that never entered a queue still counts, under a model only if inferd knows the model."""
         call.request = None
         call.stages.answered = time.monotonic_ns()
         model, version = OTHER, ""
         try:
-            # Whoever it was given to refused it; nobody was chosen yet where it could not be read.
+            # The version that it was submitted to refused it; if it could not be read, none was chosen yet.
             model_version, _ = call.route or self._catalog.find(call.message.model_name, call.message.model_version)
             model, version = model_version.name, str(model_version.version)
         except UnknownModel:

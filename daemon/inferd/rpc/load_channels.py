@@ -1,6 +1,6 @@
-"""Sends inference requests that are bytes already, many at a time, and tells how each of them ended.
+"""Sends serialised inference requests, many at a time, and reports how each of them ended.
 
-For load: nothing is serialised or parsed that need not be, and there is no task a request.
+For load generation: nothing is serialised or parsed unnecessarily, and a request has no task of its own.
 """
 
 import asyncio
@@ -17,44 +17,44 @@ from inferd.rpc.rpc_client import CallFailed
 from inferd.security.client_credentials import ClientCredentials
 
 OnEnded = Callable[[str], None]
-"""Told the name of the gRPC code, OK among them, on the loop."""
+"""Called on the loop with the name of the gRPC code, OK included."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _CHANNEL_OPTIONS = [
-    # A connection of its own for each channel: grpc would let channels of one target share it.
+    # A connection of its own for each channel: grpc would let channels of one target share one.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
-    # What the server refuses is to be counted, not tried again.
+    # Refusals by the server must be counted, not retried.
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
 ]
 _CONNECT_TIMEOUT = 10.0
 # For a server to end a stream that has no more requests.
 _GOODBYE = 1.0
-# What a serialised ModelStreamInferResponse begins with where its first field, the error message, is not empty.
+# A serialised ModelStreamInferResponse begins with this if its first field, the error message, is not empty.
 _ERROR_TAG = 0x0A
 
 
 class LoadChannel(Protocol):
-    """A way to the server."""
+    """A connection to the server."""
 
     def start(self, request: bytes, ended: OnEnded) -> None:
         """Send ``request``, a serialised ModelInferRequest; ``ended`` is called once, later."""
 
     def give_up(self) -> None:
-        """Cancel what has not ended: it then ends as CANCELLED."""
+        """Cancel the requests that have not ended: they then end as CANCELLED."""
 
     async def close(self) -> None:
-        """Nothing more will be sent."""
+        """Close; no more requests will be sent."""
 
 
 @asynccontextmanager
 async def open_channels(
     target: str, connections: int, *, stream: bool, deadline: float | None, credentials: ClientCredentials
 ) -> AsyncIterator[list[LoadChannel]]:
-    """As many channels to ``target``, HOST:PORT, each over a connection of its own: unary calls, or one stream each.
+    """Channels to ``target``, HOST:PORT, each over a connection of its own: for unary calls, or with one stream each.
 
-    ``deadline`` is each unary call's, in seconds. Raises CallFailed where no connection is made.
+    ``deadline`` is each unary call's, in seconds. Raises CallFailed if a connection can't be made.
     """
     metadata = (("authorization", credentials.authorization),) if credentials.token else ()
     async with AsyncExitStack() as stack:
@@ -76,12 +76,12 @@ async def open_channels(
 
 
 class _UnaryChannel:
-    """ModelInfer, a call a request."""
+    """ModelInfer, one call for each request."""
 
     def __init__(
         self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...], deadline: float | None
     ) -> None:
-        # Bytes go out and come in as they are.
+        # Bytes are sent and received unchanged.
         self._infer = channel.unary_unary(f"/{_SERVICE}/ModelInfer")
         self._metadata = metadata
         self._deadline = deadline
@@ -89,7 +89,7 @@ class _UnaryChannel:
 
     def start(self, request: bytes, ended: OnEnded) -> None:
         call = self._infer(request, timeout=self._deadline, metadata=self._metadata)
-        # grpc cancels a call that nobody holds on to.
+        # grpc cancels a call that has no references.
         self._calls.add(call)
         call.add_done_callback(partial(self._ended, ended))
 
@@ -106,7 +106,7 @@ class _UnaryChannel:
 
 
 class _StreamChannel:
-    """ModelStreamInfer: one stream, whose answers come in the order of their requests. A broken one is replaced."""
+    """ModelStreamInfer: one stream, whose responses come in the order of their requests. A broken one is replaced."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
         self._open = channel.stream_stream(f"/{_SERVICE}/ModelStreamInfer")
@@ -128,18 +128,18 @@ class _StreamChannel:
             self._writer = asyncio.create_task(self._write(self._call))
 
     async def _write(self, call: grpc.aio.StreamStreamCall) -> None:
-        # Reading is another task's: where a full window stops this, answers have to go on making room.
+        # Another task reads: while a full window blocks this one, responses must keep making room.
         try:
             while self._unsent and self._call is call:
                 await call.write(self._unsent.popleft())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-            pass  # the reader learns why, and tells
+            pass  # the reader gets the cause, and reports it
 
     async def _read(self, call: grpc.aio.StreamStreamCall) -> None:
         code = "UNAVAILABLE"
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:
-                # More answers than requests are a decoupled model's, which this does not understand.
+                # More responses than requests come from a decoupled model, which this does not support.
                 if self._unanswered:
                     self._unanswered.popleft()(_code_in_stream(answer))
         except grpc.aio.AioRpcError as error:
@@ -171,17 +171,17 @@ class _StreamChannel:
 
 
 def _code_in_stream(answer: bytes) -> str:
-    """The code of one answer of a stream; parsed only where it says that something is wrong."""
+    """The code of one response of a stream; parsed only if it reports an error."""
     if answer[:1] != bytes((_ERROR_TAG,)):
         return "OK"
     message = pb.ModelStreamInferResponse.FromString(answer).error_message
-    # inferd's way of saying which; Triton's only says what.
+    # inferd sends the code; Triton only sends the message.
     name = message[1:].partition("]")[0] if message.startswith("[") else ""
     return name if name in grpc.StatusCode.__members__ else "UNKNOWN"
 
 
 def _at_once(coroutine: Coroutine[Any, Any, grpc.StatusCode]) -> grpc.StatusCode:
-    """What ``coroutine``, of a call that has ended, returns: it waits for nothing, and so needs no task."""
+    """The result of ``coroutine``, of a call that has ended: it waits for nothing, and so needs no task."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

@@ -1,8 +1,8 @@
-"""Ends the calls that would outlast a drain, such as a watch of health, once the inferences have ended.
+"""Ends the calls that would outlast a drain, such as a health watch, once the inferences have ended.
 
-A watch of health lasts as long as its client likes, and stopping would wait for it.
+A health watch lasts as long as its client likes, and stopping would wait for it.
 grpc.aio's own way, stopping a second time with a shorter grace, can crash the process:
-whichever of two stops is late cancels calls on a server that the other has freed
+the later of two stops cancels calls on a server that the other has freed
 (``AioServer.shutdown``, seen with grpcio 1.85).
 """
 
@@ -17,7 +17,7 @@ from inferd.errors import Draining
 from inferd.rpc import status
 from inferd.rpc.services import Service
 
-# What a handler's behaviour is called, by whether requests and answers are streams.
+# The attribute with a handler's behaviour, by whether requests and responses are streams.
 HANDLER_KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
@@ -28,15 +28,15 @@ class LongLivedCalls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ship
         self._inner = inner
         self._exempt = exempt
         self._terminated = asyncio.Event()
-        # What was answered by method: as many as there are.
+        # Cached by method: the number of methods bounds it.
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
 
     def terminate(self) -> None:
-        """End them now. Harmless when called again."""
+        """End the calls now. Harmless when called again."""
         self._terminated.set()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """As :class:`Service` has it."""
+        """As :meth:`Service.service`."""
         method = details.method
         if (known := self._handlers.get(method)) is not None:
             return known

@@ -30,7 +30,7 @@ _CONFIG_TYPES = {t: getattr(mc, f"TYPE_{'STRING' if t is DType.BYTES else t.wire
 
 
 class Metadata:
-    """Everything a client can read."""
+    """The read-only RPCs."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Metadata:
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
     ) -> pb.ModelStatisticsResponse:
-        """Of one version, of all versions of a model that answer, or of all that answer, as Triton does."""
+        """Statistics of one version, of all ready versions of a model, or of all ready models, as in Triton."""
         if request.name:
             one, _ = self._catalog.find(request.name, request.version)
             found = [one] if request.version else [s for s, _ in self._catalog.serving() if s.name == request.name]
@@ -137,7 +137,7 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
 
 
 def _properties(deployment: Deployment) -> dict[str, str]:
-    """Per device what was asked and what the device really does."""
+    """For each device what was requested and what the device really does."""
     config = deployment.config
     properties = {
         "devices": ",".join(config.devices),

@@ -1,9 +1,9 @@
 """The thread on which grpc.aio waits for events, and how it gets a CPU.
 
-It wakes four times for each call, only to tell the event loop's thread. On a machine with CPUs to spare that costs
-little. Where it wakes on the CPU that the loop runs on, the kernel puts the loop aside for it, four times a call: a
-tenth of all that a call costs (docs/decisions/0016). As a batch thread it takes a free CPU as ever, and waits for its
-turn where there is none.
+It wakes four times for each call, only to notify the event loop's thread. On a machine with idle CPUs that costs
+little. If it wakes on the CPU that the loop runs on, the kernel preempts the loop for it, four times a call: a
+tenth of all that a call costs (docs/decisions/0016). As a batch thread it still takes a free CPU at once, and waits for
+its turn if there is none.
 """
 
 import os
@@ -13,16 +13,16 @@ import structlog
 
 log = structlog.get_logger("inferd.rpc")
 
-# What Python calls a thread that runs that method and was given no name; there is one for each process.
+# Python's name for an unnamed thread that runs that method; there is one for each process.
 _NAME = "(_poll_wrapper)"
 
 
 def set_poller_batch_scheduling() -> None:
-    """Have gRPC's poller put no other thread aside. Once there is a server; where the system does not let us, or gRPC
-    has no such thread any more, all stays as it was."""
+    """Keep gRPC's poller from preempting other threads. Call it once there is a server; if the system does not permit
+    it, or gRPC no longer has such a thread, nothing changes."""
     for thread in threading.enumerate():
         if thread.name.endswith(_NAME) and thread.native_id is not None:
             try:
                 os.sched_setscheduler(thread.native_id, os.SCHED_BATCH, os.sched_param(0))
             except OSError as error:
-                log.info("gRPC's poller keeps its scheduling policy", problem=error.strerror)
+                log.info("poller's scheduling policy unchanged", problem=error.strerror)

@@ -1,4 +1,4 @@
-"""Templates of requests: what one request that was checked tells of all that differ from it in id and tensors alone."""
+"""Templates of requests: what one checked request tells about all that differ from it only in id and tensors."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -16,12 +16,12 @@ from inferd.tensors import DType, Placed, Shape, Signature, Tensor
 # Bounds the memory that clients with ever new heads can take.
 _MAX_TEMPLATES = 256
 
-# What has to be looked at in each request: elements that may be wrong, or of any length.
+# These must be checked in each request: elements that may be invalid, or of any length.
 _CHECKED_DTYPES = (DType.BOOL, DType.BYTES)
 
 
 class RequestSpec(NamedTuple):
-    """What a request asks for, without its tensors: ``outputs`` are port indexes, in the order to answer them; ``rows``
+    """A request without its tensors: ``outputs`` are port indexes, in the order to answer them; ``rows``
     is how many it carries, and ``batch_key`` says which requests it may share a batch with."""
 
     outputs: tuple[int, ...]
@@ -31,8 +31,8 @@ class RequestSpec(NamedTuple):
 
 
 class InputLayout(NamedTuple):
-    """Where one input is: at ``place`` among the contents if it has ``nbytes``, else among the spans. ``checked`` are
-    the numbers that it is held to, if any."""
+    """Where one input is: at ``place`` among the contents if it has ``nbytes``, otherwise among the spans. ``checked``
+    is the range that its numbers must be in, if any."""
 
     place: int
     dtype: DType
@@ -42,12 +42,12 @@ class InputLayout(NamedTuple):
 
 
 class RequestTemplate:
-    """A valid request of ``signature``: all that requests with the same head have in common.
+    """A valid request of ``signature``: what all requests with the same head have in common.
 
-    ``message`` has neither id nor contents, ``inputs`` are in port order. ``spans`` say what of it is in a client's
-    memory, inputs before the outputs ``into`` it, each in the message's order. What is there belongs to somebody and
-    may be given up, so it is not kept here but to be found for each request. ``answer_bytes`` are those of an answer's
-    tensors on the wire, None where that is open.
+    ``message`` has neither id nor contents, ``inputs`` are in port order. ``spans`` say which parts are in a client's
+    memory, inputs before the outputs ``into`` it, each in the message's order. That memory has an owner and
+    may be unregistered, so it is not kept here but located for each request. ``answer_bytes`` is the size of the
+    response's tensors on the wire, None if that is open.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class RequestTemplate:
         self._into = into
         self._sent = sum(one.nbytes is not None for one in inputs)
         self.shared = self._sent < len(inputs)
-        # For each output its place among those, None where it goes over the wire.
+        # The place of each output among those, None if it goes over the wire.
         self._targets = [into.index(index) if index in into else None for index in request_spec.outputs]
         self.answer_bytes = answer_bytes(
             signature, [index for index in request_spec.outputs if index not in into], request_spec.rows
@@ -106,8 +106,8 @@ class RequestTemplate:
             self._build_layout([shape for shape in shapes_known if shape is not None])
 
     def tensors(self, contents: Sequence[memoryview], found: Sequence[Placed] = ()) -> tuple[Tensor, ...] | None:
-        """The inputs in port order, views of ``contents`` or in what was ``found`` of the spans; None where contents
-        are not as many and as long as they have to be, or numbers are not those that they have to be."""
+        """The inputs in port order, views of ``contents`` or in the memory ``found`` for the spans; None if contents
+        have the wrong number or length, or numbers are out of range."""
         if len(contents) != self._sent:
             return None
         given = []
@@ -122,16 +122,16 @@ class RequestTemplate:
         return tuple(given)
 
     def into(self, found: Sequence[Placed]) -> OutputBindings:
-        """The outputs that go into what was ``found`` of the spans."""
+        """The outputs that go into the memory ``found`` for the spans."""
         return tuple(zip(self._into, found[len(found) - len(self._into) :], strict=True))
 
     def answer(
         self, request_id: str, outputs: Sequence[Tensor], into: OutputBindings = ()
     ) -> tuple[list[wire.Part], int]:
-        """The answer's parts, views of ``outputs`` among them, and how many bytes they are; what goes ``into`` shared
-        memory is written there.
+        """The response's parts, views of ``outputs`` among them, and their size in bytes; outputs that go ``into``
+        shared memory are written there.
 
-        Raises InvalidRequest where that does not fit, and what writing raises.
+        Raises InvalidRequest if one does not fit, and the errors of writing.
         """
         if not self._fixed:
             shapes = [tensor.shape for tensor in outputs]
@@ -142,13 +142,13 @@ class RequestTemplate:
         for head, tensor, target in zip(self._contents_heads, outputs, self._targets, strict=True):
             parts.append(head)
             data = tensor.data
-            # Rows out of the middle of a run may lie apart.
+            # Rows from the middle of a run may not be contiguous.
             if type(data) is memoryview and not data.c_contiguous:
                 data = data.tobytes()
             if target is None:
                 parts.append(data)  # type: ignore[arg-type]  # not Placed without a target, and none is BYTES
             elif type(data) is not Placed:
-                # Else it was computed there.
+                # Otherwise it was computed there.
                 into[target][1].write(data)  # type: ignore[arg-type]  # none is BYTES
         return parts, self._nbytes + len(request_id_part)
 
@@ -180,7 +180,7 @@ class TemplateCache:
         self._templates: OrderedDict[bytes, RequestTemplate] = OrderedDict()
 
     def get(self, head: bytes) -> RequestTemplate | None:
-        """The template of requests with that ``head``, if there is one; of a model's signature as it was then."""
+        """The template of requests with that ``head``, if there is one, for the signature that the model had then."""
         return self._templates.get(head)
 
     def keep(
@@ -193,8 +193,8 @@ class TemplateCache:
         answered_by: tuple[str, str],
         into: OutputBindings = (),
     ) -> None:
-        """Remember that ``message``, which ``split`` was taken from, is good, if others like it can be known by their
-        heads. ``inputs`` are its tensors in port order, ``answered_by`` the names of model and version, ``into`` the
+        """Remember that ``message``, of which ``split`` has the parts, is valid, if its head identifies others like it.
+        ``inputs`` are its tensors in port order, ``answered_by`` the names of model and version, ``into`` the
         outputs that go into shared memory, in the message's order."""
         if signature.in_sequences or len(message.inputs) != len(inputs):
             return

@@ -10,15 +10,15 @@ from inferd.security.client_credentials import NO_CREDENTIALS, ClientCredentials
 from inferd.security.tls_mismatch import tls_mismatch
 
 _CHANNEL_OPTIONS = [
-    # A proxy variable of the environment is not meant for a server named by address.
+    # A proxy variable in the environment is not meant for a server named by address.
     ("grpc.enable_http_proxy", 0),
-    # The answer's size was the caller's own choice; grpc would cut it off at 4 MiB.
+    # The caller chose the size of the response; grpc would cut it off at 4 MiB.
     ("grpc.max_receive_message_length", -1),
 ]
 
 
 class CallFailed(InferdError):
-    """The server, or the way to it, refused a call: ``code`` is gRPC's name for why, such as NOT_FOUND."""
+    """The server, or the connection to it, failed a call: ``code`` is gRPC's name for why, such as NOT_FOUND."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code, self.message = code, message
@@ -26,7 +26,7 @@ class CallFailed(InferdError):
 
 
 class TlsMismatch(CallFailed):
-    """The server uses TLS and the call does not, or the other way round."""
+    """Only one of the server and the call uses TLS."""
 
 
 class RpcClient:
@@ -38,7 +38,7 @@ class RpcClient:
     def __init__(
         self, target: str, service: str, *, timeout: float, credentials: ClientCredentials = NO_CREDENTIALS
     ) -> None:
-        """Raises ConfigurationError where a file of ``credentials`` can't be used."""
+        """Raises ConfigurationError if a file of ``credentials`` can't be used."""
         self._target, self._tls = target, credentials.ca is not None
         self._service = service
         self._timeout = timeout
@@ -46,11 +46,11 @@ class RpcClient:
         self._channel = _channel(target, credentials)
 
     def close(self) -> None:
-        """Give up the connection; a call still running ends as CANCELLED."""
+        """Close the connection; a call still running ends as CANCELLED."""
         self._channel.close()
 
     def call(self, method: str, request: Message, answer: type[Any]) -> Any:
-        """The answer, of type ``answer``. Raises CallFailed."""
+        """The response, of type ``answer``. Raises CallFailed."""
         call = self._channel.unary_unary(
             f"/{self._service}/{method}",
             request_serializer=type(request).SerializeToString,
@@ -59,7 +59,7 @@ class RpcClient:
         try:
             return call(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            # gRPC's own words for it are of sockets and handshakes.
+            # gRPC's own message is about sockets and handshakes.
             unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
             if unavailable and (mismatch := tls_mismatch(self._target, tls=self._tls)):
                 raise TlsMismatch(error.code().name, mismatch) from None

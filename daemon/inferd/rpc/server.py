@@ -44,11 +44,11 @@ from inferd.shared_memory.store import RegionStore
 
 log = structlog.get_logger("inferd.rpc")
 
-# A connection on which TLS and HTTP/2 have not begun by then is closed: gRPC's own two minutes are long.
+# A connection on which TLS and HTTP/2 have not begun by then is closed: gRPC's own limit is two minutes.
 _HANDSHAKE_MS = 20_000
 
-# Calls that have come and that nobody has looked at yet. gRPC cancels what is more, by chance from a thousand on, and
-# counts it nowhere; whom to turn away, and with which words, is ours to say.
+# Calls that have arrived but were not handled yet. Above a thousand, gRPC cancels calls at random and counts them
+# nowhere; which calls to refuse, and with which error, is for inferd to decide.
 _PENDING = 100_000
 
 _CHANNELZ = "grpc.channelz.v1.Channelz"
@@ -59,8 +59,8 @@ Unary = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be, and what one may take: bytes of headers a call, calls open at once; seconds
-    without a call, seconds in all, and seconds for the calls then open, each 0 for no limit."""
+    """How many connections are allowed, and what each may use: bytes of headers in a call, open calls; seconds
+    without a call, seconds in total, and seconds for the calls then open, each 0 for no limit."""
 
     connections: int = 16384
     metadata_bytes: int = 16 << 10
@@ -71,7 +71,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Those that ``settings`` ask for."""
+        """The limits that ``settings`` ask for."""
         return cls(
             settings.max_connections,
             settings.max_metadata_bytes,
@@ -87,8 +87,8 @@ DEFAULT_CONNECTIONS = ConnectionLimits()
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The largest message in bytes, which RPCs that change the server are on, whether another daemon may listen on the
-    same port, and what connections may take."""
+    """The largest message in bytes, which RPCs that change the server are enabled, whether another daemon may listen
+    on the same port, and what connections may use."""
 
     max_message_bytes: int
     enabled: Collection[Access] = ()
@@ -97,7 +97,7 @@ class ServerSettings:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Those that ``settings`` ask for."""
+        """The server settings that ``settings`` ask for."""
         controls = ((Access.REPOSITORY, settings.repository_control), (Access.TUNER, settings.tuner_control))
         enabled = tuple(access for access, on in controls if on)
         return cls(settings.max_message_bytes, enabled, settings.reuse_port, ConnectionLimits.of(settings))
@@ -105,7 +105,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Rpcs:
-    """What answers, by what clients ask for; ``regions`` has their shared memory, None where it is off."""
+    """The implementations of the RPCs; ``regions`` has clients' shared memory, None if that is off."""
 
     inference: Inference
     metadata: Metadata
@@ -115,7 +115,7 @@ class Rpcs:
 
 
 class Server:
-    """The gRPC endpoint: listens from :meth:`bind`, answers from :meth:`start`."""
+    """The gRPC endpoint: listens from :meth:`bind` on, answers from :meth:`start` on."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Server:
                 # Two daemons on one port by accident must be an error, not a coin toss for each connection.
                 ("grpc.so_reuseport", int(settings.reuse_port)),
                 ("grpc.enable_channelz", 1),
-                # Clients that ping to keep idle connections open are common; don't hang up on them.
+                # Clients that ping to keep idle connections open are common; don't disconnect them.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.server.max_pending_requests", _PENDING),
@@ -159,7 +159,7 @@ class Server:
         set_poller_batch_scheduling()
         wait = accept_wait if accept_wait is not None else AcceptWait()
         self._accept_wait_probe = AcceptWaitProbe(wait, lambda: inference.open_calls > 0)
-        # The only ones that gRPC knows of. The first only counts: what the gate refuses it leaves alone.
+        # The only ones that gRPC knows. The first only counts, and skips the calls that the gate refuses.
         unread_calls = UnreadCalls(gate, f"/{SERVICE}/ModelInfer", observe)
         self._server.add_generic_rpc_handlers((unread_calls, self._accept_wait_probe))
         of_the_protocol = _handlers(rpcs, SharedMemory(rpcs.regions, self._credentials), fanout)
@@ -173,7 +173,7 @@ class Server:
         )
 
     def bind(self, address: str) -> int:
-        """Listen on ``address``; returns the port. Raises ConfigurationError when it is taken."""
+        """Listen on ``address``; returns the port. Raises ConfigurationError if it is taken."""
         secure = server_credentials(self._credentials)
         try:
             if secure is None:
@@ -183,26 +183,28 @@ class Server:
         except RuntimeError:
             port = 0
         if not port:
-            raise ConfigurationError("grpc_bind", "", f"can't listen on {address}: the address is in use or not ours")
+            raise ConfigurationError(
+                "grpc_bind", "", f"can't listen on {address}: the address is in use or not this machine's"
+            )
         if self._fanout is not None:
-            # In a folder that is open to this user alone, and for calls that were let through elsewhere.
+            # In a folder that only this user can open, and for calls that another worker has admitted.
             self._server.add_insecure_port(self._fanout.address)
         self._accept_wait_probe.bind(self._server)
         return int(port)
 
     @property
     def accept_waits(self) -> Histogram:
-        """How long calls waited before inferd saw them, of those that it makes to itself."""
+        """How long the server's calls to itself waited before inferd saw them."""
         return self._accept_wait_probe.waits
 
     async def start(self) -> None:
-        """Answer calls; health says NOT_SERVING until :meth:`show_health` knows better."""
+        """Answer calls; health reports NOT_SERVING until :meth:`show_health`."""
         await self._health.show({"": False})
         await self._server.start()
         self._accept_wait_probe.start()
 
     async def show_health(self, catalog: Catalog, lifecycle: Lifecycle) -> None:
-        """Tell health watchers the server's state and each model's, as ``model`` and ``model/version``."""
+        """Report the server's state and each model's, as ``model`` and ``model/version``, to health watchers."""
         states = {"": lifecycle.accepts, SERVICE: lifecycle.accepts}
         for entry in catalog.index():
             ready = lifecycle.accepts and entry.state is ModelState.READY
@@ -214,8 +216,8 @@ class Server:
     async def stop(self, seconds: float) -> None:
         """Take no new calls, and give inference in flight ``seconds``. Harmless when called again.
 
-        Calls that have no end of their own (health's Watch, reflection) are cut once
-        inference is through.
+        Calls without an end of their own (health's Watch, reflection) are ended once
+        the inferences have finished.
         """
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(seconds))
@@ -223,7 +225,7 @@ class Server:
 
     async def _stop(self, seconds: float) -> None:
         self._accept_wait_probe.stop()
-        # One call only: of two at once the second can touch what the first has freed (see rpc/long_lived_calls).
+        # One stop only: of two at once the second can touch what the first has freed (see rpc/long_lived_calls).
         stopping = asyncio.ensure_future(self._server.stop(seconds))
         finished = asyncio.ensure_future(self._inference.finished())
         await asyncio.wait({stopping, finished}, return_when=asyncio.FIRST_COMPLETED)
@@ -241,7 +243,7 @@ def _connection_options(limits: ConnectionLimits) -> list[tuple[str, int]]:
     return [
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        # Both: between a lower first and the second gRPC refuses by chance, the more often the larger they are.
+        # Both: between the first, if lower, and the second gRPC refuses at random, the more often the larger they are.
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_concurrent_streams", limits.streams),
@@ -251,7 +253,7 @@ def _connection_options(limits: ConnectionLimits) -> list[tuple[str, int]]:
 
 def _handlers(rpcs: Rpcs, shared_memory: SharedMemory, fanout: WorkerFanout | None) -> grpc.GenericRpcHandler:
     """The service's handlers. Messages arrive as bytes: inferd parses them, so a malformed
-    one is our INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
+    one is inferd's INVALID_ARGUMENT and not the library's traceback, and parsing is timed."""
     inference, metadata, control = rpcs.inference, rpcs.metadata, rpcs.control
     unary: dict[str, Unary] = {
         "ServerLive": metadata.server_live,
@@ -287,7 +289,7 @@ def _tuner_handlers(tuner: TunerControl, fanout: WorkerFanout | None) -> grpc.Ge
 def _unary(
     run: dict[str, Unary], service: ServiceDescriptor, fanout: WorkerFanout | None
 ) -> dict[str, grpc.RpcMethodHandler]:
-    """A handler for each method in ``run``, which are of ``service``."""
+    """A handler for each method of ``service`` in ``run``."""
     messages = {m.name: GetMessageClass(m.input_type) for m in service.methods}
     answers = {name: _guarded(r, messages[name]) for name, r in run.items()}
     if fanout is not None:
@@ -296,12 +298,12 @@ def _unary(
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for what gRPC logs where a client goes just as its answer is sent, as at a deadline that both know."""
+    """False for what gRPC logs when a client leaves just as its response is sent, as at a deadline known to both."""
     return not record.getMessage().startswith("ExecuteBatchError raised in core by servicer method")
 
 
 def _guarded(run: Unary, message: type[Message]) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
-    """``run`` with parsing in front and the error table behind."""
+    """``run`` with parsing before and the error table after."""
 
     async def answer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
@@ -309,7 +311,7 @@ def _guarded(run: Unary, message: type[Message]) -> Callable[[bytes, grpc.aio.Se
         except InferdError as error:
             await status.abort(context, error)
         except Exception:
-            log.exception("call could not be handled", method=message.DESCRIPTOR.name)
+            log.exception("call failed unexpectedly", method=message.DESCRIPTOR.name)
             await status.abort(context, InternalFault())
 
     return answer

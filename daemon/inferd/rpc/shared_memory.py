@@ -1,4 +1,4 @@
-"""The RPCs that register shared memory, and who may use what is registered."""
+"""The RPCs that register shared memory, and which client may use it."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ from inferd.tensors import Placed
 
 
 class SharedMemory:
-    """System shared memory where there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
-    ask for the status and unregister all there is: both must succeed.
+    """System shared memory, if there is a ``store``. Without one, and for CUDA's, clients such as perf_analyzer still
+    ask for the status and unregister everything: both must succeed.
 
-    ``credentials`` know which keys are whose.
+    ``credentials`` know which client owns which keys.
     """
 
     def __init__(self, store: RegionStore | None = None, credentials: Credentials | None = None) -> None:
@@ -66,17 +66,17 @@ class SharedMemory:
 
 
 def locator(store: RegionStore, context: grpc.aio.ServicerContext) -> Locate:
-    """Finds memory for the requests that come with the call of ``context``, among the regions of who makes it."""
+    """Finds memory for the requests of the call of ``context``, among its caller's regions."""
     return lambda span: store.locate(_local_owner(context), span)
 
 
 def locate_all(store: RegionStore, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
-    """Likewise all ``spans`` of a request at once."""
+    """The memory of all ``spans`` of one request."""
     return store.locate_all(_local_owner(context), spans)
 
 
 def _local_owner(context: grpc.aio.ServicerContext) -> str:
-    """Who is elsewhere can't have made an object here, and would be using another's: raises NotAllowed."""
+    """Raises NotAllowed for callers on other machines: they can't have made an object on this one."""
     if not is_local(context.peer()):
         raise NotAllowed("shared memory", "connect from this machine, over its loopback interface")
     return PRINCIPAL.get()

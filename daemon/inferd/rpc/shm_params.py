@@ -1,7 +1,7 @@
-"""Inputs and outputs that lie in shared memory: the parameters that say where, and the answer that does.
+"""Inputs and outputs in shared memory: the request parameters that say where, and the response parameters.
 
-An input is ``shared_memory_byte_size`` from ``shared_memory_offset`` on of the region ``shared_memory_region``, to the
-byte; an output may take up less than that.
+An input is ``shared_memory_byte_size`` bytes from ``shared_memory_offset`` on of the region ``shared_memory_region``,
+exactly; an output may use less than that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 REGION, NBYTES, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 _ALLOWED = (REGION, NBYTES, OFFSET)
 
-# Every byte of these is looked at before anything waits, so they are taken out at once; as are numbers that have to be
-# in a device's range, which a client must not change after the look.
+# Every byte of these is checked before the request waits, so they are copied out at once; as are numbers that must be
+# in a device's range, which a client must not change after the check.
 _COPIED_DTYPES = (DType.BOOL, DType.BYTES)
 
 OutputBindings = tuple[tuple[int, Placed], ...]
@@ -26,8 +26,8 @@ Locate = Callable[[Span], Placed]
 
 
 class ShmBindings:
-    """What one request has in shared memory: ``shared`` says that an input is there, ``taken_out`` are the bytes that
-    were copied from there, which count as those do that came over the wire. ``locate`` finds the memory."""
+    """The tensors of one request in shared memory: ``shared`` says that an input is there, ``taken_out`` counts the
+    bytes copied from there, which are received bytes like those from the wire. ``locate`` finds the memory."""
 
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
@@ -38,9 +38,9 @@ class ShmBindings:
     def input(
         self, model: str, spec: TensorSpec, shape: Shape, item: pb.ModelInferRequest.InferInputTensor, most: int
     ) -> Placed | bytes | None:
-        """Where ``item`` lies, or what lies there where that has to be looked at now; None where it is nowhere here.
+        """The place of ``item``, or its content if that must be checked now; None if it is not in shared memory.
 
-        ``most`` are the bytes that may be taken out. Raises what ``locate`` does and InvalidRequest.
+        ``most`` limits the bytes to copy out. Raises what ``locate`` does and InvalidRequest.
         """
         what = f"input '{spec.name}'"
         if (placed := self._placed(model, what, item.parameters)) is None:
@@ -66,7 +66,7 @@ class ShmBindings:
     def output(
         self, model: str, index: int, spec: TensorSpec, item: pb.ModelInferRequest.InferRequestedOutputTensor
     ) -> None:
-        """Note where ``item``, the output of that port index, is to go, if anywhere. Raises likewise."""
+        """Note where ``item``, the output of that port index, must go, if anywhere. Raises likewise."""
         what = f"output '{spec.name}'"
         if (placed := self._placed(model, what, item.parameters)) is None:
             return
@@ -95,8 +95,8 @@ class ShmBindings:
 
 
 def refuse(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
-    """Inputs and outputs take no parameters where shared memory is off; ``binary_data`` is what some clients always
-    send. Raises InvalidRequest."""
+    """Inputs and outputs have no parameters while shared memory is off, except ``binary_data``, which some clients
+    always send. Raises InvalidRequest."""
     for key in parameters:
         if key.startswith("shared_memory"):
             raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
@@ -117,9 +117,9 @@ def answer(
     outputs: Sequence[Tensor],
     raw: Callable[[Tensor], bytes],
 ) -> pb.ModelInferResponse:
-    """The answer to a request with outputs in shared memory, which are written there. ``raw`` makes a tensor's bytes.
+    """The response to a request with outputs in shared memory, which are written there. ``raw`` makes a tensor's bytes.
 
-    Raises InvalidRequest where one does not fit, and what writing raises.
+    Raises InvalidRequest if one does not fit, and the errors of writing.
     """
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id)
     into = dict(request.into)
@@ -128,14 +128,14 @@ def answer(
         if (placed := into.get(index)) is None:
             response.raw_output_contents.append(raw(tensor))
             continue
-        # Clients count the entries: one an output.
+        # Clients count the entries: one for each output.
         response.raw_output_contents.append(b"")
         describe(item, placed, _put(model, spec, tensor, placed, raw))
     return response
 
 
 def describe(item: pb.ModelInferResponse.InferOutputTensor, where: Placed | Span, nbytes: int) -> None:
-    """Say in ``item`` of an answer that ``nbytes`` of it are there."""
+    """Set the parameters of ``item``, in a response, to say that ``nbytes`` of it are ``where``."""
     item.parameters[REGION].string_param = where.region
     item.parameters[NBYTES].int64_param = nbytes
     if where.offset:
@@ -143,7 +143,7 @@ def describe(item: pb.ModelInferResponse.InferOutputTensor, where: Placed | Span
 
 
 def _put(model: str, spec: TensorSpec, tensor: Tensor, placed: Placed, raw: Callable[[Tensor], bytes]) -> int:
-    """Write ``tensor`` where it belongs, unless it was computed there; returns its bytes."""
+    """Write ``tensor`` to its place, unless it was computed there; returns its bytes."""
     data = tensor.data
     if isinstance(data, Placed):
         return elements(tensor.shape) * spec.dtype.itemsize
@@ -155,7 +155,7 @@ def _put(model: str, spec: TensorSpec, tensor: Tensor, placed: Placed, raw: Call
 
 
 def check_fits(model: str, spec: TensorSpec, room: int, nbytes: int) -> None:
-    """Raises InvalidRequest where an output is larger than the ``room`` in bytes that there is for it."""
+    """Raises InvalidRequest if an output is larger than the ``room`` for it, in bytes."""
     if nbytes > room:
         raise InvalidRequest(model, f"output '{spec.name}' is {nbytes} bytes; its {NBYTES} is {room}")
 

@@ -1,4 +1,4 @@
-"""The protocol's statistics of model versions: made of what was counted, and those of several workers added up."""
+"""The protocol's statistics of model versions: made from the counts, and summed over several workers."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from inferd.metrics.statistics import BatchStatistics, Duration, Statistics
 
 
 def summed(answers: Sequence[bytes]) -> bytes:
-    """What several workers answered to one ModelStatistics call, as one server's answer; versions in the order of the
-    first that has them."""
+    """The responses of several workers to one ModelStatistics call, as one server's; versions in the order of the
+    first worker that has them."""
     found: dict[tuple[str, str], pb.ModelStatistics] = {}
     for answer in answers:
         for one in pb.ModelStatisticsResponse.FromString(answer).model_stats:
@@ -43,7 +43,7 @@ def _add_durations(to: _Stages, other: _Stages) -> None:
 
 
 def message(name: str, version: int, seen: Statistics) -> pb.ModelStatistics:
-    """``seen`` of that version as the protocol has it."""
+    """The message for ``seen`` of that version."""
     return pb.ModelStatistics(
         name=name,
         version=str(version),

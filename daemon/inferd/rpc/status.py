@@ -1,4 +1,4 @@
-"""The error table: which gRPC code each error travels as, and what goes with it."""
+"""The error table: each error's gRPC code and trailing metadata."""
 
 from typing import NoReturn
 
@@ -54,12 +54,12 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
 
 
 def code_of(error: errors.InferdError) -> grpc.StatusCode:
-    """The code ``error`` travels as; a test asserts that the table has every class."""
+    """The code of ``error``; a test asserts that the table has every class."""
     return CODES[type(error)]
 
 
 def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata: when to come back, for clients that retry by themselves and for those that read RetryInfo."""
+    """Trailing metadata: when to retry, for clients with automatic retries and for those that read RetryInfo."""
     if not isinstance(error, errors.Refused):
         return ()
     milliseconds = max(1, round(error.retry_after * 1000))

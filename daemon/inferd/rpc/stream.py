@@ -1,4 +1,4 @@
-"""One ModelStreamInfer call: requests side by side, and how much of it may be in flight."""
+"""One ModelStreamInfer call: concurrent requests, and a limit on what it may have in flight."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -13,20 +13,20 @@ from inferd.errors import InferdError, one_line
 from inferd.requests import Request
 from inferd.rpc import codec, status, wire
 
-# Characters of a model's name or version in an answer that says there is none: names have no more.
+# Characters of a model's name or version in an error about an unknown one: names are never longer.
 _MAX_ECHOED = 128
 
 
 class StreamWindow:
     """What one stream has in flight, in requests and in bytes on the wire.
 
-    A request counts its own bytes and a reserve for its answer until it is answered, and
-    its answer's bytes until that is sent. The reserve is the answer's size where that is
-    known, else the largest answer of the model so far, else all of ``max_bytes``: until a
-    model's first answer is there, nothing more is taken.
+    A request counts its own bytes and a reserve for its response until it is answered, and
+    its response's bytes until that is sent. The reserve is the response's size if that is
+    known, otherwise the model's largest response so far, otherwise all of ``max_bytes``: until a
+    model's first response is there, no more requests are accepted.
 
     The window is open below both limits, so ``bytes`` is at most ``max_bytes``, one request
-    and its answer; but where answers of unknown size grow, those already in flight may
+    and its response; but when responses of unknown size grow, those already in flight may
     exceed their reserves.
     """
 
@@ -39,32 +39,32 @@ class StreamWindow:
 
     @property
     def open(self) -> bool:
-        """Whether one more request may be taken; always when nothing is in flight."""
+        """Whether one more request may be accepted; always true with nothing in flight."""
         return self.requests < self._max_requests and self.bytes < self._max_bytes
 
     def take(self, model: str, nbytes: int, answer: int | None) -> int:
-        """Count a request; ``answer`` is the size of its answer where known. Returns what it counts until answered."""
+        """Count a request; ``answer`` is the size of its response if known. Returns what it counts until answered."""
         counted = nbytes + (self._largest.get(model, self._max_bytes) if answer is None else answer)
         self.requests += 1
         self.bytes += counted
         return counted
 
     def take_answered(self, answer: int) -> None:
-        """Count a request that is answered already."""
+        """Count a request that is already answered."""
         self.requests += 1
         self.bytes += answer
 
     def answered(self, model: str, counted: int, answer: int) -> None:
-        """The answer is there, and takes the place of the ``counted`` bytes."""
+        """The response is there, and replaces the ``counted`` bytes."""
         self._largest[model] = max(answer, self._largest.get(model, 0))
         self.failed(counted, answer)
 
     def failed(self, counted: int, answer: int) -> None:
-        """Likewise for an error, which says nothing about the size of the model's answers."""
+        """Likewise for an error, which says nothing about the size of the model's responses."""
         self.bytes += answer - counted
 
     def sent(self, answer: int) -> None:
-        """The answer has left."""
+        """The response has been sent."""
         self.requests -= 1
         self.bytes -= answer
 
@@ -80,27 +80,27 @@ class PendingCall(Protocol):
 
     @property
     def answer_bytes(self) -> int | None:
-        """Bytes of tensors that it is answered with, None where that is open."""
+        """Bytes of tensors in its response, None if that is open."""
 
     def abandon(self) -> None:
-        """The client is gone."""
+        """The client has left."""
 
 
 Begin = Callable[[bytes, Callable[[Iterable[wire.Part], int], bytes]], PendingCall]
 
 
 class InferStream:
-    """One ModelStreamInfer call: a reader that starts requests, a writer that sends answers.
+    """One ModelStreamInfer call: a reader that starts requests, a writer that sends responses.
 
-    While ``window`` is closed the stream is read no further, and HTTP/2 flow control holds
+    While ``window`` is closed the stream is not read, and HTTP/2 flow control holds
     the client back: a slow reader costs the daemon what the window allows, and costs other
-    streams nothing. Requests are let go of when they are answered, answers when they are
+    streams nothing. Requests are freed when they are answered, responses when they are
     sent, that is when all but the last 64 KiB are on the wire.
 
-    On top of the window's bytes come copies: a request in flight is held as message and as
-    tensors, twice its size in all, and gRPC has a copy of the one answer it is sending. gRPC
-    also receives ahead: what it holds of requests not yet read is the HTTP/2 window of the
-    stream, which it widens to some 15 MiB for a fast client.
+    Copies come on top of the window's bytes: a request in flight is held as message and as
+    tensors, twice its size in total, and gRPC has a copy of the one response it is sending. gRPC
+    also receives ahead: unread requests take up to the HTTP/2 window of the
+    stream, which gRPC widens to some 15 MiB for a fast client.
     """
 
     def __init__(self, begin: Begin, context: grpc.aio.ServicerContext, window: StreamWindow) -> None:
@@ -109,14 +109,14 @@ class InferStream:
         self._window = window
         self._unordered = dict(context.invocation_metadata() or ()).get("inferd-unordered") == "true"
         self._room = asyncio.Event()
-        # In the order to send them: an answer gets its place when its request is taken, in
-        # unordered streams when it is there. None once nothing more will be taken.
+        # In the order to send them: a response gets its place when its request is accepted, in
+        # unordered streams when it is there. None once no more requests will be accepted.
         self._answers: asyncio.Queue[asyncio.Future[bytes] | bytes | None] = asyncio.Queue()
         self._unanswered: set[PendingCall] = set()
         self._reader: asyncio.Task[None] | None = None
 
     async def run(self) -> bool:
-        """Answer all that is read; True when that is all the client had to send, False when reading was stopped."""
+        """Answer all that is read; True if the client has sent all its requests, False if reading was stopped."""
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
@@ -126,12 +126,12 @@ class InferStream:
             self._reader.cancel()
             for call in list(self._unanswered):
                 call.abandon()
-            # The traceback of what ended it refers to this stream: it may outlive its answers by far.
+            # The traceback of what ended it refers to this stream: it may outlive its responses by far.
             self._answers = asyncio.Queue()
         return not self._reader.cancelled()
 
     def stop_reading(self) -> None:
-        """Take no further request."""
+        """Accept no more requests."""
         if self._reader is not None:
             self._reader.cancel()
 
@@ -163,7 +163,7 @@ class InferStream:
         return True
 
     def _answered_at_once(self, call: PendingCall) -> None:
-        """Refused, or run inline: nothing to wait for, so the answer takes its place as it is."""
+        """Refused, or run inline: there is nothing to wait for, so the response takes its place directly."""
         answer, _ = _result_of(call)
         self._window.take_answered(len(answer))
         self._answers.put_nowait(answer)
@@ -200,8 +200,8 @@ class InferStream:
 
 
 def _result_of(call: PendingCall) -> tuple[bytes, bool]:
-    """The answer of ``call``, which has ended, and whether it is no error."""
-    # They refer to each other: left so, answer and all would stay until the garbage collector comes by.
+    """The response of ``call``, which has ended, and whether it is not an error."""
+    # They refer to each other: without this, the response would stay until the garbage collector runs.
     call.request = None
     if isinstance(error := call.future.exception(), InferdError):
         return _error_in_stream(call, error), False
@@ -209,10 +209,10 @@ def _result_of(call: PendingCall) -> tuple[bytes, bool]:
 
 
 def _error_in_stream(call: PendingCall, error: InferdError) -> bytes:
-    """A request's own failure; clients that show only the text still learn code and id."""
+    """A request's own failure; clients that only show the text still get code and id."""
     message = call.message
     whose = f" request '{one_line(call.id, 80)}'" if call.id else ""
-    # Cut, as what is wrong with the request may be their length.
+    # Shortened, as their length may be what is wrong with the request.
     response = pb.ModelInferResponse(
         model_name=message.model_name[:_MAX_ECHOED],
         model_version=message.model_version[:_MAX_ECHOED],

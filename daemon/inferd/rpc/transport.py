@@ -7,10 +7,10 @@ from inferd.security.credentials import Credentials
 
 
 def server_credentials(credentials: Credentials) -> grpc.ServerCredentials | None:
-    """What to listen with; None where the port speaks in the clear.
+    """The credentials to listen with; None without TLS.
 
-    gRPC asks before each handshake which certificate to show, so a new one goes to new connections and
-    those there are go on.
+    gRPC asks for the certificate before each handshake, so new connections get a new one and
+    existing ones continue.
     """
     first = credentials.certificate
     if first is None:
@@ -18,7 +18,7 @@ def server_credentials(credentials: Credentials) -> grpc.ServerCredentials | Non
     shown = first
 
     def newer() -> grpc.ServerCertificateConfiguration | None:
-        """The certificate where it is another than last time. gRPC asks on threads of its own, holding the GIL."""
+        """The certificate if it has changed since the last call. gRPC calls on its own threads, holding the GIL."""
         nonlocal shown
         now = credentials.certificate
         if now is None or now is shown:

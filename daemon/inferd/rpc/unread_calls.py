@@ -1,8 +1,8 @@
-"""Counts the calls whose request never came to us whole: too large, cancelled or out of time on the way.
+"""Counts the calls whose request never arrived whole: too large, cancelled or past its deadline on the way.
 
-gRPC ends these itself and calls no handler, so that neither peer's metrics know of them. What
-every call does have is a handler object of its own, made here as it arrives and let go of as it
-ends: one that was never asked what to call had no request.
+gRPC ends these itself and calls no handler, so neither side's metrics know about them. But each
+call has a handler object of its own, made here as it arrives and freed as it
+ends: if that was never asked for its function, there was no request.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from inferd.rpc.services import Service
 
 
 class UnreadCalls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """Watches the unary ``method`` of ``inner``; what was never read is observed as such."""
+    """Watches the unary ``method`` of ``inner``; reports the calls that were never read."""
 
     def __init__(self, inner: Service, method: str, observe: Observer) -> None:
         self._inner = inner
@@ -28,9 +28,9 @@ class UnreadCalls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships n
         self._loop = asyncio.get_running_loop()
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler | _WatchedHandler | None":
-        """As :class:`Service` has it."""
+        """As :meth:`Service.service`."""
         handler = self._inner.service(details)
-        # One of another kind refuses the call and counts that itself, see rpc/gate.
+        # Another kind of handler refuses the call and counts that itself, see rpc/gate.
         if handler is None or details.method != self._method or handler.unary_unary is None:
             return handler
         return _WatchedHandler(handler.unary_unary, self._not_received, self._loop)
@@ -45,7 +45,7 @@ class _WatchedHandler:
 
     __slots__ = ("_at", "_behaviour", "_loop", "_not_received", "_read")
 
-    # As grpc.RpcMethodHandler has them.
+    # The attributes of grpc.RpcMethodHandler.
     request_streaming = response_streaming = False
     request_deserializer = response_serializer = unary_stream = stream_unary = stream_stream = None
 
@@ -63,11 +63,11 @@ class _WatchedHandler:
 
     @property
     def unary_unary(self) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
-        """What to call; gRPC asks for it once the request is there."""
+        """The function to call; gRPC asks for it once the request is there."""
         self._read = True
         return self._behaviour
 
     def __del__(self) -> None:
-        # The garbage collector may come by on any thread, and counting is the loop's.
+        # The garbage collector may run on any thread, and counting is the loop's.
         if not self._read and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._not_received, self._at)

@@ -1,8 +1,8 @@
-"""Inference messages as bytes: requests taken apart without parsing them, answers joined from parts made before.
+"""Inference messages as bytes: requests split without parsing them, responses joined from prepared parts.
 
-A client sends the same message again and again, but for its tensors and its id: what was found out about the rest
+A client sends the same message again and again, except for its tensors and its id: what was learnt about the rest
 holds as long as its bytes are the same. And protobuf copies a tensor at each step, into its message and out of it; here
-it stays where gRPC has put it until it is copied to the device, and an answer's is copied once.
+it stays where gRPC has put it until it is copied to the device, and a response's is copied once.
 docs/decisions/0016 has the figures.
 """
 
@@ -13,19 +13,19 @@ from inferd._pb import open_inference_pb2 as pb
 
 Part = bytes | memoryview
 
-# Tags of the length-delimited fields 1 to 7 of ModelInferRequest, which is all that it has.
+# Tags of the length-delimited fields 1 to 7 of ModelInferRequest; it has no others.
 _FIRST_TAG, _ID, _CONTENTS = 0x0A, 0x1A, 0x3A
 _TAGS = frozenset((number << 3) | 2 for number in range(1, 8))
 # raw_output_contents of ModelInferResponse, infer_response of ModelStreamInferResponse.
 _OUTPUT_CONTENTS, _IN_STREAM = b"\x32", b"\x12"
 
 _MAX_HEAD = 4096
-"""Longer heads are no everyday request, and get no template."""
+"""Longer heads are unusual, and get no template."""
 
 
 class SplitRequest(NamedTuple):
-    """A ModelInferRequest: ``contents`` are its raw_input_contents, views of the bytes it came in; ``head`` is all the
-    rest but the id, and is a message itself."""
+    """A ModelInferRequest: ``contents`` are its raw_input_contents, views of the bytes received; ``head`` is
+    everything else but the id, and is a message itself."""
 
     head: bytes
     id: str
@@ -35,7 +35,7 @@ class SplitRequest(NamedTuple):
 def split_request(raw: bytes) -> SplitRequest | None:
     """The parts of ``raw``; None unless its fields are those of a ModelInferRequest, in order as libraries write them.
 
-    The head is not looked into: whether it is a message is for a parser to say, once for each head.
+    The head is not checked: a parser decides whether it is a message, once for each head.
     """
     end, at, last = len(raw), 0, _FIRST_TAG
     id_from = id_at = id_to = 0
@@ -73,7 +73,7 @@ def split_request(raw: bytes) -> SplitRequest | None:
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at``, of five bytes at most, and where it ends. Raises IndexError or ValueError."""
+    """The number at ``at``, of at most five bytes, and where it ends. Raises IndexError or ValueError."""
     number = shift = 0
     while True:
         byte = raw[at]
@@ -83,7 +83,7 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
             return number, at
         shift += 7
         if shift > 28:
-            raise ValueError("too long a number")
+            raise ValueError("number too long")
 
 
 def _length(number: int) -> bytes:
@@ -96,12 +96,12 @@ def _length(number: int) -> bytes:
 
 
 def contents_head(nbytes: int) -> bytes:
-    """What comes before the ``nbytes`` of an output in an answer."""
+    """The bytes before the ``nbytes`` of an output in a response."""
     return _OUTPUT_CONTENTS + _length(nbytes)
 
 
 def id_field(request_id: str) -> bytes:
-    """The answer's field of that id; nothing for an empty one."""
+    """The response's id field; nothing for an empty id."""
     if not request_id:
         return b""
     encoded = request_id.encode()
@@ -109,16 +109,16 @@ def id_field(request_id: str) -> bytes:
 
 
 def as_unary(parts: Iterable[Part], _: int) -> bytes:
-    """An answer of ``parts`` as the message of a unary call."""
+    """A response of ``parts`` as the message of a unary call."""
     return b"".join(parts)
 
 
 def as_stream(parts: Iterable[Part], nbytes: int) -> bytes:
-    """An answer of ``parts``, together ``nbytes``, as the message of a stream."""
+    """A response of ``parts``, ``nbytes`` in total, as the message of a stream."""
     return b"".join((_IN_STREAM, _length(nbytes), *parts))
 
 
 FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
-"""The part that tells a client that asked for it that no other answer follows."""
+"""The part that tells a client that asked for it that no other response follows."""

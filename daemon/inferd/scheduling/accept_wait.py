@@ -1,27 +1,27 @@
-"""How long calls wait in gRPC before inferd sees them, by probes: calls that inferd makes to itself.
+"""How long calls wait in gRPC before inferd sees them, measured by probes: calls that inferd makes to itself.
 
-gRPC hands over one call at a time, in the order they came, and keeps the others where no deadline, priority or
-forecast of ours reaches them. What a probe has waited, the calls around it have waited too.
+gRPC hands over one call at a time, in order of arrival. The others wait where no deadline, priority or
+forecast of the scheduler reaches them. What a probe has waited, the calls around it have waited too.
 """
 
 from collections import deque
 
-# A call that waits less has waited for no other: waking late by so much is what any busy machine does. ns.
+# A shorter wait is not queueing: any busy machine wakes a thread this late. ns.
 _NOISE = 1_000_000
-# The wait is the least of so many probes: what queues shows in each of them, a hiccup in one.
+# The wait is the least of this many probes: a queue delays each of them, a hiccup only one.
 _LATEST = 3
-# As many may be on their way; the oldest of them says enough of a queue that long.
+# At most this many are in flight; in a longer queue the oldest of them tells enough.
 _MOST = 64
-# Nanoseconds between two probes: where calls wait, where none is seen to, and where none is open. A probe costs as much
+# Nanoseconds between two probes: while calls wait, while none seems to, and while none is open. A probe costs as much
 # as a call, and without open calls no queue can build up.
 _WAITING, _BUSY, _QUIET = 100_000_000, 250_000_000, 1_000_000_000
 
 
 class AcceptWait:
-    """Told when probes are sent and when they arrive; times in nanoseconds of one clock.
+    """Is told when probes are sent and when they arrive; times in nanoseconds of one clock.
 
-    ``current`` is how long a call that arrives now has waited beyond what it does on an idle server. Two threads may
-    use it if they take turns, and any may read ``current``.
+    ``current`` is how long an arriving call has waited in excess of an idle server's wait. Two threads may use it if
+    they take turns, and any thread may read ``current``.
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class AcceptWait:
 
     @property
     def pause(self) -> int:
-        """Nanoseconds until it is to be asked again whether a probe is wanted."""
+        """Nanoseconds until the next call of :meth:`wanted`."""
         return _WAITING if self.current or self._in_flight else _BUSY
 
     def wanted(self, now: int, *, busy: bool) -> bool:
-        """Whether to send a probe; ``busy`` where calls are open."""
+        """Whether to send a probe; ``busy`` while calls are open."""
         if len(self._in_flight) >= _MOST:
             return False
         if self.current or self._in_flight:
@@ -50,9 +50,9 @@ class AcceptWait:
         self._sent = now
 
     def arrived(self, sent: int, now: int) -> int | None:
-        """The probe that was ``sent`` then is here: what it has waited, None where it is not one of those awaited.
+        """The probe that was ``sent`` then has arrived: how long it waited, None if it was not awaited.
 
-        Those sent before it will not come any more: calls arrive in order.
+        Earlier probes will not arrive any more: calls arrive in order.
         """
         if sent not in self._in_flight:
             return None
@@ -65,11 +65,11 @@ class AcceptWait:
         return wait
 
     def lost(self) -> None:
-        """What is in flight will not arrive."""
+        """Probes in flight will not arrive."""
         self._in_flight.clear()
 
     def look(self, now: int) -> None:
-        """Bring ``current`` up to date: a probe that has not arrived has waited since it was sent, at least."""
+        """Update ``current``: a probe that has not arrived has waited at least since it was sent."""
         wait = min(self._waits) if len(self._waits) == _LATEST else 0
         if self._in_flight:
             wait = max(wait, now - self._in_flight[0])

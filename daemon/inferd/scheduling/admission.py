@@ -1,8 +1,8 @@
-"""Which requests are worth taking, and then worth starting: those that will be answered in time.
+"""Which requests to accept, and then to start: those whose responses will be in time.
 
-An objective and a client's deadline are one thing here, a limit on the time from a request's arrival to its answer.
-They differ in what is said to those turned away, and in that nothing is ever taken that even the fastest run would
-be too late for, by its deadline.
+Here an objective and a client's deadline are the same, a limit on the time from a request's arrival to its response.
+They differ in the error of a refused request, and in that a request is never accepted if even the fastest run would
+miss its deadline.
 """
 
 from inferd.errors import DeadlinePassed, InferdError, Overloaded, Shed, SustainedOverload
@@ -12,18 +12,18 @@ from inferd.scheduling.objective import LatencyBudget, Objective
 from inferd.scheduling.offered_load import OfferedLoad
 from inferd.scheduling.pool_state import PoolState
 
-# Requests run in the order in which they are due. Those without a limit are as if they had so much time, and none is
-# overtaken for longer than the longest.
+# Requests run in the order in which they are due. Those without a limit count as having this much time, and none is
+# overtaken for longer than the longest of these.
 _UNLIMITED_NS = 1_000_000_000
 _LONGEST_NS = 10_000_000_000
-# A deadline of less than so many runs is too short for the wait to be what made its answer late.
+# A deadline of fewer runs than this is too short for the wait to be what made its response late.
 _RUNS = 2
 
 _TOO_LITTLE_LEFT = "waiting in the queue, with too little time left to run"
 
 
 class Admission:
-    """Of requests that wait before ``pools``, those that are open, by what ``forecast`` makes of their queue."""
+    """Admission to the queue in front of ``pools``, those not disabled, by the ``forecast`` of that queue."""
 
     def __init__(self, model: str, objective: Objective | None, *, forecast: Forecast, pools: list[PoolState]) -> None:
         self._model = model
@@ -34,7 +34,7 @@ class Admission:
         self.budget = LatencyBudget(objective)
 
     def arrived(self, entry: Entry, now: int) -> None:
-        """Note the entry's limit, and when it is due."""
+        """Set the entry's limit and when it is due."""
         request = entry.request
         entry.limit = limit = self.budget.limit(entry.since, request.deadline)
         entry.held_to = limit or _UNLIMITED_NS
@@ -48,15 +48,16 @@ class Admission:
         entry.due = entry.since + min(entry.held_to, _LONGEST_NS)
 
     def ready(self, entry: Entry, now: int) -> None:
-        """What came before ``entry`` in its sequence is over: it is due as if it had come now."""
+        """The earlier requests of the sequence of ``entry`` are over: it is due as if it had arrived now."""
         entry.due = now + min(entry.held_to, _LONGEST_NS)
         if entry.request.deadline is not None:
             entry.due = min(entry.due, entry.request.deadline)
 
     def refusal(self, entry: Entry, now: int) -> InferdError | None:
-        """Why a newcomer is not to be taken, None to take it.
+        """Why a newcomer is not accepted, None to accept it.
 
-        A sequence is taken or refused as a whole: a request in the middle is held only to what its deadline rules out.
+        A sequence is accepted or refused as a whole: a request in its middle is refused only if its deadline is
+        out of reach.
         """
         request, deadline = entry.request, entry.request.deadline
         within = request.step is not None and not request.step.start
@@ -66,7 +67,7 @@ class Admission:
         fastest = min([p.fastest(request.rows, now) for p in self._pools], default=0.0)
         if deadline is not None and now + fastest > deadline:
             return self._too_late(deadline, wait + fastest, now)
-        # What could start at once is never refused: where a run takes longer than the limit, serving still beats not.
+        # A request that could start at once is never refused: if a run exceeds the limit, serving still beats refusing.
         if within or not wait:
             return None
         service_time = self._forecast.turnaround()
@@ -83,13 +84,13 @@ class Admission:
         return None
 
     def late_refusal(self, entry: Entry, pool: PoolState, now: int) -> InferdError | None:
-        """Why one that was taken and has waited is not to be started on ``pool``, None to start it."""
+        """Why a queued request should no longer start on ``pool``, None to start it."""
         deadline, rows = entry.request.deadline, entry.request.rows
         if pool.is_stale(rows, now):
             return None
         if deadline is not None and now + pool.times.fastest(rows) > deadline:
             return DeadlinePassed(self._model, _TOO_LITTLE_LEFT, "queue")
-        # Sequences were taken as a whole: a gap would hurt them more than a late answer.
+        # Sequences were accepted as a whole: a gap would hurt them more than a late response.
         if not entry.limit or entry.sequence is not None:
             return None
         service_time = pool.times.expected(rows)
@@ -101,24 +102,24 @@ class Admission:
         return Shed(self._model, forecast / 1e9, entry.limit / 1e9, retry_after=self.until_room(forecast))
 
     def answered(self, limit: int, latency: int, rows: int) -> None:
-        """A client's request that had ``limit`` ns was answered ``latency`` ns after it came."""
+        """A client's request with a limit of ``limit`` ns was answered ``latency`` ns after its arrival."""
         if self._teaches(limit, rows):
             self.budget.answered(latency, limit)
 
     def abandoned(self, entry: Entry, now: int) -> None:
-        """The client of ``entry`` waits no more for the run that it is part of."""
+        """The client of ``entry`` no longer waits for the run that it is part of."""
         if self._teaches(entry.limit, entry.request.rows):
             self.budget.abandoned(now - entry.since, entry.limit)
 
     def until_room(self, forecast: float) -> float:
-        """Seconds until what waits has become so little that a request would be taken, should no other come first."""
+        """Seconds until the queue is short enough to accept a request, if no other comes first."""
         if self._objective is None:
             return 0.0
         allowed = self.budget.share * self._objective.latency
         return max(forecast - allowed, self._forecast.turnaround()) / 1e9
 
     def in_flight_limit(self, slots: int, most_waiting: int) -> int:
-        """How many requests may be in flight at present: the learnt limit, else what slots and queue can hold."""
+        """How many requests may be in flight now: the learnt limit, otherwise the capacity of slots and queue."""
         rate = self._forecast.rate()
         if self._objective is None or not rate:
             return slots + most_waiting
@@ -131,10 +132,10 @@ class Admission:
         return limit >= _RUNS * min([p.times.expected(rows) for p in self._pools], default=0.0) and limit > 0
 
     def _by_deadline(self, entry: Entry) -> bool:
-        """Whether it is the deadline, and not the objective, that leaves so little time."""
+        """Whether the deadline, rather than the objective, is what leaves so little time."""
         return self._objective is None or entry.limit < self._objective.latency
 
     def _too_late(self, deadline: int, takes: float, now: int) -> DeadlinePassed:
         left = (deadline - now) / 1e6
-        what = f"refused: {left:.1f} ms are left, an answer takes {takes / 1e6:.1f} ms"
+        what = f"refused: {left:.1f} ms are left, a response takes {takes / 1e6:.1f} ms"
         return DeadlinePassed(self._model, what, "forecast")

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 from inferd.scheduling.service_time import ServiceTimes
 
-# A larger run has to give this much more throughput to be worth its longer time.
+# A larger run must give this much more throughput to be worth its longer time.
 _WORTHWHILE = 1.03
-# Once in so many choices the next larger size is tried, so that what was measured badly is not believed for ever;
-# more often while nothing is known of it, as where warm-up was skipped.
+# Once in this many choices the next larger size is tried, so that a bad measurement is not believed for ever;
+# more often while nothing is known of it, for example when warm-up was skipped.
 _TRY_EVERY = 200
 _TRY_UNKNOWN_EVERY = 10
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRule:
-    """``max_rows`` a batch, 1 for no batching; ``max_delay`` ns that a request may wait to fill one;
-    ``preferred`` sizes, ascending, that runs keep to where enough rows wait."""
+    """``max_rows`` in a batch, 1 for no batching; ``max_delay`` ns that a request may wait to fill one;
+    ``preferred`` sizes, ascending, that runs have if enough rows wait."""
 
     max_rows: int = 1
     max_delay: int = 0
@@ -30,14 +30,14 @@ class BatchSize:
         self._choices = 0
 
     def usual(self, times: ServiceTimes) -> int:
-        """The size that runs have while more than enough waits: the base of every forecast."""
+        """The size of runs while more than enough rows wait: the base of every forecast."""
         most = self.rule.max_rows
         return most if most == 1 else self._most_throughput(times, most, None)
 
     def choose(self, times: ServiceTimes, waiting: int, free_slots: int, room: float | None) -> int:
-        """Rows to run now, of ``waiting`` that may form a batch, before ``free_slots`` that could share them.
+        """Rows to run now, of ``waiting`` that may form a batch, with ``free_slots`` to share them.
 
-        ``room`` is how long the run may take, in ns, for its first request to keep the objective.
+        ``room`` is how long the run may take, in ns, for its first request to meet the objective.
         """
         limit = min(self.rule.max_rows, -(-waiting // max(1, free_slots)))
         if limit <= 1:
@@ -51,7 +51,8 @@ class BatchSize:
         return max((p for p in self.rule.preferred if p <= size), default=size)
 
     def wait_to_fill(self, times: ServiceTimes, waiting: int, since: int, room: float | None) -> int | None:
-        """Until when to leave ``waiting`` rows alone, the first of which came at ``since``; None to run them now."""
+        """Until when ``waiting`` rows, the first of which came at ``since``, may wait to fill a batch; None to run them
+        now."""
         rule = self.rule
         if not rule.max_delay or waiting >= self.usual(times) or waiting in rule.preferred:
             return None
@@ -61,7 +62,7 @@ class BatchSize:
         return since + int(delay) if delay > 0 else None
 
     def _most_throughput(self, times: ServiceTimes, limit: int, room: float | None) -> int:
-        """The smallest size that is about as good as the best; everything where nothing is known."""
+        """The smallest size that is about as good as the best; all rows if nothing is known."""
         if limit == 1 or not times.sizes:
             return limit
         best, rate = 1, 1 / times.expected(1)

@@ -1,4 +1,4 @@
-"""A request inside the scheduler, and the states it may be in."""
+"""A request inside the scheduler, and its states."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from enum import Enum
 from inferd.requests import Request
 from inferd.tensors import Tensor
 
-# Requests without a priority come after every one that asked for a level.
+# Requests without a priority come after every request with one.
 UNSET_PRIORITY = 1 << 64
 
 
 class EntryState(Enum):
     """HELD: behind an earlier request of its sequence. ABANDONED: its client was answered
-    or is gone, and the run it is part of goes on."""
+    or has left, and the run that it is part of goes on."""
 
     HELD = "held"
     WAITING = "waiting"
@@ -21,11 +21,11 @@ class EntryState(Enum):
     ABANDONED = "abandoned"
     ENDED = "ended"
 
-    # An Enum's own is a call of a function, for each look into the table.
+    # Enum's own hash is a Python function, which each look into the table would call.
     __hash__ = object.__hash__
 
 
-# A run that fails with several members goes back to WAITING, for each to be tried alone.
+# If a run of several members fails, each goes back to WAITING, to be tried alone.
 TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
     EntryState.HELD: frozenset({EntryState.WAITING, EntryState.ENDED}),
     EntryState.WAITING: frozenset({EntryState.RUNNING, EntryState.ENDED}),
@@ -37,11 +37,11 @@ TRANSITIONS: dict[EntryState, frozenset[EntryState]] = {
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One request with its place: ``arrival`` is the order it came in, ``since`` when it reached
-    the server, ``rows`` its part of the run, None where the run is all its own. ``alone`` runs
-    with no other. ``held`` is when it began to wait to fill a batch, 0 if it never did. ``level`` is the priority as an
-    order: lower goes first. ``limit`` is how many ns after ``since`` its answer has to be there, 0 for any,
-    ``held_to`` what its forecast is held to, and ``due`` when it is to start before others of its level."""
+    """One request and its place: ``arrival`` is its order of arrival, ``since`` when it reached
+    the server, ``rows`` its part of the run, None if it has the run to itself. An ``alone`` entry is
+    never batched. ``held`` is when it began to wait to fill a batch, 0 if it never did. ``level`` is its priority as
+    an order: lower goes first. ``limit`` is how many ns after ``since`` its response is due, 0 for no limit;
+    ``held_to`` is the limit for its forecast, and ``due`` orders the entries of a level."""
 
     request: Request
     arrival: int
@@ -66,7 +66,7 @@ class Entry:
         return key is not None and key == other.request.batch_key and not (self.alone or other.alone)
 
     def move(self, to: EntryState) -> None:
-        """Enter ``to``; a transition outside the table is a bug."""
+        """Enter the state ``to``; a transition outside the table is a bug."""
         if to not in TRANSITIONS[self.state]:
             raise AssertionError(f"a {self.state.value} request can't become {to.value}")
         self.state = to
@@ -74,7 +74,7 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """What is on a slot: one entry or a batch of several, in the order of their ``rows``, which are so many."""
+    """The work on a slot: one entry or a batch of several, in the order of their rows; ``rows`` is their sum."""
 
     pool: int
     slot: int
@@ -83,17 +83,17 @@ class Run:
 
     @property
     def abandoned(self) -> bool:
-        """No client waits for it any more."""
+        """Whether no client waits for it any more."""
         return all(m.state is EntryState.ABANDONED for m in self.members)
 
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """Requests of one ``client`` that share a state and run one after the other: ``current`` queued or running, the
-    others held behind it. ``ending`` once the last request taken ends it, ``live`` until it is over.
+    """Requests of one ``client`` that share a state and run one after another: ``current`` is queued or running, the
+    others are held behind it. ``ending`` once the last request accepted ends it, ``live`` until it is over.
 
-    ``place`` is the slot kept for it where the model itself holds the state; ``carried`` are the
-    state tensors after its last run, None before the first, where the server does.
+    ``place`` is the slot reserved for it if the model itself holds the state; ``carried`` are the
+    state tensors after its last run if the server does, None before the first.
     """
 
     client: str

@@ -1,9 +1,9 @@
 """Weighted fairness between models that share a device.
 
-Each model's runs use up device time: as long as they fit beside each other, their own;
-beyond that each gets its part of what there is. A model that has used more than its
-weight allows lets the others catch up, as long as they want to run. Nothing is held
-back while the device has room or no other waits.
+Each model's runs use device time: their own as long as all fit on the device together, otherwise
+each gets its share of the device. A model that has used more than its weight allows lets the
+others catch up, as long as they want to run. No model is held back while the device has room or
+no other model waits.
 """
 
 from collections.abc import Callable
@@ -13,26 +13,26 @@ LEAD = 20_000_000
 
 
 class SharedDevice:
-    """The models of one device and the time each has had on it."""
+    """The models on one device and the time each has used."""
 
     def __init__(self) -> None:
         self._members: list[Share] = []
-        # Whether there is more than one.
+        # Whether there is more than one model.
         self.crowded = False
         self._load = 0.0
         self._now = 0
-        # Device time a unit of width has got so far: each share's own use is read off it when needed.
+        # Device time that a unit of width has got so far: each share's own use is derived from it on demand.
         self.clock = 0.0
 
     def join(self, weight: float, width: float) -> "Share":
-        """A model whose runs each take up ``width`` of the device (1: all of it)."""
+        """Add a model whose runs each use ``width`` of the device (1: all of it)."""
         share = Share(self, weight, width)
         self._members.append(share)
         self.crowded = len(self._members) > 1
         return share
 
     def leave(self, share: "Share") -> None:
-        """The model is gone; runs of it that have not ended count for no model."""
+        """Remove the model; its runs that have not ended count for no model."""
         self._members.remove(share)
         self.crowded = len(self._members) > 1
         self.changed(share, -share.runs, self._now)
@@ -46,7 +46,7 @@ class SharedDevice:
         return not rivals or share.used <= min(rivals) + LEAD
 
     def woken(self, by: "Share", now: int) -> "list[Share]":
-        """Those but ``by`` that were held back and may start now."""
+        """The shares, other than ``by``, that were held back and may start now."""
         return [m for m in self._members if m.held_back and m is not by and self.may_start(m, now)]
 
     def _advance(self, now: int) -> None:
@@ -55,13 +55,13 @@ class SharedDevice:
             self._now = now
 
     def changed(self, share: "Share", runs: int, now: int) -> None:
-        """``share`` has started so many runs, or ended them."""
+        """``share`` has started ``runs`` runs, or ended them if negative."""
         self._advance(now)
         share.settle(self.clock, runs)
         self._load += runs * share.width
 
     def used_by_run(self, share: "Share", began: int, now: int) -> float:
-        """A run of ``share`` began and has ended, and nothing changed meanwhile: what it used of the device."""
+        """The device time used by a run of ``share`` that began and has ended while nothing else changed."""
         self._advance(began)
         before = self.clock
         self._load += share.width
@@ -70,14 +70,14 @@ class SharedDevice:
         return (self.clock - before) * share.width
 
     def least_used(self, but: "Share", now: int) -> float:
-        """What the least served of the others that are busy has used; of no meaning where none is."""
+        """What the least served of the other busy shares has used; meaningless if none is busy."""
         self._advance(now)
         return min((m.used for m in self._members if m is not but and (m.runs or m.wants)), default=0.0)
 
 
 class Share:
-    """One model's part of a device. ``held_back`` while a run it wants to start is not let;
-    ``wake`` is for the shell to set."""
+    """One model's part of a device. ``held_back`` while it may not start a run that it wants to start;
+    the shell sets ``wake``."""
 
     def __init__(self, device: SharedDevice, weight: float, width: float) -> None:
         self.width = width
@@ -92,20 +92,20 @@ class Share:
 
     @property
     def used(self) -> float:
-        """Device time had so far, divided by the weight."""
+        """Device time used so far, divided by the weight."""
         return self._used + self.runs * self.width * (self._device.clock - self._seen) / self._weight
 
     def settle(self, clock: float, runs: int) -> None:
-        """Write down what has been used up to the device's ``clock``; so many runs more go on from then."""
+        """Record the use up to the device's ``clock``; ``runs`` more runs continue from then on."""
         if self.runs:
             self._used += self.runs * self.width * (clock - self._seen) / self._weight
         self._seen = clock
         self.runs += runs
 
     def want(self, wants: bool, now: int) -> None:
-        """Requests wait that could start, or none do any more."""
+        """Requests wait that could start, or none does any more."""
         if wants and not self.wants and not self.runs:
-            # A model that comes back from idling starts level with the least served: idling earns no credit.
+            # A model that returns from idling starts level with the least served: idling earns no credit.
             self._used = max(self._used, self._device.least_used(self, now))
         self.wants = wants
 
@@ -123,8 +123,8 @@ class Share:
         self._device.changed(self, -1, now)
 
     def record_inline(self, began: int, now: int) -> None:
-        """A run began and has ended, and nothing changed meanwhile: :meth:`started` and :meth:`ended` as one, for where
-        the device is :attr:`contended`. Where it is not, there is nothing to compare."""
+        """A run began and has ended while nothing changed: :meth:`started` and :meth:`ended` as one, needed only while
+        the device is :attr:`contended`. Otherwise there is nothing to compare."""
         self._used += self._device.used_by_run(self, began, now) / self._weight
 
     @property
@@ -133,11 +133,11 @@ class Share:
         return self._device.crowded
 
     def wake_others(self, now: int) -> None:
-        """Have those look again that were held back and may start by now."""
+        """Make the shares that were held back and may start now look again."""
         if self._device.crowded:
             for share in self._device.woken(self, now):
                 share.wake()
 
     def leave(self) -> None:
-        """The model is gone."""
+        """Remove the model."""
         self._device.leave(self)

@@ -1,4 +1,4 @@
-"""How long a newcomer would wait, as far as learnt service times tell; 0 stands for not known."""
+"""How long a newcomer would wait, as far as learnt service times tell; 0 means unknown."""
 
 from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry
@@ -7,7 +7,7 @@ from inferd.scheduling.queue import RequestQueue
 
 
 class Forecast:
-    """Of one queue in front of ``pools``, those that are not disabled, whose runs are of ``size``."""
+    """For one queue in front of ``pools``, those not disabled, whose runs have the size ``size``."""
 
     def __init__(self, pools: list[PoolState], queue: RequestQueue, size: BatchSize) -> None:
         self._pools = pools
@@ -24,7 +24,7 @@ class Forecast:
         return ahead / rate + soonest if rate else 0.0
 
     def rate(self) -> float:
-        """Rows a nanosecond that the pools get done while all are busy."""
+        """Rows a nanosecond that the pools complete while all are busy."""
         rate = 0.0
         for pool in self._pools:
             rows = self._size.usual(pool.times)

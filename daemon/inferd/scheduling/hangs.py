@@ -1,4 +1,4 @@
-"""When a run that does not end counts as hung, is given up, and has its slot replaced."""
+"""When an unfinished run counts as hung, is given up, and has its slot replaced."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,19 +8,19 @@ from enum import Enum
 from inferd.scheduling.entry import Run
 from inferd.scheduling.service_time import ServiceTimes
 
-# Where nothing else is asked for: the longer of a minute and so many times what the slowest run took. A model
-# that was warmed up on its smallest input may have a lot to do on its largest.
+# The default: the longer of a minute and this many times the slowest run. A model that was warmed up on its smallest
+# input may need much longer for its largest.
 _SHORTEST = 60_000_000_000
 _TIMES = 20
-# A run found overdue gets this part of its time once more: the process itself may have been held up, and with it
+# A run found overdue gets this part of its time once more: the process itself may have been stopped, and with it
 # the device's threads.
 _ONCE_MORE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class HangRule:
-    """Nanoseconds. A run that has not ended ``after`` so many is given up, None to go by how long runs take;
-    ``cancel_grace`` is how long it then has to end, once it was cancelled, before its slot is replaced."""
+    """Nanoseconds. A run that has not ended ``after`` this time is given up; None derives it from how long runs take.
+    Once cancelled, a run has ``cancel_grace`` to end before its slot is replaced."""
 
     after: int | None = None
     cancel_grace: int = 1_000_000_000
@@ -34,7 +34,7 @@ class HangRule:
 
 @dataclass(frozen=True, slots=True)
 class HangActions:
-    """``given_up`` are the runs that count as hung from now on, ``replaced`` those whose slots are to be."""
+    """``given_up`` are the runs that now count as hung, ``replaced`` those whose slots must be replaced."""
 
     given_up: tuple[Run, ...] = ()
     replaced: tuple[Run, ...] = ()
@@ -45,7 +45,7 @@ _NOTHING = HangActions()
 
 
 class _HangStep(Enum):
-    """What comes next for a run that does not end."""
+    """The next step for a run that does not end."""
 
     NOTICE = "notice"
     GIVE_UP = "give up"
@@ -54,7 +54,7 @@ class _HangStep(Enum):
 
 @dataclass(slots=True)
 class _RunTimer:
-    """With one run that began at ``begun`` and may take ``allowed``: the next ``step``, and ``due``, its time."""
+    """One run that began at ``begun`` and may take ``allowed``: the next ``step``, and ``due``, its time."""
 
     begun: int
     allowed: int
@@ -63,8 +63,8 @@ class _RunTimer:
 
 
 class HangDetector:
-    """The runs that go on, and how much longer they may; without a ``rule``, for ever. ``due`` is when to :meth:`look`
-    next, None for never."""
+    """The unfinished runs, and how much longer they may take; without a ``rule``, for ever. ``due`` is when to
+    :meth:`look` next, None for never."""
 
     def __init__(self, rule: HangRule | None) -> None:
         self._rule = rule
@@ -72,7 +72,7 @@ class HangDetector:
         self.due: int | None = None
 
     def begun(self, run: Run, times: ServiceTimes, now: int) -> None:
-        """``run`` was started where runs take ``times``."""
+        """``run`` has started on a pool where runs take ``times``."""
         if self._rule is None:
             return
         allowed = self._rule.allowed(times, run.rows)
@@ -82,7 +82,7 @@ class HangDetector:
             self.due = due
 
     def ended(self, run: Run) -> None:
-        """Harmless when it was not begun."""
+        """``run`` has ended. Harmless if it was not begun."""
         self._timers.pop(run, None)
 
     def took(self, run: Run, now: int) -> int:
@@ -90,7 +90,7 @@ class HangDetector:
         return now - self._timers[run].begun
 
     def look(self, now: int) -> HangActions:
-        """What has become due. A run whose slot is to be replaced is named again and again until it has ended."""
+        """The steps that are due. A run whose slot must be replaced is reported again and again until it has ended."""
         if self._rule is None or self.due is None or now < self.due:
             return _NOTHING
         given_up, replaced = [], []
@@ -113,9 +113,9 @@ class HangDetector:
 
 
 class HungSlots:
-    """The slots that runs which were given up hold, of pools that may run ``widths`` at a time.
+    """The slots held by runs that were given up, in pools of ``widths`` slots.
 
-    ``since`` is when the last slot that something could run on was taken that way; None while there is one, and once
+    ``since`` is when the last usable slot was lost to such a run; None while one is usable, and once
     all pools are disabled.
     """
 
@@ -133,14 +133,14 @@ class HungSlots:
         self._judge(now)
 
     def release(self, pool: int, slot: int, now: int) -> bool:
-        """The run on ``slot`` has ended, or another infer request has taken its place. False where it was not held."""
+        """The run on ``slot`` has ended, or its infer request was replaced. False if the slot was not held."""
         held = (pool, slot) in self._slots
         self._slots.discard((pool, slot))
         self._judge(now)
         return held
 
     def disable(self, pool: int, now: int) -> None:
-        """Nothing is started on ``pool`` any more. Harmless when it is disabled already."""
+        """Nothing starts on ``pool`` any more. Harmless when it is already disabled."""
         self._open.pop(pool, None)
         self._judge(now)
 

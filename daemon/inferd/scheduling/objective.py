@@ -1,31 +1,31 @@
-"""How late an answer may be promised, so that the answers given keep objectives and deadlines."""
+"""How late a response may be promised, so that the responses meet objectives and deadlines."""
 
 from dataclasses import dataclass
 
 _STEP = 0.03
 _CEILING = 0.85
 _FLOOR = 0.1
-# What lies beyond the scheduler's sight, encoding, event loop and wire, gets the rest of the time.
+# The rest of the time is for what the scheduler does not see: encoding, event loop and wire.
 _IN_SIGHT = 0.88
-# Per cent of the answers that are to be in time where only deadlines say when that is.
+# Per cent of responses that must be in time if only deadlines say when that is.
 _PERCENTILE = 99.0
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """``percentile`` per cent of the answers within ``latency`` nanoseconds of the request's arrival."""
+    """``percentile`` per cent of responses within ``latency`` nanoseconds of the request's arrival."""
 
     latency: int
     percentile: float = 99.0
 
 
 class LatencyBudget:
-    """The ``share`` of a request's time that its forecast may take: smaller by as much as forecasts prove wrong.
+    """The ``share`` of a request's time that its forecast may take: it shrinks as forecasts prove wrong.
 
-    A request's time, its ``limit``, is what the objective allows or, where that is less, what its deadline left on
+    A request's time, its ``limit``, is what the objective allows or, if that is less, what its deadline left on
     arrival. Forecasts come from learnt service times. What they leave out (noise, other processes, the event loop) is
-    learnt here by stochastic approximation: an answer that came too late takes a step off the share, one in time
-    gives a little back, in such proportion that both cancel out while half as many are late as the percentile allows.
+    learnt here by stochastic approximation: a late response takes a step off the share, one in time gives a little
+    back, in such proportion that both cancel out while half as many are late as the percentile allows.
     """
 
     def __init__(self, objective: Objective | None = None) -> None:
@@ -35,7 +35,7 @@ class LatencyBudget:
         self._gain = _STEP * allowed / (1 - allowed)
 
     def limit(self, since: int, deadline: int | None) -> int:
-        """Nanoseconds that the answer to a request may take that came at ``since``; 0 where nothing says."""
+        """Nanoseconds that the response to a request that came at ``since`` may take; 0 for no limit."""
         limit = self.objective.latency if self.objective is not None else 0
         if deadline is None:
             return limit
@@ -43,24 +43,24 @@ class LatencyBudget:
         return min(limit, left) if limit else left
 
     def answered(self, latency: float, limit: int) -> None:
-        """A run that answers a request ended ``latency`` ns after the arrival; it had ``limit`` ns."""
+        """A run that serves a request ended ``latency`` ns after the arrival; the request had ``limit`` ns."""
         if latency > _IN_SIGHT * limit:
             self.share = max(_FLOOR, self.share * (1 - _STEP))
         else:
             self.share = min(_CEILING, self.share * (1 + self._gain))
 
     def abandoned(self, latency: float, limit: int) -> None:
-        """A run lost its client ``latency`` ns after the arrival: it counts if that was for want of time."""
+        """A run lost its client ``latency`` ns after the arrival: it counts if the client ran out of time."""
         if latency > _IN_SIGHT * limit:
             self.answered(latency, limit)
 
     def admits(self, forecast: float, service_time: float, limit: int) -> bool:
-        """Whether to take a request that has to wait and is forecast to be answered after ``forecast`` ns.
+        """Whether to accept a request that must wait, and whose response is forecast after ``forecast`` ns.
 
-        Where a run alone takes longer than the share, waiting is what can be kept short.
+        If a run alone takes longer than the share, only the wait can be kept short.
         """
         return forecast <= max(self.share * limit, service_time + self.share * limit / 10)
 
     def tolerates(self, forecast: float, service_time: float, limit: int) -> bool:
-        """Whether one that was taken, and has waited, is still worth running."""
+        """Whether a request that was accepted, and has waited, is still worth running."""
         return forecast <= max((self.share + _IN_SIGHT) / 2 * limit, service_time + limit / 10)

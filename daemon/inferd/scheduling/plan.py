@@ -1,4 +1,4 @@
-"""What the scheduler wants done, as it says at each poll."""
+"""The scheduler's decisions at each poll."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from inferd.scheduling.entry import Run
 
 @dataclass(slots=True)
 class Plan:
-    """What to do now, in this order: answer those turned away, cancel the abandoned runs, replace the slots whose
-    runs do not end even so, start the rest. ``given_up`` are the runs that count as hung from now on."""
+    """What to do now, in this order: answer refused requests, cancel abandoned runs, replace the slots whose
+    runs still do not end, start the rest. ``given_up`` are the runs that now count as hung."""
 
     refused: Sequence[tuple[Request, InferdError]] = ()
     given_up: Sequence[Run] = ()
@@ -21,6 +21,6 @@ class Plan:
     wake_at: int | None = None
 
     def wake(self, at: int) -> None:
-        """Look again at ``at`` or earlier."""
+        """Poll again at ``at`` or earlier."""
         if self.wake_at is None or at < self.wake_at:
             self.wake_at = at

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from inferd.scheduling.service_time import ServiceTimes
 
-# What was measured is stale where nothing has run for so long, or for so many times what a run takes: a deadline that
-# seemed too short is tried then, or a model that was slow for a while would be refused for ever.
+# A measurement is stale if nothing has run for this long, or for this many times the length of a run. Then a deadline
+# that seemed too short is tried anyway; otherwise a model that was slow for a while would be refused for ever.
 _STALE_NS = 1_000_000_000
 _STALE_RUNS = 3
 
@@ -14,10 +14,10 @@ _STALE_RUNS = 3
 class PoolState:
     """Slots of one pool, and how long runs take there.
 
-    ``width`` is how many runs may go on at a time: all slots, but where sequences own
+    ``width`` is how many runs are allowed at a time: all slots, unless sequences own
     slots for as long as they live. A pool that was not measured yet counts as the fastest,
-    so it is tried first. One that is ``disabled`` starts nothing more, one that is ``paused`` nothing for now.
-    ``solo_runs`` is how many runs are to go on by themselves first. ``begun`` is when the last run began.
+    so it is tried first. A ``disabled`` pool starts nothing more, a ``paused`` one nothing for now.
+    ``solo_runs`` is how many runs must first run by themselves. ``begun`` is when the last run began.
     """
 
     slots: int
@@ -62,18 +62,18 @@ class PoolState:
             self.times.learn(rows, duration)
 
     def fastest(self, rows: int, now: int) -> float:
-        """What a run of ``rows`` takes when all goes well, in ns; 0 where that is not known, or not any more."""
+        """How long a run of ``rows`` takes at best, in ns; 0 if that is unknown or no longer known."""
         return 0.0 if self.is_stale(rows, now) else self.times.fastest(rows)
 
     def is_stale(self, rows: int, now: int) -> bool:
-        """Whether what is known of runs of ``rows`` is so old that one is to be tried all the same."""
+        """Whether what is known about runs of ``rows`` is so old that one should be tried anyway."""
         return not self.running and now - self.begun > max(_STALE_NS, _STALE_RUNS * self.times.fastest(rows))
 
     def completions_within(self, horizon: float, now: int) -> int:
         """How many more runs of one row the busy slots are expected to finish within ``horizon`` ns.
 
-        Only what could start there counts, so a slot's present work does not. A slot that
-        is overdue is expected to take as long again as it is late: a hung one soon
+        Only runs that could start there count, so a slot's present run does not. An overdue
+        slot is expected to take as long again as it is late: a hung one soon
         promises nothing.
         """
         service_time = self.times.expected(1)

@@ -1,4 +1,4 @@
-"""The request queue: by priority, and within one by when an answer is due."""
+"""The request queue: by priority, and within a level by when a response is due."""
 
 from bisect import bisect_left, insort
 from collections import Counter
@@ -7,25 +7,25 @@ from itertools import chain, islice
 
 from inferd.scheduling.entry import Entry
 
-# An entry that waited through this many starts of better priority goes next, so that none waits for ever.
+# An entry that was passed over by this many starts of better priority goes next, so that none waits for ever.
 PATIENCE = 64
-# A look from another thread finds the queue changed under it now and then, hardly twice in a row.
+# A read from another thread sometimes meets a changing queue, but hardly twice in a row.
 _LOOKS = 5
 
-# An entry with what it is sorted by: when it is due, and among equals the order they came in.
+# An entry with its sort key: when it is due, then its order of arrival.
 _Place = tuple[int, int, Entry]
 
 
 class RequestQueue:
     """Waiting entries in the order they should start, with their rows.
 
-    What leaves is forgotten at once, wherever it stood, and so is a level with no entry:
+    An entry that leaves is forgotten at once, from any position, and so is a level without entries:
     a request holds its inputs and clients choose the levels, so neither may pile up.
     """
 
     def __init__(self) -> None:
         self._levels: list[int] = []
-        # Sorted lists: most entries come last and leave first, and moving a thousand pointers is quicker than a tree.
+        # Sorted lists: most entries come last and leave first, and moving a thousand pointers is faster than a tree.
         self._queues: dict[int, list[_Place]] = {}
         self._rows: dict[int, int] = {}
         self._rows_by_key: Counter[Hashable] = Counter()
@@ -33,7 +33,7 @@ class RequestQueue:
         self.length = 0
 
     def append(self, entry: Entry) -> None:
-        """Take the place in the entry's level that is its by when it is due."""
+        """Add the entry to its level, in the order of when it is due."""
         queue = self._queues.get(entry.level)
         if queue is None:
             queue = self._queues[entry.level] = []
@@ -43,7 +43,7 @@ class RequestQueue:
         self._count(entry, 1)
 
     def drop(self, entry: Entry) -> None:
-        """Remove ``entry`` wherever it stands."""
+        """Remove ``entry`` from any position."""
         level = entry.level
         queue = self._queues[level]
         del queue[bisect_left(queue, (entry.due, entry.arrival))]
@@ -54,7 +54,7 @@ class RequestQueue:
             del self._levels[bisect_left(self._levels, level)]
 
     def first(self, position: int = 0) -> Entry:
-        """The entry at ``position`` of the order, which is by level but for the one whose patience has ended."""
+        """The entry at ``position`` in the order: by level, except for the entry whose patience has run out."""
         if not position and self._passed_over >= PATIENCE and len(self._levels) > 1:
             return min((queue[0][2] for queue in self._queues.values()), key=lambda e: e.arrival)
         if not position:
@@ -68,7 +68,7 @@ class RequestQueue:
         self._passed_over = self._passed_over + 1 if waited_behind else 0
 
     def last(self) -> Entry:
-        """The latest of the least important: who goes when room must be made."""
+        """The last entry of the least important level: the one to go when room must be made."""
         return self._queues[self._levels[-1]][-1][2]
 
     def rows(self, key: Hashable) -> int:
@@ -78,7 +78,7 @@ class RequestQueue:
     def rows_ahead(self, level: int, due: int) -> float:
         """Rows that wait and would start before a newcomer at ``level`` that is ``due`` then.
 
-        Within its own level that is an estimate where requests have different numbers of rows: of so many of them.
+        Within its own level this is an estimate, from the number of requests, if they have different numbers of rows.
         """
         ahead = 0.0
         for other in self._levels:
@@ -92,9 +92,9 @@ class RequestQueue:
 
     @property
     def oldest(self) -> int:
-        """When the first of the queued requests came, 0 for none.
+        """When the oldest queued request arrived, 0 for none.
 
-        May be asked on another thread than the queue's own, and is then as good as 0 where the queue keeps changing.
+        May be called on another thread than the queue's own; it may then return 0 while the queue keeps changing.
         """
         for _ in range(_LOOKS):
             try:

@@ -1,4 +1,4 @@
-"""What a scheduler has to do at one moment, as others may see it."""
+"""A scheduler's load at one moment."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,8 @@ from inferd.merging import MAX, SUM
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """Requests that have not started, their bytes and the age of the first in seconds, 0 for none; requests that have
-    not ended, and how many may be in flight; infer requests in use; and sequences that hold a state."""
+    """Requests waiting to start, their bytes and the age of the oldest in seconds, 0 for none; requests in flight and
+    their limit; infer requests in use; and live sequences."""
 
     waiting: int = field(default=0, metadata=SUM)
     waiting_bytes: int = field(default=0, metadata=SUM)

@@ -4,14 +4,14 @@ from collections import Counter
 
 
 class ClientQuota:
-    """Counts by client, of whom each may have ``most``."""
+    """Counts requests in flight by client; each may have ``most``."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._in_flight: Counter[str] = Counter()
 
     def exhausted(self, client: str) -> bool:
-        """Whether ``client`` has all it may have."""
+        """Whether ``client`` has reached its limit."""
         return self._in_flight[client] >= self.most
 
     def enter(self, client: str) -> None:

@@ -1,4 +1,4 @@
-"""How one model version is scheduled: what its settings and its pools come to."""
+"""How one model version is scheduled, derived from its settings and its pools."""
 
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ class SchedulerRules:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """One pool as the scheduler needs it: its slots, how many may run at a time (None: all), its part of the device."""
+    """One pool as the scheduler sees it: its slots, how many may run at a time (None: all), its share of the device."""
 
     slots: int
     width: int | None = None

@@ -1,8 +1,8 @@
 """The scheduler of one model version: a bounded queue in front of one or more pools.
 
-A pure core. Requests come in by :meth:`Scheduler.submit`, leave by completion, cancel,
-deadline or shedding, and :meth:`Scheduler.poll` says what to do now: whom to turn away,
-which running work lost its clients, what to start where, and when to look again. Times
+A pure core. Requests enter through :meth:`Scheduler.submit` and leave by completion, cancel,
+deadline or shedding. :meth:`Scheduler.poll` says what to do now: which requests to refuse,
+which running work lost its clients, what to start where, and when to poll again. Times
 are integer nanoseconds of one clock that only the caller knows.
 """
 
@@ -33,18 +33,18 @@ from inferd.scheduling.quota import ClientQuota
 from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.sequences import Sequences
 
-# How far into the queue a batch is looked for: requests of other keys stand between.
+# How far into the queue to look for batch members: requests of other keys stand between them.
 _LOOK_AHEAD = 256
 
 
 class Scheduler:
-    """Who runs next, with whom, and where; see the module's text."""
+    """Decides what runs next, in which batch, and where; see the module's text."""
 
     def __init__(self, model: str, rules: SchedulerRules, pool_specs: Sequence[PoolSpec]) -> None:
         self._model = model
         self._rules = rules
         self._pools = [PoolState(spec.slots, spec.width or spec.slots) for spec in pool_specs]
-        # Those that are not disabled; and the places of those that are not paused either.
+        # The pools not disabled; and the indices of the pools neither disabled nor paused.
         self._open = list(self._pools)
         self._places = list(range(len(self._pools)))
         self._shares = [spec.share or SharedDevice().join(1.0, 1.0) for spec in pool_specs]
@@ -57,17 +57,17 @@ class Scheduler:
         self._hangs = HangDetector(rules.hangs)
         self._entries: dict[Request, Entry] = {}
         self._runs: dict[tuple[int, int], Run] = {}
-        # Queued, and held behind an earlier request of the same sequence.
+        # Requests queued, and held behind an earlier request of the same sequence.
         self._waiting = 0
         self._waiting_bytes = 0
-        # The heap outlives what it names, so it names by number: an ended request must not stay in memory.
+        # The heap outlives its entries, so it holds numbers: an ended request must not stay in memory.
         self._deadlines: list[tuple[int, int]] = []
         self._timed: dict[int, Entry] = {}
         self._cancels: list[tuple[int, int]] = []
         self._refused: list[tuple[Request, InferdError]] = []
         self._arrivals = 0
 
-    # -- what happened ------------------------------------------------------------
+    # -- events -------------------------------------------------------------------
 
     def seed(self, pool: int, times: Iterable[tuple[int, float]]) -> None:
         """Service times of ``pool`` measured before any request ran: rows of a run, nanoseconds."""
@@ -75,8 +75,8 @@ class Scheduler:
             self._pools[pool].times.seed(rows, duration)
 
     def submit(self, request: Request, now: int) -> None:
-        """Queue ``request``. Raises DeadlinePassed, a Refused or a SequenceGone or -Lost, and then holds
-        nothing of it."""
+        """Queue ``request``. Raises DeadlinePassed, a Refused, SequenceGone or SequenceLost, and then keeps nothing
+        of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
         self._admission.arrived(entry, now)
         self._admit(entry, now)
@@ -93,8 +93,8 @@ class Scheduler:
             heappush(self._deadlines, (request.deadline, entry.arrival))
 
     def can_run_inline(self, request: Request, now: int) -> bool:
-        """Whether ``request`` would start at once: a caller that runs it to its end before anything else happens need
-        only tell :meth:`record_inline`."""
+        """Whether ``request`` would start at once: a caller that runs it to its end before anything else happens only
+        needs to call :meth:`record_inline`."""
         if self._entries or self._runs or self._sequences is not None:
             return False
         if request.batch_key is not None:
@@ -107,7 +107,7 @@ class Scheduler:
         return self._shares[0].may_start(now)
 
     def record_inline(self, request: Request, began: int, now: int) -> None:
-        """``request`` has run well in between, on the only pool, with no other next to it or behind it."""
+        """``request`` has run successfully in between, on the only pool, with no other next to it or behind it."""
         share = self._shares[0]
         if share.contended:
             share.record_inline(began, now)
@@ -121,28 +121,28 @@ class Scheduler:
                 self._admission.answered(limit, now - since, request.rows)
 
     def cancel(self, request: Request, now: int) -> bool:
-        """The client is gone. False when the request has already ended; else it counts as ended now."""
+        """The client has left. False if the request had already ended; otherwise it counts as ended now."""
         entry = self._entries.get(request)
         if entry is None:
             return False
         self._forget(entry)
-        self._withdraw(entry, "a request of it was cancelled while it ran", now)
+        self._withdraw(entry, "one of its requests was cancelled while running", now)
         return True
 
     def finished(
         self, pool: int, slot: int, now: int, *, ok: bool = True, lost: bool = False, suspect: bool = False
     ) -> list[Entry]:
-        """``slot`` came back. The members to answer, those whose clients still wait.
+        """``slot`` is free again. Returns the members to answer, whose clients still wait.
 
-        None of them where a run of several failed: each gets another try, alone, so that one bad request does
-        not take its neighbours with it. Nor where the run is ``lost`` with its device and there is another. Nor where
-        it is ``suspect``, as another has spoilt it, unless it has changed a state.
+        It returns none after a failed run of several: each gets another try, alone, so that one bad request does
+        not take its neighbours with it. Nor after a run ``lost`` with its device, if there is another device. Nor
+        after a ``suspect`` run, which another one has spoilt, unless it has changed a state.
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
         again = not ok and (len(run.members) > 1 or (lost and bool(self._open)) or (suspect and not self._rules.pinned))
         answered, retried, kept = [], [], False
-        # Its duration tells how long clients' requests take, unless it was cancelled or is all our own.
+        # Its duration tells how long clients' requests take, unless it was cancelled or is only inferd's own.
         awaited = clients = False
         for entry in run.members:
             abandoned = entry.state is EntryState.ABANDONED
@@ -161,7 +161,7 @@ class Scheduler:
                 kept = self._after_run(entry, ok, now)
         self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
         if self._pools[pool].paused:
-            # Side by side it would not be known again which of them fails.
+            # Side by side, a second failure would again not tell which of them fails.
             self._pools[pool].solo_runs += len(retried)
         self._shares[pool].ended(now)
         for entry in reversed(retried):
@@ -169,7 +169,7 @@ class Scheduler:
         return answered
 
     def disconnected(self, owner: object, now: int) -> None:
-        """The connection is gone that sequences came over: their states go with it."""
+        """The connection of these sequences is closed: their states go with it."""
         if self._sequences is None:
             return
         for sequence in self._sequences.owned(owner):
@@ -180,12 +180,12 @@ class Scheduler:
                 self._lose(sequence, "its stream ended", now)
 
     def invalidate(self, entry: Entry, now: int) -> None:
-        """The state after ``entry``'s run could not be kept."""
+        """The state after the run of ``entry`` could not be kept."""
         if entry.sequence is not None:
             self._lose(entry.sequence, "its state could not be kept", now)
 
     def pause(self, pool: int, now: int) -> None:
-        """Start nothing on ``pool`` until :meth:`resume`; what waits for it goes on waiting."""
+        """Start nothing on ``pool`` until :meth:`resume`; requests that wait for it keep waiting."""
         self._pools[pool].paused = True
         self._regroup(pool, now)
 
@@ -201,18 +201,18 @@ class Scheduler:
             self._shares[pool].want(False, now)
 
     def disable(self, pool: int, now: int) -> None:
-        """Start nothing more on ``pool``: its device is lost. Sequences that live there are lost with it."""
+        """Start nothing more on ``pool``: its device is lost, and with it the sequences that live there."""
         self._pools[pool].disabled = True
         self._regroup(pool, now)
         for sequence in self._sequences.kept_on(pool) if self._sequences is not None else ():
             self._lose(sequence, "its device was lost", now)
 
-    # -- what to do ---------------------------------------------------------------
+    # -- decisions ----------------------------------------------------------------
 
     def poll(self, now: int) -> Plan:
-        """What to do at ``now``. The plan is carried out by then: its starts hold their slots.
+        """What to do at ``now``. The scheduler counts the plan as done: its starts hold their slots.
 
-        A slot that is to be replaced is named at each poll until its run has :meth:`finished`.
+        A slot that must be replaced is in every plan until its run has :meth:`finished`.
         """
         plan = Plan()
         if self._deadlines or self._sequences is not None:
@@ -241,8 +241,8 @@ class Scheduler:
             running = entry.state is EntryState.RUNNING
             stage, reason = ("running", "running") if running else ("waiting in the queue", "queue")
             error = DeadlinePassed(self._model, stage, reason)
-            self._refuse(entry, error, now, "the deadline of a request passed while it ran")
-        # Ended requests leave their deadline behind; keep those fewer than the living.
+            self._refuse(entry, error, now, "a request passed its deadline while running")
+        # Ended requests leave their deadlines behind; keep those fewer than the live ones.
         if len(heap) > 2 * len(self._timed) + 64:
             heap[:] = [item for item in heap if item[1] in self._timed]
             heapify(heap)
@@ -250,20 +250,20 @@ class Scheduler:
             self._free_place(sequence)
 
     def _give_up(self, now: int, plan: Plan) -> None:
-        """Lose patience with the runs that should have ended long ago."""
+        """Give up the runs that should have ended long ago."""
         hung = self._hangs.look(now)
         plan.given_up, plan.replaced = hung.given_up, [(run.pool, run.slot) for run in hung.replaced]
         for run in hung.given_up:
-            why = f"it did not end within {self._hangs.took(run, now) / 1e9:.3g} s and was given up"
+            why = f"the run did not end within {self._hangs.took(run, now) / 1e9:.3g} s and was given up"
             for entry in run.members:
                 if entry.state is EntryState.RUNNING:
-                    self._refuse(entry, InferenceFailed(self._model, why), now, "a request of it hung")
+                    self._refuse(entry, InferenceFailed(self._model, why), now, "one of its requests hung")
 
     def _fill(self, now: int, plan: Plan) -> None:
         """Give each free slot the first requests that would finish there soonest.
 
-        Pools are taken from the fastest on. The requests at the head of the queue are left
-        to faster pools as far as those will be done with them before this pool would be,
+        Pools are considered from the fastest on. The requests at the head of the queue are left
+        to faster pools if those will be done with them before this pool would be,
         so a slow device only gets what the fast one could not finish first.
         """
         order = self._places
@@ -288,7 +288,7 @@ class Scheduler:
                 if not share.wants:
                     share.want(True, now)
                 if not share.may_start(now):
-                    # The model ahead of us says when its run ends; should it hang, time says so.
+                    # The model ahead reports when its run ends; if it hangs, the timer does.
                     plan.wake(now + LEAD)
                     break
                 plan.starts += (self._start(index, members, now),)
@@ -298,14 +298,14 @@ class Scheduler:
                 share.want(wants, now)
 
     def _refuse_if_late(self, entry: Entry, pool: PoolState, now: int) -> bool:
-        """Turn ``entry`` away if running it would be of no use: its answer would come too late."""
+        """Refuse ``entry`` if running it would be useless: its response would come too late."""
         refusal = self._admission.late_refusal(entry, pool, now)
         if refusal is not None:
             self._refuse(entry, refusal, now)
         return refusal is not None
 
     def _form_batch(self, entry: Entry, pool: PoolState, now: int, plan: Plan) -> list[Entry]:
-        """``entry`` and those that share its batch; none while waiting for more is worth it."""
+        """``entry`` and those that share its batch; empty while waiting for more is worth it."""
         key = entry.request.batch_key
         if key is None or entry.alone or self._rules.batch.max_rows < 2:
             return [entry]
@@ -330,7 +330,7 @@ class Scheduler:
         return members
 
     def _room(self, entry: Entry, pool: PoolState, now: int) -> float | None:
-        """How long a run with ``entry`` may take; None where nothing says, or where it is too late to matter."""
+        """How long a run with ``entry`` may take; None without a limit, or if it is too late to matter."""
         ends = [entry.request.deadline] if entry.request.deadline is not None else []
         if self._rules.objective is not None:
             ends.append(entry.since + self._rules.objective.latency)
@@ -350,7 +350,7 @@ class Scheduler:
         held = members[0].held
         for entry in members:
             if held:
-                # A request that came while the first waited to fill a batch has waited for nothing else.
+                # A request that arrived while the first waited to fill a batch has waited for nothing else.
                 entry.request.stages.held = max(held, entry.request.stages.queued)
             self._queue.started(entry)
             self._waiting -= 1
@@ -366,7 +366,7 @@ class Scheduler:
     # -- admission ------------------------------------------------------------------
 
     def _admit(self, entry: Entry, now: int) -> None:
-        """Raise what keeps the request from being taken."""
+        """Raise the error that keeps the request from being accepted."""
         request, limits = entry.request, self._rules.limits
         if request.deadline is not None and request.deadline <= now:
             raise DeadlinePassed(self._model, "being received", "arrival")
@@ -378,14 +378,14 @@ class Scheduler:
             )
         if (refusal := self._admission.refusal(entry, now)) is not None:
             raise refusal
-        # What could start at once left the queue at the last poll, so the limits only bind a real wait.
+        # Requests that could start at once left the queue at the last poll, so the limits only bind a real wait.
         while self._waiting >= limits.max_length:
             self._make_room(entry, f"{limits.max_length} requests waiting", now)
         while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
             self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
 
     def _make_room(self, entry: Entry, limit: str, now: int) -> None:
-        """Turn away the entry that matters least; raises QueueFull where none matters less than ``entry``."""
+        """Evict the entry that matters least; raises QueueFull if none matters less than ``entry``."""
         last = self._queue.last() if self._queue.length else None
         if last is None or last.level <= entry.level or last.sequence is not None:
             raise QueueFull(self._model, limit, self.backlog_seconds())
@@ -409,7 +409,7 @@ class Scheduler:
             self._quota.leave(request.client)
 
     def _withdraw(self, entry: Entry, why: str, now: int) -> None:
-        """Take ``entry`` out of wherever it is; ``why`` is what its sequence is lost of if it was running."""
+        """Remove ``entry`` from wherever it is; ``why`` is why its sequence is lost if it was running."""
         if entry.state is EntryState.RUNNING:
             entry.move(EntryState.ABANDONED)
             if not entry.request.shadow:
@@ -428,7 +428,7 @@ class Scheduler:
             self._skipped(entry, entry.sequence, now)
 
     def _retry(self, entry: Entry) -> None:
-        """Its run failed, and it was not alone: once more, by itself."""
+        """The run failed, and the entry was not alone: try once more, by itself."""
         entry.run, entry.alone = None, True
         entry.move(EntryState.WAITING)
         self._waiting += 1
@@ -436,7 +436,7 @@ class Scheduler:
         self._queue.append(entry)
 
     def _learn_from_abandoned(self, entry: Entry, now: int) -> None:
-        """Its run takes at least as long as it has: were only runs learnt that end in time, a model that has become
+        """Its run takes at least as long as it already has: if only finished runs were learnt, a model that has become
         slow would be believed fast for ever."""
         if entry.limit:
             self._admission.abandoned(entry, now)
@@ -456,9 +456,9 @@ class Scheduler:
             sequence.place = None
             return False
         if not ok:
-            # The slot goes back with the run that ends here.
+            # The slot is released with the run that ends here.
             sequence.place = None
-            self._lose(sequence, "a request of it failed", now)
+            self._lose(sequence, "one of its requests failed", now)
             self._sequences.part(sequence)
             return False
         self._follow(entry, now)
@@ -475,7 +475,7 @@ class Scheduler:
                 sequence.current = None
             else:
                 sequence.held.remove(entry)
-            self._lose(sequence, "its first request was not run", now)
+            self._lose(sequence, "its first request did not run", now)
         else:
             self._follow(entry, now)
         if not sequence.live:
@@ -489,7 +489,7 @@ class Scheduler:
             self._queue.append(follower)
 
     def _lose(self, sequence: SequenceState, why: str, now: int) -> None:
-        """Turn away whatever waits for a state that is no more."""
+        """End the requests that wait for a state that is lost."""
         if self._sequences is None or not sequence.live:
             return
         current = sequence.current
@@ -502,20 +502,20 @@ class Scheduler:
             self._free_place(sequence)
 
     def _free_place(self, sequence: SequenceState) -> None:
-        """Give back the slot that was kept; a run that is still on it gives it back when it ends."""
+        """Free the slot that was kept; a run that still uses it frees it when it ends."""
         if sequence.place is not None and sequence.place not in self._runs:
             pool, slot = sequence.place
             self._pools[pool].free.append(slot)
             sequence.place = None
 
-    # -- what is known ------------------------------------------------------------
+    # -- state --------------------------------------------------------------------
 
     def requests(self) -> list[Request]:
         """Every request that has not ended, in order of arrival."""
         return list(self._entries)
 
     def queue_state(self, now: int) -> QueueState:
-        """What there is to do at ``now``. May be asked on another thread."""
+        """The load at ``now``. May be called on another thread."""
         oldest = self.oldest
         return QueueState(
             waiting=self._waiting,
@@ -529,17 +529,17 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests that have not started."""
+        """Requests waiting to start."""
         return self._waiting
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of those."""
+        """Bytes of the requests waiting to start."""
         return self._waiting_bytes
 
     @property
     def oldest(self) -> int:
-        """When the first of the queued requests came, 0 for none. May be asked on another thread."""
+        """When the oldest queued request arrived, 0 for none. May be called on another thread."""
         return self._queue.oldest
 
     @property
@@ -549,32 +549,32 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Slots in use, abandoned work included."""
+        """Slots in use, including by abandoned work."""
         return len(self._runs)
 
     @property
     def service_time(self) -> float:
-        """Nanoseconds that a run of one row takes on the fastest pool; 0 where that is not known."""
+        """Nanoseconds that a run of one row takes on the fastest pool; 0 if unknown."""
         return min((p.times.expected(1) for p in self._open), default=0.0)
 
     @property
     def sequences(self) -> int:
-        """Sequences that hold a state."""
+        """Live sequences."""
         return self._sequences.count if self._sequences is not None else 0
 
     @property
     def limit(self) -> int:
-        """How many requests may be in flight at present: the learnt limit, else what slots and queue can hold."""
+        """How many requests may be in flight now: the learnt limit, otherwise the capacity of slots and queue."""
         return self._admission.in_flight_limit(sum(p.width for p in self._open), self._rules.limits.max_length)
 
     @property
     def idle(self) -> bool:
-        """Nothing waits and nothing runs."""
+        """Whether nothing waits and nothing runs."""
         return not self._entries and not self._runs
 
     @property
     def quiescent(self) -> bool:
-        """Idle, and nothing is left that time could change: there is nothing to :meth:`poll` for."""
+        """Whether it is idle and nothing depends on time: there is nothing to :meth:`poll` for."""
         return not self._entries and not self._runs and not (self._refused or self._cancels or self.sequences)
 
     def backlog_seconds(self) -> float:

@@ -1,11 +1,11 @@
 """Sequences: requests that share a state, one in flight at a time, in the order they came.
 
-A request that was refused, or that ended before it ran, has left the state as it was, and the
-sequence goes on without it. One that was running and is not answered leaves the state in
-doubt: the sequence is lost, and so is one whose first request never ran.
+A request that was refused, or that ended before it ran, leaves the state unchanged, and the
+sequence goes on without it. A request that was running but gets no response leaves the state in
+doubt: the sequence is lost. A sequence whose first request never ran is lost, too.
 
-A sequence is a client's own: another client that names the same id means another sequence, and learns nothing of this
-one. No client can hold all places.
+A sequence belongs to one client: another client that uses the same id means another sequence, and learns nothing about
+this one. No client can take all places.
 """
 
 from collections import Counter, OrderedDict
@@ -16,16 +16,16 @@ from inferd.fair_share import fair_share
 from inferd.requests import SequenceStep
 from inferd.scheduling.entry import Entry, EntryState, SequenceState
 
-# How many ids of sequences that are over are remembered, to tell "ended" from "never heard of".
+# How many ended sequences are remembered, to tell "ended" from "never heard of".
 _REMEMBERED = 4096
 
-# Whose it is, and what that client calls it.
+# The client, and its id for the sequence.
 _Key = tuple[str, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceLimits:
-    """``most`` sequences alive; one that rests longer than ``idle`` nanoseconds is over."""
+    """At most ``most`` live sequences; one that rests longer than ``idle`` nanoseconds is over."""
 
     most: int
     idle: int
@@ -41,7 +41,7 @@ _UNKNOWN = _Past("is not known", lost=False)
 
 
 class _Memory:
-    """What became of sequences that are over, the last ``most`` of them; the client with the most forgets first."""
+    """How sequences ended, for the last ``most`` of them; the client with the most entries forgets first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -54,7 +54,7 @@ class _Memory:
         return _UNKNOWN if theirs is None else theirs.get(name, _UNKNOWN)
 
     def keep(self, key: _Key, past: _Past) -> None:
-        """It is over, and was not remembered before."""
+        """Remember a sequence that is over."""
         client, name = key
         self._by_client.setdefault(client, OrderedDict())[name] = past
         self._count += 1
@@ -63,7 +63,7 @@ class _Memory:
             self.forget((client, next(iter(self._by_client[client]))))
 
     def forget(self, key: _Key) -> None:
-        """Harmless where it is not remembered."""
+        """Harmless if it is not remembered."""
         client, name = key
         theirs = self._by_client.get(client)
         if theirs is None or theirs.pop(name, None) is None:
@@ -74,31 +74,31 @@ class _Memory:
 
 
 class Sequences:
-    """The live sequences of one model version, each known by its client and the id that client gave it.
+    """The live sequences of one model version, each known by its client and the id that the client gave it.
 
-    A client that is told from others leaves them places: see :func:`inferd.fair_share.fair_share`. The client "" is all
-    that are not told apart.
+    A client with a name leaves places to others: see :func:`inferd.fair_share.fair_share`. The client "" stands for
+    all clients that can't be told apart.
     """
 
     def __init__(self, model: str, limits: SequenceLimits) -> None:
         self._model = model
         self._limits = limits
         self._live: dict[_Key, SequenceState] = {}
-        # Those at rest, the one resting longest first.
+        # Sequences at rest, the one resting longest first.
         self._resting: OrderedDict[SequenceState, None] = OrderedDict()
-        # Over, but a request of theirs still runs and keeps their slot.
+        # Sequences that are over, but a running request still keeps their slot.
         self._parting: set[SequenceState] = set()
-        # How many of both each client has.
+        # How many live and parting sequences each client has.
         self._held: Counter[str] = Counter()
         self._past = _Memory(_REMEMBERED)
 
     @property
     def count(self) -> int:
-        """Sequences that hold a state."""
+        """Live sequences."""
         return len(self._live) + len(self._parting)
 
     def check(self, step: SequenceStep, now: int) -> None:
-        """Whether a request may be taken; raises SequenceGone, SequenceLost or TooManySequences."""
+        """Raises SequenceGone, SequenceLost or TooManySequences unless the request may be accepted."""
         sequence = self._live.get((step.client, step.id))
         if sequence is not None:
             if sequence.ending and not step.start:
@@ -114,13 +114,13 @@ class Sequences:
         full = self.count >= most
         if not full and (not client or held < fair_share(most, self.count - held)):
             return
-        # What would make room: for a client that holds its part only the end of one of its own.
+        # What would make room: for a client at its share, only the end of one of its own.
         resting = (s for s in self._resting if full or s.client == client)
         due = next((s.used + self._limits.idle for s in resting), now + self._limits.idle)
         raise TooManySequences(self._model, most, max(0, due - now) / 1e9, held=None if full else held)
 
     def take(self, entry: Entry, step: SequenceStep, now: int) -> bool:
-        """Add a request that was checked; True when nothing of its sequence is before it."""
+        """Add a checked request; True if no request of its sequence is ahead of it."""
         key = step.client, step.id
         sequence = self._live.get(key)
         if sequence is None:
@@ -138,7 +138,7 @@ class Sequences:
         return False
 
     def proceed(self, entry: Entry, now: int) -> Entry | None:
-        """``entry`` is over and the state is sound. The request that is next, None when there is none yet."""
+        """``entry`` is over and the state is sound. Returns the next request, None if there is none yet."""
         sequence = entry.sequence
         if sequence is None or not sequence.live:
             return None
@@ -155,7 +155,7 @@ class Sequences:
         return sequence.current
 
     def lose(self, sequence: SequenceState, why: str) -> list[Entry]:
-        """The state is gone or in doubt. The requests that were held behind: they can't be run any more."""
+        """The state is lost or in doubt. Returns the requests held behind, which can't run any more."""
         if not sequence.live:
             return []
         self._close(sequence, _Past(why, lost=True))
@@ -171,16 +171,16 @@ class Sequences:
         sequence.current = None
 
     def owned(self, owner: object) -> list[SequenceState]:
-        """The live sequences that came over ``owner``."""
+        """The live sequences that came over the connection ``owner``."""
         return [s for s in self._live.values() if s.owner is owner]
 
     def kept_on(self, pool: int) -> list[SequenceState]:
-        """The live sequences that a slot of ``pool`` is kept for."""
+        """The live sequences that have a slot of ``pool``."""
         return [s for s in self._live.values() if s.place is not None and s.place[0] == pool]
 
     def leave(self, sequence: SequenceState) -> None:
-        """The connection a resting sequence came over is gone."""
-        self._close(sequence, _Past("ended with the stream it came over", lost=False))
+        """The connection of a resting sequence is closed."""
+        self._close(sequence, _Past("ended with its stream", lost=False))
 
     @property
     def next_expiry(self) -> int | None:

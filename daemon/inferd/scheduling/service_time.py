@@ -3,13 +3,13 @@
 from bisect import bisect_left, insort
 
 _SMOOTHING = 0.1
-# The fastest and the slowest run seen are forgotten at this rate a run, so that a model that has become slower,
-# or fast again, is believed.
+# With each run, the fastest and the slowest run seen are forgotten by this much, so that a model that has become
+# slower, or fast again, is believed.
 _FORGETTING = 0.01
 
 
 class ServiceTimes:
-    """Nanoseconds from start to completion, by rows of the run; 0 stands for not known yet."""
+    """Nanoseconds from start to completion, by rows of the run; 0 means unknown."""
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
@@ -18,7 +18,7 @@ class ServiceTimes:
         self._slowest = 0.0
 
     def seed(self, rows: int, duration: float) -> None:
-        """A duration measured beforehand; anything learnt about ``rows`` so far is replaced."""
+        """A duration measured beforehand; it replaces anything learnt about ``rows`` so far."""
         if duration > 0:
             if rows not in self._mean:
                 insort(self._sizes, rows)
@@ -36,7 +36,7 @@ class ServiceTimes:
         self._slowest = max(duration, self._slowest + _FORGETTING * (duration - self._slowest))
 
     def learn_at_least(self, rows: int, duration: float) -> None:
-        """A run of ``rows`` goes on after ``duration``: nothing is known of how quick others are."""
+        """A run of ``rows`` is still running after ``duration``: that does not tell how fast others are."""
         if rows not in self._mean and duration > 0:
             insort(self._sizes, rows)
             self._mean[rows], self._fastest[rows] = float(duration), 0.0
@@ -45,26 +45,26 @@ class ServiceTimes:
 
     @property
     def sizes(self) -> list[int]:
-        """The numbers of rows that something is known about, ascending."""
+        """The numbers of rows with known durations, ascending."""
         return self._sizes
 
     @property
     def slowest(self) -> float:
-        """What the slowest run seen took, whatever its rows; 0 for none."""
+        """The duration of the slowest run seen, of any size; 0 for none."""
         return self._slowest
 
     def expected(self, rows: int) -> float:
-        """What a run of ``rows`` takes on average."""
+        """The average duration of a run of ``rows``."""
         known = self._mean.get(rows)
         return known if known is not None else self._between(self._mean, rows)
 
     def fastest(self, rows: int) -> float:
-        """What a run of ``rows`` takes when all goes well: below it, hope is in vain."""
+        """The duration of a run of ``rows`` at best: there is no hope for less."""
         known = self._fastest.get(rows)
         return known if known is not None else self._between(self._fastest, rows)
 
     def _between(self, times: dict[int, float], rows: int) -> float:
-        """What is not known: between known sizes in proportion; beyond the largest each row costs the same."""
+        """An estimate: between known sizes in proportion; beyond the largest each row costs the same."""
         if not self._sizes:
             return 0.0
         place = bisect_left(self._sizes, rows)

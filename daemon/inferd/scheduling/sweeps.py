@@ -1,9 +1,9 @@
-"""How soon to look at runs in flight: one that fails or is cancelled ends without a word."""
+"""How soon to look at runs in flight: a failed or cancelled run ends without notice."""
 
 LONGEST = 20_000_000
 # After a cancel the device takes the time of one kernel, mostly well under a millisecond (OpenVINO fact 40).
 _SHORTEST = 250_000
-# Where one run has failed lately, the next one is not to hold its slot for long.
+# After a failure, the next failed run must not hold its slot for long.
 _ALERT, _ALERT_FOR = 1_000_000, 1_000_000_000
 
 
@@ -24,6 +24,6 @@ class Sweeps:
         self.ns = min(self.ns, _ALERT)
 
     def looked(self, now: int) -> None:
-        """There was a look at ``now``."""
+        """A look took place at ``now``."""
         if self.ns < LONGEST:
             self.ns = min(2 * self.ns, _ALERT if now < self._alert_until else LONGEST)

@@ -1,1 +1,1 @@
-"""Who is calling, what they may do, and what the ports prove themselves with. Knows neither gRPC nor HTTP."""
+"""Who is calling, what they may do, and the ports' own certificate. Knows neither gRPC nor HTTP."""

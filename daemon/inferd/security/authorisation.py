@@ -1,8 +1,8 @@
-"""Decides who a caller is, by what was presented, and whether that is enough.
+"""Identifies a caller by the credentials presented, and decides whether its scopes suffice.
 
-A presented secret is hashed and compared with every hash there is, in the same time whether and
-where one fits. A plain SHA-256 is enough for that: secrets are long and random, so there is
-nothing to guess, and a slow hash would only be one more way to keep the daemon busy.
+The secret presented is hashed and compared with every known hash, in the same time whether and where
+one matches. A plain SHA-256 is enough: secrets are long and random, so there is nothing to guess, and
+a slow hash would only be one more way to keep the daemon busy.
 """
 
 import hmac
@@ -14,20 +14,20 @@ from hashlib import sha256
 from inferd.config.tokens import SCOPES, Scope, Tokens, default_keys
 from inferd.errors import NotAuthenticated, OutOfScope
 
-# What is shorter is refused whatever its hash: 32 characters of 64 kinds are 192 bits if they are random.
+# A shorter secret is refused whatever its hash: 32 random characters of 64 kinds are 192 bits.
 SECRET_LENGTH = (32, 512)
 _BEARER = re.compile(rf"bearer +([A-Za-z0-9._~+/=-]{{{SECRET_LENGTH[0]},{SECRET_LENGTH[1]}}})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is calling, by the name of their token or in their certificate, and what they may do."""
+    """Who is calling, by the name of the token or in the certificate, and what the caller may do."""
 
     name: str
     scopes: frozenset[Scope]
 
     def check(self, scope: str, what: str) -> None:
-        """Raises OutOfScope unless they have ``scope``, which ``what`` needs."""
+        """Raises OutOfScope unless the caller has ``scope``, which ``what`` needs."""
         if scope not in self.scopes:
             raise OutOfScope(what, scope, self.name)
 
@@ -40,7 +40,7 @@ class _TokenEntry:
 
 
 class Authority:
-    """Knows the callers that ``tokens`` names; without one, everybody with a verified certificate may do all."""
+    """Knows the callers that ``tokens`` lists; without tokens, every verified certificate grants everything."""
 
     def __init__(self, tokens: Tokens | None) -> None:
         self._tokens = tuple(
@@ -52,10 +52,11 @@ class Authority:
         self._otherwise: frozenset[Scope] = frozenset() if tokens is not None else frozenset(SCOPES)
 
     def identify(self, authorization: str | None, names: Sequence[str], now: float) -> Identity:
-        """Who presents ``authorization``, the text after that key, or else ``names`` of a verified certificate.
+        """The caller that presents ``authorization``, the value of that metadata key, or else ``names`` of a
+        certificate.
 
-        ``now`` is in seconds since 1970. A token that is wrong is not made up for by a certificate that is
-        right. Raises NotAuthenticated.
+        ``now`` is in seconds since 1970. A valid certificate does not make up for an invalid token. Raises
+        NotAuthenticated.
         """
         if authorization is not None:
             if (found := _BEARER.fullmatch(authorization)) is None:
@@ -67,13 +68,13 @@ class Authority:
         return Identity(name, self._clients.get(name, self._otherwise))
 
     def keys_of(self, name: str) -> tuple[str, ...]:
-        """How the keys of the shared memory begin that is ``name``'s to register; no two names share a key."""
+        """The prefixes of the shared memory keys that ``name`` may register; no two names share a key."""
         return self._keys.get(name) or default_keys(name)
 
     def holder(self, secret: str, now: float) -> Identity:
-        """Whose secret that is. Raises NotAuthenticated."""
+        """The owner of that secret. Raises NotAuthenticated."""
         digest = sha256(secret.encode()).digest()
-        # No early end: how long it takes must not tell which hash came close.
+        # No early return: the time taken must not tell which hash came close.
         fitting = [entry for entry in self._tokens if hmac.compare_digest(entry.digest, digest)]
         if not fitting or not SECRET_LENGTH[0] <= len(secret) <= SECRET_LENGTH[1]:
             raise NotAuthenticated("unknown")

@@ -1,4 +1,4 @@
-"""Reads what a TLS port proves itself with and verifies its clients by, and checks that it is fit for that."""
+"""Reads a TLS port's certificate, its key and the CAs of its clients, and checks that they work together."""
 
 import re
 import ssl
@@ -12,13 +12,13 @@ from inferd.errors import ConfigurationError, one_line
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
-# Tags of ASN.1, of which a certificate is made (X.690, RFC 5280).
+# Tags of ASN.1, the encoding of certificates (X.690, RFC 5280).
 _UTC_TIME, _VERSION = 0x17, 0xA0
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """PEM files: the certificate with what leads up to its CA, its key, and the CAs of clients, where those are to be
+    """PEM files: the certificate with its intermediates, its key, and the CAs of clients if clients are to be
     verified."""
 
     certificate: Path
@@ -32,8 +32,8 @@ class CertificateFiles:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the files held, PEM; ``expires`` in seconds since 1970. ``context`` is the same for a server of Python's,
-    which asks clients for a certificate where there is a ``client_ca``, and takes those that show none."""
+    """The contents of the files, PEM; ``expires`` in seconds since 1970. ``context`` is the same for a Python server:
+    with a ``client_ca`` it asks clients for a certificate, and accepts those that present none."""
 
     chain: bytes
     key: bytes
@@ -43,14 +43,14 @@ class Certificate:
 
 
 def read(files: CertificateFiles) -> Certificate:
-    """What is in ``files``. Raises ConfigurationError where key and certificate don't fit, for one."""
+    """Read ``files``. Raises ConfigurationError, for example if key and certificate don't match."""
     contents = _contents(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A key with a password would have it asked for at the terminal; nobody is there.
+        # OpenSSL would ask for a key's password at the terminal, which a daemon does not have.
         context.load_cert_chain(files.certificate, files.key, password=lambda: "")
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigurationError(str(files.key), "", f"no key of {files.certificate}: {_reason(error)}") from None
+        raise ConfigurationError(str(files.key), "", f"not the key of {files.certificate}: {_reason(error)}") from None
     except OSError as error:
         raise ConfigurationError(str(files.certificate), "", error.strerror or "can't be read") from None
     client_ca = contents[2] if files.client_ca is not None else None
@@ -58,14 +58,14 @@ def read(files: CertificateFiles) -> Certificate:
         try:
             context.load_verify_locations(cadata=client_ca.decode("ascii"))
         except (ssl.SSLError, ValueError) as error:
-            raise ConfigurationError(str(files.client_ca), "", f"holds no CA: {_reason(error)}") from None
+            raise ConfigurationError(str(files.client_ca), "", f"contains no CA: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_OPTIONAL
     if _contents(files) != contents:
-        raise ConfigurationError(str(files.certificate), "", "was changed while it was being read")
+        raise ConfigurationError(str(files.certificate), "", "changed while inferd read it")
     try:
         expires = not_after(contents[0])
     except (ValueError, IndexError):
-        raise ConfigurationError(str(files.certificate), "", "its time of expiry can't be read") from None
+        raise ConfigurationError(str(files.certificate), "", "its expiry date can't be read") from None
     return Certificate(contents[0], contents[1], client_ca, expires, context)
 
 
@@ -85,16 +85,16 @@ def _reason(error: Exception) -> str:
 
 def not_after(chain: bytes) -> float:
     """When the first certificate of the PEM ``chain`` expires, in seconds since 1970. Raises ValueError or IndexError
-    where it is no certificate: Python's ssl module shows those of peers only."""
+    if it is not a certificate. Python's ssl module only reads this from a peer's certificate."""
     if (first := _PEM.search(chain)) is None:
         raise ValueError("no certificate")
     (_, certificate), *_ = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode("ascii")))
     (_, signed), *_ = _elements(certificate)
     fields = [content for tag, content in _elements(signed) if tag != _VERSION]
-    # The serial number, the algorithm and the issuer are before it.
+    # Skip the serial number, the algorithm and the issuer.
     _, (tag, moment) = _elements(fields[3])
     form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    # strptime takes two digits up to 68 for years of this century, RFC 5280 up to 49.
+    # strptime reads two-digit years up to 68 as this century's, RFC 5280 up to 49.
     found = datetime.strptime(moment.decode("ascii"), form).replace(tzinfo=UTC)
     if tag == _UTC_TIME and found.year >= 2050:
         found = found.replace(year=found.year - 100)
@@ -116,8 +116,8 @@ def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def names_of(peer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Whom a verified certificate, as Python's ssl module shows it, was made out to: its subject alternative names, or
-    without any its common name, as gRPC has it."""
+    """The names of a verified certificate, in the form of Python's ssl module: its subject alternative names or, if it
+    has none, its common name, as gRPC does."""
     if alternative := tuple(str(value) for _, value in peer.get("subjectAltName", ())):
         return alternative
     return tuple(value for part in peer.get("subject", ()) for key, value in part if key == "commonName")

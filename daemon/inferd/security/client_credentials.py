@@ -1,4 +1,4 @@
-"""The credentials with which a command calls a daemon, and by which it verifies the daemon."""
+"""The credentials with which a command calls a daemon, and with which it verifies the daemon."""
 
 import ssl
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from inferd.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """``ca`` is the PEM file of the CAs that the daemon's certificate may be of; without one the call is made in the
-    clear. ``server_name`` is the name which that certificate has to have, where it is not that of the address.
-    ``certificate`` and ``key`` are the caller's own, PEM files; ``token`` is its secret. All are empty for none."""
+    """``ca`` is a PEM file of the CAs trusted to sign the daemon's certificate; without it, calls use no TLS.
+    ``server_name`` is the name expected in that certificate if it is not the address's. ``certificate`` and ``key`` are
+    the caller's own, PEM files; ``token`` is its secret. Empty means none."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -21,11 +21,11 @@ class ClientCredentials:
 
     @property
     def authorization(self) -> str:
-        """The text to send after that key; empty for none."""
+        """The value of that metadata key; empty for none."""
         return f"Bearer {self.token}" if self.token else ""
 
     def context(self) -> ssl.SSLContext | None:
-        """For a client of Python's; None in the clear. Raises ConfigurationError where a file can't be used."""
+        """For a Python client; None without TLS. Raises ConfigurationError if a file can't be used."""
         if self.ca is None:
             return None
         try:
@@ -41,7 +41,7 @@ class ClientCredentials:
 
     def pem(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """CAs, key and certificate. Raises ConfigurationError as :meth:`context` does."""
-        # The library that is given them says no more than that it could not connect.
+        # gRPC, which gets these, would only say that it could not connect.
         self.context()
         read = [None if file is None else file.read_bytes() for file in (self.ca, self.key, self.certificate)]
         return read[0], read[1], read[2]
@@ -51,5 +51,5 @@ NO_CREDENTIALS = ClientCredentials()
 
 
 def _unusable(file: Path, error: OSError) -> ConfigurationError:
-    problem = "holds no certificate, or no key that fits" if isinstance(error, ssl.SSLError) else error.strerror
+    problem = "contains no certificate, or no matching key" if isinstance(error, ssl.SSLError) else error.strerror
     return ConfigurationError(str(file), "", problem or "can't be read")

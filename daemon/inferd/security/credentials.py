@@ -1,4 +1,4 @@
-"""The certificate and the tokens that hold now, watched on disk by a thread of its own."""
+"""The certificate and the tokens in force; a thread of its own watches their files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +13,15 @@ from inferd.security.certificates import Certificate, CertificateFiles
 from inferd.security.denied_calls import DeniedCalls
 from inferd.security.watched_file import WatchedFile
 
-# How soon a change on disk is seen, in seconds.
+# How soon a change on disk is noticed, in seconds.
 _EVERY = 1.0
 
 
 class Credentials:
-    """What both ports go by. Each call and each new connection asks again, so a change holds from then on."""
+    """The credentials of both ports. Each call and each new connection reads them, so a change applies at once."""
 
     def __init__(self, files: CertificateFiles | None = None, tokens_file: Path | None = None) -> None:
-        """Raises ConfigurationError where a file can't be used."""
+        """Raises ConfigurationError if a file can't be used."""
         self.denied_calls = DeniedCalls()
         self._files = files
         self._certificate = files and WatchedFile("certificate", files.paths, lambda: certificates.read(files))
@@ -41,44 +41,44 @@ class Credentials:
 
     @property
     def certificate(self) -> Certificate | None:
-        """What to prove ourselves with; None where the ports speak in the clear."""
+        """The ports' certificate; None if they use no TLS."""
         return self._certificate.value if self._certificate else None
 
     @property
     def verifies_clients(self) -> bool:
-        """Whether clients show a certificate of theirs."""
+        """Whether the ports verify client certificates."""
         return self._files is not None and self._files.client_ca is not None
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether what a call says of authorization counts."""
+        """Whether the authorization of calls is read."""
         return self._tokens is not None
 
     @property
     def authority(self) -> Authority | None:
-        """Who knows the callers; None where whoever can connect may call."""
+        """Who knows the callers; None if any client that can connect may call."""
         return self._tokens.value if self._tokens else self._anyone_verified
 
     def watched_files(self) -> Iterator[WatchedFile[Certificate] | WatchedFile[Authority]]:
-        """What is read from files."""
+        """The credentials that are read from files."""
         yield from (one for one in (self._certificate, self._tokens) if one)
 
     def reload(self) -> None:
-        """Have all files read again, changed or not, by the thread that watches them."""
+        """Make the watching thread read all files again, changed or not."""
         self._asked.set()
 
     def look(self, *, anyway: bool = False) -> None:
-        """Read the files that have changed, or ``anyway`` all of them. For one thread at a time."""
+        """Read the files that have changed, or all of them with ``anyway``. For one thread at a time."""
         for one in self.watched_files():
             one.look(anyway=anyway)
 
     def start(self) -> None:
-        """Look again and again until :meth:`stop`."""
+        """Watch the files until :meth:`stop`."""
         if any(self.watched_files()):
             self._thread.start()
 
     def stop(self) -> None:
-        """Harmless when called again, or never started."""
+        """Stop watching. Harmless when called again, or when never started."""
         self._stopped = True
         self._asked.set()
         if self._thread.is_alive():

@@ -16,12 +16,12 @@ Endpoint = Literal["grpc", "metrics"]
 ENDPOINTS: tuple[Endpoint, ...] = ("grpc", "metrics")
 REASONS = (*NotAuthenticated.SENTENCES, OutOfScope.reason)
 
-# A client that is refused may call again at once, any number of times: it must not fill the log.
+# A refused client may call again at once, any number of times: it must not fill the log.
 _SECONDS_A_LINE = 1.0
 
 
 class DeniedCalls:
-    """``counts`` are by endpoint and reason. May be told on any thread."""
+    """``counts`` are by endpoint and reason. May be called on any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = Counter({(endpoint, reason): 0 for endpoint in ENDPOINTS for reason in REASONS})
@@ -31,7 +31,7 @@ class DeniedCalls:
         self._unlogged = 0
 
     def add(self, endpoint: Endpoint, call: str, error: InferdError, peer: str) -> None:
-        """``call``, from the address ``peer``, was refused with ``error``. A line a second at most says so."""
+        """``call``, from the address ``peer``, was refused with ``error``. Logs at most one line a second."""
         with self._lock:
             self.counts[endpoint, error.reason] += 1
             now = self._clock()

@@ -5,29 +5,29 @@ import ssl
 from contextlib import suppress
 
 _PATIENCE = 2.0
-# What OpenSSL says of an answer that is no TLS at all.
+# OpenSSL's reasons for a response that is not TLS at all.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
 
 
 def tls_mismatch(address: str, *, tls: bool) -> str:
-    """A sentence for a client that could not talk to ``address``, HOST:PORT, with ``tls`` or without; empty where that
-    was not the cause. Connects to find out, which takes some seconds at most."""
+    """A sentence for a client that could not talk to ``address``, HOST:PORT, with ``tls`` or without; empty if that
+    was not the cause. Connects to find out, which takes a few seconds at most."""
     spoken = speaks_tls(address)
     if spoken is True and not tls:
-        return f"{address} takes TLS connections only; name the CA of its certificate with --ca FILE"
+        return f"{address} accepts only TLS connections; name the CA of its certificate with --ca FILE"
     if spoken is False and tls:
         return f"{address} does not use TLS; leave --ca out"
     return ""
 
 
 def speaks_tls(address: str) -> bool | None:
-    """Whether ``address``, HOST:PORT, uses TLS; None where it answers neither way."""
+    """Whether ``address``, HOST:PORT, uses TLS; None if it responds neither way."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return None
     place = (host.strip("[]"), int(port))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Nothing is sent over the connection: it is only to see whether there is TLS.
+    # The connection only shows whether there is TLS; nothing is sent over it.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         with socket.create_connection(place, _PATIENCE) as connection, context.wrap_socket(connection):
@@ -39,7 +39,7 @@ def speaks_tls(address: str) -> bool | None:
             return False
     except OSError:
         pass
-    # An HTTP server may wait for the end of a line that no TLS greeting has.
+    # An HTTP server may wait for the end of a line, which a TLS greeting does not contain.
     with suppress(OSError), socket.create_connection(place, _PATIENCE) as connection:
         connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
         return False if connection.recv(5) == b"HTTP/" else None

@@ -1,4 +1,4 @@
-"""Something read from files that is read again when they change; what can't be used changes nothing."""
+"""A value read from files and read again when they change; a change that can't be used has no effect."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from inferd.errors import ConfigurationError
 log = structlog.get_logger("inferd.security")
 
 T = TypeVar("T")
-# Of each file: when it was changed, how large it is, and which it is; None where it is not there.
+# Each file's modification time, size and inode; None if it does not exist.
 _State = tuple[tuple[int, int, int] | None, ...]
 
 
 class WatchedFile(Generic[T]):
-    """``value`` is what ``read`` made of ``files`` last; ``current`` unless they have changed to what can't be used.
+    """``value`` is what ``read`` last made of ``files``; ``current`` unless they have changed to something unusable.
 
-    ``kind`` is what log lines and metrics call it; ``readings`` counts those after the first, by result.
+    ``kind`` is its name in log lines and metrics; ``readings`` counts the reads after the first, by result.
     """
 
     def __init__(self, kind: str, files: Sequence[Path], read: Callable[[], T]) -> None:
@@ -28,7 +28,7 @@ class WatchedFile(Generic[T]):
         self.readings = {"ok": 0, "failed": 0}
         self._files = tuple(files)
         self._read = read
-        # Before reading: a change meanwhile is then seen by the next look.
+        # Before reading: the next look then notices a change made meanwhile.
         self._seen = self._state()
         self.value = read()
 
@@ -43,11 +43,11 @@ class WatchedFile(Generic[T]):
         except ConfigurationError as error:
             self.current = False
             self.readings["failed"] += 1
-            log.error("new credentials can't be used; those from before hold", kind=self.kind, problem=str(error))
+            log.error("credentials not reloaded", kind=self.kind, problem=str(error))
             return
         self.current = True
         self.readings["ok"] += 1
-        log.info("new credentials are in use", kind=self.kind)
+        log.info("credentials reloaded", kind=self.kind)
 
     def _state(self) -> _State:
         return tuple(map(_state_of, self._files))

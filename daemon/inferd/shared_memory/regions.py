@@ -1,10 +1,10 @@
-"""Decides which regions of shared memory there may be, whose they are, and what lies inside them. Opens nothing.
+"""Decides which shared memory regions may exist, who owns them, and what lies inside them. Opens nothing.
 
-Names, keys and numbers are a client's. Whatever is wrong with an object is told in one and the same sentence, so that
-nobody learns from it what else there is on this machine (CVE-2025-23319, CVE-2025-23320).
+Names, keys and numbers come from clients. Every problem with an object gets the same sentence, so that clients can't
+learn from it what else exists on this machine (CVE-2025-23319, CVE-2025-23320).
 
-Nothing proves that a client has made the object that it names by its key. So where clients prove who they are, each key
-is one client's by how it begins, whichever of them asks first.
+Nothing proves that a client made the object that its key names. So if clients prove who they are, each key belongs to
+one client by its prefix, no matter which of them asks first.
 """
 
 import re
@@ -17,13 +17,13 @@ from inferd.errors import InvalidRequest, NotAllowed, RegionExists, RegionLimit,
 from inferd.fair_share import fair_share
 from inferd.tensors import Memory
 
-# Objects that the daemon itself may make one day; a client must never come to hold one (CVE-2025-23334).
+# Objects that the daemon itself may create one day; a client must never get hold of one (CVE-2025-23334).
 OWN_PREFIX = "inferd"
-# What the C library calls semaphores, which are objects as well.
+# The C library's names for semaphores, which are objects as well.
 _SEMAPHORE_PREFIX = "sem."
 
 MAX_NAME = 128
-# As long as a file's name may be.
+# The longest file name.
 MAX_KEY = 255
 
 _NAME = re.compile(rf"[!-~]{{1,{MAX_NAME}}}")
@@ -32,7 +32,7 @@ _KEY = re.compile(rf"[!-.0-~]{{1,{MAX_KEY}}}")
 
 @dataclass(frozen=True, slots=True)
 class RegionLimits:
-    """How many regions there may be and how many bytes they may have, all clients' together."""
+    """How many regions and how many bytes in them are allowed, for all clients together."""
 
     regions: int = 256
     nbytes: int = 1 << 30
@@ -40,8 +40,8 @@ class RegionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """``nbytes`` from ``offset`` on of the object ``key``, which ``owner`` calls ``name``. ``object`` tells that
-    object from any other, whatever it is called."""
+    """``nbytes`` from ``offset`` on of the object ``key``, which ``owner`` calls ``name``. ``object`` identifies the
+    object under any name."""
 
     owner: str
     name: str
@@ -53,7 +53,7 @@ class Region:
 
 
 class Span(NamedTuple):
-    """``nbytes`` from ``offset`` on of whatever goes by the name ``region``."""
+    """``nbytes`` from ``offset`` on of the region with the name ``region``."""
 
     region: str
     offset: int
@@ -61,11 +61,11 @@ class Span(NamedTuple):
 
 
 class RegionTable:
-    """The regions of all clients. Each owner has names of its own, and neither sees nor uses another's, nor can it take
-    all the room there is: see :func:`inferd.fair_share.fair_share`. The owner "" is all clients that are not told
+    """The regions of all clients. Each owner has names of its own, neither sees nor uses another's, and can't take all
+    the room there is: see :func:`inferd.fair_share.fair_share`. The owner "" stands for all clients that can't be told
     apart.
 
-    What was removed counts until it is :meth:`released`: requests may still be using it.
+    A removed region counts until it is :meth:`released`: requests may still be using it.
     """
 
     def __init__(self, limits: RegionLimits) -> None:
@@ -83,40 +83,40 @@ class RegionTable:
         _check_room(self._held_bytes, owner, nbytes, self._limits.nbytes, "bytes in all regions")
 
     def check_unclaimed(self, owner: str, key: str, identity: tuple[int, int]) -> None:
-        """Raises InvalidRequest where a region of another owner lies in that object."""
+        """Raises InvalidRequest if a region of another owner lies in that object."""
         if any(r.object == identity and r.owner != owner for r in self._regions.values()):
             raise unusable_error(key)
 
     def add(self, region: Region) -> None:
-        """It was checked before."""
+        """Add a region that was checked before."""
         self._regions[region.owner, region.name] = region
         self._held[region.owner] += 1
         self._held_bytes[region.owner] += region.nbytes
 
     def remove(self, owner: str, name: str) -> None:
-        """Harmless where there is none."""
+        """Remove it. Harmless if there is none."""
         self._regions.pop((owner, name), None)
 
     def remove_all(self, owner: str) -> None:
-        """All that are ``owner``'s."""
+        """Remove all regions of ``owner``."""
         for region in self.of(owner):
             self.remove(owner, region.name)
 
     def released(self, owner: str, nbytes: int) -> None:
-        """The memory of a region of ``owner``'s of that size is no longer held."""
+        """The memory of a region of that size and ``owner`` is no longer in use."""
         self._held_bytes[owner] -= nbytes
         self._held[owner] -= 1
         if not self._held[owner]:
             del self._held[owner], self._held_bytes[owner]
 
     def find(self, owner: str, name: str) -> Region:
-        """Raises UnknownRegion, also for another's."""
+        """Raises UnknownRegion, also for another owner's."""
         if (found := self._regions.get((owner, name))) is None:
             raise UnknownRegion(name)
         return found
 
     def of(self, owner: str) -> list[Region]:
-        """All that are ``owner``'s."""
+        """All regions of ``owner``."""
         return [region for region in self._regions.values() if region.owner == owner]
 
 
@@ -129,7 +129,7 @@ def _check_room(held: Counter[str], owner: str, more: int, most: int, what: str)
 
 
 def check_name(name: str) -> None:
-    """Raises InvalidRequest unless a region may go by ``name``."""
+    """Raises InvalidRequest unless a region may have this ``name``."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
             "", f"a region's name is 1 to {MAX_NAME} printable ASCII characters without spaces, got '{_shown(name)}'"
@@ -137,9 +137,9 @@ def check_name(name: str) -> None:
 
 
 def object_name(key: str) -> str:
-    """The name of the POSIX shared memory object ``key``, without the slash that it may begin with.
+    """The name of the POSIX shared memory object ``key``, without its leading slash, if any.
 
-    Raises InvalidRequest where it can be none, or none of a client's.
+    Raises InvalidRequest if that is not a name, or not one for clients.
     """
     name = key.removeprefix("/")
     if not _KEY.fullmatch(name) or name in (".", "..") or name.startswith(_SEMAPHORE_PREFIX):
@@ -149,12 +149,13 @@ def object_name(key: str) -> str:
             f"no '/' but the first, got '{_shown(key)}'",
         )
     if name.lower().startswith(OWN_PREFIX):
-        raise InvalidRequest("", f"keys that begin with '{OWN_PREFIX}' are the server's own, got '{_shown(key)}'")
+        problem = f"keys that begin with '{OWN_PREFIX}' are reserved for the server, got '{_shown(key)}'"
+        raise InvalidRequest("", problem)
     return name
 
 
 def check_own(owner: str, name: str, prefixes: Collection[str]) -> None:
-    """Raises NotAllowed unless the object ``name`` is ``owner``'s: it begins with one of its own ``prefixes``."""
+    """Raises NotAllowed unless the object ``name`` belongs to ``owner``: it begins with one of ``prefixes``."""
     if not name.startswith(tuple(prefixes)):
         raise NotAllowed(
             f"the key '{_shown(name)}'", f"keys of the client '{_shown(owner)}' begin with {listed(prefixes)}"
@@ -170,9 +171,9 @@ def check_span(what: str, offset: int, nbytes: int, size: int) -> None:
 
 
 def is_accessible(mode: int, uid: int, gid: int, our_uid: int, our_gids: Collection[int]) -> bool:
-    """Whether an object of such a mode, user and group is ours to read and write by its mode alone.
+    """Whether the mode of an object with this user and group lets this process read and write it.
 
-    A daemon that runs as root could open anybody's, and must not for whoever asks.
+    A daemon that runs as root could open any object, and must not do so for any client that asks.
     """
     if uid == our_uid:
         needed = 0o600
@@ -184,13 +185,13 @@ def is_accessible(mode: int, uid: int, gid: int, our_uid: int, our_gids: Collect
 
 
 def unusable_error(key: str) -> InvalidRequest:
-    """What is said of an object that is not there, is not ours to use, or is another's."""
+    """The error for an object that does not exist, is not accessible, or belongs to another client."""
     return InvalidRequest("", f"there is no shared memory object '{_shown(key)}' that this server may read and write")
 
 
 def shrunk_error(name: str) -> InvalidRequest:
-    """What is said where an object has become smaller than its region."""
-    return InvalidRequest("", f"region '{_shown(name)}' is larger than its shared memory object has become")
+    """The error for an object that has become smaller than its region."""
+    return InvalidRequest("", f"region '{_shown(name)}' is larger than its shared memory object, which has shrunk")
 
 
 def _shown(text: str) -> str:

@@ -1,1 +1,1 @@
-"""Spans of requests for OpenTelemetry, and which requests get them."""
+"""OpenTelemetry spans of requests, and which requests get them."""

@@ -1,4 +1,4 @@
-"""Gives requests their place in a trace, and the sampled ones spans where a collector is configured."""
+"""Gives requests their place in a trace, and sampled ones spans if a collector is configured."""
 
 import random
 from collections.abc import Callable
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class Tracer:
-    """Decides what is traced: as the client's own context says, else ``ratio`` of the requests.
+    """Decides what is traced: the client's own context decides, otherwise ``ratio`` of the requests are.
 
     Without an ``endpoint`` nothing is sent, and only clients begin traces. ``code_of`` names the
-    gRPC status an error travels as. Raises ConfigurationError where OpenTelemetry is not installed.
+    gRPC status of an error. Raises ConfigurationError if OpenTelemetry is not installed.
     """
 
     def __init__(self, endpoint: str, ratio: float, code_of: Callable[[InferdError], str]) -> None:
-        # Ids have to differ and need not be hard to guess; asking the system for each costs twice as much.
+        # Ids must differ but need not be hard to guess; asking the system for each costs twice as much.
         self._random = random.Random()  # noqa: S311
         self._ratio = ratio if endpoint else 0.0
         self._spans = _spans(endpoint, code_of) if endpoint else None
 
     def begin(self, traceparent: str, tracestate: str) -> TraceContext | None:
-        """The context of a request that arrives; both are empty where the client sent none."""
+        """The context of an arriving request; both are empty if the client sent none."""
         if traceparent and (sent := trace_context.parse(traceparent, tracestate, self._span_id)):
             return sent
         if self._ratio and self._random.random() < self._ratio:
@@ -35,12 +35,12 @@ class Tracer:
         return None
 
     def observe(self, seen: Observation) -> None:
-        """Make the spans of a request that ended."""
+        """Make the spans of a finished request."""
         if self._spans is not None and seen.trace is not None and seen.trace.sampled:
             self._spans.add(seen, seen.trace)
 
     def close(self) -> None:
-        """Send what is left; returns within seconds whatever the collector does."""
+        """Send the rest; returns within seconds whatever the collector does."""
         if self._spans is not None:
             self._spans.close()
 
@@ -49,7 +49,7 @@ class Tracer:
 
 
 def _spans(endpoint: str, code_of: Callable[[InferdError], str]) -> "Spans":
-    # Only where it is wanted: it is an extra, and takes 16 MB.
+    # Imported only if needed: it is an extra, and takes 16 MB.
     try:
         from inferd.tracing.spans import Spans
     except ModuleNotFoundError as error:

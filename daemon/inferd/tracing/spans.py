@@ -1,9 +1,9 @@
-"""What became of a request as OpenTelemetry spans, sent to a collector: sole owner of OpenTelemetry.
+"""Requests as OpenTelemetry spans, sent to a collector: the only module that uses OpenTelemetry.
 
-Spans are built here when a request has ended, from its stages, rather than with OpenTelemetry's
-own tracer: their ids are known since the request came, its times are, and nothing need be kept
-while it runs. What sends them is OpenTelemetry's, so its OTEL_EXPORTER_OTLP_* and OTEL_BSP_*
-variables hold (headers, certificates, compression, timeout, delay).
+Spans are built here from a request's stages when it has ended, rather than with OpenTelemetry's
+own tracer: their ids are known since the request arrived, its times are too, and nothing is kept
+while it runs. OpenTelemetry's exporter sends them, so its OTEL_EXPORTER_OTLP_* and OTEL_BSP_*
+variables apply (headers, certificates, compression, timeout, delay).
 """
 
 import logging
@@ -27,27 +27,27 @@ from inferd.trace_context import TraceContext
 
 log = structlog.get_logger("inferd.tracing.sampling")
 
-# By itself the exporter logs several lines for every batch that it can't send.
+# Left alone, the exporter logs several lines for every batch that it can't send.
 _EXPORTERS_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
-# Spans waiting to be sent. Those of a request are taken or left out together.
+# Spans waiting to be sent. A request's spans are queued or dropped together.
 _QUEUE = 4096
 _SPANS_OF_A_REQUEST = 9
-# How long closing may take: while the collector answers, and while it does not.
+# How long closing may take: while the collector responds, and while it does not.
 _CLOSE_SECONDS = 3.0
 _CLOSE_SECONDS_FAILING = 0.5
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSET = Status(StatusCode.UNSET)
-# What the semantic conventions count as the server's failure; the other codes are the client's.
+# The semantic conventions count these as the server's failures; the other codes are the client's.
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
 class Spans:
     """Sends spans to the collector at ``endpoint`` (http://HOST:PORT), from a thread of its own.
 
-    A collector that is slow or gone costs spans, and never a request: what finds no room is left out.
-    ``code_of`` names the gRPC status an error travels as. Raises ConfigurationError for an OTEL_*
+    A slow or absent collector costs spans, never a request: spans without room in the queue are dropped.
+    ``code_of`` names the gRPC status of an error. Raises ConfigurationError for an OTEL_*
     variable that can't be used.
     """
 
@@ -61,16 +61,16 @@ class Spans:
             self._delivery = Delivery(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http:")), endpoint)
             self._processor = BatchSpanProcessor(self._delivery, _QUEUE)
         except Exception as error:
-            # It reads its variables here, and raises whatever comes of a value that it can't read.
+            # It reads its variables here, and raises any error that an unreadable value leads to.
             raise ConfigurationError("variables OTEL_*", "", f"OpenTelemetry can't use them: {error}") from None
         _EXPORTERS_LOG.addFilter(self._delivery.filter)
 
     def add(self, seen: Observation, trace: TraceContext) -> None:
-        """The spans of a request that ended: one for all of it, and one within for each stage it came to."""
+        """Queue the spans of a finished request: one for the whole, and within it one for each stage reached."""
         if self._added - self._delivery.taken > _QUEUE - _SPANS_OF_A_REQUEST:
             self._delivery.leave_out()
             return
-        # Anew for each request: the wall clock may be set while the daemon runs.
+        # Computed for each request: the wall clock may be set while the daemon runs.
         to_epoch = time.time_ns() - time.monotonic_ns()
         trace_id = int(trace.trace_id, 16)
         state = _state(trace.state)
@@ -92,7 +92,7 @@ class Spans:
         code = "OK" if seen.error is None else self._code_of(seen.error)
         self._end(
             ReadableSpan(
-                # By model, as no two models' times compare. Not by RPC: a stream is one and carries many requests.
+                # By model, as times of two models do not compare. Not by RPC: a stream is one, with many requests.
                 f"infer {seen.model}",
                 own,
                 parent,
@@ -107,7 +107,7 @@ class Spans:
         )
 
     def close(self) -> None:
-        """Send what is left, for three seconds at most."""
+        """Send the rest, for three seconds at most."""
         # The processor would wait for half a minute, and its interface can't change that.
         patience = _CLOSE_SECONDS_FAILING if self._delivery.failing else _CLOSE_SECONDS
         impatience = threading.Timer(patience, self._delivery.shutdown)
@@ -124,7 +124,7 @@ class Spans:
 
 
 class Delivery(SpanExporter):
-    """Hands spans to ``exporter`` and counts them. Logs a line when that stops to work, and one when it works again."""
+    """Hands spans to ``exporter`` and counts them. Logs one line when delivery fails, and one when it works again."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self.taken = 0
@@ -140,7 +140,7 @@ class Delivery(SpanExporter):
         self._shut = threading.Lock()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send ``spans``; blocks while it tries again."""
+        """Send ``spans``; blocks during retries."""
         left_out = self._left_out
         try:
             result = self._exporter.export(spans)
@@ -151,16 +151,16 @@ class Delivery(SpanExporter):
             self._lost += len(spans)
         elif self._complained and left_out == self._left_out:
             self._complained = False
-            log.info("spans are delivered again", lost_spans=self._lost, left_out_requests=self._left_out)
+            log.info("span delivery resumed", lost_spans=self._lost, left_out_requests=self._left_out)
         return result
 
     def leave_out(self) -> None:
-        """The spans of a request found no room."""
+        """The spans of a request were dropped: the queue was full."""
         self._left_out += 1
-        self._complain("more spans come than the collector takes")
+        self._complain("more spans than the collector accepts")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say what the exporter would log, once."""
+        """Log once what the exporter would log repeatedly."""
         if record.levelno >= logging.WARNING:
             self.failing = True
             self._complain(record.getMessage())
@@ -169,22 +169,22 @@ class Delivery(SpanExporter):
         return False
 
     def hurry(self) -> None:
-        """Try nothing again that fails from now on."""
+        """From now on, do not retry what fails."""
         self._in_a_hurry = True
 
     def shutdown(self) -> None:
-        """Give up what is being sent, and send no more."""
+        """Give up the spans being sent, and send no more."""
         if self._shut.acquire(blocking=False):  # the processor calls it too
             self._exporter.shutdown()
 
     def _complain(self, why: str) -> None:
         if not self._complained:
             self._complained = True
-            log.warning("spans are not delivered", endpoint=self._endpoint, why=one_line(why))
+            log.warning("spans not delivered", endpoint=self._endpoint, why=one_line(why))
 
 
 def stage_intervals(stages: Stages) -> Iterator[tuple[str, int, int]]:
-    """Name, start and end (monotonic ns) of each stage come to; a request that failed ended in the last of them."""
+    """Name, start and end (monotonic ns) of each stage reached; a failed request ended in the last of them."""
     ended = stages.answered
     reached = [
         (name, at)
@@ -199,7 +199,7 @@ def stage_intervals(stages: Stages) -> Iterator[tuple[str, int, int]]:
             ("output", stages.taken),
             ("encode", stages.copied),
         )
-        if 0 < at <= ended  # a run whose client no longer waits goes on after the answer
+        if 0 < at <= ended  # a run whose client no longer waits continues after the response
     ]
     for place, (name, start) in enumerate(reached, 1):
         yield name, start, reached[place][1] if place < len(reached) else ended
@@ -231,6 +231,6 @@ def _state(text: str) -> TraceState | None:
 
 
 def _resource() -> Resource:
-    """This process as OpenTelemetry sees it; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go first."""
+    """This process for OpenTelemetry; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
     ours = Resource({"service.name": "inferd", "service.version": __version__})
     return Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)

@@ -96,6 +96,7 @@ PURE = {
     "health",
     "lifecycle",
     "merging",
+    "metrics.error_budget",
     "metrics.grace",
     "metrics.merge_text",
     "metrics.retired_counters",

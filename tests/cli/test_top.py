@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -30,7 +31,7 @@ from rich.console import Console
 
 from inferd.cli import top
 from inferd.cli.main import main
-from inferd.cli.top_display import render
+from inferd.cli.top_display import render, render_explanation
 from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.metrics.rolling import History, ServerView
@@ -80,7 +81,8 @@ TWO = live_of(
         in_flight=9,
         running=2,
         devices=(device("GPU.0", 2, 0, 4, "f16"), device("CPU", 1, 2, 1, "f32")),
-        tuning="promoted 2 streams",
+        tuning="settled: promoted 2 streams",
+        tuner="settled",
     ),
 )
 
@@ -101,7 +103,55 @@ def test_a_row_says_what_the_page_says() -> None:
     assert cells[:4] == ["large-model", "1", "READY", "20"]
     assert "p99 ≤ 10 ms ✓ 100 %" in cells
     assert {"3.2", "5.5 ms", "9.9 ms", "40", "7", "42.1 ms", "9/40", "2/5"} <= set(cells)
-    assert cells[-2:] == ["GPU.0 2 f16, CPU 1×2 f32", "promoted 2 streams"]
+    assert cells[-3:] == ["settled", "GPU.0 2 streams, f16; CPU 1 stream, 2 threads, f32", "promoted 2 streams"]
+
+
+def test_the_curve_says_its_time_and_its_axis() -> None:
+    lines = shown(TWO)
+    assert "last 20 s" in lines[2]
+    # One reading, which is the highest.
+    assert "█ 0..20  " in row(lines, "large-model")
+    assert "█ 0..900  " in row(lines, "small")
+
+
+def burning(within: int, late: int, **outcomes: int) -> str:
+    counted = {"ok": within + late} | outcomes
+    readings = [model(objective=0.01), model(objective=0.01, counts=(0, within, late, 0), outcomes=counted)]
+    return row(shown(live_of(readings)), "m ")
+
+
+def test_the_budget_that_burns_faster_is_told() -> None:
+    assert "  0.5× latency  " in burning(995, 5)
+    assert "  3.0× latency  " in burning(970, 30)
+    assert "  10× availability  " in burning(990, 0, overloaded=10)
+    assert "×" not in row(shown(live_of([model(), model()])), "m ")
+
+
+def test_a_tuner_with_nothing_more_to_say_says_it_once() -> None:
+    known = {"tuning": "searching", "tuner": "searching"}
+    assert row(shown(live_of([model(**known), model(**known)])), "m ").count("searching") == 1
+
+
+@pytest.mark.parametrize("size", [(20, 3), (80, 24), (200, 60)])
+def test_the_explanation_has_each_column_and_fits(size: tuple[int, int]) -> None:
+    out = io.StringIO()
+    Console(file=out, width=size[0], height=size[1]).print(render_explanation(*size))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= size[1]
+    assert all(cell_len(line) <= size[0] for line in lines)
+    if size[1] > 24:
+        heads = re.split(r"  +", shown(TWO)[2].strip())
+        assert [re.split(r"  +", line)[0] for line in lines[2:-1]] == heads
+
+
+def test_the_help_explains_the_columns_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["top", "--help"])
+    out = capsys.readouterr().out
+    assert max(map(cell_len, out.splitlines())) <= 80
+    for head in re.split(r"  +", shown(TWO)[2].strip()):
+        assert f"\n  {head}  " in out
 
 
 def test_the_servers_own_line_comes_first() -> None:
@@ -440,6 +490,18 @@ def test_a_signal_to_end_leaves_the_terminal_as_it_was() -> None:
         seen.until(b"small")
         seen.process.send_signal(signal.SIGTERM)
         assert seen.end() == 128 + signal.SIGTERM
+
+
+def test_a_question_mark_explains_the_columns_until_the_next() -> None:
+    with serving() as address, terminal(address, lines=30) as seen:
+        seen.until(b"? explains the columns.")
+        seen.press(b"?")
+        seen.until(b"What the columns mean")
+        seen.until(b"busy infer requests, of all")
+        seen.press(b"?")
+        seen.until(b"small")
+        seen.press(b"q")
+        assert seen.end() == 0
 
 
 def test_a_key_that_means_nothing_does_nothing() -> None:

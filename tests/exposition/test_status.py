@@ -166,6 +166,12 @@ def test_what_comes_from_the_server_never_becomes_markup(page: Page) -> None:
         assert way not in page.body.decode()
 
 
+def test_each_column_has_an_explanation(page: Page) -> None:
+    text = page.body.decode()
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", text)
+    assert re.findall(r"<dt>(.*?)</dt><dd>", text.partition('<dl id="legend">')[2]) == heads
+
+
 def test_the_page_is_small(page: Page) -> None:
     assert len(page.body) < 40_000
 

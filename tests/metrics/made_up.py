@@ -27,7 +27,7 @@ def model(name: str = "m", version: str = "1", **known: Any) -> VersionSnapshot:
     """A model version that is ready and has done nothing but what is ``known`` of it.
 
     That may be fields of the queue's state and of the requests' counts too, ``objective`` in seconds with its
-    ``percentile``, and ``tuning`` as a line.
+    ``percentile``, ``tuning`` as a line and ``tuner``, its phase.
     """
     queue = {"limit": 40} | _taken(known, QueueState)
     bounds = known.get("bounds", BOUNDS)
@@ -35,7 +35,7 @@ def model(name: str = "m", version: str = "1", **known: Any) -> VersionSnapshot:
     requests |= _taken(known, RequestCounts)
     objective, percentile = known.pop("objective", None), known.pop("percentile", 99.0)
     ratio = None if objective is None else percentile / 100
-    text = known.pop("tuning", "")
+    text, phase = known.pop("tuning", ""), known.pop("tuner", "")
     facts: dict[str, Any] = {"state": "READY", "reason": "", "devices": (device("CPU", 2, 4, 8, "f32"),)}
     return VersionSnapshot(
         model=name,
@@ -43,7 +43,7 @@ def model(name: str = "m", version: str = "1", **known: Any) -> VersionSnapshot:
         requests=RequestCounts(**requests),
         queue=QueueState(**queue),
         objective=ObjectiveSnapshot(objective, ratio, 0.999, percentile),
-        tuning=TuningSnapshot(False, {}, 0.0, 0.0, text),
+        tuning=TuningSnapshot(False, {}, 0.0, 0.0, text, phase),
         **(facts | known),
     )
 

@@ -190,6 +190,36 @@ def test_without_an_objective_or_answers_there_is_no_part_in_time() -> None:
     assert (of(view)["within"], of(view)["tail"]) == (None, None)
 
 
+def test_the_error_budgets_are_those_of_the_window() -> None:
+    known = {"objective": 0.01, "percentile": 99.0}
+    outcomes = {"ok": 1990, "overloaded": 8, "deadline": 1, "internal": 1, "cancelled": 40, "invalid": 7}
+    # 0.5 % of the answers are late.
+    now = model(counts=(1000, 980, 10, 0), outcomes=outcomes, **known)
+    seen = of(after(server(1, [model(**known)]), server(2, [now])))
+    assert seen["latency_burn"] == pytest.approx(10 / 1990 / 0.01, rel=1e-4)
+    assert seen["availability"] == 0.999
+    assert seen["availability_burn"] == pytest.approx(10 / 2000 / 0.001, rel=1e-4)
+
+
+def test_what_a_quota_refused_spends_no_budget() -> None:
+    before = model(outcomes={"ok": 5, "overloaded": 3}, over_quota=3)
+    now = model(outcomes={"ok": 104, "overloaded": 54}, over_quota=53)
+    assert of(after(server(1, [before]), server(2, [now])))["availability_burn"] == pytest.approx(1 / 100 / 0.001)
+
+
+def test_a_budget_that_nothing_is_judged_by_has_no_burn_rate() -> None:
+    quiet = of(after(server(1, [model(objective=0.01)]), server(2, [model(objective=0.01)])))
+    assert (quiet["latency_burn"], quiet["availability_burn"]) == (None, None)
+    answered = model(counts=(9, 0, 0, 0), outcomes={"ok": 9})
+    without = of(after(server(1, [model()]), server(2, [answered])))
+    assert (without["latency_burn"], without["availability"], without["availability_burn"]) == (None, 0.999, 0.0)
+
+
+def test_the_tuners_phase_is_told() -> None:
+    seen = of(after(server(1, [model(tuning="searching: 3 of 40 measured", tuner="searching")])))
+    assert (seen["tuner"], seen["tuning"]) == ("searching", "searching: 3 of 40 measured")
+
+
 # -- what comes, goes and begins again --------------------------------------------
 
 

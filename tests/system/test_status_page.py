@@ -259,14 +259,17 @@ def answered(name: str, requests: int, bucket: int = 0, **known: Any) -> Version
 def test_what_comes_from_the_server_is_text_and_nothing_else(browser: Browser) -> None:
     made = MadeUp()
     device = made_up.device(HOSTILE, 1, 1, 1, HOSTILE)
-    known = {"version": HOSTILE, "state": HOSTILE, "reason": HOSTILE, "tuning": HOSTILE, "devices": (device,)}
+    known = {"version": HOSTILE, "state": HOSTILE, "reason": HOSTILE, "devices": (device,)}
+    known |= {"tuning": HOSTILE, "tuner": HOSTILE + "!"}
     made.read(made_up.model(HOSTILE, **known))
     made.read(made_up.model(HOSTILE, outcomes={HOSTILE: 5}, **known))
     with serving(made) as address, looking(browser, address) as (page, seen):
         expect(page.locator(".name")).to_have_text(f"{HOSTILE} version {HOSTILE}")
         expect(page.locator(".pill").nth(1)).to_have_text(HOSTILE)
         expect(page.locator("td.lost")).to_contain_text(f"{HOSTILE} 5.0/s")
-        expect(page.locator("td.place")).to_have_text(f"{HOSTILE} 1 stream × 1 thread, {HOSTILE}{HOSTILE}")
+        expect(page.locator("td.place")).to_have_text(
+            f"{HOSTILE} 1 stream, 1 thread, {HOSTILE}tuner: {HOSTILE}!{HOSTILE}"
+        )
         assert page.locator("main img, main script").count() == 0
     assert seen.said == []
     assert {url.partition("?")[0] for url in seen.asked} == {f"http://{address}/", f"http://{address}/status.json"}
@@ -314,7 +317,8 @@ def test_a_curve_grows_with_the_readings_and_starts_over_with_the_process(browse
         with serving(made) as address:
             page, _ = ends.enter_context(looking(browser, address))
             points(page, 4)
-            expect(page.locator(".throughput figcaption")).to_have_text("answers/s: highest 9.0")
+            expect(page.locator(".throughput svg")).to_have_attribute("aria-label", "answers/s: highest 9.0")
+            expect(page.locator(".throughput .high")).to_have_text("9.0")
             made.read(answered("m", 50))
             made.read(answered("m", 70))
             points(page, 6)
@@ -323,7 +327,8 @@ def test_a_curve_grows_with_the_readings_and_starts_over_with_the_process(browse
             another.read(answered("m", n))
         with serving(another, port=int(address.rpartition(":")[2])):
             points(page, 7)
-            expect(page.locator(".throughput figcaption")).to_have_text("answers/s: highest 1.0")
+            expect(page.locator(".throughput svg")).to_have_attribute("aria-label", "answers/s: highest 1.0")
+            expect(page.locator(".throughput .high")).to_have_text("1.0")
 
 
 def test_a_missed_objective_is_told_in_words(browser: Browser) -> None:
@@ -334,6 +339,119 @@ def test_a_missed_objective_is_told_in_words(browser: Browser) -> None:
     with serving(made) as address, looking(browser, address) as (page, _):
         expect(page.locator("td.latency")).to_contain_text("✗ p95 ≤ 10 ms missed, 49 % in time")
         expect(page.locator(".latency .bar")).to_have_class(re.compile("over"))
+
+
+def test_the_curves_have_axes(browser: Browser) -> None:
+    made = MadeUp()
+    known = {"objective": 0.2}
+    made.read(made_up.model("m", **known))
+    made.read(made_up.model("m", outcomes={"ok": 12}, counts=(0, 12, 0, 0), **known))
+    with serving(made) as address, looking(browser, address) as (page, _):
+        expect(page.locator(".throughput figure")).to_have_text("1205 min agonowanswers/s, each second")
+        # From the only p99 to the objective.
+        expect(page.locator(".latency .low")).to_have_text("9.9 ms")
+        expect(page.locator(".latency .high")).to_have_text("200 ms")
+        expect(page.locator(".latency .to")).to_have_text("now")
+        expect(page.locator(".latency figcaption")).to_have_text("p99 of each second; dashed: objective")
+        high, low, drawing = (page.locator(f".latency {part}").bounding_box() for part in (".high", ".low", "svg"))
+    assert high
+    assert low
+    assert drawing
+    # Its labels are at the ends of the axis, and left of it.
+    assert abs(high["y"] - drawing["y"]) <= 2
+    assert abs(low["y"] + low["height"] - drawing["y"] - drawing["height"]) <= 2
+    assert max(high["x"] + high["width"], low["x"] + low["width"]) <= drawing["x"]
+
+
+@pytest.mark.parametrize(
+    ("late", "shed", "latency", "availability"),
+    [
+        (5, 0, "latency50 % leftburn 0.5× over 1.0 s", "availability100 % leftburn 0× over 1.0 s"),
+        (30, 5, "latencyoverspentburn 3.0× over 1.0 s", "availabilityoverspentburn 5.0× over 1.0 s"),
+    ],
+)
+def test_what_is_left_of_the_error_budgets_is_told(
+    browser: Browser, late: int, shed: int, latency: str, availability: str
+) -> None:
+    made = MadeUp()
+    outcomes = {"ok": 1000 - shed, "overloaded": shed, "cancelled": 9}
+    made.read(made_up.model("m", objective=0.01))
+    made.read(made_up.model("m", objective=0.01, outcomes=outcomes, counts=(0, 1000 - late, late, 0)))
+    with serving(made) as address, looking(browser, address) as (page, _):
+        for place, text in enumerate((latency, availability)):
+            budget = page.locator(".budget").nth(place)
+            expect(budget).to_have_text(text)
+            expect(budget.locator(".bar")).to_be_visible()
+            expect(budget.locator(".bar")).to_have_class(re.compile("over" if "overspent" in text else "^bar *$"))
+
+
+def test_without_anything_to_judge_there_is_no_budget(browser: Browser) -> None:
+    made = MadeUp()
+    made.read(made_up.model("m"))
+    made.read(made_up.model("m"))
+    with serving(made) as address, looking(browser, address) as (page, _):
+        expect(page.locator(".budget").nth(0)).to_have_text("latencyno objective")
+        expect(page.locator(".budget").nth(1)).to_have_text("availabilityno requests to judge")
+        expect(page.locator(".budget .bar").first).to_be_hidden()
+
+
+def test_the_tuners_phase_and_what_it_does_are_told(browser: Browser) -> None:
+    made = MadeUp()
+    made.read(
+        made_up.model("a", tuner="searching", tuning="searching: 3 of 40 measured"),
+        made_up.model("b", tuner="settled"),
+        made_up.model("c"),
+    )
+    with serving(made) as address, looking(browser, address) as (page, _):
+        expect(row(page, "a").locator(".tuner")).to_have_text("tuner: searching")
+        expect(row(page, "a").locator(".clamp")).to_have_text("3 of 40 measured")
+        expect(row(page, "b").locator(".tuner")).to_have_text("tuner: settled")
+        expect(row(page, "c").locator(".tuner")).to_be_hidden()
+
+
+def test_each_column_is_explained(browser: Browser) -> None:
+    made = MadeUp()
+    made.read(made_up.model("m"))
+    with serving(made) as address, looking(browser, address) as (page, seen):
+        heads = page.locator("th").all_inner_texts()
+        assert page.locator("#legend dt").all_text_contents() == heads
+        expect(page.locator("th.spent")).to_have_attribute(
+            "title", re.compile("^The part of the requests that the obj")
+        )
+        assert page.evaluate("[...document.querySelectorAll('th')].every((head) => head.title.length > 30)")
+        expect(page.locator("#legend")).to_be_hidden()
+        page.get_by_text("What the columns mean").click()
+        expect(page.locator("#legend")).to_be_visible()
+    assert seen.said == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_only(browser: Browser, scheme: str) -> None:
+    made = MadeUp()
+    long = "a-model-with-a-name-that-is-longer-than-a-phone-is-wide-and-has-no-space-in-it"
+    devices = (made_up.device("GPU.0", 16, 0, 64, "f16"), made_up.device("CPU", 128, 256, 1024, "bf16"))
+    text = "verifying: " + "what the tuner says of it " * 8
+    known = {"objective": 0.01, "devices": devices, "tuner": "verifying", "tuning": text, "limit": 100_000}
+    for n in range(2):
+        outcomes = {"ok": 10**6 * n, "overloaded": 10**6 * n, "internal": 10**5 * n, "deadline": 10**5 * n}
+        made.read(
+            made_up.model(long, outcomes=outcomes, counts=(0, 0, 0, 10**6 * n), waiting=99_999, oldest=9.0, **known),
+            made_up.model("broken", state="UNAVAILABLE", reason=long * 2, devices=()),
+        )
+    with serving(made) as address, looking(browser, address, 360, scheme) as (page, seen):
+        expect(row(page, long).locator(".latency .curve")).to_have_attribute("d", re.compile("M"))
+        page.get_by_text("What the columns mean").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        # Neither is anything cut off: each part lies inside of the window.
+        outside = page.evaluate(
+            "[...document.querySelectorAll('body *')].filter((one) => one.getClientRects().length"
+            " && (one.getBoundingClientRect().right > 360.5 || one.getBoundingClientRect().left < 0))"
+            ".map((one) => one.className)"
+        )
+        for name in (".throughput", ".latency", ".spent", ".work", ".lost", ".place"):
+            expect(row(page, long).locator(f"td{name}")).to_be_visible()
+    assert outside == []
+    assert seen.said == []
 
 
 def test_a_percentile_beyond_the_last_bucket_is_told_as_such(browser: Browser) -> None:

@@ -34,7 +34,8 @@ COMMANDS = {
         "Watch the models of a running daemon",
         "top",
         "top",
-        description="Watch the models of a running daemon: throughput, latency and queues, busiest first. q quits.",
+        description="Watch the models of a running daemon: throughput, latency and queues, busiest first. ? explains "
+        "the columns, q quits.",
     ),
     "dashboards": Command("Write the Grafana dashboards and Prometheus rules", "dashboards", "dashboards"),
     "install-units": Command(

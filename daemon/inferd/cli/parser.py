@@ -58,10 +58,13 @@ class HelpAll(argparse.Action):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """A wider column of flags, so that most have their help on the same line."""
+    """A wider column of flags, so that most have their help on the same line; a text of several lines keeps them."""
 
     def __init__(self, prog: str, *arguments: Any, **more: Any) -> None:
         super().__init__(prog, *arguments, **(more | {"max_help_position": 32}))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def commands_of(parser: argparse.ArgumentParser, dest: str) -> "argparse._SubParsersAction[Any]":

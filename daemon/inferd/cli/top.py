@@ -17,7 +17,7 @@ from rich.live import Live as Screen
 
 from inferd.cli import connection
 from inferd.cli.parser import duration
-from inferd.cli.top_display import CURVE, duration_text, render
+from inferd.cli.top_display import CURVE, duration_text, explanation, render, render_explanation
 from inferd.errors import InferdError, one_line
 from inferd.metrics import record_json
 from inferd.metrics.rolling import ServerView
@@ -30,6 +30,7 @@ _LARGEST = 64 << 20
 _UNLIMITED = 10_000
 
 _QUIT = ("q", "Q", "\x04")
+_EXPLAIN = "?"
 
 
 class StatusUnavailable(InferdError):
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="Print the values as one line of JSON and exit")
     connection.add_arguments(parser)
+    parser.epilog = "\n".join(("Columns:", *(f"  {line}" for line in explanation())))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -146,16 +148,23 @@ def _watch(console: Console, address: str, interval: float, view: ServerView, cr
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     seen, warning = time.monotonic(), ""
     due = seen + interval
+    explaining = False
     try:
         with _keys() as pressed, Screen(console=console, screen=True, auto_refresh=False) as screen:
             while True:
                 now = time.monotonic()
                 said = f"{warning}; values are {duration_text(now - seen)} old" if warning else ""
-                screen.update(render(view, console.width, console.height, said), refresh=True)
+                screen.update(
+                    render_explanation(console.width, console.height)
+                    if explaining
+                    else render(view, console.width, console.height, said),
+                    refresh=True,
+                )
                 # Redraw at least once a second, so that a resized terminal is filled.
                 key = pressed(min(1.0, max(0.0, due - now)))
                 if key in _QUIT:
                     return
+                explaining ^= key == _EXPLAIN
                 if not key and time.monotonic() < due:
                     continue
                 try:

@@ -15,6 +15,8 @@ from inferd.metrics.rolling import ModelView, ServerView
 CURVE = 20
 """How many readings the curve of the throughput shows."""
 
+_CURVE_HEAD = f"last {CURVE} s"
+_BURN_MEANS = "the worse error budget: 1× is as fast as allowed, 0.5× half"
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
 _NAME, _SHORTEST_NAME = 20, 8
@@ -30,9 +32,9 @@ def render(view: ServerView, width: int, height: int | None = None, warning: str
     troubles = [Text(_trouble(m), _BAD) for m in models if m.reason]
     if other := ", ".join(f"{one_line(outcome, 20)} {_plain(rate)}/s" for outcome, rate in view.other.items()):
         troubles.append(Text(f"requests that named no model of this server: {other}"))
-    foot = [Text(f"Rates and percentiles of the last {_plain(view.window)} s.", "dim")]
+    foot = [Text(f"Rates and percentiles of the last {_plain(view.window)} s, budget burn too.", "dim")]
+    foot[0].append(" The columns: inferd top --help." if height is None else " q leaves, ? explains the columns.")
     if height is not None:
-        foot[0].append(" q leaves.")
         # Two lines for a gap and the table's head, one for what is left out.
         troubles = troubles[: max(0, height // 4)]
         room = max(1, height - len(head) - len(troubles) - len(foot) - 3)
@@ -44,6 +46,22 @@ def render(view: ServerView, width: int, height: int | None = None, warning: str
     for text in (*head, *lines):
         text.no_wrap, text.overflow = True, "ellipsis"
     return Group(*head, "", table, *lines)
+
+
+def explanation() -> list[str]:
+    """What each column means, a line each."""
+    width = max(len(column.head) for column in _COLUMNS)
+    return [f"{column.head:{width}}  {column.means}" for column in _COLUMNS]
+
+
+def render_explanation(width: int, height: int) -> RenderableType:
+    """The same in a terminal of that size, on as many lines as there are."""
+    lines = [Text("What the columns mean", _HEAD), Text(), *map(Text, explanation())]
+    lines = [*lines[: max(1, height - 1)], Text("? shows the models again, q leaves.", "dim")]
+    for text in lines:
+        text.no_wrap, text.overflow = True, "ellipsis"
+        text.truncate(width, overflow="ellipsis")
+    return Group(*lines)
 
 
 def duration_text(seconds: float) -> str:
@@ -83,10 +101,12 @@ def _trouble(model: ModelView) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column; where the room is short, those with the highest ``rank`` go first, and 0 never goes."""
+    """A column and what it ``means``; where the room is short, those with the highest ``rank`` go first, and 0 never
+    goes."""
 
     head: str
     rank: int
+    means: str
     cell: Callable[[ModelView], Text]
     align: Literal["left", "right"] = "right"
 
@@ -144,37 +164,68 @@ def _curve(model: ModelView) -> Text:
     rates = model.history.answered[-CURVE:]
     top = max(rates, default=0.0)
     bars = (_BARS[round(rate / top * (len(_BARS) - 1))] if top else _BARS[0] for rate in rates)
-    return Text("".join(bars).rjust(CURVE))
+    return Text(f"{''.join(bars).rjust(CURVE)} 0..{_plain(top)}")
+
+
+def _burn(model: ModelView) -> Text:
+    burns = {"latency": model.latency_burn, "availability": model.availability_burn}
+    known = {name: burn for name, burn in burns.items() if burn is not None}
+    if not known:
+        return Text("-", "dim")
+    worst = max(known, key=lambda name: known[name])
+    return Text(f"{_plain(known[worst])}× {worst}", _BAD if known[worst] > 1 else _GOOD)
+
+
+def _tuner(model: ModelView) -> Text:
+    return Text(one_line(model.tuner, 20) or "-")
+
+
+def _tuning(model: ModelView) -> Text:
+    # The line begins with the phase, which has a column of its own.
+    line = "" if model.tuning == model.tuner else model.tuning.removeprefix(f"{model.tuner}: ")
+    return Text(one_line(line, 100))
 
 
 def _devices(model: ModelView) -> Text:
     # What a device does not tell is 0.
     each = (
-        f"{d.device} {d.streams}" + (f"×{d.threads}" if d.threads else "") + f" {d.precision}" for d in model.devices
+        f"{d.device} {_count(d.streams, 'stream')}"
+        + (f", {_count(d.threads, 'thread')}" if d.threads else "")
+        + (f", {d.precision}" if d.precision else "")
+        for d in model.devices
     )
-    return Text(one_line(", ".join(each), 60) or "-")
+    return Text(one_line("; ".join(each), 90) or "-")
 
 
 _COLUMNS = (
-    _Column("model", 0, lambda m: Text(one_line(m.model, 60)), "left"),
-    _Column("version", 6, lambda m: Text(one_line(m.version, 20))),
-    _Column("state", 3, _state, "left"),
-    _Column("answers/s", 0, lambda m: Text(_plain(m.answered))),
-    _Column("throughput", 11, _curve, "left"),
-    _Column("inferences/s", 10, lambda m: Text(_plain(m.inferences))),
-    _Column("load", 5, lambda m: Text(_plain(m.load))),
-    _Column("p50", 4, lambda m: _percentile(m, m.p50)),
-    _Column("p99", 0, lambda m: _percentile(m, m.p99)),
-    _Column("objective", 2, _objective, "left"),
-    _Column("waiting", 3, lambda m: Text(str(m.waiting))),
-    _Column("oldest", 8, lambda m: Text(_duration(m.oldest) if m.waiting else "-")),
-    _Column("in flight", 7, lambda m: Text(f"{m.in_flight}/{m.limit}")),
-    _Column("runs", 5, lambda m: Text(f"{m.running}/{m.infer_requests}")),
-    _Column("shed/s", 1, lambda m: _lost(m.shed)),
-    _Column("errors/s", 1, lambda m: _lost(m.errors)),
-    _Column("refused/s", 9, lambda m: Text(_plain(m.refused))),
-    _Column("runs on", 12, _devices, "left"),
-    _Column("tuning", 13, lambda m: Text(one_line(m.tuning, 100)), "left"),
+    _Column("model", 0, "name of the model", lambda m: Text(one_line(m.model, 60)), "left"),
+    _Column("version", 6, "its version", lambda m: Text(one_line(m.version, 20))),
+    _Column("state", 3, "READY, or why not on a line below the table", _state, "left"),
+    _Column("answers/s", 0, "requests answered a second", lambda m: Text(_plain(m.answered))),
+    _Column(_CURVE_HEAD, 11, "answers/s in each second; the axis goes from 0 to the highest", _curve, "left"),
+    _Column("inferences/s", 10, "rows of the answered requests a second", lambda m: Text(_plain(m.inferences))),
+    _Column("load", 5, "requests in the server at a time, on average", lambda m: Text(_plain(m.load))),
+    _Column("p50", 4, "half of the answers took less time than this", lambda m: _percentile(m, m.p50)),
+    _Column("p99", 0, "99 % of the answers took less time than this", lambda m: _percentile(m, m.p99)),
+    _Column("objective", 2, "latency objective, whether it is kept, and the part in time", _objective, "left"),
+    _Column("budget burn", 5, _BURN_MEANS, _burn, "left"),
+    _Column("waiting", 3, "requests in the queue", lambda m: Text(str(m.waiting))),
+    _Column(
+        "oldest", 8, "how long the oldest of them has waited", lambda m: Text(_duration(m.oldest) if m.waiting else "-")
+    ),
+    _Column(
+        "in flight",
+        7,
+        "requests waiting or running, of the most that inferd admits",
+        lambda m: Text(f"{m.in_flight}/{m.limit}"),
+    ),
+    _Column("runs", 5, "busy infer requests, of all", lambda m: Text(f"{m.running}/{m.infer_requests}")),
+    _Column("shed/s", 1, "requests refused because of load", lambda m: _lost(m.shed)),
+    _Column("errors/s", 1, "requests that failed or ran out of time", lambda m: _lost(m.errors)),
+    _Column("refused/s", 9, "the client's own mistakes and cancellations", lambda m: Text(_plain(m.refused))),
+    _Column("tuner", 10, "settled, wanted (to be tuned), verifying, searching, trying", _tuner, "left"),
+    _Column("runs on", 12, "device, streams, threads in total, precision", _devices, "left"),
+    _Column("tuning", 13, "what the tuner found or does", _tuning, "left"),
 )
 
 
@@ -186,6 +237,10 @@ def _plain(number: float) -> str:
     if number == 0:
         return "0"
     return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.095 else f"{number:.2f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

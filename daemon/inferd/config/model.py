@@ -159,7 +159,7 @@ class ObjectiveSettings(_SettingsTable):
         ge=50,
         lt=100,
         description="Per cent of the requests to answer. Requests that are shed, fail or time out count against it; "
-        "client errors do not. Only the alerts use it.",
+        "client errors do not. Only alerts, the status page and top use it.",
     )
 
 

@@ -14,6 +14,7 @@ from inferd.disclosure import without_host_paths
 from inferd.engine.model import LoadedPool
 from inferd.engine.runtime import version as openvino_version
 from inferd.engine.state import most_sequences
+from inferd.errors import QuotaExceeded
 from inferd.lifecycle import Lifecycle, ModelState
 from inferd.metrics.instruments import OTHER
 from inferd.metrics.process_usage import ProcessUsage
@@ -131,6 +132,7 @@ class Snapshotter:
                 seconds=record.seconds,
                 gain=record.gain,
                 text=without_host_paths(_tuning_text(record)),
+                phase=record.phase.value,
             )
             for record in self._tuner.records.all()
             if record.phase is not TuningPhase.UNTUNABLE
@@ -214,6 +216,7 @@ def _requests(counters: VersionCounters) -> RequestCounts:
         seconds=answered.total / 1e9,
         outcomes=_outcomes(counters),
         rows=counters.inferences,
+        over_quota=sum(n for (_, _, why), n in counters.requests.copy().items() if why == QuotaExceeded.reason),
     )
 
 

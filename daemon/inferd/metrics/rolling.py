@@ -5,11 +5,12 @@ began again counts from zero, and a model that came counts from its second readi
 the rises of the window, and two numbers a reading and model for the history.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from inferd.metrics import error_budget
 from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.snapshot import (
     DeviceSnapshot,
@@ -33,7 +34,7 @@ CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "unauthenticated",
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """Part of a DeviceSnapshot."""
+    """Part of a DeviceSnapshot. All ``streams`` together have so many ``threads``, 0 where that is unknown."""
 
     device: str
     streams: int
@@ -58,6 +59,10 @@ class ModelView(QueueState):
     and cancellations) are the others, and ``outcomes`` the same by outcome. ``load`` is how many requests that
     were answered well were in the server on average. ``tail`` is the ``percentile`` that the objective means; a
     percentile at the ``ceiling`` is that or more. ``within`` is the part of the answers that kept the objective.
+
+    ``availability`` is the part of the requests to be answered, None where the version takes none. The burn rates say
+    how fast the window's requests spend the error budgets: 1 is as fast as allowed, None without requests to judge or
+    without an objective. ``tuner`` is the tuner's phase, ``tuning`` a line about it.
     """
 
     model: str
@@ -81,6 +86,10 @@ class ModelView(QueueState):
     infer_requests: int
     devices: list[DeviceView]
     tuning: str
+    tuner: str
+    availability: float | None
+    latency_burn: float | None
+    availability_burn: float | None
     history: HistoryView
 
 
@@ -151,6 +160,7 @@ class _Rise:
     spent: float
     outcomes: Mapping[str, int]
     rows: int
+    over_quota: int
 
     @classmethod
     def between(cls, seconds: float, old: RequestCounts, new: RequestCounts) -> "_Rise":
@@ -159,7 +169,8 @@ class _Rise:
             counts = tuple(b - a for a, b in zip(old.counts, new.counts, strict=True))
             spent = max(0.0, new.seconds - old.seconds)
         rows = new.rows - old.rows if new.rows >= old.rows else new.rows
-        return cls(seconds, new.bounds, counts, spent, _risen(old.outcomes, new.outcomes), rows)
+        over_quota = new.over_quota - old.over_quota if new.over_quota >= old.over_quota else new.over_quota
+        return cls(seconds, new.bounds, counts, spent, _risen(old.outcomes, new.outcomes), rows, over_quota)
 
 
 @dataclass(slots=True)
@@ -276,6 +287,7 @@ def _model(track: _Track, points: int) -> ModelView:
     objective = now.objective.latency if now.objective is not None else None
     percentile = now.objective.percentile if now.objective is not None else 0.0
     within = part_within(objective, requests.bounds, counts) if objective is not None else None
+    availability = now.objective.availability_ratio if now.objective is not None else None
     return ModelView(
         **{name: _rounded(value) for name, value in asdict(now.queue or QueueState()).items()},
         model=now.model,
@@ -299,8 +311,27 @@ def _model(track: _Track, points: int) -> ModelView:
         infer_requests=sum(device.infer_requests for device in now.devices),
         devices=[_device(device) for device in now.devices],
         tuning=now.tuning.text if now.tuning is not None else "",
+        tuner=now.tuning.phase if now.tuning is not None else "",
+        availability=availability,
+        latency_burn=_latency_burn(within, percentile),
+        availability_burn=_availability_burn(track.rises, availability),
         history=HistoryView(_newest(track.answered, points), _newest(track.p99, points)),
     )
+
+
+def _latency_burn(within: float | None, percentile: float) -> float | None:
+    return None if within is None else _short_or_none(error_budget.burn_rate(1 - within, 1, percentile / 100))
+
+
+def _availability_burn(rises: Iterable[_Rise], objective: float | None) -> float | None:
+    if objective is None:
+        return None
+    outcomes: Counter[str] = Counter()
+    over_quota = 0
+    for rise in rises:
+        outcomes.update(rise.outcomes)
+        over_quota += rise.over_quota
+    return _short_or_none(error_budget.burn_rate(*error_budget.unanswered(outcomes, over_quota), objective))
 
 
 def _device(device: DeviceSnapshot) -> DeviceView:

@@ -49,14 +49,15 @@ class DeviceSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TuningSnapshot:
-    """Tunings of one model version that ended, by decision; seconds spent; the last gain, 0 if unknown; and one line
-    about the last decision or what the tuner does now, empty for none."""
+    """Tunings of one model version that ended, by decision; seconds spent; the last gain, 0 if unknown; one line about
+    the last decision or what the tuner does now, empty for none; and the tuner's phase, such as "searching"."""
 
     active: bool = field(metadata=MAX)
     decisions: Mapping[str, int] = field(metadata=COUNTS)
     seconds: float = field(metadata=SUM)
     gain: float = field(metadata=MAX)
     text: str = field(metadata=NONEMPTY)
+    phase: str = field(default="", metadata=NONEMPTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,9 @@ class RequestCounts:
     """Requests that ended, since the start.
 
     ``counts`` holds the answers whose latency fell into each bucket of ``bounds``, not cumulative, and in one more the
-    answers above the last bound; ``seconds`` is their sum. ``outcomes`` counts requests by outcome, "ok" among them;
-    ``rows`` the inferences of the answered ones.
+    answers above the last bound; ``seconds`` is their sum. ``outcomes`` counts requests by outcome, "ok" among them,
+    and ``over_quota`` those of "overloaded" that exceeded a client's quota; ``rows`` counts the inferences of the
+    answered ones.
     """
 
     bounds: tuple[float, ...]
@@ -84,6 +86,7 @@ class RequestCounts:
     seconds: float
     outcomes: Mapping[str, int]
     rows: int
+    over_quota: int = 0
 
     def combined(self, others: Sequence["RequestCounts"]) -> "RequestCounts":
         """With what ``others`` have counted, in these bounds."""
@@ -100,6 +103,7 @@ class RequestCounts:
             seconds=sum((other.seconds for other in others), self.seconds),
             outcomes=dict(outcomes),
             rows=sum((other.rows for other in others), self.rows),
+            over_quota=sum((other.over_quota for other in others), self.over_quota),
         )
 
 

@@ -52,5 +52,10 @@ SERIAL: Rows = {
         "tests/rpc/test_accept_wait_probe.py",
         "tests/supervision/test_inline_runs.py",
     ],
+    "Prometheus scrapes twice a second, and alerts go by it": [
+        "tests/system/test_alerting.py",
+        "tests/system/test_histogram_truth.py",
+    ],
+    "a load generator that measures": ["tests/system/test_perf_analyzer.py", "tests/system/test_soak.py"],
     "systemd's watchdog waits two seconds": ["tests/system/test_watchdog.py"],
 }

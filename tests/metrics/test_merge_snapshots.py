@@ -63,6 +63,14 @@ def test_counts_add_up_and_the_supervisor_counts_too() -> None:
     )
 
 
+def test_what_quotas_refused_adds_up_and_what_the_tuner_does_comes_with_its_phase() -> None:
+    tuned = {"tuner": "searching", "tuning": "searching: 3 of 40"}
+    (one,) = merged(server(model(over_quota=2, **tuned)), server(model(over_quota=5, tuner="settled"))).versions
+    assert one.requests.over_quota == 7
+    assert one.tuning is not None
+    assert (one.tuning.phase, one.tuning.text) == ("searching", "searching: 3 of 40")
+
+
 def test_a_model_that_one_of_them_serves_is_served_and_the_reason_says_where_not() -> None:
     whole = merged(server(model(state="LOADING")), server(model()), server(model(state="UNAVAILABLE", reason="broken")))
     assert whole.versions[0].state == "READY"

@@ -132,5 +132,7 @@ def test_the_signature_is_that_of_the_model_in_its_file(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_gives_a_value_of_its_last_turn_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed, match=r"Loop 'uncarried' may make no turn, and its output 0 is of the last turn"):
+    with pytest.raises(
+        LoadFailed, match=r"Loop 'uncarried' may run no iteration, and its output 0 is not carried between"
+    ):
         models.engine().load(models.source(empty_models.uncarried(tmp_path)))

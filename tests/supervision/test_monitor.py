@@ -190,7 +190,7 @@ async def test_what_lost_its_device_is_loaded_again_when_the_device_is_back(tmp_
         await until(lambda: house.engine.loads > 5)
         assert not house.ready
         assert "reloading failed" in house.reason
-        assert "is tried every 0 s from now on: device 'GPU' needs GPU, which is absent" in house.reason
+        assert "next attempts every 0 s: device 'GPU' needs GPU, which is absent" in house.reason
 
         house.engine.present.add("GPU")
         await until(lambda: house.ready)

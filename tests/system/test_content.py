@@ -295,8 +295,8 @@ def test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why(t
         ]
         (said,) = asyncio.run(load(daemon, "shared"))
         assert said == (
-            "model 'shared' version 1 failed to load: external data '../w' is outside of the model's folder, where "
-            "OpenVINO does not read it"
+            "model 'shared' version 1 failed to load: external data '../w' is outside the model's folder, where "
+            "OpenVINO can't read it"
         )
         assert asyncio.run(answers(daemon, "sound", "circle", "out")) == {"sound": 8, "circle": 8, "out": 8}
     with Daemon(root, "--cache-dir", str(cache_dir), "--repository-control") as daemon:

@@ -1,4 +1,4 @@
-"""How ``inferd top`` shows the figures: the models as a table that fits, those with the most to do first."""
+"""The display of ``inferd top``: a table of models that fits the terminal, the busiest models first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

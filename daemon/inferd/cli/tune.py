@@ -204,7 +204,7 @@ def _explain(answer: Any) -> None:
     if answer.objective:
         print(f"objective: {answer.percentile:g} % within {answer.objective * 1000:.3g} ms")
     if answer.out_of_reach:
-        print("nothing measured keeps the objective")
+        print("no measured candidate keeps the objective")
     for name, ratio in sorted(answer.gains.items()):
         print(f"{ratio:.2f} times {name}")
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""How a search is shown while it goes on, and what it found."""
+"""Shows the progress of a search, and its result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The environment variables that child processes get, which read files that are not trusted: no secret among them.
+"""The environment variables of child processes that read untrusted files: no secrets.
 
 What a child needs is named here, rather than what it must not see: no list can name where operators keep their secrets.
 """

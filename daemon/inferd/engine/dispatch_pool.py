@@ -1,4 +1,4 @@
-"""A pool as a dispatcher has it, and how its device does."""
+"""A pool as a dispatcher sees it, and the state of its device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

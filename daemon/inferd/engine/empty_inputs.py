@@ -1,4 +1,4 @@
-"""Whether a model makes something of inputs that are empty, by their shapes alone, before a run."""
+"""Whether a model accepts empty inputs, judged by shapes alone before a run."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _Pattern = tuple[tuple[bool, ...], ...]
 
 
 class EmptyInputs:
-    """What comes of requests with empty inputs to one model version; each pattern of zeros is looked at once.
+    """The results of requests with empty inputs to one model version; each pattern of zeros is checked once.
 
     Keeps the model without its weights, and belongs to one thread.
     """

@@ -233,8 +233,8 @@ class Engine:
         return min(source.cpu_threads or self._cpu_threads, self._cpu_threads)
 
     def tunable(self, device: str, cpu_threads: int = 0) -> Tunables:
-        """What can be tuned on the resolved ``device`` within ``cpu_threads`` (0: the whole budget): on BATCH what
-        it wraps can be, on other compound devices nothing."""
+        """What can be tuned on the resolved ``device`` within ``cpu_threads`` (0: the whole budget): on BATCH, what the
+        wrapped device allows; on other compound devices, nothing."""
         plain = devices.candidates(device)[0] if devices.family(device) == "BATCH" else device
         threads = min(cpu_threads or self._cpu_threads, self._cpu_threads)
         return tunables(devices.family(plain), self._stream_range(plain), threads, cpu_topology())
@@ -248,7 +248,7 @@ class Engine:
         return self._query(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
 
     def close(self) -> None:
-        """End the child processes that try models; those, and what is yet to come, fail to load."""
+        """End the preflight children; their models, and all later ones, fail to load."""
         if self._preflight is not None:
             self._preflight.close()
 

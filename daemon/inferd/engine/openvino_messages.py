@@ -1,4 +1,4 @@
-"""Keeps for the log what OpenVINO said in full, as others get to read a part of it."""
+"""Logs OpenVINO's messages in full; clients read only a part of them."""
 
 import time
 from collections.abc import Callable

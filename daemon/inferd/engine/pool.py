@@ -28,7 +28,7 @@ SlotRebuilder = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
 
 
 class Rebuilding(NamedTuple):
-    """How slots get onto another model like theirs, and the nanoseconds that this is said to take."""
+    """How to move slots to a rebuilt model, and the nanoseconds that this is expected to take."""
 
     take: SlotRebuilder
     ns: int = 0
@@ -88,7 +88,7 @@ class Pool:
         inline: bool = False,
         rebuild: Rebuilding | None = None,
     ) -> None:
-        """``model`` is whatever the slots run: it is let go of only after all of them are freed.
+        """``model`` is what the slots run; it is freed only after all of them.
 
         What ``make_slot`` raises is passed on; the slots made until then are freed.
         ``width`` is how many runs the device does well side by side, all slots if None.
@@ -135,22 +135,22 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        """Runs that have not ended, those left behind not among them."""
+        """Runs that have not ended, without orphaned ones."""
         return len(self._in_flight)
 
     @property
     def orphaned(self) -> int:
-        """Runs that do not end and that others have taken the place of."""
+        """Orphaned runs: hung runs whose infer request was replaced."""
         return len(self._orphans)
 
     @property
     def freed(self) -> bool:
-        """Whether :meth:`close` has let go of everything."""
+        """Whether :meth:`close` has freed everything."""
         return self._closed and self._make_slot is None and self._rebuilding is None
 
     @property
     def wedged(self) -> dict[int, str]:
-        """The slots that hang and can't be replaced, and why; nothing runs there any more."""
+        """The hung slots that can't be replaced, and why; nothing runs there any more."""
         now = time.monotonic_ns()
         stuck = {slot for slot, since in self._making.items() if now - since > _MAKING_NS}
         return self._refusals | dict.fromkeys(stuck, "a run hung, and so did replacing its infer request")
@@ -220,7 +220,7 @@ class Pool:
         return copied, time.monotonic_ns()
 
     def release(self, slot: int) -> None:
-        """Let go of the memory that the run on ``slot``, which has ended and was read, used in place."""
+        """Release the memory that the run on ``slot``, which has ended and was read, used in place."""
         if slot in self.shared:
             self.shared.discard(slot)
             self._requests[slot].slot.release()
@@ -239,11 +239,11 @@ class Pool:
             self._abandoned.add(slot)
 
     def replace(self, slot: int) -> bool:
-        """Have another infer request take the place of ``slot``'s, whose run does not end.
+        """Replace the infer request of ``slot``, whose run hangs.
 
-        That run is then reported as one that ended, and is left to itself. To be asked for again and again until
-        then. False where there is no other to be had, as :attr:`wedged` says: as many runs are left behind as
-        there are slots, or making another fails or takes too long.
+        That run is then reported as ended, and orphaned. Call this again until then. False if it can't be replaced
+        (:attr:`wedged` says why): as many runs are orphaned as there are slots, or making another infer request fails
+        or takes too long.
         """
         if slot not in self._in_flight:
             return True
@@ -299,10 +299,10 @@ class Pool:
         return ended
 
     def rebuild(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Have all slots on another model like the one that was marred; nothing may be in flight.
+        """Move all slots to a rebuilt model; nothing may be in flight.
 
-        On a thread, which does ``meanwhile`` first. :meth:`attach` says whom to notify, :meth:`drain` puts them in
-        place. Harmless while it goes on, or where there is nothing to mend.
+        Works on a thread, which does ``meanwhile`` first. It notifies as :meth:`attach` says, and :meth:`drain` puts
+        the slots in place. Harmless while it is in progress, or if there is nothing to rebuild.
         """
         if self._rebuild is None or not self.tainted or self._rebuilding is not None or self._closed:
             return
@@ -326,7 +326,7 @@ class Pool:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether :meth:`rebuild` goes on."""
+        """Whether :meth:`rebuild` is in progress."""
         return self._rebuilding is not None
 
     def close(self, seconds: float = _CLOSING_SECONDS) -> bool:
@@ -467,7 +467,7 @@ class Pool:
     # -- replacing --------------------------------------------------------------------
 
     def _put_in_place(self, slot: int, made: PooledRequest | str) -> Completion | None:
-        """What is reported of the run on ``slot`` now that another infer request is there, or can't be had."""
+        """The report on the run on ``slot``, now that its infer request was replaced or can't be."""
         del self._making[slot]
         if slot not in self._in_flight:
             # It has ended after all, just now.

@@ -1,4 +1,4 @@
-"""What goes into an infer request and what comes out of it, whichever way it is run."""
+"""The inputs and outputs of an infer request, for every execution path."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

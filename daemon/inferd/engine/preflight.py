@@ -2,9 +2,9 @@
 
 A file can crash its reader, ask for any amount of memory or compile for hours (OpenVINO facts 33
 and 34). So a process of its own, under limits, reads, compiles and warms it up first, with the
-code that serves it, and leaves the compiled blob in the cache. What it came to is one sentence.
-What this keeps off is the accident and the hostile file that breaks its reader; it is no sandbox:
-a file that took the child over could still write to the cache.
+code that serves it, and leaves the compiled blob in the cache. Its result is one sentence.
+This protects from accidents and from a hostile file that breaks its reader. It is no sandbox:
+a file that took over the child could still write to the cache.
 """
 
 import errno
@@ -66,7 +66,7 @@ class PreflightLimits:
 
 @dataclass(frozen=True, slots=True)
 class PreflightJob:
-    """What a child is to try: ``source``, compiled into the cache at ``cache``. It ends with its ``parent``."""
+    """A child's task: try ``source``, and compile it into the cache at ``cache``. It ends with its ``parent``."""
 
     source: ModelSource
     cache: Path

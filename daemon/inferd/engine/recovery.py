@@ -1,4 +1,4 @@
-"""What follows when a run fails: whose fault it was, and how its pool can be used again."""
+"""Recovers from a failed run: finds the request at fault, and makes its pool usable again."""
 
 import time
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Recovery:
         self.sweeps = Sweeps()
 
     def known_failure(self, request: Request, now: int) -> InferdError | None:
-        """What to tell ``request`` without running it: its input has just failed, or its client's do too often."""
+        """The error for ``request`` if it should not run: its input has just failed, or its client's fail too often."""
         if request.shadow:
             # Asked to find out whether it fails still.
             return None
@@ -52,8 +52,8 @@ class Recovery:
         return known_failure
 
     def blame(self, index: int, request: Request, failed: InferdError) -> InferdError:
-        """What to tell ``request``, whose run failed for no other's fault. Where its shapes could have told, they are
-        refused from now on."""
+        """The error for ``request``, whose run failed through no fault of another request. If its shapes explain the
+        failure, they are refused from now on."""
         if not self._pools[index].tainted or not isinstance(failed, InferenceFailed):
             return failed
         now = time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""Whether inputs of given shapes go through a model, found out without running it.
+"""Whether a model can process inputs of given shapes, determined without running it.
 
 OpenVINO infers the shapes of all operations for concrete shapes of the inputs, and raises where one can't be. A request
 that would fail so is refused before it takes an infer request: a run that fails leaves the compiled model unfit for

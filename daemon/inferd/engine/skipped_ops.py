@@ -1,4 +1,4 @@
-"""Which operations leave an output as it was, with what another run or nothing at all has written there.
+"""Which operations may leave an output unwritten, with data of another run or uninitialised memory.
 
 OpenVINO's CPU plugin skips an operation that has an empty input. Where its output is empty as well, that is right;
 where it is not, nothing is written (OpenVINO fact 41). Some operations write all the same, or have an empty output

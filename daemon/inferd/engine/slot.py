@@ -39,7 +39,7 @@ class Slot(Protocol):
         ended and was read."""
 
     def release(self) -> None:
-        """Let go of a client's memory that was used in place. Harmless where none was."""
+        """Release a client's memory that was used in place. Harmless if none was."""
 
     def reset(self) -> None:
         """Forget the state that a stateful model has kept from earlier runs."""

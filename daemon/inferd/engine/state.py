@@ -1,4 +1,4 @@
-"""State between the requests of a sequence: what model.toml declares, held against the model."""
+"""State between the requests of a sequence: checks what model.toml declares against the model."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -180,8 +180,8 @@ def _handed_on(loop: "ov.Node", described: "object") -> bool:
             _redirect(loop.output(described.output_index), loop.input_value(given.input_index))  # type: ignore[attr-defined]
             return True
     raise Unrepairable(
-        f"Loop '{loop.get_friendly_name()}' may make no turn, and its output {described.output_index} "  # type: ignore[attr-defined]
-        "is of the last turn and not carried from one to the next, so that it would be what another request left there"
+        f"Loop '{loop.get_friendly_name()}' may run no iteration, and its output {described.output_index} "  # type: ignore[attr-defined]
+        "is not carried between iterations, so it could then return another request's data"
     )
 
 

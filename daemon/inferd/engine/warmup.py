@@ -1,4 +1,4 @@
-"""Made-up inferences before a model is ready: they prove that it runs, and tell how long it takes."""
+"""Synthetic inferences before a model is ready: they prove that it runs, and show how long a run takes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
 
 
 def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeCheck | None = None) -> WarmUp:
-    """Run made-up input through every slot, and time it.
+    """Run synthetic input through every slot, and time it.
 
     A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
     shapes may be ones a dynamic model can't take, which proves nothing about real ones.

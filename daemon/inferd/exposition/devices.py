@@ -1,4 +1,4 @@
-"""Whether the devices that models run on are there, and how much of their memory is used."""
+"""Whether the devices that models run on are present, and how much of their memory is used."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What the kernel says of the CPU time and memory this process may have, and of waiting for them.
+"""The kernel's limits of CPU time and memory for this process, and its waits for them.
 
 Read at each scrape, from a dozen small files. What a kernel does not tell, or tells of
 groups only, is left out: a zero would be a lie.

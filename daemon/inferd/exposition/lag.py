@@ -1,4 +1,4 @@
-"""How late the event loop and a thread get to run: what a request would have waited too."""
+"""How late the event loop and a thread get to run: a request would have waited as long."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""The series of several workers as those of one server."""
+"""Merges the series of several workers into those of one server."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from threading import Lock

@@ -1,4 +1,4 @@
-"""What holds at this moment, as series: each instrument that names a field of the snapshot shows it."""
+"""The current snapshot as series: each instrument that names a field of the snapshot shows it."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the status page shows: the page itself, and the figures, read once a second."""
+"""The status page: the page itself, and its data, read once a second."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Triton's own series, so that dashboards and autoscalers made for it go on working.
+"""Triton's own series, so that dashboards and autoscalers made for it keep working.
 
 Triton counts without ``_total``, and the name is what queries ask for. OpenMetrics, which
 Prometheus asks for first, has no counter without it, so they are declared of unknown type:

@@ -24,7 +24,7 @@ _STEPS = 10
 
 
 class InlineChoice:
-    """Of one model version, from second ``now`` on. Runs may come to be inline that take at most ``most`` nanoseconds.
+    """The choice for one model version, from second ``now`` on. Runs of at most ``most`` nanoseconds may become inline.
 
     However runs behave, they are handed over again at most once in the first :data:`LONGEST` seconds, twice in the
     first five times that, three times in the first 21 times that, and so on.

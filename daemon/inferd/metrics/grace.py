@@ -1,4 +1,4 @@
-"""How long the counters of what is gone are still shown: a scrape must have had their last values.
+"""How long the counters of gone versions are still shown: a scrape must have seen their last values.
 
 Pure: time is an argument.
 """

@@ -1,4 +1,4 @@
-"""Counts what became of every request.
+"""Counts the outcome of every request.
 
 The event loop's thread writes; the exporter's thread reads while it does, so a scrape may
 see a request in one series a moment before another.
@@ -33,7 +33,7 @@ MOST_GONE = 256
 
 
 class VersionCounters:
-    """All that is counted of one model version. ``requests`` has (device, outcome, reason) -> number."""
+    """The counts of one model version. ``requests`` has (device, outcome, reason) -> number."""
 
     def __init__(self) -> None:
         self.objective: float | None = None

@@ -1,4 +1,4 @@
-"""What the last seconds were like, made of snapshots that are taken once a second.
+"""Rates and percentiles of the last seconds, from snapshots taken once a second.
 
 Counters become what they rose by from one reading to the next, so that, as with Prometheus' rate(), one that
 began again counts from zero, and a model that came counts from its second reading on. What is kept is bounded:
@@ -373,7 +373,7 @@ def _newest(history: deque[_T], points: int) -> list[_T]:
 
 
 def _short(value: float) -> float:
-    """Five digits are more than anybody looks at."""
+    """Round to five digits, enough for any display."""
     return float(f"{value:.5g}")
 
 

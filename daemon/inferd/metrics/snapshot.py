@@ -1,4 +1,4 @@
-"""What holds in the daemon at one moment: the one record that series, status page, ``inferd top`` and workers read.
+"""The state of the daemon at one moment: the one record that series, status page, ``inferd top`` and workers read.
 
 Each field declares how it is merged over workers, see :mod:`inferd.merging`. Times are seconds; ``at`` and ``started``
 are of one monotonic clock.

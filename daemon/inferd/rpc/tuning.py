@@ -1,4 +1,4 @@
-"""The Tuner service: what the tuner knows, and how operators steer it."""
+"""The Tuner service: shows the tuner's state, and lets operators steer it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Whether this is a moment to tune: not while memory is short, cores are fought over or the quota bites.
+"""Whether conditions allow tuning: not while memory is short, cores are contended or the quota throttles.
 
-Measuring then would hurt those who are served and teach nothing about the model. Sources:
+Measuring then would slow clients down and say nothing about the model. Sources:
 /proc/pressure/cpu (the kernel's PSI: per cent of the last ten seconds in which somebody
 waited for a core), /proc/meminfo, and cpu.stat of the control group, whose ``nr_throttled``
 counts the periods in which the quota stopped it.

@@ -1,4 +1,4 @@
-"""Between a model's settings and candidates: which of them a model may have, and its settings under one."""
+"""Converts between a model's settings and candidates: which candidates it may have, and its settings under one."""
 
 from dataclasses import dataclass, replace
 from typing import Any

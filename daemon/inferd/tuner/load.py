@@ -1,4 +1,4 @@
-"""Load put straight into a dispatcher, and what comes of it: closed, and open as real traffic is.
+"""Puts load straight into a dispatcher and measures the results: closed-loop, and open-loop as in real traffic.
 
 No wire in between: it costs the same whatever the candidate. What differs is measured
 as it is served, by the same scheduler on the same kind of event loop.

@@ -1,4 +1,4 @@
-"""What operators ask of the tuner: pin, serve with settings of their own, roll back, tune."""
+"""The operators' commands to the tuner: pin, serve with given settings, roll back, tune."""
 
 import asyncio
 from collections.abc import Callable

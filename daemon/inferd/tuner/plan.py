@@ -1,4 +1,4 @@
-"""What there is to tune in a model version: the device, what may be tried, where to begin, what a result holds for."""
+"""The plan for tuning a model version: the device, the candidates, the seeds, and the key of the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

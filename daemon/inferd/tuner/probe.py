@@ -1,4 +1,4 @@
-"""Measures candidates: loads the model as each of them says, and looks at how it serves under full load."""
+"""Measures candidates: loads the model with each one's settings, and measures it under full load."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What tuning found, kept on disk: a readable file for each model version and device.
+"""Results of tuning, kept on disk: a readable file for each model version and device.
 
 A profile holds for what it was measured on and nothing else, so it says what that was, part
 by part; one that differs in any part is left alone and named in the log. Files appear under

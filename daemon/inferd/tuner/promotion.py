@@ -1,4 +1,4 @@
-"""Brings a candidate into service: next to what serves, compared with it, on trial, and promoted or not."""
+"""Brings a candidate into service: loads it next to the incumbent, compares outputs, and runs the trial."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the tuner knows of one model version, and the states of its tuning as a table."""
+"""The tuner's record of one model version, and the states of its tuning as a table."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What the tuner knows of every model version that was loaded, and the profiles that those are served by."""
+"""The tuner's records of every model version that was loaded, and the profiles that they serve with."""
 
 import time
 from collections import Counter

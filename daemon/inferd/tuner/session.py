@@ -1,4 +1,4 @@
-"""Drives a search: asks it what to look at, has that measured, and tells how it goes."""
+"""Drives a search: asks it for the next candidate, has that measured, and reports progress."""
 
 import time
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""The tuner inside the daemon: finds what each model serves best with, and brings it into service.
+"""The tuner inside the daemon: finds the best settings for each model, and brings them into service.
 
-One model at a time. A niced process next to the daemon measures, and also
-leaves the compiled blob in the cache; the daemon then imports it next to what serves,
-compares answers, gives it some of the traffic and promotes it or not. Whatever goes wrong
-on the way, what served before goes on serving.
+One model at a time. A niced process next to the daemon measures, and also leaves the compiled
+blob in the cache. The daemon then imports the blob next to the current deployment, compares
+outputs, gives it a share of the traffic, and promotes it or not. If any step fails, the current
+deployment keeps serving.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class Tuner:
                 try:
                     await self._work(record)
                 except Exception:
-                    # Tuning is a service to serving and must never be what ends it.
+                    # Tuning must never end serving.
                     log.exception("tuning failed", model=record.source.name)
                     record.cancel("internal error; see the log")
                     record.not_before = time.monotonic() + COOL_DOWN
@@ -175,7 +175,7 @@ class Tuner:
         return self._reason_to_wait(measuring=True)
 
     async def _verify(self, record: TuningRecord) -> None:
-        """A short look at whether the profile still tells the truth."""
+        """Measure briefly whether the profile still holds."""
         profile = record.profile
         if profile is None:
             return

@@ -1,1 +1,1 @@
-"""Several worker processes behind one port: what each gets, what has become of it, and what all say together."""
+"""Several worker processes behind one port: their CPUs, their states, and their merged reports."""

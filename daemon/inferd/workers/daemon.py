@@ -40,7 +40,7 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# timeout(1) and some supervisors signal a process and then its group: that is one wish, not two.
+# timeout(1) and some supervisors signal a process and then its group: that counts as one signal.
 _SAME_SIGNAL_SECONDS = 0.1
 # What a worker's drain may take beyond twice its drain_timeout; see app.py.
 _FREEING_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""One worker's process: started on its own CPUs, told to end by a pipe, heard through the socket of sd_notify(3)."""
+"""One worker's process: started on its own CPUs, stopped by closing a pipe, observed by sd_notify(3) messages."""
 
 import os
 import socket
@@ -81,7 +81,7 @@ class Process:
         Thread(target=lambda: ended(self._process.wait()), name=f"worker {identity.index}", daemon=True).start()
 
     def request_stop(self) -> None:
-        """Have it drain, as it does when the supervisor is gone: its end of the pipe says so. Harmless again."""
+        """Make it drain by closing the pipe, as when the supervisor is gone. Harmless when called again."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 

@@ -1,4 +1,4 @@
-"""What a worker says to its supervisor, on a socket in their folder: a word is asked, and answered whole."""
+"""A worker's reports to its supervisor, on a socket in their folder: a one-word query gets one report."""
 
 import socket
 import socketserver
@@ -75,7 +75,7 @@ def query(path: Path, word: str, timeout: float) -> bytes:
 
 
 def query_all(paths: Mapping[Key, Path], word: str, timeout: float) -> dict[Key, bytes]:
-    """What those behind ``paths`` answer, asked at the same time; who does not is left out."""
+    """The answers of the workers behind ``paths``, queried in parallel; workers that don't answer are left out."""
 
     def one(key: Key) -> None:
         with suppress(OSError):

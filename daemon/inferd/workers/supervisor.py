@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.workers.lifecycle`: starts workers, hears them, replaces, reloads and ends them."""
+"""The shell around :mod:`inferd.workers.lifecycle`: starts, observes, replaces, reloads and ends workers."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Which of several workers a process is, and where it finds the others."""
+"""Which worker a process is, and the sockets of the others."""
 
 import json
 import secrets

@@ -66,7 +66,7 @@ async def measured(target: str, model: str, kind: Kind, seconds: float, rounds: 
             rates[bad].append(round(rate, 1))
             failed += lost
     without, mixed = statistics.median(rates[False]), statistics.median(rates[True])
-    return {"without": rates[False], "beside": rates[True], "ratio": round(mixed / without, 3), "failed": failed}
+    return {"without": rates[False], "with": rates[True], "ratio": round(mixed / without, 3), "failed": failed}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -81,7 +81,7 @@ def main() -> int:
     print(f"the load itself  {others.offered:.1f}/s offered, {others.answered:.1f}/s answered")
     print(f"ratio of p99     {ratio:.2f} (bar below {RATIO_BAR:g})")
     report = {"model": served.model, "objective": options.slo, "capacity": served.capacity, "ratio": _number(ratio)}
-    for name, seen in (("alone", alone), ("beside", loaded)):
+    for name, seen in (("alone", alone), ("with", loaded)):
         report |= {f"{name}_{key}": _number(value) for key, value in asdict(seen).items()}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "priority.json").write_text(json.dumps(report | {"others": asdict(others)}, indent=2) + "\n")

@@ -183,7 +183,7 @@ def main() -> int:
     _print(rounds, report)
     options.out.mkdir(parents=True, exist_ok=True)
     figures = asdict(report)
-    written = {"options": {key: str(value) for key, value in vars(options).items()}, "beside": figures.pop("stalled")}
+    written = {"options": {key: str(value) for key, value in vars(options).items()}, "with": figures.pop("stalled")}
     written |= figures
     written |= {"rounds": [_flat(one) for one in rounds], "missed": misses}
     (options.out / "slow_reader.json").write_text(json.dumps(_finite(written), indent=2) + "\n")
@@ -265,7 +265,7 @@ def _print(rounds: Sequence[Round], report: Report) -> None:
 def _flat(one: Round) -> dict[str, Any]:
     """One round for the report, with figures instead of outcomes."""
     kept = ("asked", "held", "peak", "bound", "moved", "damaged", "foreign")
-    figures = {"alone": asdict(Latency.of(one.alone)), "beside": asdict(Latency.of(one.stalled))}
+    figures = {"alone": asdict(Latency.of(one.alone)), "with": asdict(Latency.of(one.stalled))}
     return figures | {name: getattr(one, name) for name in kept}
 
 

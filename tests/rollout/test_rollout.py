@@ -218,7 +218,7 @@ async def test_a_trial_that_is_stopped_is_rolled_back(tmp_path: Path) -> None:
     [
         (("device lost", ""), RolloutDecision.FAILED, "device lost"),
         (("device lost", "device lost"), RolloutDecision.FAILED, "device lost"),
-        (("", "device lost"), RolloutDecision.PROMOTED, "it answered as well as the configuration before"),
+        (("", "device lost"), RolloutDecision.PROMOTED, "it did as well in service and measured better"),
     ],
 )
 @on_loop

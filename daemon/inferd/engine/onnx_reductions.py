@@ -79,7 +79,7 @@ def _version(opset: memoryview) -> int:
 
 
 def _with_axes(part: memoryview, node_field: int) -> Iterator[str]:
-    """The names of those in a graph or function and in all graphs inside of it."""
+    """The names of such operations in a graph or function, and in every graph inside it."""
     for number, node in fields(part):
         if number != node_field or isinstance(node, int):
             continue

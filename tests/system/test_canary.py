@@ -102,7 +102,7 @@ def test_versions_are_promoted_rolled_back_or_refused(tmp_path: Path, cache_dir:
         put(root, "bad", 2, models.broadcasting(), 3600.0)
         code, said, seen = asyncio.run(loaded(daemon, "bad", UNSOUND))
         assert code is StatusCode.FAILED_PRECONDITION
-        assert "the trial ended as failed" in said
+        assert "rollout of 'bad' rejected (failed: new version: " in said
         # One in four went to the new version, and each of them failed.
         assert seen["", StatusCode.INTERNAL] >= 1
         assert seen["", StatusCode.INTERNAL] <= 1 + (seen["", StatusCode.INTERNAL] + seen["", "1"]) / 4

@@ -12,13 +12,14 @@ PACKAGE = Path(inferd.__file__).parent
 MAY_ASK = {
     "cli.token": "until when a token holds is a date",
     "engine.cache": "the age of files is told by the clock that stamped them",
+    "exposition.exporter": "until when a token holds is a date",
     "metrics.histogram": "exemplars carry a time stamp",
-    "metrics.exporter": "until when a token holds is a date",
     "metrics.recorder": "exemplars carry a time stamp",
     "rpc.gate": "until when a token holds is a date",
-    "spans": "spans carry time stamps",
-    "tuning.offline": "a profile says when it was made",
-    "tuning.tuner": "a profile says when it was made",
+    "tracing.spans": "spans carry time stamps",
+    "tuner.offline": "a profile says when it was made",
+    "tuner.operator_commands": "a profile says when it was made",
+    "tuner.tuner": "a profile says when it was made",
 }
 WALL = {
     ("time", "time"),

@@ -77,7 +77,7 @@ def test_batches_are_runs_of_several_requests(tmp_path: Path, cache: Path) -> No
     with probing(source(tmp_path, rows(), BATCHED), cache) as probe:
         alone, together = (probe.measure(replace(ONE, batch=batch), 1) for batch in (1, 8))
         one, many = (probe._loaded[c].dispatcher for c in (ONE, replace(ONE, batch=8)))
-        assert (one._scheduler._rules.batch.max_rows, many._scheduler._rules.batch.max_rows) == (1, 8)
+        assert (one.scheduler._rules.batch.max_rows, many.scheduler._rules.batch.max_rows) == (1, 8)
     assert alone.failure is together.failure is None
     assert together.effective.batch == 8
 

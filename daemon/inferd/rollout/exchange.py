@@ -247,3 +247,8 @@ def needs_canary(before: ModelVersion, candidate: Deployment) -> bool:
     if before.deployment.signature.in_sequences or candidate.signature.in_sequences:
         return False
     return before.effective_state is ModelState.READY
+
+
+async def at_once(_: TrafficSplit) -> bool:
+    """Steers a rollout that compares nothing: the candidate takes over as soon as it is loaded."""
+    return True

@@ -16,6 +16,7 @@ from inferd.engine.inline_slot import MOST_NS, left_open
 from inferd.engine.warmup import synthetic_inputs
 from inferd.errors import InferdError
 from inferd.health.inline_choice import InlineChoice
+from inferd.rollout.exchange import at_once
 from inferd.rollout.synthetic_request import timed
 
 log = structlog.get_logger("inferd.supervision")
@@ -85,7 +86,7 @@ class InlineRuns:
                 took = await _longest(deployment, deployment, most)
                 if took > most:
                     inline = not await self._catalog.roll_out(
-                        model_version, _own(model_version, deployment), _at_once, inline=False
+                        model_version, _own(model_version, deployment), at_once, inline=False
                     )
             else:
 
@@ -128,10 +129,6 @@ def _own(model_version: ModelVersion, deployment: Deployment) -> ModelConfig:
         return deployment.config
     own = model_version.origin[1]
     return deployment.config.model_copy(update={"execution": own.execution, "batching": own.batching})
-
-
-async def _at_once(_: TrafficSplit) -> bool:
-    return True
 
 
 async def _longest(deployment: Deployment, asked: Deployment, enough: float) -> float:

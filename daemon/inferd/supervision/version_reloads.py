@@ -8,9 +8,9 @@ import structlog
 from inferd.catalog.catalog import Catalog
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
-from inferd.deployment.traffic_split import TrafficSplit
 from inferd.errors import ContentChanged, InferdError
 from inferd.health.reload_backoff import ReloadBackoff, ReloadBackoffRules
+from inferd.rollout.exchange import at_once
 
 log = structlog.get_logger("inferd.supervision")
 
@@ -67,7 +67,7 @@ class VersionReloads:
                 why = f"{stuck} hung versions of it still hold memory; restart the daemon"
                 return
             log.info("model reload started", **_labels(model_version))
-            await self._catalog.roll_out(model_version, deployment.config, _at_once)
+            await self._catalog.roll_out(model_version, deployment.config, at_once)
         except ContentChanged:
             # The files it was loaded from are gone.
             why = (
@@ -95,11 +95,6 @@ class VersionReloads:
         except InferdError as error:
             return str(error)
         return ""
-
-
-async def _at_once(_: TrafficSplit) -> bool:
-    """Nothing is left to compare it with."""
-    return True
 
 
 def _key(model_version: ModelVersion) -> tuple[str, int]:

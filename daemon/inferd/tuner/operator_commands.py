@@ -10,6 +10,7 @@ from inferd.config.model import ExecutionSettings, ModelConfig
 from inferd.deployment.model_version import ModelVersion
 from inferd.errors import InvalidRequest, ModelUnavailable, RolloutRejected
 from inferd.lifecycle import ModelState
+from inferd.rollout.exchange import at_once
 from inferd.tuner.configure import configured, space_of
 from inferd.tuner.profile import Profile
 from inferd.tuner.promotion import current_candidate
@@ -107,9 +108,6 @@ class OperatorCommands:
         model_version = self._idle(record)
         back = profile.previous
         config = configured(record.source.config, back) if back is not None else record.source.config
-
-        async def at_once(_: object) -> bool:
-            return True
 
         record.move(TuningPhase.TRYING, "rolling back")
         reason = "not rolled back: the previous settings failed to load"

@@ -88,7 +88,7 @@ class Space:
     threads: tuple[int, ...]
     requests: tuple[int, ...]
     batch: tuple[int, ...] = (1,)
-    choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, hash=False)
     path: tuple[ExecutionPath, ...] = ("async",)
     multiples: tuple[int, ...] = ()
 

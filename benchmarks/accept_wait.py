@@ -38,8 +38,9 @@ from benchmarks.deadlines import work
 from benchmarks.open_loop import METHOD, poisson, quantile
 from benchmarks.overload import request_for
 from inferd._pb import open_inference_pb2 as pb
-from inferd.rpc.accept_wait_probe import AcceptWaitProbe, Http2Connection, call_headers
+from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.scheduling.accept_wait import AcceptWait
+from inferd.transport.http2 import Http2Connection, call_headers
 
 LOADS = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the capacity."""

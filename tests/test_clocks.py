@@ -1,4 +1,4 @@
-"""Only dates and texts for people use the wall clock: every wait uses a clock that never jumps."""
+"""Only dates, texts for people and gRPC's interfaces use the wall clock: every wait uses a clock that never jumps."""
 
 import ast
 from collections.abc import Iterator
@@ -17,6 +17,9 @@ MAY_ASK = {
     "metrics.recorder": "exemplars carry a time stamp",
     "rpc.gate": "until when a token holds is a date",
     "tracing.spans": "spans carry time stamps",
+    "transport.call": "gRPC tells a call's deadline as a time of day",
+    "transport.event_loop": "gRPC's queue is waited on until a time of day, for a second at most",
+    "transport.wake_call": "gRPC's queue is waited on until a time of day",
     "tuner.offline": "a profile says when it was made",
     "tuner.operator_commands": "a profile says when it was made",
     "tuner.tuner": "a profile says when it was made",

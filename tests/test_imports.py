@@ -37,6 +37,7 @@ ROWS = {
     "tracing": 3,
     "metrics": 4,
     "engine": 4,
+    "transport": 4,
     "systemd": 4,
     "dispatcher": 5,
     "deployment": 6,
@@ -59,7 +60,7 @@ UNRANKED = {"", "_pb"}
 
 HOMES = {
     "openvino": {"engine"},
-    "grpc": {"rpc"},
+    "grpc": {"rpc", "transport"},
     "grpc_channelz": {"rpc"},
     "grpc_reflection": {"rpc"},
     "hdrh": {"bench"},
@@ -82,10 +83,11 @@ HOMES = {
         "rpc",
         "supervision",
         "systemd",
+        "transport",
         "tuner",
         "workers",
     },
-    "uvloop": {"cli", "load_generator"},
+    "uvloop": {"load_generator"},
 }
 # What decides knows no clock, no loop and no disk: whole packages, and modules that decide next to those that act.
 PURE = {

@@ -129,6 +129,16 @@ class ContentChanged(LoadInterrupted):
 # -- what a client reads ----------------------------------------------------------
 
 
+class UnknownService(InferdError):
+    """The health service knows nothing of that name."""
+
+    outcome = "not_found"
+    reason = "service"
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"unknown service '{one_line(service, 128)}'")
+
+
 class UnknownModel(InferdError):
     """The repository has no model of that name."""
 

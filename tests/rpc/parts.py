@@ -1,5 +1,6 @@
 """The real server, with real parts and no models."""
 
+import asyncio
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from inferd.catalog.catalog import Catalog
 from inferd.deployment.loader import CatalogLimits
 from inferd.engine.cache import BlobCache
 from inferd.engine.model import Engine
+from inferd.errors import InferdError
 from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder
 from inferd.repository.find import Repository
 from inferd.requests import Observation
+from inferd.rpc.call import InferCall
 from inferd.rpc.control import RepositoryControl
 from inferd.rpc.gate import Access
 from inferd.rpc.inference import Inference, InferenceSettings
@@ -26,6 +29,19 @@ from inferd.tuner.profile import Profiles
 from inferd.tuner.records import TuningRecords
 from inferd.tuner.rules import TunerRules
 from inferd.tuner.tuner import Tuner
+
+
+class FutureRecipient:
+    """Its ``future`` holds the response of its call, or the error."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def respond(self, _: InferCall, encoded: bytes) -> None:
+        self.future.set_result(encoded)
+
+    def refuse(self, _: InferCall, error: InferdError) -> None:
+        self.future.set_exception(error)
 
 
 class Parts:

@@ -12,9 +12,12 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from inferd.rpc.accept_wait_probe import AcceptWaitProbe, Http2Connection, call_headers
+from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.security.credentials import Credentials
+from inferd.transport.call import ServerCall
+from inferd.transport.http2 import Http2Connection, call_headers
+from inferd.transport.server import GrpcServer
 from tests.event_loop import on_loop, until
 from tests.rpc.parts import Parts
 from tests.rpc.test_authorisation import World, credentials, world
@@ -54,19 +57,23 @@ class Told(AcceptWait):
         return asyncio.create_task(until(lambda: len(self.waits) >= have + more))
 
 
+def _take(probe: AcceptWaitProbe, call: ServerCall) -> None:
+    assert probe.takes(call.method, call)
+
+
 @asynccontextmanager
 async def probed(wait: AcceptWait, options: Sequence[tuple[str, int]] = ()) -> AsyncIterator[AcceptWaitProbe]:
     """A server with only an accept-wait probe, which believes that calls are open."""
-    server, probe = grpc.aio.server(options=list(options)), AcceptWaitProbe(wait, lambda: True)
-    server.add_generic_rpc_handlers((probe,))
+    probe = AcceptWaitProbe(wait, lambda: True)
+    server = GrpcServer(lambda call: _take(probe, call), options)
     probe.bind(server)
-    await server.start()
+    server.start()
     probe.start()
     try:
         yield probe
     finally:
         probe.stop()
-        await server.stop(None)
+        await server.stop(0)
 
 
 @on_loop
@@ -93,27 +100,22 @@ async def test_a_blocked_loop_is_noticed_while_it_is_blocked() -> None:
         assert wait._in_flight
 
 
-class Slow(grpc.GenericRpcHandler):
-    """Blocks the event loop for each call of ``/slow``."""
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        if details.method != "/slow":
-            return None
-        time.sleep(TURN / 1000)
-        return grpc.unary_unary_rpc_method_handler(self.answer)
-
-    async def answer(self, _: bytes, __: grpc.aio.ServicerContext) -> bytes:
-        return b""
-
-
 @on_loop
 async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
-    wait, server = Told(), grpc.aio.server()
+    wait = Told()
     # Not started: the test decides when to send what.
     probe = AcceptWaitProbe(wait, lambda: True)
-    server.add_generic_rpc_handlers((Slow(), probe))
+
+    def handle(call: ServerCall) -> None:
+        if call.method == "/slow":
+            time.sleep(TURN / 1000)
+            call.respond(b"")
+        else:
+            _take(probe, call)
+
+    server = GrpcServer(handle, [])
     probe.bind(server)
-    await server.start()
+    server.start()
     # Over one connection, on which calls stay in order.
     connection = Http2Connection(probe._path)
     for _ in range(BEFORE):
@@ -125,7 +127,7 @@ async def test_a_probe_waits_for_the_calls_queued_before_it() -> None:
     assert wait.waits[0] >= BEFORE * TURN * MS
     connection.close()
     probe.stop()
-    await server.stop(None)
+    await server.stop(0)
 
 
 @on_loop

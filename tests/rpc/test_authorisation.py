@@ -1,7 +1,6 @@
 """Every RPC of every service and every path of the metrics port, with every credential a caller may present."""
 
 import asyncio
-import gc
 import http.client
 import ssl
 from base64 import b64encode
@@ -22,9 +21,10 @@ from inferd.errors import NotAuthenticated
 from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.status import Status
 from inferd.rpc.gate import ACCESS, SERVICE, Access
-from inferd.rpc.transport import server_credentials
 from inferd.security.certificates import CertificateFiles
 from inferd.security.credentials import Credentials
+from inferd.transport.call import ServerCall
+from inferd.transport.credentials import server_credentials
 from tests.certificates import EXPIRED, CertificateAuthority, Pair
 from tests.event_loop import on_loop
 from tests.metrics.made_up import server as server_state
@@ -318,13 +318,12 @@ async def test_a_refusal_says_why_and_never_a_secret(world: World, tmp_path: Pat
 
 @on_loop
 async def test_only_refused_inferences_are_counted_and_each_once(world: World, tmp_path: Path) -> None:
-    """Also if the certificate decides, when the message has already been read."""
+    """Whether the token or the certificate decides."""
     async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
         for shown in (bearing("stranger", "infer"), bearing("read", "infer"), Presented("read")):
             for method in (INFER, STREAM, f"/{SERVICE}/ModelMetadata"):
                 await answer(served, method, shown)
-        # Unread calls are counted when they are freed, a turn of the loop later.
-        gc.collect()
+        # Whatever comes late has come when the next call is answered.
         await answer(served, f"/{SERVICE}/ServerLive", Presented("read"))
         seen = list(served.parts.seen)
         refused = {key: n for key, n in served.held.denied_calls.counts.items() if n}
@@ -335,13 +334,18 @@ async def test_only_refused_inferences_are_counted_and_each_once(world: World, t
 
 
 @on_loop
-async def test_the_message_of_a_call_refused_by_token_is_not_read(world: World, tmp_path: Path) -> None:
+async def test_the_message_of_a_refused_call_is_not_read(world: World, tmp_path: Path) -> None:
+    too_large = bytes(3 << 20)
     async with serving(world, tmp_path, credentials(world, tokens=True)) as served:
         # If it were read, it would be too large; its sender gets the token's error instead.
-        told = await answer(served, INFER, bearing("stranger"), bytes(3 << 20))
-        too_large = await answer(served, INFER, bearing("infer"), bytes(3 << 20))
+        told = await answer(served, INFER, bearing("stranger"), too_large)
+        read = await answer(served, INFER, bearing("infer"), too_large)
     assert told == (UNAUTHENTICATED, "unknown token")
-    assert too_large[0] is Code.RESOURCE_EXHAUSTED
+    assert read[0] is Code.RESOURCE_EXHAUSTED
+    async with serving(world, tmp_path, credentials(world, tls=True, verify=True, tokens=True)) as served:
+        # Likewise the certificate's.
+        told = await answer(served, INFER, Presented("read"), too_large)
+    assert told == (DENIED, "ModelInfer needs the scope 'infer', which 'read.example' does not have")
 
 
 @on_loop
@@ -375,8 +379,8 @@ async def test_concurrent_calls_each_have_their_own_caller(world: World, tmp_pat
         clients: list[str] = []
         caller = inference._call_context
 
-        def recorded(context: grpc.aio.ServicerContext) -> Any:
-            said = caller(context)
+        def recorded(call: ServerCall, *connection: Any) -> Any:
+            said = caller(call, *connection)
             clients.append(said.client)
             return said
 

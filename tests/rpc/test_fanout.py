@@ -10,12 +10,19 @@ import pytest
 from grpc import StatusCode
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.errors import ModelUnavailable, UnknownModel
+from inferd.rpc.call_tasks import CallTasks
 from inferd.rpc.fanout import FANOUT_SCOPES, FanoutScope, WorkerFanout
-from inferd.rpc.gate import ACCESS, PRINCIPAL, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, Access, Gate
-from inferd.rpc.services import Services
+from inferd.rpc.gate import ACCESS, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, Access, Gate
+from inferd.transport.call import ServerCall
+from inferd.transport.server import GrpcServer
 from inferd.workers.worker_identity import WorkerIdentity
+from tests.event_loop import run as run_loop
 
 LOAD, TUNE, LIVE = f"/{SERVICE}/RepositoryModelLoad", f"/{TUNER_SERVICE}/Tune", f"/{SERVICE}/ServerLive"
+STATISTICS = f"/{SERVICE}/ModelStatistics"
+
+NO_MEMORY, NO_MODEL = ModelUnavailable("m", "unavailable", "no memory"), UnknownModel("m")
 
 
 class Worker:
@@ -29,49 +36,38 @@ class Worker:
         self.fails = False
         self.index = pb.RepositoryIndexResponse()
         self.statistics = pb.ModelStatisticsResponse()
-        self._server, services = grpc.aio.server(), Services()
-        self._server.add_generic_rpc_handlers((Gate(services, enabled=opened, secret=identity.secret),))
-        fanout = WorkerFanout(identity)
-        self.fanout = fanout
-        for service, methods in (
-            (
-                SERVICE,
-                {
-                    "RepositoryModelLoad": self._answer,
-                    "ServerLive": self._answer,
-                    "RepositoryIndex": self._index,
-                    "ModelStatistics": self._statistics,
-                },
-            ),
-            (TUNER_SERVICE, {"Tune": self._answer}),
-        ):
-            handlers = {
-                name: grpc.unary_unary_rpc_method_handler(fanout.wrap(f"/{service}/{name}", answer))
-                for name, answer in methods.items()
-            }
-            services.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        self._server.add_insecure_port(fanout.address)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.fanout = fanout = WorkerFanout(identity)
+        self._gate = Gate(enabled=opened, secret=identity.secret)
+        tasks, answers = CallTasks(), {LOAD: self._answer, LIVE: self._answer, TUNE: self._answer}
+        answers |= {f"/{SERVICE}/RepositoryIndex": self._index, STATISTICS: self._statistics}
+        self._handlers = {method: tasks.unary(fanout.wrap(method, answer)) for method, answer in answers.items()}
+        self._server = GrpcServer(self._handle, [])
+        self._server.listen(fanout.address)
+        self.port = self._server.listen("127.0.0.1:0")
+
+    def _handle(self, call: ServerCall) -> None:
+        if self._gate.admits(call):
+            self._handlers[call.method](call)
 
     async def __aenter__(self) -> "Worker":
-        await self._server.start()
+        self._server.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._server.stop(None)
+        await self._server.stop(0)
 
-    async def _answer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        self.asked.append((raw, PRINCIPAL.get()))
+    async def _answer(self, raw: bytes, call: ServerCall) -> bytes:
+        self.asked.append((raw, call.principal))
         if self.fails:
-            await context.abort(StatusCode.UNAVAILABLE, "no memory")
+            raise NO_MEMORY
         return str(self.identity.index).encode()
 
-    async def _index(self, _: bytes, __: grpc.aio.ServicerContext) -> bytes:
+    async def _index(self, _: bytes, __: ServerCall) -> bytes:
         return self.index.SerializeToString()
 
-    async def _statistics(self, _: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def _statistics(self, _: bytes, __: ServerCall) -> bytes:
         if self.fails:
-            await context.abort(StatusCode.NOT_FOUND, "no such model")
+            raise NO_MODEL
         return self.statistics.SerializeToString()
 
     async def call(self, method: str, raw: bytes = b"", **metadata: str) -> tuple[StatusCode, str]:
@@ -100,7 +96,7 @@ def run(folder: Path, test: Callable[[list[Worker]], Awaitable[None]]) -> None:
         async with workers(folder) as made:
             await test(made)
 
-    asyncio.run(asyncio.wait_for(within(), 60))
+    run_loop(asyncio.wait_for(within(), 60))
 
 
 def test_a_change_for_all_workers_reaches_each_once(tmp_path: Path) -> None:
@@ -130,9 +126,9 @@ def test_all_other_calls_stay_on_their_worker(tmp_path: Path) -> None:
 def test_a_failing_worker_fails_the_call_after_all_were_asked(tmp_path: Path) -> None:
     async def test(made: list[Worker]) -> None:
         made[0].fails = True
-        assert await made[2].call(LOAD) == (StatusCode.UNAVAILABLE, "worker 0: no memory")
+        assert await made[2].call(LOAD) == (StatusCode.UNAVAILABLE, f"worker 0: {NO_MEMORY}")
         assert [len(worker.asked) for worker in made] == [1, 1, 1]
-        assert await made[0].call(LOAD) == (StatusCode.UNAVAILABLE, "no memory")
+        assert await made[0].call(LOAD) == (StatusCode.UNAVAILABLE, str(NO_MEMORY))
         assert [len(worker.asked) for worker in made] == [2, 1, 1]
 
     run(tmp_path, test)
@@ -167,13 +163,13 @@ def test_a_call_admitted_by_another_worker_is_admitted(tmp_path: Path) -> None:
             assert (await closed.call(LOAD, **{SECRET_KEY: "guessed"}))[0] is StatusCode.PERMISSION_DENIED
             assert (await closed.call(LOAD, **{SECRET_KEY: identity.secret}))[0] is StatusCode.OK
 
-    asyncio.run(asyncio.wait_for(test(), 60))
+    run_loop(asyncio.wait_for(test(), 60))
 
 
 def test_the_worker_that_is_asked_sums_the_counts_of_all(tmp_path: Path) -> None:
     async def ask(worker: Worker) -> int:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{worker.port}") as channel:
-            answer = await channel.unary_unary(f"/{SERVICE}/ModelStatistics")(b"")
+            answer = await channel.unary_unary(STATISTICS)(b"")
         (one,) = pb.ModelStatisticsResponse.FromString(answer).model_stats
         return int(one.inference_count)
 
@@ -184,7 +180,7 @@ def test_the_worker_that_is_asked_sums_the_counts_of_all(tmp_path: Path) -> None
         # A worker without the model, or one that has ended, adds nothing; the worker that is asked always answers.
         made[0].fails = True
         assert await ask(made[1]) == 5
-        assert await made[0].call(f"/{SERVICE}/ModelStatistics") == (StatusCode.NOT_FOUND, "no such model")
+        assert await made[0].call(STATISTICS) == (StatusCode.NOT_FOUND, str(NO_MODEL))
         await made[2].__aexit__()
         assert await ask(made[1]) == 2
 

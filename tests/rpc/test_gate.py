@@ -1,7 +1,5 @@
 """The gate: methods that its table does not list are closed, whatever implements them."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import grpc
@@ -12,8 +10,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from inferd._pb import health_pb2, tuner_pb2
 from inferd._pb import open_inference_pb2 as pb
 from inferd.config.tokens import SCOPES
+from inferd.rpc.call_tasks import CallTasks, Handler
 from inferd.rpc.gate import ACCESS, SERVICE, Access, Gate
-from inferd.rpc.services import Services
+from inferd.transport.call import ServerCall
+from inferd.transport.server import GrpcServer
+from tests.event_loop import run
 
 SERVED = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
@@ -57,49 +58,52 @@ def test_every_access_but_open_is_a_scope() -> None:
     assert {access.value for access in Access if access is not Access.OPEN} == set(SCOPES)
 
 
-async def _answer(_: object, __: grpc.aio.ServicerContext) -> bytes:
+async def _answer(_: bytes, __: ServerCall) -> bytes:
     return b"answered"
 
 
-async def _answers(_: object, __: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-    yield b"answered"
+async def _answers(call: ServerCall) -> None:
+    await call.write(b"answered")
 
 
-EXTRA = {
-    "UnaryUnary": grpc.unary_unary_rpc_method_handler(_answer),
-    "UnaryStream": grpc.unary_stream_rpc_method_handler(_answers),
-    "StreamUnary": grpc.stream_unary_rpc_method_handler(_answer),
-    "StreamStream": grpc.stream_stream_rpc_method_handler(_answers),
-}
+def handlers() -> dict[str, Handler]:
+    """Of all kinds, by the names of their methods; each answers once."""
+    tasks = CallTasks()
+    known = {OPEN: tasks.unary(_answer), CONTROL: tasks.unary(_answer)}
+    extra = {"Unary": tasks.unary(_answer), "Stream": tasks.stream(_answers)}
+    return known | {f"/extra.Service/{kind}": handler for kind, handler in extra.items()}
 
 
 def outcome(method: str, *, repository_control: bool = False, gate: bool = True) -> tuple[grpc.StatusCode, str]:
     """How a call of ``method`` ends at a server with the gate in front of some handlers."""
 
     async def call() -> tuple[grpc.StatusCode, str]:
-        server, services = grpc.aio.server(), Services()
-        gated = Gate(services, enabled=[Access.REPOSITORY] if repository_control else []) if gate else services
-        server.add_generic_rpc_handlers((gated,))
-        known = {name: grpc.unary_unary_rpc_method_handler(_answer) for name in ("ServerLive", "RepositoryModelLoad")}
-        for service, handlers in ((SERVICE, known), ("extra.Service", EXTRA)):
-            services.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+        known, gates = handlers(), Gate(enabled=[Access.REPOSITORY] if repository_control else [])
+
+        def handle(call: ServerCall) -> None:
+            if (handler := known.get(call.method)) is None:
+                call.fail(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!")
+            elif not gate or gates.admits(call):
+                handler(call)
+
+        server = GrpcServer(handle, [])
+        port = server.listen("127.0.0.1:0")
+        server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                # On the wire all four kinds are alike for one message. This client sends it along with the call: one
+                # On the wire all kinds are alike for one message. This client sends it along with the call: one
                 # that writes to a stream may find it refused already, and reports INTERNAL of its own.
                 stream = channel.unary_stream(method)(b"asked")
                 with suppress(grpc.aio.AioRpcError):
                     assert [answer async for answer in stream] == [b"answered"]
                 return await stream.code(), await stream.details()
         finally:
-            await server.stop(None)
+            await server.stop(0)
 
-    return asyncio.run(call())
+    return run(call())
 
 
-@pytest.mark.parametrize("kind", EXTRA)
+@pytest.mark.parametrize("kind", ["Unary", "Stream"])
 def test_an_rpc_missing_from_the_table_is_denied(kind: str) -> None:
     assert outcome(f"/extra.Service/{kind}", gate=False)[0] is grpc.StatusCode.OK
     assert outcome(f"/extra.Service/{kind}") == (grpc.StatusCode.PERMISSION_DENIED, f"{kind} is not allowed")

@@ -11,12 +11,12 @@ import pytest
 from inferd.errors import ModelUnavailable
 from inferd.lifecycle import Phase
 from inferd.rpc import wire
-from inferd.rpc.call import CallContext, InferCall, Wrap
+from inferd.rpc.call import CallContext, InferCall, Recipient, Wrap
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.tensors import DType
 from tests import models
 from tests.event_loop import on_loop, until
-from tests.rpc.parts import Parts
+from tests.rpc.parts import FutureRecipient, Parts
 from tests.system.wire import connect, method, request
 
 MS = 1_000_000
@@ -41,13 +41,13 @@ async def test_a_templated_request_counts_for_its_model_after_that_is_unloaded(t
 
     def ask(request_id: str) -> tuple[str, bool]:
         message.id = request_id
-        call = parts.inference.begin(message.SerializeToString(), wire.as_unary, CallContext(None))
-        asked.append(call)
+        asked.append(recipient := FutureRecipient())
+        call = parts.inference.begin(message.SerializeToString(), wire.as_unary, CallContext(None), recipient)
         return call.id, call.final_response
 
-    asked: list = []
+    asked: list[FutureRecipient] = []
     assert [ask("1"), ask("2")] == [("1", True), ("2", True)]
-    first, second = [await call.future for call in asked]
+    first, second = [await recipient.future for recipient in asked]
     assert first != second
     await parts.catalog.unload("m")
     assert ask("3") == ("3", True)
@@ -63,8 +63,8 @@ async def serving(tmp_path: Path) -> tuple[Parts, list[InferCall], str]:
     parts, begun = Parts(tmp_path, {}), []
     begin = parts.inference.begin
 
-    def noted(raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
-        begun.append(begin(raw, wrap, call_context))
+    def noted(raw: bytes, wrap: Wrap, call_context: CallContext, recipient: Recipient) -> InferCall:
+        begun.append(begin(raw, wrap, call_context, recipient))
         return begun[-1]
 
     parts.inference.begin = noted

@@ -20,7 +20,7 @@ from inferd.shared_memory.regions import RegionLimits
 from inferd.shared_memory.store import RegionStore
 from tests import models
 from tests.event_loop import on_loop
-from tests.rpc.parts import Parts
+from tests.rpc.parts import FutureRecipient, Parts
 from tests.rpc.test_shared_memory import SECRETS, credentials
 from tests.rpc.test_shared_memory import Caller as Client
 from tests.rpc.test_shm_params import at
@@ -235,6 +235,8 @@ async def test_a_shrunk_object_is_an_error_for_the_next_request(tmp_path: Path, 
 @on_loop
 async def test_a_remote_caller_uses_nothing_that_local_ones_have_used(tmp_path: Path) -> None:
     class Peer:
+        principal = ""
+
         def __init__(self, peer: str) -> None:
             self.peer = lambda: peer
 
@@ -243,9 +245,10 @@ async def test_a_remote_caller_uses_nothing_that_local_ones_have_used(tmp_path: 
         async with serving(tmp_path) as (parts, channel):
             await Client(channel).register("r", made.key, 0, 2 * NBYTES)
             for peer, allowed in 2 * [("ipv4:127.0.0.1:1", True), ("ipv4:10.0.0.7:1", False)]:
-                call = parts.inference.begin(raw, wire.as_unary, CallContext(Peer(peer)))
+                recipient = FutureRecipient()
+                parts.inference.begin(raw, wire.as_unary, CallContext(Peer(peer)), recipient)
                 if allowed:
-                    await call.future
+                    await recipient.future
                 else:
                     with pytest.raises(NotAllowed):
-                        await call.future
+                        await recipient.future

@@ -3,7 +3,6 @@
 import pytest
 
 from inferd.errors import InvalidRequest
-from inferd.rpc.gate import PRINCIPAL
 from inferd.rpc.peer import MAX_CLIENT_NAME, is_local, tenant
 
 
@@ -41,11 +40,7 @@ LOCAL = (
 
 
 def test_a_client_with_a_proved_name_is_known_by_it_from_any_host() -> None:
-    token = PRINCIPAL.set("a")
-    try:
-        assert {tenant(peer, said) for peer in (*LOCAL, "ipv4:10.0.0.7:1", "?") for said in ("", "b")} == {"a"}
-    finally:
-        PRINCIPAL.reset(token)
+    assert {tenant(peer, said, "a") for peer in (*LOCAL, "ipv4:10.0.0.7:1", "?") for said in ("", "b")} == {"a"}
 
 
 def test_all_nameless_callers_on_this_machine_are_one_client() -> None:

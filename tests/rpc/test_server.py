@@ -15,6 +15,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import ConfigurationError
 from inferd.lifecycle import Phase
 from inferd.rpc.gate import SERVICE
+from tests.event_loop import run, until
 from tests.rpc.parts import Parts
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
@@ -46,7 +47,7 @@ def test_every_unary_rpc_of_the_service_has_a_handler(tmp_path: Path) -> None:
         async with serving(tmp_path) as (_, channel):
             return {m.name: (await outcome(channel, m.name, b""))[0] for m in UNARY}
 
-    codes = asyncio.run(ask())
+    codes = run(ask())
     # These two are part of the protocol, and refused with a sentence by inferd.
     refused = {"SystemSharedMemoryRegister", "CudaSharedMemoryRegister"}
     assert {name for name, code in codes.items() if code is grpc.StatusCode.UNIMPLEMENTED} == refused
@@ -58,7 +59,7 @@ def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Pa
         async with serving(tmp_path) as (_, channel):
             return {m.input_type.name: await outcome(channel, m.name, b"\xff\xff\xff") for m in UNARY}
 
-    assert asyncio.run(ask()) == {
+    assert run(ask()) == {
         m.input_type.name: (grpc.StatusCode.INVALID_ARGUMENT, f"the message is not a {m.input_type.name}")
         for m in UNARY
     }
@@ -70,7 +71,7 @@ def test_an_internal_fault_is_one_constant_sentence(tmp_path: Path) -> None:
         async with serving(tmp_path, {"log_level": object()}) as (_, channel):
             return await outcome(channel, "LogSettings", b"")
 
-    assert asyncio.run(ask()) == (grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+    assert run(ask()) == (grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
 
 
 def test_requests_during_start_up_are_told_so(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_requests_during_start_up_are_told_so(tmp_path: Path) -> None:
         async with serving(tmp_path) as (_, channel):
             return await outcome(channel, "ModelInfer", pb.ModelInferRequest(model_name="m\n").SerializeToString())
 
-    assert asyncio.run(ask()) == (grpc.StatusCode.UNAVAILABLE, "model 'm ' is loading: the server is starting")
+    assert run(ask()) == (grpc.StatusCode.UNAVAILABLE, "model 'm ' is loading: the server is starting")
 
 
 def test_a_stream_opened_while_the_server_drains_ends_at_once(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_stream_opened_while_the_server_drains_ends_at_once(tmp_path: Path) ->
             parts.lifecycle.move(Phase.DRAINING)
             return await channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")().code()
 
-    assert asyncio.run(ask()) is grpc.StatusCode.UNAVAILABLE
+    assert run(ask()) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
@@ -104,7 +105,7 @@ def test_a_taken_port_is_a_configuration_error(tmp_path: Path, address: str) -> 
                 str(refused.value) == f"grpc_bind: can't listen on {bind}: the address is in use or not this machine's"
             )
 
-    asyncio.run(bind_twice())
+    run(bind_twice())
 
 
 def test_two_servers_can_not_share_a_port(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_two_servers_can_not_share_a_port(tmp_path: Path) -> None:
             Parts(tmp_path, {}).server.bind(f"127.0.0.1:{port}")
         await first.stop(0)
 
-    asyncio.run(bind_twice())
+    run(bind_twice())
 
 
 def test_health_is_not_serving_from_the_first_moment_until_told_otherwise(tmp_path: Path) -> None:
@@ -133,7 +134,37 @@ def test_health_is_not_serving_from_the_first_moment_until_told_otherwise(tmp_pa
                 seen += [(await check(health_pb2.HealthCheckRequest(service=s))).status for s in ("", SERVICE)]
             return seen
 
-    assert asyncio.run(ask()) == [NOT_SERVING, SERVING, SERVING, NOT_SERVING, NOT_SERVING]
+    assert run(ask()) == [NOT_SERVING, SERVING, SERVING, NOT_SERVING, NOT_SERVING]
+
+
+def test_health_knows_no_service_that_is_not_served(tmp_path: Path) -> None:
+    async def ask() -> tuple[grpc.StatusCode, str, int]:
+        async with serving(tmp_path) as (_, channel):
+            unknown = health_pb2.HealthCheckRequest(service="no\nsuch").SerializeToString()
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")(unknown)
+            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(unknown)
+            seen = health_pb2.HealthCheckResponse.FromString(await watch.read()).status
+            watch.cancel()
+            return await check.code(), await check.details() or "", seen
+
+    unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    assert run(ask()) == (grpc.StatusCode.NOT_FOUND, "unknown service 'no such'", unknown)
+
+
+def test_a_call_ends_when_its_client_leaves(tmp_path: Path) -> None:
+    async def leave() -> None:
+        async with serving(tmp_path) as (parts, channel):
+            running = parts.server._tasks._running
+            watches = [channel.unary_stream("/grpc.health.v1.Health/Watch")(b"") for _ in range(5)]
+            for watch in watches:
+                await watch.read()
+            assert len(running) == len(watches)
+            for watch in watches:
+                watch.cancel()
+            await until(lambda: not running)
+            await until(lambda: parts.server._server.open_calls == 0)
+
+    run(asyncio.wait_for(leave(), 30))
 
 
 def test_stopping_does_not_wait_for_an_endless_watch(tmp_path: Path) -> None:
@@ -145,7 +176,7 @@ def test_stopping_does_not_wait_for_an_endless_watch(tmp_path: Path) -> None:
             await asyncio.wait_for(parts.server.stop(600), 60)
             return await call.code()
 
-    assert asyncio.run(watch()) is grpc.StatusCode.UNAVAILABLE
+    assert run(watch()) is grpc.StatusCode.UNAVAILABLE
 
 
 def test_stopping_again_is_harmless(tmp_path: Path) -> None:
@@ -154,4 +185,4 @@ def test_stopping_again_is_harmless(tmp_path: Path) -> None:
             await parts.server.stop(1)
             await parts.server.stop(1)
 
-    asyncio.run(stop_thrice())
+    run(stop_thrice())

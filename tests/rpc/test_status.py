@@ -1,6 +1,5 @@
 """The error table: every error has a code, and every refusal for lack of capacity says when to retry."""
 
-import asyncio
 import inspect
 import re
 
@@ -11,6 +10,8 @@ from google.rpc.status_pb2 import Status
 
 from inferd import errors
 from inferd.rpc import status
+from inferd.transport.server import GrpcServer
+from tests.event_loop import on_loop
 
 ERRORS = [
     found
@@ -46,6 +47,7 @@ def test_every_error_has_a_code(error: type[errors.InferdError]) -> None:
 TABLE: list[tuple[errors.InferdError, grpc.StatusCode]] = [
     (errors.UnknownModel("m"), grpc.StatusCode.NOT_FOUND),
     (errors.UnknownVersion("m", "9", [1]), grpc.StatusCode.NOT_FOUND),
+    (errors.UnknownService("s"), grpc.StatusCode.NOT_FOUND),
     (errors.InvalidRequest("m", "x"), grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ModelUnavailable("m", "loading"), grpc.StatusCode.UNAVAILABLE),
     (errors.Draining(), grpc.StatusCode.UNAVAILABLE),
@@ -106,27 +108,19 @@ def test_no_other_error_invites_a_retry(error: errors.InferdError) -> None:
     assert status.trailers(error) == ()
 
 
-def test_abort_sends_code_sentence_and_trailers_over_the_wire() -> None:
+@on_loop
+async def test_a_call_that_fails_sends_code_sentence_and_trailers_over_the_wire() -> None:
     error = errors.QueueFull("m", "1 request waiting", 2.0)
-
-    async def refuse(_: bytes, context: grpc.aio.ServicerContext) -> None:
-        await status.abort(context, error)
-
-    async def call() -> grpc.aio.AioRpcError:
-        server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(refuse)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Call": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await channel.unary_unary("/test/Call")(b"")
-                return refused.value
-        finally:
-            await server.stop(None)
-
-    seen = asyncio.run(call())
+    server = GrpcServer(lambda call: status.fail(call, error), [])
+    port = server.listen("127.0.0.1:0")
+    server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary("/test/Call")(b"")
+    finally:
+        await server.stop(0)
+    seen = refused.value
     assert (seen.code(), seen.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
     trailers = dict(seen.trailing_metadata())
     assert trailers["grpc-retry-pushback-ms"] == "2000"

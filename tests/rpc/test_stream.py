@@ -1,6 +1,8 @@
-"""The counts of a stream, and when it stops reading."""
+"""The counts of a stream, when it stops reading, and in which order it sends."""
 
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from inferd.requests import Stages
+from inferd.rpc.call import InferCall, Recipient, Wrap
 from inferd.rpc.codec import answer_bytes
-from inferd.rpc.stream import StreamWindow
+from inferd.rpc.stream import InferStream, StreamWindow
 from inferd.tensors import Dim, DType, Signature, TensorSpec
 
 SIZES = st.integers(0, 60)
@@ -145,3 +149,139 @@ def test_the_size_of_an_answer_is_known_where_the_signature_fixes_it(
     outputs: Sequence[TensorSpec], asked: Sequence[int], max_batch: int, expected: int | None
 ) -> None:
     assert answer_bytes(Signature((), tuple(outputs), max_batch), asked, 3) == expected
+
+
+class Client:
+    """The server's side of a call, by which a test plays the client: ``sent`` has what the stream has sent so far."""
+
+    def __init__(self, *metadata: tuple[str, str]) -> None:
+        self.metadata = metadata
+        self.sent: list[bytes] = []
+        self.ends: list[int] = []
+        self.asked: Callable[[Any, bytes | None], None] | None = None
+        self.on_its_way: Callable[[bool], None] | None = None
+        self.leave: Callable[[], object] = lambda: None
+
+    def watch(self, left: Callable[[], object]) -> None:
+        self.leave = left
+
+    def receive(self, then: Callable[[Any, bytes | None], None]) -> None:
+        assert self.asked is None, "one message at a time"
+        self.asked = then
+
+    def send(self, message: bytes, then: Callable[[bool], None]) -> None:
+        assert self.on_its_way is None, "one message at a time"
+        self.sent.append(message)
+        self.on_its_way = then
+
+    def finish(self) -> None:
+        self.ends.append(0)
+
+    def fail(self, code: int, _: str, __: Any) -> None:
+        self.ends.append(code)
+
+    def ask(self, raw: bytes | None = b"asked") -> None:
+        assert self.asked is not None
+        then, self.asked = self.asked, None
+        then(self, raw)
+
+    def take(self) -> None:
+        """The message that was sent last is on the wire."""
+        assert self.on_its_way is not None
+        then, self.on_its_way = self.on_its_way, None
+        then(True)
+
+
+class Open:
+    """A stream of ``client``; ``calls`` are the inferences that it has begun, for a test to answer."""
+
+    def __init__(self, client: Client, max_requests: int = 8) -> None:
+        self.calls: list[InferCall] = []
+        self.ends = 0
+        self.stream = InferStream(self._begin, client, StreamWindow(max_requests, 1000), self._ended)  # type: ignore[arg-type]
+        self.stream.read()
+
+    def _begin(self, _: bytes, wrap: Wrap, recipient: Recipient) -> InferCall:
+        self.calls.append(InferCall(recipient, wrap, nbytes=0, stages=Stages(0), trace=None))
+        return self.calls[-1]
+
+    def _ended(self, _: InferStream) -> None:
+        self.ends += 1
+
+    def answer(self, number: int, encoded: bytes) -> None:
+        call = self.calls[number]
+        call.ended = True
+        call.recipient.respond(call, encoded)
+
+
+@pytest.mark.parametrize("metadata", [(), (("inferd-unordered", "true"),)], ids=["ordered", "unordered"])
+def test_responses_are_sent_in_the_order_of_requests_unless_the_client_wants_none(metadata: Any) -> None:
+    client = Client(*metadata)
+    stream = Open(client)
+    for _ in range(3):
+        client.ask()
+    for number, encoded in ((2, b"c"), (0, b"a"), (1, b"b")):
+        stream.answer(number, encoded)
+    for _ in range(3):
+        client.take()
+    assert client.sent == ([b"c", b"a", b"b"] if metadata else [b"a", b"b", b"c"])
+    client.ask(None)
+    assert (client.ends, stream.ends) == ([0], 1)
+
+
+def test_no_request_is_received_while_the_window_is_closed() -> None:
+    client = Client()
+    stream = Open(client, max_requests=2)
+    client.ask()
+    client.ask()
+    assert client.asked is None
+    stream.answer(1, b"b")
+    stream.answer(0, b"a")
+    assert client.asked is None
+    client.take()
+    assert client.asked is not None
+    assert client.sent == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(("complete", "code"), [(True, 0), (False, 14)], ids=["sent", "stopped"])
+def test_a_stream_ends_once_all_that_was_read_is_answered_and_sent(complete: bool, code: int) -> None:
+    client = Client()
+    stream = Open(client)
+    client.ask()
+    client.ask()
+    if complete:
+        client.ask(None)
+    else:
+        stream.stream.stop_reading()
+    for number in (0, 1):
+        assert client.ends == []
+        stream.answer(number, b"")
+        client.take()
+    assert (client.ends, stream.ends) == ([code], 1)
+    # What arrives after that is no request.
+    if not complete:
+        client.ask()
+    client.leave()
+    assert (len(stream.calls), client.ends, stream.ends) == (2, [code], 1)
+
+
+def test_a_stream_that_its_client_has_left_abandons_its_calls_and_leaves_nothing_behind() -> None:
+    client = Client()
+    stream = Open(client)
+    for _ in range(3):
+        client.ask()
+    stream.answer(1, b"b")
+    client.leave()
+    assert [call.ended for call in stream.calls] == [True] * 3
+    # gRPC ends what was asked of it.
+    client.ask(None)
+    assert (client.sent, client.ends, stream.ends, len(stream.calls)) == ([], [], 1, 3)
+    gone = weakref.ref(stream.stream)
+    gc.disable()
+    try:
+        client.leave = lambda: None
+        stream.calls.clear()
+        del stream.stream
+        assert gone() is None
+    finally:
+        gc.enable()

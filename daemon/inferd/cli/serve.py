@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
-import uvloop
 
 from inferd import logs
 from inferd.cli import exit_status
@@ -58,11 +57,12 @@ async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int
 
 def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None) -> int:
     from inferd.app import App
+    from inferd.transport.event_loop import QueueEventLoop
 
     async def run() -> "ExitOutcome":
         return await App(settings, read, identity).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=QueueEventLoop) as runner:
         outcome = runner.run(run())
         status = exit_status.RESTART if outcome.restart else 0
         if outcome.abrupt:

@@ -1,11 +1,9 @@
-"""One inference on the wire: who requests what, and the slot for its response."""
+"""One inference on the wire: who requests what, and where its response goes."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import grpc
+from typing import Protocol
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.deployment.deployment import Deployment
@@ -17,6 +15,7 @@ from inferd.rpc import codec, shm_params, wire
 from inferd.rpc.request_templates import RequestTemplate
 from inferd.tensors import Tensor
 from inferd.trace_context import TraceContext
+from inferd.transport.call import ServerCall
 
 Wrap = Callable[[Iterable[wire.Part], int], bytes]
 
@@ -39,13 +38,13 @@ class StreamConnection:
 class CallContext:
     """An RPC as its requests see it.
 
-    ``servicer_context`` is gRPC's, for memory that its client shares. ``client``, the name that a quota counts, and
+    ``server_call`` is the RPC itself, for memory that its client shares. ``client``, the name that a quota counts, and
     the trace come from its metadata, and are empty without them. ``deadline`` is on the monotonic clock, in
     nanoseconds. Sequences end with their ``connection``, if there is one. ``waited`` is how long its next request has
     waited to be seen, in nanoseconds: only the first can have come with the call.
     """
 
-    servicer_context: grpc.aio.ServicerContext
+    server_call: ServerCall
     client: str = ""
     traceparent: str = ""
     tracestate: str = ""
@@ -58,8 +57,18 @@ class CallContext:
         self.waited = 0
 
 
+class Recipient(Protocol):
+    """Where the one response of a call goes."""
+
+    def respond(self, call: "InferCall", encoded: bytes) -> None:
+        """Take the response of ``call``."""
+
+    def refuse(self, call: "InferCall", error: InferdError) -> None:
+        """Take the error that ``call`` ended with."""
+
+
 class InferCall:
-    """One inference on the wire and its reply slot: the future holds the encoded response.
+    """One inference on the wire. It ends once, with a response or an error for its ``recipient``, or abandoned.
 
     ``wrap`` joins the parts of the response, and their size in bytes, to the bytes to send. ``nbytes`` is the size of
     the request. ``message`` is the request, without its ``id``; its contents may be left out. ``route`` is the model
@@ -67,11 +76,12 @@ class InferCall:
     """
 
     __slots__ = (
+        "ended",
         "final_response",
-        "future",
         "id",
         "message",
         "nbytes",
+        "recipient",
         "request",
         "route",
         "stages",
@@ -81,9 +91,10 @@ class InferCall:
     )
 
     def __init__(
-        self, future: "asyncio.Future[bytes]", wrap: Wrap, *, nbytes: int, stages: Stages, trace: TraceContext | None
+        self, recipient: Recipient, wrap: Wrap, *, nbytes: int, stages: Stages, trace: TraceContext | None
     ) -> None:
-        self.future = future
+        self.recipient = recipient
+        self.ended = False
         self.wrap = wrap
         self.nbytes = nbytes
         self.stages = stages
@@ -109,7 +120,7 @@ class InferCall:
     def answer(self, outputs: Sequence[Tensor]) -> None:
         """Encode now: the outputs are views that the slot's next run overwrites."""
         request = self.request
-        if request is None or self.route is None or self.future.done():
+        if request is None or self.route is None or self.ended:
             return
         if self.template is not None:
             parts, nbytes = self.template.answer(request.id, outputs, request.into)
@@ -119,7 +130,8 @@ class InferCall:
         encoded = self.wrap(parts, nbytes)
         request.stages.copied = time.monotonic_ns()
         request.answer_nbytes = len(encoded)
-        self.future.set_result(encoded)
+        self._end()
+        self.recipient.respond(self, encoded)
 
     def _encoded(
         self, request: Request, model_version: ModelVersion, deployment: Deployment, outputs: Sequence[Tensor]
@@ -136,12 +148,18 @@ class InferCall:
 
     def fail(self, error: InferdError) -> None:
         """End the call with ``error``."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.ended:
+            self._end()
+            self.recipient.refuse(self, error)
 
     def abandon(self) -> None:
         """The client has left: withdraw what is still in the dispatcher."""
-        if not self.future.cancel() and not self.future.cancelled():
-            self.future.exception()  # mark it as retrieved: asyncio would log an error that no caller waits for
-        if self.request is not None and self.route is not None:
-            self.route[1].dispatcher.cancel(self.request)
+        request = self.request
+        self._end()
+        if request is not None and self.route is not None:
+            self.route[1].dispatcher.cancel(request)
+
+    def _end(self) -> None:
+        self.ended = True
+        # They refer to each other: without this, the request would stay until the garbage collector runs.
+        self.request = None

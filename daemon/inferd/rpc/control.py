@@ -1,11 +1,11 @@
 """The RPCs that change what is served."""
 
-import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.catalog.catalog import Catalog
 from inferd.errors import InvalidRequest, one_line
+from inferd.transport.call import ServerCall
 
 
 class RepositoryControl:
@@ -14,7 +14,7 @@ class RepositoryControl:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    async def load(self, request: pb.RepositoryModelLoadRequest, _: grpc.aio.ServicerContext) -> Message:
+    async def load(self, request: pb.RepositoryModelLoadRequest, _: ServerCall) -> Message:
         for key in request.parameters:
             raise InvalidRequest(
                 request.model_name,
@@ -23,7 +23,7 @@ class RepositoryControl:
         await self._catalog.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
-    async def unload(self, request: pb.RepositoryModelUnloadRequest, _: grpc.aio.ServicerContext) -> Message:
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, _: ServerCall) -> Message:
         for key in request.parameters:
             if key != "unload_dependents":
                 raise InvalidRequest(

@@ -5,7 +5,9 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 import grpc
 import structlog
@@ -13,7 +15,8 @@ import structlog
 from inferd._pb import open_inference_pb2 as pb
 from inferd.lifecycle import Retirement
 from inferd.rpc import statistics
-from inferd.rpc.gate import PRINCIPAL, PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
+from inferd.rpc.gate import PRINCIPAL_KEY, SECRET_KEY, SERVICE, TUNER_SERVICE, is_sibling
+from inferd.transport.call import ServerCall
 from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd.rpc")
@@ -43,7 +46,22 @@ FANOUT_SCOPES: dict[str, FanoutScope] = {
 
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
-Answer = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+Answer = Callable[[bytes, ServerCall], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call to pass on: its message, the seconds that are left for it, and its caller's proven name."""
+
+    method: str
+    raw: bytes
+    seconds: float | None = None
+    principal: str = ""
+
+    @classmethod
+    def by(cls, call: ServerCall, method: str, raw: bytes) -> Self:
+        """What ``call`` asks, as of now."""
+        return cls(method, raw, call.time_remaining(), call.principal)
 
 
 class WorkerFanout:
@@ -64,21 +82,17 @@ class WorkerFanout:
         if scope is None or (scope is FanoutScope.FIRST and self._identity.first):
             return answer
 
-        async def fan_out(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            if is_sibling(context.invocation_metadata(), self._identity.secret):
-                return await answer(raw, context)
-            try:
-                if scope is FanoutScope.FIRST:
-                    return await self._ask(0, method, raw, context.time_remaining())
-                # A call that this worker refuses reaches no other.
-                own = await answer(raw, context)
-                if scope is FanoutScope.SUMMED:
-                    return statistics.summed(
-                        [own, *await self._answers_of_others(method, raw, context.time_remaining())]
-                    )
-                await self._require_others(method, raw, context.time_remaining())
-            except grpc.aio.AioRpcError as error:
-                await context.abort(error.code(), error.details() or "")
+        async def fan_out(raw: bytes, call: ServerCall) -> bytes:
+            if is_sibling(call.metadata, self._identity.secret):
+                return await answer(raw, call)
+            if scope is FanoutScope.FIRST:
+                return await self._ask(0, _Asked.by(call, method, raw))
+            # A call that this worker refuses reaches no other.
+            own = await answer(raw, call)
+            asked = _Asked.by(call, method, raw)
+            if scope is FanoutScope.SUMMED:
+                return statistics.summed([own, *await self._answers_of_others(asked)])
+            await self._require_others(asked)
             return own
 
         return fan_out
@@ -89,7 +103,7 @@ class WorkerFanout:
             if not self._listens(index):
                 continue
             with suppress(grpc.aio.AioRpcError):
-                answer = await self._ask(index, f"/{SERVICE}/RepositoryIndex", b"", None)
+                answer = await self._ask(index, _Asked(f"/{SERVICE}/RepositoryIndex", b""))
                 models = pb.RepositoryIndexResponse.FromString(answer).models
                 kept = {model.name for model in models if model.reason != Retirement.UNLOADED.value}
                 return {model.name for model in models} - kept
@@ -104,37 +118,37 @@ class WorkerFanout:
 
     async def _load(self, model: str, raw: bytes) -> None:
         try:
-            await self._require_others(f"/{SERVICE}/RepositoryModelLoad", raw, None)
+            await self._require_others(_Asked(f"/{SERVICE}/RepositoryModelLoad", raw))
         except grpc.aio.AioRpcError as error:
             log.warning("new profile not loaded by all workers", model=model, problem=error.details())
 
-    async def _require_others(self, method: str, raw: bytes, seconds: float | None) -> None:
+    async def _require_others(self, asked: _Asked) -> None:
         """Make all others answer the call too; raises the first AioRpcError, once all have ended."""
-        for answer in await self._ask_others(method, raw, seconds):
+        for answer in await self._ask_others(asked):
             if isinstance(answer, BaseException):
                 raise answer
 
-    async def _answers_of_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes]:
+    async def _answers_of_others(self, asked: _Asked) -> list[bytes]:
         """The responses of all others that have one."""
-        answers = await self._ask_others(method, raw, seconds)
+        answers = await self._ask_others(asked)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, grpc.aio.AioRpcError):
                 raise answer
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
-    async def _ask_others(self, method: str, raw: bytes, seconds: float | None) -> list[bytes | BaseException]:
+    async def _ask_others(self, asked: _Asked) -> list[bytes | BaseException]:
         listening = [index for index in self._identity.others if self._listens(index)]
-        return await asyncio.gather(
-            *(self._ask(index, method, raw, seconds) for index in listening), return_exceptions=True
-        )
+        return await asyncio.gather(*(self._ask(index, asked) for index in listening), return_exceptions=True)
 
-    async def _ask(self, index: int, method: str, raw: bytes, seconds: float | None) -> bytes:
-        metadata = ((SECRET_KEY, self._identity.secret), (PRINCIPAL_KEY, PRINCIPAL.get()))
+    async def _ask(self, index: int, asked: _Asked) -> bytes:
+        metadata = ((SECRET_KEY, self._identity.secret), (PRINCIPAL_KEY, asked.principal))
         # A new channel each time: one that is kept would not notice at once that a worker was replaced.
         address = f"unix:{self._identity.socket('grpc', index)}"
         async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
             try:
-                answer: bytes = await channel.unary_unary(method)(raw, timeout=seconds, metadata=metadata)
+                answer: bytes = await channel.unary_unary(asked.method)(
+                    asked.raw, timeout=asked.seconds, metadata=metadata
+                )
             except grpc.aio.AioRpcError as error:
                 raise grpc.aio.AioRpcError(
                     error.code(),

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 
-import grpc
-
 from inferd._pb import health_pb2
+from inferd.errors import UnknownService
+from inferd.rpc import codec
+from inferd.rpc.call_tasks import CallTasks, Handler
+from inferd.transport.call import ServerCall
 
 SERVICE = "grpc.health.v1.Health"
 
@@ -26,41 +28,33 @@ class HealthService:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The service as a gRPC handler."""
-        check = {
-            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
-            "response_serializer": _Response.SerializeToString,
+    def handlers(self, tasks: CallTasks) -> dict[str, Handler]:
+        """The RPCs of the service by their names, run by ``tasks``."""
+        return {
+            "Check": tasks.unary(self._check),
+            "Watch": tasks.stream(self._watch),
+            "List": tasks.unary(self._list),
         }
-        methods = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check, **check),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, **check),
-            "List": grpc.unary_unary_rpc_method_handler(
-                self._list,
-                request_deserializer=health_pb2.HealthListRequest.FromString,
-                response_serializer=health_pb2.HealthListResponse.SerializeToString,
-            ),
-        }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    async def _check(self, asked: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> _Response:
+    async def _check(self, raw: bytes, _: ServerCall) -> bytes:
+        asked = codec.parse(raw, health_pb2.HealthCheckRequest)
         if asked.service not in self._serving:
-            await context.abort(grpc.StatusCode.NOT_FOUND)
-        return self._response(asked.service)
+            raise UnknownService(asked.service)
+        return self._response(asked.service).SerializeToString()
 
-    async def _watch(self, asked: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
+    async def _watch(self, call: ServerCall) -> None:
+        asked = codec.parse(await call.read() or b"", health_pb2.HealthCheckRequest)
         sent = None
         while True:
             changed = self._changed
             if (response := self._response(asked.service)) != sent:
-                await context.write(response)
+                await call.write(response.SerializeToString())
                 sent = response
             await changed.wait()
 
-    async def _list(
-        self, _: health_pb2.HealthListRequest, __: grpc.aio.ServicerContext
-    ) -> health_pb2.HealthListResponse:
-        return health_pb2.HealthListResponse(statuses={s: self._response(s) for s in self._serving})
+    async def _list(self, _: bytes, __: ServerCall) -> bytes:
+        statuses = {service: self._response(service) for service in self._serving}
+        return health_pb2.HealthListResponse(statuses=statuses).SerializeToString()
 
     def _response(self, service: str) -> _Response:
         if (serving := self._serving.get(service)) is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-import grpc
 import structlog
 
 from inferd._pb import open_inference_pb2 as pb
@@ -22,6 +21,7 @@ from inferd.errors import (
     InternalFault,
     InvalidRequest,
     ModelUnavailable,
+    NotReceived,
     UnknownModel,
     one_line,
 )
@@ -29,8 +29,7 @@ from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, shm_params, status, wire
-from inferd.rpc.call import CallContext, InferCall, StreamConnection, Wrap
-from inferd.rpc.gate import PRINCIPAL
+from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
 from inferd.rpc.peer import tenant
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.rpc.shared_memory import locate_all, locator
@@ -40,6 +39,7 @@ from inferd.scheduling.accept_wait import AcceptWait
 from inferd.shared_memory.store import RegionStore
 from inferd.tensors import Placed, Tensor
 from inferd.trace_context import TraceContext
+from inferd.transport.call import ServerCall
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -96,45 +96,51 @@ class Inference:
         self._open = 0
         self._none_open = asyncio.Event()
 
-    async def model_infer(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    def model_infer(self, server_call: ServerCall) -> None:
         """One request, one response."""
-        call = self.begin(raw, wire.as_unary, self._call_context(context))
         self._open += 1
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            call.abandon()
-            raise
-        except InferdError as error:
-            await status.abort(context, error)
-        finally:
-            # They refer to each other: without this, the request would stay until the garbage collector runs.
-            call.request = None
-            self._leave()
+        server_call.receive(self._received)
 
-    async def model_stream_infer(self, _: object, context: grpc.aio.ServicerContext) -> None:
-        """Concurrent requests, each answered on its own; see :class:`InferStream`.
+    def _received(self, server_call: ServerCall, raw: bytes | None) -> None:
+        if raw is None:
+            self._not_received(server_call)
+            return
+        call = self.begin(raw, wire.as_unary, self._call_context(server_call), UnaryRecipient(server_call, self._leave))
+        if not call.ended:
+            server_call.watch(partial(self._left, call))
 
-        Reads from ``context`` rather than from the iterator gRPC offers: reading must be stoppable.
-        """
-        self._open += 1
-        context.add_done_callback(lambda _: self._leave())
+    def _left(self, call: InferCall) -> None:
+        call.abandon()
+        self._leave()
+
+    def _not_received(self, server_call: ServerCall) -> None:
+        """Its message never arrived whole: too large, or cancelled or past its deadline on the way."""
+        error = NotReceived()
+        stages = Stages(received=server_call.arrived, answered=time.monotonic_ns())
+        self._observe(Observation(OTHER, "", error.outcome, stages, error=error))
+        status.fail(server_call, error)
+        self._leave()
+
+    def model_stream_infer(self, server_call: ServerCall) -> None:
+        """Concurrent requests, each answered on its own; see :class:`InferStream`."""
         if self._lifecycle.phase is Phase.DRAINING:
-            await status.abort(context, Draining())
+            status.fail(server_call, Draining())
+            return
+        self._open += 1
         window = StreamWindow(self._max_pending, self._max_pending_bytes)
         connection = StreamConnection()
-        call_context = self._call_context(context, connection)
+        call_context = self._call_context(server_call, connection)
         if call_context.waited:
             asyncio.get_running_loop().call_later(call_context.waited / 1e9, call_context.came_later)
-        stream = InferStream(partial(self.begin, call_context=call_context), context, window)
+        stream = InferStream(partial(self.begin, call_context=call_context), server_call, window, self._stream_ended)
+        stream.connection = connection
         self._streams.add(stream)
-        try:
-            complete = await stream.run()
-        finally:
-            self._streams.discard(stream)
-            connection.close()
-        if not complete:
-            await status.abort(context, Draining())
+        stream.read()
+
+    def _stream_ended(self, stream: InferStream) -> None:
+        self._streams.discard(stream)
+        stream.connection.close()
+        self._leave()
 
     @property
     def open_calls(self) -> int:
@@ -143,7 +149,7 @@ class Inference:
 
     def end_streams(self) -> None:
         """Read no further on any stream; each ends once the requests read are answered."""
-        for stream in self._streams:
+        for stream in list(self._streams):
             stream.stop_reading()
 
     async def finished(self) -> None:
@@ -157,30 +163,27 @@ class Inference:
         if not self._open:
             self._none_open.set()
 
-    def _call_context(
-        self, context: grpc.aio.ServicerContext, connection: StreamConnection | None = None
-    ) -> CallContext:
+    def _call_context(self, server_call: ServerCall, connection: StreamConnection | None = None) -> CallContext:
         said: dict[str, str] = {}
-        for key, value in context.invocation_metadata() or ():
+        for key, value in server_call.metadata:
             if key in self._looked_for:
+                text = value if isinstance(value, str) else value.decode(errors="replace")
                 # Joined as HTTP joins repeated headers.
-                said[key] = f"{said[key]},{value}" if key in said else value
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic_ns() + int(remaining * 1e9)
+                said[key] = f"{said[key]},{text}" if key in said else text
         # A proved identity takes precedence over a claimed one.
-        client, waited = PRINCIPAL.get(), self._accept_wait.current
+        client, waited, deadline = server_call.principal, self._accept_wait.current, server_call.deadline()
         if not said:
-            return CallContext(context, client, "", "", deadline, connection, waited)
+            return CallContext(server_call, client, "", "", deadline, connection, waited)
         client = client or said.get(self._client_key, "")
         traceparent, tracestate = said.get("traceparent", ""), said.get("tracestate", "")
-        return CallContext(context, client, traceparent, tracestate, deadline, connection, waited)
+        return CallContext(server_call, client, traceparent, tracestate, deadline, connection, waited)
 
-    def begin(self, raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
-        """Start the inference in ``raw``. Any failure ends the call and is recorded, here and once."""
+    def begin(self, raw: bytes, wrap: Wrap, call_context: CallContext, recipient: Recipient) -> InferCall:
+        """Start the inference in ``raw`` for ``recipient``. A failure ends the call and is recorded, here and once."""
         waited, call_context.waited = call_context.waited, 0
         stages = Stages(time.monotonic_ns() - waited, waited=waited)
         trace = self._traced(call_context.traceparent, call_context.tracestate)
-        call = InferCall(asyncio.get_running_loop().create_future(), wrap, nbytes=len(raw), stages=stages, trace=trace)
+        call = InferCall(recipient, wrap, nbytes=len(raw), stages=stages, trace=trace)
         try:
             self._submit(call, raw, call_context)
         except InferdError as error:
@@ -205,7 +208,7 @@ class Inference:
                 placed: Sequence[Placed] = ()
                 into: OutputBindings = ()
                 if template.spans and self._shared_memory is not None:
-                    placed = locate_all(self._shared_memory, call_context.servicer_context, template.spans)
+                    placed = locate_all(self._shared_memory, call_context.server_call, template.spans)
                     into = template.into(placed)
                 if (inputs := template.tensors(split.contents, placed)) is not None:
                     call.template, call.route = template, route
@@ -235,7 +238,7 @@ class Inference:
         parameters = codec.decode_parameters(message)
         sequence = codec.check_sequence(message.model_name, parameters, signature)
         inside = sequence is not None
-        bindings = None if store is None else shm_params.ShmBindings(locator(store, call_context.servicer_context))
+        bindings = None if store is None else shm_params.ShmBindings(locator(store, call_context.server_call))
         inputs = codec.decode_inputs(
             message, signature, in_sequence=inside, limits=self._tensor_limits, bindings=bindings
         )
@@ -247,7 +250,7 @@ class Inference:
         call.final_response, call.route = parameters.final_response, route
         step = None
         if sequence is not None:
-            client = tenant(call_context.servicer_context.peer(), call_context.client)
+            client = tenant(call_context.server_call.peer(), call_context.client, call_context.server_call.principal)
             step = SequenceStep(sequence, parameters.sequence_start, parameters.sequence_end, connection, client)
             if connection is not None:
                 connection.dispatchers.add(deployment.dispatcher)
@@ -333,6 +336,24 @@ class Inference:
             )
         )
         call.fail(error)
+
+
+class UnaryRecipient:
+    """The response of a unary call ends it."""
+
+    __slots__ = ("_ended", "_server_call")
+
+    def __init__(self, server_call: ServerCall, ended: Callable[[], None]) -> None:
+        self._server_call = server_call
+        self._ended = ended
+
+    def respond(self, _: InferCall, encoded: bytes) -> None:
+        self._server_call.respond(encoded)
+        self._ended()
+
+    def refuse(self, _: InferCall, error: InferdError) -> None:
+        status.fail(self._server_call, error)
+        self._ended()
 
 
 def _shown(request_id: str) -> str:

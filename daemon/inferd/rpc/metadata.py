@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import grpc
-
 from inferd import __version__
 from inferd._pb import model_config_pb2 as mc
 from inferd._pb import open_inference_pb2 as pb
@@ -15,6 +13,7 @@ from inferd.lifecycle import Lifecycle
 from inferd.metrics.recorder import Recorder
 from inferd.rpc import statistics
 from inferd.tensors import DType, Signature, TensorSpec
+from inferd.transport.call import ServerCall
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -47,24 +46,20 @@ class Metadata:
         self._recorder = recorder
         self._log_settings = log_settings
 
-    async def server_live(self, _: pb.ServerLiveRequest, __: grpc.aio.ServicerContext) -> pb.ServerLiveResponse:
+    async def server_live(self, _: pb.ServerLiveRequest, __: ServerCall) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def server_ready(self, _: pb.ServerReadyRequest, __: grpc.aio.ServicerContext) -> pb.ServerReadyResponse:
+    async def server_ready(self, _: pb.ServerReadyRequest, __: ServerCall) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._lifecycle.accepts)
 
-    async def model_ready(self, request: pb.ModelReadyRequest, _: grpc.aio.ServicerContext) -> pb.ModelReadyResponse:
+    async def model_ready(self, request: pb.ModelReadyRequest, _: ServerCall) -> pb.ModelReadyResponse:
         answers = self._catalog.ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=answers and self._lifecycle.accepts)
 
-    async def server_metadata(
-        self, _: pb.ServerMetadataRequest, __: grpc.aio.ServicerContext
-    ) -> pb.ServerMetadataResponse:
+    async def server_metadata(self, _: pb.ServerMetadataRequest, __: ServerCall) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="inferd", version=__version__, extensions=self._extensions)
 
-    async def model_metadata(
-        self, request: pb.ModelMetadataRequest, _: grpc.aio.ServicerContext
-    ) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, request: pb.ModelMetadataRequest, _: ServerCall) -> pb.ModelMetadataResponse:
         model_version, deployment = self._catalog.find(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=model_version.name,
@@ -75,16 +70,14 @@ class Metadata:
             properties=_properties(deployment),
         )
 
-    async def model_config(self, request: pb.ModelConfigRequest, _: grpc.aio.ServicerContext) -> pb.ModelConfigResponse:
+    async def model_config(self, request: pb.ModelConfigRequest, _: ServerCall) -> pb.ModelConfigResponse:
         model_version, deployment = self._catalog.find(request.name, request.version)
         return pb.ModelConfigResponse(config=_config(model_version, deployment))
 
-    async def model_statistics(
-        self, request: pb.ModelStatisticsRequest, _: grpc.aio.ServicerContext
-    ) -> pb.ModelStatisticsResponse:
+    async def model_statistics(self, request: pb.ModelStatisticsRequest, _: ServerCall) -> pb.ModelStatisticsResponse:
         """Statistics of one version, of all ready versions of a model, or of all ready models, as in Triton."""
         if request.name:
-            one, _ = self._catalog.find(request.name, request.version)
+            one = self._catalog.find(request.name, request.version)[0]
             found = [one] if request.version else [s for s, _ in self._catalog.serving() if s.name == request.name]
         elif request.version:
             raise InvalidRequest("", "a version is given without a model name")
@@ -96,9 +89,7 @@ class Metadata:
             ]
         )
 
-    async def repository_index(
-        self, request: pb.RepositoryIndexRequest, _: grpc.aio.ServicerContext
-    ) -> pb.RepositoryIndexResponse:
+    async def repository_index(self, request: pb.RepositoryIndexRequest, _: ServerCall) -> pb.RepositoryIndexResponse:
         entries = [e for e in self._catalog.index() if not request.ready or e.state.value == "READY"]
         return pb.RepositoryIndexResponse(
             models=[
@@ -109,15 +100,13 @@ class Metadata:
             ]
         )
 
-    async def trace_setting(
-        self, request: pb.TraceSettingRequest, _: grpc.aio.ServicerContext
-    ) -> pb.TraceSettingResponse:
+    async def trace_setting(self, request: pb.TraceSettingRequest, _: ServerCall) -> pb.TraceSettingResponse:
         _refuse_change("trace settings", request.settings)
         response = pb.TraceSettingResponse()
         response.settings["trace_level"].value.append("OFF")
         return response
 
-    async def log_settings(self, request: pb.LogSettingsRequest, _: grpc.aio.ServicerContext) -> pb.LogSettingsResponse:
+    async def log_settings(self, request: pb.LogSettingsRequest, _: ServerCall) -> pb.LogSettingsResponse:
         _refuse_change("log settings", request.settings)
         response = pb.LogSettingsResponse()
         for key, value in self._log_settings.items():

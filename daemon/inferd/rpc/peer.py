@@ -5,7 +5,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import unquote
 
 from inferd.errors import InvalidRequest
-from inferd.rpc.gate import PRINCIPAL
 
 # The longest name of a client that is stored.
 MAX_CLIENT_NAME = 255
@@ -21,17 +20,17 @@ def is_local(peer: str) -> bool:
     return host is not None and host.is_loopback
 
 
-def tenant(peer: str, said: str) -> str:
+def tenant(peer: str, said: str, principal: str = "") -> str:
     """The owner of the state that a call over ``peer`` leaves on the server, for a client that has ``said`` its name,
-    or nothing.
+    or nothing, and that has proven to be ``principal``, if it has.
 
     That is the name it has proved, wherever it calls from. Without authentication it is the host that it
     calls from, without the port (a client may have several connections, and reconnects), and within that host the
     name it claims, which is unverified. "" is a client on this machine without a name. Raises
     InvalidRequest if the name is too long to store.
     """
-    if proved := PRINCIPAL.get():
-        return proved
+    if principal:
+        return principal
     if len(said) > MAX_CLIENT_NAME:
         raise InvalidRequest(
             "", f"the client's name has {len(said)} characters; at most {MAX_CLIENT_NAME} are allowed in a sequence"

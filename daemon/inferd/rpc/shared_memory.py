@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import NotAllowed, NotSupported
-from inferd.rpc.gate import PRINCIPAL
 from inferd.rpc.peer import is_local
 from inferd.rpc.shm_params import Locate
 from inferd.security.credentials import Credentials
 from inferd.shared_memory.regions import Span
 from inferd.shared_memory.store import RegionStore
 from inferd.tensors import Placed
+from inferd.transport.call import ServerCall
 
 
 class SharedMemory:
@@ -27,32 +26,26 @@ class SharedMemory:
         self._store = store
         self._credentials = credentials if credentials is not None else Credentials()
 
-    async def system_status(
-        self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.aio.ServicerContext
-    ) -> Message:
+    async def system_status(self, request: pb.SystemSharedMemoryStatusRequest, call: ServerCall) -> Message:
         response = pb.SystemSharedMemoryStatusResponse()
         if self._store is not None:
-            for region in self._store.regions(_local_owner(context), request.name):
+            for region in self._store.regions(_local_owner(call), request.name):
                 shown = response.regions[region.name]
                 shown.name, shown.key = region.name, region.key
                 shown.offset, shown.byte_size = region.offset, region.nbytes
         return response
 
-    async def system_register(
-        self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.aio.ServicerContext
-    ) -> Message:
+    async def system_register(self, request: pb.SystemSharedMemoryRegisterRequest, call: ServerCall) -> Message:
         if self._store is None:
             raise NotSupported("system shared memory (the setting shared_memory is off)")
-        owner, authority = _local_owner(context), self._credentials.authority
+        owner, authority = _local_owner(call), self._credentials.authority
         prefixes = ("",) if authority is None else authority.keys_of(owner)
         self._store.register(owner, request.name, request.key, request.offset, request.byte_size, prefixes)
         return pb.SystemSharedMemoryRegisterResponse()
 
-    async def system_unregister(
-        self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.aio.ServicerContext
-    ) -> Message:
+    async def system_unregister(self, request: pb.SystemSharedMemoryUnregisterRequest, call: ServerCall) -> Message:
         if self._store is not None:
-            self._store.unregister(_local_owner(context), request.name)
+            self._store.unregister(_local_owner(call), request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def cuda_status(self, *_: Any) -> Message:
@@ -65,18 +58,18 @@ class SharedMemory:
         return pb.CudaSharedMemoryUnregisterResponse()
 
 
-def locator(store: RegionStore, context: grpc.aio.ServicerContext) -> Locate:
-    """Finds memory for the requests of the call of ``context``, among its caller's regions."""
-    return lambda span: store.locate(_local_owner(context), span)
+def locator(store: RegionStore, call: ServerCall) -> Locate:
+    """Finds memory for the requests of ``call``, among its caller's regions."""
+    return lambda span: store.locate(_local_owner(call), span)
 
 
-def locate_all(store: RegionStore, context: grpc.aio.ServicerContext, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
+def locate_all(store: RegionStore, call: ServerCall, spans: tuple[Span, ...]) -> tuple[Placed, ...]:
     """The memory of all ``spans`` of one request."""
-    return store.locate_all(_local_owner(context), spans)
+    return store.locate_all(_local_owner(call), spans)
 
 
-def _local_owner(context: grpc.aio.ServicerContext) -> str:
+def _local_owner(call: ServerCall) -> str:
     """Raises NotAllowed for callers on other machines: they can't have made an object on this one."""
-    if not is_local(context.peer()):
+    if not is_local(call.peer()):
         raise NotAllowed("shared memory", "connect from this machine, over its loopback interface")
-    return PRINCIPAL.get()
+    return call.principal

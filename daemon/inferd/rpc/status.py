@@ -1,7 +1,5 @@
 """The error table: each error's gRPC code and trailing metadata."""
 
-from typing import NoReturn
-
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -9,6 +7,7 @@ from google.rpc.status_pb2 import Status
 
 from inferd import errors
 from inferd.disclosure import client_message
+from inferd.transport.call import ServerCall
 
 _REFUSALS = (
     errors.Refused,
@@ -24,6 +23,7 @@ _REFUSALS = (
 
 CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownService: grpc.StatusCode.NOT_FOUND,
     errors.UnknownVersion: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
@@ -70,7 +70,6 @@ def trailers(error: errors.InferdError) -> tuple[tuple[str, str | bytes], ...]:
     return (("grpc-retry-pushback-ms", str(milliseconds)), ("grpc-status-details-bin", status.SerializeToString()))
 
 
-async def abort(context: grpc.aio.ServicerContext, error: errors.InferdError) -> NoReturn:
-    """End the RPC with ``error``."""
-    await context.abort(code_of(error), client_message(error), trailers(error))
-    raise AssertionError("abort returned")
+def fail(call: ServerCall, error: errors.InferdError) -> None:
+    """End ``call`` with ``error``."""
+    call.fail(code_of(error).value[0], client_message(error), trailers(error))

@@ -1,17 +1,14 @@
 """One ModelStreamInfer call: concurrent requests, and a limit on what it may have in flight."""
 
-import asyncio
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Protocol
-
-import grpc
+from collections import deque
+from collections.abc import Callable
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.disclosure import client_message
-from inferd.errors import InferdError, one_line
-from inferd.requests import Request
+from inferd.errors import Draining, InferdError, one_line
 from inferd.rpc import codec, status, wire
+from inferd.rpc.call import InferCall, StreamConnection
+from inferd.transport.call import ServerCall
 
 # Characters of a model's name or version in an error about an unknown one: names are never longer.
 _MAX_ECHOED = 128
@@ -69,28 +66,11 @@ class StreamWindow:
         self.bytes -= answer
 
 
-class PendingCall(Protocol):
-    """An inference as its stream sees it: ``future`` holds the bytes to send."""
-
-    future: "asyncio.Future[bytes]"
-    message: pb.ModelInferRequest
-    id: str
-    request: Request | None
-    final_response: bool
-
-    @property
-    def answer_bytes(self) -> int | None:
-        """Bytes of tensors in its response, None if that is open."""
-
-    def abandon(self) -> None:
-        """The client has left."""
-
-
-Begin = Callable[[bytes, Callable[[Iterable[wire.Part], int], bytes]], PendingCall]
+Begin = Callable[..., InferCall]
 
 
 class InferStream:
-    """One ModelStreamInfer call: a reader that starts requests, a writer that sends responses.
+    """One ModelStreamInfer call: starts requests as they arrive, and sends responses one after the other.
 
     While ``window`` is closed the stream is not read, and HTTP/2 flow control holds
     the client back: a slow reader costs the daemon what the window allows, and costs other
@@ -101,114 +81,144 @@ class InferStream:
     tensors, twice its size in total, and gRPC has a copy of the one response it is sending. gRPC
     also receives ahead: unread requests take up to the HTTP/2 window of the
     stream, which gRPC widens to some 15 MiB for a fast client.
+
+    ``begin`` starts a request's inference, for this stream. ``ended`` is called once, with this stream.
     """
 
-    def __init__(self, begin: Begin, context: grpc.aio.ServicerContext, window: StreamWindow) -> None:
-        self._begin = begin
-        self._context = context
-        self._window = window
-        self._unordered = dict(context.invocation_metadata() or ()).get("inferd-unordered") == "true"
-        self._room = asyncio.Event()
-        # In the order to send them: a response gets its place when its request is accepted, in
-        # unordered streams when it is there. None once no more requests will be accepted.
-        self._answers: asyncio.Queue[asyncio.Future[bytes] | bytes | None] = asyncio.Queue()
-        self._unanswered: set[PendingCall] = set()
-        self._reader: asyncio.Task[None] | None = None
+    connection: StreamConnection
+    """The sequences that end with it."""
 
-    async def run(self) -> bool:
-        """Answer all that is read; True if the client has sent all its requests, False if reading was stopped."""
-        self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._answers.put_nowait(None))
-        try:
-            while self._window.requests or not self._reader.done():
-                await self._send(await self._answers.get())
-        finally:
-            self._reader.cancel()
-            for call in list(self._unanswered):
-                call.abandon()
-            # The traceback of what ended it refers to this stream: it may outlive its responses by far.
-            self._answers = asyncio.Queue()
-        return not self._reader.cancelled()
+    def __init__(
+        self, begin: Begin, server_call: ServerCall, window: StreamWindow, ended: "Callable[[InferStream], None]"
+    ) -> None:
+        self._begin = begin
+        self._server_call = server_call
+        self._window = window
+        self._ended = ended
+        self._unordered = dict(server_call.metadata).get("inferd-unordered") == "true"
+        # In the order to send them: a response gets its place when its request is accepted, in
+        # unordered streams when it is there.
+        self._responses: deque[_Place] = deque()
+        self._unanswered: set[_Place] = set()
+        # Whether a message is asked for, and whether one is being sent.
+        self._reading = self._sending = False
+        # Whether the client has sent all its requests, and whether more are read.
+        self._complete, self._reads = False, True
+        self._gone = False
+        server_call.watch(self._left)
+
+    def read(self) -> None:
+        """Ask for the next request, as far as the window allows."""
+        if self._reads and not self._reading and self._window.open:
+            self._reading = True
+            self._server_call.receive(self._received)
 
     def stop_reading(self) -> None:
         """Accept no more requests."""
-        if self._reader is not None:
-            self._reader.cancel()
+        self._reads = False
+        self._finish()
 
-    # No variable of a coroutine may keep a message alive while it waits for the next.
-
-    async def _read(self) -> None:
-        while self._take(await self._next()):
-            pass
-
-    async def _next(self) -> bytes:
-        while not self._window.open:
-            self._room.clear()
-            await self._room.wait()
-        return await self._context.read()  # type: ignore[no-any-return]
-
-    def _take(self, raw: bytes) -> bool:
-        if raw is grpc.aio.EOF:
-            return False
-        call = self._begin(raw, wire.as_stream)
-        if call.future.done():
-            self._answered_at_once(call)
-            return True
-        counted = self._window.take(call.message.model_name, len(raw), call.answer_bytes)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def _received(self, _: ServerCall, raw: bytes | None) -> None:
+        self._reading = False
+        if not self._reads or self._gone:
+            return
+        if raw is None:
+            self._reads, self._complete = False, True
+            self._finish()
+            return
+        place = _Place(self)
         if not self._unordered:
-            self._answers.put_nowait(answer)
-        self._unanswered.add(call)
-        call.future.add_done_callback(partial(self._answered, call, counted, answer))
-        return True
+            self._responses.append(place)
+        call = self._begin(raw, wire.as_stream, recipient=place)
+        if not call.ended:
+            place.call = call
+            place.counted = self._window.take(call.message.model_name, len(raw), call.answer_bytes)
+            self._unanswered.add(place)
+        self.read()
 
-    def _answered_at_once(self, call: PendingCall) -> None:
-        """Refused, or run inline: there is nothing to wait for, so the response takes its place directly."""
-        answer, _ = _result_of(call)
-        self._window.take_answered(len(answer))
-        self._answers.put_nowait(answer)
-
-    def _answered(
-        self, call: PendingCall, counted: int, answer: "asyncio.Future[bytes]", future: "asyncio.Future[bytes]"
-    ) -> None:
-        if future.cancelled() or answer.cancelled():
-            call.request = None
+    def answered(self, place: "_Place", model: str, *, good: bool) -> None:
+        """The response of ``place`` is there, or its error."""
+        if self._gone:
             return
-        self._unanswered.discard(call)
-        encoded, good = _result_of(call)
-        answer.set_result(encoded)
-        if good:
-            self._window.answered(call.message.model_name, counted, len(encoded))
+        nbytes = len(place.encoded)
+        if place.call is None:
+            # Refused, or run inline: it was answered before it counted.
+            self._window.take_answered(nbytes)
         else:
-            self._window.failed(counted, len(encoded))
+            place.call = None
+            self._unanswered.discard(place)
+            if good:
+                self._window.answered(model, place.counted, nbytes)
+            else:
+                self._window.failed(place.counted, nbytes)
         if self._unordered:
-            self._answers.put_nowait(answer)
-        self._show_room()
+            self._responses.append(place)
+        self._send()
+        self.read()
 
-    async def _send(self, answer: "asyncio.Future[bytes] | bytes | None") -> None:
-        if answer is None:
+    def _send(self) -> None:
+        """Send the next response, if it is there."""
+        if not self._sending and self._responses and self._responses[0].ready:
+            self._sending = True
+            self._server_call.send(self._responses[0].encoded, self._sent)
+
+    def _sent(self, good: bool) -> None:
+        self._sending = False
+        if self._gone or not good:
+            return  # the client has left
+        self._window.sent(len(self._responses.popleft().encoded))
+        self._send()
+        self.read()
+        self._finish()
+
+    def _finish(self) -> None:
+        """End the call once all that was read is answered."""
+        if self._reads or self._gone or self._window.requests or self._responses:
             return
-        if not isinstance(answer, bytes):
-            answer = await answer
-        await self._context.write(answer)
-        self._window.sent(len(answer))
-        self._show_room()
+        self._gone = True
+        if self._complete:
+            self._server_call.finish()
+        else:
+            status.fail(self._server_call, Draining())
+        self._ended(self)
 
-    def _show_room(self) -> None:
-        if self._window.open:
-            self._room.set()
+    def _left(self) -> None:
+        """The client is gone."""
+        if self._gone:
+            return
+        self._gone = True
+        for place in self._unanswered:
+            # They refer to each other: without this, both would stay until the garbage collector runs.
+            call, place.call = place.call, None
+            if call is not None:
+                call.abandon()
+        self._unanswered.clear()
+        self._responses.clear()
+        self._ended(self)
 
 
-def _result_of(call: PendingCall) -> tuple[bytes, bool]:
-    """The response of ``call``, which has ended, and whether it is not an error."""
-    # They refer to each other: without this, the response would stay until the garbage collector runs.
-    call.request = None
-    if isinstance(error := call.future.exception(), InferdError):
-        return _error_in_stream(call, error), False
-    return call.future.result(), True
+class _Place:
+    """The place of one response in a stream: its recipient. ``call`` is the inference while it counts as unanswered."""
+
+    __slots__ = ("_stream", "call", "counted", "encoded", "ready")
+
+    def __init__(self, stream: InferStream) -> None:
+        self._stream = stream
+        self.call: InferCall | None = None
+        self.counted = 0
+        self.encoded = b""
+        self.ready = False
+
+    def respond(self, call: InferCall, encoded: bytes) -> None:
+        self.encoded, self.ready = encoded, True
+        self._stream.answered(self, call.message.model_name, good=True)
+
+    def refuse(self, call: InferCall, error: InferdError) -> None:
+        self.encoded, self.ready = _error_in_stream(call, error), True
+        self._stream.answered(self, call.message.model_name, good=False)
 
 
-def _error_in_stream(call: PendingCall, error: InferdError) -> bytes:
+def _error_in_stream(call: InferCall, error: InferdError) -> bytes:
     """A request's own failure; clients that only show the text still get code and id."""
     message = call.message
     whose = f" request '{one_line(call.id, 80)}'" if call.id else ""

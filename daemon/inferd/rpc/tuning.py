@@ -5,13 +5,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from inferd._pb import tuner_pb2 as pb
 from inferd.axes import CHOICES, QUANTITIES
 from inferd.disclosure import without_host_paths
 from inferd.errors import InvalidRequest, one_line
+from inferd.transport.call import ServerCall
 from inferd.tuner.operator_commands import OperatorCommands
 from inferd.tuner.profile import Profile, as_json
 from inferd.tuner.record import TuningRecord
@@ -25,7 +25,7 @@ class TunerControl:
         self._commands = commands
 
     @property
-    def methods(self) -> dict[str, Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]]:
+    def methods(self) -> dict[str, Callable[[Any, ServerCall], Awaitable[Message]]]:
         return {
             "Status": self.status,
             "Explain": self.explain,
@@ -38,7 +38,7 @@ class TunerControl:
     async def status(self, *_: Any) -> Message:
         return pb.StatusResponse(tunings=map(_tuning, self._commands.records.all()))
 
-    async def explain(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+    async def explain(self, request: pb.ModelVersion, _: ServerCall) -> Message:
         record = self._commands.records.of(request.model, request.version)
         answer = pb.ExplainResponse(tuning=_tuning(record), reason=without_host_paths(record.status_text))
         if (profile := record.profile) is not None:
@@ -50,7 +50,7 @@ class TunerControl:
             answer.gains.update(profile.gains)
         return answer
 
-    async def export(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+    async def export(self, request: pb.ModelVersion, _: ServerCall) -> Message:
         record = self._commands.records.of(request.model, request.version)
         if record.profile is None:
             raise InvalidRequest(
@@ -59,7 +59,7 @@ class TunerControl:
             )
         return pb.ExportResponse(profile=as_json(record.profile))
 
-    async def pin(self, request: pb.PinRequest, _: grpc.aio.ServicerContext) -> Message:
+    async def pin(self, request: pb.PinRequest, _: ServerCall) -> Message:
         record = self._commands.records.of(request.model, request.version)
         if request.HasField("settings"):
             if not request.pinned:
@@ -69,12 +69,12 @@ class TunerControl:
         self._commands.pin(record, request.pinned)
         return pb.TunerAnswer(said="pinned" if request.pinned else "no longer pinned")
 
-    async def roll_back(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+    async def roll_back(self, request: pb.ModelVersion, _: ServerCall) -> Message:
         record = self._commands.records.of(request.model, request.version)
         serving = await self._commands.roll_back(record)
         return pb.TunerAnswer(said=f"rolled back to {serving}, and pinned")
 
-    async def tune(self, request: pb.ModelVersion, _: grpc.aio.ServicerContext) -> Message:
+    async def tune(self, request: pb.ModelVersion, _: ServerCall) -> Message:
         record = self._commands.records.of(request.model, request.version)
         return pb.TunerAnswer(said=self._commands.request_tuning(record))
 

@@ -1,0 +1,165 @@
+"""One call at the server: who makes it, what it brings, and its answer."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpc._cython import cygrpc
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_ReceiveMessage = cygrpc.ReceiveMessageOperation
+_SendInitialMetadata = cygrpc.SendInitialMetadataOperation
+_SendMessage = cygrpc.SendMessageOperation
+_SendStatus = cygrpc.SendStatusFromServerOperation
+_ReceiveClose = cygrpc.ReceiveCloseOnServerOperation
+_OK = cygrpc.StatusCode.ok
+# gRPC's time for "never" is centuries away.
+_NEVER = 1e11
+_NANO = 10**9
+
+
+class ServerCall:
+    """A call that has arrived. Its message is received when :meth:`receive` asks for it, and not before.
+
+    It ends by :meth:`respond`, :meth:`finish` or :meth:`fail`, or when its client leaves, and only once: what comes
+    later does nothing. All on the event loop's thread. ``arrived`` is when it came, on the monotonic clock in
+    nanoseconds; ``metadata`` what its client sent with it; ``principal`` the proven name of its caller, once the gate
+    has set it.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_close_asked",
+        "_deadline",
+        "_left",
+        "_method",
+        "_received_then",
+        "_sent_then",
+        "_told",
+        "arrived",
+        "ended",
+        "metadata",
+        "principal",
+    )
+
+    def __init__(self, event: Any, told: Callable[[Any], None]) -> None:
+        """The call of gRPC's ``event``; ``told`` is called once when it has ended."""
+        self.arrived = time.monotonic_ns()
+        self._told = told
+        self._call = event.call
+        details = event.call_details
+        self._method: bytes = details.method
+        self._deadline: float = details.deadline
+        self.metadata: Metadata = event.invocation_metadata
+        self.principal = ""
+        self.ended = False
+        self._begun = False
+        self._close_asked = False
+        self._left: Callable[[], object] | None = None
+        self._received_then: Callable[[ServerCall, bytes | None], None] | None = None
+        self._sent_then: Callable[[bool], None] | None = None
+
+    @property
+    def method(self) -> str:
+        """The name of the method as its client wrote it, with a slash in front."""
+        return self._method.decode(errors="replace")
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the client stops waiting, negative past that; None if it waits without limit."""
+        return None if self._deadline > _NEVER else self._deadline - time.time()
+
+    def deadline(self) -> int | None:
+        """When the client stops waiting, on the monotonic clock in nanoseconds; None if it waits without limit."""
+        if self._deadline > _NEVER:
+            return None
+        return time.monotonic_ns() + int((self._deadline - time.time()) * _NANO)
+
+    def peer(self) -> str:
+        """The other end of the connection, as gRPC names it: ``ipv4:127.0.0.1:5000``."""
+        return self._call.peer().decode(errors="replace")  # type: ignore[no-any-return]
+
+    def peer_identities(self) -> list[bytes]:
+        """The names in the client's certificate, which the handshake has verified: its subject alternative names or, if
+        it has none, its common name."""
+        return cygrpc.peer_identities(self._call) or []
+
+    def receive(self, then: "Callable[[ServerCall, bytes | None], None]") -> None:
+        """Receive the next message and call ``then`` with it; with None if the client has sent all, or has left, or its
+        message is too large. One at a time."""
+        self._received_then = then
+        self._call.start_server_batch((_ReceiveMessage(0),), self._received)
+
+    def watch(self, left: Callable[[], object]) -> None:
+        """Call ``left`` if the call ends before it was answered: the client has left, or its time is up."""
+        self._left = left
+        if not self._close_asked:
+            self._close_asked = True
+            self._call.start_server_batch((_ReceiveClose(0),), self._closed)
+
+    def respond(self, message: bytes) -> None:
+        """End the call with its one ``message``."""
+        self._end((_SendMessage(message, 0), _SendStatus(None, _OK, b"", 0)))
+
+    def finish(self) -> None:
+        """End the call without another message."""
+        self._end((_SendStatus(None, _OK, b"", 0),))
+
+    def fail(self, code: int, details: str, trailers: Metadata = ()) -> None:
+        """End the call with the error of that number."""
+        self._end((_SendStatus(trailers, code, details.encode(), 0),))
+
+    def send(self, message: bytes, then: Callable[[bool], None]) -> None:
+        """Send one of several messages, and call ``then`` when the next may be sent, with False if the client has left.
+        One at a time."""
+        self._sent_then = then
+        if self._begun:
+            self._call.start_server_batch((_SendMessage(message, 0),), self._sent)
+        else:
+            self._begun = True
+            self._call.start_server_batch((_SendInitialMetadata(None, 0), _SendMessage(message, 0)), self._sent)
+
+    async def read(self) -> bytes | None:
+        """As :meth:`receive`, for coroutines."""
+        received: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.receive(lambda _, message: None if received.done() else received.set_result(message))
+        return await received
+
+    async def write(self, message: bytes) -> None:
+        """As :meth:`send`, for coroutines."""
+        sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.send(message, lambda good: None if sent.done() else sent.set_result(good))
+        await sent
+
+    def _end(self, operations: tuple[Any, ...]) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if not self._begun:
+            operations = (_SendInitialMetadata(None, 0), *operations)
+        if not self._close_asked:
+            # Asked together with the answer, it is no event of its own.
+            self._close_asked = True
+            operations = (*operations, _ReceiveClose(0))
+        self._call.start_server_batch(operations, self._told)
+
+    def _received(self, event: Any) -> None:
+        then, self._received_then = self._received_then, None
+        if then is not None:
+            then(self, event.batch_operations[0].message())
+
+    def _sent(self, event: Any) -> None:
+        then, self._sent_then = self._sent_then, None
+        if then is not None:
+            then(event.success)
+
+    def _closed(self, event: Any) -> None:
+        left, self._left = self._left, None
+        if self.ended or not event.batch_operations[0].cancelled():
+            return
+        self.ended = True
+        self._told(event)
+        if left is not None:
+            left()

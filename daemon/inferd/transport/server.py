@@ -1,0 +1,101 @@
+"""gRPC's server on an event loop's completion queue: accepts calls as they come, and hands each to one function."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import structlog
+from grpc._cython import cygrpc
+
+from inferd.transport.call import ServerCall
+from inferd.transport.event_loop import QueueEventLoop
+
+log = structlog.get_logger("inferd.transport")
+
+# Calls that may arrive before the loop looks. More wait in gRPC until it asks again, which it does first thing.
+_OUTSTANDING = 64
+_INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+
+
+class GrpcServer:
+    """Listens from :meth:`listen` on, and calls ``handle`` with each call from :meth:`start` on, until :meth:`stop`.
+
+    Made on a running :class:`QueueEventLoop`; TypeError on another. ``options`` are gRPC's for servers.
+    """
+
+    def __init__(self, handle: Callable[[ServerCall], None], options: Sequence[tuple[str, int]]) -> None:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, QueueEventLoop):
+            raise TypeError(f"a gRPC server needs a QueueEventLoop, not {type(loop).__name__}")
+        self._loop = loop
+        self._queue = loop.queue
+        self._handle = handle
+        self._server = cygrpc.Server(options, False)
+        self._server.register_completion_queue(self._queue)
+        self._open = 0
+        self._started = False
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+        self._stopping: asyncio.Future[None] | None = None
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that have arrived and have not ended."""
+        return self._open
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listen on ``address``; returns the port, of a socket file 1, and 0 if it can't."""
+        secure = () if credentials is None else (credentials._credentials,)  # noqa: SLF001 - as grpc's own servers do
+        return int(self._server.add_http2_port(address.encode(), *secure))
+
+    def start(self) -> None:
+        """Accept calls."""
+        self._begin()
+        for _ in range(_OUTSTANDING):
+            self._server.request_call(self._queue, self._queue, self._arrived)
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more calls, tell clients to go elsewhere, and end the calls that are left after ``grace`` seconds.
+        Harmless when called again, or without a start."""
+        if self._stopping is None:
+            self._stopping = self._loop.create_future()
+            self._begin()  # gRPC stops, and closes the ports of, only what has started
+            self._server.shutdown(self._queue, self._stopped)
+        try:
+            async with asyncio.timeout(grace):
+                await asyncio.shield(self._stopping)
+        except TimeoutError:
+            self._server.cancel_all_calls()
+            await asyncio.shield(self._stopping)
+        # gRPC may report its end before the last calls' ends.
+        await self._none_open.wait()
+
+    def _begin(self) -> None:
+        if not self._started:
+            self._started = True
+            # Without a queue of its own for the end: this one is polled until then.
+            self._server.start(backup_queue=False)
+
+    def _arrived(self, event: Any) -> None:
+        if not event.success:
+            return  # stopping
+        if self._stopping is None:
+            self._server.request_call(self._queue, self._queue, self._arrived)
+        self._open += 1
+        self._none_open.clear()
+        call = ServerCall(event, self._call_ended)
+        try:
+            self._handle(call)
+        except Exception:
+            log.exception("call failed unexpectedly", method=call.method)
+            call.fail(_INTERNAL, "internal error; the server's log has the details")
+
+    def _call_ended(self, _: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self._none_open.set()
+
+    def _stopped(self, _: object) -> None:
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(None)

@@ -104,7 +104,7 @@ def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
 
 def _paths(setting: str, threads: tuple[int, ...]) -> tuple[ExecutionPath, ...]:
     if threads == (1,):
-        # The engine runs one stream of one thread async, whatever the settings say.
+        # The engine always runs one stream of one thread async.
         return ("async",)
     # Inline runs have nothing to tune, see tuner/plan.py.
     return ("sync",) if setting == "sync" else ("async",) if setting == "async" else ("async", "sync")

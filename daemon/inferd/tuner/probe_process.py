@@ -61,7 +61,7 @@ class ProbeProcess:
     """Runs probes for ``job`` in child processes; use as a context manager.
 
     There is one process per thread placement: within a process, OpenVINO hands the threads of a freed
-    model to the next one, and they stay on their CPUs whatever the new model asks for (OpenVINO fact 30).
+    model to the next one, and they stay on their CPUs even if the new model asks for others (OpenVINO fact 30).
     Only one process works at a time.
     """
 

@@ -24,7 +24,7 @@ from inferd.axes import (
 # One base for each axis: coprime bases spread points evenly.
 _BASES = tuple(n for n in range(2, 200) if all(n % d for d in range(2, n)))[: len(AXES)]
 # With one stream of one thread, the waiting thread computes the run and failures are lost (OpenVINO fact 38): the
-# engine runs these "async" whatever path is set.
+# engine always runs these "async".
 _ALONE = (1, 1)
 
 CompileKey = tuple[object, ...]

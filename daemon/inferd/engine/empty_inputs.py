@@ -44,10 +44,10 @@ class EmptyInputs:
         try:
             self._model.reshape(dict(zip(self._ports, shapes, strict=True)))
         except RuntimeError as error:
-            return f"the model does not take empty inputs like that: {error_summary(error)}"
+            return f"the model does not accept these empty inputs: {error_summary(error)}"
         for path, node in walk(self._model):
             if (path, node.get_friendly_name()) not in self._written and skipping_dims(node):
-                return f"{node_label(node)} would have nothing to compute: its operand is empty for such inputs"
+                return f"{node_label(node)} would have nothing to compute: its operand is empty for these inputs"
         return ""
 
 

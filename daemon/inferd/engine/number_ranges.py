@@ -144,7 +144,7 @@ def _of_the_inside(model: "ov.Model", device: str) -> Iterator[str]:
             used = (o.element_type for o in node.outputs() if o.get_target_inputs())
             computed |= {_WIDE[t] for t in used if t in _WIDE}
     for dtype in sorted(computed, key=lambda t: t.wire):
-        yield f"{device} computes {dtype.wire} inside of the model as {_NARROWED[dtype]}; an overflow there goes unseen"
+        yield f"{device} computes {dtype.wire} inside of the model as {_NARROWED[dtype]}; overflows there go undetected"
     if clamped:
         yield f"{device} clamps constants that are out of its range: {listed(clamped, _SHOWN)}"
 

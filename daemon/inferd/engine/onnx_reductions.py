@@ -39,7 +39,7 @@ def misread(model: "ov.Model", file: Path) -> str:
         return ""
     opset, name = found
     return (
-        f"ReduceLogSumExp '{name}' of ONNX opset {opset} has axes, which OpenVINO does not regard; "
+        f"ReduceLogSumExp '{name}' of ONNX opset {opset} has axes, which OpenVINO ignores; "
         "export it with opset 18 or newer"
     )
 

@@ -104,7 +104,7 @@ class Pool:
         # The slots that use a client's memory.
         self.shared: set[int] = set()
         self._handed_over: deque[tuple[PooledRequest, int, int]] = deque()
-        # Hung runs whose infer requests were replaced; and the infer requests of those that ended after all.
+        # Hung runs whose infer requests were replaced; spare infer requests whose hung run ended after all.
         self._orphans: list[PooledRequest] = []
         self._spare: list[PooledRequest] = []
         # By slot: when making a new infer request began, the result, and why there will be none.

@@ -95,7 +95,7 @@ class ShapeCheck:
             )
         except RuntimeError as error:
             given = ", ".join(f"'{spec.name}' {list(shape)}" for spec, shape in zip(self._inputs, shapes, strict=True))
-            return f"inputs of shapes {one_line(given, 400)} do not go through the model: {_explained(error)}"
+            return f"inputs of shapes {one_line(given, 400)} don't fit the model: {_explained(error)}"
         return ""
 
 

@@ -77,5 +77,5 @@ class ModelSource:
         # A file that disappeared or changed between finding and reading it is not the model's fault.
         if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
             return ContentChanged(self.name, self.version)
-        which = f"'{Path(error.filename).name}'" if isinstance(error.filename, str) else "a file of it"
+        which = f"'{Path(error.filename).name}'" if isinstance(error.filename, str) else "one of its files"
         return LoadFailed(self.name, self.version, f"{which} can't be read: {error.strerror}")

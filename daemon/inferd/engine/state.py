@@ -49,7 +49,7 @@ def _linked(source: ModelSource, signature: Signature, name: str, declared: Stat
         raise source.misconfigured(key, problem, "one fixed shape; see [shapes]")
     filled = _filled(source, key, spec.dtype, declared.initial, shape)
     if spec.checked is not None and not spec.checked.holds(filled):
-        problem = f"{declared.initial:g} is outside of what {spec.checked.why}"
+        problem = f"{declared.initial:g} is out of range: {spec.checked.why}"
         raise source.misconfigured(f"{key}.initial", problem, str(spec.checked))
     return StateLink(into, out_of, Tensor(spec.dtype, shape, filled))
 

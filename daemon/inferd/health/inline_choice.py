@@ -26,7 +26,7 @@ _STEPS = 10
 class InlineChoice:
     """The choice for one model version, from second ``now`` on. Runs of at most ``most`` nanoseconds may become inline.
 
-    Whatever the run times, inline runs are handed over again at most once in the first :data:`LONGEST` seconds, twice
+    Inline runs are handed over again at most once in the first :data:`LONGEST` seconds, twice
     in the first five times that, three times in the first 21 times that, and so on.
     """
 

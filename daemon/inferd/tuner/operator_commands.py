@@ -90,7 +90,7 @@ class OperatorCommands:
         """The version in service for ``record``. Raises ModelUnavailable if it is being tuned."""
         if record.phase in (TuningPhase.VERIFYING, TuningPhase.SEARCHING, TuningPhase.TRYING):
             raise ModelUnavailable(
-                record.source.name, f"being tuned ({record.phase.value})", "try again when that has ended"
+                record.source.name, f"being tuned ({record.phase.value})", "try again when it has finished"
             )
         model_version = self._promotion.model_version(record)
         if model_version is None or model_version.state is not ModelState.READY:

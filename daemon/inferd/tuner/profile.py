@@ -155,7 +155,7 @@ class Profiles:
         differing = sorted(k for k in {*key, *profile.key} if key.get(k) != profile.key.get(k))
         if differing:
             log.info(
-                "profile ignored: it does not fit",
+                "profile ignored: conditions differ",
                 model=model,
                 version=version,
                 device=device,

@@ -12,7 +12,7 @@ from inferd.tuning.candidates import Candidate
 from inferd.tuning.drift import Drift
 
 # Why a model that runs inline is not tuned.
-RUNS_INLINE = "its runs take less time than handing them to another thread would"
+RUNS_INLINE = "its runs are shorter than a hand-over to another thread"
 # Seconds between two automatic tunings of a model.
 COOL_DOWN = 600.0
 
@@ -126,7 +126,7 @@ class TuningRecord:
         """An operator requests tuning: start at once, or after the work in progress."""
         self.ticket = self.ticket or ticket
         if not self.status.busy:
-            self.status, self.not_before = TuningStatus(TuningPhase.WANTED, "an operator asked for it"), 0.0
+            self.status, self.not_before = TuningStatus(TuningPhase.WANTED, "requested by an operator"), 0.0
 
     def note(self, why: str) -> None:
         """Set the reason, unless work in progress has one of its own."""

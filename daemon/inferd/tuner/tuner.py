@@ -170,7 +170,7 @@ class Tuner:
     def _reason_to_stop(self) -> str:
         """Why to stop the search before its next measurement; called on the search's thread."""
         if (first := self._goes_first) is not None:
-            return f"model '{first.source.name}' goes first, an operator asked for it"
+            return f"model '{first.source.name}' goes first, requested by an operator"
         return self._reason_to_wait(measuring=True)
 
     async def _verify(self, record: TuningRecord) -> None:
@@ -191,7 +191,7 @@ class Tuner:
         if chosen is None or rate >= _BELIEVED * chosen.throughput or profile.pinned:
             record.move(TuningPhase.SETTLED)
             return
-        why = f"its profile says {chosen.throughput:.4g} answers/s, now it is {rate:.4g}"
+        why = f"its profile says {chosen.throughput:.4g} answers/s, but now it reaches {rate:.4g}"
         log.warning("profile outdated", model=profile.model, version=profile.version, why=why)
         record.move(TuningPhase.WANTED, why)
 

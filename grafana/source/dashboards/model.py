@@ -305,13 +305,13 @@ def _setup() -> Sequence[Panel]:
 
     streams = counts(
         "Streams",
-        "Streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
+        "Streams in force and requested; 0 leaves them to OpenVINO.",
         of_device("inferd_streams", "streams"),
         of_device("inferd_streams_requested", "requested"),
     )
     threads = counts(
         "Threads",
-        "CPU threads of all streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
+        "CPU threads of all streams, in force and requested; 0 leaves them to OpenVINO.",
         of_device("inferd_threads", "threads"),
         of_device("inferd_threads_requested", "requested"),
     )

@@ -433,7 +433,7 @@ async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_al
         assert await again.catalog.roll_out(model_version, own, at_once, inline=True)
         tuner.path_changed(model_version, inline=True)
         assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
-        assert (record.phase, "less time than handing them" in record.status_text) == (TuningPhase.SETTLED, True)
+        assert (record.phase, "shorter than a hand-over" in record.status_text) == (TuningPhase.SETTLED, True)
         assert tuner._next_record() is None
         with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
             again.commands.request_tuning(record)

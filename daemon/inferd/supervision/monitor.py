@@ -57,7 +57,7 @@ class HealthMonitor:
     """Keeps each model's readiness up to date from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     A failed version takes no requests until it recovers. A version that has lost a device, or hangs there beyond
-    repair, is reloaded next to what is left of it. ``present`` says whether a device is present, and may block on a
+    repair, is reloaded next to the old deployment. ``present`` says whether a device is present, and may block on a
     driver. ``restarter`` decides from the versions' health whether to restart the process, ``inline_runs`` whether
     their runs should be inline.
 

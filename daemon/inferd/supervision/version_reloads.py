@@ -19,7 +19,7 @@ _MOST_STUCK = 2
 
 
 class VersionReloads:
-    """Reloads a version that has lost a device, or hangs there beyond repair, next to what is left of it; one reload
+    """Reloads a version that has lost a device, or hangs there beyond repair, next to the old deployment; one reload
     per version at a time. ``ended`` is called after each."""
 
     def __init__(self, catalog: Catalog, rules: ReloadBackoffRules, ended: Callable[[], None]) -> None:

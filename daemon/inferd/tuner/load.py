@@ -110,7 +110,7 @@ class LoadGenerator:
                 all_ended.set()
 
         for due in dues:
-            while (wait := due - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - what is waited for is the time
+            while (wait := due - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - it waits for a point in time
                 await asyncio.sleep(wait / 1e9)
             step = SequenceStep(next(self._sequences), start=True, end=True)
             self._put(_Reply(lambda error, due=due: ended(due, error)), due, step)  # type: ignore[misc]

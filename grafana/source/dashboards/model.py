@@ -335,7 +335,7 @@ def _tuning() -> Sequence[Panel]:
     )
     effect = graph(
         "Gain and cost of tuning",
-        "Last measured throughput of the choice relative to OpenVINO's THROUGHPUT hint, 0 if unknown; and the "
+        "Last measured throughput of the winner relative to OpenVINO's THROUGHPUT hint, 0 if unknown; and the "
         "duration of searches, counted when each ends.",
         "none",
         line(f"max by (version) (inferd_tuning_gain_ratio{{{MODEL}}})", "gain of v{{version}}"),

@@ -14,9 +14,9 @@ from inferd.errors import ConfigurationError, ContentChanged, LoadFailed, Reposi
 class ModelSource:
     """What to load: the version's files and its settings.
 
-    ``cpu_threads`` is its part of the CPU budget, 0 for all of it. ``inline`` chooses inline runs, if the model may and
-    its settings leave it open; None leaves that to warm-up. Once :meth:`settled`, ``content`` identifies the files'
-    content, and no other content is loaded.
+    ``cpu_threads`` is its part of the CPU budget, 0 for all of it. ``inline`` sets whether runs are inline, if
+    the model and its settings allow that; None leaves it to warm-up. Once :meth:`settled`, ``content`` identifies
+    the files' content, and no other content is loaded.
     """
 
     name: str

@@ -25,7 +25,7 @@ Written = frozenset[tuple[NodePath, str]]
 """Operations whose output is right whether or not they run, by path and friendly name."""
 
 _WATCH = "inferd/watch/"
-# The result over padding alone, or over no keys, is a sum, so 0.
+# Over padding alone, or over no keys, the result is an empty sum: 0.
 _ZERO_IS_RIGHT = frozenset(
     {"BinaryConvolution", "Convolution", "GroupConvolution", "ScaledDotProductAttention", "SearchSorted"}
 )
@@ -66,8 +66,8 @@ def repair(model: "ov.Model") -> Written:
 
 
 def watched(outputs: Iterable["ov.Output"]) -> list[str]:
-    """The operations, in order, for which a repaired model's last output reports whether they had an operand; empty if
-    there is no such output."""
+    """The operations, in order, for which a repaired model's last output reports whether their operands had elements;
+    empty if there is no such output."""
     for output in outputs:
         for name in output.names:
             if name.startswith(_WATCH):

@@ -36,7 +36,7 @@ def uses_dynamic_batching(config: ModelConfig, signature: Signature) -> bool:
 
 
 def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
-    """The most rows in a batch of requests, 1 without dynamic batching."""
+    """The maximum number of rows in a batch, 1 without dynamic batching."""
     if not uses_dynamic_batching(config, signature):
         return 1
     return min(signature.max_batch, config.batching.max_batch_rows or signature.max_batch)

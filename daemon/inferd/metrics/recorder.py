@@ -29,7 +29,7 @@ Key = tuple[str, str]
 _OTHERS: Key = (instruments.OTHER, "")
 
 MOST_GONE = 256
-"""The most removed versions whose counters are kept; beyond that, the first to leave lose theirs at once."""
+"""Limit on removed versions whose counters are kept; beyond it, those removed first lose theirs at once."""
 
 
 class VersionCounters:

@@ -14,7 +14,7 @@ from inferd.rollout.exchange import at_once
 
 log = structlog.get_logger("inferd.supervision")
 
-# The most hung versions of a model that can't be freed: each holds the memory of a whole version.
+# Limit on hung versions of a model that can't be freed: each holds the memory of a whole version.
 _MOST_STUCK = 2
 
 

@@ -380,8 +380,8 @@ def test_what_is_said_of_a_model() -> None:
     said = [
         f"input 'a' holds {INT32} (CPU computes INT64 in 32 bits); others are",
         f"input 'b' holds {FLOAT32} (CPU computes FP64 as FP32); others are",
-        "CPU computes FP64 inside of the model as FP32; an overflow there goes unseen",
-        "CPU computes INT64 inside of the model as INT32; an overflow there goes unseen",
+        "CPU computes FP64 inside of the model as FP32; overflows there go undetected",
+        "CPU computes INT64 inside of the model as INT32; overflows there go undetected",
         "CPU clamps constants that are out of its range: 1.09951e+12 in 'far'",
     ]
     assert told(network).remarks == tuple(s + " refused" * s.startswith("input") for s in said)

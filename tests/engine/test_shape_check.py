@@ -42,7 +42,7 @@ def test_shapes_that_can_not_go_through_are_refused_and_others_are_not(kind: Kin
                 check.check("m", tensors(bad))
             said = str(refused.value)
             assert all(f"'{name}' {list(x.shape)}" in said for name, x in bad.items())
-            assert "do not go through the model: " in said
+            assert "don't fit the model: " in said
             assert "src/" not in said
             assert ".hpp" not in said
         for good in kind.good:

@@ -290,7 +290,7 @@ def test_state_that_a_client_sends_itself_is_held_to_the_same(server: Daemon) ->
 def test_state_can_not_begin_with_such_a_number(server: Daemon) -> None:
     [broken] = [event for event in server.events("model load failed") if event["model"] == "far"]
 
-    assert "sequences.state.before.initial: 3e+09 is outside of what CPU computes INT64 in 32 bits" in broken["problem"]
+    assert "sequences.state.before.initial: 3e+09 is out of range: CPU computes INT64 in 32 bits" in broken["problem"]
     assert "-2147483648..2147483647" in broken["problem"]
 
 
@@ -299,11 +299,11 @@ def test_state_can_not_begin_with_such_a_number(server: Daemon) -> None:
 SAID = {
     "add": (
         "input 'x' holds -2147483648..2147483647 (CPU computes INT64 in 32 bits); others are refused",
-        "CPU computes INT64 inside of the model as INT32; an overflow there goes unseen",
+        "CPU computes INT64 inside of the model as INT32; overflows there go undetected",
     ),
     "accepting": (
         "input 'x' holds -2147483648..2147483647 (CPU computes INT64 in 32 bits); others are computed wrong",
-        "CPU computes INT64 inside of the model as INT32; an overflow there goes unseen",
+        "CPU computes INT64 inside of the model as INT32; overflows there go undetected",
     ),
     "plain": (),
 }
@@ -336,4 +336,4 @@ def test_check_says_it_without_serving(repository: Path) -> None:
     for name, said in SAID.items():
         of_model = text.split(f"ok      {name}: ")[1].split("\nok ")[0].splitlines()
         assert [line for line in of_model if " numbers: " in line] == [f"        version 1 numbers: {s}" for s in said]
-    assert "broken  far: far/model.toml: sequences.state.before.initial: 3e+09 is outside of what CPU computes" in text
+    assert "broken  far: far/model.toml: sequences.state.before.initial: 3e+09 is out of range: CPU computes" in text

@@ -102,7 +102,7 @@ def taskset() -> list[str]:
 
 def test_a_profile_for_another_cpu_budget_is_not_used(tuned: Path) -> None:
     with Daemon(tuned / "repository", *flags(tuned), under=taskset()) as daemon:
-        [line] = daemon.events("profile ignored: it does not fit")
+        [line] = daemon.events("profile ignored: conditions differ")
         assert line["differs"].startswith("CPU threads: ")
         assert gauge_of(daemon, "inferd_threads", model="m", device="CPU") == 1
 
@@ -114,7 +114,7 @@ def test_a_profile_for_another_model_is_not_used(tuned: Path, tmp_path: Path) ->
     data[-2] ^= 1
     weights.write_bytes(data)
     with Daemon(folder / "repository", *flags(folder)) as daemon:
-        [line] = daemon.events("profile ignored: it does not fit")
+        [line] = daemon.events("profile ignored: conditions differ")
         assert line["differs"].startswith("model: ")
 
 

@@ -241,7 +241,7 @@ def test_one_for_something_else_is_left_alone_and_the_log_says_what_differs(
     file = stored_in(tmp_path)
     profile, [line] = found(tmp_path, key)
     assert profile is None
-    assert (line["event"], line["differs"]) == ("profile ignored: it does not fit", differs)
+    assert (line["event"], line["differs"]) == ("profile ignored: conditions differ", differs)
     assert (line["model"], line["version"], line["device"]) == ("m", 3, "CPU")
     assert file.exists()
 

@@ -64,6 +64,6 @@ def test_what_is_asked_for_is_wanted_at_once_or_when_what_goes_on_has_ended() ->
         else:
             assert (told.phase, told.status_text, told.not_before) == (
                 TuningPhase.WANTED,
-                "an operator asked for it",
+                "requested by an operator",
                 0.0,
             )

@@ -188,7 +188,7 @@ def test_a_profile_for_something_else_is_not_used(what: str, tmp_path: Path) -> 
             async with workshop(tmp_path, threads=1 if what == "the CPU threads" else 2) as again:
                 assert again.record.profile is None
                 assert again.infer_requests != 3
-        [line] = [line for line in logged if line["event"] == "profile ignored: it does not fit"]
+        [line] = [line for line in logged if line["event"] == "profile ignored: conditions differ"]
         key = {"a byte of the model": "model", "the CPU threads": "CPU threads", "the objective": "objective"}[what]
         assert line["differs"].startswith(f"{key}: ")
 
@@ -206,7 +206,7 @@ async def test_nothing_is_tuned_while_the_machine_is_busy_and_nothing_is_lost_by
         now = CALM
         shop.commands.request_tuning(shop.record)
         await until(lambda: shop.record.phase is TuningPhase.SEARCHING)
-        assert shop.record.status_text == "an operator asked for it"
+        assert shop.record.status_text == "requested by an operator"
         await until(lambda: bool(shop.record.decisions))
 
 
@@ -394,7 +394,7 @@ async def test_a_search_by_the_tuners_own_wish_makes_way_for_what_is_asked_for(t
             await until(lambda: b.phase is TuningPhase.SEARCHING)
         assert (a.phase, a.ticket, a.decisions) == (TuningPhase.WANTED, 0, {})
         [line] = [line for line in logged if line["event"] == "tuning postponed"]
-        assert (line["model"], line["why"]) == ("a", "model 'b' goes first, an operator asked for it")
+        assert (line["model"], line["why"]) == ("a", "model 'b' goes first, requested by an operator")
         # What was asked for is not put aside itself.
         assert shop.commands.request_tuning(c) == "it is tuned after 1 earlier requests, once conditions allow"
         assert shop.commands.request_tuning(b) == "it is being tuned"
@@ -413,7 +413,7 @@ async def test_what_is_asked_for_while_it_is_tried_is_tuned_afterwards_and_survi
         await shop.catalog.load("m")
         assert (shop.tuner._next_record(), shop.record.status_text) == (
             shop.record,
-            "an operator asked for it",
+            "requested by an operator",
         )
 
 
@@ -433,7 +433,7 @@ async def test_a_model_that_comes_to_run_inline_loses_its_profile_and_is_left_al
         assert await again.catalog.roll_out(model_version, own, at_once, inline=True)
         tuner.path_changed(model_version, inline=True)
         assert (record.profile, again.profiles.stored("m", 1, "CPU")) == (None, None)
-        assert (record.phase, "less time than handing them" in record.status_text) == (TuningPhase.SETTLED, True)
+        assert (record.phase, "shorter than a hand-over" in record.status_text) == (TuningPhase.SETTLED, True)
         assert tuner._next_record() is None
         with pytest.raises(InvalidRequest, match=r"set execution\.path in model\.toml to have it tuned"):
             again.commands.request_tuning(record)

@@ -1,10 +1,10 @@
-"""Compiled models on disk, safe to trust and bounded in size.
+"""Compiled models on disk, protected by checksums and bounded in size.
 
-OpenVINO's own cache has no checksum (flipped bytes load silently and give outputs off by
-1e36), is written in place and never pruned. Here a file is its key's digest and content
-under a checksum, appears under its name only when complete, and the least recently used
-ones go when the folder grows over its cap. Several processes may share a folder. Nothing
-here is ever fatal: a cache that can't be used means compiling again, and a warning.
+OpenVINO's own cache has no checksum (flipped bytes load silently and give outputs off by 1e36), is
+written in place and is never pruned. Here a file is named after the digest of its key, carries a
+checksum, and appears under its name only when complete. Over the size cap, the least recently used
+files are removed. Several processes may share a folder. No error is fatal: without a usable cache,
+models are compiled again and a warning is logged.
 """
 
 import fcntl
@@ -29,25 +29,25 @@ _HEADER_SIZE = len(_MAGIC) + hashlib.sha256().digest_size
 
 _LOCK_RETRY_SECONDS = 0.1
 _MARK = ".passed"
-# How long files other than blobs stay. Writing and locking end before that unless the process has ended, as no
-# compile takes so long; marks take no room to speak of, and one not asked for is of a model long gone.
+# How long files other than blobs are kept. Writes and locks last longer only if their process has died, as no compile
+# takes an hour. Marks are tiny; one not used for this long belongs to a model that is no longer served.
 _KEPT_SECONDS = {atomic_file.UNFINISHED: 3600.0, ".lock": 3600.0, _MARK: 90 * 86400.0}
 
 
 def blob_key(digest: str, facts: Mapping[str, str]) -> str:
-    """The name, in hex, of the blob compiled from the content that ``digest`` stands for under ``facts``.
+    """The name, in hex, of the blob compiled from content ``digest`` under ``facts``.
 
-    Facts are all else that decides the compiled code: OpenVINO's version, the device's full
-    name, shapes, preprocessing, precision. Streams, threads and hints are none of them: one
-    blob serves every setting, ``import_model`` honours new ones.
+    Facts are everything else that determines the compiled code: OpenVINO's version, the device's full
+    name, shapes, preprocessing, precision. Streams, threads and hints are not among them: one blob
+    serves every setting, as ``import_model`` honours new ones.
     """
     return hashlib.sha256(json.dumps([digest, sorted(facts.items())]).encode()).hexdigest()
 
 
 class BlobCache:
-    """Blobs in ``directory``, at most ``max_bytes`` in total; 0 switches the cache off.
+    """Blobs in ``directory``, at most ``max_bytes`` in total; 0 turns the cache off.
 
-    The folder is made, for this user alone, when the first blob is stored.
+    The folder is created with mode 0700 when the first blob is stored.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -56,26 +56,26 @@ class BlobCache:
 
     @classmethod
     def of(cls, settings: Settings) -> "BlobCache":
-        """The cache that ``settings`` ask for."""
+        """The cache that ``settings`` configure."""
         return cls(settings.cache_dir, settings.cache_max_bytes)
 
     @property
     def directory(self) -> Path:
-        """Where the blobs are."""
+        """The folder of the blobs."""
         return self._directory
 
     @property
     def max_bytes(self) -> int:
-        """The cap on all blobs together."""
+        """The cap on the total size of all blobs."""
         return self._max_bytes
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is ever kept."""
+        """Whether the cache stores anything."""
         return self._max_bytes > 0
 
     def load(self, key: str) -> bytes | None:
-        """The blob stored under ``key``, None when there is none; a damaged one is removed."""
+        """The blob stored under ``key``, None if there is none; a damaged one is removed."""
         if not self.enabled:
             return None
         file = self._file(key)
@@ -97,7 +97,7 @@ class BlobCache:
         return blob
 
     def store(self, key: str, blob: bytes | memoryview) -> None:
-        """Keep ``blob`` under ``key``, then prune. Where that fails, nothing changes but a warning."""
+        """Store ``blob`` under ``key``, then prune. On failure, log a warning."""
         if not self.enabled:
             return
         if _HEADER_SIZE + len(blob) > self._max_bytes:
@@ -121,7 +121,7 @@ class BlobCache:
         return True
 
     def mark(self, key: str) -> None:
-        """Remember ``key``. Where that fails, nothing changes but a warning."""
+        """Remember ``key``. On failure, log a warning."""
         if not self.enabled:
             return
         try:
@@ -132,23 +132,23 @@ class BlobCache:
 
     @contextmanager
     def lock(self, key: str, timeout: float = 600.0) -> Iterator[None]:
-        """Hold ``key`` against other processes and threads, so that one of them builds its blob.
+        """Lock ``key`` against other processes and threads, so that only one of them builds its blob.
 
-        After ``timeout`` seconds, or where the folder can't hold a lock, the body runs
-        without: building twice costs time, waiting for ever costs the service.
+        After ``timeout`` seconds, or if the folder does not support locks, the body runs without the lock:
+        building twice costs time, but waiting for ever would stop the service.
         """
         held = self._acquire(key, timeout) if self.enabled else None
         try:
             yield
         finally:
             if held is not None:
-                # Unlinked while held, so that no lock file stays behind; _acquire copes with it.
+                # Unlinked while locked, so that no lock file is left behind; _acquire handles this.
                 with suppress(OSError):
                     self._lock_file(key).unlink()
                 os.close(held)
 
     def _acquire(self, key: str, timeout: float) -> int | None:
-        """A descriptor whose closing releases the lock, or None."""
+        """A descriptor that holds the lock until it is closed, or None."""
         give_up = time.monotonic() + timeout
         try:
             self._make_directory()
@@ -177,20 +177,20 @@ class BlobCache:
             except BlockingIOError:
                 if time.monotonic() >= give_up:
                     return False
-                # flock knows no timeout, and a signal to interrupt it reaches the main thread only.
+                # flock has no timeout, and signals can only interrupt it on the main thread.
                 time.sleep(_LOCK_RETRY_SECONDS)
             else:
                 return True
 
     def _current(self, descriptor: int, key: str) -> bool:
-        """Whether the locked file still has its name; its last holder may have unlinked it meanwhile."""
+        """Whether the locked file still has its name; the last holder may have unlinked it."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._lock_file(key).stat())
         except FileNotFoundError:
             return False
 
     def _prune(self, newest: Path) -> None:
-        """Drop crashed writers' leftovers, then the least recently used blobs over the cap."""
+        """Delete leftovers of crashed writers, then the least recently used blobs over the cap."""
         blobs: list[tuple[bool, int, int, Path]] = []
         now = time.time()
         for file in self._directory.iterdir():
@@ -222,7 +222,7 @@ class BlobCache:
 
 
 def _header(key: str, blob: bytes | memoryview) -> bytes:
-    # The key is part of the sum, so a file under another one's name is as wrong as a damaged one.
+    # The checksum covers the key, so a file under another key's name counts as damaged, too.
     digest = hashlib.sha256(key.encode())
     digest.update(blob)
     return _MAGIC + digest.digest()

@@ -1,13 +1,13 @@
-"""The environment variables of child processes that read untrusted files: no secrets.
+"""The environment of child processes that read untrusted files: no secrets.
 
-What a child needs is named here, rather than what it must not see: no list can name where operators keep their secrets.
+An allowlist, because no denylist can know where operators keep their secrets.
 """
 
 import re
 from collections.abc import Mapping
 
 _NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "GLIBC_TUNABLES"})
-# Python, the loader and the C library; OpenVINO, its devices' drivers and the libraries that compute for it.
+# For Python, the loader, the C library, OpenVINO, its device drivers and the maths libraries.
 _PREFIXES = (
     *("LC_", "LD_", "PYTHON", "MALLOC_", "XDG_", "OPENVINO", "OV_", "TBB", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS"),
     *("DNNL_", "ONEDNN_", "ONEAPI_", "SYCL_", "OCL_", "OPENCL_", "CL_", "ZE_", "ZES_", "ZET_", "IGC_", "NPU_", "NEO"),
@@ -16,7 +16,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|(API|ACC
 
 
 def child_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What of ``inherited`` a child is to have; of what looks like a secret, nothing."""
+    """The variables of ``inherited`` that a child gets; none whose name looks like a secret."""
     return {
         name: value
         for name, value in inherited.items()

@@ -1,4 +1,4 @@
-"""Compiled models: imported from the cache of blobs where they are there, compiled and kept there otherwise."""
+"""Compiled models: imported from the cache of blobs if possible, otherwise compiled and cached."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from inferd.errors import one_line
 
 log = structlog.get_logger("inferd.engine")
 
-# One blob serves every setting of these: importing it honours new values (OpenVINO facts 10 and 27).
+# One blob serves every value of these: an import honours new ones (OpenVINO facts 10 and 27).
 _TUNABLE = {"PERFORMANCE_HINT"} | {
     axis.property for axis in AXES.values() if axis.property and not (isinstance(axis, ChoiceAxis) and axis.in_blob)
 }
 
 
 class CompileResult(NamedTuple):
-    """A compiled model: whether it came from the cache, the blob that it can be made again from, as far as that is
-    there now, and whether it exports another."""
+    """A compiled model, whether it came from the cache, its blob if the cache holds one now, and whether it can export
+    another blob."""
 
     model: "ov.CompiledModel"
     from_cache: bool
@@ -35,8 +35,8 @@ class CompileResult(NamedTuple):
 
 
 class Compiler:
-    """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts looks into the cache, by
-    result. Unless it ``maps``, what it gives for a device whose models are cached uses no file of the model's."""
+    """Compiles models on ``core``. Safe to call from several threads. ``lookups`` counts cache lookups by result.
+    Unless it ``maps``, compiled models of cached devices don't use the model's files."""
 
     def __init__(self, core: "ov.Core", cache: BlobCache, *, maps: bool = False) -> None:
         self._core = core
@@ -50,8 +50,8 @@ class Compiler:
     ) -> CompileResult:
         """``model``, read from ``source``, on the resolved device ``target``.
 
-        Raises RuntimeError where OpenVINO does, and ContentChanged where what was compiled may not be the content that
-        ``source`` was settled with.
+        Raises RuntimeError if OpenVINO does, and ContentChanged if the compiled content may differ from what ``source``
+        was settled with.
         """
         if not self.caches(target):
             compiled = self._compiled(model, target, properties)
@@ -76,20 +76,20 @@ class Compiler:
             self._cache.store(key, blob)
             if self._maps:
                 return CompileResult(compiled, from_cache=False, blob=kept)
-            # Its weights may be in the file still (OpenVINO fact 45).
+            # A model that was not imported may still map its weights from the file (OpenVINO fact 45).
             return CompileResult(
                 self._core.import_model(blob, target, dict(properties)), from_cache=False, blob=kept, exports=False
             )
 
     def _compiled(self, model: "ov.Model", target: str, properties: Mapping[str, Any]) -> "ov.CompiledModel":
-        """Raises RuntimeError, also where it would answer wrong."""
+        """Raises RuntimeError, also if the compiled model would give wrong answers."""
         compiled = self._core.compile_model(model, target, dict(properties))
         if target == "CPU" and (problem := fused_reductions.misread(model, compiled)):
             raise RuntimeError(problem)
         return compiled
 
     def key(self, source: ModelSource, target: str, properties: Mapping[str, Any]) -> str:
-        """What stands for the content of ``source``, which is settled, compiled like that."""
+        """The cache key for the content of ``source``, which is settled, compiled with ``properties``."""
         return blob_key(source.digest, self._blob_facts(source, target, properties))
 
     def _count(self, result: Literal["hit", "miss", "refused"]) -> None:
@@ -97,8 +97,8 @@ class Compiler:
             self.lookups[result] += 1
 
     def caches(self, target: str) -> bool:
-        """Whether models compiled for ``target`` are kept."""
-        # Compound devices (AUTO, HETERO, ...) compile for several: only a plain device's blob is one thing.
+        """Whether models compiled for ``target`` are cached."""
+        # Compound devices (AUTO, HETERO, ...) compile for several devices; only a plain device has a single blob.
         if not self._cache.enabled or devices.family(target) not in ("CPU", "GPU", "NPU"):
             return False
         return "EXPORT_IMPORT" in self._core.get_property(target, "OPTIMIZATION_CAPABILITIES")

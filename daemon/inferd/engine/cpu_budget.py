@@ -1,8 +1,8 @@
 """How many CPU threads this process may keep busy.
 
-OpenVINO honours CPU affinity and not the CFS quota of a cgroup (openvino #37838): in a
-container limited to two CPUs of sixty-four it starts sixty-four threads, which the kernel
-then stops for most of every period.
+OpenVINO honours CPU affinity but not the CFS quota of a cgroup (openvino #37838): in a container
+limited to two of sixty-four CPUs it starts sixty-four threads, which the kernel throttles for most
+of every period.
 """
 
 import os
@@ -17,7 +17,7 @@ from inferd.config.daemon import Settings
 
 @dataclass(frozen=True, slots=True)
 class CpuBudget:
-    """CPUs this process may run on, its quota in CPUs (None: no quota) and the threads that follow."""
+    """The CPUs this process may run on, its quota in CPUs (None: no quota), and the resulting number of threads."""
 
     affinity: int
     quota: float | None
@@ -27,7 +27,7 @@ class CpuBudget:
 def cpu_budget(
     proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"), affinity: int | None = None
 ) -> CpuBudget:
-    """The budget of this process: ``threads = max(1, min(affinity, ceil(quota)))``. Raises nothing.
+    """The budget of this process: ``threads = max(1, min(affinity, ceil(quota)))``. Never raises.
 
     ``affinity`` is the number of CPUs the process may run on; None asks the system. A
     cgroup file that is absent or malformed sets no quota.
@@ -38,21 +38,21 @@ def cpu_budget(
 
 
 def cpu_threads(settings: Settings) -> int:
-    """How many threads CPU inference gets: never more than this process may use."""
+    """How many threads CPU inference gets: never more than the budget."""
     budget = cpu_budget().threads
     return min(settings.cpu_threads or budget, budget)
 
 
 def split(threads: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """``threads`` divided by ``weights``, each at least 1, as near to what each is due as whole threads allow.
+    """``threads`` divided in proportion to ``weights``, as closely as whole threads allow, each part at least 1.
 
-    Where there are more names than threads the parts add up to more than there is: each has one.
+    With more names than threads, each gets one, and the parts exceed ``threads``.
     """
     total = sum(weights.values())
     due = {name: threads * weight / total for name, weight in weights.items()}
     parts = dict.fromkeys(weights, 1)
     for _ in range(threads - len(parts)):
-        # The model furthest below its share, then by name, so that the same models always get the same threads.
+        # The model furthest below its share; ties by name, so that the result is deterministic.
         parts[min(due, key=lambda name: (parts[name] - due[name], name))] += 1
     return parts
 

@@ -1,4 +1,4 @@
-"""Device strings, the properties a model is compiled with there, and what became of them."""
+"""Device strings, compile properties, and the properties in force after a compile."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from inferd.config.model import ModelConfig
 from inferd.engine.runtime import ov
 from inferd.errors import DeviceAbsent
 
-# Families that choose among the devices they list, so that an absent one is no error.
+# Families that choose among the devices they list, so an absent one is no error.
 _CHOOSING = ("AUTO", "MULTI")
 _FLOATS = ("f64", "f32", "bf16", "f16")
 # Layers that move or convert data: their type says nothing about the precision of the arithmetic.
@@ -24,7 +24,7 @@ def family(device: str) -> str:
 
 
 def candidates(device: str) -> list[str]:
-    """The devices that ``device`` lists after a colon, a batch size in brackets left out."""
+    """The devices that ``device`` lists after a colon, without batch sizes in brackets."""
     _, _, names = device.partition(":")
     return [re.sub(r"\(\d+\)$", "", name) for name in names.split(",") if name]
 
@@ -32,9 +32,9 @@ def candidates(device: str) -> list[str]:
 def resolve(requested: str, present: Sequence[str]) -> str:
     """``requested`` as this machine can run it, given the names in ``present``.
 
-    AUTO and MULTI keep those of their candidates that are present, in their order
-    (OpenVINO itself raises on ``AUTO:GPU,CPU`` where the GPU library is missing). All
-    others need everything they name. Raises DeviceAbsent.
+    AUTO and MULTI keep those of their candidates that are present, in order (OpenVINO itself raises on
+    ``AUTO:GPU,CPU`` if the GPU library is missing). All others need every device they name. Raises
+    DeviceAbsent.
     """
     kind, inner = family(requested), candidates(requested)
     if kind == "AUTO" and not inner:
@@ -53,11 +53,11 @@ def resolve(requested: str, present: Sequence[str]) -> str:
 
 
 def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, Any]:
-    """What to pass to ``compile_model`` or ``import_model`` for a resolved ``device``.
+    """The properties for ``compile_model`` or ``import_model`` on a resolved ``device``.
 
-    ``cpu_threads`` is the daemon's CPU budget, which caps the threads asked for.
+    ``cpu_threads`` is the daemon's CPU budget, the upper limit for threads.
     """
-    # Taken by all families (GPU and NPU by their documentation; the others were run).
+    # All families take these (GPU and NPU by their documentation; the others were tested).
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": config.objective.goal.upper(),
         "EXECUTION_MODE_HINT": config.execution.mode.upper(),
@@ -66,10 +66,10 @@ def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> di
         properties["INFERENCE_PRECISION_HINT"] = config.execution.precision
     kind, inner = family(device), candidates(device)
     if kind == "BATCH":
-        # Refuses DEVICE_PROPERTIES and hands everything else to the device it wraps.
+        # BATCH refuses DEVICE_PROPERTIES and passes everything else to the device it wraps.
         properties |= _own_properties(inner[0], config, cpu_threads)
     elif kind in ("AUTO", "HETERO", "MULTI"):
-        # Plain AUTO may use the CPU, at least while another device still compiles.
+        # Plain AUTO may use the CPU, at least while it compiles for another device.
         own = {name: _own_properties(name, config, cpu_threads) for name in inner or ["CPU"]}
         if own := {name: settings for name, settings in own.items() if settings}:
             properties["DEVICE_PROPERTIES"] = own
@@ -80,10 +80,10 @@ def compile_properties(device: str, config: ModelConfig, cpu_threads: int) -> di
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """What a compiled model really runs with; "unknown", 0 or None where the device does not tell.
+    """The settings a compiled model really runs with; "unknown", 0 or None if the device does not report them.
 
-    ``choices`` are by axis, and what it was compiled for: threads taken over from a model that has
-    gone stay where they were for that one (OpenVINO fact 30).
+    ``choices`` are by axis, as compiled: threads inherited from a freed model keep that model's placement
+    (OpenVINO fact 30).
     """
 
     precision: str
@@ -101,13 +101,13 @@ def read_back(compiled: ov.CompiledModel) -> Effective:
 
     Compound devices are asked about the first device they execute on.
     """
-    # AUTO shows a device in brackets while another one is still being compiled for.
+    # AUTO puts a device in brackets while it still compiles for another one.
     devices = tuple(str(name).strip("()") for name in _listed(_property(compiled, "EXECUTION_DEVICES")))
     own = _property(compiled, "DEVICE_PROPERTIES")
     first: dict[str, Any] = own.get(devices[0], {}) if isinstance(own, dict) and devices else {}
 
     def value(name: str) -> Any:
-        # MULTI itself always says THROUGHPUT; what counts is what it handed on.
+        # MULTI itself always reports THROUGHPUT; what it passed on counts.
         return first[name] if name in first else _property(compiled, name)
 
     return Effective(
@@ -123,9 +123,9 @@ def read_back(compiled: ov.CompiledModel) -> Effective:
 
 
 def _is_present(name: str, present: Iterable[str]) -> bool:
-    """Whether ``name`` is in ``present``, where GPU means any and a lone GPU is also GPU.0.
+    """Whether ``name`` is in ``present``, where GPU means any GPU and a lone GPU is also GPU.0.
 
-    A longer index names a tile of a device, which OpenVINO lists or not; it is left to judge.
+    A longer index names a tile, which OpenVINO may not list; OpenVINO itself judges those.
     """
     for other in present:
         if name in (other, family(other)):
@@ -137,7 +137,7 @@ def _is_present(name: str, present: Iterable[str]) -> bool:
 
 
 def _own_properties(device: str, config: ModelConfig, cpu_threads: int) -> dict[str, Any]:
-    """What only ``device`` itself understands, by family. Only the CPU's part was run."""
+    """The properties that only ``device`` understands, by family. Only the CPU's were tested."""
     execution, own, kind = config.execution, dict[str, Any](), family(device)
     streams, threads = QUANTITIES["streams"], QUANTITIES["threads"]
     if kind in threads.families:
@@ -154,7 +154,7 @@ def _property(compiled: ov.CompiledModel, name: str) -> Any:
     try:
         return compiled.get_property(name)
     except RuntimeError:
-        # Which properties exist differs by device family; HETERO knows next to none.
+        # Device families differ in their properties; HETERO has hardly any.
         return None
 
 
@@ -163,8 +163,8 @@ def _precision(compiled: ov.CompiledModel, hint: Any) -> str:
         return "unknown"
     if not hint.is_dynamic():
         return str(hint.get_type_name())
-    # Under ACCURACY the hint reads "dynamic": the model's own precision. Which one that is
-    # only the compiled graph knows: the floating type most of its layers compute in.
+    # Under ACCURACY the hint reads "dynamic", the model's own precision. Only the compiled graph
+    # tells which that is: the floating type that most of its layers compute in.
     try:
         layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     except RuntimeError:
@@ -179,7 +179,7 @@ def _precision(compiled: ov.CompiledModel, hint: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    """The name of an OpenVINO enum, which some plugins give as the enum and others as text."""
+    """The name of an OpenVINO enum value, which some plugins return as text."""
     return "unknown" if value is None else str(getattr(value, "name", value)).lower()
 
 

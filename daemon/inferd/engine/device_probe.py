@@ -1,7 +1,7 @@
-"""Whether a process that begins now can use a device which this one has lost.
+"""Whether a new process could use a device that this one has lost.
 
-Its driver may have given up on this process only, which nothing here can tell; so a child process, under the limits of
-a preflight, compiles the smallest model there is for the device and runs it.
+The driver may have given up on this process only, which can't be told from inside. So a child process, under the
+limits of a preflight, compiles a minimal model for the device and runs it.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from inferd.engine.preflight import COMMAND, Preflight, PreflightLimits
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, LoadFailed
 
-# ``x`` -> ``x`` doubled by adding it to itself: no device skips that.
+# ``x + x``, which no device optimises away.
 _NETWORK = """<?xml version="1.0"?>
 <net name="trial" version="11">
   <layers>
@@ -45,14 +45,14 @@ _NETWORK = """<?xml version="1.0"?>
 
 
 class DeviceProbe:
-    """Has child processes try devices, one at a time, each under ``limits``; ``command`` as for a Preflight."""
+    """Lets child processes try devices, one at a time, each under ``limits``; ``command`` as for a Preflight."""
 
     def __init__(self, limits: PreflightLimits, command: Sequence[str] = COMMAND) -> None:
-        # Nothing is kept: what came from a cache would not show that the device compiles.
+        # Without a cache, as a cached blob would not show that the device compiles.
         self._preflight = Preflight(BlobCache(Path("nowhere"), 0), limits, command)
 
     def unusable(self, device: str) -> str:
-        """Why a child could not use ``device``, such as ``GPU.1``; "" where it could. Raises nothing; waits for it."""
+        """Why a child could not use ``device``, such as ``GPU.1``; "" if it could. Blocks until known. Never raises."""
         try:
             with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
                 network = Path(folder) / "model.xml"
@@ -69,5 +69,5 @@ class DeviceProbe:
         return ""
 
     def close(self) -> None:
-        """End the child, if there is one, which also ends a wait for it. Harmless when called again."""
+        """End the child, and any wait for it. Harmless when called again."""
         self._preflight.close()

@@ -1,6 +1,6 @@
-"""Whether devices are still there, and how much of their memory is used.
+"""Whether devices are present, and how much of their memory is used.
 
-What GPU and NPU say is written from OpenVINO's documentation; only the CPU was asked.
+GPU and NPU are handled by OpenVINO's documentation; only the CPU was tested.
 """
 
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ from inferd.errors import DeviceAbsent
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes of a device's memory: what this process uses, by kind, and what there is; None where it does not tell."""
+    """Bytes of a device's memory: used by this process, by kind, and the total; None if not reported."""
 
     used: Mapping[str, int]
     total: int | None
 
 
 class DeviceStatus:
-    """Asks ``core``, which has to be the one that models are loaded with: each counts its own memory.
+    """Queries ``core``, which must be the one that models are loaded with: each counts its own memory.
 
-    Both questions may wait for a driver.
+    Both queries may block on a driver.
     """
 
     def __init__(self, core: "ov.Core") -> None:
         self._core = core
 
     def present(self, device: str) -> bool:
-        """Whether OpenVINO finds what ``device``, such as ``GPU.1`` or ``AUTO:GPU,CPU``, needs. Raises nothing.
+        """Whether OpenVINO finds all devices of ``device``, such as ``GPU.1`` or ``AUTO:GPU,CPU``. Never raises.
 
-        The GPU's plugin lists what it found when it was first used: a GPU that breaks later
-        is still there by this, and is noticed by the runs that fail.
+        The GPU plugin lists the devices found at its first use: a GPU that breaks later still counts as
+        present, and only failing runs reveal it.
         """
         try:
             devices.resolve(device, self._core.available_devices)
@@ -42,10 +42,10 @@ class DeviceStatus:
         return True
 
     def memory(self, device: str) -> DeviceMemory | None:
-        """Memory of ``device``; None where it tells nothing. Raises nothing.
+        """Memory of ``device``; None if it reports nothing. Never raises.
 
-        A CPU tells nothing, as the process's own memory says it, and neither does a compound
-        device: those it lists do.
+        A CPU reports nothing because it uses the process's own memory, and a compound device because the
+        devices it lists report theirs.
         """
         match devices.family(device):
             case "GPU":
@@ -53,7 +53,7 @@ class DeviceStatus:
                 found = {str(kind): _bytes(used) for kind, used in kinds.items()} if isinstance(kinds, Mapping) else {}
                 total = _bytes(self._property(device, "GPU_DEVICE_TOTAL_MEM_SIZE"))
             case "NPU":
-                # The memory that its driver calls so: the NPU has no other.
+                # The driver's name for it; the NPU has no other memory.
                 found = {"ddr": _bytes(self._property(device, "NPU_DEVICE_ALLOC_MEM_SIZE"))}
                 total = _bytes(self._property(device, "NPU_DEVICE_TOTAL_MEM_SIZE"))
             case _:
@@ -65,7 +65,7 @@ class DeviceStatus:
         try:
             return self._core.get_property(device, name)
         except (RuntimeError, TypeError):
-            # TypeError: of a type that has no counterpart in Python.
+            # TypeError: the property's type has no Python counterpart.
             return None
 
 

@@ -1,4 +1,4 @@
-"""A pool as a dispatcher sees it, and the state of its device."""
+"""A pool as the dispatcher sees it, and the state of its device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from inferd.scheduling.fairness import Share
 
 @dataclass(frozen=True, slots=True)
 class DispatchPool:
-    """A pool with what the scheduler should know of it: service times seen at warm-up, as (rows of the
-    run, nanoseconds), and its part of the device, None where it has the device to itself."""
+    """A pool with the scheduler's inputs: service times from warm-up, as (rows of the run, nanoseconds), and its share
+    of the device, None if it has the device to itself."""
 
     pool: Pool
     times: Sequence[tuple[int, float]] = ()
@@ -19,10 +19,9 @@ class DispatchPool:
 
 @dataclass(slots=True)
 class DeviceStats:
-    """How runs on one device have gone since the start: ended well, failed (runs given up by their clients are not
-    counted), given up because they hung; and how many infer requests others have ``replaced`` for that. ``wedged`` is
-    why infer requests that hang can't be replaced, ``lost`` why nothing runs there any more; both are "" while all is
-    well."""
+    """The runs on one device since the start: succeeded, failed (not abandoned by clients) or given up as hung;
+    and the infer requests ``replaced`` after hung runs. ``wedged`` is why hung infer requests can't be replaced,
+    ``lost`` why nothing runs there any more; both are "" if all is well."""
 
     device: str
     succeeded: int = 0

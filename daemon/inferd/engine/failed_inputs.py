@@ -1,7 +1,7 @@
-"""Inputs that a model has just failed on: a repeat gets the same error, without another run.
+"""Inputs that a model has just failed on: a repeat gets the same error without another run.
 
-Where the model has to be rebuilt after a failed run, that run costs other clients more than its own time, and most such
-runs come from clients that retry.
+If a failed run means that the model must be rebuilt, it costs other clients more than its own time, and most
+such runs come from clients that retry.
 """
 
 from collections import deque
@@ -11,34 +11,33 @@ from inferd.errors import InferdError
 from inferd.requests import Request
 from inferd.tensors import Placed, Tensor
 
-# As many are held against each request as long as there are any; what is large is not kept.
+# Every request is compared with all of these, so they are few; large inputs are not kept.
 _KEPT = 16
 _LARGEST = 1 << 20
-# It may have been bad luck, such as memory running out.
+# For this long only: the failure may have been transient, such as memory running out.
 _FOR = 30_000_000_000
 
 
 class FailedInputs:
-    """The latest of them, with the errors they came to. Times are nanoseconds of one clock."""
+    """The latest failed inputs, with their errors. Times are nanoseconds of one clock."""
 
     def __init__(self) -> None:
-        # Until when, what was sent, on which device it failed and how.
+        # Expiry, inputs, device and error.
         self._kept: deque[tuple[int, Sequence[Tensor], str, InferdError]] = deque(maxlen=_KEPT)
 
     def __bool__(self) -> bool:
         return bool(self._kept)
 
     def keep(self, request: Request, error: InferdError, now: int) -> None:
-        """``request`` has failed with ``error``; a copy of its inputs is kept, if they are small and not where clients
-        can change them."""
+        """``request`` has failed with ``error``: keep its inputs, if they are small and not in shared memory."""
         inputs = request.inputs
         if sum(len(tensor.data) for tensor in inputs) > _LARGEST or any(type(t.data) is Placed for t in inputs):
             return
         self._kept.append((now + _FOR, tuple([tensor.copied() for tensor in inputs]), request.device, error))
 
     def find(self, request: Request, now: int) -> InferdError | None:
-        """The error that equal inputs came to, None where they did not lately. ``request`` has their device then, as
-        if it had run there."""
+        """The error that equal inputs met lately, None if there is none. Sets their device on ``request``, as if it
+        had run there."""
         while self._kept and self._kept[0][0] <= now:
             self._kept.popleft()
         for _, bad, device, error in self._kept:

@@ -1,10 +1,9 @@
-"""Keeps constants behind a reduction of three dimensions from being read along the wrong one, or past their end.
+"""Keeps constants after a reduction of three dimensions from being read along the wrong axis, or past their end.
 
-OpenVINO's CPU plugin fuses elementwise operations into the reduction before them. Where the reduction is of three
-dimensions, over the first or the last, a constant along the middle dimension is then indexed by the first one
-(OpenVINO fact 49). Over four dimensions it is indexed right, so such a reduction gets one more dimension. Models
-without such a pair are not changed. Where a compiled model has such a mistake all the same, or a like one behind a
-product of matrices (OpenVINO fact 50), it is refused.
+OpenVINO's CPU plugin fuses elementwise operations into a preceding reduction. If that is over the first or last of
+three dimensions, a constant along the middle dimension is indexed by the first one (OpenVINO fact 49). With four
+dimensions the index is right, so such a reduction gets one more dimension. Other models are not changed. A compiled
+model that still has this error, or a similar one after a matrix product (OpenVINO fact 50), is refused.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.skipped_ops import constant, node_label, walk
 
 REVISION = 1
-"""Of what is done here: what was compiled under another is compiled again."""
+"""The revision of these repairs: blobs of another revision are compiled again."""
 
 _op = ov.opset15
 
@@ -28,10 +27,10 @@ _REDUCTIONS = {
     "ReduceProd": _op.reduce_prod,
     "ReduceSum": _op.reduce_sum,
 }
-# To a single element, OpenVINO makes them reductions.
+# OpenVINO turns pooling to a single element into a reduction.
 _POOLS = {"AdaptiveAvgPool": _op.reduce_mean, "AdaptiveMaxPool": _op.reduce_max}
 
-# What may be fused, or stand before what is fused; and what elementwise operations are moved to before.
+# Operations that may be fused, or precede a fused one; and those that elementwise operations are moved ahead of.
 _ELEMENTWISE = (
     "Abs Acos Acosh Add Asin Asinh Atan Atanh BatchNormInference Ceiling Clamp Convert ConvertLike Cos Cosh Divide Elu "
     "Equal Erf Exp FakeQuantize Floor FloorMod Gelu Greater GreaterEqual HSigmoid HSwish HardSigmoid Identity Less "
@@ -40,12 +39,11 @@ _ELEMENTWISE = (
 )
 _MOVING = "Reshape Squeeze Transpose Unsqueeze"
 _PASSED = dict.fromkeys(_ELEMENTWISE.split(), True) | dict.fromkeys(_MOVING.split(), False)
-"""Whether each is elementwise."""
+"""Whether each operation is elementwise."""
 
 
 def repair(model: "ov.Model") -> None:
-    """Give each reduction of three dimensions in ``model`` a fourth where a constant behind it could be fused into it;
-    changed in place."""
+    """Give each reduction of three dimensions in ``model`` a fourth if a constant may be fused into it; in place."""
     affected = [(node, axis) for _, node in walk(model) if (axis := _reduced(node)) is not None and _meets(node)]
     for node, axis in affected:
         _with_four_dimensions(node, axis)
@@ -54,7 +52,7 @@ def repair(model: "ov.Model") -> None:
 
 
 def misread(model: "ov.Model", compiled: "ov.CompiledModel") -> str:
-    """Which operation of ``model`` was ``compiled`` for the CPU so that it reads a constant wrong; empty if none."""
+    """The operation of ``model`` that, as ``compiled`` for the CPU, reads a constant wrong; empty if none."""
     suspects = [found for node in compiled.get_runtime_model().get_ops() if (found := _suspect(node)) is not None]
     if not suspects:
         return ""
@@ -69,13 +67,13 @@ def misread(model: "ov.Model", compiled: "ov.CompiledModel") -> str:
 
 
 def _suspect(node: "ov.Node") -> tuple[str, list[str]] | None:
-    """The kind and the operations of ``node`` of a compiled model, if it may read a constant wrong."""
+    """The kind and the operations of a compiled ``node`` that may read a constant wrong; else None."""
     info = node.get_rt_info()
     kind, names = str(info["layerType"].astype(str)), str(info["originalLayersNames"].astype(str)).split(",")
     if len(names) < 2:
         return None
     if kind == "Reduce" and len(node.get_input_partial_shape(0)) == 3:
-        # Along the only dimension there is nothing to mistake.
+        # With a single dimension there is no wrong axis.
         dims = node.get_output_partial_shape(0)
         return (kind, names) if sum(dim.is_dynamic or dim.get_length() != 1 for dim in dims) > 1 else None
     if kind in ("FullyConnected", "MatMul") and len(node.get_output_partial_shape(0)) > 2:
@@ -84,7 +82,7 @@ def _suspect(node: "ov.Node") -> tuple[str, list[str]] | None:
 
 
 def _read_wrong(kind: str, node: "ov.Node") -> bool:
-    """Whether ``node`` has a constant that is read wrong where it is fused with what is of that ``kind``."""
+    """Whether ``node`` has a constant that is read wrong if fused with a ``kind``."""
     if kind == "Reduce":
         return any(_constants(node))
     if kind == "MatMul" and node.get_type_name() != "FakeQuantize":
@@ -95,7 +93,7 @@ def _read_wrong(kind: str, node: "ov.Node") -> bool:
 
 
 def _reduced(node: "ov.Node") -> int | None:
-    """The axis, 0 or 2, that ``node`` reduces of three dimensions; None where it is no such reduction."""
+    """The axis, 0 or 2, that ``node`` reduces of three dimensions; None if it is not such a reduction."""
     kind = node.get_type_name()
     if kind not in _REDUCTIONS and kind not in _POOLS:
         return None
@@ -113,8 +111,8 @@ def _reduced(node: "ov.Node") -> int | None:
 
 
 def _meets(node: "ov.Node") -> bool:
-    """Whether a constant of several elements comes to what ``node`` gives, with nothing but elementwise operations and
-    changes of shape before it."""
+    """Whether a constant of several elements is combined with the output of ``node``, with only elementwise operations
+    and changes of shape in between."""
     ahead, seen = [node.output(0)], set[str]()
     while ahead:
         value = ahead.pop()
@@ -132,7 +130,7 @@ def _meets(node: "ov.Node") -> bool:
 
 
 def _constants(node: "ov.Node") -> Iterator["ov.Output"]:
-    """What ``node`` takes that is made of constants alone, and not of one element."""
+    """Inputs of ``node`` computed from constants alone, with more than one element."""
     if not _PASSED.get(node.get_type_name()):
         return
     for value in node.input_values():
@@ -148,7 +146,7 @@ def _made_of_constants(value: "ov.Output") -> bool:
         node = ahead.pop()
         if node.get_type_name() in ("Parameter", "ReadValue"):
             return False
-        # The shape of what comes in may be known.
+        # A ShapeOf may be constant even if its input is not.
         if node.get_name() not in seen and node.get_type_name() != "ShapeOf":
             seen.add(node.get_name())
             ahead += [source.get_node() for source in node.input_values()]
@@ -157,7 +155,7 @@ def _made_of_constants(value: "ov.Output") -> bool:
 
 def _with_four_dimensions(node: "ov.Node", axis: int) -> None:
     kind, old = node.get_type_name(), node.output(0)
-    # The new dimension is reduced along, without keeping it: else it would be taken out again.
+    # The new dimension is reduced as well, without keeping it: otherwise OpenVINO would optimise it away.
     reduce = _REDUCTIONS.get(kind) or _POOLS[kind]
     data = _op.unsqueeze(node.input_value(0), _numbers(2))
     made = reduce(data, _numbers(*((0, 2) if axis == 0 else (2, 3))), keep_dims=False)

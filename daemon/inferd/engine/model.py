@@ -48,11 +48,11 @@ Hint = Literal["latency", "throughput"]
 
 _MakeSlot = Callable[["ov.InferRequest", Signature, Callable[[], None]], Slot]
 _SLOTS: dict[str, _MakeSlot] = {"auto": InferSlot, "async": InferSlot, "sync": SyncSlot, "inline": InlineSlot}
-# What is this many times too slow with the hand-overs won't be quick enough without.
+# A run this many times too slow with hand-overs is too slow without them, so inline is not tried.
 _INLINE_TRIED = 20
 _LOOKS = 5
 
-# What it says of external data that is outside of the folder of its ONNX file, links followed; and in our words.
+# OpenVINO's message about external data outside of the ONNX file's folder (after following links), and ours.
 _OUTSIDE = re.compile(r"Path '(.*?)' resolves to .*")
 _NOT_READ = r"external data '\1' is outside the model's folder, where OpenVINO can't read it"
 
@@ -76,9 +76,9 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class LoadedPool:
-    """A pool with what its device really does, and the service times seen at warm-up as (rows of the
-    run, nanoseconds). ``width`` is the part of the device that one run takes up; ``timings`` says what
-    making it took. It ``may_be_inline`` where the model and the device allow that, also while it is not."""
+    """A pool with its device's effective settings, and the service times from warm-up as (rows of the run,
+    nanoseconds). ``width`` is the share of the device that one run takes; ``timings`` is the time spent on making
+    the pool. ``may_be_inline`` if model and device allow inline runs, whether or not it runs inline."""
 
     pool: Pool
     effective: devices.Effective
@@ -91,7 +91,7 @@ class LoadedPool:
 
 @dataclass(frozen=True, slots=True)
 class LoadTimings:
-    """Seconds spent compiling (or importing from the cache), on warm-up, and in the first run of it."""
+    """Seconds spent compiling (or importing from the cache), on warm-up, and on the first run of the warm-up."""
 
     compiling: float
     warm_up: float
@@ -99,7 +99,7 @@ class LoadTimings:
 
 
 class _Prepared(NamedTuple):
-    """A model as it is compiled, with what was found out about it before it was repaired, and what was."""
+    """The model as repaired for compiling, the signature and shape check from before, and the repaired operations."""
 
     model: "ov.Model"
     signature: Signature
@@ -110,9 +110,9 @@ class _Prepared(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model version ready to run: its signature, one pool per device, the seconds that loading took, and a check for
-    shapes that can't go through it (None if every shape can).
+    shapes that it can't process (None if it takes every shape).
 
-    ``empty_inputs`` knows the results of empty inputs; None if the model takes none."""
+    ``empty_inputs`` judges empty inputs; None if the model takes none."""
 
     signature: Signature
     pools: tuple[LoadedPool, ...]
@@ -122,11 +122,11 @@ class LoadedModel:
 
     @property
     def freed(self) -> bool:
-        """Whether its memory is free again."""
+        """Whether all its memory is free."""
         return all(entry.pool.freed for entry in self.pools)
 
     def close(self) -> None:
-        """End what is in flight on every pool, and free it. A run that does not end keeps its pool until it does."""
+        """End the runs in flight on every pool, and free it. A run that does not end keeps its pool until it does."""
         for entry in self.pools:
             entry.pool.close()
         give_memory_back()
@@ -138,9 +138,9 @@ class Engine:
     def __init__(
         self, cpu_threads: int, cache: BlobCache, preflight: Preflight | None = None, *, maps: bool = False
     ) -> None:
-        """With ``preflight``, a child process tries what is to be loaded first. ``maps`` has compiled models use
-        weights right from their files, which takes no memory: for a process that serves no client, as writing to such a
-        file changes what is computed, and cutting it ends the process (OpenVINO fact 45)."""
+        """With ``preflight``, a child process tries each model first. With ``maps``, compiled models use weights right
+        from their files, which saves memory. Only for processes without clients: writing to a mapped file changes
+        results, and truncating it kills the process (OpenVINO fact 45)."""
         keep_small_blocks()
         self._core = ov.Core()
         self._cpu_threads = cpu_threads
@@ -150,7 +150,7 @@ class Engine:
 
     @classmethod
     def of(cls, settings: Settings) -> "Engine":
-        """The engine that ``settings`` ask for."""
+        """The engine that ``settings`` configure."""
         cache = BlobCache.of(settings)
         preflight = Preflight(cache, PreflightLimits.of(settings)) if settings.preflight != "off" else None
         return cls(cpu_threads(settings), cache, preflight)
@@ -162,22 +162,22 @@ class Engine:
 
     @property
     def device_status(self) -> DeviceStatus:
-        """Which devices OpenVINO finds now, and what they say of their memory."""
+        """Which devices OpenVINO finds now, and their memory."""
         return DeviceStatus(self._core)
 
     @property
     def cache_lookups(self) -> Mapping[str, int]:
-        """Looks into the cache of compiled models so far, by result: hit, miss or refused."""
+        """Lookups in the cache of compiled models so far, by result: hit, miss or refused."""
         return self._compiler.lookups
 
     def inspect(self, source: ModelSource) -> Signature:
-        """The signature ``source`` would be served with; compiles nothing. Raises as :meth:`load`."""
+        """The signature of ``source``; compiles nothing. Raises like :meth:`load`."""
         self._targets(source)
         return self._prepare(source)[1]
 
     def try_out(self, source: ModelSource) -> Signature:
-        """The signature ``source`` would be served with, once it has been loaded and run: by a child process, where
-        those try models first. Nothing stays loaded. Raises as :meth:`load`."""
+        """The signature of ``source``, after loading and running it, in a child process if preflight is on. Nothing
+        stays loaded. Raises like :meth:`load`."""
         if self._preflight is None:
             loaded = self.load(source)
             loaded.close()
@@ -189,9 +189,9 @@ class Engine:
     def load(self, source: ModelSource) -> LoadedModel:
         """``source`` on every device it asks for, warmed up.
 
-        What is loaded is what the files held when ``source`` was settled, which it is here if it was not. Raises
-        ConfigurationError, DeviceAbsent or LoadFailed with one sentence, of the last ContentChanged where they hold
-        something else; then nothing of it is left.
+        Loads the content that ``source`` was settled with; settles it first if necessary. Raises ConfigurationError,
+        DeviceAbsent or LoadFailed with one sentence, or ContentChanged if the files have changed; then nothing of it
+        stays loaded.
         """
         begun = time.monotonic()
         targets = self._targets(source)
@@ -199,14 +199,14 @@ class Engine:
         try:
             return self._load(source, targets, begun)
         except InferdError:
-            # Half of one content and half of another says nothing of either.
+            # An error from a mix of old and new content is meaningless: report the change instead.
             source.check()
             raise
 
     def _load(self, source: ModelSource, targets: Sequence[str], begun: float) -> LoadedModel:
         if self._preflight is not None:
             self._try_first(self._preflight, source, targets)
-        # What is imported from a blob uses the weights in there.
+        # An imported model uses the weights in its blob.
         maps = self._maps or all(self._compiler.caches(target) for target in targets)
         model, signature, shapes, written = self._prepare(source, maps=maps)
         source.check()
@@ -217,10 +217,10 @@ class Engine:
         return LoadedModel(signature, pools, time.monotonic() - begun, shapes, empty)
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
-        """The streams, threads and infer requests that ``hint`` would choose for ``source`` on ``device``.
+        """The streams, threads and infer requests that ``hint`` chooses for ``source`` on ``device``.
 
-        All other settings are those of ``source``, and threads are within the CPU budget. Compiles
-        where the cache has no blob of it, and lets go of what it made. Raises as :meth:`load`.
+        All other settings are those of ``source``, and threads are within the CPU budget. Compiles if the
+        cache has no blob, and frees the result. Raises like :meth:`load`.
         """
         target = devices.resolve(device, self.available_devices)
         left_open = replace(source.settled(), config=_with_hint(hint, source.config))
@@ -229,31 +229,31 @@ class Engine:
             return devices.read_back(self._compile(left_open, model, target).model)
 
     def threads_for(self, source: ModelSource) -> int:
-        """How many CPU threads ``source`` may have: its part of the budget where it was given one."""
+        """How many CPU threads ``source`` may have: its part of the budget if it was given one, else all of it."""
         return min(source.cpu_threads or self._cpu_threads, self._cpu_threads)
 
     def tunable(self, device: str, cpu_threads: int = 0) -> Tunables:
-        """What can be tuned on the resolved ``device`` within ``cpu_threads`` (0: the whole budget): on BATCH, what the
-        wrapped device allows; on other compound devices, nothing."""
+        """What can be tuned on the resolved ``device`` within ``cpu_threads`` (0: the whole budget). BATCH has the axes
+        of the wrapped device; other compound devices have none."""
         plain = devices.candidates(device)[0] if devices.family(device) == "BATCH" else device
         threads = min(cpu_threads or self._cpu_threads, self._cpu_threads)
         return tunables(devices.family(plain), self._stream_range(plain), threads, cpu_topology())
 
     def device_name(self, device: str) -> str:
-        """What the resolved ``device`` is, such as a CPU's model; of a compound device, those it may use."""
+        """The name of the resolved ``device``, such as a CPU's model; for a compound device, the devices it may use."""
         return self._query(device, lambda _: "FULL_DEVICE_NAME")
 
     def driver(self, device: str) -> str:
-        """The version of the driver that the resolved ``device`` works with, "" where it has none or does not tell."""
+        """The driver version of the resolved ``device``, "" if it has none or does not report it."""
         return self._query(device, lambda name: f"{devices.family(name)}_DRIVER_VERSION")
 
     def close(self) -> None:
-        """End the preflight children; their models, and all later ones, fail to load."""
+        """End the preflight children; these loads and all later ones fail."""
         if self._preflight is not None:
             self._preflight.close()
 
     def _try_first(self, preflight: Preflight, source: ModelSource, targets: Sequence[str]) -> None:
-        """Have a child process load ``source``, unless one has come through with the same content and settings."""
+        """Have a child process load ``source``, unless the same content and settings have passed already."""
         preflight.check_open(source)
         keys = []
         for target in targets:
@@ -272,7 +272,7 @@ class Engine:
         return int(low), int(high)
 
     def _query(self, device: str, property_of: Callable[[str], str]) -> str:
-        """What the devices behind ``device`` say to a property, those left out that don't know it."""
+        """The property's values on the devices behind ``device``, without devices that don't know it."""
         plain = [device] if devices.family(device) in ("CPU", "GPU", "NPU") else devices.candidates(device)
         values: list[str] = []
         for name in plain or self.available_devices:
@@ -294,7 +294,7 @@ class Engine:
                 _signature(model, source.config), model, self._targets(source), refused=refused
             )
             signature = state.link(source, signature, stateful=_keeps_state(model, source))
-            # Both look at the model as it was read.
+            # Both checks need the model as it was read.
             prepared = _Prepared(model, signature, shape_check(model, signature), unwritten_outputs.repair(model))
             fused_reductions.repair(model)
             return prepared
@@ -315,8 +315,8 @@ class Engine:
         shapes: ShapeCheck | None,
         undo: ExitStack,
     ) -> LoadedPool:
-        """``source`` on ``target``: inline where that is left open, may be, and turns out to be worth it."""
-        # Of one thread alone, runs are handed over (OpenVINO fact 38).
+        """``source`` on ``target``: inline if settings and model allow that and it is fast enough."""
+        # Runs with one thread are handed over (OpenVINO fact 38).
         may = self.threads_for(source) > 1 and may_run_inline(target, model, signature)
         open_ = may and left_open(source.config)
         computed_here = replace(source, config=_inline(source.config))
@@ -328,12 +328,12 @@ class Engine:
         if not made.times or min(ns for _, ns in made.times) > _INLINE_TRIED * MOST_NS:
             return made
         inline = self._made(computed_here, model, signature, target, shapes, undo)
-        # The quickest of some: at start-up others are loading.
+        # The fastest of several: other models may be loading at the same time.
         quick = min(warm_up(source, signature, inline.pool).times[0][1] for _ in range(_LOOKS)) <= MOST_NS
         (made if quick else inline).pool.close()
         if not quick:
             return made
-        # Made in two steps, of which the second finds in the cache what the first has left there.
+        # The second compile found in the cache what the first one had stored.
         timings = (made.timings, inline.timings)
         both = LoadTimings(sum(t.compiling for t in timings), sum(t.warm_up for t in timings), made.timings.first_run)
         return replace(inline, from_cache=made.from_cache, timings=both, may_be_inline=True)
@@ -363,7 +363,7 @@ class Engine:
                 why = "its shapes are not fixed, so it would be unknown which run failed first"
                 log.warning("execution path changed to async", model=source.name, path=path, problem=why)
                 path = "async"  # OpenVINO fact 39
-            # One thread starts them all.
+            # The calling thread computes one run at a time, so one infer request is enough.
             asked = 1 if path == "inline" else source.config.execution.infer_requests
             width = asked or max(1, effective.infer_requests)
 
@@ -423,7 +423,7 @@ class Engine:
 
 @contextmanager
 def _explained(source: ModelSource, target: str) -> Iterator[None]:
-    """What OpenVINO raises comes out as LoadFailed."""
+    """Turns errors of OpenVINO into LoadFailed."""
     try:
         yield
     except RuntimeError as error:
@@ -441,8 +441,8 @@ def _with_hint(hint: Hint, config: ModelConfig) -> ModelConfig:
 
 
 def _inline(config: ModelConfig) -> ModelConfig:
-    """``config`` for runs on the thread that starts them. With one stream they are; with one thread their failures
-    would be lost (OpenVINO fact 38)."""
+    """``config`` for inline runs: one stream, on which OpenVINO computes on the calling thread; but not one thread, as
+    failures would be lost (OpenVINO fact 38)."""
     execution = config.execution
     update = {"path": "inline", "streams": 1, "threads": execution.threads or 2}
     update |= {name: axis.inline_word for name, axis in DEVICE_CHOICES.items() if getattr(execution, name) == "auto"}
@@ -450,7 +450,7 @@ def _inline(config: ModelConfig) -> ModelConfig:
 
 
 def _keeps_state(model: "ov.Model", source: ModelSource) -> bool:
-    """Whether the model keeps a state of its own, in the infer request: each sequence then needs one to itself."""
+    """Whether the model keeps state in the infer request: each sequence then needs its own."""
     variables = model.get_variables()
     if variables and len(source.config.devices) > 1:
         names = listed(v.info.variable_id for v in variables)
@@ -504,7 +504,7 @@ def _reshape(model: "ov.Model", source: ModelSource) -> None:
 
 def _signature(model: "ov.Model", config: ModelConfig) -> Signature:
     if not model.outputs:
-        # An empty .pdmodel is read as a model of nothing at all.
+        # OpenVINO reads an empty .pdmodel as an empty model.
         raise RuntimeError("it has no outputs")
     axes = state.batch_axes(config)
     return Signature(
@@ -518,7 +518,7 @@ def _specs(ports: Sequence[Any], role: str, axes: Mapping[str, int]) -> tuple[Te
         spec = _spec(port, f"{role}_{place}")
         spec = replace(spec, batch_axis=axes.get(spec.name, 0))
         if spec.name in {s.name for s in specs}:
-            # Two results of one tensor share its name, and a name must ask for one thing.
+            # Two results of one tensor share its name, but a name must be unique.
             spec = replace(spec, name=f"{role}_{place}", aliases=frozenset())
         specs.append(spec)
     return tuple(specs)
@@ -535,7 +535,7 @@ def _spec(port: Any, fallback: str) -> TensorSpec:
 
 
 def _port_name(port: Any, fallback: str) -> str:
-    """The port's tensor name; IR made by tools may leave it out, and then the node's name or its place serves."""
+    """The port's tensor name; if IR made by a tool lacks it, the node's name or its position."""
     return min(port.names) if len(port.names) == 1 else (port.any_name if port.names else fallback)
 
 

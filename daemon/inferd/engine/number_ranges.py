@@ -1,8 +1,8 @@
-"""What a model's devices can't hold of its numbers: which inputs are to be looked at, and what is said of the rest.
+"""Which integers and floats of a model its devices can't represent: ranges to check inputs against, and remarks.
 
-The CPU plugin computes INT64, UINT64 and UINT32 as INT32, and FP64 as FP32; many of its operations on integers go by
-float32, which holds all of them up to 2**24 only (OpenVINO fact 25). GPU converts the same types by its source, and of
-NPU nothing better is known, so what is not the CPU alone is taken to be as narrow throughout.
+The CPU plugin computes INT64, UINT64 and UINT32 as INT32, and FP64 as FP32; many of its integer operations go through
+float32, which is exact up to 2**24 only (OpenVINO fact 25). GPU converts the same types, by its source code. For NPU
+nothing is known, so everything other than the CPU alone is assumed to be just as narrow.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from inferd.ranges import Number, Range
 from inferd.tensors import DType, Signature, TensorSpec
 
 _WIDE = {ov.Type.i64: DType.INT64, ov.Type.u64: DType.UINT64, ov.Type.u32: DType.UINT32, ov.Type.f64: DType.FP64}
-# As what the devices compute those.
+# The types that devices compute these as.
 _NARROWED = {DType.INT64: "INT32", DType.UINT64: "INT32", DType.UINT32: "INT32", DType.FP64: "FP32"}
 _INTEGERS = (ov.Type.i32, ov.Type.i64, ov.Type.u32, ov.Type.u64)
 
@@ -35,15 +35,15 @@ _OPERATIONS = {
     "GreaterEqual:small",
 }
 _MOVES, _WRAPS, _KEEPS = (frozenset(names.split()) for names in _OPERATIONS.values())
-# A constant for these says "to the end", which it still does when it is clamped.
+# For these operations a large constant means "to the end", which it still does when clamped.
 _UP_TO = frozenset(("Slice", "StridedSlice", "Loop", "TensorIterator"))
 _NOT_COMPUTED = _MOVES | {"Parameter", "ShapeOf", "ReadValue", "Assign"}
 _SHOWN = 3
 
 
 def with_number_ranges(signature: Signature, model: "ov.Model", targets: Sequence[str], *, refused: bool) -> Signature:
-    """``signature`` of ``model`` with the numbers that the resolved devices ``targets`` hold of its inputs, and with
-    what there is to say of them. Where they are not to be ``refused``, others are computed with all the same."""
+    """``signature`` of ``model`` with the ranges of its inputs that the resolved devices ``targets`` represent, and
+    with remarks on them. Unless ``refused``, values out of range are computed wrong rather than refused."""
     on_cpu = all(target == "CPU" for target in targets)
     device = ", ".join(targets)
     inputs = tuple(
@@ -54,13 +54,13 @@ def with_number_ranges(signature: Signature, model: "ov.Model", targets: Sequenc
 
 
 def _held(spec: TensorSpec, port: Any, device: str, *, on_cpu: bool, refused: bool) -> Range | None:
-    """What is held of ``spec``, the input at ``port``; None where that is all of its type."""
+    """The range for ``spec``, the input at ``port``; None if its whole type is represented."""
     dtype, wire = spec.dtype, spec.dtype.wire
     if dtype is not DType.INT32 and dtype not in _NARROWED:
         return None
     met = _met(port, on_cpu=on_cpu)
     if on_cpu and not met - {"Result"}:
-        # Handed on untouched, or turned into a float right away.
+        # Passed through, or converted to float right away.
         return None
     if dtype is DType.FP64:
         return Range(dtype.numpy, -_FLOAT32, _FLOAT32, f"{device} computes {wire} as FP32", refused)
@@ -74,8 +74,8 @@ def _held(spec: TensorSpec, port: Any, device: str, *, on_cpu: bool, refused: bo
 
 
 def _met(port: Any, *, on_cpu: bool) -> set[str]:
-    """The operations that the integers at ``port`` come to, as long as they are integers of 32 bits or more; of other
-    types, those that they come to first."""
+    """The operations that integers from ``port`` reach while they have 32 bits or more; for other types, only the first
+    operations."""
     met: set[str] = set()
     seen: set[tuple[str, int]] = set()
     ahead = [port]
@@ -87,7 +87,7 @@ def _met(port: Any, *, on_cpu: bool) -> set[str]:
                 continue
             name = _name(node)
             met.add(name)
-            # What ShapeOf gives is not what came in.
+            # The output of ShapeOf holds no values of the input.
             for output in node.outputs() if name not in ("Result", "ShapeOf") else ():
                 key = (node.get_name(), output.get_index())
                 if output.element_type in _INTEGERS and key not in seen:
@@ -97,15 +97,15 @@ def _met(port: Any, *, on_cpu: bool) -> set[str]:
 
 
 def _to_float(node: Any) -> bool:
-    """Whether ``node`` makes floats of integers: right behind an input that sees all of their bits."""
+    """Whether ``node`` converts integers to float: directly after an input it sees all of their bits."""
     return bool(node.get_type_name() == "Convert" and node.get_output_element_type(0) in (ov.Type.f32, ov.Type.f64))
 
 
 def _name(node: Any) -> str:
-    """The type of ``node``, with what decides how exactly it computes."""
+    """The type of ``node``, with a suffix if that affects its precision."""
     name = str(node.get_type_name())
     if f"{name}:small" in _KEEPS and any(_is_small(source.get_node()) for source in node.input_values()):
-        # Rounding puts no number on the other side of one that float32 holds.
+        # Rounding never moves a number past one that float32 represents exactly.
         return f"{name}:small"
     if name.startswith("Scatter") and (how := node.get_attributes().get("reduction", "none")) != "none":
         return f"{name} ({how})"
@@ -113,7 +113,7 @@ def _name(node: Any) -> str:
 
 
 def _is_small(node: Any) -> bool:
-    """Whether ``node`` is a constant of integers that no other is rounded to."""
+    """Whether ``node`` is an integer constant that no other integer is rounded to."""
     if node.get_type_name() != "Constant":
         return False
     numbers = np.asarray(node.data)
@@ -128,7 +128,7 @@ def _of_inputs(inputs: Sequence[TensorSpec]) -> Iterator[str]:
 
 
 def _of_the_inside(model: "ov.Model", device: str) -> Iterator[str]:
-    """What is computed of the inputs beyond what is held goes unseen; so do constants."""
+    """Remarks on what can't be checked: overflows inside the model, and clamped constants."""
     computed: set[DType] = set()
     clamped: list[str] = []
     apart: set[str] = set()
@@ -144,14 +144,14 @@ def _of_the_inside(model: "ov.Model", device: str) -> Iterator[str]:
             used = (o.element_type for o in node.outputs() if o.get_target_inputs())
             computed |= {_WIDE[t] for t in used if t in _WIDE}
     for dtype in sorted(computed, key=lambda t: t.wire):
-        yield f"{device} computes {dtype.wire} inside of the model as {_NARROWED[dtype]}; an overflow there goes unseen"
+        yield f"{device} computes {dtype.wire} inside of the model as {_NARROWED[dtype]}; overflows there go undetected"
     if clamped:
         yield f"{device} clamps constants that are out of its range: {listed(clamped, _SHOWN)}"
 
 
 def _of_inputs_too(node: Any, apart: set[str]) -> bool:
-    """Whether a number of a request goes into what ``node`` computes, shapes left out. ``apart`` are the names of nodes
-    that none goes into, as far as they are known."""
+    """Whether values of a request reach ``node``, shapes aside. ``apart`` collects the names of nodes that none
+    reaches."""
     ahead, seen = [node], set[str]()
     while ahead:
         node = ahead.pop()
@@ -166,7 +166,7 @@ def _of_inputs_too(node: Any, apart: set[str]) -> bool:
 
 
 def _beyond(constant: Any) -> Number | None:
-    """A finite number of ``constant`` that the devices clamp, None where it has none or where that changes nothing."""
+    """A finite value of ``constant`` that the devices clamp; None if there is none, or if clamping changes nothing."""
     dtype = _WIDE.get(constant.get_output_element_type(0))
     if dtype is None:
         return None

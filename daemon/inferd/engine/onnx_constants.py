@@ -1,7 +1,7 @@
-"""Constants of no elements in an ONNX file, which OpenVINO reads as a single 0.
+"""Constants without elements in an ONNX file, which OpenVINO reads as a single 0.
 
-Where a constant or initializer has a dimension of 0, the model that was read has a scalar in its place, under its name
-(OpenVINO fact 44). The file says which those are. Only the fields that lead to them are looked at (onnx.proto).
+If a constant or initializer has a dimension of 0, OpenVINO's model has a scalar of the same name in its place
+(OpenVINO fact 44). The file tells which ones. Only the fields that lead to them are parsed (onnx.proto).
 """
 
 import mmap
@@ -14,7 +14,7 @@ from inferd.engine.runtime import ov
 from inferd.engine.skipped_ops import walk
 from inferd.tensors import Shape
 
-# Numbers of fields, by message.
+# Field numbers, by message.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_OUTPUT, _NODE_ATTRIBUTE = 2, 5
@@ -23,9 +23,9 @@ _TENSOR_DIMS, _TENSOR_NAME = 1, 8
 
 
 def restore(model: "ov.Model", file: Path) -> None:
-    """Give ``model``, read from the ONNX ``file``, its constants of no elements back; changed in place.
+    """Restore the empty constants of ``model``, read from the ONNX ``file``; in place.
 
-    Raises RuntimeError where it is no model then, or the file can't be read.
+    Raises RuntimeError if the result is not valid, or the file can't be read.
     """
     suspects = [node for _, node in walk(model) if _may_be_empty(node)]
     if not suspects:
@@ -53,7 +53,7 @@ def restore(model: "ov.Model", file: Path) -> None:
 def empty_constants(file: Path) -> Mapping[str, Shape]:
     """The shapes of the constants in the ONNX ``file`` that have a dimension of 0, by name.
 
-    A name that a constant of a nested graph has as well is left out. Raises OSError, and ValueError or IndexError if
+    Names that a constant of a nested graph has as well are left out. Raises OSError, and ValueError or IndexError if
     ``file`` is not ONNX.
     """
     shapes: dict[str, Shape] = {}
@@ -67,9 +67,9 @@ def empty_constants(file: Path) -> Mapping[str, Shape]:
 
 
 def mapped(file: Path) -> memoryview:
-    """The bytes of ``file``. Raises OSError, and ValueError where it is empty."""
+    """The bytes of ``file``. Raises OSError, and ValueError if it is empty."""
     with file.open("rb") as stream:
-        # It ends with the last view of it.
+        # Unmapped with its last view.
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -80,7 +80,7 @@ def _may_be_empty(node: "ov.Node") -> bool:
 
 
 def _constants(graph: memoryview) -> Iterator[tuple[str, Shape]]:
-    """Those of ``graph`` and of all graphs inside of it, by name."""
+    """The constants of ``graph`` and of all graphs inside it, by name."""
     for number, value in fields(graph):
         if isinstance(value, int):
             continue
@@ -107,7 +107,7 @@ def _named(tensor: memoryview) -> tuple[str, Shape]:
         if number == _TENSOR_NAME and not isinstance(value, int):
             name = bytes(value).decode()
         elif number == _TENSOR_DIMS:
-            # Each by itself, or all packed into one field.
+            # One field per number, or all packed into one field.
             dims += [value] if isinstance(value, int) else _packed(value)
     return name, tuple(dims)
 
@@ -121,7 +121,7 @@ def _packed(data: memoryview) -> list[int]:
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: its number, and what it holds."""
+    """The fields of a message: field number and value."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

@@ -1,7 +1,7 @@
 """ReduceLogSumExp of the ONNX opsets 13 to 17, which OpenVINO reads wrong.
 
-It takes it over all axes, as if its attribute ``axes`` were not there (OpenVINO fact 48), and what was read shows
-nothing of them. Only the fields that lead to it are looked at (onnx.proto).
+It reduces all axes, as if the attribute ``axes`` were missing (OpenVINO fact 48), and its model no longer has them.
+Only the fields that lead to the attribute are parsed (onnx.proto).
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from inferd.engine.onnx_constants import fields, mapped
 from inferd.engine.runtime import ov
 from inferd.engine.skipped_ops import walk
 
-# Numbers of fields, by message.
+# Field numbers, by message.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 7, 8, 25
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE = 1
@@ -24,11 +24,11 @@ _OWN = ("", "ai.onnx")
 
 
 def misread(model: "ov.Model", file: Path) -> str:
-    """What there is in the ONNX ``file`` that ``model``, read from it, has wrong; empty if nothing.
+    """The operation of the ONNX ``file`` that ``model``, read from it, has wrong; empty if there is none.
 
-    Raises RuntimeError where the file can't be read.
+    Raises RuntimeError if the file can't be read.
     """
-    # What OpenVINO makes of one.
+    # What OpenVINO turns a ReduceLogSumExp into.
     if not {"Exp", "Log", "ReduceSum"} <= {node.get_type_name() for _, node in walk(model)}:
         return ""
     try:
@@ -39,13 +39,13 @@ def misread(model: "ov.Model", file: Path) -> str:
         return ""
     opset, name = found
     return (
-        f"ReduceLogSumExp '{name}' of ONNX opset {opset} has axes, which OpenVINO does not regard; "
+        f"ReduceLogSumExp '{name}' of ONNX opset {opset} has axes, which OpenVINO ignores; "
         "export it with opset 18 or newer"
     )
 
 
 def _reductions(file: Path) -> Iterator[tuple[int, str]]:
-    """The opset and name of each that has axes and is of an opset that is read wrong."""
+    """The opset and name of each ReduceLogSumExp that has axes and an affected opset."""
     parts: list[tuple[memoryview, int, int]] = []
     opset = 0
     for number, value in fields(mapped(file)):
@@ -68,7 +68,7 @@ def _reductions(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _version(opset: memoryview) -> int:
-    """That of ONNX's own operations; 0 if ``opset`` is of others."""
+    """The version of ONNX's own operator set; 0 if ``opset`` is another set."""
     domain, version = "", 0
     for number, value in fields(opset):
         if number == _OPSET_DOMAIN and not isinstance(value, int):
@@ -79,7 +79,7 @@ def _version(opset: memoryview) -> int:
 
 
 def _with_axes(part: memoryview, node_field: int) -> Iterator[str]:
-    """The names of such operations in a graph or function, and in every graph inside it."""
+    """The names of such operations in a graph or function, and in all graphs inside it."""
     for number, node in fields(part):
         if number != node_field or isinstance(node, int):
             continue

@@ -1,4 +1,4 @@
-"""Logs OpenVINO's messages in full; clients read only a part of them."""
+"""Logs OpenVINO's messages in full; clients only see a summary."""
 
 import time
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from inferd.errors import one_line
 log = structlog.get_logger("inferd.engine")
 
 _MOST = 4000
-# Requests may fail as often as clients like: the log must not be theirs to fill.
+# Clients can cause any number of failures: don't let them flood the log.
 _AT_ONCE = 10
 _SECONDS_A_LINE = 1.0
 
 
 class MessageLog:
-    """Logs messages: ten at once, and one a second after that. On any thread."""
+    """Logs ten messages at once, then one per second. On any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class MessageLog:
         self._untold = 0
 
     def tell(self, message: str, told: str) -> None:
-        """Log ``message``, of which others read ``told``, unless that is all of it."""
+        """Log ``message``, summarised to clients as ``told``, unless they are the same."""
         whole = one_line(message.strip(), _MOST)
         if whole in ("", told):
             return
@@ -42,4 +42,4 @@ class MessageLog:
 
 
 MESSAGE_LOG = MessageLog()
-"""Of this process."""
+"""The log of this process."""

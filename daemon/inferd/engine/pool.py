@@ -1,9 +1,8 @@
 """A pool of asynchronous infer requests on one device.
 
-OpenVINO's own AsyncInferQueue loses slots on bad input, mixes results up and aborts the
-process in ways that can't be worked around from outside (OpenVINO fact 1), so the pool is
-inferd's own. The event loop's thread owns it; the device's callback thread does nothing
-but stamp the time and hand over (OpenVINO fact 3).
+OpenVINO's own AsyncInferQueue loses slots on bad input, mixes up results and aborts the process,
+and none of that can be worked around from outside (OpenVINO fact 1). The event loop's thread owns
+this pool; the device's callback thread only records the time and hands over (OpenVINO fact 3).
 """
 
 import time
@@ -17,27 +16,27 @@ from inferd.engine.device_loss import means_lost
 from inferd.engine.slot import RunFailed, Slot, SlotFactory, error_summary
 from inferd.tensors import Placed, Tensor
 
-# What closing waits for runs that were cancelled and do not end; longer than any one kernel should take.
+# How long closing waits for cancelled runs; longer than any single kernel should take.
 _CLOSING_SECONDS = 10.0
-# A new infer request is there in well under a millisecond, unless it waits for a stream that hangs (OpenVINO fact 35).
+# Making an infer request takes well under a millisecond, unless it waits for a hung stream (OpenVINO fact 35).
 _MAKING_NS = 5_000_000_000
 
 
 SlotRebuilder = Callable[[Any], Callable[[], tuple[SlotFactory, object]]]
-"""Takes what it needs from a model that is about to be let go of, and returns what makes slots on another like it."""
+"""Takes what it needs from a model about to be freed, and returns a function that makes slots on a new one."""
 
 
 class Rebuilding(NamedTuple):
-    """How to move slots to a rebuilt model, and the nanoseconds that this is expected to take."""
+    """How to move slots to a rebuilt model, and how many nanoseconds that should take."""
 
     take: SlotRebuilder
     ns: int = 0
 
 
 class Completion(NamedTuple):
-    """A run that ended: at which time, and why it failed or None. ``replaced`` where it has not ended at all, but
-    another infer request has taken the place of the one it is on. ``suspect`` where another run that failed may have
-    spoilt it, however it ended. A tuple, because one is made for every run."""
+    """A run that ended: when, and why it failed or None. ``replaced`` if the run has not ended, but its infer request
+    was replaced. ``suspect`` if another run that failed may have corrupted this one. A tuple, because every run makes
+    one."""
 
     slot: int
     at: int
@@ -47,19 +46,19 @@ class Completion(NamedTuple):
 
 
 class PooledRequest:
-    """An infer request and its present index in the pool. The number of its run tells a hand-over that arrives after
-    the run was swept, or left behind, from the next one's."""
+    """An infer request and its present index in the pool. The run number identifies hand-overs that arrive after their
+    run was swept or orphaned."""
 
     def __init__(self, index: int, model: object) -> None:
         self.index = index
         self.run = 0
         self.begun = 0
-        # Has to outlive the slot: freeing it last is what keeps that from hanging (OpenVINO fact 24).
+        # Must outlive the slot: freeing it first would hang (OpenVINO fact 24).
         self.model = model
         self.slot: Slot
 
     def ended(self, seconds: float = 0.0) -> bool:
-        """Whether its run is over, however it ended; waits ``seconds`` for that."""
+        """Whether its run is over, in success or failure; waits up to ``seconds`` for that."""
         try:
             return self.slot.wait(seconds) if seconds else self.slot.poll()
         except RunFailed:
@@ -72,9 +71,8 @@ class Pool:
     ``start``, ``cancel``, ``replace``, ``read``, ``release``, ``drain``, ``sweep`` and ``rebuild`` belong to one
     thread.
 
-    Where a run that ends early leaves its mark on the model (``inferd.engine.rebuild``), the pool is ``tainted`` by it:
-    nothing may be started until all slots are on another model, which :meth:`rebuild` sees to; :attr:`rebuild_error`
-    says why that did not succeed.
+    A run that ends early may corrupt the model (``inferd.engine.rebuild``). The pool is then ``tainted``: nothing may
+    start until :meth:`rebuild` has moved all slots to a new model; :attr:`rebuild_error` says why that failed.
     """
 
     def __init__(
@@ -90,10 +88,10 @@ class Pool:
     ) -> None:
         """``model`` is what the slots run; it is freed only after all of them.
 
-        What ``make_slot`` raises is passed on; the slots made until then are freed.
-        ``width`` is how many runs the device does well side by side, all slots if None.
-        Where slots run ``inline``, a run has ended when :meth:`start` returns, without a notification.
-        ``rebuild`` is given where a failed run leaves the model unfit.
+        Errors of ``make_slot`` are passed on, and the slots made so far are freed.
+        ``width`` is how many runs the device handles well in parallel, all slots if None.
+        With ``inline``, a run has ended when :meth:`start` returns, without a notification.
+        ``rebuild`` is given if a failed run taints the model.
         """
         self.device = device
         self.inline = inline
@@ -103,13 +101,13 @@ class Pool:
         self._model = model
         self._requests: list[PooledRequest] = []
         self._in_flight: set[int] = set()
-        # The slots to give back a client's memory.
+        # The slots that use a client's memory.
         self.shared: set[int] = set()
         self._handed_over: deque[tuple[PooledRequest, int, int]] = deque()
-        # Runs that do not end, on infer requests that others have replaced; and such that did end after all.
+        # Hung runs whose infer requests were replaced; spare infer requests whose hung run ended after all.
         self._orphans: list[PooledRequest] = []
         self._spare: list[PooledRequest] = []
-        # Since when a new infer request is being made for a place, what became of it, and why there is to be none.
+        # By slot: when making a new infer request began, the result, and why there will be none.
         self._making: dict[int, int] = {}
         self._made: deque[tuple[int, PooledRequest | str]] = deque()
         self._refusals: dict[int, str] = {}
@@ -120,7 +118,7 @@ class Pool:
         self.rebuild_error = ""
         self._rebuilding: Thread | None = None
         self._rebuilt: deque[tuple[SlotFactory, object, list[PooledRequest]] | str] = deque()
-        # Slots whose runs no client waits for, to be cancelled once that is worth a renewal.
+        # Slots whose runs no client waits for, to be cancelled once a run outlasts a rebuild.
         self._abandoned: set[int] = set()
         self._closing = Lock()
         self._closed = False
@@ -156,7 +154,7 @@ class Pool:
         return self._refusals | dict.fromkeys(stuck, "a run hung, and so did replacing its infer request")
 
     def attach(self, notify: Callable[[], object]) -> None:
-        """Have ``notify`` called, on any thread, when :meth:`drain` has something to give."""
+        """Have ``notify`` called, on any thread, when :meth:`drain` has something to return."""
         self._notify = notify
 
     def start(
@@ -169,8 +167,8 @@ class Pool:
     ) -> int:
         """Copy the inputs of each member and begin a run, from the model's initial state if ``fresh``.
 
-        With ``into``, a single member's memory may be used in place, also for those outputs, until :meth:`release`.
-        Returns the time the copy was done; raises RunFailed, and what placed inputs raise.
+        With ``into``, the memory of a single member may be used in place, also for those outputs, until
+        :meth:`release`. Returns the time the copy was done; raises RunFailed, and errors of placed inputs.
         """
         request = self._requests[slot]
         try:
@@ -196,11 +194,10 @@ class Pool:
         return copied
 
     def run(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]] | None = None) -> tuple[int, int]:
-        """Where slots run inline: all of a run on the first, which nothing else may be in flight on; ``into`` as
-        :meth:`start` has it.
+        """Inline only: a whole run on the first slot, while no other is in flight; ``into`` as for :meth:`start`.
 
-        Returns the times when the copy was done and when the run had ended; :meth:`read` has what came out. Raises
-        RunFailed, and what placed inputs raise.
+        Returns the times when the copy was done and when the run ended; :meth:`read` returns its outputs. Raises
+        RunFailed, and errors of placed inputs.
         """
         slot = self._requests[0].slot
         try:
@@ -220,16 +217,16 @@ class Pool:
         return copied, time.monotonic_ns()
 
     def release(self, slot: int) -> None:
-        """Release the memory that the run on ``slot``, which has ended and was read, used in place."""
+        """Release the client's memory that the run on ``slot`` used in place; the run has ended and was read."""
         if slot in self.shared:
             self.shared.discard(slot)
             self._requests[slot].slot.release()
 
     def cancel(self, slot: int, *, hangs: bool = False) -> None:
-        """Ask the run on ``slot`` to end; it is reported like any other once it has.
+        """Ask the run on ``slot`` to end; its end is then reported as usual.
 
-        Where that mars the model, a run is only ended once it has gone on for as long as a renewal takes, unless it
-        ``hangs``: most end sooner.
+        If cancelling would taint the model, a run is only cancelled once it outlasts a rebuild, unless it ``hangs``:
+        most end sooner.
         """
         if slot not in self._in_flight:
             return
@@ -241,7 +238,7 @@ class Pool:
     def replace(self, slot: int) -> bool:
         """Replace the infer request of ``slot``, whose run hangs.
 
-        That run is then reported as ended, and orphaned. Call this again until then. False if it can't be replaced
+        The run is then reported as ended, and orphaned; until then, call this again. False if it can't be replaced
         (:attr:`wedged` says why): as many runs are orphaned as there are slots, or making another infer request fails
         or takes too long.
         """
@@ -255,7 +252,7 @@ class Pool:
         if self._spare:
             self._offer(slot, self._spare.pop())
         else:
-            # A daemon, so that one that never returns does not keep the process from ending.
+            # A daemon thread, so that one that never returns does not keep the process from ending.
             Thread(target=self._make_another, args=(slot,), name="inferd-replace", daemon=True).start()
         return True
 
@@ -264,7 +261,7 @@ class Pool:
         return self._requests[slot].slot.read(outputs, rows)
 
     def drain(self) -> list[Completion]:
-        """The runs that ended well since the last call, and those whose slot was replaced, each once."""
+        """The runs that succeeded since the last call, and those whose slot was replaced, each once."""
         self._signalled = False
         ended = []
         while self._handed_over:
@@ -301,22 +298,22 @@ class Pool:
     def rebuild(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Move all slots to a rebuilt model; nothing may be in flight.
 
-        Works on a thread, which does ``meanwhile`` first. It notifies as :meth:`attach` says, and :meth:`drain` puts
-        the slots in place. Harmless while it is in progress, or if there is nothing to rebuild.
+        Works on a thread, which calls ``meanwhile`` first. When done it notifies as for :meth:`attach`, and
+        :meth:`drain` puts the slots in place. Harmless while it is in progress, or if there is nothing to rebuild.
         """
         if self._rebuild is None or not self.tainted or self._rebuilding is not None or self._closed:
             return
         old = [*self._requests, *self._spare]
         self._requests.clear()
         self._spare.clear()
-        # A list, to be emptied: the thread itself keeps what it is given to its end.
+        # A list that the thread can empty, as it would hold its arguments to its end.
         models, self._model, self._make_slot = [self._model], None, None
         work = (self._rebuild, models, old, meanwhile)
         self._rebuilding = Thread(target=self._make_rebuilt, args=work, name="inferd-renew", daemon=True)
         self._rebuilding.start()
 
     def rebuild_now(self) -> None:
-        """The same at once, before the pool is attached to anything. Raises RuntimeError."""
+        """Rebuild synchronously, before the pool is attached. Raises RuntimeError."""
         self.rebuild()
         if self._rebuilding is not None:
             self._rebuilding.join()
@@ -330,12 +327,11 @@ class Pool:
         return self._rebuilding is not None
 
     def close(self, seconds: float = _CLOSING_SECONDS) -> bool:
-        """Cancel and wait for what is in flight, then free the slots; nothing can be started after.
+        """Cancel the runs in flight, wait for them, then free the slots; nothing can be started afterwards.
 
-        Leaving the interpreter with a run in flight would abort it. The slots go because
-        each infer request holds, in C++ where no garbage collector looks, a callback that
-        leads back to this pool: without it neither would ever be freed. False where a run has not ended within
-        ``seconds``: all is freed if it ever does.
+        If the interpreter exits with a run in flight, it aborts. The slots must be freed because each infer request
+        holds a callback in C++, invisible to the garbage collector, that refers to this pool. False if a run has not
+        ended within ``seconds``: everything is freed if it ever does.
         """
         with self._closing:
             if self._closed:
@@ -349,7 +345,7 @@ class Pool:
                 self._rebuilding = None
             rebuilding = self._rebuilding
         if rebuilding is not None:
-            # It frees what it makes.
+            # The thread frees what it makes.
             rebuilding.join(seconds)
         busy = [*(self._requests[slot] for slot in sorted(self._in_flight)), *self._orphans]
         requests = [*self._requests, *self._orphans, *self._spare, *made]
@@ -367,9 +363,9 @@ class Pool:
         return self.freed
 
     def run_all(self, inputs: Sequence[Tensor]) -> float:
-        """One run on every slot, as many side by side as the width is, for warm-up.
+        """One run on every slot, in parallel up to the pool's width, for warm-up.
 
-        Returns nanoseconds until all of the first that ran side by side ended. Raises RunFailed.
+        Returns the nanoseconds that the first parallel runs took. Raises RunFailed.
         """
         turns = [range(at, min(at + self.width, self.size)) for at in range(0, self.size, self.width)]
         took = [self._run_side_by_side(turn, inputs) for turn in turns]
@@ -379,7 +375,7 @@ class Pool:
         begun = time.monotonic_ns()
         try:
             with ExitStack() as runs:
-                # Takes back their hand-overs: the loop does not listen yet, and a pending signal would hide the next.
+                # Collect their hand-overs: the loop does not listen yet, and a pending signal would hide the next one.
                 runs.callback(self.drain)
                 for request in self._requests[slots.start : slots.stop]:
                     request.slot.write([inputs])
@@ -390,10 +386,10 @@ class Pool:
             raise
         return float(time.monotonic_ns() - begun)
 
-    # -- telling what failed, and healing it --------------------------------------------
+    # -- failures and rebuilding --------------------------------------------------------
 
     def _polled(self) -> tuple[list[Completion], list[Completion]]:
-        """The runs that have ended without a callback so far: those that ended well, and those that failed."""
+        """The runs that have ended without a callback so far: successes and failures."""
         well, failed = [], []
         for slot in sorted(self._in_flight):
             try:
@@ -406,14 +402,14 @@ class Pool:
         return well, failed
 
     def _with_failed(self, ended: list[Completion]) -> list[Completion]:
-        """``ended`` well, with those that have failed: their callbacks would have come before (OpenVINO fact 3)."""
+        """``ended`` successfully, plus failed runs: their callbacks would have come first (OpenVINO fact 3)."""
         well, failed = self._polled()
         if not failed and not self.tainted:
             return ended + well
         return self._suspected(ended + well, failed)
 
     def _suspected(self, well: list[Completion], failed: list[Completion]) -> list[Completion]:
-        """All of them, doubted but for the one that failed first where that is known."""
+        """All of them, marked as suspect except the first failure, if that is known."""
         sure = len(failed) == 1 and not self.tainted
         self.tainted = True
         return [c._replace(suspect=True) for c in well] + [c._replace(suspect=not sure) for c in failed]
@@ -424,7 +420,7 @@ class Pool:
     def _make_rebuilt(
         self, rebuild: SlotRebuilder, models: list[object], old: list[PooledRequest], meanwhile: Callable[[], object]
     ) -> None:
-        """On a thread of its own."""
+        """Runs on its own thread."""
         begun = time.monotonic_ns()
         requests: list[PooledRequest] = []
         made: tuple[SlotFactory, object, list[PooledRequest]] | str
@@ -432,7 +428,7 @@ class Pool:
             meanwhile()
             states = {request.index: request.slot.state() for request in old}
             make = rebuild(models[0])
-            # Both at a time would be twice the memory.
+            # Both models at a time would take twice the memory.
             _close(old)
             models.clear()
             make_slot, model = make()
@@ -441,7 +437,7 @@ class Pool:
                 request.slot.resume(states.get(request.index, {}))
             made = make_slot, model, requests
         except Exception as error:
-            # Memory running out, for one: to be told, as the slots are gone.
+            # For example memory running out; reported, because the slots are gone.
             made = error_summary(error)
             _close(old)
             _close(requests)
@@ -467,10 +463,10 @@ class Pool:
     # -- replacing --------------------------------------------------------------------
 
     def _put_in_place(self, slot: int, made: PooledRequest | str) -> Completion | None:
-        """The report on the run on ``slot``, now that its infer request was replaced or can't be."""
+        """The completion of the run on ``slot``, whose infer request was replaced or can't be."""
         del self._making[slot]
         if slot not in self._in_flight:
-            # It has ended after all, just now.
+            # The run has ended in the meantime.
             if isinstance(made, PooledRequest):
                 self._spare.append(made)
             return None
@@ -478,14 +474,14 @@ class Pool:
             self._refusals[slot] = f"a run hung, and its infer request could not be replaced: {made}"
             return None
         self._over(slot)
-        # That run was cancelled: it mars the model whenever it ends.
+        # The run was cancelled: it taints the model whenever it ends.
         self.tainted = self._rebuild is not None
         self._orphans.append(self._requests[slot])
         made.index, self._requests[slot] = slot, made
         return Completion(slot, time.monotonic_ns(), "the run was orphaned", replaced=True)
 
     def _reclaim(self) -> None:
-        """Keep the infer requests whose runs have ended after all, to replace others with."""
+        """Keep infer requests whose orphaned runs have ended after all, as spares."""
         for request in [request for request in self._orphans if request.ended()]:
             request.slot.release()
             self._orphans.remove(request)
@@ -511,7 +507,7 @@ class Pool:
         return request
 
     def _make_another(self, index: int) -> None:
-        """On a thread of its own: it may wait for a stream that hangs."""
+        """Runs on its own thread: it may wait for a hung stream."""
         try:
             self._offer(index, self._make(index))
         except RuntimeError as error:
@@ -544,7 +540,7 @@ class Pool:
     def _signal(self) -> None:
         if not self._signalled:
             self._signalled = True
-            # The loop may have closed under us; an exception here would end the process.
+            # The loop may have been closed; an exception here would end the process.
             try:  # noqa: SIM105 - at the end of every run: suppress() is three calls more
                 self._notify()
             except RuntimeError:
@@ -552,7 +548,7 @@ class Pool:
 
 
 def _close(requests: list[PooledRequest]) -> None:
-    """Free them, each one's model after it."""
+    """Free the requests, and each one's model after it."""
     while requests:
         requests.pop().slot.close()
 
@@ -563,6 +559,6 @@ def _not_copied(error: Exception) -> RunFailed:
 
 
 def _cancel(request: PooledRequest) -> None:
-    # A device that is gone may refuse even that.
+    # A lost device may refuse even that.
     with suppress(RuntimeError):
         request.slot.cancel()

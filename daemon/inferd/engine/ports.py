@@ -12,14 +12,14 @@ from inferd.engine.unwritten_outputs import watched
 from inferd.errors import InvalidRequest
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
 
-# Copies, by the name of each variable.
+# Copies of the state, by variable name.
 State = Mapping[str, "ov.Tensor"]
 
 _Set = Callable[["ov.Tensor"], None]
 
 
 class _SharedTensor(NamedTuple):
-    """A client's memory as a tensor, which keeps the mapping that it is in."""
+    """A client's memory as a tensor, which keeps its mapping alive."""
 
     dtype: DType
     shape: Shape
@@ -27,11 +27,11 @@ class _SharedTensor(NamedTuple):
 
 
 class Ports:
-    """The inputs and outputs of one infer request, of which it holds references.
+    """The inputs and outputs of one infer request, which it holds references to.
 
-    Inputs are copied into the infer request's own tensors: protobuf's buffers can't be
-    shared, and sharing some inputs while copying others corrupts data (OpenVINO fact 7).
-    Where a client's memory takes the place of a tensor for one run, the infer request gets its own back after it.
+    Inputs are copied into the infer request's own tensors: protobuf's buffers can't be shared, and
+    sharing some inputs while copying others corrupts data (OpenVINO fact 7). If a client's memory
+    replaces a tensor for one run, the infer request gets its own tensor back afterwards.
     """
 
     def __init__(self, request: "ov.InferRequest", signature: Signature) -> None:
@@ -39,11 +39,11 @@ class Ports:
         self._outputs = signature.outputs
         self._can_share = _on_cpu(request)
         self._shareable = _shareable(request, signature) if self._can_share else {}
-        # What has its own tensor to get back, and the tensor in its place, which has to be kept (OpenVINO fact 37);
-        # and the outputs that are computed into a client's memory at present, by port index.
+        # Ports whose own tensor must be restored, with the tensor in its place, which must be kept alive (OpenVINO fact
+        # 37); and the outputs that are computed into a client's memory at present, by port index.
         self._shared: list[tuple[_NumericInput | _SharedOutput, ov.Tensor]] = []
         self.in_place: dict[int, Tensor] = {}
-        # What may have had nothing to work on, as one more output says after a run.
+        # Operations that may have had an empty operand; an additional output tells after each run.
         self.watched = watched(request.model_outputs)
         self._writers = [
             _StringInput(request, i) if spec.dtype is DType.BYTES else _NumericInput(request, i, spec)
@@ -51,7 +51,7 @@ class Ports:
         ]
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
-        """As :meth:`inferd.engine.slot.Slot.write`."""
+        """See :meth:`inferd.engine.slot.Slot.write`."""
         if len(members) == 1:
             for writer, tensor in zip(self._writers, members[0], strict=True):
                 writer.write_one(tensor)
@@ -60,7 +60,7 @@ class Ports:
             writer.write(parts)
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
-        """As :meth:`inferd.engine.slot.Slot.write_shared`."""
+        """See :meth:`inferd.engine.slot.Slot.write_shared`."""
         for writer, tensor in zip(self._writers, inputs, strict=True):
             placed = tensor.data
             # BYTES are never placed.
@@ -81,7 +81,7 @@ class Ports:
                 self.in_place[index] = Tensor(self._outputs[index].dtype, output.shape, placed)
 
     def release(self) -> None:
-        """As :meth:`inferd.engine.slot.Slot.release`."""
+        """See :meth:`inferd.engine.slot.Slot.release`."""
         if self.in_place:
             self.in_place.clear()
         while self._shared:
@@ -90,7 +90,7 @@ class Ports:
             self._shared.pop()
 
     def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
-        """As :meth:`inferd.engine.slot.Slot.read`."""
+        """See :meth:`inferd.engine.slot.Slot.read`."""
         if self.watched:
             self._check_watched()
         if self.in_place:
@@ -104,7 +104,7 @@ class Ports:
             raise InvalidRequest("", f"{idle} had nothing to compute: its operand is empty for these inputs")
 
     def state(self) -> State:
-        """As :meth:`inferd.engine.slot.Slot.state`."""
+        """See :meth:`inferd.engine.slot.Slot.state`."""
         kept = {}
         for variable in self._request.query_state():
             copy = ov.Tensor(variable.state.element_type, variable.state.shape)
@@ -113,17 +113,17 @@ class Ports:
         return kept
 
     def resume(self, state: State) -> None:
-        """As :meth:`inferd.engine.slot.Slot.resume`."""
+        """See :meth:`inferd.engine.slot.Slot.resume`."""
         for variable in self._request.query_state() if state else ():
             variable.state = state[variable.name]
 
     def _share(self, port: "_NumericInput | _SharedOutput", placed: Placed, memory: memoryview, shape: Shape) -> None:
-        """Put ``memory``, which is that of ``placed``, in the place of the port's own tensor."""
+        """Replace the port's own tensor with ``memory``, which belongs to ``placed``."""
         kept: _SharedTensor | None = placed.kept
         if kept is None or kept.dtype is not port.dtype or kept.shape != shape:
             tensor = ov.Tensor(np.frombuffer(memory, np.uint8), ov.Shape(shape), port.own.element_type)
             placed.kept = kept = _SharedTensor(port.dtype, shape, tensor)
-        # Kept first: whatever goes wrong then, the infer request gets its own back.
+        # Recorded first, so that the infer request gets its own tensor back even after an error.
         self._shared.append((port, kept.tensor))
         port.set(kept.tensor)
 
@@ -138,15 +138,15 @@ class Ports:
 
 
 def joined_shape(shapes: Sequence[Shape], axis: int) -> Shape:
-    """The shape of tensors of ``shapes`` laid one after the other along ``axis``."""
+    """The shape of tensors of ``shapes`` concatenated along ``axis``."""
     if len(shapes) == 1:
         return shapes[0]
     return (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
 
 
 class _NumericInput:
-    """Copies raw elements into one input tensor, reshaping it only when the shape changes; or, once another is ``set``,
-    takes them from there."""
+    """Copies raw elements into one input tensor, reshaping it only when the shape changes; or uses another tensor that
+    was ``set``."""
 
     def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
         self.set: _Set = partial(request.set_input_tensor, index)
@@ -172,7 +172,7 @@ class _NumericInput:
             self._reshape(shape)
         if not self._bytes.size:
             return
-        # All that comes before the batch axis as lines, all from it on as the bytes of a line.
+        # Rows: the dimensions before the batch axis. Columns: the bytes of the rest.
         lines = prod(shape[: self._axis])
         target, at = self._bytes.reshape(lines, -1), 0
         for part in parts:
@@ -189,7 +189,7 @@ class _NumericInput:
 
 
 class _StringInput:
-    """Strings have no memory to copy into: a fresh tensor takes their place each time."""
+    """Strings have no buffer to copy into: each write sets a new tensor."""
 
     def __init__(self, request: "ov.InferRequest", index: int) -> None:
         self._request = request
@@ -205,7 +205,7 @@ class _StringInput:
 
 
 class _SharedOutput:
-    """One output of a fixed shape, which may be computed right into other memory."""
+    """One output of a fixed shape, which may be computed directly into other memory."""
 
     def __init__(self, request: "ov.InferRequest", index: int, spec: TensorSpec) -> None:
         """``spec`` has a fixed shape."""
@@ -217,14 +217,15 @@ class _SharedOutput:
 
 
 def _shareable(request: "ov.InferRequest", signature: Signature) -> dict[int, _SharedOutput]:
-    """The outputs that may be lent other memory, by index: those of a fixed shape, strings apart.
+    """The outputs that may use other memory, by index: those of a fixed shape, except strings.
 
-    Not those that hand an input on: they go by its name, and setting one sets the other (OpenVINO fact 36).
+    Outputs that pass an input through are excluded: they share its name, and setting one sets the other (OpenVINO
+    fact 36).
     """
     taken = set().union(*(port.names for port in request.model_inputs))
     return {
         i: _SharedOutput(request, i, spec)
-        # One output more may watch the others.
+        # There may be an additional output for the watched operations.
         for i, (spec, port) in enumerate(zip(signature.outputs, request.model_outputs, strict=False))
         if spec.static_shape is not None
         and spec.dtype is not DType.BYTES
@@ -234,12 +235,12 @@ def _shareable(request: "ov.InferRequest", signature: Signature) -> dict[int, _S
 
 
 def _on_cpu(request: "ov.InferRequest") -> bool:
-    """Whether it computes where the client's memory is; what other devices make of such memory has not been seen."""
+    """Whether it computes in the client's kind of memory; other devices were not tested with such memory."""
     return list(request.get_compiled_model().get_property("EXECUTION_DEVICES")) == ["CPU"]
 
 
 def _strings(tensor: "ov.Tensor") -> "np.ndarray[Any, np.dtype[np.bytes_]]":
-    # Of no elements, bytes_data ends the process: it divides by zero (OpenVINO fact 31).
+    # Without elements, bytes_data divides by zero and kills the process (OpenVINO fact 31).
     strings: np.ndarray[Any, np.dtype[np.bytes_]]
     strings = tensor.bytes_data if tensor.size else np.empty(tuple(tensor.shape), np.bytes_)
     return strings

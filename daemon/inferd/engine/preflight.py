@@ -1,10 +1,10 @@
-"""Model files are not trusted: a child process tries each before this process reads it.
+"""Model files are not trusted: a child process tries each one before this process reads it.
 
 A file can crash its reader, ask for any amount of memory or compile for hours (OpenVINO facts 33
-and 34). So a process of its own, under limits, reads, compiles and warms it up first, with the
-code that serves it, and leaves the compiled blob in the cache. Its result is one sentence.
-This protects from accidents and from a hostile file that breaks its reader. It is no sandbox:
-a file that took over the child could still write to the cache.
+and 34). So a child process, under limits, reads, compiles and warms it up first, with the code that
+serves it, and leaves the compiled blob in the cache. Its result is one sentence. This protects from
+accidents and from a hostile file that crashes its reader. It is no sandbox: a file that takes over
+the child could still write to the cache.
 """
 
 import errno
@@ -38,19 +38,19 @@ log = structlog.get_logger("inferd.engine")
 
 COMMAND = (sys.executable, "-P", "-m", "inferd.engine.preflight_process")
 
-# Of what the child says, which may be under the file's control: its answer is a few hundred bytes.
+# The limit on the child's output, which the file may control: a real answer is a few hundred bytes.
 _MOST_SAID = 64 << 10
 _MOST_SHOWN = 2000
 
-# What ends a child from outside and says nothing of the model; of its limits none sends these.
+# Signals from outside that say nothing about the model; none of the child's limits sends them.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-# Why no child can be started for now.
+# Errors that mean no child can be started for now.
 _SHORT_OF = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True)
 class PreflightLimits:
-    """What the child may use: bytes of private memory, seconds by the clock, CPU threads; ``nice`` is added to its
+    """The child's limits: bytes of private memory, seconds of wall-clock time, CPU threads; ``nice`` is added to its
     niceness."""
 
     memory_bytes: int
@@ -60,7 +60,7 @@ class PreflightLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> "PreflightLimits":
-        """What ``settings`` allow."""
+        """The limits that ``settings`` configure."""
         return cls(memory_allowed(settings.preflight_memory_bytes), settings.preflight_timeout, cpu_threads(settings))
 
 
@@ -78,7 +78,7 @@ class PreflightJob:
 class Preflight:
     """Tries model versions in child processes. Safe to call from several threads; each has a child of its own.
 
-    ``command`` runs one: it gets a pickled :class:`PreflightJob` on its standard input and answers with one JSON
+    ``command`` runs a child: it gets a pickled :class:`PreflightJob` on standard input and answers with one JSON
     object.
     """
 
@@ -98,11 +98,11 @@ class Preflight:
                 raise _stopped(source)
 
     def check(self, source: ModelSource, keys: Sequence[str]) -> None:
-        """Try ``source``, unless one with the same ``keys``, which stand for its content and settings on each of its
-        devices, has passed. Raises LoadFailed or ConfigurationError with what is wrong with it, and
-        LoadInterrupted where that is not known.
+        """Try ``source``, unless one with the same ``keys`` has passed; they identify its content and settings on each
+        of its devices. Raises LoadFailed or ConfigurationError with the problem, and LoadInterrupted if that is
+        unknown.
 
-        The cached blob says nothing: the child that left it may have crashed at the first run.
+        A cached blob proves nothing: the child that left it may have crashed at the first run.
         """
         key = _key(source, keys)
         with self._lock:
@@ -122,7 +122,7 @@ class Preflight:
                 child.kill()
 
     def run(self, source: ModelSource) -> None:
-        """Try ``source`` now, whatever has passed before, and keep nothing of it. Raises as :meth:`check`."""
+        """Try ``source`` now, even if it has passed before, and don't record the result. Raises like :meth:`check`."""
         begun = time.monotonic()
         child = self._start(source)
         try:
@@ -141,7 +141,7 @@ class Preflight:
         error = LoadFailed(source.name, source.version, problem) if problem else self._verdict(source, child, said)
         seconds = round(time.monotonic() - begun, 3)
         if error is not None:
-            # The caller logs the failed load, too; this adds the child's last output.
+            # The caller logs the failed load; this adds the child's last output.
             log.info("preflight failed", model=source.name, version=source.version, seconds=seconds, said=_shown(noise))
             raise error
         log.info("preflight passed", model=source.name, version=source.version, seconds=seconds)
@@ -157,7 +157,7 @@ class Preflight:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     env=child_environment(os.environ),
-                    # What the terminal or timeout(1) sends to our group is ours to act on.
+                    # Signals to our process group, from a terminal or timeout(1), are for the parent to handle.
                     process_group=0,
                 )
             except OSError as error:
@@ -197,8 +197,7 @@ class Preflight:
 
 
 def memory_allowed(setting: int, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that a child may use: ``setting``, or for 0 half of what this process may use, by control group and
-    machine."""
+    """Bytes that a child may use: ``setting``, or for 0 half of what this process may use, by cgroup and machine."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return setting or min(machine, memory_limit(proc, cgroup) or machine) // 2
 
@@ -213,7 +212,7 @@ def _communicate(child: "subprocess.Popen[bytes]", job: bytes, until: float) -> 
     if child.stdin is None or child.stdout is None or child.stderr is None:
         raise AssertionError("it was started with pipes")
     with suppress(OSError):
-        # One that has ended reads nothing; how it ended says more than that.
+        # A child that has ended reads nothing; its exit status says more than this error.
         child.stdin.write(job)
         child.stdin.close()
     said = noise = b""
@@ -248,7 +247,7 @@ def _parsed(said: bytes) -> dict[str, Any]:
 
 
 def _ending(status: int) -> str:
-    """How a process with that exit status ended, to follow its name."""
+    """How a process with that exit status ended, as the end of a sentence."""
     if status >= 0:
         return f"ended with status {status} and no result"
     try:

@@ -29,28 +29,28 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 _MOST_FILES = 256
 
-# What OpenVINO, the C++ library and numpy say where an allocation fails.
+# Messages of OpenVINO, the C++ library and numpy about a failed allocation.
 _NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "unable to allocate", "cannot allocate memory")
 
 
 def main() -> None:
-    """Confine this process, then try what the job names."""
+    """Confine this process, then try the job's model."""
     job = pickle.load(sys.stdin.buffer)  # noqa: S301 - our parent wrote it
     if not isinstance(job, PreflightJob):
         raise AssertionError("our parent sends nothing else")
     confine(job)
-    # What a library prints must not pass for an answer.
+    # Output of a library must not pass for an answer.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        # What OpenVINO says in full, for our parent to log.
+        # OpenVINO's messages in full, for the parent's log.
         logs.configure("warning", "auto")
         json.dump(verdict(job), answers)
-    # Nothing that a library does at the end of the interpreter changes the verdict.
+    # Exit at once, so that no library's exit handler changes the result.
     os._exit(0)
 
 
 def confine(job: PreflightJob) -> None:
-    """Set this process's limits, for good. Ends it where its parent has gone already."""
+    """Set this process's limits, permanently. Exits if its parent has gone already."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -59,16 +59,16 @@ def confine(job: PreflightJob) -> None:
         if os.getppid() != job.parent:
             os._exit(1)
     with suppress(OSError):
-        # Where memory runs out although each is within its limit, it is this process that goes.
+        # If the machine runs out of memory, the kernel kills this process first.
         Path("/proc/self/oom_score_adj").write_text("1000")
     limits = job.limits
     os.nice(limits.nice)
-    # RLIMIT_DATA and not RLIMIT_AS: weights that are mapped from the file and the address space that
-    # the C library reserves for each thread are no memory yet (fact 34).
+    # RLIMIT_DATA rather than RLIMIT_AS: weights mapped from the file and the address space that the C library
+    # reserves for each thread use no memory yet (OpenVINO fact 34).
     _limit(resource.RLIMIT_DATA, limits.memory_bytes)
-    # The parent's clock comes first; this is for when the parent can't act.
+    # The parent's timeout comes first; this limit applies if the parent can't act.
     seconds = math.ceil(limits.seconds * (limits.cpu_threads + 1))
-    # Of its own, that ends it with SIGXCPU; where both are one, with SIGKILL, which says nothing.
+    # With a higher hard limit the process ends with SIGXCPU; with equal ones, with SIGKILL, which is ambiguous.
     _limit(resource.RLIMIT_CPU, seconds, seconds + 5)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, _MOST_FILES)
@@ -76,7 +76,7 @@ def confine(job: PreflightJob) -> None:
 
 
 def verdict(job: PreflightJob) -> dict[str, str]:
-    """What loading it, as the daemon would, came to."""
+    """The result of loading the model as the daemon would."""
     engine = Engine(job.limits.cpu_threads, BlobCache(job.cache, job.cache_bytes), maps=True)
     try:
         engine.load(_tried(job.source)).close()
@@ -92,14 +92,14 @@ def verdict(job: PreflightJob) -> dict[str, str]:
 
 
 def _tried(source: ModelSource) -> ModelSource:
-    """``source`` with a warm-up of one run: a second proves nothing more."""
+    """``source`` with a single warm-up run: a second one proves nothing more."""
     warmup = source.config.warmup
     shorter = warmup.model_copy(update={"runs": min(warmup.runs, 1)})
     return replace(source, config=source.config.model_copy(update={"warmup": shorter}))
 
 
 def _limit(which: int, most: int, hardest: int | None = None) -> None:
-    """Lower a limit, and the hard one with it so that it stays; one that is lower already stays as it is."""
+    """Lower a limit, and the hard limit with it to make it permanent; never raises a limit."""
     _, hard = resource.getrlimit(which)
     hardest = hardest or most
     if hard != resource.RLIM_INFINITY:

@@ -17,9 +17,9 @@ _COLOR = {"RGB": ov.preprocess.ColorFormat.RGB, "BGR": ov.preprocess.ColorFormat
 def embed(model: ov.Model, tables: Mapping[str, PreprocessingSettings]) -> ov.Model:
     """``model`` with the steps of ``tables``, by input name, in front of its inputs; changed in place.
 
-    Each such input then takes u8 ``[N,H,W,C]`` with the model's own N and C, and any H and
-    W unless ``resize`` is "none". Reshape the model before: resizing needs its height and
-    width. Raises ConfigurationError for an unknown input or one that is not such an image.
+    Each of these inputs then takes u8 ``[N,H,W,C]`` with the model's own N and C, and any H and W unless
+    ``resize`` is "none". Reshape the model first: resizing needs its height and width. Raises
+    ConfigurationError for an unknown input or one that is not an image.
     """
     if not tables:
         return model
@@ -33,7 +33,7 @@ def embed(model: ov.Model, tables: Mapping[str, PreprocessingSettings]) -> ov.Mo
 
 
 def _index(model: ov.Model, name: str) -> int:
-    # A port without a name goes by its place, as in the model's signature.
+    # A port without a name is known by its position, as in the model's signature.
     known = [port.get_names() or {f"input_{index}"} for index, port in enumerate(model.inputs)]
     for index, names in enumerate(known):
         if name in names:
@@ -59,7 +59,7 @@ def _check_image(shape: ov.PartialShape, name: str, table: PreprocessingSettings
 def _describe(info: ov.preprocess.InputInfo, table: PreprocessingSettings, shape: ov.PartialShape) -> None:
     tensor = info.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     if table.resize != "none":
-        # Not set_spatial_dynamic_shape(): its dimensions begin at 0, and resizing nothing gives something.
+        # Not set_spatial_dynamic_shape(), whose dimensions start at 0: resizing an empty image would not fail.
         any_size = ov.Dimension(1, -1)
         tensor.set_shape(ov.PartialShape([shape[0], any_size, any_size, shape[table.layout.index("C")]]))
     # f32 whatever the model's type: resizing or subtracting in u8 or f16 would lose precision.

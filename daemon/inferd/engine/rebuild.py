@@ -1,9 +1,9 @@
 """Rebuilds a compiled model that a failed run has tainted.
 
-On the CPU the nodes of a graph whose shapes are not fixed remember the shapes that they ran on last. A run that fails
-or is cancelled leaves some of them with memory of one shape and the belief that it is another's. The next runs fail, or
-give wrong answers, until each such node has seen yet another shape (OpenVINO fact 39). Which nodes those are can't be
-seen from outside, so a fresh graph takes the place of the old one.
+On the CPU, the nodes of a graph with dynamic shapes remember the shapes of their last run. A run that fails or is
+cancelled leaves some nodes with memory for one shape and another shape on record. The next runs fail, or give wrong
+answers, until each of these nodes has seen yet another shape (OpenVINO fact 39). Which nodes are affected can't be
+seen from outside, so the whole graph is replaced.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,21 +12,21 @@ from typing import Any
 from inferd.engine import device as devices
 from inferd.engine.runtime import ov
 
-# What has bodies decides about shapes inside of them.
+# Operations with bodies, whose shapes are decided inside.
 BODIES = frozenset({"Loop", "TensorIterator", "If"})
 
-# A blob of no more bytes is not read from the disk each time.
+# Blobs up to this size are kept in memory.
 _SMALL = 32 << 20
 
 Rebuilder = Callable[["ov.CompiledModel"], Callable[[], "ov.CompiledModel"]]
-"""Takes what it needs from a compiled model that is about to be let go of, and returns what makes its like."""
+"""Takes what it needs from a compiled model about to be freed, and returns a function that compiles it again."""
 
 
 def taints_on_failure(model: "ov.Model", target: str) -> bool:
-    """Whether a run of ``model`` that ends early on the resolved device ``target`` harms later ones: on a CPU, with
-    shapes that are not fixed, of inputs or inside."""
+    """Whether a run of ``model`` that ends early on the resolved device ``target`` affects later ones: on a CPU, with
+    dynamic shapes, of inputs or inside."""
     if devices.family(target) in ("GPU", "NPU"):
-        # Their graphs have not been seen to remember; what fails there is the device's, and has its own ways.
+        # These plugins were not seen to remember shapes; a failure there is handled as the device's.
         return False
     for node in model.get_ops():
         if node.get_type_name() in BODIES:
@@ -45,17 +45,17 @@ def rebuilder(
     *,
     exports: bool,
 ) -> Rebuilder:
-    """How to rebuild what was compiled from ``model`` for ``target``: from ``blob`` if there is one, else from what it
-    ``exports``. Both steps raise RuntimeError."""
+    """How to rebuild what was compiled from ``model`` for ``target``: from ``blob`` if there is one, else by exporting
+    it if it ``exports``. Both steps raise RuntimeError."""
     if devices.family(target) != "CPU":
-        # A compound device exports nothing: the model itself is kept for it.
+        # A compound device can't export: keep the model itself.
         return lambda _: lambda: core.compile_model(model, target, dict(properties))
     kept: list[bytes] = []
 
     def through_its_blob(compiled: "ov.CompiledModel") -> Callable[[], "ov.CompiledModel"]:
         found = kept[0] if kept else blob()
         if found is None and exports:
-            # Only the first has it: what was imported exports what can't be imported (OpenVINO fact 39).
+            # Only a compiled model can export: the export of an imported one can't be imported (OpenVINO fact 39).
             found = compiled.export_model().getvalue()
             kept.append(found)
         if found is None:

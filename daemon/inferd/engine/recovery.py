@@ -19,8 +19,8 @@ log = structlog.get_logger("inferd.engine")
 
 
 class Recovery:
-    """Keeps requests off models that a run has left unfit (``inferd.engine.rebuild``), and rebuilds those models.
-    Requests wait meanwhile, within their deadlines. One for the ``pools`` of a model version.
+    """Keeps requests off models that a failed run has tainted (``inferd.engine.rebuild``), and rebuilds those models.
+    Requests wait meanwhile, within their deadlines. One instance serves the ``pools`` of a model version.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Recovery:
         self.paused: set[int] = set()
         """The pools that nothing is started on."""
         self.alert = False
-        """Whether requests are to be held against what is :meth:`known_failure`."""
+        """Whether to check requests with :meth:`known_failure`."""
         self._failed_inputs = FailedInputs()
         self._failure_budget = FailureBudget()
         self._since: dict[int, int] = {}
@@ -43,7 +43,7 @@ class Recovery:
     def known_failure(self, request: Request, now: int) -> InferdError | None:
         """The error for ``request`` if it should not run: its input has just failed, or its client's fail too often."""
         if request.shadow:
-            # Asked to find out whether it fails still.
+            # A probe must find out whether it still fails.
             return None
         if wait := self._failure_budget.wait(request.client, now):
             return FailsTooOften(str(self._labels["model"]), request.client, wait / 1e9)
@@ -66,13 +66,13 @@ class Recovery:
             except InferdError as invalid:
                 return invalid.bare()
         if request.step is None and not request.shadow:
-            # What is carried through a sequence may be what it failed on.
+            # Without sequences: theirs may have failed on the state they carry.
             self.alert = True
             self._failed_inputs.keep(request, failed, now)
         return failed
 
     def pause(self, index: int, now: int) -> None:
-        """Start nothing on the pool if it is unfit."""
+        """Start nothing on the pool if it is tainted."""
         if self._pools[index].tainted and index not in self.paused:
             self.paused.add(index)
             self._since[index] = now

@@ -1,9 +1,8 @@
 """OpenVINO, imported with its telemetry off. The rest of the package takes ``ov`` from here.
 
-``import openvino`` normally starts a thread that would send usage data, writes an id
-below the home folder, and raises where HOME is not set. All of it comes from the package
-``openvino_telemetry``; where that can't be imported, OpenVINO falls back to a stub of its
-own that does nothing (openvino/tools/ovc/telemetry_stub.py).
+``import openvino`` normally starts a thread that would send usage data, writes an id below the home
+folder, and raises if HOME is not set. All of this comes from the package ``openvino_telemetry``; if
+that can't be imported, OpenVINO falls back to its own stub (openvino/tools/ovc/telemetry_stub.py).
 """
 
 import ctypes
@@ -18,13 +17,13 @@ import openvino as ov  # type: ignore[import-untyped]  # noqa: E402  # ships no 
 
 __all__ = ["give_memory_back", "keep_small_blocks", "ov", "version"]
 
-# Of malloc.h. What is larger gets a mapping of its own; requests are seldom that large, models are.
+# From malloc.h. Larger blocks get their own mapping: models often need such blocks, requests seldom.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK = 4 << 20
 _KEPT = 32 << 20
 
-# The first look at a tensor fills a table, under a C++ lock that gives the GIL up meanwhile: two threads
-# that are both the first wait for each other for ever (fact 26). Here no other thread runs yet.
+# The first access to a tensor fills a table, under a C++ lock that releases the GIL meanwhile: two threads that both
+# come first deadlock (OpenVINO fact 26). Here no other thread runs yet.
 _ = (ov.Tensor(np.zeros(1, np.float32)).data, ov.Tensor(np.array([b"x"])).bytes_data)
 
 
@@ -38,18 +37,18 @@ def _of_glibc(name: str) -> Callable[..., int]:
 
 
 def keep_small_blocks() -> None:
-    """Have freed blocks of a model's size go back to the system at once, and those of a message's be kept, where the
-    allocator is glibc's.
+    """With glibc's allocator: return freed blocks of a model's size to the system at once, but keep those of a
+    message's size.
 
-    It learns from the first large block to keep such, up to 32 MB, for the thread that had it, and models are
-    loaded on several: each would keep one more model's worth of memory. But as soon as 128 KiB are free at the end
-    of its heap it gives those back, and a message of 600 KB is taken from the system, page by page, each time:
-    that costs a fifth of all the CPU such a request does (docs/decisions/0016).
+    By default glibc learns from the first large block to keep such blocks, up to 32 MB per thread, and models are
+    loaded on several threads: each would keep one more model's worth of memory. But as soon as 128 KiB at the end of
+    the heap are free, glibc returns them, so a message of 600 KB is fetched from the system, page by page, each time,
+    which costs a fifth of the CPU time of such a request (docs/decisions/0016).
     """
     _of_glibc("mallopt")(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
     _of_glibc("mallopt")(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def give_memory_back() -> None:
-    """Return to the system what freed models have left in the allocator, likewise."""
+    """Return memory of freed models to the system, with glibc's allocator."""
     _of_glibc("malloc_trim")(ctypes.c_size_t(0))

@@ -1,8 +1,8 @@
 """Whether a model can process inputs of given shapes, determined without running it.
 
-OpenVINO infers the shapes of all operations for concrete shapes of the inputs, and raises where one can't be. A request
-that would fail so is refused before it takes an infer request: a run that fails leaves the compiled model unfit for
-others (OpenVINO fact 39). What only the data decide is not seen here.
+OpenVINO infers the shapes of all operations for concrete input shapes, and raises if that fails. A request that would
+fail like this is refused before it takes an infer request, because a failed run taints the compiled model (OpenVINO
+fact 39). Failures that depend on the data are not detected.
 """
 
 import re
@@ -16,19 +16,19 @@ from inferd.engine.slot import message_lines
 from inferd.errors import InvalidRequest, one_line
 from inferd.tensors import Shape, Signature, Tensor
 
-# Shapes are made of small constants; all larger ones are weights, of which only the shape counts here.
+# Shapes are computed from small constants; larger ones are weights, of which only the shape matters here.
 _SMALL = 1024
-# Verdicts that are kept, the latest used ones.
+# Cached verdicts (LRU).
 _KEPT = 4096
-# Seconds: a look holds up the event loop, so that it is left out where it takes longer than this,
+# Seconds: a check blocks the event loop, so checks that take longer than this are skipped,
 _LONGEST = 0.02
-# and altogether they take a tenth of the time, after a first so much.
+# and all checks together may take a tenth of the time, after an initial allowance.
 _PART, _AT_FIRST = 0.1, 0.1
 _NODE = re.compile(r"While validating node '\S*?(\w+) (\S+) .*?with friendly_name '([^']*)'", re.DOTALL)
 
 
 class ShapeCheck:
-    """The verdicts on shapes of one model. :meth:`check` is for the event loop's thread."""
+    """The verdicts on input shapes for one model. :meth:`check` is for the event loop's thread."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class ShapeCheck:
         clock: Callable[[], float] = time.monotonic,
         busy: Callable[[], float] = time.thread_time,
     ) -> None:
-        """Keeps a copy of ``model`` without its weights, and tries how long a look takes. Of ``clock`` a tenth may be
-        spent, as ``busy`` counts it: other threads' work is not ours."""
+        """Keeps a copy of ``model`` without its weights, and measures how long a check takes. Checks may use a tenth of
+        ``clock``'s time, measured by ``busy``, which leaves out other threads."""
         self._model, self._ports = skeleton(model)
         self._inputs = signature.inputs
         self._clock = clock
@@ -51,11 +51,11 @@ class ShapeCheck:
             self._problem(tuple(tuple(max(n, rows) for n in spec.smallest()) for spec in self._inputs))
             took.append(busy() - begun)
         self.slow = min(took) > _LONGEST
-        """Whether looks take too long for the event loop: what runs and fails is for :meth:`learn`."""
+        """Whether checks take too long for the event loop: only failed inputs are then checked, by :meth:`learn`."""
         self._credit, self._at = _AT_FIRST, clock()
 
     def check(self, model: str, inputs: Sequence[Tensor]) -> None:
-        """Raise InvalidRequest where ``inputs``, in port order, can't go through ``model``."""
+        """Raise InvalidRequest if the model can't process ``inputs``, in port order."""
         shapes = _shapes(inputs)
         verdict = self._verdicts.get(shapes)
         if verdict is None:
@@ -66,7 +66,7 @@ class ShapeCheck:
             raise InvalidRequest(model, verdict)
 
     def learn(self, inputs: Sequence[Tensor]) -> None:
-        """Look at the shapes of ``inputs`` however long it takes, on any one thread where looks are :attr:`slow`."""
+        """Check the shapes of ``inputs`` without a time limit; if :attr:`slow`, on any one thread."""
         shapes = _shapes(inputs)
         self._keep(shapes, self._problem(shapes))
 
@@ -74,7 +74,7 @@ class ShapeCheck:
         now = self._clock()
         self._credit, self._at = min(_AT_FIRST, self._credit + (now - self._at) * _PART), now
         if self.slow or self._credit <= 0:
-            # It may run, and fail.
+            # The run may then fail.
             return ""
         begun = self._busy()
         verdict = self._problem(shapes)
@@ -88,20 +88,20 @@ class ShapeCheck:
             self._verdicts.popitem(last=False)
 
     def _problem(self, shapes: tuple[Shape, ...]) -> str:
-        """Why inputs of ``shapes`` can't go through the model, "" where nothing is known against it."""
+        """Why the model can't process inputs of ``shapes``, "" if nothing is known against them."""
         try:
             self._model.reshape(
                 {port: ov.PartialShape(list(shape)) for port, shape in zip(self._ports, shapes, strict=True)}
             )
         except RuntimeError as error:
             given = ", ".join(f"'{spec.name}' {list(shape)}" for spec, shape in zip(self._inputs, shapes, strict=True))
-            return f"inputs of shapes {one_line(given, 400)} do not go through the model: {_explained(error)}"
+            return f"inputs of shapes {one_line(given, 400)} don't fit the model: {_explained(error)}"
         return ""
 
 
 def shape_check(model: "ov.Model", signature: Signature) -> ShapeCheck | None:
-    """The check for ``model``; None where all shapes are fixed, which have been looked at when it was compiled, and
-    where it has bodies: one that is not entered may have shapes that don't fit."""
+    """The check for ``model``. None if all shapes are fixed, as compiling has checked them; also if it has bodies: one
+    that is never entered may have shapes that don't fit."""
     if all(spec.static_shape is not None for spec in signature.inputs):
         return None
     if any(node.get_type_name() in BODIES for node in model.get_ops()):
@@ -110,7 +110,7 @@ def shape_check(model: "ov.Model", signature: Signature) -> ShapeCheck | None:
 
 
 def skeleton(model: "ov.Model") -> "tuple[ov.Model, list[ov.Output]]":
-    """A copy of ``model`` that holds none of its weights, and the ports of its inputs: shapes are inferred as ever."""
+    """A copy of ``model`` without its weights, and its input ports; it infers the same shapes."""
     copy = model.clone()
     ports = list(copy.inputs)
     stand_ins = []
@@ -132,7 +132,7 @@ def _shapes(inputs: Sequence[Tensor]) -> tuple[Shape, ...]:
 
 
 def _explained(error: RuntimeError) -> str:
-    """What OpenVINO says of the operation: its type and name, and what is wrong."""
+    """OpenVINO's explanation: the operation's type and name, and the problem."""
     text = str(error)
     said = [line for line in message_lines(error) if not line.startswith(("Check '", "While validating"))]
     problem = " ".join(said) or "its shapes can't be inferred"

@@ -1,9 +1,9 @@
-"""Which operations may leave an output unwritten, with data of another run or uninitialised memory.
+"""Which operations may leave an output unwritten, so that it holds data of another run or uninitialised memory.
 
-OpenVINO's CPU plugin skips an operation that has an empty input. Where its output is empty as well, that is right;
-where it is not, nothing is written (OpenVINO fact 41). Some operations write all the same, or have an empty output
-whenever an input is empty. Of others a rule says which dimensions must not be 0. An operation with neither is taken to
-skip its work for any.
+OpenVINO's CPU plugin skips an operation with an empty input. If the output is empty as well, that is right; if not,
+nothing is written (OpenVINO fact 41). Some operations write all the same, or have an empty output whenever an input is
+empty. For others, a rule says which dimensions must not be 0. An operation with neither is assumed to be skipped for
+any empty dimension.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +11,11 @@ from typing import Any
 
 from inferd.engine.runtime import ov
 
-# (input port, axis): the dimension at that place.
+# (input port, axis): one dimension of an input.
 InputDim = tuple[int, int]
-# An input port, and its axes that matter; None for all of them.
+# An input port, and its axes that matter; None for all axes.
 _Rule = tuple[int, Sequence[int] | None]
-# What leads to an operation: for each body on the way, the friendly name of what it is a body of, and its number there.
+# The path to a nested operation: per level, the friendly name of the outer operation and the index of the body.
 NodePath = tuple[tuple[str, int], ...]
 
 _ELEMENTWISE = (
@@ -32,8 +32,8 @@ _MOVING = (
     "ShuffleChannels Slice SpaceToBatch SpaceToDepth Split Squeeze StridedSlice Tile Transpose Unsqueeze "
     "VariadicSplit"
 )
-# Sums over nothing are 0 and products 1, as they should be. The mean of nothing is 0, and the largest of no numbers is
-# the least number that there is.
+# An empty sum is 0 and an empty product 1, as they should be. The mean of nothing is 0, and the maximum of nothing the
+# lowest number of the type.
 _REDUCING = (
     "Einsum EmbeddingBagOffsetsSum EmbeddingBagPackedSum EmbeddingSegmentsSum MatMul MatrixNms MulticlassNms "
     "NonZero NonMaxSuppression OneHot ReduceL1 ReduceL2 ReduceLogicalAnd ReduceLogicalOr ReduceMax ReduceMean "
@@ -52,7 +52,7 @@ def _beyond_batch(node: "ov.Node") -> list[_Rule]:
 
 
 def _axis_of_input(port: int) -> Callable[["ov.Node"], list[_Rule]]:
-    """The axis that a constant at input ``port`` says; any, where that is no constant."""
+    """The axis given by a constant at input ``port``; every axis if it is not constant."""
 
     def rule(node: "ov.Node") -> list[_Rule]:
         axes = constant(node.input_value(port))
@@ -81,7 +81,7 @@ def _interpolate(node: "ov.Node") -> list[_Rule]:
 
 
 def _slices(node: "ov.Node") -> list[_Rule]:
-    """What an iterator takes a slice of each step. Without a step to make it raises."""
+    """The inputs that an iterator slices per step. It raises if there is no step."""
     return [(d.input_index, [d.axis]) for d in node.get_input_descriptions() if hasattr(d, "axis")]
 
 
@@ -121,8 +121,8 @@ def is_sequence(node: "ov.Node") -> bool:
 
 
 def skipping_dims(node: "ov.Node") -> list[InputDim]:
-    """The dimensions of the inputs of ``node`` that may be 0, by the shapes that are known of them, and then leave an
-    output unwritten."""
+    """The input dimensions of ``node`` that may be 0, as far as shapes are known, and then leave an output
+    unwritten."""
     kind = node.get_type_name()
     if kind in _WRITTEN or all(_empty(output.partial_shape) for output in node.outputs()):
         return []
@@ -139,7 +139,7 @@ def skipping_dims(node: "ov.Node") -> list[InputDim]:
 
 
 def bodies(node: "ov.Node") -> list["ov.Model"]:
-    """The models inside of ``node``."""
+    """The models nested in ``node``."""
     kind = node.get_type_name()
     if kind == "If":
         return [node.get_function(0), node.get_function(1)]
@@ -147,12 +147,12 @@ def bodies(node: "ov.Node") -> list["ov.Model"]:
 
 
 def node_label(node: "ov.Node") -> str:
-    """How messages name it."""
+    """The name of ``node`` for messages."""
     return f"{node.get_type_name()} '{node.get_friendly_name()}'"
 
 
 def walk(model: "ov.Model", path: NodePath = ()) -> Iterator[tuple[NodePath, "ov.Node"]]:
-    """All operations of ``model``, each body's before what it is a body of."""
+    """All operations of ``model``, those of each body before the operation it belongs to."""
     for node in model.get_ordered_ops():
         for number, body in enumerate(bodies(node)):
             yield from walk(body, (*path, (node.get_friendly_name(), number)))
@@ -160,7 +160,7 @@ def walk(model: "ov.Model", path: NodePath = ()) -> Iterator[tuple[NodePath, "ov
 
 
 def constant(value: "ov.Output") -> Any:
-    """The elements of ``value`` where it is a constant, flat; else None."""
+    """The elements of ``value``, flat, if it is a constant; else None."""
     node = value.get_node()
     return node.data.reshape(-1) if node.get_type_name() == "Constant" else None
 

@@ -30,33 +30,32 @@ class Slot(Protocol):
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         """Copy the inputs of each member, in port order, into the slot's own memory.
 
-        Several members' rows are laid one after the other along each input's batch axis.
+        The rows of several members are concatenated along each input's batch axis.
         """
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
-        """Likewise for one member. Its inputs may be used in place, in a client's memory, and its outputs computed
-        right ``into`` that memory, by port index; all other inputs are copied. Call :meth:`release` once the run has
-        ended and was read."""
+        """Like :meth:`write`, for one member. Its inputs may be used in place, in a client's memory, and its outputs
+        computed directly ``into`` that memory, by port index; all other inputs are copied. Call :meth:`release` once
+        the run has ended and was read."""
 
     def release(self) -> None:
         """Release a client's memory that was used in place. Harmless if none was."""
 
     def reset(self) -> None:
-        """Forget the state that a stateful model has kept from earlier runs."""
+        """Reset the state of a stateful model."""
 
     def start(self) -> None:
-        """Begin a run; raises RunFailed when it can't begin.
+        """Begin a run; raises RunFailed if it can't begin.
 
-        On success ``on_done`` is called on a thread of the device. On failure and on
-        cancel it is not (OpenVINO fact 2): :meth:`poll` is the other way a run ends.
+        On success, a thread of the device calls ``on_done``. After a failure or a cancel it does not (OpenVINO fact 2):
+        only :meth:`poll` then tells that the run has ended.
         """
 
     def poll(self) -> bool:
-        """Whether the run has ended well; raises RunFailed when it failed or was cancelled."""
+        """Whether the run has succeeded; raises RunFailed if it failed or was cancelled."""
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Block until the run ends, or ``seconds`` at most; False where it has not. Raises RunFailed as :meth:`poll`
-        does."""
+        """Block until the run ends, or ``seconds`` at most; False if it has not. Raises RunFailed like :meth:`poll`."""
 
     def cancel(self) -> None:
         """Ask the run to end early."""
@@ -64,18 +63,18 @@ class Slot(Protocol):
     def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
         """The outputs at those port indexes, or ``rows`` of them along the batch axis.
 
-        Views that the next run overwrites (OpenVINO fact 8); not contiguous where the batch
-        axis is not the first. Raises InvalidRequest where the run had nothing to make them from.
+        The next run overwrites these views (OpenVINO fact 8). They are not contiguous if the batch axis is not the
+        first. Raises InvalidRequest if an output could not be computed from the run's inputs.
         """
 
     def state(self) -> State:
-        """A copy of the state that a stateful model keeps here, empty where it keeps none. No run may be in flight."""
+        """A copy of a stateful model's state, empty for other models. No run may be in flight."""
 
     def resume(self, state: State) -> None:
-        """Go on from a ``state`` that was another slot's."""
+        """Continue from the ``state`` of another slot."""
 
     def close(self) -> None:
-        """Free the slot; returns once the device holds nothing of it. No run may be in flight."""
+        """Free the slot; returns once the device no longer uses it. No run may be in flight."""
 
 
 SlotFactory = Callable[[Callable[[], None]], Slot]
@@ -84,10 +83,10 @@ _FRAME = re.compile(r"\s*(Exception from|Caught exception:?)\s*")
 
 
 def error_summary(error: Exception, near: Path | None = None) -> str:
-    """The part of an OpenVINO message that says what was wrong: one line without paths and source files, where files
-    about ``near`` are told by their place there. What that leaves out is in the log.
+    """The essence of an OpenVINO message, on one line: without paths and source files, except that files near ``near``
+    are given relative to it. The log has the whole message.
 
-    Advice may follow the line that says that the device is lost; else it is the last that counts.
+    The last line counts, unless an earlier one says that the device is lost: advice may follow it.
     """
     said = message_lines(error, near)
     told = one_line(next(filter(means_lost, said), said[-1] if said else type(error).__name__))
@@ -96,7 +95,7 @@ def error_summary(error: Exception, near: Path | None = None) -> str:
 
 
 def message_lines(error: Exception, near: Path | None = None) -> list[str]:
-    """All lines of an OpenVINO message that say something, without paths and source files."""
+    """All lines of an OpenVINO message with content, without paths and source files."""
     cleaned = [without_host_paths(line, near).strip(" :") for line in str(error).splitlines()]
     return [line for line in cleaned if line and not _FRAME.fullmatch(line)]
 
@@ -108,14 +107,14 @@ class InferSlot:
         self._request = request
         self._ports = Ports(request, signature)
 
-        # As OpenVINO's own method ends, without what looks for inputs among its arguments first.
+        # The native method, without OpenVINO's Python wrapper that looks for inputs among the arguments.
         plain: Any = super(ov.InferRequest, request)
         self._start_async = plain.start_async
 
         def done(_: object) -> None:
             on_done()
 
-        # C++ now holds the only reference to the callback, so its end is the infer request's end.
+        # Only C++ holds a reference to the callback now, so the callback is freed with the infer request.
         self._released = Event()
         weakref.finalize(done, self._released.set)
         request.set_callback(done, None)
@@ -166,10 +165,10 @@ class InferSlot:
         self._ports.resume(state)
 
     def close(self) -> None:
-        """The device's thread may still hold the infer request after wait() has returned.
+        """Free the slot, and wait until the device's thread has dropped the infer request.
 
-        It then drops it, and with it the callback, for which it needs the GIL; freeing the
-        compiled model meanwhile joins that thread with the GIL held, and both wait for ever.
+        It may still hold it after wait() has returned. Dropping it frees the callback, which needs the GIL; freeing the
+        compiled model at the same time joins that thread with the GIL held: a deadlock.
         """
         del self._ports, self._start_async, self._request
         self._released.wait()

@@ -1,4 +1,4 @@
-"""What a model version is loaded from."""
+"""The files and settings that a model version is loaded from."""
 
 import errno
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from inferd.errors import ConfigurationError, ContentChanged, LoadFailed, Reposi
 class ModelSource:
     """What to load: the version's files and its settings.
 
-    ``cpu_threads`` is its part of the CPU budget, 0 where it may have all. ``inline`` says whether runs are to be
-    computed where they start, for those that may be and whose settings leave it open; None leaves it to warm-up. Once
-    it is :meth:`settled`, ``content`` is what the files hold, and what is loaded is that or nothing.
+    ``cpu_threads`` is its part of the CPU budget, 0 for all of it. ``inline`` sets whether runs are inline, if
+    the model and its settings allow that; None leaves it to warm-up. Once :meth:`settled`, ``content`` identifies
+    the files' content, and no other content is loaded.
     """
 
     name: str
@@ -29,19 +29,19 @@ class ModelSource:
 
     @property
     def path(self) -> Path:
-        """What OpenVINO reads."""
+        """The path for OpenVINO to read."""
         return self.content.main if self.content is not None else self.file_set.main
 
     @property
     def digest(self) -> str:
-        """The content of all files, as a SHA-256 in hex."""
+        """The SHA-256 of the content of all files, in hex."""
         if self.content is None:
             raise AssertionError("it has to be settled first")
         return self.content.digest
 
     def settled(self) -> Self:
-        """The same with what its files hold now, all of which are read; one that was settled before has to find
-        what it held then. Raises LoadFailed where a file can't be read, and ContentChanged."""
+        """A copy with the files' present content, which is read in full; if settled before, the content must be the
+        same. Raises LoadFailed if a file can't be read, and ContentChanged."""
         if self.content is not None and self.content.is_unchanged():
             return self
         try:
@@ -55,12 +55,12 @@ class ModelSource:
         return replace(self, content=content)
 
     def check(self) -> None:
-        """Raises ContentChanged where its files may have changed since it was settled."""
+        """Raises ContentChanged if the files may have changed since it was settled."""
         if self.content is None or not self.content.is_unchanged():
             raise ContentChanged(self.name, self.version)
 
     def verify(self) -> None:
-        """The same, by reading the files once more: for what is kept for good under their digest."""
+        """Like :meth:`check`, but by reading the files again: for results that are cached under their digest."""
         self.check()
         try:
             same = self.content is not None and self.content.read().digest == self.digest
@@ -74,8 +74,8 @@ class ModelSource:
         return ConfigurationError(f"{self.name}/model.toml", key, problem, allowed=allowed)
 
     def _unread(self, error: OSError) -> LoadFailed:
-        # A file that went or changed between the look and the reading is no fault of the model's.
+        # A file that disappeared or changed between finding and reading it is not the model's fault.
         if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
             return ContentChanged(self.name, self.version)
-        which = f"'{Path(error.filename).name}'" if isinstance(error.filename, str) else "a file of it"
+        which = f"'{Path(error.filename).name}'" if isinstance(error.filename, str) else "one of its files"
         return LoadFailed(self.name, self.version, f"{which} can't be read: {error.strerror}")

@@ -1,4 +1,4 @@
-"""State between the requests of a sequence: checks what model.toml declares against the model."""
+"""State between the requests of a sequence: checks model.toml's declarations against the model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,24 +10,24 @@ from inferd.engine.source import ModelSource
 from inferd.errors import listed
 from inferd.tensors import DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 
-# An infer request each, with all its tensors, against a few kilobytes of state.
+# Each such sequence takes an infer request with all its tensors; declared state takes a few kilobytes.
 _MOST_WITH_OWN_STATE = 16
 _MOST_WITH_DECLARED_STATE = 1024
 
 
 def most_sequences(config: ModelConfig, signature: Signature) -> int:
-    """How many sequences may be live."""
+    """The limit on live sequences."""
     return config.sequences.max_active or (_MOST_WITH_OWN_STATE if signature.stateful else _MOST_WITH_DECLARED_STATE)
 
 
 def batch_axes(config: ModelConfig) -> Mapping[str, int]:
-    """The batch axis by tensor name, for those where it is not the first dimension."""
+    """The batch axis by tensor name, for tensors where it is not the first dimension."""
     declared = config.sequences.state
     return {name: s.batch_axis for name, s in declared.items()} | {s.output: s.batch_axis for s in declared.values()}
 
 
 def link(source: ModelSource, signature: Signature, *, stateful: bool) -> Signature:
-    """``signature`` with its states. Raises ConfigurationError where what is declared does not fit the model."""
+    """``signature`` with its states. Raises ConfigurationError if a declaration does not fit the model."""
     declared = source.config.sequences.state
     if stateful and declared:
         raise source.misconfigured("sequences.state", "the model keeps its state itself", "no state tensors")
@@ -49,14 +49,14 @@ def _linked(source: ModelSource, signature: Signature, name: str, declared: Stat
         raise source.misconfigured(key, problem, "one fixed shape; see [shapes]")
     filled = _filled(source, key, spec.dtype, declared.initial, shape)
     if spec.checked is not None and not spec.checked.holds(filled):
-        problem = f"{declared.initial:g} is outside of what {spec.checked.why}"
+        problem = f"{declared.initial:g} is out of range: {spec.checked.why}"
         raise source.misconfigured(f"{key}.initial", problem, str(spec.checked))
     return StateLink(into, out_of, Tensor(spec.dtype, shape, filled))
 
 
 def _filled(source: ModelSource, key: str, dtype: DType, value: float, shape: Shape) -> bytes:
-    """The elements of a tensor of ``shape`` that are all ``value``."""
-    # BF16 has no numpy type: it is the upper half of the same number as a float32.
+    """The elements of a tensor of ``shape`` filled with ``value``."""
+    # BF16 has no numpy type: it is the upper half of the same number in float32.
     element = np.dtype(np.float32) if dtype is DType.BF16 else dtype.numpy
     with np.errstate(over="ignore", invalid="ignore"):
         filled = np.full(elements(shape), value).astype(element)
@@ -73,7 +73,7 @@ def _port(source: ModelSource, key: str, name: str, specs: tuple[TensorSpec, ...
 
 
 def _one_row(spec: TensorSpec, max_batch: int) -> tuple[int, ...] | None:
-    """The shape with one row, None where it is not fixed."""
+    """The shape with one row, None if it is not fixed."""
     if spec.dims is None:
         return None
     rows = {spec.batch_axis} if max_batch else set()

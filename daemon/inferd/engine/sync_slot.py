@@ -1,8 +1,8 @@
-"""A Slot whose runs are computed on a thread of its own, which calls ``infer()`` and waits.
+"""A Slot that computes runs on its own thread, which calls ``infer()`` and waits.
 
-It saves the hand-over to a thread of OpenVINO's, and from that to its callback thread: worth
-it where a run takes a fraction of a millisecond (OpenVINO fact 5). In return a run begins
-only when the thread gets the GIL, which the starting thread may hold for a while.
+It saves the hand-overs to OpenVINO's own thread and from there to its callback thread: worth it if a run takes a
+fraction of a millisecond (OpenVINO fact 5). In return a run begins only when the thread gets the GIL, which the
+starting thread may hold for a while.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _CANCEL_AGAIN_SECONDS = 0.02
 class SyncSlot:
     """A Slot on an OpenVINO infer request that runs on the slot's own thread.
 
-    As many runs are computed side by side as the compiled model has streams; more wait inside
+    As many runs are computed in parallel as the compiled model has streams; the others wait inside
     ``infer()`` (OpenVINO fact 28).
     """
 
@@ -33,17 +33,17 @@ class SyncSlot:
         self._request = request
         self._ports = Ports(request, signature)
         self._on_done = on_done
-        # The result of infer() is not used: views cost the least, but strings have none, and OpenVINO warns.
+        # infer()'s result is not used. Views are cheapest, but strings have none, and OpenVINO warns.
         self._views = all(spec.dtype is not DType.BYTES for spec in signature.outputs)
-        # Runs that were started, that were computed, and whose hand-over has returned, too. The next may be
-        # started while the hand-over of the one before is still returning.
+        # Runs that were started, computed, and handed over. The next run may start while the hand-over of the one
+        # before is still returning.
         self._started = self._computed = self._ended = 0
         self._changed = Condition(Lock())
         self._cancelled = False
         self._failure: str | None = None
         # True begins a run, False ends the thread.
         self._orders: SimpleQueue[bool] = SimpleQueue()
-        # A daemon, so that a slot left open does not keep the process from ending.
+        # A daemon thread, so that a slot left open does not keep the process from ending.
         self._thread = Thread(target=self._work, name="inferd-slot", daemon=True)
         self._thread.start()
 
@@ -97,13 +97,13 @@ class SyncSlot:
         self._ports.resume(state)
 
     def close(self) -> None:
-        """No thread of the device holds the infer request, which has no callback: nothing to wait for but ours."""
+        """Only the slot's own thread holds the infer request, so only that is waited for."""
         self._orders.put(False)
         self._thread.join()
         del self._ports, self._request, self._on_done
 
     def _cancel_again(self) -> None:
-        # Lost on an infer request that does not compute yet, and harmless to repeat on one that does.
+        # A cancel is lost if the run does not compute yet, and harmless to repeat if it does.
         if self._cancelled:
             self._request.cancel()
 
@@ -120,16 +120,16 @@ class SyncSlot:
                 self._changed.notify_all()
 
     def _run(self) -> str | None:
-        """Why the run failed, None when it did not."""
+        """Why the run failed, None if it did not."""
         if self._cancelled:
             return "Infer Request was canceled"
         try:
-            # It computes without the GIL.
+            # Releases the GIL while it computes.
             self._request.infer(share_outputs=self._views)
         except RuntimeError as error:
             return error_summary(error)
         except Exception as error:
-            # Memory running out, for one: the thread has to outlive it, or the slot would be lost.
+            # For example memory running out. The thread must survive, or the slot would be lost.
             log.exception("run raised an unexpected exception")
             return error_summary(error)
         return None
@@ -138,5 +138,5 @@ class SyncSlot:
         try:
             self._on_done()
         except Exception:
-            # The reaper finds that the run has ended well.
+            # The reaper will find the successful run.
             log.exception("hand-over callback raised an exception")

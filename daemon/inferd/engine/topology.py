@@ -1,4 +1,4 @@
-"""Which CPUs this process has, and what can be tuned on a device."""
+"""The CPUs of this process, and what can be tuned on a device."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inferd.axes import DEVICE_CHOICES, Value
 
-# How the kernel's two event sources of a hybrid Intel CPU are called, of which each lists its CPUs.
+# The kernel's names for the two event sources of a hybrid Intel CPU, each of which lists its CPUs.
 _KINDS = {"performance": "cpu_core", "efficient": "cpu_atom"}
 
 
@@ -16,13 +16,13 @@ Cpus = frozenset[int]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The CPUs that may be used: by NUMA node, the cores, each with the CPUs that are its threads."""
+    """The usable CPUs: per NUMA node its cores, each with its CPUs (hardware threads)."""
 
     nodes: tuple[tuple[Cpus, ...], ...]
 
     @classmethod
     def of(cls, nodes: Mapping[int, Sequence[Cpus]]) -> "Layout":
-        """Nodes in the order of their numbers, cores in that of their first CPU; a node without cores is left out."""
+        """Nodes ordered by number, cores by their first CPU; nodes without cores are left out."""
         return cls(tuple(tuple(sorted(nodes[number], key=min)) for number in sorted(nodes) if nodes[number]))
 
     @property
@@ -32,7 +32,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class CpuTopology:
-    """The logical CPUs a process may use, their cores, and the kinds of these where the CPU has several."""
+    """The logical CPUs a process may use, their cores, and the kinds of cores on a hybrid CPU."""
 
     logical: int
     cores: int
@@ -40,17 +40,17 @@ class CpuTopology:
 
     @property
     def shares_cores(self) -> bool:
-        """Whether two of the CPUs share a core."""
+        """Whether any two of the CPUs share a core."""
         return self.logical > self.cores
 
 
 @dataclass(frozen=True, slots=True)
 class Tunables:
-    """What may be tried on a device.
+    """What may be tuned on a device.
 
-    ``streams`` are the fewest and the most; ``threads`` the most that all streams together may
-    have, where 1 also means that the device takes no number of threads. ``choices`` are the values
-    of each axis of which there is a choice, the device's own first.
+    ``streams`` are the minimum and maximum; ``threads`` is the most that all streams together may have, where 1 also
+    means that the device has no thread setting. ``choices`` are the values of each axis that offers a choice, the
+    device's default first.
     """
 
     streams: tuple[int, int] = (1, 1)
@@ -59,9 +59,9 @@ class Tunables:
 
 
 def cpu_topology(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None = None) -> CpuTopology:
-    """The topology of ``cpus`` (None: those this process may run on), read below ``devices``. Raises nothing.
+    """The topology of ``cpus`` (None: those this process may run on), read below ``devices``. Never raises.
 
-    A CPU of which the kernel tells nothing counts as a core, as in many virtual machines.
+    A CPU without topology information counts as a core, as in many virtual machines.
     """
     usable = set(_affinity() if cpus is None else cpus)
     cores = {
@@ -74,7 +74,7 @@ def cpu_topology(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | Non
 def cpu_layout(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None = None) -> Layout:
     """The NUMA nodes and cores of ``cpus`` (None: those this process may run on), read below ``devices``.
 
-    CPUs of no node, as where the kernel knows none, count as one of their own. Raises nothing.
+    CPUs without a node count as a node of their own. Never raises.
     """
     usable = frozenset(_affinity() if cpus is None else cpus)
     left, nodes = set(usable), {}
@@ -87,11 +87,11 @@ def cpu_layout(devices: Path = Path("/sys/devices"), cpus: Iterable[int] | None 
 
 
 def tunables(family: str, streams: tuple[int, int] | None, cpu_threads: int, topology: CpuTopology) -> Tunables:
-    """What can be tuned on a device of ``family`` that offers ``streams`` (None where it does not tell).
+    """What can be tuned on a device of ``family`` that offers ``streams`` (None if unknown).
 
-    A GPU takes streams alone, and an NPU nothing: both from their documentation. Of what the CPU
-    has, OpenVINO may still ignore some, as hyper-threading and core types on CPUs that are not
-    Intel's: what a compiled model really has is in its ``Effective``.
+    A GPU has streams only, and an NPU nothing, by their documentation. OpenVINO may still ignore some of the CPU's
+    axes, such as hyper-threading and core types on CPUs not from Intel: a compiled model's ``Effective`` has the
+    settings in force.
     """
     if family == "CPU":
         low, high = streams or (1, cpu_threads)
@@ -115,7 +115,7 @@ def _affinity() -> Iterable[int]:
 
 
 def _numbers(listed: str) -> set[int]:
-    """The CPUs in the kernel's list, such as ``0-3,8``."""
+    """The CPUs in a kernel list, such as ``0-3,8``."""
     found: set[int] = set()
     for part in listed.split(","):
         first, _, last = part.partition("-")

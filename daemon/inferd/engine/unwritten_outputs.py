@@ -1,7 +1,7 @@
-"""Gives outputs that a run would leave unwritten what they should have, by changing the model before it is compiled.
+"""Changes a model before it is compiled, so that outputs that a run would leave unwritten get the right values.
 
-What is not written holds the numbers of another request. Nothing is changed in models without such operations
-(:mod:`inferd.engine.skipped_ops` knows them).
+An unwritten output holds another request's data. Models without such operations (see
+:mod:`inferd.engine.skipped_ops`) are not changed.
 """
 
 import json
@@ -14,18 +14,18 @@ from inferd.engine.runtime import ov
 from inferd.engine.skipped_ops import InputDim, NodePath, constant, is_sequence, node_label, skipping_dims, walk
 
 REVISION = 1
-"""Of what is done here: what was compiled under another is compiled again."""
+"""The revision of these repairs: blobs of another revision are compiled again."""
 
 _op = ov.opset15
 
-# As good as no end, in the 32 bits that the CPU computes whole numbers in.
+# In effect infinity: the CPU computes integers in 32 bits.
 _ALL = 2**31 - 1
 
 Written = frozenset[tuple[NodePath, str]]
 """Operations whose output is right whether or not they run, by path and friendly name."""
 
 _WATCH = "inferd/watch/"
-# Over nothing but padding, or over no keys at all, a sum is 0.
+# Over padding alone, or over no keys, the result is an empty sum: 0.
 _ZERO_IS_RIGHT = frozenset(
     {"BinaryConvolution", "Convolution", "GroupConvolution", "ScaledDotProductAttention", "SearchSorted"}
 )
@@ -36,14 +36,15 @@ class Unrepairable(Exception):
 
 
 def repair(model: "ov.Model") -> Written:
-    """Make ``model`` right where an operation has nothing to work on or a loop no turn to make; changed in place.
+    """Make ``model`` right for operations with empty operands and loops without iterations; changed in place.
 
-    Right is: a loop of no turns gives the values it began with, and nothing where it collects something of each turn. A
-    recurrent layer over no steps gives the state it began with; the best of nothing are none. Where there is no right
-    answer, such as for the first of no rows, it is zeros, and one more output of the model tells of it, which
-    :func:`watched` finds. Inside of loops and branches it is zeros alone, as the CPU gives for an index out of range.
+    A loop without iterations returns its initial values, and an empty tensor if it concatenates a value per iteration.
+    A recurrent layer over no steps returns its initial state, and TopK of nothing is empty. If no answer is right, such
+    as for the first of no rows, the output is zeros, and an additional output of the model reports it (see
+    :func:`watched`). Inside of loops and branches it is zeros without a report, as the CPU returns for an index out of
+    range.
 
-    An empty input of the model itself may still leave something unwritten, see :mod:`inferd.engine.empty_inputs`.
+    An empty input of the model itself may still leave an output unwritten, see :mod:`inferd.engine.empty_inputs`.
     Raises Unrepairable.
     """
     skipped = _skipped(model)
@@ -65,8 +66,8 @@ def repair(model: "ov.Model") -> Written:
 
 
 def watched(outputs: Iterable["ov.Output"]) -> list[str]:
-    """Of a model that was repaired, the operations of which its last output says, in that order, whether they had
-    something to work on; none where it has no such output."""
+    """The operations, in order, for which a repaired model's last output reports whether their operands had elements;
+    empty if there is no such output."""
     for output in outputs:
         for name in output.names:
             if name.startswith(_WATCH):
@@ -76,7 +77,7 @@ def watched(outputs: Iterable["ov.Output"]) -> list[str]:
 
 def _add_watch(model: "ov.Model", watch: Mapping[str, "ov.Node"]) -> None:
     flags = [_op.unsqueeze(_op.convert(some, ov.Type.i32), _numbers(0)) for some in watch.values()]
-    # A name is what stays of an output in a compiled model that was stored. It has to be one word.
+    # An output's name is all that survives in a cached blob. It must be one word.
     name = _WATCH + urlsafe_b64encode(json.dumps(list(watch)).encode()).decode()
     result = _op.result(_op.concat(flags, 0))
     result.output(0).get_tensor().set_names({name})
@@ -84,14 +85,14 @@ def _add_watch(model: "ov.Model", watch: Mapping[str, "ov.Node"]) -> None:
 
 
 def _skipped(model: "ov.Model") -> Mapping[tuple[NodePath, str], list[InputDim]]:
-    """What may be empty though no input of the model is."""
+    """The dimensions that may be 0 although no input of the model is empty, by operation."""
     if not any(skipping_dims(node) for _, node in walk(model)):
         return {}
     filled = model.clone()
     try:
         filled.reshape({port: _not_empty(port.partial_shape) for port in filled.inputs})
     except RuntimeError:
-        # Not of any such shape: what is known without has to do.
+        # The model does not take such shapes: use the declared ones.
         filled = model
     return {(path, node.get_friendly_name()): found for path, node in walk(filled) if (found := skipping_dims(node))}
 
@@ -108,8 +109,8 @@ def at_least_one(dim: "ov.Dimension") -> "ov.Dimension":
 
 
 def _made_right(node: "ov.Node", skipped: Sequence[InputDim]) -> bool:
-    """Whether ``node``'s outputs needed changing, and were. ``skipped`` are the dimensions that may be 0 although none
-    of the model's inputs is."""
+    """Whether ``node``'s outputs needed changing, and were changed. ``skipped`` are the dimensions that may be 0
+    although no input of the model is empty."""
     kind = node.get_type_name()
     if kind == "Loop":
         return _turns(node)
@@ -125,12 +126,12 @@ def _made_right(node: "ov.Node", skipped: Sequence[InputDim]) -> bool:
 
 
 def _with_a_watch(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node | None":
-    """Likewise where there may be no right answer: whether there is one; None where it needed no change."""
+    """Like :func:`_made_right`, if there may be no right answer: a flag whether there is; None if nothing changed."""
     if node.get_type_name() == "TopK":
         count = constant(node.input_value(1))
         if count is None or not count.all():
             return _best(node)
-    # With all that an empty input of the model makes empty as well: it is not looked at again for those.
+    # Include dimensions that only an empty model input makes 0, as the node is not changed twice.
     return _zeros(node, skipping_dims(node)) if skipped else None
 
 
@@ -138,12 +139,12 @@ def _with_a_watch(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node | No
 
 
 def _turns(loop: "ov.Node") -> bool:
-    """What a Loop collects is as long as in the run before where it makes no turn. Whether it will is known before."""
+    """Without iterations, a Loop's concatenated output keeps the length of the run before: cut it to 0."""
     count, first = constant(loop.input_value(0)), constant(loop.input_value(1))
     if count is not None and first is not None and count.all() and first.all():
         return False
     if count is None:
-        # Fewer than none are none in ONNX. Here they are any number: it would go on for ever.
+        # In ONNX a negative count means none; OpenVINO would loop for ever.
         none = _op.convert_like(_op.constant(np.int64(0)), loop.input_value(0))
         loop.input(0).replace_source_output(_op.maximum(loop.input_value(0), none).output(0))
     ran = _op.logical_and(
@@ -170,7 +171,8 @@ def _turns(loop: "ov.Node") -> bool:
 
 
 def _handed_on(loop: "ov.Node", described: "object") -> bool:
-    """A value of the last turn that is not carried: there is none after no turn, unless the body only hands it on."""
+    """Handle a last value that is not carried: without iterations it exists only if the body passes an input
+    through."""
     result = loop.get_function().get_results()[described.body_value_index]  # type: ignore[attr-defined]
     source = result.input_value(0).get_node()
     parameters = loop.get_function().get_parameters()
@@ -186,8 +188,8 @@ def _handed_on(loop: "ov.Node", described: "object") -> bool:
 
 
 def _steps(iterator: "ov.Node", sliced: Sequence[InputDim]) -> bool:
-    """An iterator over nothing gives the values it began with. The CPU raises instead: it is given one step to make, of
-    which nothing is taken. False where what it should give is not known of each output."""
+    """A TensorIterator over nothing returns its initial values. The CPU raises instead, so it gets one step, whose
+    results are discarded. False if the right value of some output is unknown."""
     takes, gives = iterator.get_input_descriptions(), iterator.get_output_descriptions()
     slices = [d for d in takes if hasattr(d, "axis")]
     initial = {d.body_value_index: iterator.input_value(d.input_index) for d in takes if hasattr(d, "body_value_index")}
@@ -219,7 +221,7 @@ def _steps(iterator: "ov.Node", sliced: Sequence[InputDim]) -> bool:
 
 
 def _cut(output: "ov.Output", axis: int, keep: "ov.Node", ran: "ov.Node", nothing: Sequence[int]) -> None:
-    """``output`` with no more than ``keep`` of ``axis``, and of the shape ``nothing`` unless it ``ran``."""
+    """``output`` cut to ``keep`` along ``axis``, and of the shape ``nothing`` unless it ``ran``."""
     cut = _op.slice(output, _numbers(0), keep, _numbers(1), _numbers(axis))
     shaped = cut
     if len(nothing) > 1:
@@ -227,11 +229,11 @@ def _cut(output: "ov.Output", axis: int, keep: "ov.Node", ran: "ov.Node", nothin
     _redirect(output, shaped.output(0), cut)
 
 
-# -- operations that have nothing to work on ------------------------------------------
+# -- operations with an empty operand -------------------------------------------------
 
 
 def _none_ever(picked: "ov.Output") -> bool:
-    """Picking none ever, by a constant, ends the process that compiles it."""
+    """Gather with a constant empty result kills the process that compiles it: replace it with a constant."""
     fixed = picked.partial_shape.is_static and picked.element_type != ov.Type.string
     if not fixed or 0 not in picked.shape or not picked.get_target_inputs():
         return False
@@ -240,7 +242,7 @@ def _none_ever(picked: "ov.Output") -> bool:
 
 
 def _states(layer: "ov.Node", steps: Sequence[InputDim]) -> bool:
-    """The state after no steps is that from before."""
+    """The state after no steps is the initial state."""
     some = _any(layer, steps)
     for output, initial in zip(list(layer.outputs())[1:], layer.input_values()[1:], strict=False):
         if output.get_target_inputs():
@@ -250,10 +252,10 @@ def _states(layer: "ov.Node", steps: Sequence[InputDim]) -> bool:
 
 
 def _best(ranking: "ov.Node") -> "ov.Node":
-    """The best 0 are none: asked for that the CPU raises, and the next time the process ends. Gives whether it was not
-    asked for more of nothing."""
+    """TopK with k = 0 is empty, but the CPU raises, and kills the process the next time. Returns a flag that is false
+    if elements of an empty axis were requested."""
     data, count = ranking.input_value(0), ranking.input_value(1)
-    # No compiler of OpenVINO's takes one of any rank.
+    # The rank is known: OpenVINO can't compile TopK of an unknown rank.
     axis = int(ranking.get_attributes()["axis"]) % len(data.partial_shape)
     asked = _op.convert(_vector(count), ov.Type.i64)
     there = _op.gather(_op.shape_of(data), _numbers(axis), _numbers(0))
@@ -269,7 +271,7 @@ def _best(ranking: "ov.Node") -> "ov.Node":
 
 
 def _distinct(unique: "ov.Node") -> bool:
-    """The distinct elements of nothing are none: it is given one element, which is then left out."""
+    """The distinct elements of nothing: the operation gets one element, which is then cut off."""
     data = unique.input_value(0)
     if unique.get_input_size() > 1 or data.element_type == ov.Type.string:
         raise _without_answer(unique)
@@ -292,7 +294,7 @@ def _distinct(unique: "ov.Node") -> bool:
 
 
 def _zeros(node: "ov.Node", skipped: Sequence[InputDim]) -> "ov.Node":
-    """Put zeros where it does not run; gives whether it does, or has nothing to give."""
+    """Put zeros where ``node`` does not run; returns a flag whether it runs or its output is empty."""
     some = answered = _any(node, skipped)
     for output in node.outputs():
         if output.get_target_inputs():
@@ -328,7 +330,7 @@ def _any(node: "ov.Node", dims: Sequence[InputDim]) -> "ov.Node":
 
 
 def _vector(value: "ov.Output") -> "ov.Node":
-    """A scalar, which some write as a vector of one element, as the latter."""
+    """A scalar, or a vector of one element, as the latter."""
     return _op.reshape(value, _numbers(1), False)
 
 
@@ -337,7 +339,8 @@ def _numbers(*numbers: int) -> "ov.Node":
 
 
 def _redirect(old: "ov.Output", new: "ov.Output", made: "ov.Node | None" = None) -> None:
-    """Have all that takes ``old`` take ``new``, but for ``made``, which makes it of ``old``; its names go along."""
+    """Replace ``old`` with ``new`` in all consumers except ``made``, which computes ``new`` from it; moves the
+    names."""
     names = old.get_names()
     for target in old.get_target_inputs():
         if made is None or target.get_node().get_name() != made.get_name():

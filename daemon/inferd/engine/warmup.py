@@ -1,4 +1,4 @@
-"""Synthetic inferences before a model is ready: they prove that it runs, and show how long a run takes."""
+"""Synthetic inferences before a model is ready: they prove that it runs, and measure how long a run takes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from inferd.tensors import DType, Shape, Signature, Tensor, TensorSpec, elements
 
 log = structlog.get_logger("inferd.engine")
 
-# Twice the rows for this much of twice the time is no gain, and neither will more be.
+# Doubling the rows must take less than this fraction of twice the time; otherwise even larger batches gain nothing.
 _NO_GAIN = 0.97
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """``times`` are rows of a run and the nanoseconds that the last round of it took; ``first`` are those of the very
-    first run, 0 where none was made."""
+    """``times`` are (rows of a run, nanoseconds of its last round); ``first`` is the duration of the very first run, 0
+    if there was none."""
 
     times: tuple[tuple[int, float], ...] = ()
     first: float = 0.0
 
 
 def uses_dynamic_batching(config: ModelConfig, signature: Signature) -> bool:
-    """Whether requests may run as one batch: not in a model that keeps one sequence's state a slot."""
+    """Whether requests may run as one batch: not in a model that keeps a sequence's state in the slot."""
     return config.batching.enabled and signature.max_batch > 1 and not signature.stateful
 
 
 def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
-    """How many rows a batch of requests may have, 1 without dynamic batching."""
+    """The maximum number of rows in a batch, 1 without dynamic batching."""
     if not uses_dynamic_batching(config, signature):
         return 1
     return min(signature.max_batch, config.batching.max_batch_rows or signature.max_batch)
@@ -45,9 +45,8 @@ def max_batch_rows(config: ModelConfig, signature: Signature) -> int:
 def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeCheck | None = None) -> WarmUp:
     """Run synthetic input through every slot, and time it.
 
-    A model whose shapes are all fixed must run on it: it is broken otherwise. Made-up
-    shapes may be ones a dynamic model can't take, which proves nothing about real ones.
-    Where dynamic batching is on, ever more rows are tried, as long as they gain something.
+    A model with fixed shapes must succeed. For a dynamic model the made-up shapes may be invalid, so a failure proves
+    nothing. With dynamic batching, the rows are doubled as long as that raises throughput.
     """
     config = source.config.warmup
     if unknown := set(config.shapes) - {s.name for s in signature.inputs}:
@@ -78,14 +77,14 @@ def warm_up(source: ModelSource, signature: Signature, pool: Pool, check: ShapeC
 
 
 def synthetic_inputs(source: ModelSource, signature: Signature) -> tuple[Tensor, ...]:
-    """Input of the shapes warm-up runs on, a :func:`synthetic_tensor` an input port, the same each time. Raises
+    """Inputs of the warm-up's shapes, a :func:`synthetic_tensor` per input port, always the same. Raises
     ConfigurationError for bad shapes in [warmup.shapes]."""
     given, chance = source.config.warmup.shapes, np.random.default_rng(0)
     return tuple(synthetic_tensor(s.dtype, _shape(source, s, given.get(s.name)), chance) for s in signature.inputs)
 
 
 def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shape]) -> Iterator[int]:
-    """How many rows to try in turn; 0 where the model has no batch."""
+    """The numbers of rows to try in turn; 0 if the model has no batch."""
     if not uses_dynamic_batching(config, signature):
         yield shapes[0][signature.inputs[0].batch_axis] if signature.max_batch and shapes else 0
         return
@@ -97,7 +96,7 @@ def _row_counts(config: ModelConfig, signature: Signature, shapes: Sequence[Shap
 
 
 def _with(shape: Shape, spec: TensorSpec, rows: int) -> Shape:
-    """``shape`` with so many rows."""
+    """``shape`` with ``rows`` rows."""
     return (*shape[: spec.batch_axis], rows, *shape[spec.batch_axis + 1 :]) if rows else shape
 
 

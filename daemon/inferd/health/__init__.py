@@ -1,1 +1,1 @@
-"""Decides whether versions and devices are healthy, and what to do where they are not; knows only its arguments."""
+"""Decides whether versions and devices are healthy, and what to do if not; pure functions of their arguments."""

@@ -1,9 +1,9 @@
-"""One version's health: whether it is ready, in doubt, or owes an answer, and when it gets a probe.
+"""One version's health: whether it is ready, suspect, or owes an answer, and when to send it a probe.
 
-A run that fails may be its client's fault, and one that hangs may be the only one: bad runs of clients only make a
-version suspect, and a probe then tells. A version whose every infer request is held by a run that hangs is unready
-for as long as that lasts. A version that has something to do owes an answer, and so does one that fails probes which
-it used to answer: the watchdog asks how long that lasts. Time is an argument, in seconds of any clock.
+A failed run may be its client's fault, and a hung run may be the only one: failures of clients' runs only make a
+version suspect, and a probe then decides. A version whose infer requests are all held by hung runs is unready for as
+long as that lasts. A version with work to do owes an answer, and so does one that fails probes that it used to pass:
+the watchdog asks for how long. Time is an argument, in seconds of any clock.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from inferd.config.daemon import Settings
 from inferd.health.liveness import LivenessRules, OwedAnswer
 from inferd.health.probes import PROBE_TRUST, ProbeOutcome, ProbeReason, ProbeTrust
 
-# A probe may take so many runs, and a version be silent for so long: others may be queued, and the machine busy.
+# A probe may take this many runs, and a version be silent for as long: requests may be queued, and the machine busy.
 _RUNS = 20
-# A liveness probe is abandoned after so many times the limit; by then the version has long counted as silent.
+# A liveness probe is abandoned after this many times the limit, when the version has long counted as silent.
 _GIVEN_UP = 3.0
-# A wait of that part of the time counts as all of it, give or take what clocks and timers do.
+# A wait of this fraction counts as the whole time, to allow for clocks and timers.
 _ALL_OF_IT = 0.9
-# So many runs that fail with none between that ends well make a model suspect.
+# This many failed runs in a row make a model suspect.
 _IN_A_ROW = 3
 
 
@@ -33,7 +33,7 @@ class HealthState(Enum):
 
 
 class HealthSignal(Enum):
-    """A run ended well; real runs give reason to doubt; a probe that should have ended well did not."""
+    """A run succeeded; clients' runs give reason to doubt; a probe that should have succeeded did not."""
 
     OK = "ok"
     SUSPICIOUS = "suspicious"
@@ -64,10 +64,10 @@ class UnreadyReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HealthObservation:
-    """One look at a version. Runs that have ended ``well``, ``failed`` and ``hung`` since it was loaded; whether it is
-    ``busy``; the seconds that a ``run`` takes; ``gone``, why no device of it is left, "" while one is, and whether it
-    ``hangs`` there; ``lost``, which of its devices are gone and why; ``stalled``, for how many seconds runs that hang
-    have held all it could run on, None while they do not."""
+    """One observation of a version. Runs that have succeeded (``well``), ``failed`` and ``hung`` since it was loaded;
+    whether it is ``busy``; how many seconds a ``run`` takes; ``gone``, why it has no device left, "" while it has one,
+    and whether it ``hangs`` there; ``lost``, which of its devices are gone and why; ``stalled``, for how many seconds
+    hung runs have held all its infer requests, None if they don't."""
 
     well: int = 0
     failed: int = 0
@@ -82,10 +82,10 @@ class HealthObservation:
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """Seconds: ``probe_interval`` until a version that had nothing to do is sent a probe (0: probes say nothing of
-    readiness), ``retry_interval`` between two probes in doubt, ``probe_timeout`` with one; ``hang_grace`` until a
-    version that runs which hang leave nothing to run on is unready: most such runs end at once when they are cancelled.
-    ``liveness`` are the rules for the watchdog, None where it is not to be fed."""
+    """Seconds: ``probe_interval`` until an idle version is sent a probe (0: probes don't affect readiness),
+    ``retry_interval`` between two probes of a suspect version, ``probe_timeout`` for each; ``hang_grace`` until a
+    version whose infer requests are all held by hung runs is unready: most hung runs end at once when cancelled.
+    ``liveness`` are the watchdog's rules, None without a watchdog."""
 
     probe_interval: float = 30.0
     retry_interval: float = 5.0
@@ -95,23 +95,23 @@ class HealthRules:
 
     @classmethod
     def of(cls, settings: Settings, liveness: LivenessRules | None = None) -> Self:
-        """The rules that ``settings`` ask for."""
+        """The rules that ``settings`` configure."""
         return cls(probe_interval=settings.probe_interval, liveness=liveness)
 
 
 class HealthTracker:
-    """The health of one version, from what each :meth:`look` sees and how its probes end. ``reason`` says why it is
-    not healthy.
+    """The health of one version, from the observations of each :meth:`look` and the outcomes of its probes. ``reason``
+    says why it is not healthy.
 
-    Without a device it has failed for good: its replacement has a health of its own. Two rules ask for probes, and one
-    is in flight at most:
+    Without a device it has failed for good: its replacement gets its own tracker. Two rules ask for probes, and at most
+    one probe is in flight:
 
     =================== ============================================ =================================================
-    rule                asks                                         lets a probe go, and what that says
+    rule                sends a probe                                gives it up, with this result
     =================== ============================================ =================================================
-    readiness           at the first look; in doubt; when idle       after ``probe_timeout``; makes suspect, then failed
-    liveness            while ready and no run ends well, busy or    after three times the limit; nothing, as it owes an
-                        not                                          answer all the while
+    readiness           at the first look; when suspect; when idle   after ``probe_timeout``; suspect, then failed
+    liveness            while ready without a successful run,        after three times the limit; none, as the version
+                        busy or not                                  has owed an answer all along
     =================== ============================================ =================================================
     """
 
@@ -123,7 +123,7 @@ class HealthTracker:
         self._rules = rules
         self._last = HealthObservation()
         self._gone = False
-        # Real runs that failed with none between that ended well.
+        # Failed client runs since the last success.
         self._in_a_row = 0
         # Warm-up has just shown that it runs.
         self._well = now
@@ -136,8 +136,8 @@ class HealthTracker:
         self._was_unready = False
 
     def look(self, now: float, observation: HealthObservation) -> float | None:
-        """Take in what is seen. The seconds that a probe to be sent now may take, None where none is due; :meth:`ended`
-        tells how it ended."""
+        """Take in ``observation``. Returns how many seconds a probe to be sent now may take, None if none is due;
+        :meth:`ended` takes its outcome."""
         before, self._last = self._last, observation
         well, failed = observation.well - before.well, observation.failed - before.failed
         if observation.gone:
@@ -153,7 +153,7 @@ class HealthTracker:
         return self._patience(reason)
 
     def ended(self, now: float, outcome: ProbeOutcome) -> None:
-        """The probe that :meth:`look` asked for has ended."""
+        """Take in the outcome of the probe that :meth:`look` asked for."""
         reason, probed_at, trusted = self._probing, self._probed_at, self.trust is ProbeTrust.TRUSTED
         if reason is None or probed_at is None:
             return
@@ -180,26 +180,26 @@ class HealthTracker:
 
     @property
     def unready_reason(self) -> UnreadyReason | None:
-        """What keeps it from being shown as ready; None while nothing does."""
+        """Why it is not ready; None if it is."""
         if self.state is HealthState.FAILED:
             return self._failure_reason
         return UnreadyReason.HANGING if self._stalled else None
 
     @property
     def unready_text(self) -> str:
-        """The same in words, "" while nothing does."""
+        """The same in words, "" if it is ready."""
         if self.state is HealthState.FAILED:
             return self.reason
         return "hung runs hold all of its infer requests" if self._stalled else ""
 
     @property
     def degraded_text(self) -> str:
-        """Which of its devices are gone and why, "" while all are there."""
+        """Which of its devices are gone and why, "" if all are present."""
         return self._last.lost
 
     @property
     def until_unready(self) -> float | None:
-        """Seconds until what was seen last makes it unready, should it go on; None where it does not."""
+        """Seconds until the last observation makes it unready if nothing changes; None if it does not."""
         stalled = self._last.stalled
         return None if stalled is None or self._stalled else self._rules.hang_grace - stalled
 
@@ -218,18 +218,18 @@ class HealthTracker:
             self._apply(HealthSignal.OK)
 
     def _unheard(self, now: float, probed_at: float) -> bool:
-        """Whether no run at all ended well meanwhile; a probe that found the queue full says nothing."""
+        """Whether no run succeeded meanwhile; a probe that found the queue full says nothing."""
         patience = self._patience(ProbeReason.READINESS)
         return now - probed_at >= _ALL_OF_IT * patience and self._last.well == self._well_when_probed
 
     # -- liveness ---------------------------------------------------------------------
 
     def silent_for(self, now: float) -> float | None:
-        """Seconds that it has owed an answer, where that is longer than it may; None otherwise. Asked at the watchdog's
-        pace, :attr:`LivenessRules.look` apart, and of what was seen last.
+        """Seconds that it has owed an answer, if that exceeds the limit; None otherwise. Called at intervals of
+        :attr:`LivenessRules.look`, based on the last observation.
 
         A version that can't be probed is trusted as long as it is ready. An unready one owes nothing while it is idle
-        or without a device: the monitor loads it again.
+        or without a device: the monitor reloads it.
         """
         if self._owed is None or self._rules.liveness is None:
             return None
@@ -244,8 +244,8 @@ class HealthTracker:
         return seconds if seconds > self._limit(self._rules.liveness) else None
 
     def _follow_answers(self, well: int, failed: int) -> None:
-        """An unready version answers as long as its runs end at all. What it owes begins again whenever it becomes
-        ready or unready."""
+        """For an unready version, any ended run counts as an answer. What it owes is reset whenever it becomes ready or
+        unready."""
         unready = self.unready_reason is not None
         if unready is not self._was_unready:
             self._was_unready, self._failing_probes = unready, False
@@ -271,11 +271,11 @@ class HealthTracker:
 
     def _due_for_readiness(self, now: float) -> bool:
         if self._probed_at is None:
-            # Whether it runs on synthetic input at all is to be known before it is in doubt.
+            # Find out first whether it runs on synthetic input at all.
             return True
         if self.state is not HealthState.HEALTHY:
             return now - self._probed_at >= self._rules.retry_interval
-        # A version that has something to do is judged by how that ends.
+        # A busy version is judged by its runs.
         return not self._last.busy and now - self._heard_or_probed >= self._rules.probe_interval
 
     @property

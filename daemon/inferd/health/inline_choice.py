@@ -1,33 +1,33 @@
-"""Whether the runs of a model are computed where they start, as what is seen of them says; it knows no clock.
+"""Whether a model's runs are computed inline, on the thread that starts them, based on observations; without a clock.
 
-What was measured at a load may have been measured on a busy machine, so it does not decide for ever. Traffic says
-when to measure again, and the quickest of many runs decides: other work only makes runs look slower.
+A measurement at load time may have been taken on a busy machine, so it is not final. Traffic says when to measure
+again, and the fastest of many runs decides: other work can only make runs look slower.
 """
 
 from collections import deque
 from statistics import median
 
-# Seconds between looks, and how many looks at inline runs must agree before they are measured.
+# Seconds between looks, and how many looks at inline runs are needed before they are measured.
 BETWEEN = 1.0
 LOOKS = 15
-# Inline runs that take this many times the most that they may take when they are chosen are handed over.
+# Inline runs slower than this many times the limit for choosing them are handed over again.
 SLOW = 3.0
-# Runs that take longer than this many times that, hand-overs included, won't be quick enough without.
+# Runs slower than this many times the limit, hand-overs included, would be too slow inline, too.
 _WORTH_A_TRY = 20.0
-# Seconds until runs are measured: at first, doubled by each time that changed nothing, and at most.
+# Seconds until runs are measured: at first, doubled by each measurement without a change, and at most.
 FIRST = 30.0
 LONGEST = 600.0
-# Each time that runs were inline and had to be handed over, inline runs are tried after so many times as long.
+# Each time that inline runs had to be handed over again, the wait before the next attempt grows by this factor.
 _LESS_TRUST = 4.0
-# Neither grows beyond what a clock can tell.
+# The limit on both exponents, to avoid overflow.
 _STEPS = 10
 
 
 class InlineChoice:
     """The choice for one model version, from second ``now`` on. Runs of at most ``most`` nanoseconds may become inline.
 
-    However runs behave, they are handed over again at most once in the first :data:`LONGEST` seconds, twice in the
-    first five times that, three times in the first 21 times that, and so on.
+    Inline runs are handed over again at most once in the first :data:`LONGEST` seconds, twice
+    in the first five times that, three times in the first 21 times that, and so on.
     """
 
     def __init__(self, most: float, now: float) -> None:
@@ -40,8 +40,8 @@ class InlineChoice:
         self._not_before = now + FIRST
 
     def look(self, now: float, runs: int, took: float, *, inline: bool) -> bool:
-        """Whether to measure how long inline runs take. ``runs`` have ended so far, where they are computed now, and
-        the last few took about ``took`` nanoseconds each."""
+        """Whether to measure inline runs now. ``runs`` have ended so far on the present path, and the last few took
+        about ``took`` nanoseconds each."""
         if now - self._looked < BETWEEN or runs == self._runs:
             return False
         self._looked, self._runs = now, runs
@@ -51,7 +51,7 @@ class InlineChoice:
         return now >= self._not_before and len(self._took) == LOOKS and median(self._took) > self.most(inline=True)
 
     def most(self, *, inline: bool) -> float:
-        """Nanoseconds that the quickest inline run may take, for runs to stay or to become inline."""
+        """The limit, in nanoseconds of the fastest inline run, for runs to stay or to become inline."""
         return SLOW * self._most if inline else self._most
 
     def measured(self, now: float, *, before: bool, inline: bool) -> None:

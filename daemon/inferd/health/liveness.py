@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-# A look that is so many times later than planned was held up itself, so it proves no silence.
+# A look this many times later than planned was itself delayed, so it proves no silence.
 _HELD_UP = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LivenessRules:
-    """Seconds: at most ``look`` between two looks, ``probe_interval`` without a good run until a probe is sent,
+    """Seconds: at most ``look`` between two looks, ``probe_interval`` without a successful run until a probe is sent,
     ``limit`` of silence at most."""
 
     look: float
@@ -17,8 +17,8 @@ class LivenessRules:
 
     @classmethod
     def within(cls, watchdog: float) -> "LivenessRules":
-        """Rules for a watchdog that is to be fed every ``watchdog`` seconds: four looks in that time, and three chances
-        to answer before a model counts as silent."""
+        """Rules for a watchdog timeout of ``watchdog`` seconds: four looks in that time, and three chances to answer
+        before a model counts as silent."""
         return cls(watchdog / 4, watchdog / 3, watchdog)
 
 
@@ -31,7 +31,7 @@ class OwedAnswer:
         self._looked: float | None = None
 
     def look(self, now: float, *, owes: bool, answered: bool) -> None:
-        """Take in whether it ``answered`` since the last look, and ``owes`` an answer now."""
+        """Take in whether the version ``answered`` since the last look, and ``owes`` an answer now."""
         late = 0.0 if self._looked is None else now - self._looked - self._rules.look
         self._looked = now
         if self.since is not None and late > self._rules.look * (_HELD_UP - 1):

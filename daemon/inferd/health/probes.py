@@ -1,11 +1,11 @@
-"""Health probes as data: how one ends, what that says of later ones, and which rule asked for it."""
+"""Health probes as data: their outcomes, what those say about later probes, and which rule asked for a probe."""
 
 from enum import Enum
 
 
 class ProbeOutcome(Enum):
-    """How a probe ended: answered well; answered with the model's error; or neither, as where there was no room
-    in the queue, which says nothing of the model."""
+    """How a probe ended: it succeeded, failed with the model's error, or neither, such as when the queue had no room,
+    which says nothing about the model."""
 
     OK = "ok"
     FAILED = "failed"
@@ -13,7 +13,7 @@ class ProbeOutcome(Enum):
 
 
 class ProbeTrust(Enum):
-    """What probes have told of a model version so far."""
+    """What probes have shown about a model version so far."""
 
     PROVING = "proving"
     TRUSTED = "trusted"
@@ -27,7 +27,7 @@ class ProbeReason(Enum):
     LIVENESS = "liveness"
 
 
-# A model that has never been able to run on synthetic input is not judged by it.
+# A model that has never run on synthetic input is not judged by it.
 PROBE_TRUST: dict[tuple[ProbeTrust, ProbeOutcome], ProbeTrust] = {
     (ProbeTrust.PROVING, ProbeOutcome.OK): ProbeTrust.TRUSTED,
     (ProbeTrust.PROVING, ProbeOutcome.FAILED): ProbeTrust.UNTESTABLE,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReloadBackoffRules:
-    """Seconds: after ``first``, doubled each time, for ``fast_tries`` attempts, then every ``slow_interval``. A version
-    that has worked for ``stable_after`` seconds counts as sound: its next loss starts from ``first`` again."""
+    """Seconds: after ``first``, doubled each time, for ``fast_tries`` attempts, then every ``slow_interval``. After
+    ``stable_after`` seconds of success, the next loss starts from ``first`` again."""
 
     first: float = 1.0
     fast_tries: int = 6
@@ -15,7 +15,7 @@ class ReloadBackoffRules:
 
 
 class ReloadBackoff:
-    """The tries for one version, over all its losses. Time is an argument, in seconds of any clock."""
+    """The reload attempts of one version, across all its losses. Time is an argument, in seconds of any clock."""
 
     def __init__(self, rules: ReloadBackoffRules) -> None:
         self._rules = rules
@@ -50,10 +50,10 @@ class ReloadBackoff:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it is only tried slowly from now on."""
+        """Whether only slow attempts are left."""
         return self._tries >= self._rules.fast_tries
 
     @property
     def delay(self) -> float:
-        """Seconds before the next try, once there was one."""
+        """Seconds before the next attempt, once there was one."""
         return self._rules.slow_interval if self.exhausted else float(self._rules.first * 2 ** (self._tries - 1))

@@ -1,4 +1,4 @@
-"""Decides when a fresh process must replace this one because it has lost a device for good.
+"""Decides when a new process must replace this one because it has lost a device for good.
 
 A driver may fail for one process only. So once all quick reloads have failed here, a child process tries the device; if
 the child can use it, this process drains and ends, and its supervisor starts another. Time is an argument, in seconds
@@ -14,8 +14,7 @@ from inferd.config.daemon import Settings
 
 
 class RestartState(Enum):
-    """Nothing is wrong that a fresh process could mend; a child tries a device; none is worth trying for a while;
-    this process ends."""
+    """Nothing that a new process could fix; a child tests a device; waiting for the next test; this process ends."""
 
     RUNNING = "running"
     TESTING = "testing"
@@ -35,7 +34,7 @@ class RestartEvent(Enum):
 TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
     (RestartState.RUNNING, RestartEvent.FOUND): RestartState.RUNNING,
     (RestartState.RUNNING, RestartEvent.LOST): RestartState.TESTING,
-    # The device came back while the child tried it.
+    # The device came back during the child's test.
     (RestartState.RUNNING, RestartEvent.USABLE): RestartState.RUNNING,
     (RestartState.RUNNING, RestartEvent.UNUSABLE): RestartState.RUNNING,
     (RestartState.TESTING, RestartEvent.FOUND): RestartState.RUNNING,
@@ -55,7 +54,7 @@ TRANSITIONS: dict[tuple[RestartState, RestartEvent], RestartState] = {
 
 @dataclass(frozen=True, slots=True)
 class VersionHealth:
-    """The devices that one version runs on and those it has lost. ``exhausted``: all quick reloads of it failed.
+    """The devices that one version runs on and those it has lost. ``exhausted``: all its quick reloads failed.
     ``ready``: it answers all the same."""
 
     devices: frozenset[str]
@@ -66,9 +65,9 @@ class VersionHealth:
 
 @dataclass(frozen=True, slots=True)
 class RestartRules:
-    """``always`` also ends a process that answers for other models. Seconds: a process is not ended before it ran for
-    ``min_uptime``, so that a device that is lost again and again restarts it no more often than that;
-    ``retry_interval`` lie between two children."""
+    """``always`` also ends a process that still serves other models. Seconds: a process runs for at least
+    ``min_uptime``, which limits restarts if a device is lost again and again; ``retry_interval`` is the time between
+    two child processes."""
 
     always: bool = False
     min_uptime: float = 600.0
@@ -76,12 +75,12 @@ class RestartRules:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The rules that ``settings`` ask for."""
+        """The rules that ``settings`` configure."""
         return cls(always=settings.restart_on_device_loss == "always")
 
 
 class RestartPolicy:
-    """The policy for one process that began at ``began``."""
+    """The policy for one process, started at ``began``."""
 
     def __init__(self, rules: RestartRules, began: float) -> None:
         self.state = RestartState.RUNNING
@@ -90,7 +89,8 @@ class RestartPolicy:
         self._attempts = 0
 
     def look(self, now: float, versions: Collection[VersionHealth]) -> str | None:
-        """Take in how the ``versions`` are. A device where a child is to try it now: :meth:`answered` tells."""
+        """Take in the health of all ``versions``. Returns the device that a child should test now; :meth:`answered`
+        takes the result."""
         lost = lost_for_good(versions)
         spared = not self._rules.always and any(version.ready for version in versions)
         event = RestartEvent.LOST if lost and not spared else RestartEvent.FOUND
@@ -100,18 +100,18 @@ class RestartPolicy:
         if self.state is not RestartState.TESTING or before is RestartState.TESTING:
             return None
         self._attempts += 1
-        # Each device gets its turn: one that is gone from the machine must not block one that is not.
+        # Devices take turns: one that is gone from the machine must not block another.
         return lost[self._attempts % len(lost)]
 
     def answered(self, now: float, *, usable: bool) -> None:
-        """The child that :meth:`look` asked for has ended."""
+        """Take in the result of the child that :meth:`look` asked for."""
         self.state = TRANSITIONS[self.state, RestartEvent.USABLE if usable else RestartEvent.UNUSABLE]
         self._next = max(self._next, now + self._rules.retry_interval)
 
 
 def lost_for_good(versions: Collection[VersionHealth]) -> list[str]:
-    """The devices that every version on them has lost, and was loaded again on in vain: where one works, the process
-    is not what is wrong."""
+    """The devices that all versions on them have lost, and failed to reload on: if a device works for one version, the
+    process is not at fault."""
     devices = sorted({device for version in versions for device in version.devices})
     return [
         device for device in devices if all(v.exhausted and device in v.lost for v in versions if device in v.devices)

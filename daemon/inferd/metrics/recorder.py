@@ -1,7 +1,7 @@
 """Counts the outcome of every request.
 
-The event loop's thread writes; the exporter's thread reads while it does, so a scrape may
-see a request in one series a moment before another.
+The event loop's thread writes while the exporter's thread reads, so a scrape may see a request in
+one series a moment before another.
 """
 
 import time
@@ -23,13 +23,13 @@ _NANO = 10**9
 _STAGE_EDGES = Histogram(instruments.STAGE_BUCKETS, _NANO).edges
 _FIRST_EDGE = _STAGE_EDGES[0]
 
-# A model's name and a version's number; the version is empty where a request reached none.
+# A model's name and a version number; the version is empty for requests that reached none.
 Key = tuple[str, str]
 
 _OTHERS: Key = (instruments.OTHER, "")
 
 MOST_GONE = 256
-"""Versions that are gone and still have their counters, at most: beyond it, those that left first lose them at once."""
+"""Limit on removed versions whose counters are kept; beyond it, those removed first lose theirs at once."""
 
 
 class VersionCounters:
@@ -44,7 +44,7 @@ class VersionCounters:
         self.inferences = 0
         self.received = 0
         self.sent = 0
-        # What was judged by earlier objectives, less what the present bounds say of it.
+        # Judgements under earlier objectives, minus what the present buckets say about the same requests.
         self._before = (0, 0)
         self._last = 0
         self._failed = Duration()
@@ -52,9 +52,9 @@ class VersionCounters:
         self._batches: dict[int, list[int]] = {}
 
     def set_objective(self, objective: float | None) -> None:
-        """Make the latency ``objective``, in seconds, one of the boundaries, in place of an earlier one.
+        """Make the latency ``objective``, in seconds, a bucket boundary, in place of an earlier one.
 
-        What was answered before is judged by the objective that held then, or by none.
+        Earlier answers keep the judgement of the objective in force at the time, if any.
         """
         if objective == self.objective:
             return
@@ -65,8 +65,8 @@ class VersionCounters:
         self._before = (met - now_met, missed - now_missed)
 
     def add(self, seen: Observation) -> None:
-        """Count one request; on the path of each, so written for speed."""
-        # Taken apart at once: attributes of a named tuple cost more one by one.
+        """Count one request; called for every request, so written for speed."""
+        # Unpacked at once: attribute access to a named tuple is slower.
         _, _, _, stages, device, _, rows, batch_rows, leader, error, received, sent, trace = seen
         ended = (device, "ok", "") if error is None else (device, error.outcome, error.reason)
         try:
@@ -103,11 +103,11 @@ class VersionCounters:
 
     @property
     def number(self) -> int:
-        """Requests of any outcome; while it stays, nothing else changes either."""
+        """Requests of any outcome; while it is unchanged, so is everything else."""
         return sum(self.requests.copy().values())
 
     def judged(self) -> tuple[int, int]:
-        """Requests answered well within the objective, and later."""
+        """Successful requests within the objective, and later ones."""
         met, missed = self._before
         if self.objective is None:
             return met, missed
@@ -115,7 +115,7 @@ class VersionCounters:
         return met + sum(counts[:place]), missed + sum(counts[place:])
 
     def batch_rows(self) -> Histogram:
-        """Rows of the runs that ended well, from what is known of each number of rows."""
+        """Rows per successful run, from the counts per number of rows."""
         cell, counts, total = self._rows, [0] * len(self._rows.counts), 0
         for rows, (runs, *_) in self._batches.copy().items():
             counts[bisect_left(cell.edges, rows)] += runs
@@ -124,7 +124,7 @@ class VersionCounters:
         return cell
 
     def statistics(self) -> Statistics:
-        """The same as the statistics RPC wants it."""
+        """The same in the form of the statistics RPC."""
         count = sum(self.answered.counts)
         _, queue, batch, copied_in, computed, handed_over, copied_out, encoded = (int(s.total) for s in self.stages)
         return Statistics(
@@ -147,18 +147,18 @@ class VersionCounters:
 class Recorder(Collector):
     """Takes observations, gives series and statistics.
 
-    A version that is gone keeps its counters for ``grace`` seconds (see :class:`Grace`), and goes on counting from
-    there where it comes back meanwhile.
+    A removed version keeps its counters for ``grace`` seconds (see :class:`Grace`), and continues from them if it
+    returns within that time.
     """
 
     def __init__(self, grace: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._by_version: dict[Key, VersionCounters] = {}
-        # Those of versions that are gone, in the order in which they left.
+        # Removed versions' counters, in the order of removal.
         self._gone: dict[Key, VersionCounters] = {}
         self._grace: Grace[Key] = Grace(grace)
         self._dropped: set[Key] = set()
-        # Scrapes, on their threads, drop what is gone for long, while versions may come back.
+        # Scrapes, on their threads, drop removed versions' counters, while the versions may return.
         self._leaving = Lock()
 
     def observe(self, seen: Observation) -> None:
@@ -170,11 +170,10 @@ class Recorder(Collector):
         counters.add(seen)
 
     def follow(self, objectives: Mapping[Key, float | None]) -> frozenset[Key]:
-        """The versions that there are, with their latency objectives in seconds. Gives those whose counters were
-        dropped since the last time: their grace was over, or more than :data:`MOST_GONE` were gone and they had left
-        first.
+        """Take the present versions, with their latency objectives in seconds. Returns the versions whose counters were
+        dropped since the last call: their grace was over, or more than :data:`MOST_GONE` versions were removed.
 
-        What was refused in the name of a model, under no version, stays as long as it has a version.
+        Counts for a model without a version stay as long as the model has a version.
         """
         with self._leaving:
             for key, objective in objectives.items():
@@ -192,7 +191,7 @@ class Recorder(Collector):
         return dropped
 
     def counted(self) -> frozenset[Key]:
-        """The versions whose counters a scrape at this moment shows, also those that are gone; on any thread."""
+        """The versions whose counters a scrape would show now, including removed ones; on any thread."""
         with self._leaving:
             gone = {key: counters.number for key, counters in self._gone.items()}
             self._drop(gone.keys() - self._grace.shows(gone, self._clock()))
@@ -204,15 +203,15 @@ class Recorder(Collector):
             self._dropped.add(key)
 
     def counters(self, model: str, version: str) -> VersionCounters:
-        """What is counted of that version; an empty record where that is nothing."""
+        """The counters of that version; an empty record if there are none."""
         return self._by_version.get((model, version)) or VersionCounters()
 
     def statistics(self, model: str, version: str) -> Statistics:
-        """The statistics of one model version, all zero when nothing was observed yet."""
+        """The statistics of one model version, all zero if nothing was observed yet."""
         return self.counters(model, version).statistics()
 
     def collect(self) -> Iterator[Metric]:
-        """The series as they stand; called by the exporter on its own thread."""
+        """All series; called by the exporter on its own thread."""
         shown = self.counted()
         by_version = {key: counters for key, counters in self._by_version.copy().items() if key in shown}
         versions = {key: counters for key, counters in by_version.items() if key[1]}

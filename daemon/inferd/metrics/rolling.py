@@ -1,8 +1,8 @@
 """Rates and percentiles of the last seconds, from snapshots taken once a second.
 
-Counters become what they rose by from one reading to the next, so that, as with Prometheus' rate(), one that
-began again counts from zero, and a model that came counts from its second reading on. What is kept is bounded:
-the rises of the window, and two numbers a reading and model for the history.
+Counters are turned into their increases between snapshots. As with Prometheus' rate(), a counter that was reset
+counts from zero, and a new model counts from its second snapshot on. Memory is bounded: the increases of the window,
+and two numbers per snapshot and model for the history.
 """
 
 from collections import Counter, deque
@@ -22,19 +22,19 @@ from inferd.metrics.snapshot import (
 from inferd.scheduling.queue_state import QueueState
 
 WINDOW = 10.0
-"""Seconds that rates and percentiles are of."""
+"""The window of rates and percentiles, in seconds."""
 
 READINGS = 300
-"""How many the history goes back."""
+"""The number of snapshots in the history."""
 
-# Outcomes other than these and "ok" are errors, the server's own: as OpenTelemetry counts them for gRPC.
+# Outcomes other than these and "ok" are server errors, as OpenTelemetry classifies gRPC statuses.
 SHED = frozenset({"overloaded"})
 CLIENTS_OWN = frozenset({"invalid", "not_found", "cancelled", "unauthenticated", "denied", "unsupported"})
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """Part of a DeviceSnapshot. All ``streams`` together have so many ``threads``, 0 where that is unknown."""
+    """Part of a DeviceSnapshot. ``threads`` is for all ``streams`` together, 0 if unknown."""
 
     device: str
     streams: int
@@ -45,7 +45,7 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class HistoryView:
-    """A point a reading, the newest last: answers a second, and their 99th percentile where there were any."""
+    """One point per snapshot, the newest last: answers per second, and their 99th percentile if there were any."""
 
     answered: list[float]
     p99: list[float | None]
@@ -53,14 +53,14 @@ class HistoryView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView(QueueState):
-    """One model version and the state of its queue; rates are a second, times seconds.
+    """One model version and the state of its queue; rates are per second, times in seconds.
 
-    ``answered`` counts requests answered well; ``shed``, ``errors`` and ``refused`` (the client's own mistakes
-    and cancellations) are the others, and ``outcomes`` the same by outcome. ``load`` is how many requests that
-    were answered well were in the server on average. ``tail`` is the ``percentile`` that the objective means; a
-    percentile at the ``ceiling`` is that or more. ``within`` is the part of the answers that kept the objective.
+    ``answered`` counts successful requests; ``shed``, ``errors`` and ``refused`` (client errors and cancellations) are
+    the others, and ``outcomes`` has all of them by outcome. ``load`` is the average number of requests in the server,
+    counting successful ones only. ``tail`` is the latency at the objective's ``percentile``; a percentile at the
+    ``ceiling`` is that or more. ``within`` is the fraction of answers that met the objective.
 
-    ``availability`` is the part of the requests to be answered, None where the version takes none. The burn rates say
+    ``availability`` is the fraction of requests to be answered, None if the version takes none. The burn rates say
     how fast the window's requests spend the error budgets: 1 is as fast as allowed, None without requests to judge or
     without an objective. ``tuner`` is the tuner's phase, ``tuning`` a line about it.
     """
@@ -95,11 +95,11 @@ class ModelView(QueueState):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView(ProcessUsage):
-    """The server and what its processes use; ``service`` says that it is inferd that answers.
+    """The server and the resource usage of its processes; ``service`` identifies inferd.
 
-    ``sequence`` numbers the readings of one process, which ``started`` tells from another. ``window`` is how
-    many seconds the rates are of, 0 after the first reading. ``cpu`` is in CPUs. ``other`` has, by outcome, the
-    requests that named no model of ours.
+    ``sequence`` numbers the snapshots of one process, which ``started`` identifies. ``window`` is the length of the
+    rates' window in seconds, 0 after the first snapshot. ``cpu`` is in CPUs. ``other`` has the requests for unknown
+    models, by outcome.
     """
 
     service: str
@@ -120,10 +120,10 @@ class ServerView(ProcessUsage):
 
 
 def quantile(q: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:
-    """The ``q`` quantile as histogram_quantile of Prometheus has it: linear inside the bucket that holds it.
+    """The ``q`` quantile like Prometheus' histogram_quantile: linear inside the bucket that holds it.
 
-    ``counts`` has one number a bucket, not cumulative, and a last one for what exceeds all ``bounds``. Gives the
-    last bound where the quantile exceeds that, None where there is nothing.
+    ``counts`` has one number per bucket, not cumulative, and a last one for values above all ``bounds``. Returns the
+    last bound if the quantile exceeds it, None if there are no values.
     """
     total = sum(counts)
     if not total or not bounds:
@@ -137,7 +137,7 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[int]) -> float 
 
 
 def part_within(limit: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:
-    """The part of ``counts`` at or below ``limit``: exact where that is a bound, else linear inside its bucket."""
+    """The fraction of ``counts`` at or below ``limit``: exact if that is a bound, else linear inside its bucket."""
     total = sum(counts)
     if not total:
         return None
@@ -152,7 +152,7 @@ def part_within(limit: float, bounds: Sequence[float], counts: Sequence[int]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Rise:
-    """By how much one model's counters rose between two readings that are ``seconds`` apart."""
+    """The increases of one model's counters between two snapshots that are ``seconds`` apart."""
 
     seconds: float
     bounds: tuple[float, ...]
@@ -175,7 +175,7 @@ class _Rise:
 
 @dataclass(slots=True)
 class _Track:
-    """What is kept of one model version."""
+    """The data kept for one model version."""
 
     last: VersionSnapshot
     points: int
@@ -207,7 +207,7 @@ _T = TypeVar("_T", float, float | None)
 
 
 class History:
-    """Takes readings, tells what the last ``window`` seconds were like. For one thread at a time."""
+    """Takes snapshots and summarises the last ``window`` seconds. For one thread at a time."""
 
     def __init__(self, window: float = WINDOW, readings: int = READINGS) -> None:
         self._window, self._readings = window, readings
@@ -217,7 +217,7 @@ class History:
         self._tracks: dict[VersionKey, _Track] = {}
 
     def add(self, now: ServerSnapshot) -> None:
-        """Take a reading; one that is not later than the last is passed over."""
+        """Take a snapshot; one that is not later than the last is ignored."""
         last = self._last
         if last is not None and now.at <= last.at:
             return
@@ -240,10 +240,10 @@ class History:
             _trim(self._rises, self._window)
 
     def view(self, since: int = 0, pause: Callable[[], None] = lambda: None) -> ServerView | None:
-        """The state at the last reading, None before the first.
+        """The state at the last snapshot, None before the first.
 
-        Histories hold the readings after number ``since``, or all where that is of another process. ``pause`` is
-        called after each model, as there may be many.
+        Histories hold the snapshots after number ``since``, or all of them if that belongs to another process.
+        ``pause`` is called after each model, as there may be many.
         """
         now = self._last
         if now is None:
@@ -279,7 +279,7 @@ def _model(track: _Track, points: int) -> ModelView:
     now, requests = track.last, track.last.requests
     counts = [0] * len(requests.counts)
     for rise in track.rises:
-        # Buckets of another objective can't be added to those of today's.
+        # Buckets of another objective can't be added to the present ones.
         if rise.bounds == requests.bounds:
             counts = [a + b for a, b in zip(counts, rise.counts, strict=True)]
     seconds = sum(rise.seconds for rise in track.rises)
@@ -339,7 +339,7 @@ def _device(device: DeviceSnapshot) -> DeviceView:
 
 
 def _risen(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
-    """By how much each counter rose; all of them began again where one fell."""
+    """The increase of each counter; if any has fallen, all of them were reset."""
     if any(new.get(key, 0) < count for key, count in old.items()):
         old = {}
     return {key: rise for key, count in new.items() if (rise := count - old.get(key, 0))}
@@ -362,7 +362,7 @@ def _errors(outcomes: Mapping[str, float]) -> float:
 
 
 def _trim(rises: deque[_R], window: float) -> None:
-    """Forget the oldest while the others cover ``window`` seconds."""
+    """Drop the oldest while the others cover ``window`` seconds."""
     covered = sum(rise.seconds for rise in rises)
     while covered - rises[0].seconds >= window:
         covered -= rises.popleft().seconds
@@ -378,7 +378,7 @@ def _short(value: float) -> float:
 
 
 def _rounded(value: Any) -> Any:
-    """A count as it stands, any other number to five digits."""
+    """An integer unchanged, any other number rounded to five digits."""
     return value if isinstance(value, int) else _short(value)
 
 

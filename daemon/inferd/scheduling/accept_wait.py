@@ -18,7 +18,7 @@ _WAITING, _BUSY, _QUIET = 100_000_000, 250_000_000, 1_000_000_000
 
 
 class AcceptWait:
-    """Is told when probes are sent and when they arrive; times in nanoseconds of one clock.
+    """Records when probes are sent and when they arrive; times in nanoseconds of one clock.
 
     ``current`` is how long an arriving call has waited in excess of an idle server's wait. Two threads may use it if
     they take turns, and any thread may read ``current``.

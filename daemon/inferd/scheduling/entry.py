@@ -12,8 +12,8 @@ UNSET_PRIORITY = 1 << 64
 
 
 class EntryState(Enum):
-    """HELD: behind an earlier request of its sequence. ABANDONED: its client was answered
-    or has left, and the run that it is part of goes on."""
+    """HELD: behind an earlier request of its sequence. ABANDONED: its client was answered or has left, but the run that
+    it is part of continues."""
 
     HELD = "held"
     WAITING = "waiting"
@@ -21,7 +21,7 @@ class EntryState(Enum):
     ABANDONED = "abandoned"
     ENDED = "ended"
 
-    # Enum's own hash is a Python function, which each look into the table would call.
+    # Enum's own hash is a Python function, which would slow down every table lookup.
     __hash__ = object.__hash__
 
 

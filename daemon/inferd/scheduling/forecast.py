@@ -1,4 +1,4 @@
-"""How long a newcomer would wait, as far as learnt service times tell; 0 means unknown."""
+"""How long a new request would wait, by learnt service times; 0 means unknown."""
 
 from inferd.scheduling.batching import BatchSize
 from inferd.scheduling.entry import Entry

@@ -12,8 +12,8 @@ from inferd.scheduling.service_time import ServiceTimes
 # input may need much longer for its largest.
 _SHORTEST = 60_000_000_000
 _TIMES = 20
-# A run found overdue gets this part of its time once more: the process itself may have been stopped, and with it
-# the device's threads.
+# An overdue run gets this fraction of its time once more: the process itself may have been stopped, and the device's
+# threads with it.
 _ONCE_MORE = 0.1
 
 

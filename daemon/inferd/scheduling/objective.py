@@ -5,7 +5,7 @@ from dataclasses import dataclass
 _STEP = 0.03
 _CEILING = 0.85
 _FLOOR = 0.1
-# The rest of the time is for what the scheduler does not see: encoding, event loop and wire.
+# The rest of the time is for work outside the scheduler: encoding, event loop and wire.
 _IN_SIGHT = 0.88
 # Per cent of responses that must be in time if only deadlines say when that is.
 _PERCENTILE = 99.0

@@ -11,7 +11,7 @@ from inferd.scheduling.sequences import SequenceLimits
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of the request queue, and how many requests one client may have in flight (None: any)."""
+    """Bounds of the request queue, and how many requests one client may have in flight (None: no limit)."""
 
     max_length: int
     max_bytes: int

@@ -33,7 +33,7 @@ from inferd.scheduling.quota import ClientQuota
 from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.sequences import Sequences
 
-# How far into the queue to look for batch members: requests of other keys stand between them.
+# How far into the queue to look for batch members: requests with other keys lie between them.
 _LOOK_AHEAD = 256
 
 
@@ -107,7 +107,7 @@ class Scheduler:
         return self._shares[0].may_start(now)
 
     def record_inline(self, request: Request, began: int, now: int) -> None:
-        """``request`` has run successfully in between, on the only pool, with no other next to it or behind it."""
+        """``request`` has run successfully since ``began``, on the only pool, with no other request present."""
         share = self._shares[0]
         if share.contended:
             share.record_inline(began, now)
@@ -134,15 +134,15 @@ class Scheduler:
     ) -> list[Entry]:
         """``slot`` is free again. Returns the members to answer, whose clients still wait.
 
-        It returns none after a failed run of several: each gets another try, alone, so that one bad request does
-        not take its neighbours with it. Nor after a run ``lost`` with its device, if there is another device. Nor
-        after a ``suspect`` run, which another one has spoilt, unless it has changed a state.
+        Returns none after a failed run of several: each member is retried alone, so that one bad request does not fail
+        its neighbours. Nor after a run ``lost`` with its device, if there is another device. Nor after a ``suspect``
+        run, which another run may have corrupted, unless it has changed a state.
         """
         run = self._runs.pop((pool, slot))
         self._hangs.ended(run)
         again = not ok and (len(run.members) > 1 or (lost and bool(self._open)) or (suspect and not self._rules.pinned))
         answered, retried, kept = [], [], False
-        # Its duration tells how long clients' requests take, unless it was cancelled or is only inferd's own.
+        # Its duration tells how long clients' requests take, unless it was cancelled or is a synthetic one.
         awaited = clients = False
         for entry in run.members:
             abandoned = entry.state is EntryState.ABANDONED
@@ -161,7 +161,7 @@ class Scheduler:
                 kept = self._after_run(entry, ok, now)
         self._pools[pool].release(slot, run.rows, now, learn=ok and awaited and clients, keep=kept)
         if self._pools[pool].paused:
-            # Side by side, a second failure would again not tell which of them fails.
+            # In parallel, a second failure would again not tell which request is at fault.
             self._pools[pool].solo_runs += len(retried)
         self._shares[pool].ended(now)
         for entry in reversed(retried):
@@ -400,7 +400,7 @@ class Scheduler:
         self._withdraw(entry, why, now)
 
     def _forget(self, entry: Entry) -> None:
-        """The request counts as ended; its run may go on."""
+        """The request counts as ended; its run may continue."""
         request = entry.request
         del self._entries[request]
         if request.deadline is not None:
@@ -409,7 +409,7 @@ class Scheduler:
             self._quota.leave(request.client)
 
     def _withdraw(self, entry: Entry, why: str, now: int) -> None:
-        """Remove ``entry`` from wherever it is; ``why`` is why its sequence is lost if it was running."""
+        """Remove ``entry`` wherever it is; ``why`` is why its sequence is lost if it was running."""
         if entry.state is EntryState.RUNNING:
             entry.move(EntryState.ABANDONED)
             if not entry.request.shadow:
@@ -436,8 +436,8 @@ class Scheduler:
         self._queue.append(entry)
 
     def _learn_from_abandoned(self, entry: Entry, now: int) -> None:
-        """Its run takes at least as long as it already has: if only finished runs were learnt, a model that has become
-        slow would be believed fast for ever."""
+        """Learn that its run takes at least as long as it already has: if only finished runs counted, a model that
+        became slow would be thought fast for ever."""
         if entry.limit:
             self._admission.abandoned(entry, now)
         if (run := entry.run) is not None and run.abandoned:

@@ -1,4 +1,4 @@
-"""Finds out which devices are present, on threads that may wait for a driver, and disables those that are gone."""
+"""Finds out which devices are present, on threads that may block on a driver, and disables those that are gone."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -8,22 +8,22 @@ from inferd.engine.device import family
 
 
 class DevicePresence:
-    """Calls ``present``, which may wait for a driver, on threads; everything else runs on the event loop's thread."""
+    """Calls ``present``, which may block on a driver, on threads; everything else runs on the event loop's thread."""
 
     def __init__(self, present: Callable[[str], bool]) -> None:
         self._present = present
         self.asking: asyncio.Task[None] | None = None
-        # Threads that wait for a driver, and may do so for ever.
+        # Devices whose threads are blocked on a driver, possibly for ever.
         self._waiting: set[str] = set()
 
     @property
     def waits(self) -> bool:
-        """Whether a thread waits for a driver at present."""
+        """Whether a thread is blocked on a driver."""
         return bool(self._waiting)
 
     def look(self, dispatchers: Collection[Dispatcher]) -> None:
-        """Find out which devices of ``dispatchers`` are there, unless that is still being found out."""
-        # A CPU is there as long as we are; a compound device chooses among those that are.
+        """Check which devices of ``dispatchers`` are present, unless a check is still running."""
+        # A CPU is always present; a compound device chooses among those present.
         asked = {
             stats.device
             for dispatcher in dispatchers

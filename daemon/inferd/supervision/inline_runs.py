@@ -1,4 +1,4 @@
-"""The shell around the choice of inline runs: observes models, measures runs, and has the catalog swap."""
+"""The shell around the choice of inline runs: observes models, measures runs, and has the catalog switch."""
 
 import asyncio
 import time
@@ -21,15 +21,15 @@ from inferd.rollout.synthetic_request import timed
 
 log = structlog.get_logger("inferd.supervision")
 
-# Of so many runs the quickest counts.
+# The fastest of this many runs counts.
 _RUNS = 20
 
 
 class InlineRuns:
-    """Decides again and again whether the runs of each model are computed on the event loop's thread.
+    """Decides repeatedly whether each model's runs are computed on the event loop's thread.
 
-    Only for models whose settings and operations allow inline runs. ``free`` says whether this choice applies to a
-    version at present; ``told`` is called after each change, with whether runs are inline now. Runs of at most ``most``
+    Only for models whose settings and operations allow inline runs. ``free`` says whether a version may switch at
+    present; ``told`` is called after each switch, with whether runs are inline now. Runs of at most ``most``
     nanoseconds may become inline; ``clock`` gives seconds.
     """
 
@@ -51,7 +51,7 @@ class InlineRuns:
         self._measuring: set[ModelVersion] = set()
 
     def look(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> list[Coroutine[None, None, None]]:
-        """Start what is due now for the ``held`` versions."""
+        """Start the measurements that are due for the ``held`` versions."""
         now = self._clock()
         eligible = {
             model_version: deployment for model_version, deployment in held if _may_change(model_version, deployment)
@@ -78,7 +78,7 @@ class InlineRuns:
         return work
 
     async def _measure(self, model_version: ModelVersion, deployment: Deployment, choice: InlineChoice) -> None:
-        """Time some inline runs, and decide by the quickest one."""
+        """Time some inline runs, and decide by the fastest one."""
         before, labels = deployment.inline, {"model": model_version.name, "version": model_version.version}
         inline, took, most = before, inf, choice.most(inline=before)
         try:
@@ -113,7 +113,7 @@ class InlineRuns:
 
 
 def _may_change(model_version: ModelVersion, deployment: Deployment) -> bool:
-    """Whether its settings and what it computes leave it open where its runs are computed."""
+    """Whether its settings and operations leave the execution path open."""
     pools = deployment.loaded.pools
     return (
         len(pools) == 1
@@ -124,7 +124,7 @@ def _may_change(model_version: ModelVersion, deployment: Deployment) -> bool:
 
 
 def _own(model_version: ModelVersion, deployment: Deployment) -> ModelConfig:
-    """What it is served with but for a tuner's choice, which is for runs that are handed over."""
+    """Its settings without the tuner's choices, which apply to runs that are handed over."""
     if model_version.origin is None:
         return deployment.config
     own = model_version.origin[1]
@@ -132,9 +132,8 @@ def _own(model_version: ModelVersion, deployment: Deployment) -> ModelConfig:
 
 
 async def _longest(deployment: Deployment, asked: Deployment, enough: float) -> float:
-    """Nanoseconds that a run of ``deployment`` takes where nothing disturbs it: of what clients lately ``asked``, the
-    input that takes longest. No more is measured than shows whether that is ``enough``. Raises what keeps it from
-    running."""
+    """Nanoseconds of an undisturbed run of ``deployment`` on the slowest of the inputs that clients lately sent to
+    ``asked``. Stops once it is clear whether that is ``enough``. Raises errors of the runs."""
     inputs = list(asked.dispatcher.samples) or [
         await asyncio.to_thread(synthetic_inputs, deployment.source, deployment.signature)
     ]
@@ -146,7 +145,7 @@ async def _longest(deployment: Deployment, asked: Deployment, enough: float) -> 
             quickest = min(quickest, stages.computed - stages.started)
             if quickest <= enough:
                 break
-            # Others have waited.
+            # Let waiting tasks run.
             await asyncio.sleep(0)
         longest = max(longest, quickest)
         if longest > enough:

@@ -30,18 +30,18 @@ from inferd.supervision.version_reloads import VersionReloads
 
 log = structlog.get_logger("inferd.supervision")
 
-# A loss that shows in a run is acted on at once; this interval is for what only time shows.
+# A loss that shows in a run is handled at once; this interval is for changes that only time shows.
 _LOOK = 1.0
 
 # Model, version, device.
 VersionDevice = tuple[str, str, str]
-# A version that is loaded, what serves it, and its health.
+# A loaded version, its deployment, and its health.
 _Held = tuple[ModelVersion, Deployment, HealthTracker]
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorRules:
-    """What holds for each version's health and for loading it again; ``look`` are the seconds between two looks."""
+    """The rules for each version's health and reloads; ``look`` is the interval between two looks, in seconds."""
 
     health: HealthRules = field(default_factory=HealthRules)
     backoff: ReloadBackoffRules = field(default_factory=ReloadBackoffRules)
@@ -49,20 +49,20 @@ class MonitorRules:
 
     @classmethod
     def of(cls, settings: Settings, liveness: LivenessRules | None = None) -> Self:
-        """The rules that ``settings`` ask for; ``liveness`` are those of the watchdog, None where it is not fed."""
+        """The rules that ``settings`` configure; ``liveness`` are the watchdog's, None without a watchdog."""
         return cls(HealthRules.of(settings, liveness))
 
 
 class HealthMonitor:
-    """Keeps each model's readiness true from :meth:`start` to :meth:`stop`; all on the event loop's thread.
+    """Keeps each model's readiness up to date from :meth:`start` to :meth:`stop`; all on the event loop's thread.
 
     A failed version takes no requests until it recovers. A version that has lost a device, or hangs there beyond
-    repair, is reloaded next to what is left of it. ``present`` says whether a device is present, and may wait for a
-    driver. ``restarter`` decides from the versions' health whether a fresh process would do better, ``inline_runs``
-    whether their runs should be inline.
+    repair, is reloaded next to the old deployment. ``present`` says whether a device is present, and may block on a
+    driver. ``restarter`` decides from the versions' health whether to restart the process, ``inline_runs`` whether
+    their runs should be inline.
 
-    Since the start and over all reloads of a version, ``hung`` counts hung runs that were given up and ``replaced``
-    the infer requests that were replaced after such a run.
+    Per version, across its reloads, ``hung`` counts hung runs that were given up, and ``replaced`` the infer requests
+    replaced after such runs.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class HealthMonitor:
         self._inline_runs = inline_runs
         self.hung: Counter[VersionDevice] = Counter()
         self.replaced: Counter[VersionDevice] = Counter()
-        # What has been counted already.
+        # The counts seen so far.
         self._seen: dict[Dispatcher, tuple[tuple[int, int], ...]] = {}
         self._unready_reasons: dict[tuple[str, str], str] = {}
         self._health: dict[Dispatcher, HealthTracker] = {}
@@ -95,7 +95,7 @@ class HealthMonitor:
 
     @property
     def stopped_short(self) -> bool:
-        """Whether threads are left, after :meth:`stop`, that may never end."""
+        """Whether :meth:`stop` left threads behind that may never end."""
         return self._presence.waits or self._stopped_reloading
 
     def state(self, deployment: Deployment) -> HealthState:
@@ -143,14 +143,14 @@ class HealthMonitor:
                 pass
 
     def _until_next(self) -> float:
-        """Seconds until the next look is due, whether or not something happens."""
+        """Seconds until the next look is due if nothing happens before."""
         due = (seconds for health in self._health.values() if (seconds := health.until_unready) is not None)
         return min([self._rules.look, *due])
 
     def silent(self) -> dict[str, float]:
-        """The versions that have owed an answer for too long, as ``model/version``, and for how many seconds.
+        """The versions that have owed an answer for too long, as ``model/version``, with the seconds.
 
-        Observes all versions first, so that the result is current. Empty if no watchdog is to be fed.
+        Observes all versions first, so that the result is current. Empty without a watchdog.
         """
         if self._rules.health.liveness is None:
             return {}
@@ -165,7 +165,7 @@ class HealthMonitor:
             name, seconds = silent[health]
             log.error("model silent; watchdog not fed", model=name, seconds=round(seconds))
         for model_version, _, health in held:
-            # A version that was taken out of service meanwhile has not answered.
+            # A version that was taken out of service meanwhile has not responded.
             if health in self._silent and health not in silent and health.unready_reason is None:
                 log.info("model responded again", model=_name(model_version))
         self._silent = set(silent)
@@ -214,7 +214,7 @@ class HealthMonitor:
         return HealthTracker(self._rules.health, now)
 
     async def _show(self, model_version: ModelVersion, deployment: Deployment, health: HealthTracker) -> None:
-        """Have the catalog take requests, or not."""
+        """Let the catalog accept or refuse requests."""
         said = [tries] if (tries := self._reloads.status_text(model_version)) else []
         reason, degraded_reason = (
             "; ".join([why, *said]) if why else "" for why in (health.unready_text, health.degraded_text)
@@ -231,7 +231,7 @@ class HealthMonitor:
         await self._catalog.set_health(model_version, deployment, reason, "" if reason else degraded_reason)
 
     def _count(self, held: Iterable[tuple[ModelVersion, Deployment]]) -> None:
-        """Count the runs that have hung since the last look, those of a candidate on trial included."""
+        """Count the runs that have hung since the last look, including those of a candidate on trial."""
         deployments = [
             (s, one) for s, deployment in held for one in (deployment, s.split.candidate if s.split else None) if one
         ]

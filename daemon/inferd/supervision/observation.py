@@ -1,11 +1,11 @@
-"""Turns a dispatcher's counts into the one observation that the health machine takes."""
+"""Turns a dispatcher's counts into an observation for the health tracker."""
 
 from inferd.dispatcher import Dispatcher
 from inferd.health.health import HealthObservation
 
 
 def observed(dispatcher: Dispatcher) -> HealthObservation:
-    """How the version that ``dispatcher`` runs looks now."""
+    """The present observation of the version that ``dispatcher`` runs."""
     stats = dispatcher.device_stats
     return HealthObservation(
         well=sum(c.succeeded for c in stats),

@@ -10,7 +10,8 @@ from inferd.rollout import synthetic_request
 
 
 async def send(deployment: Deployment, seconds: float) -> ProbeOutcome:
-    """Send ``deployment`` one inference on synthetic input, counted nowhere, and wait at most ``seconds`` for its end.
+    """Send ``deployment`` one inference on synthetic input, counted in no metric, and wait at most ``seconds`` for its
+    end.
 
     If the queue has no room for the probe, or no response arrives in time (the probe is then cancelled), the result is
     UNANSWERED.

@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.health.restart_policy`: has a child try a device, and ends this process."""
+"""The shell around :mod:`inferd.health.restart_policy`: has a child test a device, and ends this process."""
 
 import asyncio
 import time
@@ -17,8 +17,8 @@ log = structlog.get_logger("inferd.supervision")
 class Restarter:
     """Ends the process when ``policy`` says so; all on the event loop's thread.
 
-    ``unusable`` returns why a child process could not use a device, "" if it could; it may take long, and runs on a
-    thread of its own. ``end`` is called once, with the device that the next process can use.
+    ``unusable`` returns why a child process could not use a device, "" if it could; it may take long, and runs on its
+    own thread. ``end`` is called once, with the device that the next process can use.
     """
 
     def __init__(self, policy: RestartPolicy, unusable: Callable[[str], str], end: Callable[[str], None]) -> None:
@@ -29,13 +29,13 @@ class Restarter:
 
     @classmethod
     def of(cls, settings: Settings, unusable: Callable[[str], str], end: Callable[[str], None]) -> Self | None:
-        """The restarter that ``settings`` ask for; None where no other process would be started in this one's place."""
+        """The restarter that ``settings`` configure; None if no supervisor would start another process."""
         if settings.restart_on_device_loss == "off" or not runs_as_service():
             return None
         return cls(RestartPolicy(RestartRules.of(settings), time.monotonic()), unusable, end)
 
     def look(self, now: float, versions: Collection[VersionHealth]) -> None:
-        """Take in how the ``versions`` are, and have a device tried where that is due."""
+        """Take in the health of all ``versions``, and test a device if that is due."""
         if self._trying is not None and not self._trying.done():
             return
         if (device := self._policy.look(now, versions)) is not None:

@@ -1,4 +1,4 @@
-"""The shell around :mod:`inferd.health.reload_backoff`: loads versions again that have lost a device."""
+"""The shell around :mod:`inferd.health.reload_backoff`: reloads versions that have lost a device."""
 
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -14,12 +14,12 @@ from inferd.rollout.exchange import at_once
 
 log = structlog.get_logger("inferd.supervision")
 
-# At most so many hung versions of a model that can't be freed: each holds the memory of a whole version.
+# Limit on hung versions of a model that can't be freed: each holds the memory of a whole version.
 _MOST_STUCK = 2
 
 
 class VersionReloads:
-    """Reloads a version that has lost a device, or hangs there beyond repair, next to what is left of it; one reload
+    """Reloads a version that has lost a device, or hangs there beyond repair, next to the old deployment; one reload
     per version at a time. ``ended`` is called after each."""
 
     def __init__(self, catalog: Catalog, rules: ReloadBackoffRules, ended: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class VersionReloads:
         return bool(self._running)
 
     def look(self, now: float, loaded: Iterable[tuple[ModelVersion, Deployment]]) -> list[Coroutine[None, None, None]]:
-        """The reloads that are due now for those that are ``loaded``."""
+        """The reloads that are due now among the ``loaded`` versions."""
         loaded = list(loaded)
         known = {_key(model_version) for model_version, _ in loaded}
         self._backoffs = {key: backoff for key, backoff in self._backoffs.items() if key in known}
@@ -69,7 +69,7 @@ class VersionReloads:
             log.info("model reload started", **_labels(model_version))
             await self._catalog.roll_out(model_version, deployment.config, at_once)
         except ContentChanged:
-            # The files it was loaded from are gone.
+            # The files it was loaded from have changed.
             why = (
                 await self._loaded_as_it_is_now(model_version.name)
                 if model_version.deployment is deployment
@@ -89,7 +89,7 @@ class VersionReloads:
                 log.error("model not reloaded", **_labels(model_version), problem=why)
 
     async def _loaded_as_it_is_now(self, name: str) -> str:
-        """Why it could not be, "" where it could."""
+        """Why it could not be loaded, "" if it was."""
         try:
             await self._catalog.load(name)
         except InferdError as error:

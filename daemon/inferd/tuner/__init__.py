@@ -1,1 +1,1 @@
-"""Measures candidates and brings the choice into service: the shell around what tuning/ decides."""
+"""Measures candidates and puts the winner into service: the shell around the decisions of tuning/."""

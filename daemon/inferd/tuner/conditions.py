@@ -1,26 +1,26 @@
-"""Whether conditions allow tuning: not while memory is short, cores are contended or the quota throttles.
+"""Whether conditions allow tuning: not under memory pressure, CPU contention or CPU quota throttling.
 
-Measuring then would slow clients down and say nothing about the model. Sources:
-/proc/pressure/cpu (the kernel's PSI: per cent of the last ten seconds in which somebody
-waited for a core), /proc/meminfo, and cpu.stat of the control group, whose ``nr_throttled``
-counts the periods in which the quota stopped it.
+Measurements would then slow clients down and say nothing about the model. Sources:
+/proc/pressure/cpu (PSI: per cent of the last ten seconds in which some task waited for a core),
+/proc/meminfo, and cpu.stat of the cgroup, whose ``nr_throttled`` counts the periods in which the
+quota throttled it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# Serving at full load on all cores shows 10 to 30 here; beyond this others fight for the same cores.
+# Serving at full load on all cores shows 10 to 30 here; above this, other processes compete for the cores.
 _MOST_PRESSURE = 60.0
-# A candidate needs about what the model it is for has; so little left means paging for everyone.
+# A candidate needs about as much memory as the model in service; with less left, everyone starts paging.
 _LEAST_MEMORY = 0.10
-# A few periods cut short are a burst, a quarter of them are a quota too small for what runs.
+# A few throttled periods are a burst; a quarter of them means that the quota is too small for the load.
 _MOST_THROTTLED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """``pressure`` in per cent, ``memory`` the part of it that is available, ``periods`` and ``throttled``
-    of the CPU quota so far; None stands for what this kernel does not tell."""
+    """``pressure`` in per cent, ``memory`` the fraction that is available, ``periods`` and ``throttled``
+    of the CPU quota so far; None if the kernel does not report it."""
 
     pressure: float | None = None
     memory: float | None = None
@@ -28,9 +28,9 @@ class Conditions:
     throttled: int = 0
 
     def reason_to_wait(self, before: "Conditions", *, measuring: bool = False) -> str:
-        """Why not to tune, "" where nothing speaks against it; ``before`` is how things were a while ago.
+        """Why not to tune, "" if nothing speaks against it; ``before`` is an earlier reading.
 
-        While ``measuring`` goes on it is what presses on the cores, and only memory counts.
+        While ``measuring``, only memory counts: the measurement itself causes the CPU pressure.
         """
         if self.memory is not None and self.memory < _LEAST_MEMORY:
             return f"{self.memory:.0%} of memory is available, less than {_LEAST_MEMORY:.0%}"
@@ -45,13 +45,13 @@ class Conditions:
 
 
 def read(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Conditions:
-    """How things are now. Raises nothing: what can't be read stays unknown."""
+    """The present conditions. Never raises: values that can't be read are left out."""
     periods, throttled = _throttling(proc, cgroup)
     return Conditions(_pressure(_read(proc / "pressure" / "cpu")), _memory(_read(proc / "meminfo")), periods, throttled)
 
 
 def _pressure(text: str) -> float | None:
-    """The ``avg10`` of the line ``some``."""
+    """``avg10`` of the ``some`` line."""
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "some":
@@ -69,7 +69,7 @@ def _memory(text: str) -> float | None:
 
 
 def _throttling(proc: Path, cgroup: Path) -> tuple[int, int]:
-    """``nr_periods`` and ``nr_throttled`` of this process's group, in whichever version of cgroups has its CPU."""
+    """``nr_periods`` and ``nr_throttled`` of this process's cgroup, version 1 or 2."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         controllers, _, path = line.partition(":")[2].partition(":")
         mount = cgroup if controllers == "" else cgroup / "cpu"

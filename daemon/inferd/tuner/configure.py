@@ -1,4 +1,4 @@
-"""Converts between a model's settings and candidates: which candidates it may have, and its settings under one."""
+"""Converts between a model's settings and candidates."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,22 +12,22 @@ from inferd.tensors import Signature
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.goal import Goal
 
-# Infer requests for each stream: one keeps it busy, a second lies ready when the first ends.
+# Infer requests per stream: one keeps it busy, a second is ready when the first ends.
 _MULTIPLES: tuple[int, ...] = (1, 2, 4)
-# More than any setting may be.
+# Larger than any setting.
 _ANY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """What OpenVINO's two hints would choose, as (streams, threads, infer requests)."""
+    """The choices of OpenVINO's two hints, as (streams, threads, infer requests)."""
 
     latency: tuple[int, int, int]
     throughput: tuple[int, int, int]
 
 
 def configured(config: ModelConfig, candidate: Candidate) -> ModelConfig:
-    """``config`` as ``candidate`` has it; what that leaves to the device stays as it was."""
+    """``config`` with the settings of ``candidate``; those it leaves to the device are unchanged."""
     numbers = {axis.setting: getattr(candidate, name) for name, axis in QUANTITIES.items() if axis.setting}
     chosen = {name: (axis, value) for name, axis in CHOICES.items() if (value := getattr(candidate, name)) is not None}
     execution = config.execution.model_copy(
@@ -40,14 +40,14 @@ def configured(config: ModelConfig, candidate: Candidate) -> ModelConfig:
 
 
 def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> Space:
-    """What may be tried: everything the device can do, but for what the settings say themselves.
+    """The search space: everything the device offers, minus the axes that the settings fix.
 
-    Settings beyond what the device has are capped as it would cap them, and so are streams that
-    never had a thread or an infer request.
+    Settings beyond the device's limits are capped as the device would cap them, and so are streams
+    without a thread or an infer request.
     """
     execution = config.execution
     threads = _threads(execution.threads, tunables)
-    # A sequence more than may be live would be refused.
+    # More infer requests than live sequences would never be used.
     most = most_sequences(config, signature) if signature.stateful else _ANY
     most_streams = min(tunables.streams[1], threads[-1], execution.infer_requests or _ANY, most)
     least_streams = min(tunables.streams[0], most_streams)
@@ -66,28 +66,28 @@ def space_of(config: ModelConfig, signature: Signature, tunables: Tunables) -> S
 
 
 def seeds_of(space: Space, hints: Seeds, stored: Candidate | None = None) -> list[Candidate]:
-    """Where the search begins: what the hints would choose and what was chosen before, as far as it may be tried.
+    """The starting points: the hints' choices and the stored winner, each moved into the space.
 
-    By their place, so one may stand there twice.
+    Their positions matter, so there may be duplicates.
     """
     found = [_as_allowed(space, Candidate(*hint)) for hint in (hints.latency, hints.throughput)]
     return [*found, *([space.clip(stored)] if stored is not None else [])]
 
 
 def goal_of(config: ModelConfig) -> Goal:
-    """What ``config`` asks for."""
+    """The goal that ``config`` sets."""
     objective = config.objective
     return Goal(objective.goal, objective.latency_slo, objective.percentile)
 
 
 def _as_allowed(space: Space, candidate: Candidate) -> Candidate:
-    """``candidate`` with the device's own choice spelt out where the space does so."""
+    """``candidate`` with the device's defaults spelt out where the space does so."""
     chosen: dict[str, Any] = {axis: space.values(axis)[0] for axis in CHOICES}
     return space.clip(replace(candidate, **chosen))
 
 
 def _ladder(low: int, high: int) -> tuple[int, ...]:
-    """Every number while they are few, then in steps of about a half."""
+    """Every number up to 4, then steps of about a half."""
     steps, value = [], max(1, low)
     while value < high:
         steps.append(value)
@@ -97,16 +97,16 @@ def _ladder(low: int, high: int) -> tuple[int, ...]:
 
 def _threads(fixed: int, tunables: Tunables) -> tuple[int, ...]:
     if tunables.threads < tunables.streams[1]:
-        # The device takes no number of threads; in a space, each stream needs one.
+        # The device has no thread setting, but a space needs one thread per stream.
         return (tunables.streams[1],)
     return (min(fixed, tunables.threads),) if fixed else _ladder(1, tunables.threads)
 
 
 def _paths(setting: str, threads: tuple[int, ...]) -> tuple[ExecutionPath, ...]:
     if threads == (1,):
-        # One stream of one thread is handed over also where the settings say otherwise.
+        # The engine always runs one stream of one thread async.
         return ("async",)
-    # Inline leaves nothing to tune, see tuning/plan.
+    # Inline runs have nothing to tune, see tuner/plan.py.
     return ("sync",) if setting == "sync" else ("async",) if setting == "async" else ("async", "sync")
 
 

@@ -1,7 +1,7 @@
-"""Puts load straight into a dispatcher and measures the results: closed-loop, and open-loop as in real traffic.
+"""Puts load straight into a dispatcher and measures the results: closed-loop, or open-loop with random arrivals.
 
-No wire in between: it costs the same whatever the candidate. What differs is measured
-as it is served, by the same scheduler on the same kind of event loop.
+The wire is left out because it costs the same for every candidate. Everything else is as in
+service: the same scheduler on the same kind of event loop.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from inferd.rollout.synthetic_request import synthetic_request
 from inferd.tensors import Signature, Tensor
 from inferd.tuning.measurement import MeasurementWindow
 
-# A window of a slow model is stretched until it holds so many answers, to so many times its length at most.
+# A window of a slow model is extended until it holds this many answers, up to this many times its length.
 _LEAST_ANSWERS = 25
 _MOST_STRETCH = 6.0
 # The same arrivals for every candidate.
 _SEED = 20
-# What is not answered so many seconds after the last request was due won't be in time.
+# A request not answered this many seconds after the last one was due counts as never answered.
 _PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is sent: ``samples`` in turn, each a tensor an input port, of ``signature``; ``dynamic_batching`` where
-    requests may run together."""
+    """The requests to send: ``samples`` in turn, each with one tensor per input port of ``signature``; with
+    ``dynamic_batching`` requests may share a run."""
 
     signature: Signature
     samples: Sequence[Sequence[Tensor]]
@@ -39,7 +39,7 @@ class Traffic:
 
 
 class _Reply:
-    """Takes a client's place; ``ended`` is called with the error of a request that failed."""
+    """Stands in for a client; calls ``ended`` with the error of a failed request, None on success."""
 
     def __init__(self, ended: Callable[[InferdError | None], None]) -> None:
         self._ended = ended
@@ -47,7 +47,7 @@ class _Reply:
     def answer(self, outputs: Sequence[Tensor]) -> None:
         for tensor in outputs:
             if isinstance(tensor.data, memoryview):
-                tensor.data.tobytes()  # as encoding would
+                tensor.data.tobytes()  # stands in for encoding
         self._ended(None)
 
     def fail(self, error: InferdError) -> None:
@@ -55,7 +55,7 @@ class _Reply:
 
 
 class LoadGenerator:
-    """Puts ``traffic`` into ``dispatcher``, which gets no other requests."""
+    """Loads ``dispatcher``, which gets no other requests, with ``traffic``."""
 
     def __init__(self, dispatcher: Dispatcher, traffic: Traffic) -> None:
         self._dispatcher = dispatcher
@@ -70,11 +70,10 @@ class LoadGenerator:
         self._going = False
 
     async def closed_loop(self, in_flight: int, windows: int, seconds: float, settle: float) -> list[MeasurementWindow]:
-        """``in_flight`` requests all the time, each put in again once it is answered, for ``windows`` of ``seconds``
-        after ``settle``.
+        """Keep ``in_flight`` requests running for ``windows`` of ``seconds`` each, after ``settle`` seconds.
 
-        Where little comes in that time a window is longer, and has one answer at least. Returns once nothing is
-        in flight any more. Raises the error of the first request that failed.
+        A window with few answers is extended, at least until the first answer. Returns once nothing is in
+        flight. Raises the error of the first request that failed.
         """
         self._going = True
         for _ in range(in_flight):
@@ -86,7 +85,7 @@ class LoadGenerator:
             await self._end()
 
     async def until(self, over: asyncio.Event, in_flight: int) -> None:
-        """``in_flight`` requests all the time until ``over`` is set, or one of them fails; then none any more."""
+        """Keep ``in_flight`` requests running until ``over`` is set or one fails; returns once ``over`` is set."""
         self._going = True
         for _ in range(in_flight):
             self._ask_again(next(self._sequences), first=True)
@@ -96,8 +95,8 @@ class LoadGenerator:
             await self._end()
 
     async def open_loop(self, rate: float, seconds: float) -> MeasurementWindow:
-        """Random arrivals of ``rate`` a second. Latency counts from when a request was due; one that is refused, fails
-        or is not answered in :data:`_PATIENCE` seconds has an infinite one."""
+        """Random arrivals at ``rate`` per second. Latency counts from the moment a request was due. It is infinite for
+        a request that is refused, fails or is not answered within :data:`_PATIENCE` seconds."""
         chance, at, dues = Random(_SEED), 0.0, list[int]()  # noqa: S311 - nothing is secret here
         begun = time.monotonic_ns()
         while (at := at + chance.expovariate(rate)) < seconds:
@@ -111,7 +110,7 @@ class LoadGenerator:
                 all_ended.set()
 
         for due in dues:
-            while (wait := due - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - what is waited for is the time
+            while (wait := due - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - it waits for a point in time
                 await asyncio.sleep(wait / 1e9)
             step = SequenceStep(next(self._sequences), start=True, end=True)
             self._put(_Reply(lambda error, due=due: ended(due, error)), due, step)  # type: ignore[misc]
@@ -119,7 +118,7 @@ class LoadGenerator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await all_ended.wait()
-        # What is left over would be in the way of whatever is measured next.
+        # Leftovers would disturb the next measurement.
         self._dispatcher.abort(Cancelled(""))
         await self._dispatcher.drained()
         return MeasurementWindow(seconds, tuple(sorted(latencies)))
@@ -127,7 +126,7 @@ class LoadGenerator:
     async def _end(self) -> None:
         self._going = False
         await self._dispatcher.drained()
-        # Sequences hold infer requests, which others will need.
+        # Sequences hold infer requests, which other clients will need.
         self._dispatcher.disconnected(self)
 
     async def _window(self, seconds: float, least: int) -> MeasurementWindow:
@@ -135,14 +134,14 @@ class LoadGenerator:
         begun = time.monotonic()
         await asyncio.sleep(seconds)
         await self._answers(least, seconds * (_MOST_STRETCH - 1))
-        # Without any, a window would say nothing of the slowest models.
+        # Without a single answer, a window would say nothing about the slowest models.
         await self._answers(min(least, 1), None)
         if self._failure is not None:
             raise self._failure
         return MeasurementWindow(time.monotonic() - begun, tuple(sorted(self._latencies)))
 
     async def _answers(self, wanted: int, seconds: float | None) -> None:
-        """Wait until the window has so many, a request has failed, or ``seconds`` have passed."""
+        """Wait until the window has ``wanted`` answers, a request has failed, or ``seconds`` have passed."""
         self._wanted = wanted
         self._enough.clear()
         if len(self._latencies) < wanted and self._failure is None:
@@ -163,7 +162,7 @@ class LoadGenerator:
             self._latencies.append((time.monotonic_ns() - asked) / 1e9)
             if len(self._latencies) == self._wanted:
                 self._enough.set()
-            # Not here: the dispatcher is in the middle of answering others.
+            # Later, because the dispatcher is still answering other requests.
             self._loop.call_soon(self._ask_again, sequence)
 
         self._put(_Reply(ended), asked, SequenceStep(sequence, start=first, owner=self))
@@ -175,7 +174,7 @@ class LoadGenerator:
             signature,
             inputs,
             reply,
-            # Where the model keeps its state, one client is one sequence.
+            # For a stateful model, one client is one sequence.
             step=step if signature.stateful else None,
             batch_key=signature.batch_key(inputs) if self._traffic.dynamic_batching else None,
             received=received,

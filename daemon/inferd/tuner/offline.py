@@ -1,4 +1,4 @@
-"""Tuning without a daemon: one model after the other, each alone or under load from the others."""
+"""Tuning without a daemon: one model at a time, alone or under load from the others."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from inferd.tuner.session import Progress, tune
 from inferd.tuning.outcome import Outcome
 from inferd.tuning.search import Search
 
-# Each choice changes what the others have to share: a second turn lets those before it answer.
+# Each choice changes the others' share of the machine; a second round lets earlier models adapt.
 TURNS = 2
 
 
@@ -34,7 +34,7 @@ class NoCandidateRan(InferdError):
 
 
 class ProfileNotStored(InferdError):
-    """A profile could not be written; the log has said why."""
+    """A profile could not be written; the log says why."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -42,27 +42,27 @@ class ProfileNotStored(InferdError):
 
 
 class TuningView(Protocol):
-    """Where it is told how searches go."""
+    """Receives the progress of searches."""
 
     def model(self, name: str, version: int, device: str, size: int) -> AbstractContextManager[None]:
-        """While this model is searched, among ``size`` candidates."""
+        """Entered for the search of one model among ``size`` candidates."""
 
     def tell(self, progress: Progress) -> None:
-        """One step of a search."""
+        """Report one step of a search."""
 
     def check(self, probe: ProbeProcess, outcome: Outcome) -> Sustained | None:
-        """Look at the winner under random arrivals."""
+        """Test the winner under random arrivals."""
 
     def result(self, outcome: Outcome, profile: Profile | None) -> None:
-        """What a search found."""
+        """Report the outcome of a search."""
 
     def untunable(self, source: ModelSource, why: str) -> None:
-        """There is nothing to tune."""
+        """Report that ``source`` has nothing to tune."""
 
 
 @dataclass(frozen=True, slots=True)
 class OfflineTuner:
-    """Tunes with ``engine`` by ``rules``, and keeps what it finds in ``profiles``."""
+    """Tunes with ``engine`` by ``rules``, and stores the results in ``profiles``."""
 
     engine: Engine
     profiles: Profiles
@@ -72,7 +72,7 @@ class OfflineTuner:
     def one(self, source: ModelSource, companions: Sequence[ModelSource] = ()) -> Profile | None:
         """The new profile of ``source``, measured while ``companions`` run under full load.
 
-        None where there is nothing to tune. Raises InferdError.
+        None if there is nothing to tune. Raises InferdError.
         """
         device, why = tunable_device(self.engine, source)
         if not device:

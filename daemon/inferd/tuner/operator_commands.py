@@ -1,4 +1,4 @@
-"""The operators' commands to the tuner: pin, serve with given settings, roll back, tune."""
+"""Operators' commands to the tuner: tune, pin, serve with given settings, roll back."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from inferd.tuning.candidates import Candidate, Space
 
 
 class OperatorCommands:
-    """Each acts on one record; see :class:`TuningRecords` for how to find it."""
+    """Each command acts on one record; :class:`TuningRecords` finds it."""
 
     def __init__(self, tuner: Tuner) -> None:
         self._tuner = tuner
@@ -28,8 +28,8 @@ class OperatorCommands:
         self._promotion = tuner.promotion
 
     def request_tuning(self, record: TuningRecord) -> str:
-        """Tune it before all that no operator asked for, as soon as there is a good moment; returns when that is, in
-        words. Raises InvalidRequest where it is not to be."""
+        """Tune it as soon as conditions allow, ahead of searches that no operator requested. Returns when, in words.
+        Raises InvalidRequest if it can't be tuned."""
         if not self._tuner.enabled:
             raise InvalidRequest(record.source.name, "tuning is off; start the server with --tuning start")
         if record.phase is TuningPhase.UNTUNABLE:
@@ -42,17 +42,17 @@ class OperatorCommands:
         return self._tuner.request(record)
 
     def pin(self, record: TuningRecord, pinned: bool) -> None:
-        """Keep what its profile says, whatever is measured, or no longer. Raises InvalidRequest without a profile."""
+        """Pin or unpin the profile: a pinned one is never tuned again. Raises InvalidRequest without a profile."""
         if record.profile is None:
             raise InvalidRequest(record.source.name, "it has no profile yet, so there is nothing to pin")
         self.records.store(record, replace(record.profile, pinned=pinned))
         record.note("pinned" if pinned else "no longer pinned")
 
     async def serve_with(self, record: TuningRecord, change: Callable[[Candidate], Candidate]) -> str:
-        """Bring into service what ``change`` makes of what is served now, as a tuning's choice is, and pin it.
+        """Apply ``change`` to the settings in service, roll the result out like a tuned candidate, and pin it.
 
-        Returns what is served then. Raises InvalidRequest where that can't be asked for, RolloutRejected where it does
-        not pass its trial, and ModelUnavailable while the model is being tuned.
+        Returns the settings then in service. Raises InvalidRequest if the change is not possible, RolloutRejected
+        if the trial fails, and ModelUnavailable while the model is being tuned.
         """
         model_version = self._idle(record)
         name, source, deployment = record.source.name, record.source, model_version.deployment
@@ -61,7 +61,7 @@ class OperatorCommands:
         if deployment is None or deployment.signature.in_sequences:
             raise InvalidRequest(name, "its sequences would end; set it in model.toml and load the model again")
         tunables = await asyncio.to_thread(self.records.engine.tunable, record.device, source.cpu_threads)
-        # Whatever the device allows, also where model.toml says something else: that is what an operator is for.
+        # An operator may choose anything that the device allows, even against model.toml.
         space = space_of(_without_run_settings(source.config), deployment.signature, tunables)
         before = record.candidate or current_candidate(deployment, next(iter(space.all())))
         target = change(before)
@@ -87,10 +87,10 @@ class OperatorCommands:
         return target.describe()
 
     def _idle(self, record: TuningRecord) -> ModelVersion:
-        """What is served of ``record``, which is not being tuned. Raises ModelUnavailable otherwise."""
+        """The version in service for ``record``. Raises ModelUnavailable if it is being tuned."""
         if record.phase in (TuningPhase.VERIFYING, TuningPhase.SEARCHING, TuningPhase.TRYING):
             raise ModelUnavailable(
-                record.source.name, f"being tuned ({record.phase.value})", "try again when that has ended"
+                record.source.name, f"being tuned ({record.phase.value})", "try again when it has finished"
             )
         model_version = self._promotion.model_version(record)
         if model_version is None or model_version.state is not ModelState.READY:
@@ -98,9 +98,9 @@ class OperatorCommands:
         return model_version
 
     async def roll_back(self, record: TuningRecord) -> str:
-        """Serve as before the last promotion, pinned so that it stays so. Returns what is served now.
+        """Return to the settings before the last promotion, and pin them. Returns the settings now in service.
 
-        Raises InvalidRequest where nothing came before, and what loading raises.
+        Raises InvalidRequest if there are none, and any error of loading.
         """
         name, profile = record.source.name, record.profile
         if profile is None:
@@ -127,14 +127,14 @@ class OperatorCommands:
 
 
 def _without_run_settings(config: ModelConfig) -> ModelConfig:
-    """``config`` with nothing said about how it is run."""
+    """``config`` without the settings that fix how it runs."""
     own = config.execution
     kept = ExecutionSettings(mode=own.mode, precision=own.precision, hang_timeout=own.hang_timeout)
     return config.model_copy(update={"execution": kept})
 
 
 def _out_of_range(space: Space, target: Candidate) -> str:
-    """Why ``target`` can't be asked for; "" where it can. Quantities may lie between those a search would try."""
+    """Why ``target`` is not allowed; "" if it is. Quantities may lie between those of the search space."""
     for axis in QUANTITIES:
         value, most = getattr(target, axis), space.values(axis)[-1]
         if not 1 <= value <= most:

@@ -15,7 +15,7 @@ from inferd.tuning.goal import Goal
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
-    """A search to make: ``source`` has its settings as ``model.toml`` gives them, and ``device`` is its only one."""
+    """The search to make: ``source`` has the settings of ``model.toml``, and ``device`` is its only device."""
 
     source: ModelSource
     device: str
@@ -26,7 +26,7 @@ class TuningPlan:
 
 
 def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
-    """The resolved device ``source`` can be tuned on and "", or "" and why there is none. Raises DeviceAbsent."""
+    """The resolved device to tune ``source`` on and "", or "" and why there is none. Raises DeviceAbsent."""
     if len(source.config.devices) > 1:
         return "", "it is served on several devices with one set of settings"
     if source.config.execution.path == "inline":
@@ -41,7 +41,8 @@ def tunable_device(engine: Engine, source: ModelSource) -> tuple[str, str]:
 
 
 def key_of(engine: Engine, source: ModelSource, device: str) -> dict[str, str]:
-    """What a result for ``source`` on ``device`` holds for, part by part. Raises LoadFailed where it can't be read."""
+    """The conditions under which a result for ``source`` on ``device`` is valid. Raises LoadFailed if a file can't be
+    read."""
     config = source.config
     execution = config.execution
     return {
@@ -67,8 +68,8 @@ def _asked_for(objective: ObjectiveSettings) -> str:
 
 
 def hints_of(engine: Engine, source: ModelSource) -> Seeds:
-    """What OpenVINO's hints would choose for ``source`` on its only device. Compiles, and leaves threads behind
-    that later loads of this process take over (OpenVINO fact 30). Raises as Engine.load."""
+    """The choices of OpenVINO's hints for ``source`` on its only device. Compiles, and leaves threads behind that
+    later loads in this process inherit (OpenVINO fact 30). Raises like Engine.load."""
     [device] = source.config.devices
     latency, throughput = (engine.hinted(source, device, hint) for hint in ("latency", "throughput"))
     return Seeds(
@@ -85,7 +86,7 @@ def plan(
     hints: Seeds,
     stored: Candidate | None = None,
 ) -> TuningPlan:
-    """The search for ``source``; ``stored`` was chosen before. Reads the model and compiles nothing. Raises as
-    Engine.inspect."""
+    """The search for ``source``, with ``stored`` the winner of the last one. Reads the model but compiles nothing.
+    Raises like Engine.inspect."""
     space = space_of(source.config, engine.inspect(source), engine.tunable(device, source.cpu_threads))
     return TuningPlan(source, device, key, space, goal_of(source.config), seeds_of(space, hints, stored))

@@ -1,4 +1,4 @@
-"""Measures candidates: loads the model with each one's settings, and measures it under full load."""
+"""Measures candidates: loads the model with each one's settings and puts it under full load."""
 
 import asyncio
 import time
@@ -24,16 +24,16 @@ from inferd.tuner.load import LoadGenerator, Traffic
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.measurement import Measurement, MeasurementWindow
 
-# Seconds under load before the first window: clocks, caches and learnt service times come to rest.
+# Seconds under load before the first window: clocks, caches and learnt service times settle.
 _SETTLE = 0.15
-# Contenders are looked at in turn, so they stay loaded, each with weights of its own.
+# The race measures contenders in turn, so this many stay loaded, each with its own weights.
 _KEPT = 3
 _ROOM = QueueLimits(1_000_000, 1 << 40)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCandidate:
-    """A candidate that is ready to be looked at."""
+    """A candidate that is ready to be measured."""
 
     model: LoadedModel
     dispatcher: Dispatcher
@@ -53,7 +53,7 @@ class Companion:
 class Probe:
     """Measures candidates for ``source`` on its only device with ``samples`` as inputs, or synthetic inputs if empty.
 
-    Each measurement takes ``windows`` of ``window_seconds`` while the ``companions`` run under full load. Not for use
+    Each measurement takes ``windows`` of ``window_seconds`` while the ``companions`` run under full load. Do not use
     on a running event loop.
     """
 
@@ -92,7 +92,7 @@ class Probe:
         self._runner.close()
 
     def measure(self, candidate: Candidate, windows: int) -> Measurement:
-        """One look at ``candidate``. Never raises for what the candidate does: that is a failed measurement."""
+        """Measure ``candidate``. Never raises: a candidate that fails yields a failed measurement."""
         begun = time.monotonic()
         effective, seen, failure = candidate, tuple[MeasurementWindow, ...](), None
         try:
@@ -104,7 +104,7 @@ class Probe:
         return Measurement(candidate, effective, seen, time.monotonic() - begun, failure)
 
     def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow:
-        """``candidate`` under random arrivals of ``rate`` a second. Raises InferdError where it can't be loaded."""
+        """``candidate`` under random arrivals at ``rate`` per second. Raises InferdError if it can't be loaded."""
         return self._runner.run(self._arrive(self._load(candidate), candidate, rate, seconds))
 
     def _load(self, candidate: Candidate) -> LoadedCandidate:
@@ -156,7 +156,7 @@ class Probe:
 
 @asynccontextmanager
 async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
-    """``companions`` have all the work they can do meanwhile."""
+    """Keep ``companions`` fully loaded inside the context."""
     over = asyncio.Event()
     loads = [asyncio.create_task(LoadGenerator(c.dispatcher, c.traffic).until(over, c.in_flight)) for c in companions]
     try:
@@ -169,7 +169,7 @@ async def _busy(companions: Sequence[Companion]) -> AsyncIterator[None]:
 async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
     return Dispatcher(
         DispatchedModel(source.name, source.version, model.signature.states),
-        # Nothing is refused here: whether the objective is kept is what is being found out.
+        # Refuse nothing: whether the objective is met is what is being measured.
         replace(rules_of(source.config, model.signature, _ROOM), objective=None),
         [DispatchPool(entry.pool, entry.times) for entry in model.pools],
         observe=lambda _: None,
@@ -177,7 +177,7 @@ async def _dispatcher(source: ModelSource, model: LoadedModel) -> Dispatcher:
 
 
 def effective_of(candidate: Candidate, seen: Effective, requests: int) -> Candidate:
-    """``candidate`` as the device really took it; what was left to the device, or what it does not tell, stays."""
+    """``candidate`` with the settings the device reports; settings it does not report are unchanged."""
     told: dict[str, Any] = {
         axis: value
         for axis, value in seen.choices.items()

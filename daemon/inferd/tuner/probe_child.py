@@ -1,5 +1,5 @@
-"""The child of a probe: ``python -m inferd.tuner.probe_child DESCRIPTOR``, a pipe on which its ProbeJob comes
-first."""
+"""The child process of a probe: ``python -m inferd.tuner.probe_child DESCRIPTOR``, a pipe that first carries its
+ProbeJob."""
 
 import sys
 from multiprocessing.connection import Connection
@@ -8,7 +8,7 @@ from inferd.tuner.probe_process import ProbeJob, serve
 
 
 def main() -> None:
-    """Answer what is asked until the pipe closes."""
+    """Answer queries until the pipe closes."""
     pipe = Connection(int(sys.argv[1]))
     job = pipe.recv()
     if not isinstance(job, ProbeJob):

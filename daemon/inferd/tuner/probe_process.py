@@ -1,6 +1,6 @@
-"""A probe in a process of its own: a candidate that crashes or hangs takes nothing else with it.
+"""A probe in its own process: a candidate that crashes or hangs affects nothing else.
 
-A program of its own, not a fork: OpenVINO does not survive a fork (OpenVINO fact 16).
+Started as a new program because OpenVINO does not survive a fork (OpenVINO fact 16).
 """
 
 import multiprocessing
@@ -33,18 +33,18 @@ from inferd.tuning.measurement import Measurement, MeasurementWindow
 
 COMMAND = (sys.executable, "-P", "-m", "inferd.tuner.probe_child")
 
-# Longer than any look: loading the largest models takes minutes.
+# Longer than any measurement: loading the largest models takes minutes.
 _HUNG = 900.0
-# How long one window of a look is.
+# Length of one measurement window.
 WINDOW_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeJob:
-    """What the process is to look at: ``source`` on its only device, compiled into the cache at ``cache``.
+    """What to measure: ``source`` on its only device, compiled into the cache at ``cache``.
 
     ``nice`` is added to the process's niceness, so that clients go first. ``companions`` are kept
-    busy meanwhile.
+    under load meanwhile.
     """
 
     source: ModelSource
@@ -58,11 +58,11 @@ class ProbeJob:
 
 
 class ProbeProcess:
-    """Runs probes for ``job`` elsewhere; use as a context.
+    """Runs probes for ``job`` in child processes; use as a context manager.
 
-    There is a process for each way of placing threads on CPUs: within one, OpenVINO hands the
-    threads of a model that has gone to the next one, which then run where they ran before,
-    whatever was asked for (OpenVINO fact 30). One works at a time.
+    There is one process per thread placement: within a process, OpenVINO hands the threads of a freed
+    model to the next one, and they stay on their CPUs even if the new model asks for others (OpenVINO fact 30).
+    Only one process works at a time.
     """
 
     def __init__(self, job: ProbeJob) -> None:
@@ -80,41 +80,41 @@ class ProbeProcess:
         self.close()
 
     def close(self) -> None:
-        """End the processes, whatever they are at. Harmless when called again."""
+        """End the processes, even during a measurement. Harmless when called again."""
         with self._lock:
             children, self._children = list(self._children.values()), {}
         for child in children:
             child.close()
 
     def kill(self) -> None:
-        """End the processes from another thread than the one that waits for an answer, which then has failed; and so
-        has every later question."""
+        """End the processes, from another thread than the one that waits for an answer. That query and all later ones
+        fail."""
         with self._lock:
             self._killed = True
             for child in self._children.values():
                 child.kill()
 
     def hints(self) -> Seeds:
-        """As :func:`hints_of`. Raises InferdError."""
+        """Like :func:`hints_of`. Raises InferdError."""
         answer = self._answered(None, None)
         if not isinstance(answer, Seeds):
             raise LoadFailed(self._job.source.name, self._job.source.version, str(answer))
         return answer
 
     def measure(self, candidate: Candidate, windows: int) -> Measurement:
-        """As :meth:`Probe.measure`; a process that dies or hangs is a failure of the candidate's, and is replaced."""
+        """Like :meth:`Probe.measure`. If the process dies or hangs, the candidate fails and the process is replaced."""
         answer = self._answered(candidate, (candidate, windows))
         if isinstance(answer, Measurement):
             return answer
         return Measurement(candidate, candidate, (), 0.0, str(answer))
 
     def arrive(self, candidate: Candidate, rate: float, seconds: float) -> MeasurementWindow | None:
-        """As :meth:`Probe.arrive`; None where the candidate could not be run."""
+        """Like :meth:`Probe.arrive`; None if the candidate could not run."""
         answer = self._answered(candidate, (candidate, rate, seconds))
         return answer if isinstance(answer, MeasurementWindow) else None
 
     def _answered(self, candidate: Candidate | None, question: object) -> object:
-        """The answer to ``question``, or in words why there is none."""
+        """The answer to ``question``, or a text that says why there is none."""
         placement = placement_of(candidate)
         try:
             with self._lock:
@@ -133,7 +133,7 @@ class ProbeProcess:
 
 
 def placement_of(candidate: Candidate | None) -> tuple[Value, ...] | None:
-    """What decides on which CPUs threads run; None for what no candidate is about."""
+    """The settings that determine thread placement; None for the hints, which have no candidate."""
     return None if candidate is None else candidate.placement
 
 
@@ -142,7 +142,7 @@ class _ChildLost(Exception):
 
 
 class _ProbeChild:
-    """One process, running from the start."""
+    """One child process, started on construction."""
 
     def __init__(self, job: ProbeJob) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
@@ -153,12 +153,12 @@ class _ProbeChild:
                 pass_fds=[theirs.fileno()],
                 env=child_environment(os.environ),
             )
-        # One that has ended already is found out when it is asked.
+        # If the child has ended already, the first query reports it.
         with suppress(OSError):
             self._pipe.send(job)
 
     def ask(self, question: object) -> object:
-        """Raises _ChildLost where no answer comes."""
+        """Raises _ChildLost if no answer comes."""
         try:
             self._pipe.send(question)
             if not self._pipe.poll(_HUNG):
@@ -177,8 +177,8 @@ class _ProbeChild:
 
 
 def serve(pipe: Connection, job: ProbeJob) -> None:
-    """The child: answers looks until the pipe closes."""
-    # The terminal sends it to the whole group; who asked decides what becomes of us.
+    """The child's side: answer queries until the pipe closes."""
+    # A terminal signals the whole process group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(job.nice)
     logs.configure("error", "auto")
@@ -202,7 +202,7 @@ def _answer(engine: Engine, job: ProbeJob, probe: Probe, question: tuple[Any, ..
             case (candidate, rate, seconds):
                 return probe.arrive(candidate, rate, seconds)
     except LoadFailed as error:
-        # The caller says of what.
+        # The caller adds the model's name.
         return error.problem
     except InferdError as error:
         return str(error)

@@ -1,8 +1,7 @@
-"""Results of tuning, kept on disk: a readable file for each model version and device.
+"""Tuning results on disk: a readable file for each model version and device.
 
-A profile holds for what it was measured on and nothing else, so it says what that was, part
-by part; one that differs in any part is left alone and named in the log. Files appear under
-their names only when complete.
+A profile records the conditions that it was measured under, part by part. If any part differs, the
+profile is ignored and the log names the difference. Files appear under their names only when complete.
 """
 
 import json
@@ -28,7 +27,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ProfilePoint:
-    """One measured candidate: answers a second, in time and in all; latencies in seconds."""
+    """One measured candidate: answers per second, in time and in total; latencies in seconds."""
 
     candidate: Candidate
     windows: int
@@ -51,7 +50,8 @@ class ProfilePoint:
 
 @dataclass(frozen=True, slots=True)
 class Sustained:
-    """Random arrivals of ``rate`` a second, the ``part`` of the measured goodput, of which ``in_time`` came in time."""
+    """Random arrivals at ``rate`` per second, the fraction ``part`` of the measured goodput; ``in_time`` is the
+    fraction answered in time."""
 
     rate: float
     part: float
@@ -60,12 +60,12 @@ class Sustained:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The choice for one model version on one device, what it holds for (``key``) and what it rests on.
+    """The settings chosen for one model version on one device, the conditions (``key``), and the measurements.
 
-    ``objective`` in seconds, None where there is none; ``gains`` by the name of what was beaten;
-    ``seconds`` spent; ``tuned_at`` in ISO 8601. ``sustained`` is the highest rate of random arrivals
-    tried at which the objective was kept, None where there is none or none was tried. ``pinned``
-    profiles are not tuned again; ``previous`` is what was in force before, for a roll-back.
+    ``objective`` is in seconds, None if there is none. ``gains`` are keyed by the name of the seed compared with,
+    ``seconds`` is the time spent, ``tuned_at`` is in ISO 8601. ``sustained`` is the highest rate of random arrivals
+    tried that met the objective, None without an objective or a test. ``pinned`` profiles are not tuned again;
+    ``previous`` holds the settings before this profile, for a rollback.
     """
 
     model: str
@@ -89,13 +89,13 @@ class Profile:
 
     @property
     def chosen(self) -> ProfilePoint | None:
-        """What was measured of the winner."""
+        """The winner's measurement."""
         return next((p for p in self.points if p.candidate == self.winner), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What can be read of a profile of any format."""
+    """The fields that profiles of every format have."""
 
     format: int
 
@@ -114,7 +114,7 @@ def profile_of(
     tuned_at: str,
     sustained: Sustained | None = None,
 ) -> Profile | None:
-    """``outcome`` as a profile; None where nothing ran. Ratios to what gave no answers are no gains to speak of."""
+    """``outcome`` as a profile; None if no candidate ran. Gains over a seed without answers are left out."""
     if outcome.winner is None:
         return None
     return Profile(
@@ -137,25 +137,25 @@ def profile_of(
 
 
 def as_json(profile: Profile) -> str:
-    """The text of the profile's file."""
+    """The contents of the profile's file."""
     return json.dumps(asdict(profile), indent=2) + "\n"
 
 
 class Profiles:
-    """The profiles in ``directory``, made for this user alone when the first one is stored."""
+    """The profiles in ``directory``, which is created with mode 0700 for the first one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def find(self, model: str, version: int, device: str, key: Mapping[str, str]) -> Profile | None:
-        """The profile that holds for ``key``; None, and a line in the log, where there is one and it does not."""
+        """The profile valid for ``key``, else None; logs a profile that does not match."""
         profile = self.stored(model, version, device)
         if profile is None:
             return None
         differing = sorted(k for k in {*key, *profile.key} if key.get(k) != profile.key.get(k))
         if differing:
             log.info(
-                "profile ignored: it does not fit",
+                "profile ignored: conditions differ",
                 model=model,
                 version=version,
                 device=device,
@@ -165,7 +165,7 @@ class Profiles:
         return profile
 
     def stored(self, model: str, version: int, device: str) -> Profile | None:
-        """Whatever is stored, whether or not it still holds; None where nothing is or it can't be read."""
+        """The stored profile, valid or not; None if there is none or it can't be read."""
         file = self._file(model, version, device)
         try:
             text = file.read_bytes()
@@ -189,11 +189,11 @@ class Profiles:
         return profile
 
     def store(self, profile: Profile) -> bool:
-        """Keep ``profile`` in place of what was there. Where that fails a warning says so."""
+        """Store ``profile`` in place of an earlier one. On failure, log a warning and return False."""
         file = self._file(profile.model, profile.version, profile.device)
         text = as_json(profile)
         try:
-            # The mode is that of the last folder alone.
+            # mkdir applies the mode to the last folder only.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.parent.mkdir(mode=0o700, exist_ok=True)
             atomic_file.write(file, text.encode())
@@ -203,7 +203,7 @@ class Profiles:
         return True
 
     def remove(self, model: str, version: int, device: str) -> None:
-        """Keep nothing of it any more. Where that fails a warning says so."""
+        """Delete the profile. On failure, log a warning."""
         file = self._file(model, version, device)
         try:
             file.unlink(missing_ok=True)
@@ -211,11 +211,11 @@ class Profiles:
             log.warning("profile not removed", file=str(file), reason=error.strerror)
 
     def _file(self, model: str, version: int, device: str) -> Path:
-        # Model names are plain by the repository's rule; devices may have colons and commas.
+        # The repository restricts model names to plain characters; devices may have colons and commas.
         safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in device)
         return self._directory / model / f"{version}.{safe}.json"
 
 
 def _possible(candidate: Candidate) -> bool:
-    """Whether a hand that edited the file left something that can be run."""
+    """Whether an edited file still holds settings that can run."""
     return all(getattr(candidate, axis) >= 1 for axis in QUANTITIES)

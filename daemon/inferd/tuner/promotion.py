@@ -1,4 +1,4 @@
-"""Brings a candidate into service: loads it next to the incumbent, compares outputs, and runs the trial."""
+"""Puts a candidate into service: loads it next to the incumbent, compares outputs, and runs the trial."""
 
 import asyncio
 from dataclasses import replace
@@ -20,7 +20,7 @@ from inferd.tuning.candidates import Candidate
 
 
 class Promotion:
-    """Puts candidates on trial in ``catalog``. Once ``stopping`` is set, none is tried any more."""
+    """Puts candidates on trial in ``catalog``, until ``stopping`` is set."""
 
     def __init__(
         self, catalog: Catalog, records: TuningRecords, *, stages: tuple[Stage, ...], stopping: asyncio.Event
@@ -31,12 +31,12 @@ class Promotion:
         self._stopping = stopping
 
     def model_version(self, record: TuningRecord) -> ModelVersion | None:
-        """What is served of ``record``."""
+        """The version in service for ``record``."""
         key = record.source.name, record.source.version
         return next((s for s, _ in self.catalog.serving() if (s.name, s.version) == key), None)
 
     async def apply(self, record: TuningRecord, found: Profile) -> None:
-        """Serve as ``found`` says, unless that is how it is served or it proves worse."""
+        """Serve with the settings of ``found``, unless they are in use already or prove worse."""
         if not self._records.holds(record):
             self._records.finish(record, TuningDecision.STOPPED, "the model was reloaded meanwhile")
             return
@@ -50,7 +50,7 @@ class Promotion:
         elif found.winner == (kept := before or current_candidate(model_version.deployment, found.winner)):
             self._records.finish(record, TuningDecision.KEPT, found.reason, found)
         elif model_version.deployment.signature.in_sequences:
-            # Their states are where they are served: moving them would end every live sequence.
+            # The states live in the incumbent's infer requests: replacing it would end every live sequence.
             self._records.finish(record, TuningDecision.STORED, f"from the next load: {found.reason}", found)
         else:
             target = found.winner.describe()
@@ -66,7 +66,7 @@ class Promotion:
     async def try_out(
         self, model_version: ModelVersion, source: ModelSource, candidate: Candidate
     ) -> tuple[TuningDecision, str]:
-        """Have ``candidate`` take over if it passes its trial: how that ended, and why."""
+        """Promote ``candidate`` if it passes its trial. Returns the decision and the reason."""
         objective = source.config.objective
         rollout = Rollout(
             Trial(objective.latency_slo, objective.percentile, self._stages),
@@ -78,12 +78,12 @@ class Promotion:
             await self.catalog.roll_out(model_version, configured(source.config, candidate), rollout.steer)
         except InferdError as error:
             return TuningDecision.FAILED, str(error)
-        # Every ending of a rollout is one of a tuning, by the same name.
+        # Rollout and tuning decisions share their names.
         return TuningDecision(rollout.result.decision.value), rollout.result.why
 
 
 def current_candidate(deployment: Deployment, like: Candidate) -> Candidate:
-    """What ``deployment`` runs with, spelt out as ``like`` is."""
+    """The settings of ``deployment``, spelt out like those of ``like``."""
     entry = deployment.loaded.pools[0]
     return replace(
         effective_of(like, entry.effective, entry.pool.width),

@@ -1,4 +1,4 @@
-"""The tuner's record of one model version, and the states of its tuning as a table."""
+"""The tuner's record of one model version, and the tuning phases as a state table."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from inferd.tuner.session import Progress
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.drift import Drift
 
-# Why a model whose runs are inline is not tuned.
-RUNS_INLINE = "its runs take less time than handing them to another thread would"
-# Seconds between one tuning of a model and the next by itself.
+# Why a model that runs inline is not tuned.
+RUNS_INLINE = "its runs are shorter than a hand-over to another thread"
+# Seconds between two automatic tunings of a model.
 COOL_DOWN = 600.0
 
 
 class TuningPhase(Enum):
-    """What the tuner is doing for a model version. UNTUNABLE: there is nothing to tune, and it says why."""
+    """What the tuner is doing for a model version. UNTUNABLE: there is nothing to tune; the status says why."""
 
     UNTUNABLE = "untunable"
     SETTLED = "settled"
@@ -33,7 +33,7 @@ TUNING_PHASES: dict[TuningPhase, frozenset[TuningPhase]] = {
     TuningPhase.SETTLED: frozenset({TuningPhase.WANTED, TuningPhase.VERIFYING, TuningPhase.TRYING}),
     TuningPhase.WANTED: frozenset({TuningPhase.SEARCHING, TuningPhase.TRYING, TuningPhase.SETTLED}),
     TuningPhase.VERIFYING: frozenset({TuningPhase.WANTED, TuningPhase.SETTLED}),
-    # Back to WANTED where the moment was bad.
+    # Back to WANTED if conditions did not allow the search.
     TuningPhase.SEARCHING: frozenset({TuningPhase.TRYING, TuningPhase.SETTLED, TuningPhase.WANTED}),
     TuningPhase.TRYING: frozenset({TuningPhase.SETTLED}),
 }
@@ -52,7 +52,7 @@ class TuningDecision(Enum):
 
 
 class TuningStatus(NamedTuple):
-    """A phase and its one reason: ``why``, or what it ``waits_for`` where it is put off. Read as one on any thread."""
+    """A phase with its reason ``why``, or ``waits_for`` if postponed. A tuple, so that any thread reads it whole."""
 
     phase: TuningPhase
     why: str = ""
@@ -60,21 +60,20 @@ class TuningStatus(NamedTuple):
 
     @property
     def status_text(self) -> str:
-        """The reason in words, "" for none."""
+        """The reason in words, "" if there is none."""
         return f"not now: {self.waits_for}" if self.waits_for else self.why
 
     @property
     def busy(self) -> bool:
-        """Whether something goes on; then nothing is put off."""
+        """Whether work is in progress; such a record is never postponed."""
         return self.phase in (TuningPhase.VERIFYING, TuningPhase.SEARCHING, TuningPhase.TRYING)
 
 
 @dataclass(slots=True, eq=False)
 class TuningRecord:
-    """``source`` has the settings that ``model.toml`` gives; ``profile`` is in force where there is one,
-    ``verified`` once a probe has confirmed it. ``ticket`` is its place among those that operators asked for, ascending,
-    0 where none did. ``seconds`` were spent on searches; ``gain`` is the winner's over what OpenVINO's THROUGHPUT hint
-    gives, 0 where unknown."""
+    """``source`` has the settings of ``model.toml``. ``profile`` is in force if there is one, and ``verified`` once a
+    probe has confirmed it. ``ticket`` orders the records that operators requested, 0 for others. ``seconds`` is the
+    time spent on searches; ``gain`` is the winner's gain over OpenVINO's THROUGHPUT hint, 0 if unknown."""
 
     source: ModelSource
     device: str
@@ -89,12 +88,12 @@ class TuningRecord:
     not_before: float = 0.0
     ticket: int = 0
     drift: Drift = field(default_factory=Drift)
-    # When its infer requests were last looked at, and the nanoseconds they had been in use by then.
+    # When drift was last checked, and the nanoseconds that infer requests had been busy by then.
     seen: tuple[float, int] = (0.0, 0)
 
     @property
     def candidate(self) -> Candidate | None:
-        """What the profile says to serve with."""
+        """The profile's settings."""
         return self.profile.winner if self.profile is not None else None
 
     @property
@@ -103,37 +102,37 @@ class TuningRecord:
 
     @property
     def status_text(self) -> str:
-        """The one thing worth telling now."""
+        """The status in words."""
         return self.status.status_text
 
     def move(self, to: TuningPhase, why: str = "") -> None:
-        """Enter ``to``, for the reason of before where none is given; a transition outside the table is a bug."""
+        """Enter ``to`` with reason ``why``, by default the present one; a transition outside the table is a bug."""
         phase, before, _ = self.status
         if to not in TUNING_PHASES[phase]:
             raise AssertionError(f"tuning can't go from {phase.value} to {to.value}")
         self.status = TuningStatus(to, why or before)
 
     def postpone(self, why: str, until: float) -> None:
-        """Have it wait for a better moment, and no less than ``until``; what went on for it has ended."""
+        """Wait for better conditions, at least until ``until``; work in progress has been stopped."""
         if self.status.busy:
             self.move(TuningPhase.WANTED)
         self.status, self.not_before = self.status._replace(waits_for=why), until
 
     def resume(self) -> None:
-        """What it was put off for is over."""
+        """Clear the reason for waiting."""
         self.status = self.status._replace(waits_for="")
 
     def request(self, ticket: int) -> None:
-        """An operator wants it tuned: at once, or once what goes on has ended."""
+        """An operator requests tuning: start at once, or after the work in progress."""
         self.ticket = self.ticket or ticket
         if not self.status.busy:
-            self.status, self.not_before = TuningStatus(TuningPhase.WANTED, "an operator asked for it"), 0.0
+            self.status, self.not_before = TuningStatus(TuningPhase.WANTED, "requested by an operator"), 0.0
 
     def note(self, why: str) -> None:
-        """Say something of how it is served; not while something goes on, which has a reason of its own."""
+        """Set the reason, unless work in progress has one of its own."""
         if not self.status.busy:
             self.status = TuningStatus(self.phase, why)
 
     def cancel(self, why: str) -> None:
-        """Want nothing for it any more, even if something goes on or was asked for."""
+        """Drop all requests and plans for this record, even work in progress."""
         self.status, self.ticket = TuningStatus(TuningPhase.SETTLED, why), 0

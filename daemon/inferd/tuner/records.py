@@ -1,4 +1,4 @@
-"""The tuner's records of every model version that was loaded, and the profiles that they serve with."""
+"""The tuner's records of all loaded model versions, and the profiles in force."""
 
 import time
 from collections import Counter
@@ -25,12 +25,12 @@ _ROLLED_BACK = (TuningDecision.WRONG_OUTPUT, TuningDecision.FAILED, TuningDecisi
 
 
 class TuningRecords:
-    """A :class:`TuningRecord` for each model version that was loaded, and its profile on disk."""
+    """A :class:`TuningRecord` for each loaded model version, and its profile on disk."""
 
     def __init__(
         self, engine: Engine, profiles: Profiles, *, on_stored: Callable[[str], None] = lambda _: None
     ) -> None:
-        """``on_stored`` is told of each model that has a new profile."""
+        """``on_stored`` is called with each model that has a new profile."""
         self.engine = engine
         self._profiles = profiles
         self._on_stored = on_stored
@@ -39,12 +39,12 @@ class TuningRecords:
         self._records: dict[tuple[str, int], TuningRecord] = {}
 
     def tuned(self, source: ModelSource) -> ModelSource:
-        """``source`` with the settings of its profile, if it has one that holds; on the thread that loads it."""
+        """``source`` with the settings of its profile, if a valid one exists; runs on the loading thread."""
         try:
             device, why = tunable_device(self.engine, source)
             key = key_of(self.engine, source, device) if device else {}
         except InferdError:
-            # Loading it will say what is wrong.
+            # Loading will report the error.
             return source
         record = TuningRecord(
             source, device, TuningStatus(TuningPhase.SETTLED if device else TuningPhase.UNTUNABLE, why), key=key
@@ -64,12 +64,12 @@ class TuningRecords:
         return replace(source, config=configured(source.config, record.profile.winner))
 
     def all(self) -> list[TuningRecord]:
-        """All of them, by name and version."""
+        """All records, by name and version."""
         with self._lock:
             return [record for _, record in sorted(self._records.items())]
 
     def of(self, model: str, version: str) -> TuningRecord:
-        """The record of ``version``, the newest where empty. Raises UnknownModel or InvalidRequest."""
+        """The record of ``version``, or of the newest version if empty. Raises UnknownModel or InvalidRequest."""
         found = [r for r in self.all() if r.source.name == model]
         if not found:
             raise UnknownModel(model)
@@ -87,17 +87,17 @@ class TuningRecords:
         return self._records.get((model_version.name, model_version.version))
 
     def holds(self, record: TuningRecord) -> bool:
-        """Whether ``record`` is of the version as it is loaded now."""
+        """Whether ``record`` describes the version as it is loaded now."""
         return self._records.get((record.source.name, record.source.version)) is record
 
     def store(self, record: TuningRecord, profile: Profile) -> None:
-        """Serve by ``profile`` from now on."""
+        """Put ``profile`` in force."""
         record.profile = profile
         self._profiles.store(profile)
         self._on_stored(record.source.name)
 
     def discard_profile(self, record: TuningRecord) -> None:
-        """Serve as the settings say from now on."""
+        """Return to the settings of model.toml."""
         if record.profile is not None:
             record.profile, record.gain = None, 0.0
             self._profiles.remove(record.source.name, record.source.version, record.device)
@@ -105,7 +105,7 @@ class TuningRecords:
     def finish(
         self, record: TuningRecord, decision: TuningDecision, reason: str, profile: Profile | None = None
     ) -> None:
-        """A tuning has ended; ``profile`` is what to serve by from now on, None to leave that unchanged."""
+        """End a tuning with ``decision``; ``profile`` is put in force, None leaves it unchanged."""
         if profile is not None:
             self.store(record, profile)
         record.move(TuningPhase.SETTLED, reason)
@@ -126,7 +126,7 @@ class TuningRecords:
         )
 
     def forget(self, versions: Collection[tuple[str, str]]) -> None:
-        """Count the tunings of ``versions``, of which nothing is there any more, from 0 again."""
+        """Reset the tuning counts of ``versions``, which are gone."""
         for record in self.all():
             if (record.source.name, str(record.source.version)) in versions:
                 record.decisions, record.seconds = Counter(), 0.0

@@ -1,4 +1,4 @@
-"""When to tune, with what, and how long."""
+"""When to tune, with which settings, and for how long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from inferd.tuner.probe_process import WINDOW_SECONDS, ProbeJob
 
 @dataclass(frozen=True, slots=True)
 class TunerRules:
-    """The settings of the same names, and the stages of a trial. ``budget`` is in seconds for each search."""
+    """The settings of the same names, and the stages of a trial. ``budget`` is in seconds per search."""
 
     mode: Literal["off", "start", "online"]
     budget: float
@@ -26,7 +26,7 @@ class TunerRules:
 
     @classmethod
     def of(cls, settings: Settings) -> "TunerRules":
-        """What ``settings`` say."""
+        """The rules in ``settings``."""
         return cls(
             settings.tuning,
             settings.tuning_budget,
@@ -43,7 +43,7 @@ class TunerRules:
         samples: Sequence[Sequence[Tensor]] = (),
         companions: Sequence[ModelSource] = (),
     ) -> ProbeJob:
-        """Look at ``source`` in a process of its own."""
+        """The job for measuring ``source`` in a child process."""
         return ProbeJob(
             source,
             self.cache,

@@ -1,4 +1,4 @@
-"""Drives a search: asks it for the next candidate, has that measured, and reports progress."""
+"""Drives a search: asks it for the next candidate, has it measured, and reports progress."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Measure = Callable[[Candidate, int], Measurement]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search has come: the look in progress, or just done where ``measured`` is there. Times in seconds."""
+    """A search's progress: the measurement under way, or finished if ``measured`` is set. Times in seconds."""
 
     look: Look
     measured: Measurement | None
@@ -26,7 +26,7 @@ class Progress:
 
 
 class SearchStopped(Exception):
-    """The session was told to stop before the search had ended; ``why`` is one phrase."""
+    """The session was stopped before the search ended; ``why`` is one phrase."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -40,9 +40,9 @@ def tune(
     tell: Callable[[Progress], None] = lambda _: None,
     stop_reason: Callable[[], str] = lambda: "",
 ) -> Outcome:
-    """Search to the end, at most about ``budget`` seconds.
+    """Search to the end, for about ``budget`` seconds at most.
 
-    ``stop_reason`` is asked before each look; what it says stops the session. Raises Stopped.
+    ``stop_reason`` is called before each measurement; a reason stops the session. Raises SearchStopped.
     """
     begun, looks = time.monotonic(), 0
     while True:

@@ -1,9 +1,8 @@
-"""The tuner inside the daemon: finds the best settings for each model, and brings them into service.
+"""The tuner inside the daemon: finds the best settings for each model, and puts them into service.
 
-One model at a time. A niced process next to the daemon measures, and also leaves the compiled
-blob in the cache. The daemon then imports the blob next to the current deployment, compares
-outputs, gives it a share of the traffic, and promotes it or not. If any step fails, the current
-deployment keeps serving.
+It tunes one model at a time. A niced child process measures, and leaves the compiled blob in the
+cache. The daemon imports the blob next to the current deployment, compares outputs, gives it a share
+of the traffic, and promotes or rejects it. If any step fails, the current deployment keeps serving.
 """
 
 import asyncio
@@ -36,19 +35,19 @@ from inferd.tuning.search import Search
 
 log = structlog.get_logger("inferd.tuning")
 
-# How often, in seconds, the tuner looks around when nothing calls it.
+# Seconds between checks if nothing wakes the tuner.
 _LOOK = 10.0
-# After a bad moment.
+# Seconds to wait if conditions don't allow tuning.
 _WAIT_AFTER_OBJECTION = 30.0
-# A profile is believed while its winner does this much of what it did when it was measured.
+# A profile is valid while its winner reaches this fraction of the throughput measured for it.
 _BELIEVED = 0.7
 _VERIFYING_WINDOWS = 3
-# The child gives way to clients.
+# The child yields to clients.
 _NICE = 10
 
 
 class Tuner:
-    """Decides which model version to tune and when, and searches; see :class:`Promotion` for what follows."""
+    """Decides which model version to tune and when, and searches; :class:`Promotion` does the rest."""
 
     def __init__(
         self,
@@ -68,29 +67,29 @@ class Tuner:
         self._task: asyncio.Task[None] | None = None
         self._probe: ProbeProcess | None = None
         self._tickets = count(1)
-        # What is searched, and what that is to make way for.
+        # The record being searched, and the record that it must yield to.
         self._searching: TuningRecord | None = None
         self._goes_first: TuningRecord | None = None
         self.promotion = Promotion(catalog, records, stages=rules.stages, stopping=self._stopping)
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is tuned at all."""
+        """Whether tuning is on."""
         return self._rules.mode != "off"
 
     # -- running ------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to look around, if the settings say so."""
+        """Start tuning, if it is on."""
         if self.enabled:
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Tune no further; returns once nothing is tried any more. Harmless when called again."""
+        """Stop tuning, trials included. Harmless when called again."""
         self._stopping.set()
         self._woken.set()
         if (probe := self._probe) is not None:
-            # The search that waits for its answer sees it die, and then that the tuner is stopping.
+            # The waiting search sees its child die, and then that the tuner is stopping.
             probe.kill()
         if self._task is not None:
             await self._task
@@ -102,7 +101,7 @@ class Tuner:
                 try:
                     await self._work(record)
                 except Exception:
-                    # Tuning must never end serving.
+                    # A tuning error must never stop the daemon from serving.
                     log.exception("tuning failed", model=record.source.name)
                     record.cancel("internal error; see the log")
                     record.not_before = time.monotonic() + COOL_DOWN
@@ -114,14 +113,14 @@ class Tuner:
                     await self._woken.wait()
 
     def _next_record(self) -> TuningRecord | None:
-        """The record with work to do now. What operators asked for goes first, in their order, and is waited for."""
+        """The next record to work on. Records that operators requested go first, in order; others wait for them."""
         now, target = time.monotonic(), list[TuningRecord]()
         for model_version, deployment in self._catalog.serving():
             record = self.records.find(model_version)
             if record is None or record.phase is TuningPhase.UNTUNABLE or record.status.busy:
                 continue
             if deployment.inline:
-                # Nothing is left to tune.
+                # Inline runs have nothing to tune.
                 record.cancel(RUNS_INLINE)
                 continue
             if record.ticket and record.phase is TuningPhase.SETTLED:
@@ -133,7 +132,7 @@ class Tuner:
         return next((r for r in asked or target if r.not_before <= now), None)
 
     def _look_for_drift(self, record: TuningRecord, deployment: Deployment, now: float) -> None:
-        """Whether ``record`` should be tuned by the tuner's own wish."""
+        """Mark ``record`` for tuning if it has no profile or the load has drifted."""
         if record.phase is not TuningPhase.SETTLED or now < record.not_before:
             return
         if record.profile is None:
@@ -152,7 +151,7 @@ class Tuner:
             record.move(TuningPhase.WANTED, why)
 
     async def _work(self, record: TuningRecord) -> None:
-        # What pressed on the cores until now was the search that made way.
+        # The preempted search caused the CPU pressure until now.
         preempted, self._goes_first = self._goes_first is not None, None
         if why := self._reason_to_wait(measuring=preempted):
             record.postpone(why, time.monotonic() + _WAIT_AFTER_OBJECTION)
@@ -169,13 +168,13 @@ class Tuner:
         return "the daemon is stopping" if self._stopping.is_set() else why
 
     def _reason_to_stop(self) -> str:
-        """Why not to take the next look of a search; on its thread."""
+        """Why to stop the search before its next measurement; called on the search's thread."""
         if (first := self._goes_first) is not None:
-            return f"model '{first.source.name}' goes first, an operator asked for it"
+            return f"model '{first.source.name}' goes first, requested by an operator"
         return self._reason_to_wait(measuring=True)
 
     async def _verify(self, record: TuningRecord) -> None:
-        """Measure briefly whether the profile still holds."""
+        """Measure briefly whether the profile is still valid."""
         profile = record.profile
         if profile is None:
             return
@@ -192,14 +191,14 @@ class Tuner:
         if chosen is None or rate >= _BELIEVED * chosen.throughput or profile.pinned:
             record.move(TuningPhase.SETTLED)
             return
-        why = f"its profile says {chosen.throughput:.4g} answers/s, now it is {rate:.4g}"
+        why = f"its profile says {chosen.throughput:.4g} answers/s, but now it reaches {rate:.4g}"
         log.warning("profile outdated", model=profile.model, version=profile.version, why=why)
         record.move(TuningPhase.WANTED, why)
 
     async def _tune(self, record: TuningRecord) -> None:
         record.move(TuningPhase.SEARCHING)
         for other in self.records.all():
-            # The moment is good, so what they were put off for is over.
+            # Conditions allow tuning again, for other records as well.
             other.resume()
         source, begun = record.source, time.monotonic()
         labels = {"model": source.name, "version": source.version}
@@ -232,7 +231,7 @@ class Tuner:
             await self.promotion.apply(record, found)
 
     def _samples(self, record: TuningRecord) -> list[tuple[Tensor, ...]]:
-        """What clients sent lately, to measure with; empty where nothing came. The process gets copies."""
+        """Copies of recent client inputs to measure with; empty if there are none."""
         model_version = self.promotion.model_version(record)
         if model_version is None or model_version.deployment is None:
             return []
@@ -246,19 +245,19 @@ class Tuner:
             record.progress = progress
 
         with self._probing(record.source, samples) as probe:
-            # Elsewhere, because compiling what the hints say would disturb who is served.
+            # In the child, because compiling with the hints would disturb clients.
             hints = probe.hints()
             work = plan(self.records.engine, record.source, record.device, record.key, hints, record.candidate)
             search = Search(work.space, work.goal, work.seeds, budget=self._rules.budget)
             outcome = tune(search, probe.measure, self._rules.budget, tell, self._reason_to_stop)
         if self._stopping.is_set():
-            # The last look failed because we ended it.
+            # The last measurement failed because the tuner killed the child.
             raise SearchStopped("the daemon is stopping")
         return outcome
 
     @contextmanager
     def _probing(self, source: ModelSource, samples: Sequence[Sequence[Tensor]] = ()) -> Iterator[ProbeProcess]:
-        """A process to measure with, which :meth:`stop` can end."""
+        """A child process to measure with; :meth:`stop` can end it."""
         with ProbeProcess(self._rules.job(source, nice=_NICE, samples=samples)) as probe:
             self._probe = probe
             try:
@@ -267,14 +266,14 @@ class Tuner:
                 self._probe = None
 
     def may_change_path(self, model_version: ModelVersion) -> bool:
-        """Whether it may be changed now where the runs of ``model_version`` are computed: not while they are tuned,
-        and not where somebody has pinned how they are."""
+        """Whether ``model_version`` may switch between inline and other runs now: not while it is being tuned, nor with
+        a pinned profile."""
         record = self.records.find(model_version)
         return record is None or not (record.status.busy or (record.profile is not None and record.profile.pinned))
 
     def path_changed(self, model_version: ModelVersion, inline: bool) -> None:
-        """Where the runs of ``model_version`` are computed has changed: ``inline``, its profile holds no more; else it
-        is to be tuned."""
+        """``model_version`` has switched to ``inline`` runs, which invalidates its profile, or away from them, after
+        which it is tuned."""
         record = self.records.find(model_version)
         if record is None or record.phase is TuningPhase.UNTUNABLE or record.status.busy:
             return
@@ -288,8 +287,8 @@ class Tuner:
             self._woken.set()
 
     def request(self, record: TuningRecord) -> str:
-        """Tune ``record`` before all that no operator asked for; returns when that is, in words. A search by the
-        tuner's own wish makes way after its present look."""
+        """Tune ``record`` ahead of records that no operator requested; returns when, in words. An automatic search
+        yields after its present measurement."""
         record.request(next(self._tickets))
         self._woken.set()
         if record.phase is TuningPhase.SEARCHING:

@@ -1,1 +1,1 @@
-"""Finds the configuration of a pool that serves best under an objective, by measuring."""
+"""Finds the pool configuration that serves best under an objective, by measuring."""

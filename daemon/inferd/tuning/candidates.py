@@ -21,10 +21,10 @@ from inferd.axes import (
     placement_of,
 )
 
-# One base for each axis: numbers without a common divisor spread points evenly.
+# One base for each axis: coprime bases spread points evenly.
 _BASES = tuple(n for n in range(2, 200) if all(n % d for d in range(2, n)))[: len(AXES)]
-# Streams and threads whose runs are computed by the thread that waits for them, where failures are lost (OpenVINO
-# fact 38): the engine runs these "async" whatever it is asked for.
+# With one stream of one thread, the waiting thread computes the run and failures are lost (OpenVINO fact 38): the
+# engine always runs these "async".
 _ALONE = (1, 1)
 
 CompileKey = tuple[object, ...]
@@ -38,8 +38,8 @@ _choices_of = attrgetter(*CHOICES)
 class Candidate(AxisValues):
     """A configuration of one pool on one device; None leaves a setting to the device.
 
-    On the path "sync" each infer request has a thread of its own that waits for it. One stream of one thread is
-    "async" whatever is given, such as by an old profile: it would not run otherwise.
+    On the path "sync" each infer request has its own thread that waits for it. One stream of one thread becomes
+    "async" even if an old profile says otherwise, because the engine would run it so.
     """
 
     def __post_init__(self) -> None:
@@ -48,21 +48,21 @@ class Candidate(AxisValues):
 
     @property
     def compile_key(self) -> CompileKey:
-        """What needs a compile or an import; the rest is free to change."""
+        """The settings that need a compile or an import to change."""
         return compile_key_of(self)
 
     @property
     def placement(self) -> tuple[Value, ...]:
-        """What decides on which CPUs threads run."""
+        """The settings that determine thread placement."""
         return placement_of(self)
 
     @property
     def effort(self) -> tuple[int, int, int]:
-        """What it takes up, in the order in which that matters: of two that are as good, the lower is better."""
+        """The resources it takes, most important first: of two equally good candidates, the lower one is better."""
         return self.streams * self.threads, self.requests, self.batch
 
     def describe(self) -> str:
-        """In words, for people; what is left to the device isn't mentioned."""
+        """A description for people; settings left to the device are omitted."""
         return ", ".join(filter(None, (axis.text(getattr(self, name)) for name, axis in AXES.items())))
 
     def __lt__(self, other: "Candidate") -> bool:
@@ -70,18 +70,17 @@ class Candidate(AxisValues):
 
     @property
     def _key(self) -> tuple[object, ...]:
-        # False and None don't compare: what is left to the device comes first.
+        # False and None don't compare, so settings left to the device sort first.
         return (*self.effort, self.streams, *((c is not None, c) for c in _choices_of(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The values each axis may have, ascending for quantities; an axis with one value is fixed, and device choices
-    that are not given are left to the device.
+    """The values of each axis, ascending for quantities. An axis with one value is fixed; device choices that are not
+    given are left to the device.
 
-    Each stream needs a thread and a request, and where ``multiples`` are given, the requests are
-    one of them times the streams. One stream of one thread is there on the path "async" alone.
-    Raises ValueError where that leaves nothing.
+    Each stream needs a thread and a request. With ``multiples``, requests are one of them times the streams. One stream
+    of one thread exists on the path "async" only. Raises ValueError if no candidate is left.
     """
 
     streams: tuple[int, ...]
@@ -110,7 +109,7 @@ class Space:
 
     @property
     def size(self) -> int:
-        """How many candidates there are."""
+        """The number of candidates."""
         count = sum(
             len(self._paths_for(s, t)) * len(self._requests_for(s)) for s in self.streams for t in self._threads_for(s)
         )
@@ -119,7 +118,7 @@ class Space:
         return count
 
     def contains(self, candidate: Candidate) -> bool:
-        """Whether ``candidate`` may be asked for."""
+        """Whether ``candidate`` is a member."""
         c = candidate
         return (
             c.batch in self.batch
@@ -131,7 +130,7 @@ class Space:
         )
 
     def all(self) -> Iterator[Candidate]:
-        """Every candidate, those of one compiled part in a row."""
+        """All candidates; those with the same compile key are adjacent."""
         for streams in self.streams:
             for threads, chosen in product(self._threads_for(streams), product(*self.choices.values())):
                 choices: dict[str, Any] = dict(zip(self.choices, chosen, strict=True))
@@ -140,7 +139,7 @@ class Space:
                     yield Candidate(streams, threads, requests, batch, path=path, **choices)
 
     def clip(self, candidate: Candidate) -> Candidate:
-        """A member near ``candidate``: nearest in streams, then in the rest."""
+        """A member near ``candidate``: nearest in streams, then in the other axes."""
         for axis in AXES:
             values, value = self.values(axis), getattr(candidate, axis)
             if value not in values:
@@ -153,16 +152,16 @@ class Space:
         raise AssertionError("a space without members can't be made")
 
     def neighbours(self, candidate: Candidate) -> tuple[Candidate, ...]:
-        """Members one step away, on one axis or on axes that belong together, what is free to change first."""
+        """Members one step away on one axis, or on axes that depend on each other; those without a compile first."""
         near = [*self._steps(candidate, "requests", 1), *self._steps(candidate, "batch", 1)]
-        # As many rows in flight, batched in other ways.
+        # As many rows in flight, in larger or smaller batches.
         for other in self._steps(candidate, "batch", 1):
             requests = candidate.requests * candidate.batch // other.batch
             near += self._fitted(replace(other, requests=max(1, requests)))
         near += self._turns(candidate, "path")
         for other in self._steps(candidate, "streams", 1):
             near.append(other)
-            # As many requests a stream; as many threads a stream; as many rows in flight.
+            # Keep requests per stream, then threads per stream, then rows in flight.
             requests = max(1, candidate.requests * other.streams // candidate.streams)
             threads = max(1, candidate.threads * other.streams // candidate.streams)
             batch = _nearest(self.batch, candidate.batch * candidate.streams / other.streams)
@@ -175,12 +174,12 @@ class Space:
         return tuple(c for c in dict.fromkeys(near) if c != candidate)
 
     def jumps(self, candidate: Candidate) -> tuple[Candidate, ...]:
-        """Members far away on one quantity: two steps, and at least twice or half as much."""
+        """Members far away on one quantity: two steps, and at least a factor of two."""
         far = [c for axis in ("requests", "batch", "streams", "threads") for c in self._steps(candidate, axis, 2)]
         return tuple(c for c in dict.fromkeys(far) if c != candidate)
 
     def scouts(self, like: Candidate) -> tuple[Candidate, ...]:
-        """Few members far apart in what matters most, streams and batch, and ``like`` the one given in the rest."""
+        """A few members far apart in streams and batch, which matter most; other axes as in ``like``."""
         found = []
         for streams, batch in product(_middle_and_ends(self.streams), _middle_and_ends(self.batch)):
             requests = max(1, like.requests * streams // like.streams)
@@ -188,7 +187,7 @@ class Space:
         return tuple(dict.fromkeys(found))
 
     def spread(self, count: int) -> Iterator[Candidate]:
-        """Up to ``count`` members that lie all over the space (a Halton sequence), some of them twice."""
+        """Up to ``count`` members spread over the space (a Halton sequence); some may repeat."""
         for index in range(1, count + 1):
             chosen = {}
             for axis, base in zip(AXES, _BASES, strict=True):
@@ -197,7 +196,7 @@ class Space:
             yield self.clip(Candidate(**chosen))
 
     def place(self, candidate: Candidate) -> tuple[float, ...]:
-        """Where a candidate lies: from 0 to 1 on each axis."""
+        """The candidate's coordinates, 0 to 1 on each axis."""
         found = []
         for axis in AXES:
             values, value = self.values(axis), getattr(candidate, axis)
@@ -206,7 +205,7 @@ class Space:
         return tuple(found)
 
     def values(self, axis: str) -> tuple[Any, ...]:
-        """Those that ``axis`` may have."""
+        """The values of ``axis``."""
         values: tuple[Any, ...] = self.choices[axis] if axis in self.choices else getattr(self, axis)
         return values
 
@@ -225,7 +224,7 @@ class Space:
         return tuple(p for p in self.path if p == "async" or (streams, threads) != _ALONE)
 
     def _fitted(self, candidate: Candidate) -> Iterator[Candidate]:
-        """``candidate`` with threads and requests as near as its streams allow; nothing where they allow none."""
+        """``candidate`` with the nearest threads and requests that its streams allow; nothing if there are none."""
         threads, requests = self._threads_for(candidate.streams), self._requests_for(candidate.streams)
         if threads and requests:
             near = _nearest(threads, candidate.threads)
@@ -234,12 +233,12 @@ class Space:
             yield replace(candidate, threads=near, requests=_nearest(requests, candidate.requests), path=path)
 
     def _steps(self, candidate: Candidate, axis: str, steps: int) -> Iterator[Candidate]:
-        """``steps`` values on and back on ``axis``, as far as there are any; more than one at least double or halve."""
+        """The values ``steps`` above and below on ``axis``, if they exist; several steps at least double or halve."""
         value = getattr(candidate, axis)
         of_streams = {"threads": self._threads_for, "requests": self._requests_for}
         values = of_streams[axis](candidate.streams) if axis in of_streams else self.values(axis)
         if axis == "streams":
-            # Without those that no member has, for want of as many threads or requests.
+            # Without stream counts for which there are too few threads or requests.
             values = tuple(s for s in values if self._threads_for(s) and self._requests_for(s))
         up, down = bisect_right(values, value) - 1 + steps, bisect_left(values, value) - steps
         if steps > 1:
@@ -258,7 +257,7 @@ class Space:
 
 
 def _nearest(values: Iterable[int], wanted: float) -> int:
-    """In proportion, the lower of two that are as near."""
+    """The nearest by ratio; the lower of two that are equally near."""
     return min(values, key=lambda v: (abs(log(v / wanted)), v))
 
 
@@ -267,7 +266,7 @@ def _middle_and_ends(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reversed_digits(number: int, base: int) -> float:
-    """The digits of ``number`` mirrored at the point: in [0, 1), evenly spread for numbers in a row."""
+    """The digits of ``number`` mirrored at the radix point: in [0, 1), evenly spread for consecutive numbers."""
     result, scale = 0.0, 1.0
     while number:
         number, digit = divmod(number, base)

@@ -1,4 +1,4 @@
-"""What a look will cost, foreseen from what looks have cost so far."""
+"""Predicts what a measurement will cost from the costs so far."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -8,7 +8,7 @@ from inferd.tuning.measurement import Measurement
 
 
 class _Change(Enum):
-    """What has to be done before a candidate can be measured: compile, import what was compiled before, nothing."""
+    """What a candidate needs before it can be measured: a compile, an import from the cache, or nothing."""
 
     NEW = 2
     BACK = 1
@@ -16,7 +16,7 @@ class _Change(Enum):
 
 
 class Costs:
-    """Seconds a look takes: the most seen so far of its kind, so that a budget holds."""
+    """Seconds per measurement: the maximum of each kind so far, so that a budget holds."""
 
     def __init__(self) -> None:
         self._setup: dict[_Change, float] = {}
@@ -25,20 +25,20 @@ class Costs:
         self._current: CompileKey | None = None
 
     def learn(self, measurement: Measurement) -> None:
-        """A look is over."""
+        """Record the cost of ``measurement``."""
         compile_key = measurement.asked.compile_key
         change = self._change(self._current, compile_key)
         self._known.add(compile_key)
         self._current = compile_key
-        # The time of a failure says nothing about candidates that run.
+        # The time a failure takes says nothing about candidates that run.
         if measurement.failure is None:
             measured = sum(w.seconds for w in measurement.windows)
             self._window[measurement.effective] = max(w.seconds for w in measurement.windows)
             self._setup[change] = max(self._setup.get(change, 0.0), measurement.cost - measured)
 
     def predict(self, candidates: Iterable[Candidate], windows: int) -> float:
-        """Seconds for so many windows of each, one after the other; 0 while nothing is known."""
-        # A slow candidate's windows may be longer, to hold enough answers.
+        """Seconds for ``windows`` of each candidate, one after the other; 0 while nothing is known."""
+        # Windows of a slow candidate may be longer, to hold enough answers.
         longest, current, total = max(self._window.values(), default=0.0), self._current, 0.0
         for candidate in candidates:
             total += self._predicted(self._change(current, candidate.compile_key))
@@ -47,13 +47,13 @@ class Costs:
         return total
 
     def switches(self, candidate: Candidate) -> bool:
-        """Whether another model has to be compiled or imported for it."""
+        """Whether measuring it needs a compile or an import."""
         return self._change(self._current, candidate.compile_key) is not _Change.NONE
 
     def _predicted(self, change: _Change) -> float:
         if change in self._setup:
             return self._setup[change]
-        # What wasn't seen yet costs no more than what takes more work, as far as that was seen.
+        # An unknown kind costs no more than a known kind that takes more work.
         more = [cost for kind, cost in self._setup.items() if kind.value >= change.value]
         return min(more) if more else max(self._setup.values(), default=0.0)
 

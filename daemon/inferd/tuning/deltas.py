@@ -1,14 +1,14 @@
-"""What changes from one candidate to another: what was gained by it once may be gained by it again."""
+"""The change from one candidate to another: if a change has paid once, it may pay again."""
 
 from inferd.axes import AXES, QUANTITIES
 from inferd.tuning.candidates import Candidate
 
-# For each axis that changed, its name and the direction, or the new value where values have no order.
+# For each axis that changed: its name, and the direction or, for values without an order, the new value.
 Delta = tuple[tuple[str, object], ...]
 
 
 def delta_between(before: Candidate, after: Candidate) -> Delta:
-    """What changes from ``before`` to ``after``."""
+    """The change from ``before`` to ``after``."""
     changes: list[tuple[str, object]] = []
     for axis in AXES:
         old, new = getattr(before, axis), getattr(after, axis)

@@ -1,16 +1,16 @@
-"""Whether what a tuning rested on has changed for good: service times, or how much of the model's time is asked for."""
+"""Whether service times or load have changed for good since the last tuning."""
 
 from dataclasses import dataclass
 from enum import Enum
 
-# A model that became so many times slower or quicker is another model, as far as tuning is concerned.
+# A change of service time by this factor calls for tuning again.
 _FACTOR = 1.5
-# So many looks one after the other have to agree.
+# This many consecutive samples have to agree.
 _LOOKS = 6
 
 
 class LoadClass(Enum):
-    """How busy the infer requests are: what is best for a lone request is not what is best for a flood."""
+    """How busy the infer requests are: the best settings for single requests differ from those for full load."""
 
     LIGHT = "light"
     MEDIUM = "medium"
@@ -18,7 +18,7 @@ class LoadClass(Enum):
 
 
 def load_class(busy: float) -> LoadClass:
-    """The class of a pool of which the part ``busy``, 0..1, is in use on average."""
+    """The class of a pool that is ``busy`` (0..1) on average."""
     if busy < 0.25:
         return LoadClass.LIGHT
     return LoadClass.MEDIUM if busy < 0.75 else LoadClass.HEAVY
@@ -26,14 +26,14 @@ def load_class(busy: float) -> LoadClass:
 
 @dataclass(frozen=True, slots=True)
 class LoadSample:
-    """One look: the learnt service time in nanoseconds, 0 where nothing ran, and the part of the pool in use."""
+    """One sample: the learnt service time in nanoseconds, 0 if nothing ran, and the fraction of the pool in use."""
 
     service_time: float
     busy: float
 
 
 class Drift:
-    """Compares looks with what was first seen after a tuning."""
+    """Compares samples with the first one after a tuning."""
 
     def __init__(self) -> None:
         self._service_time = 0.0
@@ -43,7 +43,7 @@ class Drift:
         self._others = 0
 
     def observe(self, sample: LoadSample) -> str:
-        """What has changed for good, in words; "" as long as nothing has."""
+        """What has changed for good, in words; "" if nothing has."""
         if not sample.service_time:
             return ""
         now = load_class(sample.busy)

@@ -1,4 +1,4 @@
-"""All that was measured, and what it says: how good each candidate is, how surely, and which is better."""
+"""All measurements, and the estimates drawn from them: how good each candidate is, with which confidence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from inferd.tuning.measurement import MeasurementWindow, percentile, undisturbed
 
 # Two-sided, 95 %.
 _Z = 1.96
-# Windows are never taken to agree better than this: what disturbs a machine for minutes doesn't show in seconds.
+# Windows never count as agreeing better than this: slow disturbances don't show within seconds.
 _LEAST_NOISE = 0.01
-# What the noise is taken for while little was measured, and how many windows that belief is worth.
+# The prior for the noise, and its weight in windows.
 _USUAL_NOISE, _BELIEF = 0.05, 4
-# The fewest windows that say something of how windows differ.
+# The fewest windows that say anything about how windows differ.
 _TO_COMPARE = 3
-# So many windows taken side by side with others outweigh all that came before.
+# This many windows measured alongside other candidates replace all earlier ones.
 _ENOUGH = 4
 
 Score = Literal["goodput", "speed", "tail"]
@@ -27,13 +27,13 @@ Score = Literal["goodput", "speed", "tail"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is known of one candidate. Rates are answers a second, latencies seconds.
+    """The estimate for one candidate. Rates are answers per second, latencies seconds.
 
-    ``goodput`` counts the answers in time, ``low`` and ``high`` bound it with 95 % confidence;
-    ``share`` is the part in time, ``kept`` whether that is enough; ``tail`` the latency at the
-    objective's percentile. ``score`` is what candidates are compared by, the higher the better, and
-    only among those that all miss the objective or all don't; ``doubt`` is half the width of its
-    interval, as a part of it.
+    ``goodput`` counts the answers in time, with the 95 % confidence bounds ``low`` and ``high``.
+    ``share`` is the fraction in time, ``kept`` whether that is enough, ``tail`` the latency at the
+    objective's percentile. ``score`` ranks candidates, higher is better; it only compares candidates
+    that all miss the objective or all don't. ``doubt`` is half the width of its confidence interval,
+    as a fraction of the score.
     """
 
     candidate: Candidate
@@ -53,31 +53,31 @@ class Estimate:
 
     @property
     def eligible(self) -> bool:
-        """Whether it may be chosen: not when the evidence says that it misses the objective."""
+        """Whether it may be chosen: not if the evidence says that it misses the objective."""
         return self.verdict is not GoalVerdict.MISSES
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Orders candidates, the best last: those that keep the objective as far as seen, then those that may."""
+        """Orders candidates, the best last: those that may meet the objective rank below those that do so far."""
         return (self.eligible + (self.eligible and self.kept)), self.score
 
     def ahead(self, other: "Estimate") -> float:
-        """By how much this one's score is higher, as a part of the higher of the two; negative where it's lower."""
+        """The lead over ``other`` in score, as a fraction of the higher score; negative if it trails."""
         higher = max(self.score, other.score)
         return (self.score - other.score) / higher if higher else 0.0
 
     def doubt_with(self, other: "Estimate") -> float:
-        """Half the width of the interval of :meth:`ahead`."""
+        """Half the width of the confidence interval of :meth:`ahead`."""
         return sqrt(self.doubt**2 + other.doubt**2)
 
     def may_beat(self, other: "Estimate") -> bool:
-        """Whether the evidence leaves it open that this one is as good as ``other`` or better."""
+        """Whether, by the evidence, this one may be at least as good as ``other``."""
         return self.eligible == other.eligible and self.ahead(other) >= -self.doubt_with(other)
 
 
 @dataclass(slots=True)
 class _Point:
-    """One candidate's windows; those from ``fresh`` on were taken side by side with others'."""
+    """One candidate's windows; those from index ``fresh`` on were measured alongside other candidates."""
 
     windows: list[MeasurementWindow] = field(default_factory=list)
     fresh: int = 0
@@ -86,8 +86,8 @@ class _Point:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a candidate's windows say by themselves; ``values`` of each window that counts, by what
-    may be the score, and by how much they differ from their mean, as a part of it."""
+    """What one candidate's windows say by themselves. ``values`` has one entry per window and kind of score;
+    ``residuals`` are their deviations from the mean, as fractions of it."""
 
     answers: int
     throughput: float
@@ -101,38 +101,38 @@ class _Reading:
 
 
 class Estimates:
-    """Every candidate measured so far; see the module's text."""
+    """The estimates for all candidates measured so far."""
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
         self._points: dict[Candidate, _Point] = {}
-        # Computed again when first asked for after a change.
+        # Recomputed on the first access after a change.
         self._estimates: dict[Candidate, Estimate] = {}
         self._ranking: list[Estimate] = []
 
     def add(self, candidate: Candidate, windows: Iterable[MeasurementWindow]) -> None:
-        """``candidate`` was measured, perhaps again."""
+        """Add windows measured for ``candidate``."""
         point = self._points.setdefault(candidate, _Point())
         point.windows += windows
         point.reading = None
         self._forget()
 
     def drop(self, candidate: Candidate) -> None:
-        """``candidate`` has failed: what it did before counts for nothing."""
+        """``candidate`` has failed: discard its measurements."""
         self._points.pop(candidate, None)
         self._forget()
 
     def refresh(self, candidates: Iterable[Candidate]) -> None:
         """Score these by measurements from now on, once there are enough.
 
-        A leader after many looks owes a part of its lead to luck, and machines drift: a fair
-        comparison needs windows that were measured for it, in turns.
+        A leader after many measurements owes part of its lead to luck, and machines drift: a fair
+        comparison needs windows measured for it, in turns.
         """
         for candidate in candidates:
             self._points[candidate].fresh = len(self._points[candidate].windows)
 
     def windows(self, candidate: Candidate) -> int:
-        """How many windows of it there are."""
+        """The number of windows measured for it."""
         return len(self._points[candidate].windows) if candidate in self._points else 0
 
     def __contains__(self, candidate: Candidate) -> bool:
@@ -142,16 +142,16 @@ class Estimates:
         return self._all()[candidate]
 
     def ranking(self) -> Sequence[Estimate]:
-        """All estimates, the best first; of two that are as good, the one that takes less."""
+        """All estimates, the best first; of two equally good ones, the one that takes fewer resources."""
         if not self._ranking:
             self._ranking = sorted(self._all().values(), key=lambda e: (-e.rank[0], -e.rank[1], e.candidate))
         return self._ranking
 
     def noise(self, kind: Score) -> float:
-        """By how much windows of one candidate differ, as a part of their mean: one figure for all candidates.
+        """The relative deviation between windows of one candidate: one figure for all candidates.
 
-        Each has few windows, together they have many. Read off the median, so that a few
-        disturbed ones don't count.
+        Each candidate has few windows, all of them together have many. Based on the median, so that a
+        few disturbed windows don't count.
         """
         all_ = [self._read(candidate, point).residuals[kind] for candidate, point in self._points.items()]
         residuals = [abs(r) for own in all_ for r in own]
@@ -228,10 +228,10 @@ class Estimates:
         )
 
     def _independent(self, candidate: Candidate, windows: Sequence[MeasurementWindow]) -> float:
-        """How many of the answers say something of their own: those of one run don't, nor all of one window.
+        """The effective number of independent answers: those of one run depend on each other, as may those of a window.
 
-        Where shares differ more from window to window than chance alone makes them, that is
-        the design effect of surveys by cluster.
+        If the share in time varies more between windows than chance explains, the ratio is the design
+        effect of cluster sampling.
         """
         answered = [w for w in windows if w.latencies]
         runs = sum(len(w.latencies) for w in answered) / candidate.batch
@@ -245,7 +245,7 @@ class Estimates:
 
 
 def _residuals(values: Sequence[float]) -> list[float]:
-    """By how much each differs from the mean, as a part of it, made up for the mean being their own; none of one."""
+    """Each value's relative deviation from the mean, with Bessel's correction; empty for a single value."""
     mean, count = fmean(values), len(values)
     if count < 2 or not mean:
         return []

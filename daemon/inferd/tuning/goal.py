@@ -1,20 +1,20 @@
-"""What a tuning is for, and whether a candidate keeps it: by the evidence, and only as far as that goes."""
+"""The goal of a tuning, and whether the evidence shows that a candidate meets it."""
 
 from dataclasses import dataclass
 from enum import Enum
 from math import sqrt
 from typing import Literal
 
-# One-sided: one in a hundred is judged wrongly, and about one in fifty where few answers are late.
+# One-sided: one in a hundred is misjudged, and about one in fifty if few answers are late.
 _CONFIDENCE = 2.33
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """``kind`` says what to make the most of: answers a second, or speed by the lowest median latency.
+    """``kind`` is what to optimise: throughput, or latency by the lowest median.
 
-    ``percentile`` % of answers are to come within ``latency`` seconds; None where there is no objective, and then
-    nothing but ``kind`` counts.
+    ``percentile`` % of answers must come within ``latency`` seconds; None for no objective, and then
+    only ``kind`` counts.
     """
 
     kind: Literal["throughput", "latency"]
@@ -29,7 +29,7 @@ class Goal:
 
 
 class GoalVerdict(Enum):
-    """Whether the objective is kept: beyond doubt, perhaps, or beyond doubt not."""
+    """Whether the objective is met: certainly, possibly, or certainly not."""
 
     KEEPS = "keeps"
     UNSURE = "unsure"
@@ -39,8 +39,8 @@ class GoalVerdict(Enum):
 def judge(in_time: int, answers: int, independent: float, percentile: float) -> GoalVerdict:
     """Whether at least ``percentile`` % come in time, where ``in_time`` of ``answers`` did.
 
-    Answers that share a run share its fate: only ``independent`` of them say something of their
-    own. The bounds are Wilson's, which hold for shares near 1 and few answers.
+    Answers of one run are not independent: ``independent`` is the effective sample size. The bounds
+    are Wilson's, which hold for shares near 1 and few answers.
     """
     needed = percentile / 100
     low, high = share_bounds(in_time / answers if answers else 1.0, independent, _CONFIDENCE)
@@ -50,11 +50,11 @@ def judge(in_time: int, answers: int, independent: float, percentile: float) -> 
 
 
 def share_bounds(share: float, trials: float, z: float) -> tuple[float, float]:
-    """Wilson's score interval for a ``share`` seen in so many ``trials``."""
+    """Wilson's score interval for a ``share`` seen in ``trials``."""
     if trials <= 0:
         return 0.0, 1.0
     spread = z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z * sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
-    # At the ends the bound is the share itself, which rounding must not undo.
+    # At the ends the bound is exactly 0 or 1; avoid rounding errors.
     return (0.0 if share <= 0 else centre - half), (1.0 if share >= 1 else centre + half)

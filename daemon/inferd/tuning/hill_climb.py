@@ -1,4 +1,4 @@
-"""Where to look next: all over at first, then around the best so far, then in unexplored places."""
+"""Which candidate to measure next: an overview, then neighbours of the best so far, then unexplored places."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import dist, inf, log
@@ -8,17 +8,17 @@ from inferd.tuning.costs import Costs
 from inferd.tuning.deltas import Delta, delta_between, delta_text
 from inferd.tuning.estimates import Estimate, Estimates
 
-# Windows of a first look; and how many the best must have before its neighbours are measured against it.
+# Windows of a first measurement, and how many the best needs before its neighbours are compared with it.
 FIRST, CONFIRMED = 2, 4
-# A move that gained this much, as a part of the score, may be made in longer steps.
+# After a move that gained this much, as a fraction of the score, longer steps in its direction are tried first.
 _WORTHWHILE = 0.05
-# What counts for a move that led beyond the objective, and for one that led back.
+# The gain recorded for a move that lost the objective; its opposite for one that met it again.
 _LOST = -1.0
-# A tail this many times the objective is beyond doubt too late; and this many times, most likely with other settings.
+# A tail this many times the objective certainly misses it; and this many times, most likely with other settings too.
 _LATE, _VERY_LATE = 1.1, 1.5
-# Looks next to candidates that tie with the best, and how many such ties are considered.
+# Measurements next to candidates that tie with the best, and how many such ties are considered.
 _BESIDE_TIES, _TIES = 8, 3
-# Looks in unexplored places: one for so many candidates, within bounds; and out of how many places.
+# Measurements in unexplored places: one per this many candidates, within bounds; and how many places to choose from.
 _CANDIDATES_A_FILL, _FEWEST_FILLS, _MOST_FILLS = 25, 3, 8
 _PLACES = 64
 
@@ -26,9 +26,9 @@ May = Callable[[Candidate], bool]
 
 
 class HillClimb:
-    """Proposes candidates of ``space``; knows what each kind of move has brought so far.
+    """Proposes candidates of ``space``, and learns how much each kind of move gains.
 
-    The first few are ``like`` the one given, and far apart.
+    The first few are spread out, with other axes as in ``like``.
     """
 
     def __init__(self, space: Space, like: Candidate) -> None:
@@ -38,11 +38,11 @@ class HillClimb:
         self._fills = min(_MOST_FILLS, max(_FEWEST_FILLS, space.size // _CANDIDATES_A_FILL))
         self._beside_ties = _BESIDE_TIES
         self._gains: dict[Delta, float] = {}
-        # Neighbours and jumps of what was the best, or a rival of it, for a while.
+        # Neighbours and jumps of each candidate that was the best or tied with it.
         self._around: dict[Candidate, tuple[tuple[Candidate, ...], tuple[Candidate, ...]]] = {}
 
     def learn(self, delta: Delta, before: Estimate, after: Estimate) -> None:
-        """``delta`` led from one to the other."""
+        """Record that ``delta`` led from ``before`` to ``after``."""
         if before.eligible != after.eligible:
             gain = -_LOST if after.eligible else _LOST
         elif min(before.score, after.score) > 0:
@@ -68,7 +68,7 @@ class HillClimb:
             return any(_far_behind(candidate, e) for e in late if e.tail > _VERY_LATE * (estimates.goal.latency or inf))
 
         def promising(candidates: Iterable[Candidate], base: Candidate = best) -> Candidate | None:
-            # What gained before goes first, what lost last, and what needs no other model before what does.
+            # Moves that gained before come first, moves that lost last; ties go to candidates without a compile.
             def prospect(candidate: Candidate) -> tuple[float, bool]:
                 return self._prospect(delta_between(base, candidate)), not costs.switches(candidate)
 
@@ -85,7 +85,7 @@ class HillClimb:
         if found := promising(jumps):
             return found, f"a jump from the best so far: {delta_text(delta_between(best, found))}"
         if self._beside_ties:
-            # Also one that gives more, and may just keep the objective or just miss it.
+            # Including candidates with a higher score that may just meet or just miss the objective.
             rivals = sorted((e for e in ranked[1:] if e.may_beat(ranked[0])), key=lambda e: -e.score)
             for rival in rivals[:_TIES]:
                 if found := promising(self._surroundings(rival.candidate)[0], rival.candidate):
@@ -104,7 +104,7 @@ class HillClimb:
         return self._around[candidate]
 
     def _prospect(self, delta: Delta) -> float:
-        """What ``delta`` may gain: what it gained before, or its parts did; 0 where nothing is known."""
+        """The expected gain of ``delta``: its own gain so far, or the sum over its parts; 0 if unknown."""
         known = self._gains.get(delta)
         return round(sum(self._gains.get((part,), 0.0) for part in delta) if known is None else known, 2)
 
@@ -125,7 +125,7 @@ class HillClimb:
 
 
 def _behind(candidate: Candidate, late: Estimate) -> bool:
-    """Whether ``candidate`` is the same as one that was late, but for more in flight: that never makes it sooner."""
+    """Whether ``late`` is the same candidate with less in flight: more in flight never lowers latency."""
     known = late.candidate
     return (
         known.requests <= candidate.requests
@@ -136,7 +136,7 @@ def _behind(candidate: Candidate, late: Estimate) -> bool:
 
 
 def _far_behind(scout: Candidate, late: Estimate) -> bool:
-    """Whether one with less in flight, and no fewer threads a stream, was late: most likely ``scout`` is, too."""
+    """Whether ``late`` has less in flight and at least as many threads per stream: ``scout`` is likely late, too."""
     known = late.candidate
     return (
         known.requests <= scout.requests

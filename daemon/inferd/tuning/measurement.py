@@ -1,4 +1,4 @@
-"""What one look at a candidate brings back. Seconds throughout."""
+"""The result of measuring a candidate. All times in seconds."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from statistics import median_high
 
 from inferd.tuning.candidates import Candidate
 
-# A window this much slower than others of its candidate had the machine taken from it.
+# A window below this fraction of its candidate's usual rate was disturbed by other processes.
 _DISTURBED = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementWindow:
-    """A stretch of ``seconds`` under full load; ``latencies`` ascending, one for each answer: each row of a run."""
+    """``seconds`` under full load; ``latencies`` ascending, one for each answer, that is each row of a run."""
 
     seconds: float
     latencies: tuple[float, ...]
@@ -25,17 +25,17 @@ class MeasurementWindow:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies) / self.seconds
 
     def within(self, latency: float | None) -> int:
-        """Answers that took no longer than ``latency``; None: all."""
+        """The number of answers within ``latency``; all of them for None."""
         return len(self.latencies) if latency is None else bisect_right(self.latencies, latency)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One look: ``asked`` is what was configured, ``effective`` what the device made of it, ``cost`` all of its time.
+    """One measurement: ``asked`` is the configuration, ``effective`` what the device made of it, ``cost`` the time.
 
     With a ``failure``, the candidate didn't compile or run, and there are no windows.
     """
@@ -52,14 +52,14 @@ class Measurement:
 
 
 def undisturbed(windows: list[MeasurementWindow]) -> list[MeasurementWindow]:
-    """Those in which the candidate had the machine to itself, as far as can be told from its other windows."""
-    # The upper median: what goes wrong makes a window slower, never faster.
+    """The windows in which no other process disturbed the candidate, judged by its other windows."""
+    # The upper median: disturbances make a window slower, never faster.
     usual = median_high([w.rate for w in windows])
     return [w for w in windows if w.rate >= _DISTURBED * usual]
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The value that ``percent`` % of them don't exceed; infinite where there are none."""
+    """The value that ``percent`` % of the values don't exceed; infinite if there are none."""
     if not ascending:
         return float("inf")
     return ascending[max(0, ceil(len(ascending) * percent / 100 - 1e-9) - 1)]

@@ -1,4 +1,4 @@
-"""What a search found, with the reasons: enough for a page that explains the choice."""
+"""A search's result, with the reasons for the choice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from inferd.tuning.estimates import Estimate
 from inferd.tuning.goal import Goal, GoalVerdict
 from inferd.tuning.race import choose
 
-# What is assumed of a model that has no objective.
+# How candidates are ranked without an objective.
 _ASSUMED = {
     "throughput": "chosen by throughput, regardless of latency",
     "latency": "chosen by median latency",
 }
-# Seeds by their place.
+# The names of the seeds, by position.
 THROUGHPUT_HINT = "the THROUGHPUT hint's answer"
 SEEDS = ("the LATENCY hint's answer", THROUGHPUT_HINT, "the stored winner")
 
@@ -34,7 +34,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``winner`` is None if no candidate ran; ``out_of_reach`` if none that was measured keeps the objective.
+    """``winner`` is None if no candidate ran; ``out_of_reach`` if no measured candidate meets the objective.
 
     ``points`` are all measured candidates, the best first. ``left_out`` gives the reason for each
     candidate that is missing there: it failed, or the device changed it.
@@ -56,7 +56,7 @@ def conclude(
     seeds: Sequence[Candidate],
     left_out: Mapping[Candidate, str],
 ) -> Outcome:
-    """Choose among ``contenders``, the best first; ``seeds`` are by their place."""
+    """Choose among ``contenders``, the best first; ``seeds`` are by position."""
     left_out = dict(left_out)
     if not contenders:
         reason = "nothing ran" + "".join(f"; {c.describe()}: {why}" for c, why in list(left_out.items())[:1])
@@ -80,7 +80,7 @@ def _ratio(goal: Goal, winner: Estimate, seed: Estimate) -> float:
         more, less = seed.median, winner.median
     else:
         more, less = winner.goodput, seed.goodput
-    # Neither of two that answered nothing is the better one.
+    # If neither answered anything, they are equal.
     return 1.0 if more == less else more / less if less else inf
 
 

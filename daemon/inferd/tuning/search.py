@@ -1,9 +1,9 @@
-"""Which candidate to measure next, and when to stop: a step machine that knows no clock and measures nothing.
+"""Which candidate to measure next, and when to stop: a step machine without clock or I/O.
 
-``step`` says what to look at, ``learn`` takes what was seen. First the seeds, what OpenVINO's
-hints answer and the winner of last time; then a climb from the best so far (``climb.py``);
-then a race between those that may be the best (``race.py``), and again where that changed
-which is. Every decision follows from the measurements alone, so that a search can be replayed.
+``step`` says what to measure, ``learn`` takes the result. The seeds come first: the choices of
+OpenVINO's hints and the last winner. Then a climb from the best so far (``hill_climb.py``), then a
+race between the possible winners (``race.py``), and another climb if the race has a new leader.
+Every decision follows from the measurements alone, so that a search can be replayed.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from inferd.tuning.outcome import SEEDS, Outcome, conclude
 from inferd.tuning.race import WINDOWS, Race, choose
 
 _MOST_RACES = 6
-# Windows of a look that is to show whether the objective is kept, and how many are enough to believe it is.
+# Windows per measurement that tests whether the objective is met, and how many are enough to believe it.
 _PROOF, _PROVEN = 4, 24
-# Closer to the objective than this, a tail measured over few answers may be beyond it.
+# A tail above this fraction of the objective, measured over few answers, may really miss it.
 _EDGE = 0.8
-# The most of the budget that is kept for the race.
+# The largest fraction of the budget reserved for the race.
 _RESERVED = 0.4
-# Where no seed ran: so many others are tried before giving up.
+# If no seed ran: how many other candidates to try before giving up.
 _MOST_FAILURES = 12
-# A compiled part that failed so often, and never ran, is left alone.
+# A compile key that has failed this often and never ran is excluded.
 _FAILED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Measure ``candidate`` for so many ``windows``."""
+    """Measure ``candidate`` for this many ``windows``."""
 
     candidate: Candidate
     windows: int
@@ -42,10 +42,10 @@ class Look:
 
 
 class Search:
-    """One search of ``space``; ``budget`` in seconds, but for the seeds, which are measured in any case.
+    """One search of ``space``; ``budget`` is in seconds and does not limit the seeds, which are always measured.
 
-    ``seeds`` are the answers of the LATENCY and the THROUGHPUT hint and the stored winner, in this
-    order and as many as there are; one outside of the space is replaced by the nearest within.
+    ``seeds`` are the choices of the LATENCY and the THROUGHPUT hint and the stored winner, in this
+    order; later ones may be missing. A seed outside of the space is replaced by the nearest member.
     """
 
     def __init__(self, space: Space, goal: Goal, seeds: Sequence[Candidate], *, budget: float) -> None:
@@ -59,7 +59,7 @@ class Search:
         self._costs = Costs()
         self._hill_climb = HillClimb(space, self._seeds[1 if len(self._seeds) > 1 else 0])
         self._left_out: dict[Candidate, str] = {}
-        # How often a compiled part has failed that never ran, None once it did; and those that failed too often.
+        # Failures of each compile key that never ran, None once it ran; and the excluded keys.
         self._failures: dict[CompileKey, int | None] = {}
         self._ruled_out: set[CompileKey] = set()
         self._race: Race | None = None
@@ -70,18 +70,18 @@ class Search:
 
     @property
     def best_so_far(self) -> Estimate | None:
-        """For showing how far it is; the outcome may prefer another that is about as good."""
+        """For progress displays; the outcome may prefer another candidate that is about as good."""
         ranked = self._ranked()
         return ranked[0] if ranked else None
 
     def step(self, spent: float) -> Look | Outcome:
-        """What to measure next, after ``spent`` seconds; the same again until it was learnt."""
+        """What to measure next, after ``spent`` seconds; unchanged until :meth:`learn` is called."""
         if self._next is None:
             self._next = self._decided(spent)
         return self._next
 
     def learn(self, measurement: Measurement) -> None:
-        """What the last look brought."""
+        """Take the result of the last measurement."""
         if not isinstance(self._next, Look) or measurement.asked != self._next.candidate:
             raise AssertionError(f"unexpected measurement of {measurement.asked.describe()}")
         self._next = None
@@ -124,7 +124,7 @@ class Search:
         return None
 
     def _anything(self, spent: float) -> Look | None:
-        """Where no seed ran, something that does."""
+        """If no seed ran, look for a candidate that does."""
         if self._estimates.ranking() or len(self._left_out) >= _MOST_FAILURES:
             return None
         for candidate in self._space.spread(64):
@@ -157,7 +157,7 @@ class Search:
         if not ranked:
             return None
         if self._race is None:
-            # A candidate that misses the objective need not run.
+            # A candidate that misses the objective need not take part.
             if proof := self._prove(spent + self._reserve(ranked[0].candidate)):
                 return proof
             race = Race(ranked, self._seeds)
@@ -173,7 +173,7 @@ class Search:
         return Look(candidate, WINDOWS, "in turns with the other possible winners")
 
     def _prove(self, spent: float) -> Look | None:
-        """More windows of the one to be chosen, where it isn't sure yet that it keeps the objective."""
+        """More windows for the likely winner, while it is uncertain whether it meets the objective."""
         if not (contenders := self._contenders()):
             return None
         winner = choose(contenders, self._seeds, by_latency=self._goal.kind == "latency")
@@ -184,21 +184,21 @@ class Search:
         return Look(winner.candidate, _PROOF, "whether the best so far keeps the objective")
 
     def _reopens(self) -> bool:
-        """Whether the race has found another best, whose surroundings are unexplored."""
+        """Whether the race has a new leader whose neighbours are unexplored."""
         ranked = self._ranked()
         if self._race is None or self._races == _MOST_RACES or not ranked:
             return False
         self._race = None
         return True
 
-    # -- what they share --------------------------------------------------------------
+    # -- shared by the phases ---------------------------------------------------------
 
     def _ranked(self) -> list[Estimate]:
-        """Those that can be asked for, the best first."""
+        """The candidates that may be chosen, the best first."""
         return [e for e in self._estimates.ranking() if self._may(e.candidate)]
 
     def _may(self, candidate: Candidate) -> bool:
-        """Whether it may be asked for: what the device made of a seed may, even where the space lacks it."""
+        """Whether it may be measured: members, and the device's versions of seeds even outside of the space."""
         if candidate in self._left_out or not (self._space.contains(candidate) or candidate in self._seeds):
             return False
         return candidate.compile_key not in self._ruled_out
@@ -207,7 +207,7 @@ class Search:
         return spent + self._costs.predict(candidates, windows) <= self._budget
 
     def _reserve(self, best: Candidate) -> float:
-        """Seconds to keep for the race: two rounds of the best and a seed."""
+        """Seconds to reserve for the race: two rounds of the best and a seed."""
         seed = next((s for s in self._seeds if s in self._estimates and s != best), best)
         return min(_RESERVED * self._budget, self._costs.predict((best, seed, best, seed), WINDOWS))
 
@@ -218,8 +218,7 @@ class Search:
     def _contenders(self) -> list[Estimate]:
         """The candidates to choose from, the best first: seeds, and those that raced.
 
-        If others that were at least confirmed beat those, there was no time for another race,
-        and the others count as well.
+        Confirmed candidates that beat all of these count as well: there was no time for another race.
         """
         ranked = self._ranked()
         confirmed = [e for e in ranked if e.windows >= CONFIRMED or e.candidate in self._seeds] or ranked

@@ -1,1 +1,1 @@
-"""Several worker processes behind one port: their CPUs, their states, and their merged reports."""
+"""Several worker processes behind one port: their CPUs, their lifecycle, and their merged reports."""

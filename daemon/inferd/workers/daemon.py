@@ -1,6 +1,6 @@
 """The composition root of a daemon of several processes: their supervisor, which serves no model itself.
 
-It knows neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with a command line of its own.
+It uses neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with its own command line.
 """
 
 import asyncio
@@ -42,17 +42,17 @@ log = structlog.get_logger("inferd")
 
 # timeout(1) and some supervisors signal a process and then its group: that counts as one signal.
 _SAME_SIGNAL_SECONDS = 0.1
-# What a worker's drain may take beyond twice its drain_timeout; see app.py.
+# What a worker's drain may take in addition to twice its drain_timeout; see app.py.
 _FREEING_SECONDS = 30.0
-# A worker that takes longer than this, in seconds, to report counts with its last report.
+# If a worker takes longer than this, in seconds, its last report is used.
 _PATIENCE = 2.0
 
 NOT_CLEAN = 1
-"""Exit status where a worker did not drain well."""
+"""Exit status if a worker did not drain cleanly."""
 
 
 def worker_count(settings: Settings) -> int:
-    """How many workers ``settings`` ask for on this machine."""
+    """How many workers ``settings`` configure on this machine."""
     return settings.workers or automatic(cpu_layout(), _threads(settings))
 
 
@@ -64,9 +64,9 @@ def _threads(settings: Settings) -> int:
 def worker_specs(
     settings: Settings, argv: Sequence[str], count: int, bind: str, folder: Path, memory: int
 ) -> tuple[WorkerSpec, ...]:
-    """What each of ``count`` workers is to run, with its part of CPUs and ``memory`` (bytes for trying models)."""
+    """What each of ``count`` workers runs, with its share of the CPUs and of ``memory`` (bytes for preflights)."""
     sets = cpu_sets(cpu_layout(), count)
-    # The same for all: a profile that one has found then holds for the others.
+    # The same for all, so that a profile found by one worker is valid for the others.
     threads = max(1, min(_threads(settings) // count, *map(len, sets)))
     first = WorkerIdentity(0, count, folder)
     common = ["--workers", "1", "--grpc-bind", bind, "--reuse-port", "--cpu-threads", str(threads)]
@@ -74,7 +74,7 @@ def worker_specs(
     return tuple(
         WorkerSpec(
             WorkerIdentity(index, count, folder, first.secret),
-            # What is given twice counts as it was given last. Tuning is done once, by the first.
+            # The last of repeated flags counts. Only the first worker tunes.
             (sys.executable, "-P", "-m", "inferd", *argv, *common, *(() if index == 0 else ("--tuning", "off"))),
             cpus,
         )
@@ -104,7 +104,7 @@ class WorkersDaemon:
                 specs, self._notifier, watchdog=watchdog_seconds(), on_complete=self._complete
             )
         except OSError as error:
-            # Such as a path that is too long for one, about a hundred characters.
+            # For example, socket paths are limited to about a hundred characters.
             raise ConfigurationError("variable TMPDIR", "", f"can't create sockets in {folder}: {error}") from None
         self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
         self._status = Status(self._snapshot)
@@ -113,7 +113,7 @@ class WorkersDaemon:
         self._exporter = Exporter.of(settings, Pages(registry, self._readiness, self._status), self._credentials)
 
     async def run(self) -> int:
-        """Serve until a signal, then drain; the exit status."""
+        """Serve until a signal, then drain; returns the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -132,14 +132,14 @@ class WorkersDaemon:
         return status
 
     async def _drain(self) -> bool:
-        # 1. Readiness flips before anything else: balancers look there first.
+        # 1. Readiness flips before anything else, because load balancers react to it first.
         self._lifecycle.move(Phase.DRAINING)
         log.info("draining", timeout=self._settings.drain_timeout)
         seconds = 2 * self._settings.drain_timeout + _FREEING_SECONDS
         self._notifier.stopping("draining", seconds)
-        # 2. The workers drain, all at the same time, and end.
+        # 2. The workers drain in parallel, and end.
         clean = await self._supervisor.drain(seconds)
-        # 3. Last, so that the drain could be watched.
+        # 3. Last, so that the drain can be observed.
         self._exporter.close()
         self._status.stop()
         self._credentials.stop()
@@ -150,7 +150,7 @@ class WorkersDaemon:
         return clean
 
     def _complete(self) -> None:
-        """All workers serve."""
+        """Called once all workers serve."""
         self._lifecycle.move(Phase.READY)
         host = self._settings.metrics_bind.rpartition(":")[0]
         served = self._supervisor.served
@@ -179,7 +179,7 @@ class WorkersDaemon:
         self._credentials.reload()
         self._supervisor.reload()
 
-    # -- what all of them say; on threads of the metrics port ----------------------
+    # -- reports of all workers; on threads of the metrics port --------------------
 
     def _query(self, word: str) -> tuple[Mapping[Key, bytes], Collection[Key]]:
         present = self._supervisor.present
@@ -195,12 +195,12 @@ class WorkersDaemon:
         )
 
     def _phase(self) -> str:
-        """The lifecycle's, but for a daemon too few of whose workers serve at present."""
+        """The lifecycle's phase, unless too few workers serve at present."""
         phase = self._lifecycle.phase
         return Phase.STARTING.value if phase is Phase.READY and not self._supervisor.ready else phase.value
 
     def _readiness(self) -> tuple[bool, str]:
-        """Whether the daemon takes requests; its phase, and a line for each worker and model that does not answer."""
+        """Whether the daemon takes requests; its phase, and a line for each worker and model that is not ready."""
         lines = [self._phase()]
         lines += [f"worker {i}: {s.value}" for i, s in enumerate(self._supervisor.states) if s not in SERVING]
         for (index, _), text in sorted(self._query("readiness")[0].items()):

@@ -1,4 +1,4 @@
-"""The lifecycle of a worker, as a table of transitions; when a dead one is replaced; and when the daemon is ready.
+"""The lifecycle of a worker as a table of transitions, when to replace a dead one, and when the daemon is ready.
 
 Time is an argument, in seconds of any clock.
 """
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class WorkerState(Enum):
-    """Where a worker is. ``WAITING``: not started yet, or dead and to be replaced."""
+    """The state of a worker. ``WAITING``: not started yet, or dead and to be replaced."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -20,7 +20,7 @@ class WorkerState(Enum):
 
 
 class WorkerEvent(Enum):
-    """What happens to a worker. ``DIED`` is any end that was not asked for, ``STOP`` is the request to end."""
+    """An event in a worker's life. ``DIED`` is any unexpected end, ``STOP`` is the request to end."""
 
     STARTED = "started"
     READY = "ready"
@@ -29,7 +29,7 @@ class WorkerEvent(Enum):
     DIED = "died"
 
 
-# What is not here can't happen, or changes nothing: a worker that is told to end may still say that it is ready.
+# Missing entries can't happen, or change nothing: for example, a worker told to end may still report ready.
 TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (WorkerState.WAITING, WorkerEvent.STARTED): WorkerState.STARTING,
     (WorkerState.WAITING, WorkerEvent.STOP): WorkerState.ENDED,
@@ -49,17 +49,17 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
 SERVING = frozenset({WorkerState.READY, WorkerState.RELOADING})
 ALIVE = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.RELOADING, WorkerState.ENDING})
 
-# A worker that served for this long, in seconds, has not failed at its start.
+# A worker that has served for this long, in seconds, has not failed at its start.
 _PROVEN = 60.0
 _FIRST_DELAY, _MAX_DELAY = 1.0, 60.0
 
 
 @dataclass(slots=True)
 class WorkerLifecycle:
-    """One worker's, through all the processes that are it one after the other.
+    """The lifecycle of one worker, across the processes that replace each other.
 
-    ``generation`` numbers these. ``last_heard`` is when it last said that all is well, ``start_due`` when it may be
-    started.
+    ``generation`` numbers these processes. ``last_heard`` is when the worker last reported in, ``start_due`` when it
+    may be started.
     """
 
     state: WorkerState = WorkerState.WAITING
@@ -70,7 +70,7 @@ class WorkerLifecycle:
     _ready: float | None = None
 
     def apply(self, event: WorkerEvent, now: float) -> bool:
-        """Move along :data:`TRANSITIONS`; whether that changed anything."""
+        """Move along :data:`TRANSITIONS`; returns whether that changed anything."""
         to = TRANSITIONS.get((self.state, event))
         if to is None:
             return False
@@ -85,21 +85,21 @@ class WorkerLifecycle:
         return True
 
     def _restart_delay(self, now: float) -> float:
-        """None for one that had proved itself; else twice as long each time."""
+        """No delay after a worker that had proved itself; otherwise doubled each time."""
         self.failures = 0 if self._ready is not None and now - self._ready >= _PROVEN else self.failures + 1
         return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (self.failures - 2)) if self.failures > 1 else 0.0
 
     def is_silent(self, now: float, limit: float) -> bool:
-        """Whether it serves, and has not said for ``limit`` seconds that all is well."""
+        """Whether it serves, but has not reported in for ``limit`` seconds."""
         return self.state in SERVING and now - self.last_heard > limit
 
 
 def quorum(count: int) -> int:
-    """How many of ``count`` workers have to serve for the daemon to be shown as ready, once all of them have been."""
+    """How many of ``count`` workers must serve for the daemon to be ready, once all of them have been."""
     return (count + 1) // 2
 
 
 def is_ready(states: Sequence[WorkerState], complete: bool) -> bool:
-    """Whether the daemon is to be shown as ready. ``complete``: all workers have served at the same time before."""
+    """Whether the daemon is ready. ``complete``: all workers have served at the same time before."""
     serving = sum(state in SERVING for state in states)
     return serving >= (quorum(len(states)) if complete else len(states))

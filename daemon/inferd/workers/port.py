@@ -1,4 +1,4 @@
-"""Holds a port that several processes are to share."""
+"""Holds a port that several processes share."""
 
 import socket
 
@@ -7,7 +7,7 @@ from inferd.errors import ConfigurationError
 
 
 class HeldPort:
-    """``bind``'s port, or a free one where that is 0, kept for the workers by a socket that does not listen.
+    """``bind``'s port, or a free one for port 0, held for the workers by a socket that does not listen.
 
     Workers may come and go, and no other process gets the port meanwhile. Raises ConfigurationError if it is in use;
     with ``shared`` another daemon of this user may use it, if that shares it too.
@@ -18,7 +18,7 @@ class HeldPort:
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             if port and not shared:
-                # One that does not share it finds out whether anybody else listens there.
+                # Only a bind without SO_REUSEPORT detects another listener.
                 with socket.socket(family, socket.SOCK_STREAM) as alone:
                     alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     alone.bind(address)
@@ -31,5 +31,5 @@ class HeldPort:
         self.bind = f"{bind.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
 
     def close(self) -> None:
-        """Give it up."""
+        """Release the port."""
         self._socket.close()

@@ -10,12 +10,12 @@ from threading import Thread
 
 from inferd.workers.worker_identity import WorkerIdentity
 
-# What systemd has told the supervisor is not for its workers.
+# systemd's variables are for the supervisor only.
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 class NotifySocket:
-    """Receives the sd_notify(3) messages of one worker, whichever process is it."""
+    """Receives the sd_notify(3) messages of one worker, across its processes."""
 
     def __init__(self, identity: WorkerIdentity) -> None:
         self.path = identity.socket("notify")
@@ -23,11 +23,11 @@ class NotifySocket:
         self._socket.bind(str(self.path))
 
     def fileno(self) -> int:
-        """For an event loop."""
+        """The file descriptor, for an event loop."""
         return self._socket.fileno()
 
     def receive(self) -> list[dict[str, str]]:
-        """The messages that have come since the last time, each as its assignments."""
+        """The messages received since the last call, each as its assignments."""
         messages = []
         with suppress(BlockingIOError):
             while True:
@@ -41,7 +41,7 @@ class NotifySocket:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """A worker: which it is, what to run, and on which CPUs."""
+    """A worker: its identity, its command, and its CPUs."""
 
     identity: WorkerIdentity
     command: tuple[str, ...]
@@ -49,9 +49,9 @@ class WorkerSpec:
 
 
 class Process:
-    """Runs the worker of ``spec`` on its CPUs alone; ``ended`` is called with the exit status, on a thread of its own.
+    """Runs the worker of ``spec`` on its CPUs alone; calls ``ended`` with the exit status, on its own thread.
 
-    With ``watchdog`` the worker is to say all that often, in seconds, that all is well.
+    With ``watchdog`` the worker must report in that often, in seconds.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class Process:
         if watchdog is not None:
             variables["WATCHDOG_USEC"] = str(round(watchdog * 1e6))
         before = os.sched_getaffinity(0)
-        # A child has the CPUs of the thread that starts it, from its first instruction on: OpenVINO counts them once.
+        # A child inherits the CPUs of the thread that starts it; they must be right from the start, as OpenVINO counts
+        # once.
         os.sched_setaffinity(0, spec.cpus)
         try:
-            # A session of its own: what a terminal sends to its group is for the supervisor, which tells the workers.
+            # A session of its own: signals from a terminal are for the supervisor, which tells the workers.
             self._process = subprocess.Popen(  # noqa: S603 - our own command line
                 spec.command, stdin=subprocess.PIPE, env=variables, start_new_session=True
             )
@@ -81,10 +82,10 @@ class Process:
         Thread(target=lambda: ended(self._process.wait()), name=f"worker {identity.index}", daemon=True).start()
 
     def request_stop(self) -> None:
-        """Make it drain by closing the pipe, as when the supervisor is gone. Harmless when called again."""
+        """Make it drain by closing the pipe, which also happens if the supervisor dies. Harmless when called again."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def signal(self, number: int) -> None:
-        """Send ``number``; nothing where it has ended."""
+        """Send ``number``; does nothing if the process has ended."""
         self._process.send_signal(number)

@@ -17,16 +17,16 @@ log = structlog.get_logger("inferd.workers")
 Key = TypeVar("Key", bound=Hashable)
 Reports = Mapping[str, Callable[[], bytes]]
 
-# A query is one word; a client that takes longer than this, in seconds, to send it is gone.
+# Seconds that a client may take to send its one-word query.
 _PATIENCE = 5.0
 _LONGEST_WORD = 64
 
 
 class ReportServer:
-    """Reports from :meth:`start` on, each question on a thread of its own. ``answers`` are called there."""
+    """Answers queries from :meth:`start` on, each on its own thread, on which it calls ``answers``."""
 
     def __init__(self, path: Path, answers: Reports) -> None:
-        # Of the process that was this worker before.
+        # Left behind by this worker's previous process.
         path.unlink(missing_ok=True)
 
         class Handler(socketserver.StreamRequestHandler):
@@ -46,14 +46,14 @@ class ReportServer:
                     log.warning("worker report failed", exc_info=True)
 
         self._server = UnixServer(str(path), Handler)
-        # How often it looks whether it was closed, in seconds.
+        # The interval, in seconds, at which it checks whether it was closed.
         self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="channel", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more; harmless when called again."""
+        """Stop answering; harmless when called again."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -61,7 +61,7 @@ class ReportServer:
 
 
 def query(path: Path, word: str, timeout: float) -> bytes:
-    """What the worker behind ``path`` answers. Raises OSError where it does not within ``timeout`` seconds a piece."""
+    """The answer of the worker at ``path``. Raises OSError if a part of it takes longer than ``timeout`` seconds."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(str(path))
@@ -75,7 +75,7 @@ def query(path: Path, word: str, timeout: float) -> bytes:
 
 
 def query_all(paths: Mapping[Key, Path], word: str, timeout: float) -> dict[Key, bytes]:
-    """The answers of the workers behind ``paths``, queried in parallel; workers that don't answer are left out."""
+    """The answers of the workers at ``paths``, queried in parallel; workers that don't answer are left out."""
 
     def one(key: Key) -> None:
         with suppress(OSError):

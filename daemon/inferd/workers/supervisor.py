@@ -17,17 +17,17 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd.workers")
 
-# Between two looks at who is silent and who is due, in seconds.
+# Seconds between two checks for silent workers and due starts.
 _CHECK_INTERVAL = 1.0
-# A worker says something every few seconds while it starts; importing all there is takes some.
+# A starting worker reports in every few seconds, but its imports alone take a while.
 _MAX_START_SILENCE = 90.0
-# What a worker that is aborted gets to write down where it was, and what one gets beyond its own time to drain.
+# How long an aborted worker gets to write a traceback, and how long a drain may exceed its own time.
 _ABORTING, _GRACE = 10.0, 5.0
-# How long one worker's reload may keep the next from its own.
+# How long one worker's reload may delay the next one's.
 _LONGEST_RELOAD = 600.0
-# How much longer systemd is asked to wait each time a worker that starts is heard.
+# How much more time to request from systemd each time a starting worker reports in.
 _EXTENSION = 60.0
-# A worker that ends like this at its first start would do so again: wrong usage, a failed start, a setting.
+# With these exit statuses at its first start, a worker would fail again: wrong usage, a failed start, a bad setting.
 _NO_USE = frozenset({2, 3, 78})
 
 
@@ -43,11 +43,11 @@ class _Worker:
 
 
 class WorkerSupervisor:
-    """All the workers, from :meth:`start` to the end of :meth:`drain`; on the event loop's thread but for what it says.
+    """All workers, from :meth:`start` to the end of :meth:`drain`; on the event loop's thread unless stated otherwise.
 
-    The first is started alone, so that what is compiled is in the cache when the others come. ``on_complete`` is
-    called when all serve for the first time. With ``watchdog`` (seconds) systemd hears that all is well while they say
-    so.
+    The first worker starts alone, so that compiled models are in the cache for the others. ``on_complete`` is called
+    when all serve for the first time. With ``watchdog`` (seconds), systemd's watchdog is fed while all workers report
+    in.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WorkerSupervisor:
         self._workers = tuple(_Worker(spec, NotifySocket(spec.identity)) for spec in specs)
         self._notifier = notifier
         self._watchdog = watchdog
-        # Shorter for a worker: one that hangs is replaced before systemd would end them all.
+        # Half of systemd's, so that a hung worker is replaced before systemd ends all of them.
         self._max_silence = watchdog / 2 if watchdog is not None else None
         self._on_complete = on_complete
         self._was_complete = False
@@ -75,7 +75,7 @@ class WorkerSupervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self.replaced = 0
 
-    # -- what it says; any thread may ask -----------------------------------------
+    # -- state; any thread may ask ------------------------------------------------
 
     @property
     def states(self) -> tuple[WorkerState, ...]:
@@ -83,12 +83,12 @@ class WorkerSupervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether enough of them serve."""
+        """Whether enough workers serve."""
         return not self._draining and is_ready(self.states, self._was_complete)
 
     @property
     def present(self) -> dict[tuple[int, int], WorkerIdentity]:
-        """The processes there are, by the number of the worker and of its generation."""
+        """The running processes, by worker index and generation."""
         return {
             (w.spec.identity.index, w.lifecycle.generation): w.spec.identity
             for w in self._workers
@@ -97,7 +97,7 @@ class WorkerSupervisor:
 
     @property
     def served(self) -> StatusLine | None:
-        """Models that all of them serve; None before any has reported."""
+        """Models that all workers serve; None before any has reported."""
         reported = [
             s for w in self._workers if w.lifecycle.state in SERVING and (s := StatusLine.read(w.status)) is not None
         ]
@@ -119,12 +119,12 @@ class WorkerSupervisor:
         return await asyncio.shield(self._failed)
 
     def reload(self) -> None:
-        """Have all reload, one after the other; asked again meanwhile, once more after that."""
+        """Reload all workers, one after the other; when called meanwhile, once more after that."""
         self._reload_wanted.set()
 
     async def drain(self, seconds: float) -> bool:
-        """End all, giving each what it needs for its own drain and in all so many ``seconds``; False where that did not
-        go well."""
+        """Drain and end all workers, killing those left after ``seconds`` and a grace period; False unless all ended
+        cleanly."""
         self._draining = True
         for worker in self._workers:
             worker.lifecycle.apply(WorkerEvent.STOP, time.monotonic())
@@ -146,12 +146,12 @@ class WorkerSupervisor:
         return not self._unclean
 
     def kill(self) -> None:
-        """End all at once."""
+        """Kill all workers at once."""
         for worker in self._workers:
             if worker.process is not None and worker.lifecycle.state in ALIVE:
                 worker.process.signal(signal.SIGKILL)
 
-    # -- one at a time ------------------------------------------------------------
+    # -- one worker -----------------------------------------------------------------
 
     def _spawn(self, worker: _Worker) -> None:
         loop, index = asyncio.get_running_loop(), worker.spec.identity.index
@@ -161,7 +161,7 @@ class WorkerSupervisor:
         worker.status, worker.aborted = "", None
 
         def ended(status: int) -> None:
-            # A closed loop has nothing left to wake.
+            # The loop may be closed already.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended, worker, status)
 
@@ -171,7 +171,7 @@ class WorkerSupervisor:
         self._wake()
 
     def _ended(self, worker: _Worker, status: int) -> None:
-        # Its last message is not to be taken for one of its successor.
+        # Read its last messages now, or they would count as its successor's.
         self._on_notify(worker)
         lifecycle, before = worker.lifecycle, worker.lifecycle.state
         if worker.process is not None:
@@ -207,20 +207,20 @@ class WorkerSupervisor:
             if "READY" in message:
                 worker.reloads += lifecycle.state is WorkerState.RELOADING
                 lifecycle.apply(WorkerEvent.READY, now)
-            # Also while it loads: that it says so shows that it goes on.
+            # While it loads as well: any message shows that it makes progress.
             lifecycle.last_heard = now
             if lifecycle.state is WorkerState.STARTING and not self._was_complete and "EXTEND_TIMEOUT_USEC" in message:
                 self._notifier.extend(self._status_line(), _EXTENSION)
         self._wake()
 
-    # -- all of them --------------------------------------------------------------
+    # -- all workers ----------------------------------------------------------------
 
     async def _keep_running(self) -> None:
         while True:
             try:
                 self._check(time.monotonic())
             except Exception:
-                # Not to be fed for long is what makes this heard of.
+                # If this persists, the watchdog is not fed and systemd steps in.
                 log.exception("worker supervision failed")
             changed = self._changed
             with suppress(TimeoutError):
@@ -291,7 +291,7 @@ class WorkerSupervisor:
 
     async def _reload(self, worker: _Worker) -> None:
         if worker.process is None or worker.lifecycle.state not in ALIVE or not worker.status:
-            # One that is not up yet reads everything as it is now; one without a handler would die of the signal.
+            # A starting worker reads the new settings anyway, and without a handler the signal would kill it.
             return
         serves, before = worker.lifecycle.state in SERVING, (worker.lifecycle.generation, worker.reloads)
         worker.process.signal(signal.SIGHUP)
@@ -324,7 +324,7 @@ _MERGED_BY: tuple[tuple[Callable[..., int], str], ...] = ((min, "serving"), (max
 
 
 def _cpu_list(cpus: frozenset[int]) -> str:
-    """As the kernel writes it, such as ``0-3,8``."""
+    """In the kernel's format, such as ``0-3,8``."""
     runs: list[list[int]] = []
     for cpu in sorted(cpus):
         if runs and runs[-1][1] == cpu - 1:

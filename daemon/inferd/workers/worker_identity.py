@@ -12,8 +12,8 @@ from inferd.config.variables import WORKER_VARIABLE
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Worker ``index`` of ``count``, from 0. ``folder`` has their sockets and is open to this user alone; ``secret`` is
-    what they show each other."""
+    """Worker ``index`` of ``count``, from 0. ``folder`` holds the sockets and is private to this user; workers
+    authenticate to each other with ``secret``."""
 
     index: int
     count: int
@@ -22,7 +22,7 @@ class WorkerIdentity:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that does what is done once for all of them."""
+        """Whether it is the worker that does the tasks needed only once."""
         return self.index == 0
 
     @property
@@ -35,13 +35,13 @@ class WorkerIdentity:
         return self.folder / f"{self.index if index is None else index}.{what}"
 
     def environment(self) -> dict[str, str]:
-        """What tells a process that it is this worker."""
+        """The variables that tell a process that it is this worker."""
         facts = {"index": self.index, "count": self.count, "folder": str(self.folder), "secret": self.secret}
         return {WORKER_VARIABLE: json.dumps(facts)}
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self | None:
-        """What :meth:`environment` has put there; None for a daemon that is one process."""
+        """The identity in the variables of :meth:`environment`; None for a daemon of a single process."""
         if not (text := environment.get(WORKER_VARIABLE)):
             return None
         facts = json.loads(text)

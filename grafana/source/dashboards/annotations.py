@@ -34,7 +34,7 @@ def tuning(selector: str) -> dict[str, Any]:
         f"sum by (model, version, decision) (increase({counted}[$__rate_interval])) > 0",
         "purple",
         "Tuning of {{model}} {{version}}: {{decision}}",
-        "Result of the search, or of the trial of its choice.",
+        "Result of the search, or of its winner's trial.",
     )
 
 

@@ -116,7 +116,7 @@ def _traffic() -> Sequence[Panel]:
         graph(
             "Errors",
             "Ratio of each model's requests that the server failed: unavailable, deadline, aborted, internal. _OTHER "
-            "stands for requests to models that don't exist.",
+            "counts requests to models that don't exist.",
             "percentunit",
             line(part_of_requests(FAILED, MODELS, "model"), "{{model}}"),
             width=6,

@@ -108,8 +108,8 @@ def _cpu() -> Sequence[Panel]:
     )
     throttled = graph(
         "Throttled by the CPU quota",
-        "Ratio of the quota's periods in which the control group was stopped, and seconds a second for which its "
-        "threads were stopped; no data without a quota.",
+        "Ratio of the quota's periods in which the cgroup was throttled, and seconds a second for which its threads "
+        "were throttled; no data without a quota.",
         "percentunit",
         line(
             ratio(
@@ -126,8 +126,8 @@ def _cpu() -> Sequence[Panel]:
         right(throttled, ".* seconds", "s"),
         graph(
             "Pressure",
-            "Fraction of time in which some tasks, or all (full), waited for a resource, from the kernel: for the "
-            "control group if it has its own figures, otherwise for the machine.",
+            "Fraction of time in which some tasks, or all (full), waited for a resource (PSI): those of the cgroup if "
+            "the kernel reports it, otherwise those of the machine.",
             "percentunit",
             line(
                 f"max by (instance, resource, kind) ({rate('inferd_pressure_stalled_seconds_total', INSTANCE)})",
@@ -230,7 +230,7 @@ def _devices() -> Sequence[Panel]:
 def _memory() -> Sequence[Panel]:
     memory = graph(
         "Resident memory",
-        "Memory of the process, and the limit of its control group, if any.",
+        "Memory of the process, and the limit of its cgroup, if any.",
         "bytes",
         line(f"process_resident_memory_bytes{{{INSTANCE}}} {OURS}", "{{instance}}"),
         line(f"inferd_memory_limit_bytes{{{INSTANCE}}}", "{{instance}} limit"),

@@ -305,13 +305,13 @@ def _setup() -> Sequence[Panel]:
 
     streams = counts(
         "Streams",
-        "Streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
+        "Streams in force and requested; 0 leaves them to OpenVINO.",
         of_device("inferd_streams", "streams"),
         of_device("inferd_streams_requested", "requested"),
     )
     threads = counts(
         "Threads",
-        "CPU threads of all streams in force, as read back, and requested ones; 0 leaves them to OpenVINO.",
+        "CPU threads of all streams, in force and requested; 0 leaves them to OpenVINO.",
         of_device("inferd_threads", "threads"),
         of_device("inferd_threads_requested", "requested"),
     )
@@ -335,7 +335,7 @@ def _tuning() -> Sequence[Panel]:
     )
     effect = graph(
         "Gain and cost of tuning",
-        "Last measured throughput of the choice relative to OpenVINO's THROUGHPUT hint, 0 if unknown; and the "
+        "Last measured throughput of the winner relative to OpenVINO's THROUGHPUT hint, 0 if unknown; and the "
         "duration of searches, counted when each ends.",
         "none",
         line(f"max by (version) (inferd_tuning_gain_ratio{{{MODEL}}})", "gain of v{{version}}"),

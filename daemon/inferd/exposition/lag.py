@@ -13,7 +13,7 @@ from inferd.metrics import instruments
 from inferd.metrics.families import histogram
 from inferd.metrics.histogram import Histogram
 
-# A timer may run this many seconds too soon: uvloop's count whole milliseconds, of a clock that was read a while ago.
+# A timer may run this many seconds too soon: some loops count whole milliseconds, of a clock that was read a while ago.
 _EARLY = 0.002
 
 
@@ -26,7 +26,7 @@ class Timer(Protocol):
 class Loop(Protocol):
     """What is used of an event loop.
 
-    Its own clock is not: uvloop's stands still while callbacks run, and counts in milliseconds.
+    Its own clock is not: a loop's may stand still while callbacks run, and count in milliseconds.
     """
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> Timer: ...

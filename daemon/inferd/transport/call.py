@@ -5,16 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grpc._cython import cygrpc
+from inferd.transport import core
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
-_ReceiveMessage = cygrpc.ReceiveMessageOperation
-_SendInitialMetadata = cygrpc.SendInitialMetadataOperation
-_SendMessage = cygrpc.SendMessageOperation
-_SendStatus = cygrpc.SendStatusFromServerOperation
-_ReceiveClose = cygrpc.ReceiveCloseOnServerOperation
-_OK = cygrpc.StatusCode.ok
+_ReceiveMessage = core.ReceiveMessageOperation
+_SendInitialMetadata = core.SendInitialMetadataOperation
+_SendMessage = core.SendMessageOperation
+_SendStatus = core.SendStatusFromServerOperation
+_ReceiveClose = core.ReceiveCloseOnServerOperation
+_OK = core.OK
 # gRPC's time for "never" is centuries away.
 _NEVER = 1e11
 _NANO = 10**9
@@ -84,7 +84,7 @@ class ServerCall:
     def peer_identities(self) -> list[bytes]:
         """The names in the client's certificate, which the handshake has verified: its subject alternative names or, if
         it has none, its common name."""
-        return cygrpc.peer_identities(self._call) or []
+        return core.peer_identities(self._call) or []
 
     def receive(self, then: "Callable[[ServerCall, bytes | None], None]") -> None:
         """Receive the next message and call ``then`` with it; with None if the client has sent all, or has left, or its

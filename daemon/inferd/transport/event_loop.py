@@ -18,8 +18,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
 
-from grpc._cython import cygrpc
-
+from inferd.transport import core
 from inferd.transport.wake_call import Tag, WakeCall
 
 Args = TypeVarTuple("Args")
@@ -34,7 +33,7 @@ class QueueEventLoop(asyncio.SelectorEventLoop):
     """An event loop for servers on its ``queue``. Raises RuntimeError if this version of grpcio can't do that."""
 
     def __init__(self) -> None:
-        self.queue = cygrpc.CompletionQueue()
+        self.queue = core.CompletionQueue()
         self._wake_call = WakeCall(self.queue)
         self._waking = False
         self._queue_selector = _QueueSelector(self)

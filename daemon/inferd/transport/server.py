@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc._cython import cygrpc
 
+from inferd.transport import core
 from inferd.transport.call import ServerCall
 from inferd.transport.event_loop import QueueEventLoop
 
@@ -31,7 +31,7 @@ class GrpcServer:
         self._loop = loop
         self._queue = loop.queue
         self._handle = handle
-        self._server = cygrpc.Server(options, False)
+        self._server = core.Server(options, False)
         self._server.register_completion_queue(self._queue)
         self._open = 0
         self._started = False

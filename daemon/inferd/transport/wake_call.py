@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from grpc._cython import cygrpc
-
+from inferd.transport import core
 from inferd.transport.http2 import Http2Connection, call_headers
 
 Tag = Callable[[Any], object]
 """What is called with its event, by the thread that polls the queue."""
 
-_OK = cygrpc.StatusCode.ok
+_OK = core.OK
 # Seconds for gRPC to do what takes it microseconds.
 _PATIENCE = 10.0
 
@@ -28,11 +27,11 @@ class WakeCall:
     Raises RuntimeError if gRPC's core does not behave as described above.
     """
 
-    def __init__(self, queue: cygrpc.CompletionQueue) -> None:
+    def __init__(self, queue: core.CompletionQueue) -> None:
         self._queue = queue
         # An abstract address leaves nothing behind; its name can't be guessed, and is taken for milliseconds.
         name = f"inferd-{secrets.token_hex(16)}"
-        server = cygrpc.Server([], False)
+        server = core.Server([], False)
         server.register_completion_queue(queue)
         if not server.add_http2_port(f"unix-abstract:{name}".encode()):
             raise RuntimeError("gRPC can't listen on an abstract socket")
@@ -43,9 +42,9 @@ class WakeCall:
             connection.call(call_headers("/inferd/Wake"), b"")
             self._call = self._next().call
             ended = (
-                cygrpc.SendInitialMetadataOperation(None, 0),
-                cygrpc.SendStatusFromServerOperation(None, _OK, b"", 0),
-                cygrpc.ReceiveCloseOnServerOperation(0),
+                core.SendInitialMetadataOperation(None, 0),
+                core.SendStatusFromServerOperation(None, _OK, b"", 0),
+                core.ReceiveCloseOnServerOperation(0),
             )
             self._call.start_server_batch(ended, _ignore)
             self._next()

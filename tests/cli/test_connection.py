@@ -21,6 +21,7 @@ from inferd.load_generator.server_probe import MetricsPage, NoResourceUsage
 from inferd.security.certificates import CertificateFiles
 from inferd.security.client_credentials import ClientCredentials
 from inferd.security.credentials import Credentials
+from inferd.transport.event_loop import QueueEventLoop
 from tests.certificates import CertificateAuthority, Pair
 from tests.metrics.made_up import server
 from tests.rpc.parts import Parts
@@ -145,7 +146,7 @@ def grpc_port(credentials: Credentials, folder: Path) -> Iterator[str]:
     """A server that answers on a thread of its own."""
     ports: list[int] = []
     listening = Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    loop, stop = QueueEventLoop(), asyncio.Event()
 
     async def serve() -> None:
         parts = Parts(folder, {}, (), credentials)

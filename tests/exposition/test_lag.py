@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvloop
 
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
 from inferd.metrics.histogram import Histogram
 from inferd.metrics.instruments import ACCEPT_WAIT_BUCKETS, LAG_BUCKETS
+from inferd.transport.event_loop import QueueEventLoop
 from tests.event_loop import until
 from tests.metrics.scraped import named, scraped
 
@@ -146,7 +146,7 @@ def test_the_threads_lateness_is_counted_likewise(loop: Loop) -> None:
     assert counts(monitor, THREAD) == [1, 0, 1, 0, 1, 0, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, QueueEventLoop], ids=["asyncio", "queue"])
 def test_a_real_loop_that_was_blocked_shows_it(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def block() -> None:
         monitor = LagMonitor()

@@ -26,7 +26,6 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import grpc
 import uvloop
 from tests import models
 from tests.system.daemon import Daemon
@@ -40,7 +39,9 @@ from benchmarks.overload import request_for
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc.accept_wait_probe import AcceptWaitProbe
 from inferd.scheduling.accept_wait import AcceptWait
+from inferd.transport.event_loop import QueueEventLoop
 from inferd.transport.http2 import Http2Connection, call_headers
+from inferd.transport.server import GrpcServer
 
 LOADS = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the capacity."""
@@ -74,7 +75,8 @@ class Level:
 def main() -> int:
     """Measure, print, write; the exit status."""
     options = _options()
-    cost = uvloop.run(_cost(options.seconds))
+    with asyncio.Runner(loop_factory=QueueEventLoop) as runner:
+        cost = runner.run(_cost(options.seconds))
     print(f"a probe costs {cost['us_a_probe']:.0f} us of CPU on a server that does nothing else", flush=True)
     levels = _levels(options.seconds)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -202,11 +204,11 @@ class _Probing(AcceptWait):
 
 async def _cost(seconds: float, turns: int = 6) -> dict[str, Any]:
     """Microseconds of CPU a probe: medians over turns with and without."""
-    wait, server = _Probing(), grpc.aio.server()
+    wait = _Probing()
     probe = AcceptWaitProbe(wait, lambda: True)
-    server.add_generic_rpc_handlers((probe,))
+    server = GrpcServer(lambda call: probe.takes(call.method, call), [])
     probe.bind(server)
-    await server.start()
+    server.start()
     probe.start()
     taken: dict[bool, list[float]] = {True: [], False: []}
     probes = []
@@ -218,7 +220,7 @@ async def _cost(seconds: float, turns: int = 6) -> dict[str, Any]:
         if wait.on:
             probes.append((sum(probe.waits.counts) - count) / (time.monotonic() - began))
     probe.stop()
-    await server.stop(None)
+    await server.stop(0)
     extra, a_second = statistics.median(taken[True]) - statistics.median(taken[False]), statistics.median(probes)
     return {
         "probes_a_second": a_second,

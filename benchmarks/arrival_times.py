@@ -13,7 +13,7 @@ from pathlib import Path
 
 from inferd.cli.main import main
 from inferd.rpc import inference
-from inferd.rpc.call import CallContext, InferCall, Wrap
+from inferd.rpc.call import CallContext, InferCall, Recipient, Wrap
 
 STAMPED = "sent at "
 
@@ -24,9 +24,11 @@ def run() -> int:
     noted: list[tuple[int, int, int]] = []
     begin = inference.Inference.begin
 
-    def stamped(self: inference.Inference, raw: bytes, wrap: Wrap, call_context: CallContext) -> InferCall:
+    def stamped(
+        self: inference.Inference, raw: bytes, wrap: Wrap, call_context: CallContext, recipient: Recipient
+    ) -> InferCall:
         seen = time.monotonic_ns()
-        call = begin(self, raw, wrap, call_context)
+        call = begin(self, raw, wrap, call_context, recipient)
         if call.id.startswith(STAMPED):
             noted.append((int(call.id.removeprefix(STAMPED)), seen, call.stages.waited))
         return call

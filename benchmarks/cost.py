@@ -137,7 +137,7 @@ def _print(looks: dict[str, dict[str, list[Look]]]) -> float:
     """The table; returns the largest median of CPU now to before."""
     worst = 0.0
     print(
-        "| case | CPU us: now, before, echo | CPU, now to before | CPU, now to echo | answers/s | p50 ms, now and before |"
+        "| case | CPU us: now, before, echo | CPU to before | CPU to echo | answers/s to before | p50 ms: now, before |"
     )
     print("|---|---|---|---|---|---|")
     for case, of in looks.items():

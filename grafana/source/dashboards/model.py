@@ -95,6 +95,7 @@ def _glance() -> Sequence[Panel]:
             "s",
             quantile(0.5, _DURATION, MODEL),
             base="text",
+            nan="No data",
             decimals=1,
         ),
         figure(
@@ -103,6 +104,7 @@ def _glance() -> Sequence[Panel]:
             "s",
             quantile(0.99, _DURATION, MODEL),
             base="text",
+            nan="No data",
             decimals=1,
         ),
         figure("Objective", "The latency objective.", "s", _OBJECTIVE, base="text"),

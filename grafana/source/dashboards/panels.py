@@ -9,8 +9,11 @@ from grafana_foundation_sdk.builders.dashboard import DashboardLink, FieldColor,
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.models import common as words
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardSpecialValueMapOptions,
     DynamicConfigValue,
     FieldColorModeId,
+    SpecialValueMap,
+    SpecialValueMatch,
     Threshold,
     ThresholdsMode,
     ValueMap,
@@ -142,10 +145,14 @@ def figure(
     steps: Steps = (),
     base: str = "green",
     texts: dict[str, tuple[str, str]] | None = None,
+    nan: str = "",
     decimals: int | None = None,
     width: int = _FIGURE_WIDTH,
 ) -> stat.Panel:
-    """One number; ``base`` is its colour below all ``steps``, ``texts`` maps values to words and colours."""
+    """One number; ``base`` is its colour below all ``steps``, ``texts`` maps values to words and colours.
+
+    ``nan`` is shown instead of NaN, which quantiles of no observations are.
+    """
     panel = (
         stat.Panel()
         .title(title)
@@ -166,6 +173,9 @@ def figure(
     if texts:
         shown = {value: ValueMappingResult(text=text, color=colour) for value, (text, colour) in texts.items()}
         panel = panel.mappings([ValueMap(options=shown)])
+    if nan:
+        options = DashboardSpecialValueMapOptions(match=SpecialValueMatch.NA_N, result=ValueMappingResult(text=nan))
+        panel = panel.mappings([SpecialValueMap(options=options)])
     return panel
 
 

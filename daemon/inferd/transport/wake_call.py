@@ -31,7 +31,7 @@ class WakeCall:
         self._queue = queue
         # An abstract address leaves nothing behind; its name can't be guessed, and is taken for milliseconds.
         name = f"inferd-{secrets.token_hex(16)}"
-        server = core.Server([], False)
+        server = core.Server([("grpc.enable_channelz", 0)], False)  # it is no server for anyone else
         server.register_completion_queue(queue)
         if not server.add_http2_port(f"unix-abstract:{name}".encode()):
             raise RuntimeError("gRPC can't listen on an abstract socket")

@@ -1,7 +1,9 @@
 """The completion scripts, in the shells that are installed."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,12 @@ def test_bash_completes(line: str, among: set[str], capsys: pytest.CaptureFixtur
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == among
+
+
+def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "inferd", "completion", "bash"]
+    with os.fdopen(write) as output:
+        done = subprocess.run(command, check=False, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (141, "")

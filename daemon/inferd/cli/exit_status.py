@@ -5,3 +5,5 @@ CONFIGURATION = 78
 FAILED_START = 3
 # sysexits.h: EX_TEMPFAIL. Drained, so that a new process can take over a device that this one has lost.
 RESTART = 75
+# As a shell reports SIGPIPE: the reader of the output has had enough.
+BROKEN_PIPE = 141

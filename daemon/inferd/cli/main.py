@@ -1,6 +1,7 @@
 """``inferd``: picks the command and turns errors into one sentence and an exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
@@ -71,7 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For a daemon of several processes, which starts each with this command line and some more flags.
     arguments.command_line = argv
     try:
-        return int(_module(COMMANDS[arguments.command].runs).run(arguments))
+        status = int(_module(COMMANDS[arguments.command].runs).run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has had enough, as in `inferd top --json | head`. Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_status.BROKEN_PIPE
     except ConfigurationError as error:
         for problem in error.every:
             print(f"inferd: {problem}", file=sys.stderr)

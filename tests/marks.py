@@ -57,6 +57,8 @@ SLOW: Rows = {
         "tests/system/test_cardinality.py::test_ten_thousand_made_up_names_leave_no_trace",
         "tests/system/test_dynamic_batching.py::test_a_request_that_fails_does_not_take_its_neighbours_with_it",
         "tests/system/test_malformed.py::test_a_thousand_bad_requests_cost_the_good_ones_nothing",
+        "tests/system/test_malformed.py::test_afterwards_every_slot_is_usable",
+        "tests/system/test_malformed.py::test_the_log_has_a_line_a_request_and_no_traceback",
         "tests/system/test_overload.py::test_a_client_at_its_quota_is_told_when_to_come_back_and_others_are_served",
         "tests/system/test_overload.py::test_another_metadata_key_may_name_the_client",
         "tests/system/test_sequences.py::test_many_sequences_side_by_side_are_each_what_they_are_alone",

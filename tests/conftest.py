@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,13 +30,32 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
     return lambda line: record_property("figure", line)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+NODE_IDS = pytest.StashKey[list[str]]()
+"""Of all tests that were collected, also those that are not selected."""
+
+
+def rows_of(node_id: str) -> tuple[set[str], str]:
+    """The rows of tests/marks.py that stand for a test, and the id of its case; "" where it has but one."""
+    test, _, case = node_id.partition("[")
+    return {test, test.partition("::")[0]}, case.removesuffix("]")
+
+
+def is_left_out(node_id: str) -> bool:
+    """Whether `make test` runs other cases of a test instead of this."""
+    rows, case = rows_of(node_id)
+    return bool(case) and any(not re.fullmatch(marks.SAMPLED[row], case) for row in rows & marks.SAMPLED.keys())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[NODE_IDS] = [item.nodeid for item in items]
     for rows, mark in ((marks.SLOW, pytest.mark.slow), (marks.SERIAL, pytest.mark.serial)):
         marked = {row for tests in rows.values() for row in tests}
         for item in items:
-            test = item.nodeid.partition("[")[0]
-            if marked & {test, test.partition("::")[0]}:
+            if marked & rows_of(item.nodeid)[0]:
                 item.add_marker(mark)
+    for item in items:
+        if is_left_out(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

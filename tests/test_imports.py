@@ -124,6 +124,7 @@ IMPURE_LIBRARIES = {"asyncio", "threading", "time", "os", "socket", "random", "s
 SAYS_NOTHING = {"utils", "util", "helpers", "base", "manager", "common", "handler", "handlers", "misc"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name below ``inferd`` -> file, generated modules left out."""
     found = {}

@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -85,7 +86,24 @@ REAL = [(kind, device) for kind in KINDS for device in ("CPU", "AUTO:CPU")]
 def real_slot(
     network: ov.Model, on_done: Callable[[], None], kind: Kind = InferSlot, device: str = "CPU"
 ) -> Iterator[InferSlot | SyncSlot]:
-    compiled = ov.Core().compile_model(network, device, {"PERFORMANCE_HINT": "LATENCY"})
+    with slot_of(network, compiled(network, device), on_done, kind) as slot:
+        yield slot
+
+
+def compiled(network: ov.Model, device: str = "CPU") -> ov.CompiledModel:
+    return ov.Core().compile_model(network, device, {"PERFORMANCE_HINT": "LATENCY"})
+
+
+@cache
+def long_model() -> tuple[ov.Model, ov.CompiledModel]:
+    """To be run by many tests: compiling it takes more than a second."""
+    return (network := models.slow(1000)), compiled(network)
+
+
+@contextmanager
+def slot_of(
+    network: ov.Model, compiled: ov.CompiledModel, on_done: Callable[[], None], kind: Kind
+) -> Iterator[InferSlot | SyncSlot]:
     slot = kind(compiled.create_infer_request(), _signature(network, parse("", "m")), on_done)
     yield slot
     slot.close()
@@ -106,7 +124,7 @@ def long_run(request: pytest.FixtureRequest) -> Iterator[tuple[Slot, Calls]]:
     """A slot with a run in flight that would take a while."""
     calls = Calls()
     fake = request.param == "fake"
-    with nullcontext(FakeSlot(calls)) if fake else real_slot(models.slow(1000), calls, request.param) as slot:
+    with nullcontext(FakeSlot(calls)) if fake else slot_of(*long_model(), calls, request.param) as slot:
         slot.write([[WIDE]])
         slot.start()
         yield slot, calls

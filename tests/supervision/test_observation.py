@@ -5,6 +5,7 @@ from inferd.health.liveness import LivenessRules
 from inferd.health.probes import ProbeOutcome
 from inferd.supervision.observation import observed
 from tests.dispatchers import Bench
+from tests.effort import examples
 from tests.engine.fake_slot import FakeSlot
 from tests.event_loop import on_loop, until
 
@@ -36,7 +37,7 @@ async def test_a_model_that_fails_slowly_for_hours_does_not_keep_the_watchdog_fr
     bench = Bench(1)
     health = out_of_service(bench)
     # Busy at each look: a probe that fails is followed by the next.
-    for turn in range(1000):
+    for turn in range(examples(1000)):
         (answer,) = bench.submit()
         assert alive(health, bench, turn * RULES.look, ProbeOutcome.FAILED)
         bench.slots[0][0].fail("wrong weather")

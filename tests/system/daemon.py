@@ -20,7 +20,8 @@ class Daemon:
     """`inferd serve` on ``repository``, at free ports of the loopback interface.
 
     It tunes nothing unless ``flags`` say so: a test's daemon is to be the same from its first request to its
-    last. It starts at once; entering the context waits until it is ready, leaving it stops it.
+    last. It tries no model in a child process unless they say so: most tests know that their models are good.
+    It starts at once; entering the context waits until it is ready, leaving it stops it.
     ``under`` is a command that runs it as its own, ``python`` the interpreter of another environment.
     Variables named INFERD_* are kept from it, except those in ``environment``. All that it writes to
     stderr is kept in ``lines``.
@@ -36,7 +37,9 @@ class Daemon:
     ) -> None:
         command = [*under, str(python), "-m", "inferd", "serve", "--model-repository", str(repository)]
         command += ["--grpc-bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0", "--log-format", "json"]
-        command += [*([] if "--tuning" in flags else ["--tuning", "off"]), *flags]
+        for setting in ("--tuning", "--preflight"):
+            command += [] if setting in flags else [setting, "off"]
+        command += flags
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("INFERD_")}
         self.lines: list[str] = []
         self._changed = threading.Condition()

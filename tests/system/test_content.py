@@ -232,7 +232,7 @@ def test_what_is_replaced_is_served_however_that_comes_to_be_known(
     root, cache = tmp_path / "models", tmp_path / "cache"
     root.mkdir()
     put_all(root, ONE)
-    flags = ("--cache-dir", str(cache), "--repository-control")
+    flags = ("--cache-dir", str(cache), "--preflight", "on", "--repository-control")
     with Daemon(root, *flags) as daemon:
         assert asyncio.run(answers(daemon)) == dict.fromkeys(KINDS, 8)
         put_all(root, FIVE)
@@ -258,7 +258,7 @@ def test_what_is_written_again_with_the_same_content_is_left_alone(tmp_path: Pat
     root = tmp_path / "models"
     for name in ("below", "saved-model"):
         KINDS[name](root, name, 1)
-    with Daemon(root, "--cache-dir", str(cache_dir)) as daemon:
+    with Daemon(root, "--cache-dir", str(cache_dir), "--preflight", "on") as daemon:
         for file in [f for f in root.rglob("*") if f.is_file()]:
             shutil.copy(file, made := file.with_name(".next"))
             made.replace(file)
@@ -305,7 +305,11 @@ def test_files_that_can_not_be_a_version_s_break_their_model_alone_and_say_why(t
         ]
 
 
-@pytest.mark.parametrize("flags", [(), ("--cache-max-bytes", "0"), ("--preflight", "off")], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags",
+    [("--preflight", "on"), ("--preflight", "on", "--cache-max-bytes", "0"), ("--preflight", "off")],
+    ids=" ".join,
+)
 def test_a_file_that_is_cut_or_written_while_it_is_served_changes_nothing_until_it_is_loaded(
     tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -342,7 +346,7 @@ def test_what_is_swapped_while_it_is_loaded_is_served_and_kept_as_what_it_is(tmp
         initializer("data/weights.bin")(root / ".store", str(value), value)
     shutil.rmtree(root / "link/1")
     (root / "link/1").symlink_to("../.store/1/1")
-    flags = ("--cache-dir", str(cache), "--repository-control")
+    flags = ("--cache-dir", str(cache), "--preflight", "on", "--repository-control")
 
     async def swap(daemon: Daemon) -> None:
         loads = asyncio.ensure_future(asyncio.to_thread(asyncio.run, load(daemon, *["link", "file", "place"] * 6)))

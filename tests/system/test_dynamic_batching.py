@@ -15,6 +15,7 @@ from grpc import StatusCode
 
 from inferd._pb import open_inference_pb2 as pb
 from tests import models
+from tests.effort import examples
 from tests.system import echo_models, heavy_models
 from tests.system.daemon import Daemon
 from tests.system.gauges import wait_until
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.system
 
 MOST = 8
 CLIENTS = 24
-EACH = 25
+EACH = examples(25)
 BATCHING = f"[batching]\nmax_size = {MOST}\n"
 
 Rows = npt.NDArray[np.float32]

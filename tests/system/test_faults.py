@@ -274,7 +274,8 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
             await asyncio.to_thread(until, lambda: "heavy" in ready(daemon), 60, daemon.log)
             return children
 
-    with Daemon(repository, "--cache-dir", str(tmp_path / "cache"), "--repository-control") as daemon:
+    flags = ("--cache-dir", str(tmp_path / "cache"), "--preflight", "on", "--repository-control")
+    with Daemon(repository, *flags) as daemon:
         models.save(weighty(4), repository, "heavy")
         gone = asyncio.run(asyncio.wait_for(story(), 120))
         assert [e["seconds"] for e in daemon.events("model load retry scheduled")] == [1.0, 2.0]
@@ -287,7 +288,7 @@ def test_a_child_that_tries_a_model_and_is_killed_fails_that_load_and_is_followe
 def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_delays_no_other(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     models.save(weighty(4), repository, "heavy")
-    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
+    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"), "--preflight", "on")
     asyncio.run(killed(daemon, "preflight_process"))
     with daemon:
         assert daemon.wait_for("model load retry scheduled")["model"] == "heavy"
@@ -298,7 +299,7 @@ def test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_delays_n
 def test_a_daemon_that_waits_to_load_a_model_again_ends_without_doing_so(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     models.save(weighty(4), repository, "heavy")
-    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"))
+    daemon = Daemon(repository, "--cache-dir", str(tmp_path / "cache"), "--preflight", "on")
 
     def told(times: int) -> bool:
         return len(daemon.events("model load retry scheduled")) == times
@@ -466,7 +467,8 @@ def test_models_that_can_not_be_read_say_why_and_are_served_once_they_can(tmp_pa
                 await infer(each).code() for each in asked
             ]
 
-    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--repository-control") as daemon:
+    flags = ("--cache-dir", str(cache_dir), "--preflight", "on", "--repository-control")
+    with Daemon(tmp_path, *flags) as daemon:
         reasons, codes = asyncio.run(look())
         assert set(reasons) == {"folder", "truncated"}
         assert all(reasons.values())

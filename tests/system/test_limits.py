@@ -137,8 +137,8 @@ def test_models_that_would_end_the_daemon_are_broken_and_the_others_are_served(t
     models.save(hostile_models.reads_out_of_bounds(), tmp_path, "bounds")
     models.save(hostile_models.fills_memory(), tmp_path, "memory")
     models.save(hostile_models.deep(20_000), tmp_path, "deep")
-    flags = ("--preflight-memory-bytes", str(1 << 30), "--preflight-timeout", "5", "--cache-dir", str(cache_dir))
-    with Daemon(tmp_path, *flags) as daemon:
+    limits = ("--preflight-memory-bytes", str(1 << 30), "--preflight-timeout", "5")
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--preflight", "on", *limits) as daemon:
         assert asyncio.run(answers(daemon.grpc))
         said = {event["model"]: event["problem"] for event in daemon.events("model load failed")}
         assert daemon.wait_for("ready")["broken"] == 4
@@ -155,7 +155,7 @@ def test_models_that_would_end_the_daemon_are_broken_and_the_others_are_served(t
 
 def test_a_signal_while_a_model_is_tried_ends_the_trial_and_the_daemon(tmp_path: Path, cache_dir: Path) -> None:
     models.save(hostile_models.deep(20_000), tmp_path, "deep")
-    daemon = Daemon(tmp_path, "--cache-dir", str(cache_dir))
+    daemon = Daemon(tmp_path, "--cache-dir", str(cache_dir), "--preflight", "on")
     try:
         while not (children := _children(daemon.process.pid)):
             assert daemon.process.poll() is None, daemon.log()

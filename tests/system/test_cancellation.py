@@ -20,8 +20,7 @@ from tests.system.wire import OK, all_slots_usable, by_outcome, connect, counts,
 pytestmark = pytest.mark.system
 
 REQUESTS = 4000
-# With as many that were given up a moment ago they fit into the model's infer requests and its queue: none is refused for
-# want of room.
+# So few that they fit into the model's infer requests and its queue, even beside as many that were given up a moment ago.
 AT_ONCE = 8
 
 

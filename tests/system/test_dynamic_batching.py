@@ -22,6 +22,8 @@ from tests.system.gauges import wait_until
 from tests.system.heavy_models import WIDTH
 from tests.system.wire import OK, connect, method, outcome, request
 
+DEADLINE = StatusCode.DEADLINE_EXCEEDED
+
 pytestmark = pytest.mark.system
 
 MOST = 8
@@ -140,8 +142,10 @@ def test_neighbours_that_give_up_do_not_hurt(daemon: Daemon, figure: Callable[[s
                 call = infer(request("deserted", {"x": x}))
                 await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=chance.random() * 0.02)
                 call.cancel()
-            ended[await call.code()] += 1
-            assert await call.code() is not OK or doubled(await call, x)
+            ended[code := await call.code()] += 1
+            # What leaves little time may be refused for that.
+            assert code in ({OK, DEADLINE, StatusCode.RESOURCE_EXHAUSTED} if turn % 2 else {OK, StatusCode.CANCELLED})
+            assert code is not OK or doubled(await call, x)
         return ended
 
     async def work(infer: Any, number: int) -> Counter[StatusCode]:
@@ -149,9 +153,8 @@ def test_neighbours_that_give_up_do_not_hurt(daemon: Daemon, figure: Callable[[s
 
     ended = sum(asyncio.run(each(work, daemon.grpc)), Counter[StatusCode]())
 
-    assert set(ended) <= {OK, StatusCode.CANCELLED, StatusCode.DEADLINE_EXCEEDED}
     assert ended[OK] >= CLIENTS // 2 * EACH
-    assert min(ended[StatusCode.CANCELLED], ended[StatusCode.DEADLINE_EXCEEDED]) > 0
+    assert min(ended[StatusCode.CANCELLED], ended[DEADLINE]) > 0
     assert ended.total() == CLIENTS * EACH
     wait_until(daemon, "inferd_infer_requests_busy", "deserted", 0)
     assert max(sizes(statistics_of(daemon, "deserted"))) > 2

@@ -111,6 +111,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "inferd_flags": options.inferd_flags,
         "versions": {kind.title: kind.version for kind in kinds if kind.version}
         | {"OpenVINO": version("openvino"), "grpcio": version("grpcio"), "Python": sys.version.split()[0]},
+        "configurations": rounds.configurations,
         "missing": rounds.missing,
         "sizes": sizes,
         "results": [asdict(result) for result in results],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.processes import cpu_seconds, machine_cpu_seconds
-from benchmarks.peers.results import BENCHMARK_APP, Result
+from benchmarks.peers.results import BENCHMARK_APP, BENCHMARK_APP_DEFAULTS, Result
 from benchmarks.peers.workloads import Workload
 
 _FIGURES = {
@@ -19,6 +19,7 @@ _FIGURES = {
 }
 _MEDIAN = re.compile(r"Median:\s+([\d.]+) (ms|us)")
 _SECONDS = {"ms": 1e-3, "us": 1e-6}
+_REQUESTS = re.compile(r"(\d+) inference requests")
 _FIRST, _LAST = "First inference took", "[Step 11/11]"
 
 
@@ -34,13 +35,25 @@ def command(workload: Workload, streams: int, alone: bool, seconds: float) -> li
     return [program, *arguments, "-t", str(max(1, round(seconds)))]
 
 
-def run(number: int, workload: Workload, streams: int, alone: bool, seconds: float) -> Result:
-    """One run; CPU time is taken between its first inference and the end of its loop.
+def default_command(workload: Workload, alone: bool, seconds: float) -> list[str]:
+    """The command of a user who names a model and nothing else, or ``alone`` the hint for latency.
 
-    Raises RuntimeError with its output when it fails.
+    It chooses streams, threads and infer requests, computes in bf16 on a CPU that has it, and gives what it takes for
+    an image as u8.
+    """
+    program = str(Path(sys.executable).with_name("benchmark_app"))
+    hint = ["-hint", "latency"] if alone else []
+    return [program, "-m", str(workload.file), "-d", "CPU", *hint, "-t", str(max(1, round(seconds)))]
+
+
+def run(number: int, workload: Workload, streams: int, alone: bool, seconds: float, defaults: bool = False) -> Result:
+    """One run, at inferd's precision and streams or at its own ``defaults``.
+
+    CPU time is taken between its first inference and the end of its loop. Raises RuntimeError with its output when it
+    fails.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    program = command(workload, streams, alone, seconds)
+    program = default_command(workload, alone, seconds) if defaults else command(workload, streams, alone, seconds)
     written, edges = [], []
     with subprocess.Popen(
         program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -52,16 +65,16 @@ def run(number: int, workload: Workload, streams: int, alone: bool, seconds: flo
                 edges.append((cpu_seconds([process.pid]), machine_cpu_seconds()))
     text = "".join(written)
     figures = {name: float(found[1]) for name, pattern in _FIGURES.items() if (found := pattern.search(text))}
-    latency = _MEDIAN.search(text)
+    latency, requests = _MEDIAN.search(text), _REQUESTS.search(text)
     if process.returncode or len(edges) != 2 or len(figures) != len(_FIGURES) or latency is None:
         raise RuntimeError(f"benchmark_app ended with status {process.returncode}\n{text[-2000:]}")
     (own, machine), (own_after, machine_after) = edges
     return Result(
         round=number,
         model=workload.name,
-        server=BENCHMARK_APP,
+        server=BENCHMARK_APP_DEFAULTS if defaults else BENCHMARK_APP,
         way="async",
-        concurrency=1 if alone else max(2, streams),
+        concurrency=1 if alone else max(2, int(requests[1]) if defaults and requests else streams),
         throughput=figures["throughput"],
         p50=float(latency[1]) * _SECONDS[latency[2]],
         p99=None,

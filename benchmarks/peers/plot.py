@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.peers.report import NAMES
-from benchmarks.peers.results import BENCHMARK_APP, ECHO, INFERD, INFERD_MAPPED, Results, Spread
+from benchmarks.peers.results import BENCHMARK_APP, BENCHMARK_APP_DEFAULTS, ECHO, INFERD, INFERD_MAPPED, Results, Spread
 
 _BLUE, _PALE, _GREY, _LIGHT, _INK = "#1f5fa8", "#9dbbe0", "#8a8a8a", "#d2d2d2", "#222222"
 
@@ -31,13 +31,13 @@ def draw(results: Results, file: Path) -> None:
             if best is None:
                 continue
             axes.barh(place, best.middle, 0.7, color=_PALE if own else _LIGHT)
-            if subject.server == BENCHMARK_APP:
+            if subject.server in {BENCHMARK_APP, BENCHMARK_APP_DEFAULTS}:
                 axes.barh(place, best.middle, 0.7, color=_LIGHT, hatch="//", edgecolor="white")
-                reference = best
+                reference = max(reference or best, best, key=lambda spread: spread.high)
             elif kept is not None:
                 axes.barh(place, kept.middle, 0.7, color=_BLUE if own else _GREY)
             axes.plot([best.low, best.high], [place, place], color=_INK, linewidth=1)
-            served = max(served, best.high if subject.server != BENCHMARK_APP else 0.0)
+            served = max(served, 0.0 if subject.server in {BENCHMARK_APP, BENCHMARK_APP_DEFAULTS} else best.high)
             axes.text(
                 min(best.high, _FAR * served or best.high),
                 place,

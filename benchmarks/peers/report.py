@@ -5,8 +5,10 @@ from typing import Any
 
 from benchmarks.peers.results import (
     BENCHMARK_APP,
+    BENCHMARK_APP_DEFAULTS,
     COMPUTING_ECHO,
     ECHO,
+    FLOOR,
     INFERD,
     INFERD_MAPPED,
     LOAD,
@@ -27,7 +29,10 @@ NAMES = {
     INFERD_MAPPED: "inferd, mapped",
     ECHO: "bare echo",
     COMPUTING_ECHO: "computing echo",
+    FLOOR: "C++ floor",
     BENCHMARK_APP: "`benchmark_app`",
+    BENCHMARK_APP_DEFAULTS: "`benchmark_app`, its defaults",
+    "triton": "Triton",
     "mlserver": "MLServer",
     "kserve": "KServe SDK",
     "ray": "Ray Serve",
@@ -62,6 +67,8 @@ def markdown(results: Results, run: Mapping[str, Any]) -> str:
     for model in results.models():
         parts += [f"### {model}", _about(results, model, run), _model(results, model)]
     parts += ["### Versions", _table(("what", "version"), run["versions"].items())]
+    if run.get("configurations"):
+        parts += ["### Configurations", _CONFIGURATIONS, _table(("server", "best"), run["configurations"].items())]
     if run["missing"]:
         parts += ["### Left out", _table(("what", "why"), run["missing"].items())]
     return "\n\n".join(parts) + "\n"
@@ -82,6 +89,10 @@ def _targets(found: Iterable[Bar]) -> str:
 
 
 _WHERE = f"""CPU at {LOAD} in flight, of computing threads and of all others, and the latency of one request."""
+
+
+_CONFIGURATIONS = f"""Servers with several were started with each first, and keep for each model the one with the most
+responses/s at {LOAD} in flight."""
 
 
 def _shares(found: Iterable[Share]) -> str:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from statistics import median
 
 INFERD, INFERD_MAPPED, BENCHMARK_APP = "inferd", "inferd-mapped", "benchmark_app"
-ECHO, COMPUTING_ECHO = "echo", "echo-computes"
-NO_PEERS = frozenset({INFERD, INFERD_MAPPED, BENCHMARK_APP, ECHO, COMPUTING_ECHO})
+BENCHMARK_APP_DEFAULTS = "benchmark_app-defaults"
+"""benchmark_app as a user starts it: its own streams, and bf16 on a CPU that has it."""
+ECHO, COMPUTING_ECHO, FLOOR = "echo", "echo-computes", "floor"
+NO_PEERS = frozenset({INFERD, INFERD_MAPPED, BENCHMARK_APP, BENCHMARK_APP_DEFAULTS, ECHO, COMPUTING_ECHO, FLOOR})
 UNARY, STREAM, SHARED_MEMORY, STREAMED_SHARED_MEMORY = "unary", "stream", "shared memory", "stream, shared memory"
 LOAD = 8
 """Requests in flight at which costs are compared: all cores are busy and queues are short."""
@@ -201,7 +203,7 @@ class Results:
         objective = self.objective(model)
         found: ByRound = {}
         for result in self._of(model, subject):
-            if objective is None or subject.server in {BENCHMARK_APP, ECHO}:
+            if objective is None or subject.server in {BENCHMARK_APP, BENCHMARK_APP_DEFAULTS, ECHO}:
                 continue
             kept = result.p99 is not None and result.p99 <= objective and not result.errors
             found[result.round] = max(found.get(result.round, 0.0), result.throughput if kept else 0.0)

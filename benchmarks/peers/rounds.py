@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ from benchmarks.peers.processes import (
 )
 from benchmarks.peers.results import (
     BENCHMARK_APP,
+    BENCHMARK_APP_DEFAULTS,
     COMPUTING_ECHO,
     ECHO,
     INFERD,
@@ -67,6 +69,7 @@ class Rounds:
         self._loop, self._budget, self._workloads, self._report = loop, budget, workloads, report
         self._running: list[Running] = []
         self.missing: dict[str, str] = {}
+        self.configurations: dict[str, str] = {}
 
     def start(self, kinds: Sequence[Kind], stack: ExitStack) -> None:
         """Start each, check its responses, pause it. Servers that fail are in :attr:`missing`, with the reason."""
@@ -82,7 +85,10 @@ class Rounds:
                     continue
                 stack.push(own.pop_all())
             took, memory = time.monotonic() - begun, running.family.memory() >> 20
-            running.family.halt()
+            if running.configuration:
+                self.configurations[kind.title] = running.configuration
+            if kind.halts:
+                running.family.halt()
             self._running.append(running)
             self._report(
                 f"{kind.title} {kind.version} answers right ({', '.join(ways)}) after {took:.0f} s, {memory} MiB"
@@ -120,7 +126,8 @@ class Rounds:
                     found.append(self._loop.run(looking))
                     self._say(plan, found[-1])
         finally:
-            running.family.halt()
+            if running.kind.halts:
+                running.family.halt()
         return found
 
     async def _look(
@@ -183,12 +190,12 @@ class Rounds:
 
     def _benchmark_app(self, number: int, workload: Workload, plan: Plan) -> list[Result]:
         found = []
-        for alone in (True, False):
+        for defaults, alone in product((False, True), (True, False)):
             try:
                 seconds = plan.seconds * workload.pace
-                result = benchmark_app.run(number, workload, self._budget.threads, alone, seconds)
+                result = benchmark_app.run(number, workload, self._budget.threads, alone, seconds, defaults)
             except RuntimeError as problem:
-                self.missing[BENCHMARK_APP] = str(problem).splitlines()[0]
+                self.missing[BENCHMARK_APP_DEFAULTS if defaults else BENCHMARK_APP] = str(problem).splitlines()[0]
                 self._report(str(problem))
                 continue
             found.append(result)

@@ -8,8 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from json import dumps
+from dataclasses import dataclass, field, replace
+from json import dumps, loads
 from pathlib import Path
 from typing import IO
 
@@ -19,13 +19,15 @@ from tests.conftest import ROOT
 from tests.system.daemon import Daemon
 
 from benchmarks.peers import clients
-from benchmarks.peers.environments import HERE, python_of, version_of
+from benchmarks.peers.environments import HERE, floor_program, python_of, version_of
 from benchmarks.peers.processes import MARK, Family
 from benchmarks.peers.results import (
     COMPUTING_ECHO,
     ECHO,
+    FLOOR,
     INFERD,
     INFERD_MAPPED,
+    LOAD,
     SHARED_MEMORY,
     STREAM,
     STREAMED_SHARED_MEMORY,
@@ -36,6 +38,10 @@ from benchmarks.peers.workloads import Workload
 from inferd import __version__
 
 _START_PATIENCE = 180.0
+TRITON_CONFIGURATIONS = ("instances", "batches", "both")
+"""Those of triton/server.py."""
+_TRIAL = 2.0
+"""Seconds for which a configuration is tried with a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,10 @@ _HTTP = Way("HTTP", clients.http, clients.tensor)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A server that can be started; the first of its ``ways`` is used in comparisons."""
+    """A server that can be started; the first of its ``ways`` is used in comparisons.
+
+    ``halts`` is whether it is paused while others are measured, so that it takes none of their CPU time.
+    """
 
     name: str
     title: str
@@ -64,6 +73,7 @@ class Kind:
     ways: tuple[Way, ...]
     start: "Callable[[Kind, Budget, Sequence[Workload], ExitStack], Running]"
     peer: bool = True
+    halts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +88,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that is ready: HOST:PORT by each workload that it serves, and its processes."""
+    """A server that is ready: HOST:PORT by each workload that it serves, and its processes.
+
+    ``configuration`` tells what it was started with where it has several.
+    """
 
     kind: Kind
     targets: Mapping[str, str]
     family: Family
     log: Callable[[], str] = field(repr=False)
+    configuration: str = ""
 
 
 class NotStarted(Exception):
@@ -116,7 +130,14 @@ def _start_inferd(kind: Kind, budget: Budget, workloads: Sequence[Workload], sta
 # -- peers ------------------------------------------------------------------------
 
 
-def _start_peer(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
+def _start_peer(
+    kind: Kind,
+    budget: Budget,
+    workloads: Sequence[Workload],
+    stack: ExitStack,
+    choices: Mapping[str, str] | None = None,
+) -> Running:
+    """``choices`` are the configurations by model name, for a peer that has several."""
     family = _family(kind)
     python = python_of(kind.name, budget.environments, budget.report)
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="inferd-bench-", ignore_cleanup_errors=True)))
@@ -127,6 +148,7 @@ def _start_peer(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack
         "other_ports": others,
         "threads": budget.threads,
         "scratch": str(scratch / "server"),
+        "choices": choices or {},
     }
     (scratch / "server").mkdir()
     paths = [HERE / "runtime", HERE / kind.name]
@@ -153,6 +175,35 @@ def _start_peer(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack
     return Running(kind, {w.name: f"127.0.0.1:{port}" for w in workloads}, family, lambda: _tail(log))
 
 
+def _start_triton(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
+    """Start it with each configuration for a moment, then with the best of each model."""
+    best: dict[str, tuple[float, str]] = {}
+    for choice in TRITON_CONFIGURATIONS:
+        with ExitStack() as trial:
+            running = _start_peer(kind, budget, workloads, trial, {w.name: choice for w in workloads})
+            rates = {w.name: _answers_a_second(running.targets[w.name], w) for w in workloads}
+        budget.report(f"{kind.title} with {choice}: " + ", ".join(f"{n} {rate:.0f}/s" for n, rate in rates.items()))
+        best = {name: max(best.get(name, (0.0, choice)), (rate, choice)) for name, rate in rates.items()}
+    choices = {name: choice for name, (_, choice) in best.items()}
+    running = _start_peer(kind, budget, workloads, stack, choices)
+    return replace(running, configuration=", ".join(f"{name}: {choice}" for name, choice in choices.items()))
+
+
+def _answers_a_second(target: str, workload: Workload) -> float:
+    """Of a closed loop with LOAD requests in flight, after the first response; 0 if any of them fails."""
+    with tempfile.NamedTemporaryFile(prefix="inferd-bench-") as message:
+        message.write(workload.request)
+        message.flush()
+        options = ["--request", message.name, "--in-flight", str(LOAD), "--warm-up", "1", "--seconds", str(_TRIAL)]
+        command = [sys.executable, "-m", "benchmarks.lean_client", target, *options]
+        try:
+            done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=_START_PATIENCE)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            return 0.0
+    heard = loads(done.stdout)
+    return 0.0 if heard["errors"] else heard["answers"] / heard["seconds"]
+
+
 def _stubs(folder: Path) -> Path:
     """Python generated from the protocol's .proto, for a server that registers the user's own service."""
     folder.mkdir()
@@ -177,7 +228,7 @@ def _await_port(process: "subprocess.Popen[bytes]", port: int, log: IO[str]) -> 
     raise NotStarted(f"was not ready within {_START_PATIENCE:.0f} s\n{_tail(log)}")
 
 
-# -- the echoes -------------------------------------------------------------------
+# -- the echoes and the floor -----------------------------------------------------
 
 
 def _start_echo(kind: Kind, _: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
@@ -198,11 +249,25 @@ def _start_computing_echo(kind: Kind, budget: Budget, workloads: Sequence[Worklo
     return Running(kind, {w.name: target for w in served}, family, str)
 
 
+def _start_floor(kind: Kind, budget: Budget, workloads: Sequence[Workload], stack: ExitStack) -> Running:
+    """One process for all workloads."""
+    family = _family(kind)
+    program = floor_program(budget.environments, budget.report)
+    command = [str(program), str(budget.threads), *(f"{w.name}={w.file}" for w in workloads)]
+    target = _told_port(command, family, stack)
+    return Running(kind, {w.name: target for w in workloads}, family, str)
+
+
 def _echoing(command: Sequence[str], family: Family, stack: ExitStack) -> str:
     """HOST:PORT of an echo, a module of benchmarks and its arguments; ended by ``stack``."""
     module, *arguments = command
+    return _told_port([sys.executable, "-m", f"benchmarks.{module}", *arguments], family, stack)
+
+
+def _told_port(command: Sequence[str], family: Family, stack: ExitStack) -> str:
+    """HOST:PORT of a server that prints its port; ended by ``stack``."""
     process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        command,
         cwd=ROOT,
         env=os.environ | {MARK: family.mark},
         stdin=subprocess.DEVNULL,
@@ -214,7 +279,7 @@ def _echoing(command: Sequence[str], family: Family, stack: ExitStack) -> str:
     assert process.stdout is not None
     with process.stdout as said:
         if not (port := said.readline()):
-            raise NotStarted(f"{module} ended with status {process.wait()}")
+            raise NotStarted(f"{Path(command[0]).name} ended with status {process.wait()}")
     return f"127.0.0.1:{int(port)}"
 
 
@@ -241,6 +306,8 @@ def _tail(log: IO[str]) -> str:
     return Path(log.name).read_text(errors="replace")[-3000:]
 
 
+TRITON_VERSION = f"2.51.0, from nvidia-pytriton {version_of('triton', 'nvidia-pytriton')}"
+
 KINDS = (
     Kind(INFERD, "inferd", __version__, (_UNARY, _STREAM, _SHARED_MEMORY), _start_inferd, peer=False),
     # A daemon either maps shared memory or copies it: comparing both takes two daemons.
@@ -254,6 +321,9 @@ KINDS = (
     ),
     Kind(ECHO, "bare grpc.aio echo", "", (_UNARY, _STREAM), _start_echo, peer=False),
     Kind(COMPUTING_ECHO, "grpc.aio echo that computes", "", (_UNARY, _STREAM), _start_computing_echo, peer=False),
+    Kind(FLOOR, "C++ floor", "", (_UNARY, _STREAM), _start_floor, peer=False),
+    # Its backend takes a stub that is paused for dead, and ends.
+    Kind("triton", "Triton", TRITON_VERSION, (_UNARY, _STREAM), _start_triton, halts=False),
     Kind("mlserver", "MLServer", version_of("mlserver"), (_UNARY,), _start_peer),
     Kind("kserve", "KServe SDK", version_of("kserve"), (_UNARY,), _start_peer),
     Kind("ray", "Ray Serve", version_of("ray"), (_UNARY,), _start_peer),

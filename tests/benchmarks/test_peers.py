@@ -1,21 +1,27 @@
 import asyncio
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from benchmarks.peers import clients
+from benchmarks.peers import benchmark_app, clients
+from benchmarks.peers.environments import HERE, NotInstalled, floor_program
 from benchmarks.peers.processes import serving_cpu_seconds, thread_cpu_seconds
-from benchmarks.peers.report import BEGIN, END, between_marks, markdown, spread
+from benchmarks.peers.report import BEGIN, END, NAMES, between_marks, markdown, spread
 from benchmarks.peers.results import (
     BENCHMARK_APP,
+    BENCHMARK_APP_DEFAULTS,
     COMPUTING_ECHO,
     ECHO,
+    FLOOR,
     INFERD,
     INFERD_MAPPED,
     SHARED_MEMORY,
@@ -32,10 +38,13 @@ from benchmarks.peers.results import (
     ratio,
     shares,
 )
+from benchmarks.peers.servers import KINDS, TRITON_CONFIGURATIONS
 from benchmarks.peers.workloads import Workload
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferd.tensors import DType
+from tests import models
 from tests.event_loop import on_loop
 
 OWN, PEER, OTHER = Subject(INFERD, UNARY), Subject("mlserver", UNARY), Subject("litserve", "HTTP")
@@ -145,6 +154,22 @@ def test_what_computes_nothing_or_answers_no_client_keeps_no_objective() -> None
 
     assert results.goodput("noop", APP) == {}
     assert results.goodput("noop", Subject(ECHO, UNARY)) == {}
+
+
+def test_the_floor_and_benchmark_app_at_its_defaults_are_no_peers() -> None:
+    floor, defaults = Subject(FLOOR, UNARY), Subject(BENCHMARK_APP_DEFAULTS, "async")
+    results = Results(
+        [
+            result(PEER, concurrency=1, p50=0.002),
+            result(floor, concurrency=1, p50=0.0001),
+            result(defaults, concurrency=1, p50=0.0001),
+        ]
+    )
+
+    assert results.objective("noop") == pytest.approx(0.006)
+    assert results.best_peer("noop", results.best) == PEER
+    assert results.goodput("noop", floor) == {0: 100.0}
+    assert results.goodput("noop", defaults) == {}
 
 
 def test_costs_are_compared_under_the_same_load_and_benchmark_app_at_its_own() -> None:
@@ -309,6 +334,17 @@ def test_the_tables_have_a_row_for_everyone_and_say_who_is_missing() -> None:
     assert len(widths) == 1
 
 
+def test_every_server_has_a_name_in_the_tables() -> None:
+    assert {kind.name for kind in KINDS} | {BENCHMARK_APP, BENCHMARK_APP_DEFAULTS} == set(NAMES)
+
+
+def test_the_best_configurations_are_told_where_a_server_has_several() -> None:
+    run = RUN | {"configurations": {"Triton": "noop: both"}}
+
+    assert "| Triton | noop: both |" in markdown(Results([result(OWN)]), run).splitlines()
+    assert "### Configurations" not in markdown(Results([result(OWN)]), RUN)
+
+
 def test_where_it_goes_follows_what_is_promised() -> None:
     text = markdown(Results(told_apart(OWN, model="resnet50", serving=0.00025)), RUN)
 
@@ -384,6 +420,52 @@ def _ended() -> int:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     return process.pid
+
+
+# -- what is started --------------------------------------------------------------
+
+
+def test_benchmark_app_runs_at_the_precision_of_servers_or_as_it_likes() -> None:
+    same = benchmark_app.command(WORKLOAD, 2, False, 2.0)
+    own = benchmark_app.default_command(WORKLOAD, False, 2.0)
+
+    assert same[same.index("-infer_precision") + 1] == "f32"
+    assert not {"-infer_precision", "-nstreams", "-nthreads", "-hint", "-ip"} & set(own)
+
+
+def test_without_a_compiler_the_floor_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(NotInstalled, match=r"lacks a C\+\+ compiler"):
+        floor_program(tmp_path, print)
+
+
+@pytest.mark.parametrize("choice", TRITON_CONFIGURATIONS)
+def test_triton_gets_a_process_for_each_thread_or_one_of_all(choice: str, tmp_path: Path) -> None:
+    models.save(models.identity(DType.FP32, [1, 4]), tmp_path, "noop")
+    file = str(tmp_path / "noop" / "1" / "model.xml")
+
+    text = _triton().configuration("noop", file, choice, 2)
+
+    one, batches = choice == "batches", choice != "instances"
+    assert f"kind: KIND_CPU count: {1 if one else 2} " in text
+    assert f'key: "streams" value {{ string_value: "{2 if one else 1}" }}' in text
+    assert ("dynamic_batching" in text) is batches
+    assert ("dims: [4]" if batches else "dims: [1, 4]") in text
+
+
+def _triton() -> ModuleType:
+    """triton/server.py, which stands alone: its environment is Triton's."""
+    spec = spec_from_file_location("triton_server", HERE / "triton" / "server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.path.insert(0, str(HERE / "runtime"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(HERE / "runtime"))
+    return module
 
 
 # -- the HTTP client, which is our own ---------------------------------------------

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,7 +20,8 @@ class Settings:
     """The runner's settings for a peer, as JSON in the variable PEER_SETTINGS.
 
     ``models`` are the files by model name, ``port`` is the port to listen on at 127.0.0.1, ``other_ports`` are free
-    ones for further listeners of the server. ``threads`` is the budget of the whole server for computing.
+    ones for further listeners of the server. ``threads`` is the budget of the whole server for computing. ``choices``
+    has the configuration by model name, of a server that has several.
     """
 
     models: dict[str, str]
@@ -28,6 +29,7 @@ class Settings:
     other_ports: list[int]
     threads: int
     scratch: str
+    choices: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> "Settings":

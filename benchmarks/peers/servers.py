@@ -334,7 +334,6 @@ KINDS = (
         halts=False,
     ),
     Kind(FLOOR, "C++ floor", "", (_UNARY, _STREAM), _start_floor, peer=False, halts=False),
-    # It has been seen to crash when it is paused.
     Kind("triton", "Triton", TRITON_VERSION, (_UNARY, _STREAM), _start_triton, halts=False),
     Kind("mlserver", "MLServer", version_of("mlserver"), (_UNARY,), _start_peer),
     Kind("kserve", "KServe SDK", version_of("kserve"), (_UNARY,), _start_peer),

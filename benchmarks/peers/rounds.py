@@ -1,4 +1,4 @@
-"""The rounds: every server with every model for a few seconds each, while the other servers are paused."""
+"""The rounds: every server with every model for a few seconds each, while the other servers are idle or paused."""
 
 import asyncio
 import time
@@ -72,7 +72,10 @@ class Rounds:
         self.configurations: dict[str, str] = {}
 
     def start(self, kinds: Sequence[Kind], stack: ExitStack) -> None:
-        """Start each, check its responses, pause it. Servers that fail are in :attr:`missing`, with the reason."""
+        """Start each, check its responses, pause it where it halts.
+
+        Servers that fail are in :attr:`missing`, with the reason.
+        """
         for kind in kinds:
             begun = time.monotonic()
             with ExitStack() as own:

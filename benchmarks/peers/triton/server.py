@@ -1,11 +1,10 @@
-"""Triton's own server, in C++, from the wheel of PyTriton, with its Python backend: writes a model repository, and
-starts `tritonserver` on it.
+"""Triton's own server, in C++, from PyTriton's wheel: writes a model repository, and starts `tritonserver` on it.
 
 https://github.com/triton-inference-server/python_backend
 PyTriton itself is not used: it would put a proxy between the server and the model. What it does about the backend is
 done here as it does it: the stub for this Python goes next to the backend, and Python's library is on the library path.
 
-A model has a configuration of CONFIGURATIONS; the runner tries each, and keeps the best of each model.
+Each model has one of three configurations; the runner tries them, and keeps the best of each model.
 """
 
 import os

@@ -31,3 +31,12 @@ def test_ten_are_logged_at_once_and_then_one_a_second() -> None:
         for at in range(30, 33):
             messages.tell(f"/srv/{at}", str(at))
     assert [(line["told"], line.get("others_since")) for line in lines[10:]] == [("30", 20)]
+
+
+def test_a_cancelled_run_is_no_failure() -> None:
+    with capture_logs() as lines:
+        MessageLog().tell(
+            "Exception from infer_request.cpp:259: Caught exception: Infer Request was canceled",
+            "Caught exception: Infer Request was canceled",
+        )
+    assert lines == []

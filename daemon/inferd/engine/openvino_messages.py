@@ -14,6 +14,8 @@ _MOST = 4000
 # Clients can cause any number of failures: don't let them flood the log.
 _AT_ONCE = 10
 _SECONDS_A_LINE = 1.0
+# inferd cancels runs that nobody waits for any more; that is no failure.
+_CANCELLED = "Infer Request was canceled"
 
 
 class MessageLog:
@@ -26,9 +28,9 @@ class MessageLog:
         self._untold = 0
 
     def tell(self, message: str, told: str) -> None:
-        """Log ``message``, summarised to clients as ``told``, unless they are the same."""
+        """Log ``message``, summarised to clients as ``told``, unless they are the same or the run was cancelled."""
         whole = one_line(message.strip(), _MOST)
-        if whole in ("", told):
+        if whole in ("", told) or told.endswith(_CANCELLED):
             return
         with self._lock:
             now = self._clock()

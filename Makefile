@@ -41,7 +41,7 @@ pins: ## resolve all dependencies again
 	$(PYTHON) .ci/setup pins
 
 clean: ## remove all that was made here
-	rm -rf .venv .setup models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf --one-file-system .venv .setup models build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 serving:

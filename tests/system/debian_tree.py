@@ -86,7 +86,10 @@ def _made() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _TREE.is_dir():
             half = _TREE.with_suffix(".half")
-            shutil.rmtree(half, ignore_errors=True)
+            # An interrupted debootstrap leaves /proc mounted there: never remove what lies in that.
+            subprocess.run(["umount", "--lazy", "--quiet", str(half / "proc")], stderr=subprocess.DEVNULL, check=False)
+            if not os.path.ismount(half / "proc"):
+                shutil.rmtree(half, ignore_errors=True)
             command = ["debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", _RELEASE, str(half)]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             assert done.returncode == 0, f"debootstrap failed:\n{done.stdout[-2000:]}"

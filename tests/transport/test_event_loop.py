@@ -1,8 +1,8 @@
 """The loop on gRPC's queue does what asyncio's own does: timers, threads, signals, descriptors, errors."""
 
 import asyncio
-import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +24,25 @@ def test_the_queue_is_the_one_that_is_known() -> None:
     assert {"add_http2_port", "cancel_all_calls", "register_completion_queue", "request_call", "shutdown"} <= set(
         dir(core.Server)
     )
+
+
+SIGNALS = """
+import asyncio, os, signal
+from inferd.transport.event_loop import QueueEventLoop
+
+async def main():
+    loop, came, count = asyncio.get_running_loop(), asyncio.Event(), 0
+    loop.add_signal_handler(signal.SIGUSR1, came.set)
+    for _ in range(20):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await came.wait()
+        came.clear()
+        count += 1
+    return count
+
+with asyncio.Runner(loop_factory=QueueEventLoop) as runner:
+    print(runner.run(main()))
+"""
 
 
 @on_loop
@@ -81,16 +100,11 @@ async def test_what_fails_in_an_event_is_reported_and_the_loop_continues() -> No
     await asyncio.sleep(0.001)
 
 
-@on_loop
-async def test_signals_reach_their_handlers() -> None:
-    loop, came = asyncio.get_running_loop(), asyncio.Event()
-    # One that ends no process, should it come at another time.
-    loop.add_signal_handler(signal.SIGURG, came.set)
-    for _ in range(20):
-        os.kill(os.getpid(), signal.SIGURG)
-        await came.wait()
-        came.clear()
-    loop.remove_signal_handler(signal.SIGURG)
+def test_signals_reach_their_handlers() -> None:
+    # In a process of its own: OpenVINO may have left the threads of this one without a usable stack for signals
+    # (fact 51).
+    done = subprocess.run([sys.executable, "-c", SIGNALS], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "20\n", "")
 
 
 @on_loop

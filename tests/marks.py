@@ -38,6 +38,7 @@ SLOW: Rows = {
         "tests/supervision/test_observation.py::test_a_model_that_fails_slowly_for_hours_does_not_keep_the_watchdog_from_being_fed",
         "tests/system/test_abuse.py::test_headers_beyond_the_limit_are_refused_and_below_it_taken",
         "tests/system/test_cardinality.py::test_gauges_of_a_model_go_when_it_is_unloaded_and_its_counters_go_on_when_it_is_loaded",
+        "tests/system/test_dynamic_batching.py::test_neighbours_that_give_up_do_not_hurt",
         "tests/system/test_stream.py::test_a_client_that_hangs_up_frees_what_it_asked_for",
         "tests/tuner/test_offline.py::test_a_model_is_searched_checked_and_its_profile_stored",
         "tests/tuner/test_tuner.py::test_a_model_without_a_profile_is_tuned_while_serving_and_the_next_start_needs_no_search",

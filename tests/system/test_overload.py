@@ -246,7 +246,8 @@ def test_an_urgent_request_takes_the_place_of_the_latest_unprioritised_one(daemo
             infer, ended = method(channel, "ModelInfer"), list[str]()
 
             def send(name: str, **parameters: int) -> grpc.aio.Call:
-                call = infer(steps(0, name, model="short", parameters=parameters))
+                # Long enough that a client sees responses in the order in which they were sent.
+                call = infer(steps(10, name, model="short", parameters=parameters))
                 call.add_done_callback(lambda _: ended.append(name))
                 return call
 

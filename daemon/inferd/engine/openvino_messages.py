@@ -14,7 +14,7 @@ _MOST = 4000
 # Clients can cause any number of failures: don't let them flood the log.
 _AT_ONCE = 10
 _SECONDS_A_LINE = 1.0
-# inferd cancels runs that nobody waits for any more; that is no failure.
+# inferd cancels runs whose clients have left; that is no failure.
 _CANCELLED = "Infer Request was canceled"
 
 

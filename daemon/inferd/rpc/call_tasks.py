@@ -32,7 +32,7 @@ class CallTasks:
 
         def received(call: ServerCall, raw: bytes | None) -> None:
             if raw is None:
-                # Its client has sent all that it wanted to, or has left; then nobody reads this.
+                # Its client has sent all that it wanted to, or has left; then this reaches no one.
                 status.fail(call, InvalidRequest("", "the call ended without a message"))
             else:
                 self._start(call, partial(_respond, answer, raw, call))

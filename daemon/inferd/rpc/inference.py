@@ -132,14 +132,15 @@ class Inference:
         call_context = self._call_context(server_call, connection)
         if call_context.waited:
             asyncio.get_running_loop().call_later(call_context.waited / 1e9, call_context.came_later)
-        stream = InferStream(partial(self.begin, call_context=call_context), server_call, window, self._stream_ended)
-        stream.connection = connection
+        stream = InferStream(
+            partial(self.begin, call_context=call_context), server_call, window, partial(self._stream_ended, connection)
+        )
         self._streams.add(stream)
         stream.read()
 
-    def _stream_ended(self, stream: InferStream) -> None:
+    def _stream_ended(self, connection: StreamConnection, stream: InferStream) -> None:
         self._streams.discard(stream)
-        stream.connection.close()
+        connection.close()
         self._leave()
 
     @property

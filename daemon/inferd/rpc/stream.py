@@ -7,7 +7,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.disclosure import client_message
 from inferd.errors import Draining, InferdError, one_line
 from inferd.rpc import codec, status, wire
-from inferd.rpc.call import InferCall, StreamConnection
+from inferd.rpc.call import InferCall
 from inferd.transport.call import ServerCall
 
 # Characters of a model's name or version in an error about an unknown one: names are never longer.
@@ -84,9 +84,6 @@ class InferStream:
 
     ``begin`` starts a request's inference, for this stream. ``ended`` is called once, with this stream.
     """
-
-    connection: StreamConnection
-    """The sequences that end with it."""
 
     def __init__(
         self, begin: Begin, server_call: ServerCall, window: StreamWindow, ended: "Callable[[InferStream], None]"

@@ -22,7 +22,7 @@ _PATIENCE = 10.0
 
 
 class WakeCall:
-    """A call that has ended, on ``queue``. Polls the queue until there is one, so nobody else may yet.
+    """A call that has ended, on ``queue``. Polls the queue until there is one, so no other code may yet.
 
     Raises RuntimeError if gRPC's core does not behave as described above.
     """

@@ -42,6 +42,25 @@ def test_it_needs_its_own_loop() -> None:
 
 
 @on_loop
+async def test_the_thread_that_polls_reads_and_writes_the_sockets() -> None:
+    """grpcio no longer leaves that choice if this fails: calls then cost twice as much (docs/decisions/0024)."""
+    server = GrpcServer(echo, [("grpc.so_reuseport", 0)])
+    port = server.listen("127.0.0.1:0")
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            connection.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)  # this test holds that thread
+            connection.settimeout(10)
+            settings = await asyncio.to_thread(connection.recv, 9)
+            assert settings[3] == 4
+    finally:
+        await server.stop(0)
+
+
+@on_loop
 async def test_a_call_brings_its_method_metadata_peer_deadline_and_message() -> None:
     seen: list[ServerCall] = []
 

@@ -164,6 +164,10 @@ class Dispatcher:
             # Even if it was refused: other requests may have been evicted to make room.
             self._advance(now)
 
+    def refusal_unread(self, stranger: Request) -> InferdError | None:
+        """As :meth:`Scheduler.refusal_unread`; None as well while the dispatcher has a better reason to refuse."""
+        return None if self._impaired else self.scheduler.refusal_unread(stranger, time.monotonic_ns())
+
     def disconnected(self, owner: object) -> None:
         """The connection ``owner`` is gone: end its sequences."""
         now = time.monotonic_ns()

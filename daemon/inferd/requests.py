@@ -108,6 +108,18 @@ class Reply(Protocol):
         """End the request with ``error``."""
 
 
+class NoReply:
+    """The reply of a request that is only judged, and never runs."""
+
+    def answer(self, outputs: Sequence[Tensor]) -> None:
+        """Raises AssertionError."""
+        raise AssertionError(f"{len(outputs)} outputs of a request that never runs")
+
+    def fail(self, error: InferdError) -> None:
+        """Raises AssertionError."""
+        raise AssertionError("a request that never runs has failed") from error
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceStep:
     """A request's place in a sequence of requests that share a state.

@@ -1,6 +1,7 @@
-"""How requests are accepted: templated ones are refused, counted and logged like any other, and the first request of a
-call has waited as long as calls wait."""
+"""How requests are accepted: templated ones are refused, counted and logged like any other, the first request of a call
+has waited as long as calls wait, and what a busy model would refuse is not received first."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from inferd.errors import ModelUnavailable
 from inferd.lifecycle import Phase
 from inferd.rpc import wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, Wrap
+from inferd.rpc.gate import SERVICE
 from inferd.scheduling.accept_wait import AcceptWait
 from inferd.tensors import DType
 from tests import models
@@ -151,4 +153,51 @@ async def test_a_request_that_comes_later_than_its_stream_has_not_waited(tmp_pat
         await stream.done_writing()
         await stream.code()
     assert [call.stages.waited for call in begun] == [0]
+    await stop(parts)
+
+
+async def unwritten(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    """How a call ends of which the server gets no message."""
+    call = channel.stream_unary(f"/{SERVICE}/ModelInfer")()
+    return await call.code()
+
+
+@on_loop
+async def test_what_a_full_queue_would_refuse_is_refused_without_its_message(tmp_path: Path) -> None:
+    parts, begun, address = await serving(tmp_path)
+    scheduler = parts.catalog.sole[1].dispatcher.scheduler
+    scheduler.pause(0, time.monotonic_ns())
+    async with connect(address) as channel:
+        infer = method(channel, "ModelInfer")
+        accepted = [asyncio.ensure_future(infer(ZEROS)) for _ in range(8)]
+        await until(lambda: scheduler.waiting == 8)
+        assert await unwritten(channel) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert parts.seen == [("m", "1", "overloaded", "queue_full")]
+        scheduler.resume(0)
+        # One more, so that the dispatcher looks.
+        parts.catalog.sole[1].dispatcher.disconnected(None)
+        await asyncio.gather(*accepted)
+        assert len(begun) == 8
+        assert parts.inference.open_calls == 0
+    await stop(parts)
+
+
+@on_loop
+async def test_while_another_model_might_be_meant_the_message_is_received(tmp_path: Path) -> None:
+    models.save(models.identity(DType.FP32, [4]), tmp_path, "other")
+    parts, begun, address = await serving(tmp_path)
+    assert parts.catalog.sole is None
+    dispatcher = parts.catalog.resolve("m", "")[1].dispatcher
+    dispatcher.scheduler.pause(0, time.monotonic_ns())
+    async with connect(address) as channel:
+        infer = method(channel, "ModelInfer")
+        accepted = [asyncio.ensure_future(infer(ZEROS)) for _ in range(8)]
+        await until(lambda: dispatcher.scheduler.waiting == 8)
+        assert (await infer(request("other", {"x": np.zeros(4, np.float32)}))).model_name == "other"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await infer(ZEROS)
+        dispatcher.scheduler.resume(0)
+        dispatcher.disconnected(None)
+        await asyncio.gather(*accepted)
+    assert len(begun) == 10
     await stop(parts)

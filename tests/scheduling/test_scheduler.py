@@ -2,12 +2,16 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from inferd.errors import DeadlinePassed, QueueFull, SustainedOverload
+from inferd.errors import DeadlinePassed, InferdError, QueueFull, SustainedOverload
 from inferd.requests import Request
 from inferd.scheduling.entry import Entry, Run
+from inferd.scheduling.objective import Objective
 from inferd.scheduling.rules import PoolSpec, QueueLimits, SchedulerRules
 from inferd.scheduling.scheduler import Scheduler
 from tests.scheduling.work import work
@@ -399,3 +403,75 @@ def test_a_request_refused_for_overload_is_told_when_to_retry() -> None:
     assert crowded.retry_after == 0.15
     assert "a response would take 200 ms" in str(crowded)
     assert "under sustained overload the queue is limited to 50 ms" in str(crowded)
+
+
+# -- calls whose message has not been received ---------------------------------------------
+
+
+def unread(one: Scheduler, now: int, deadline: int | None = None) -> str:
+    error = one.refusal_unread(work(deadline=deadline, received=now), now)
+    return "" if error is None else type(error).__name__
+
+
+def test_a_call_is_judged_unread_as_its_request_would_be() -> None:
+    one = scheduler((1, 10), limits=QueueLimits(3, 1_000_000))
+    assert unread(one, 5) == ""
+    submit(one, 1, 5)
+    one.poll(5)
+    assert unread(one, 5, deadline=5) == "DeadlinePassed"
+    assert unread(one, 5) == ""
+    submit(one, 3, 5)
+    assert unread(one, 5) == "QueueFull"
+    with pytest.raises(QueueFull):
+        submit(one, 1, 5)
+    assert one.waiting == 3
+
+
+def full() -> Scheduler:
+    """A scheduler whose queue is full."""
+    one = scheduler((1, 10), limits=QueueLimits(3, 1_000_000))
+    submit(one, 1)
+    one.poll(0)
+    submit(one, 3)
+    return one
+
+
+def test_a_few_are_received_all_the_same() -> None:
+    one = full()
+    assert [unread(one, 0) for _ in range(64)].count("") == 4
+
+
+def test_once_a_request_had_a_priority_all_are_received() -> None:
+    one = full()
+    assert unread(one, 0) == "QueueFull"
+    one.submit(work(priority=1), 0)
+    assert unread(one, 0) == ""
+
+
+@given(
+    slots=st.integers(1, 3),
+    objective=st.sampled_from([None, 30, 200]),
+    gaps=st.lists(st.integers(0, 15), max_size=60),
+    patience=st.lists(st.none() | st.integers(-5, 300), min_size=1, max_size=5),
+)
+def test_what_is_refused_unread_would_have_been_refused(
+    slots: int, objective: int | None, gaps: list[int], patience: list[int | None]
+) -> None:
+    rules = SchedulerRules(QueueLimits(8, 1_000_000), objective=Objective(objective) if objective else None)
+    one, now = Scheduler("m", rules, [PoolSpec(slots)]), 1
+    one.seed(0, [(1, 10.0)])
+    for number, gap in enumerate(gaps):
+        now += gap
+        left = patience[number % len(patience)]
+        deadline = None if left is None else now + left
+        judged, request = unread(one, now, deadline), work(deadline=deadline, received=now)
+        if judged:
+            with pytest.raises(InferdError) as refused:
+                one.submit(request, now)
+            assert type(refused.value).__name__ == judged
+        else:
+            with suppress(InferdError):
+                one.submit(request, now)
+        for run in one.poll(now).starts:
+            if number % 3:
+                one.finished(run.pool, run.slot, now + 9)

@@ -21,6 +21,7 @@ class Routes:
         self._models: dict[str, dict[int, ModelVersion]] = {}
         self._broken: dict[str, str] = {}
         self._routes: dict[tuple[str, str], Route] = {}
+        self._sole: Route | None = None
         self._index: tuple[IndexEntry, ...] = ()
 
     def resolve(self, name: str, version: str) -> Route:
@@ -44,6 +45,12 @@ class Routes:
         if route is None:
             raise routing_error(self._models, self._broken, name, version)
         return route
+
+    @property
+    def sole(self) -> Route | None:
+        """The version that answers every request that is answered; None if it depends on the request."""
+        route = self._sole
+        return route if route is not None and route[0].split is None and route[0].canary is None else None
 
     def versions(self, name: str) -> list[int]:
         """The versions of ``name`` that are known, ascending; raises UnknownModel."""
@@ -87,6 +94,8 @@ class Routes:
                     if not model.is_canary:
                         routes[name, ""] = (model, model.deployment)
         self._routes = routes
+        alone = len(self._models) == 1 and not self._broken and len(next(iter(self._models.values()))) == 1
+        self._sole = next(iter(routes.values())) if alone and routes else None
 
     async def publish(self) -> None:
         """Let others see a change of state."""

@@ -27,7 +27,7 @@ from inferd.errors import (
 )
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
-from inferd.requests import Observation, Request, SequenceStep, Stages
+from inferd.requests import NoReply, Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, shm_params, status, wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
 from inferd.rpc.peer import tenant
@@ -42,6 +42,8 @@ from inferd.trace_context import TraceContext
 from inferd.transport.call import ServerCall
 
 log = structlog.get_logger("inferd.rpc")
+
+_NO_REPLY = NoReply()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,26 @@ class Inference:
     def model_infer(self, server_call: ServerCall) -> None:
         """One request, one response."""
         self._open += 1
-        server_call.receive(self._received)
+        if (route := self._catalog.sole) is None or not self._turned_away(server_call, route):
+            server_call.receive(self._received)
+
+    def _turned_away(self, server_call: ServerCall, route: tuple[ModelVersion, Deployment]) -> bool:
+        """Refuse the call before its message is received, if ``route`` is too busy for it whatever it asks."""
+        model_version, deployment = route
+        if deployment.dispatcher.scheduler.idle or not self._lifecycle.accepts:
+            return False
+        waited = self._accept_wait.current
+        stages = Stages(received=server_call.arrived - waited, waited=waited)
+        deadline = _earliest(stages.received, server_call.deadline(), None, deployment.config.queue.default_timeout)
+        name, version = model_version.name, model_version.version
+        stranger = Request(name, version, (), (), _NO_REPLY, deadline=deadline, stages=stages)
+        if (error := deployment.dispatcher.refusal_unread(stranger)) is None:
+            return False
+        stages.answered = time.monotonic_ns()
+        self._observe(Observation(name, str(version), error.outcome, stages, error=error))
+        status.fail(server_call, error)
+        self._leave()
+        return True
 
     def _received(self, server_call: ServerCall, raw: bytes | None) -> None:
         if raw is None:

@@ -34,17 +34,23 @@ class Admission:
         self.budget = LatencyBudget(objective)
 
     def arrived(self, entry: Entry, now: int) -> None:
-        """Set the entry's limit and when it is due."""
-        request = entry.request
-        entry.limit = limit = self.budget.limit(entry.since, request.deadline)
-        entry.held_to = limit or _UNLIMITED_NS
-        service_time = self._forecast.turnaround()
+        """Count the entry as offered load; set its limit and when it is due."""
+        self.offered(entry.request.rows, self.budget.limit(entry.since, entry.request.deadline), now)
+        self.place(entry, now)
+
+    def offered(self, rows: int, limit: int, now: int) -> None:
+        """A request of ``rows`` with ``limit`` ns, 0 for no limit, has arrived."""
         if limit:
-            self._load.came(request.rows, limit, self._forecast.rate(), service_time, now)
+            self._load.came(rows, limit, self._forecast.rate(), self._forecast.turnaround(), now)
         else:
-            self._load.came_without_limit(request.rows)
+            self._load.came_without_limit(rows)
+
+    def place(self, entry: Entry, now: int) -> None:
+        """Set the entry's limit and when it is due."""
+        entry.limit = limit = self.budget.limit(entry.since, entry.request.deadline)
+        entry.held_to = limit or _UNLIMITED_NS
         if self._load.overloaded:
-            entry.held_to = self._load.held_to(entry.held_to, service_time, now)
+            entry.held_to = self._load.held_to(entry.held_to, self._forecast.turnaround(), now)
         entry.due = entry.since + min(entry.held_to, _LONGEST_NS)
 
     def ready(self, entry: Entry, now: int) -> None:

@@ -35,6 +35,9 @@ from inferd.scheduling.sequences import Sequences
 
 # How far into the queue to look for batch members: requests with other keys lie between them.
 _LOOK_AHEAD = 256
+# Of the calls that could be refused before their message is received, one in so many is received all the same: it may
+# turn out to be more urgent than the others.
+_RECEIVED_ANYWAY = 16
 
 
 class Scheduler:
@@ -66,6 +69,9 @@ class Scheduler:
         self._cancels: list[tuple[int, int]] = []
         self._refused: list[tuple[Request, InferdError]] = []
         self._arrivals = 0
+        # Whether any request had a priority, and calls refused unread.
+        self._prioritised = False
+        self._unread = 0
 
     # -- events -------------------------------------------------------------------
 
@@ -79,6 +85,8 @@ class Scheduler:
         of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
         self._admission.arrived(entry, now)
+        if request.priority:
+            self._prioritised = True
         self._admit(entry, now)
         self._arrivals += 1
         self._entries[request] = entry
@@ -91,6 +99,27 @@ class Scheduler:
         if request.deadline is not None:
             self._timed[entry.arrival] = entry
             heappush(self._deadlines, (request.deadline, entry.arrival))
+
+    def refusal_unread(self, stranger: Request, now: int) -> InferdError | None:
+        """Why the request of a call would be refused whose message has not been received, None to receive it.
+
+        ``stranger`` stands for it: it has the time of arrival and the deadline of the call, and no inputs. A refused
+        one counts as offered load. Requests in sequences, and models whose requests have priorities, are not judged
+        before they are known.
+        """
+        late = stranger.deadline is not None and stranger.deadline <= now
+        if self._sequences is not None or self._prioritised or not (self._waiting or late):
+            return None
+        entry = Entry(stranger, self._arrivals, stranger.stages.received)
+        self._admission.place(entry, now)
+        try:
+            self._admit(entry, now)
+        except InferdError as error:
+            self._unread += 1
+            if self._unread % _RECEIVED_ANYWAY:
+                self._admission.offered(stranger.rows, entry.limit, now)
+                return error
+        return None
 
     def can_run_inline(self, request: Request, now: int) -> bool:
         """Whether ``request`` would start at once: a caller that runs it to its end before anything else happens only

@@ -32,12 +32,10 @@ from inferd.scheduling.queue_state import QueueState
 from inferd.scheduling.quota import ClientQuota
 from inferd.scheduling.rules import PoolSpec, SchedulerRules
 from inferd.scheduling.sequences import Sequences
+from inferd.scheduling.unread import UnreadCalls
 
 # How far into the queue to look for batch members: requests with other keys lie between them.
 _LOOK_AHEAD = 256
-# Of the calls that could be refused before their message is received, one in so many is received all the same: it may
-# turn out to be more urgent than the others.
-_RECEIVED_ANYWAY = 16
 
 
 class Scheduler:
@@ -69,9 +67,7 @@ class Scheduler:
         self._cancels: list[tuple[int, int]] = []
         self._refused: list[tuple[Request, InferdError]] = []
         self._arrivals = 0
-        # Whether any request had a priority, and calls refused unread.
-        self._prioritised = False
-        self._unread = 0
+        self._unread = UnreadCalls()
 
     # -- events -------------------------------------------------------------------
 
@@ -85,8 +81,7 @@ class Scheduler:
         of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
         self._admission.arrived(entry, now)
-        if request.priority:
-            self._prioritised = True
+        self._unread.prioritised |= request.priority > 0
         self._admit(entry, now)
         self._arrivals += 1
         self._entries[request] = entry
@@ -103,20 +98,15 @@ class Scheduler:
     def refusal_unread(self, stranger: Request, now: int) -> InferdError | None:
         """Why the request of a call would be refused whose message has not been received, None to receive it.
 
-        ``stranger`` stands for it: it has the time of arrival and the deadline of the call, and no inputs. A refused
-        one counts as offered load. Requests in sequences, and models whose requests have priorities, are not judged
-        before they are known.
-        """
-        late = stranger.deadline is not None and stranger.deadline <= now
-        if self._sequences is not None or self._prioritised or not (self._waiting or late):
+        ``stranger``, with the call's arrival and deadline, stands for it. A refused one counts as offered load."""
+        if self._sequences is not None or self._unread.prioritised:
             return None
         entry = Entry(stranger, self._arrivals, stranger.stages.received)
         self._admission.place(entry, now)
         try:
             self._admit(entry, now)
         except InferdError as error:
-            self._unread += 1
-            if self._unread % _RECEIVED_ANYWAY:
+            if self._unread.refuses():
                 self._admission.offered(stranger.rows, entry.limit, now)
                 return error
         return None
@@ -124,9 +114,7 @@ class Scheduler:
     def can_run_inline(self, request: Request, now: int) -> bool:
         """Whether ``request`` would start at once: a caller that runs it to its end before anything else happens only
         needs to call :meth:`record_inline`."""
-        if self._entries or self._runs or self._sequences is not None:
-            return False
-        if request.batch_key is not None:
+        if self._entries or self._runs or self._sequences is not None or request.batch_key is not None:
             return False
         if len(self._pools) > 1 or not self._places or self._quota is not None:
             return False

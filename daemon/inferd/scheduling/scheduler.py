@@ -108,7 +108,7 @@ class Scheduler:
         except InferdError as error:
             if self._unread.refuses():
                 self._admission.offered(stranger.rows, entry.limit, now)
-                return error
+                return error.bare()
         return None
 
     def can_run_inline(self, request: Request, now: int) -> bool:

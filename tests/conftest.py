@@ -10,7 +10,7 @@ from tests import effort, marks
 
 # How long an example takes says nothing about it on a machine that others use as well.
 settings.register_profile("inferd", deadline=None, max_examples=effort.FULL)
-settings.register_profile("quick", settings.get_profile("inferd"), max_examples=effort.FULL // 5)
+settings.register_profile("quick", settings.get_profile("inferd"), max_examples=effort.FULL // 10)
 settings.load_profile("inferd")
 
 ROOT = Path(__file__).resolve().parent.parent

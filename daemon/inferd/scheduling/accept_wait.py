@@ -1,7 +1,8 @@
 """How long calls wait in gRPC before inferd sees them, measured by probes: calls that inferd makes to itself.
 
-gRPC hands over one call at a time, in order of arrival. The others wait where no deadline, priority or
-forecast of the scheduler reaches them. What a probe has waited, the calls around it have waited too.
+The event loop's thread reads the sockets and takes calls in the order of arrival. Until then they wait where no
+deadline, priority or forecast of the scheduler reaches them. What a probe has waited, the calls around it have waited
+too.
 """
 
 from collections import deque

@@ -61,13 +61,13 @@ class Plan:
 
 
 class Rounds:
-    """The servers of ``kinds``, started and paused, and their measurements."""
+    """The servers, started and paused, and their measurements. ``started`` are those that answer right."""
 
     def __init__(
         self, loop: asyncio.Runner, budget: Budget, workloads: Sequence[Workload], report: Callable[[str], None]
     ) -> None:
         self._loop, self._budget, self._workloads, self._report = loop, budget, workloads, report
-        self._running: list[Running] = []
+        self.started: list[Running] = []
         self.missing: dict[str, str] = {}
         self.configurations: dict[str, str] = {}
 
@@ -92,7 +92,7 @@ class Rounds:
                 self.configurations[kind.title] = running.configuration
             if kind.halts:
                 running.family.halt()
-            self._running.append(running)
+            self.started.append(running)
             self._report(
                 f"{kind.title} {kind.version} answers right ({', '.join(ways)}) after {took:.0f} s, {memory} MiB"
             )
@@ -102,7 +102,7 @@ class Rounds:
         found: list[Result] = []
         for number in range(plan.rounds):
             for workload in _turned(self._workloads, number):
-                visits: list[Running | None] = [*self._running, *([None] if plan.with_benchmark_app else [])]
+                visits: list[Running | None] = [*self.started, *([None] if plan.with_benchmark_app else [])]
                 for running in _turned(visits, number):
                     if running is None:
                         found += self._benchmark_app(number, workload, plan)

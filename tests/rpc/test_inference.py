@@ -171,13 +171,15 @@ async def test_what_a_full_queue_would_refuse_is_refused_without_its_message(tmp
         infer = method(channel, "ModelInfer")
         accepted = [asyncio.ensure_future(infer(ZEROS)) for _ in range(8)]
         await until(lambda: scheduler.waiting == 8)
+        with pytest.raises(grpc.aio.AioRpcError, match="queue is full"):
+            await infer(ZEROS)
         assert await unwritten(channel) is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert parts.seen == [("m", "1", "overloaded", "queue_full")]
+        assert parts.seen == [("m", "1", "overloaded", "queue_full")] * 2
         scheduler.resume(0)
         # One more, so that the dispatcher looks.
         parts.catalog.sole[1].dispatcher.disconnected(None)
         await asyncio.gather(*accepted)
-        assert len(begun) == 8
+        assert len(begun) == 9
         assert parts.inference.open_calls == 0
     await stop(parts)
 

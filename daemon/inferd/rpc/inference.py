@@ -107,7 +107,7 @@ class Inference:
     def _turned_away(self, server_call: ServerCall, route: tuple[ModelVersion, Deployment]) -> bool:
         """Refuse the call before its message is received, if ``route`` is too busy for it whatever it asks."""
         model_version, deployment = route
-        if deployment.dispatcher.scheduler.idle or not self._lifecycle.accepts:
+        if not deployment.dispatcher.scheduler.unread.suspected or not self._lifecycle.accepts:
             return False
         waited = self._accept_wait.current
         stages = Stages(received=server_call.arrived - waited, waited=waited)

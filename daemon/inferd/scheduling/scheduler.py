@@ -9,15 +9,7 @@ are integer nanoseconds of one clock that only the caller knows.
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
-from inferd.errors import (
-    DeadlinePassed,
-    Evicted,
-    InferdError,
-    InferenceFailed,
-    QueueFull,
-    QuotaExceeded,
-    SequenceLost,
-)
+from inferd.errors import DeadlinePassed, Evicted, InferdError, InferenceFailed, QueueFull, QuotaExceeded, SequenceLost
 from inferd.requests import Request
 from inferd.scheduling.admission import Admission
 from inferd.scheduling.batching import BatchSize
@@ -67,7 +59,7 @@ class Scheduler:
         self._cancels: list[tuple[int, int]] = []
         self._refused: list[tuple[Request, InferdError]] = []
         self._arrivals = 0
-        self._unread = UnreadCalls()
+        self.unread = UnreadCalls()
 
     # -- events -------------------------------------------------------------------
 
@@ -81,8 +73,10 @@ class Scheduler:
         of it."""
         entry = Entry(request, self._arrivals, request.stages.received or now)
         self._admission.arrived(entry, now)
-        self._unread.prioritised |= request.priority > 0
+        self.unread.prioritised |= request.priority > 0
+        self.unread.suspected = True
         self._admit(entry, now)
+        self.unread.suspected = False
         self._arrivals += 1
         self._entries[request] = entry
         if self._quota is not None:
@@ -99,14 +93,14 @@ class Scheduler:
         """Why the request of a call would be refused whose message has not been received, None to receive it.
 
         ``stranger``, with the call's arrival and deadline, stands for it. A refused one counts as offered load."""
-        if self._sequences is not None or self._unread.prioritised:
+        if self._sequences is not None or self.unread.prioritised:
             return None
         entry = Entry(stranger, self._arrivals, stranger.stages.received)
         self._admission.place(entry, now)
         try:
             self._admit(entry, now)
         except InferdError as error:
-            if self._unread.refuses():
+            if self.unread.refuses():
                 self._admission.offered(stranger.rows, entry.limit, now)
                 return error.bare()
         return None
@@ -118,8 +112,7 @@ class Scheduler:
             return False
         if len(self._pools) > 1 or not self._places or self._quota is not None:
             return False
-        deadline = request.deadline
-        if deadline is not None and now + self._pools[0].fastest(request.rows, now) > deadline:
+        if (due := request.deadline) is not None and now + self._pools[0].fastest(request.rows, now) > due:
             return False
         return self._shares[0].may_start(now)
 

@@ -24,9 +24,9 @@ class ServerCall:
     """A call that has arrived. Its message is received when :meth:`receive` asks for it, and not before.
 
     It ends by :meth:`respond`, :meth:`finish` or :meth:`fail`, or when its client leaves, and only once: what comes
-    later does nothing. All on the event loop's thread. ``arrived`` is when it came, on the monotonic clock in
-    nanoseconds; ``metadata`` what its client sent with it; ``principal`` the proven name of its caller, once the gate
-    has set it.
+    later does nothing. All on the event loop's thread. ``method`` is the name that its client wrote, with a slash in
+    front; ``arrived`` when it came, on the monotonic clock in nanoseconds; ``metadata`` what its client sent with it;
+    ``principal`` the proven name of its caller, once the gate has set it.
     """
 
     __slots__ = (
@@ -35,13 +35,13 @@ class ServerCall:
         "_close_asked",
         "_deadline",
         "_left",
-        "_method",
         "_received_then",
         "_sent_then",
         "_told",
         "arrived",
         "ended",
         "metadata",
+        "method",
         "principal",
     )
 
@@ -51,7 +51,7 @@ class ServerCall:
         self._told = told
         self._call = event.call
         details = event.call_details
-        self._method: bytes = details.method
+        self.method: str = details.method.decode(errors="replace")
         self._deadline: float = details.deadline
         self.metadata: Metadata = event.invocation_metadata
         self.principal = ""
@@ -61,11 +61,6 @@ class ServerCall:
         self._left: Callable[[], object] | None = None
         self._received_then: Callable[[ServerCall, bytes | None], None] | None = None
         self._sent_then: Callable[[bool], None] | None = None
-
-    @property
-    def method(self) -> str:
-        """The name of the method as its client wrote it, with a slash in front."""
-        return self._method.decode(errors="replace")
 
     def time_remaining(self) -> float | None:
         """Seconds until the client stops waiting, negative past that; None if it waits without limit."""

@@ -163,6 +163,7 @@ SLOW: Rows = {
         "tests/system/test_faults.py::test_a_damaged_blob_is_deleted_and_made_again",
         "tests/system/test_faults.py::test_a_full_disk_costs_the_cache_and_nothing_else",
         "tests/system/test_faults.py::test_a_log_that_can_not_be_written_is_lost_and_nothing_else_is",
+        "tests/system/test_faults.py::test_a_log_that_nobody_reads_stops_nothing",
         "tests/system/test_faults.py::test_a_model_whose_child_is_killed_at_the_start_comes_by_itself_and_delays_no_other",
         "tests/system/test_faults.py::test_a_model_whose_runs_raise_is_ready_and_answers_each_request_with_what_became_of_it",
         "tests/system/test_faults.py::test_models_that_can_not_be_read_say_why_and_are_served_once_they_can",

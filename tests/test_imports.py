@@ -19,6 +19,7 @@ ROWS = {
     "ranges": 0,
     "trace_context": 0,
     "atomic_file": 0,
+    "log_writer": 0,
     "cgroup": 0,
     "tensors": 1,
     "disclosure": 1,

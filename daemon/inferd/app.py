@@ -23,6 +23,7 @@ from inferd.exposition.devices import DeviceCollector
 from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.host import HostCollector
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
+from inferd.exposition.log_lines import LogCollector
 from inferd.exposition.merged import text_of
 from inferd.exposition.scrape import Scrape
 from inferd.exposition.security import SecurityCollector
@@ -32,6 +33,7 @@ from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
 from inferd.health.liveness import LivenessRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
+from inferd.log_writer import LogWriter
 from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
 from inferd.metrics.recorder import Recorder
@@ -84,15 +86,21 @@ class App:
     """One daemon, from settings to exit; or one worker of a daemon that is several processes, see workers/daemon.py."""
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings] | None = None, identity: WorkerIdentity | None = None
+        self,
+        settings: Settings,
+        read: Callable[[], Settings] | None = None,
+        identity: WorkerIdentity | None = None,
+        *,
+        log_writer: LogWriter | None = None,
     ) -> None:
         """Build every part and bind the metrics port. ``read`` gives the settings at a reload; ``identity`` makes it a
-        worker, which has no metrics port and reports to its supervisor.
+        worker, which has no metrics port and reports to its supervisor; ``log_writer`` writes the log.
 
         Raises ConfigurationError.
         """
         self._settings = settings
         self._identity = identity
+        self._log_writer = log_writer
         fanout = self._fanout = WorkerFanout(identity) if identity is not None else None
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
@@ -197,13 +205,14 @@ class App:
                 AcceptWaitCollector(self._server.accept_waits),
                 DeviceCollector(snapshotter.devices, devices.present, devices.memory),
                 SecurityCollector(self._credentials),
+                *([LogCollector(self._log_writer)] if self._log_writer is not None else []),
                 *([TritonCollector(snapshotter.statistics)] if self._settings.triton_metrics else []),
             )
         )
         if self._identity is not None:
             reports = self._identity.socket("reports")
             return ReportServer(reports, _worker_answers(snapshotter, Scrape(registry)))
-        pages = Pages(registry, snapshotter.readiness, self._status)
+        pages = Pages(registry, snapshotter.readiness, self._status, self._lag.stalled)
         return Exporter.of(self._settings, pages, self._credentials)
 
     async def run(self) -> ExitOutcome:

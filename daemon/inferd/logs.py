@@ -9,6 +9,7 @@ import structlog
 from structlog.typing import Processor
 
 from inferd.errors import one_line
+from inferd.log_writer import LogWriter
 from inferd.requests import Observation
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -40,7 +41,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 def configure(
     level: str,
     format: Literal["auto", "json", "console"],  # noqa: A002 - the setting's name
-    stream: TextIO = sys.stderr,
+    stream: TextIO | LogWriter = sys.stderr,
     worker: int | None = None,
 ) -> None:
     """Log to ``stream`` from ``level`` on: for people on a terminal, otherwise as one JSON object a line.
@@ -48,7 +49,7 @@ def configure(
     ``worker`` is added to every line, to tell several workers apart.
     Messages that libraries log themselves, from warnings on, get the same form.
     """
-    lossy = cast(TextIO, _LossyStream(stream))
+    lossy = cast(TextIO, stream if isinstance(stream, LogWriter) else _LossyStream(stream))
     for_people = stream.isatty() if format == "auto" else format == "console"
     processors: list[Processor] = [
         *([] if worker is None else [lambda _, __, event: {**event, "worker": worker}]),

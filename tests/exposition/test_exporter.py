@@ -39,8 +39,10 @@ def exporting(
     readiness: Ready = ready,
     host: str = "127.0.0.1",
     status: Status | None = None,
+    stalled: float = 0.0,
 ) -> Iterator[Exporter]:
-    exporter = Exporter(host, 0, Pages(registry or CollectorRegistry(), readiness, status or Status(server)))
+    pages = Pages(registry or CollectorRegistry(), readiness, status or Status(server), lambda: stalled)
+    exporter = Exporter(host, 0, pages)
     exporter.start()
     try:
         yield exporter
@@ -106,6 +108,19 @@ def test_the_process_and_its_garbage_collector_are_among_them() -> None:
 def test_readyz_says_why(answers: bool, status: int) -> None:
     with exporting(readiness=lambda: (answers, "phase\nm 1: LOADING")) as exporter:
         assert get(exporter, "/readyz") == (status, "text/plain; charset=utf-8", "phase\nm 1: LOADING\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "alive", "ready"), [(1.9, 200, 200), (2.0, 200, 503), (9.9, 200, 503), (10, 503, 503)]
+)
+def test_an_event_loop_that_does_not_turn_is_not_ready_and_later_not_alive(
+    seconds: float, alive: int, ready: int
+) -> None:
+    with exporting(stalled=seconds) as exporter:
+        assert get(exporter, "/healthz")[0] == alive
+        code, _, body = get(exporter, "/readyz")
+        assert code == ready
+    assert (body == f"the event loop has not turned for {seconds:.1f} s\n") is (ready == 503)
 
 
 def test_healthz_is_ok_whether_ready_or_not() -> None:

@@ -89,6 +89,18 @@ def test_after_a_late_one_the_next_comes_at_the_next_moment(loop: Loop, monitor:
     assert sum(counts(monitor, LOOP)) == 5
 
 
+def test_a_loop_that_does_not_turn_is_stalled_until_it_does(loop: Loop, monitor: LagMonitor) -> None:
+    assert monitor.stalled() == 0
+    loop.now += 3.1
+    assert monitor.stalled() == pytest.approx(3)
+    loop.run()
+    assert monitor.stalled() == 0
+
+
+def test_before_the_start_nothing_is_stalled(loop: Loop) -> None:
+    assert LagMonitor(0.1, loop.time).stalled() == 0
+
+
 def test_a_timer_that_runs_a_little_early_is_in_time(loop: Loop, monitor: LagMonitor) -> None:
     loop.run(late=-0.001)
     assert counts(monitor, LOOP)[0] == 1

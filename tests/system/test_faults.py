@@ -425,6 +425,31 @@ def test_a_log_that_can_not_be_written_is_lost_and_nothing_else_is(tmp_path: Pat
     assert not daemon.events("stopped")
 
 
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, cache_dir: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    # From "ready" on the pipe is open and not read, as long as the daemon lives.
+    script = """exec "$@" 2> >(sed -u '/"event": "ready"/q' >&2; exec tail --pid=$$ -f /dev/null)"""
+    flags = ("--cache-dir", str(cache_dir), "--request-log", "all")
+    with Daemon(tmp_path, *flags, under=("bash", "-c", script, "log")) as daemon:
+
+        async def ask() -> list[StatusCode]:
+            async with connect(daemon.grpc) as channel:
+                return [await method(channel, "ModelInfer")(echo([n])).code() for n in range(4000)]
+
+        assert asyncio.run(ask()) == [OK] * 4000
+        assert by_outcome(counts(daemon)) == {"ok": 4000}
+        assert daemon.get("/readyz")[0] == 200
+        (lost,) = (
+            float(line.split()[1])
+            for line in daemon.get("/metrics")[1].splitlines()
+            if line.startswith("inferd_log_lines_lost_total ")
+        )
+        # A line is some 400 bytes: 64 KiB fit into the pipe, 1 MiB waits.
+        assert 500 < lost < 4000
+    assert daemon.stop() == 0
+    assert not daemon.events("stopped")
+
+
 def test_a_daemon_killed_while_it_writes_a_blob_leaves_nothing_that_the_next_one_trips_over(tmp_path: Path) -> None:
     repository, cache = tmp_path / "models", tmp_path / "cache"
     models.save(weighty(64), repository, "heavy")

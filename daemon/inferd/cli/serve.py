@@ -6,7 +6,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,10 +14,14 @@ from inferd import logs
 from inferd.cli import exit_status
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
+from inferd.log_writer import LogWriter
 from inferd.workers.worker_identity import WorkerIdentity
 
 if TYPE_CHECKING:
     from inferd.app import ExitOutcome
+
+# Seconds for the last lines of the log, where its reader is slow.
+_LAST_LINES = 1.0
 
 
 def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
@@ -30,7 +33,8 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
     # The watchdog ends a process that hangs with SIGABRT: then this prints where each thread was.
     faulthandler.enable()
     identity = WorkerIdentity.of(os.environ)
-    logs.configure(settings.log_level, settings.log_format, worker=None if identity is None else identity.index)
+    log = LogWriter(sys.stderr.fileno())
+    logs.configure(settings.log_level, settings.log_format, log, worker=None if identity is None else identity.index)
     # As many connections as the machine allows: the soft limit of 1024 is for select(2), which is not used here.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -41,12 +45,14 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
             # Only the workers need OpenVINO and gRPC: their supervisor is small and starts at once.
             if (count := worker_count(settings)) > 1:
                 return asyncio.run(_supervise(settings, argv, count))
-        return _serve(settings, read, identity)
+        return _serve(settings, read, identity, log)
     except InferdError:
         raise
     except Exception:
         structlog.get_logger("inferd").exception("start-up failed")
         return exit_status.FAILED_START
+    finally:
+        log.drain(_LAST_LINES)
 
 
 async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int:
@@ -55,19 +61,18 @@ async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int
     return await WorkersDaemon(settings, argv, count).run()
 
 
-def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None) -> int:
+def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None, log: LogWriter) -> int:
     from inferd.app import App
     from inferd.transport.event_loop import QueueEventLoop
 
     async def run() -> "ExitOutcome":
-        return await App(settings, read, identity).run()
+        return await App(settings, read, identity, log_writer=log).run()
 
     with asyncio.Runner(loop_factory=QueueEventLoop) as runner:
         outcome = runner.run(run())
         status = exit_status.RESTART if outcome.restart else 0
         if outcome.abrupt:
             # A compile can't be interrupted, and waiting for it could outlast the supervisor's patience.
-            with suppress(OSError):
-                sys.stderr.flush()
+            log.drain(_LAST_LINES)
             os._exit(status)
     return status

@@ -68,6 +68,9 @@ _PATHS = ("/", "/status.json", "/metrics", "/healthz", "/readyz")
 # Probes can't send tokens.
 _OPEN = ("/healthz", "/readyz")
 _METHODS = ("GET", "HEAD")
+_UNAVAILABLE = "503 Service Unavailable"
+# Seconds without a turn of the event loop, after which the server is not ready, and not alive.
+_STALLED, _HUNG = 2.0, 10.0
 _FRESH = ("Cache-Control", "no-store")
 _CHALLENGES = (("WWW-Authenticate", "Bearer"), ("WWW-Authenticate", 'Basic realm="inferd: the token is the password"'))
 _NOSNIFF = ("X-Content-Type-Options", "nosniff")
@@ -82,11 +85,13 @@ class _Response:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What the endpoint shows; ``status`` is started and stopped elsewhere."""
+    """What the endpoint shows; ``status`` is started and stopped elsewhere. ``stalled`` is for how many seconds the
+    event loop has not turned."""
 
     registry: CollectorRegistry
     ready: Readiness
     status: Status
+    stalled: Callable[[], float] = lambda: 0.0
 
 
 class Exporter:
@@ -101,7 +106,7 @@ class Exporter:
         """Raises ConfigurationError when the address can't be bound. ``credentials`` are started and stopped
         elsewhere."""
         self._metrics = Scrape(pages.registry)
-        self._ready, self._status = pages.ready, pages.status
+        self._ready, self._status, self._stalled = pages.ready, pages.status, pages.stalled
         self._credentials = held = credentials if credentials is not None else Credentials()
 
         connections = Connections(_MOST_CONNECTIONS)
@@ -204,19 +209,26 @@ class Exporter:
             case "/status.json":
                 body = self._status.body(_since(environ))
                 if body is None:
-                    return _text("503 Service Unavailable", "no figures yet")
+                    return _text(_UNAVAILABLE, "no figures yet")
                 return _Response("200 OK", [("Content-Type", "application/json"), _FRESH], body)
             case "/metrics":
                 names = parse_qs(environ.get("QUERY_STRING", "")).get("name[]", [])
                 accept, accept_encoding = environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", "")
                 return _Response("200 OK", *self._metrics.answer(accept, accept_encoding, names))
             case "/healthz":
-                return _text("200 OK", "ok")
+                stalled = self._stalled()
+                return _text("200 OK", "ok") if stalled < _HUNG else _text(_UNAVAILABLE, _standing(stalled))
             case _:
+                if (stalled := self._stalled()) >= _STALLED:
+                    return _text(_UNAVAILABLE, _standing(stalled))
                 ready, why = self._ready()
                 if self._credentials.authority is not None:
                     why = why.partition("\n")[0]  # the rest names the models, and anybody may ask
-                return _text("200 OK" if ready else "503 Service Unavailable", why)
+                return _text("200 OK" if ready else _UNAVAILABLE, why)
+
+
+def _standing(seconds: float) -> str:
+    return f"the event loop has not turned for {seconds:.1f} s"
 
 
 def _password(authorization: str) -> str | None:

@@ -53,6 +53,10 @@ class _Beat:
             self._next += self._every
         return self._next - now
 
+    def overdue(self, now: float) -> float:
+        """Seconds since the next moment should have been noticed, 0 if that lies ahead."""
+        return max(0.0, now - self._next)
+
 
 class AcceptWaitCollector(Collector):
     """What calls waited in gRPC, before the event loop knew of them."""
@@ -89,6 +93,10 @@ class LagMonitor(Collector):
             self._timer.cancel()
         if self._thread.is_alive():
             self._thread.join()
+
+    def stalled(self) -> float:
+        """Seconds for which the loop has not turned, 0 while it does; any thread."""
+        return self._of_loop.overdue(self._clock())
 
     def collect(self) -> Iterator[Metric]:
         yield histogram(instruments.LOOP_LAG, [((), self._of_loop.lateness)])

@@ -348,6 +348,12 @@ REFUSED_CALLS = Instrument(
 
 # -- process, host, devices -------------------------------------------------------
 
+LOG_LINES_LOST = Instrument(
+    "inferd_log_lines_lost",
+    "counter",
+    "Lines of the log that were never written, because nobody reads the log or because there is no room for it.",
+)
+
 LOOP_LAG = Instrument(
     "inferd_event_loop_lag_seconds",
     "histogram",

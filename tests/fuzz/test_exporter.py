@@ -59,6 +59,27 @@ def test_any_bytes_as_a_query_are_answered(query: bytes, port: int) -> None:
     assert answer.split(b" ")[1] in (b"200", b"400", b"503")
 
 
+ACCEPTED = (
+    "application/openmetrics-text",
+    "text/plain",
+    "*/*",
+    "version",
+    "escaping",
+    "allow-utf-8",
+    "q",
+    "1.0.0",
+    "x",
+)
+
+
+@given(parts=st.lists(st.sampled_from((*ACCEPTED, ";", ",", "=", " ", ".", "9")) | st.text(max_size=5), max_size=12))
+@SOME
+def test_whatever_a_scraper_accepts_it_gets_text(parts: list[str], port: int) -> None:
+    accept = "".join(parts).replace("\r", "").replace("\n", "").encode(errors="replace")
+    answer = _ask(port, b"GET /metrics HTTP/1.0\r\nAccept: %b\r\nAccept-Encoding: %b\r\n\r\n" % (accept, accept))
+    assert answer.split(b" ")[1] == b"200"
+
+
 def test_mutated_requests_are_answered_or_hung_up_on(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     chance = Random(3)
     corpus = [

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.gc_collector import GCCollector
@@ -31,6 +32,8 @@ from inferd.exposition.scrape import Scrape
 from inferd.exposition.status import Status
 from inferd.security.certificates import names_of
 from inferd.security.credentials import Credentials
+
+log = structlog.get_logger("inferd.metrics")
 
 # (may answer 200, what the body says)
 Readiness = Callable[[], tuple[bool, str]]
@@ -168,7 +171,12 @@ class Exporter:
             allowed = ", ".join(_METHODS)
             answer = _text("405 Method Not Allowed", f"methods: {allowed}", ("Allow", allowed))
         else:
-            answer = self._refusal(environ) or self._answer(environ)
+            try:
+                answer = self._refusal(environ) or self._answer(environ)
+            except Exception:
+                # The server of the standard library would write the traceback past the log.
+                log.exception("metrics port failed unexpectedly", path=environ["PATH_INFO"])
+                answer = _text("500 Internal Server Error", "internal error; the server's log has the details")
         start_response(answer.status, [*answer.headers, ("Content-Length", str(len(answer.body))), _NOSNIFF])
         return [] if method == "HEAD" else [answer.body]
 

@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -22,6 +22,9 @@ _GZIP = 31
 _LEVEL = 1
 
 
+Encoder = Callable[[Collector], bytes]
+
+
 class Scrape(Collector):
     """The body of /metrics. Adds to ``registry`` how long the scrape before took."""
 
@@ -39,7 +42,7 @@ class Scrape(Collector):
     ) -> tuple[list[tuple[str, str]], bytes]:
         """Headers and body for a request with those two headers; of the series in ``names`` where there are any."""
         begun = time.monotonic()
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _chosen(accept)
         headers = [("Content-Type", content_type)]
         if names:
             body: bytes = encode(self._registry.restricted_registry(names))
@@ -59,3 +62,12 @@ class Scrape(Collector):
             parts.append(part)
             time.sleep(_NAP_SECONDS)
         return b"".join(parts)
+
+
+def _chosen(accept: str) -> tuple[Encoder, str]:
+    """The encoder for that header, and the content type; the plain text format for a header that means nothing."""
+    try:
+        return choose_encoder(accept)
+    except Exception:
+        # The library takes every version for a number, and raises what comes of that.
+        return choose_encoder("")

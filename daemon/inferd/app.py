@@ -126,25 +126,7 @@ class App:
         self._tuner = Tuner(TunerRules.of(settings), tunings, self._catalog)
         self._reloader = Reloader(settings, self._catalog, read=read or (lambda: settings), take=self._apply_settings)
         self._reloading: list[asyncio.Task[None]] = []
-        accept_wait = AcceptWait()
-        regions = RegionStore.of(settings)
-        self._inference = Inference(
-            self._catalog,
-            self._lifecycle,
-            self._observe,
-            settings=InferenceSettings.of(settings, proven=self._credentials.authority is not None),
-            traced=self._tracer.begin,
-            shared_memory=regions,
-            accept_wait=accept_wait,
-        )
-        self._server = Server(
-            self._rpcs(regions),
-            ServerSettings.of(settings),
-            self._observe,
-            credentials=self._credentials,
-            fanout=fanout,
-            accept_wait=accept_wait,
-        )
+        self._inference, self._server = self._serving(settings)
         sender = NotifySender()
         watchdog = watchdog_seconds() if sender.enabled else None
         liveness = LivenessRules.within(watchdog) if watchdog is not None else None
@@ -162,7 +144,29 @@ class App:
         self._status = Status(snapshotter.snapshot)
         self._exporter = self._exporter_of(snapshotter)
 
-    def _rpcs(self, regions: RegionStore | None) -> Rpcs:
+    def _serving(self, settings: Settings) -> tuple[Inference, Server]:
+        """The inference RPCs, and the server of all RPCs."""
+        accept_wait, regions = AcceptWait(), RegionStore.of(settings)
+        inference = Inference(
+            self._catalog,
+            self._lifecycle,
+            self._observe,
+            settings=InferenceSettings.of(settings, proven=self._credentials.authority is not None),
+            traced=self._tracer.begin,
+            shared_memory=regions,
+            accept_wait=accept_wait,
+        )
+        server = Server(
+            self._rpcs(inference, regions),
+            ServerSettings.of(settings),
+            self._observe,
+            credentials=self._credentials,
+            fanout=self._fanout,
+            accept_wait=accept_wait,
+        )
+        return inference, server
+
+    def _rpcs(self, inference: Inference, regions: RegionStore | None) -> Rpcs:
         """The RPCs that clients may call."""
         log_settings = {key: getattr(self._settings, key) for key in ("log_level", "log_format", "request_log")}
         metadata = Metadata(
@@ -173,7 +177,7 @@ class App:
             shared_memory=regions is not None,
         )
         control = RepositoryControl(self._catalog)
-        return Rpcs(self._inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
+        return Rpcs(inference, metadata, control, TunerControl(OperatorCommands(self._tuner)), regions)
 
     def _health_monitor(self, liveness: LivenessRules | None) -> HealthMonitor:
         """The monitor of versions and devices, for readiness and for the watchdog."""

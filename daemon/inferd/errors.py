@@ -376,7 +376,7 @@ class RolloutRejected(InferdError):
         "stopped": "stopped ({})",
     }
 
-    def __init__(self, model: str, decision: str, why: str, version: int) -> None:
+    def __init__(self, model: str, decision: str, why: str, *, version: int) -> None:
         self.model, self.decision, self.why, self.version = model, decision, why, version
         how = self.HOW[decision].format(one_line(why))
         super().__init__(f"rollout of '{model}' {how}; still serving version {version}")

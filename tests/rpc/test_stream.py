@@ -198,7 +198,7 @@ class Open:
     def __init__(self, client: Client, max_requests: int = 8) -> None:
         self.calls: list[InferCall] = []
         self.ends = 0
-        self.stream = InferStream(self._begin, client, StreamWindow(max_requests, 1000), self._ended)  # type: ignore[arg-type]
+        self.stream = InferStream(self._begin, client, window=StreamWindow(max_requests, 1000), ended=self._ended)  # type: ignore[arg-type]
         self.stream.read()
 
     def _begin(self, _: bytes, wrap: Wrap, recipient: Recipient) -> InferCall:

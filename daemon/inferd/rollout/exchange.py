@@ -147,7 +147,7 @@ class Exchange:
         if result.decision is RolloutDecision.PROMOTED:
             log.info("canary promoted", **labels_of(model), why=result.why)
             return None
-        error = RolloutRejected(model.name, result.decision.value, result.why, before.version)
+        error = RolloutRejected(model.name, result.decision.value, result.why, version=before.version)
         if model.origin is not None and result.decision is not RolloutDecision.STOPPED:
             self._rejected[model.name, model.version] = (model.origin[0], entry.config), error
         await self._roll_back(before, model, candidate, error, stopped=result.decision is RolloutDecision.STOPPED)

@@ -153,9 +153,8 @@ class Inference:
         call_context = self._call_context(server_call, connection)
         if call_context.waited:
             asyncio.get_running_loop().call_later(call_context.waited / 1e9, call_context.came_later)
-        stream = InferStream(
-            partial(self.begin, call_context=call_context), server_call, window, partial(self._stream_ended, connection)
-        )
+        begin, ended = partial(self.begin, call_context=call_context), partial(self._stream_ended, connection)
+        stream = InferStream(begin, server_call, window=window, ended=ended)
         self._streams.add(stream)
         stream.read()
 

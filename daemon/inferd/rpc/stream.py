@@ -86,7 +86,7 @@ class InferStream:
     """
 
     def __init__(
-        self, begin: Begin, server_call: ServerCall, window: StreamWindow, ended: "Callable[[InferStream], None]"
+        self, begin: Begin, server_call: ServerCall, *, window: StreamWindow, ended: "Callable[[InferStream], None]"
     ) -> None:
         self._begin = begin
         self._server_call = server_call

@@ -74,7 +74,7 @@ class OperatorCommands:
         finally:
             self.records.finish(record, decision, f"{target.describe()}: {why}")
         if decision is not TuningDecision.PROMOTED:
-            raise RolloutRejected(name, decision.value, why, source.version)
+            raise RolloutRejected(name, decision.value, why, version=source.version)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         profile = record.profile or Profile(
             name, source.version, record.device, record.key, target, "", None, 99.0, False, 0.0, now, {}, ()

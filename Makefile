@@ -27,6 +27,8 @@ lint: dev ## style and types
 	$(BIN)/ruff check --extend-ignore T20,S603,S607,UP036 $(SCRIPTS)
 	$(BIN)/ruff format --check . $(SCRIPTS)
 	$(BIN)/mypy
+	@# Structure and words, against their bars.
+	$(BIN)/python .ci/house --check
 
 generate: dev ## write the generated files again
 	$(BIN)/python .ci/generate

@@ -2,7 +2,7 @@
 
     python -m benchmarks.lean_client 127.0.0.1:8001 --request request.bin --in-flight 8 --seconds 2
 
-Beside a fast server, grpc.aio's client would be what is measured. Sends the bytes in the file over and over, unary or
+Next to a fast server, grpc.aio's client would be what is measured. Sends the bytes in the file over and over, unary or
 over ``--streams`` streams of one connection, and prints a line of JSON: answers, seconds, errors, and percentiles of
 the latency in seconds. Like the server (inferd.transport) it uses parts of grpcio that are not published.
 """

@@ -1,6 +1,6 @@
-"""Writes the log on a thread of its own: a log that nobody reads must stop nothing else.
+"""Writes the log on a thread of its own: a log that is not read must stop nothing else.
 
-A pipe holds 64 KiB. Whoever writes to a full one waits until somebody reads it, and so would every request.
+A pipe holds 64 KiB. A thread that writes to a full one waits until it is read, and so would every request.
 """
 
 import os

@@ -351,7 +351,7 @@ REFUSED_CALLS = Instrument(
 LOG_LINES_LOST = Instrument(
     "inferd_log_lines_lost",
     "counter",
-    "Lines of the log that were never written, because nobody reads the log or because there is no room for it.",
+    "Lines of the log that were never written, because the log is not read or because there is no room for it.",
 )
 
 LOOP_LAG = Instrument(

@@ -1,6 +1,6 @@
 """Which calls may be judged before their message is received."""
 
-# One in so many of those that would be refused is received all the same: it may be more urgent than the others.
+# One in so many that would be refused is received all the same: it may be more urgent than the others.
 _RECEIVED_ANYWAY = 16
 
 

@@ -141,7 +141,9 @@ def test_under_load_every_accepted_request_is_answered(daemon: Daemon, figure: C
     streams = asyncio.run(run())
     ended = load.ended
     assert ended_by_itself(daemon) == 0
-    assert set(ended.values()) == {OK, StatusCode.UNAVAILABLE}
+    assert {OK, StatusCode.UNAVAILABLE} <= set(ended.values())
+    # gRPC itself cancels a call that comes once it accepts no more, and before its client has read that.
+    assert set(ended.values()) <= {OK, StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
     assert streams == [(StatusCode.UNAVAILABLE, DRAINING)] * 3
 
     # Accepted is what the server's own log says it ran; a request turned away may not even have reached it.

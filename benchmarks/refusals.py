@@ -39,14 +39,16 @@ _op = ov.opset13
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"2 KB": 512, "600 KB": 153_600}
 BAR = 0.35
-ANSWERED, UNREAD, READ = "answered", "refused unread", "refused when read"
+ANSWERED, UNREAD, READ, BUSY = "answered", "refused unread", "refused when read", "busy"
+MEASURED = (ANSWERED, UNREAD, READ)
 WARM_UP = 0.3
 _TICK = os.sysconf("SC_CLK_TCK")
 _SLOW = '[execution]\nstreams = 1\nthreads = 1\npath = "async"\n[queue]\nmax_length = 1\n[warmup]\nruns = 0\n'
+_FULL = 'inferd_queue_length{model="slow",version="1"} 1.0'
 _FAST = '[execution]\nstreams = 1\npath = "inline"\n'
 
 
-def slow(elements: int, products: int = 2000, size: int = 1024) -> "ov.Model":
+def slow(elements: int, products: int = 800, size: int = 1024) -> "ov.Model":
     """``x`` -> ``y``, FP32 [1, ``elements``], which takes many seconds of one thread."""
     x = _op.parameter([1, elements], ov.Type.f32)
     x.output(0).set_names({"x"})
@@ -66,15 +68,15 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="inferd-bench-")))
         for label, elements in SIZES.items():
-            with _servers(folder / label.replace(" ", ""), elements) as servers:
-                for number in range(options.rounds):
-                    order = list(servers) if number % 2 else list(reversed(servers))
-                    for name in order:
+            for number in range(options.rounds):
+                # New ones in each round: a run that was cancelled would keep its place for seconds.
+                with _servers(folder / f"{elements}-{number}", elements) as servers:
+                    for name in MEASURED if number % 2 else reversed(MEASURED):
                         # Next to a machine that is not busy, an answered call would seem cheap.
-                        with _kept_busy(*servers[UNREAD if name == ANSWERED else name]):
+                        with _kept_busy(*servers[BUSY if name == ANSWERED else name]):
                             cost = _cost(*servers[name], options.seconds, refused=name != ANSWERED)
                         costs.setdefault(label, {}).setdefault(name, []).append(cost)
-                    print(f"{label}: round {number + 1} of {options.rounds} done", file=sys.stderr, flush=True)
+                print(f"{label}: round {number + 1} of {options.rounds} done", file=sys.stderr, flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "refusals.json").write_text(json.dumps(costs, indent=2) + "\n")
     return 1 if _print(costs) > BAR else 0
@@ -93,13 +95,13 @@ def _servers(folder: Path, elements: int) -> Iterator[dict[str, tuple[Daemon, Pa
     """Each daemon with the request to send to it; the slow ones are kept busy."""
     fast = models.identity(DType.FP32, [1, elements])
     models.save(fast, folder / ANSWERED, "fast", settings=_FAST)
-    models.save(slow(elements), folder / UNREAD, "slow", settings=_SLOW)
-    models.save(slow(elements), folder / READ, "slow", settings=_SLOW)
+    for name in (UNREAD, READ, BUSY):
+        models.save(slow(elements), folder / name, "slow", settings=_SLOW)
     models.save(models.identity(DType.FP32, [1]), folder / READ, "other")
     flags = ("--cache-dir", str(folder / "cache"), "--probe-interval", "0")
     with ExitStack() as stack:
         servers = {}
-        for name in (ANSWERED, UNREAD, READ):
+        for name in (*MEASURED, BUSY):
             model = "fast" if name == ANSWERED else "slow"
             message = folder / f"{model}.request"
             message.write_bytes(request(model, {"x": np.zeros((1, elements), np.float32)}).SerializeToString())
@@ -114,10 +116,8 @@ def _kept_busy(daemon: Daemon, message: Path) -> Iterator[None]:
         infer = channel.unary_unary(METHOD)
         calls = [infer.future(message.read_bytes()) for _ in range(2)]
         try:
-            while 'inferd_queue_length{model="slow",version="1"} 1.0' not in daemon.get("/metrics")[1]:
-                time.sleep(0.2)
-                # What was cancelled before may hold the place of one for a moment.
-                calls = [infer.future(message.read_bytes()) if call.done() else call for call in calls]
+            while _FULL not in daemon.get("/metrics")[1]:
+                time.sleep(0.1)
             yield
             ended = [call.exception() or "answered" for call in calls if call.done()]
             assert not ended, ended

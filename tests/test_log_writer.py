@@ -41,7 +41,7 @@ def test_lines_are_written_in_their_order(pipe: Pipe) -> None:
 
 
 def test_what_nobody_reads_is_lost_without_waiting_and_counted(pipe: Pipe) -> None:
-    log = LogWriter(pipe[1], most_waiting=50_000)
+    log = LogWriter(pipe[1], most_waiting=100_000)
     line = "x" * 99
     for _ in range(5000):
         log.write(f"{line}\n")

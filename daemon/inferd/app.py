@@ -33,7 +33,7 @@ from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
 from inferd.health.liveness import LivenessRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
-from inferd.log_writer import LogWriter
+from inferd.log_writer import LAST_LINES, LogWriter
 from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
 from inferd.metrics.recorder import Recorder
@@ -363,8 +363,8 @@ class App:
             if now - self._stopped_at < _ONE_WISH_SECONDS:
                 return
             log.warning("second signal received; exiting at once", signal=number.name)
-            with suppress(OSError):
-                sys.stderr.flush()
+            if self._log_writer is not None:
+                self._log_writer.drain(LAST_LINES)
             os._exit(128 + number)
         log.info("signal received", signal=number.name)
         self._stopped_at = now

@@ -9,6 +9,9 @@ import time
 from collections import deque
 from threading import Condition, Thread
 
+LAST_LINES = 1.0
+"""Seconds for the last lines, where the reader of the log is slow."""
+
 # Bytes that wait to be written; what comes beyond them is lost.
 _MOST_WAITING = 1 << 20
 # Bytes that are written together, unless one line is longer: those of several processes never mix in a pipe.

@@ -14,14 +14,11 @@ from inferd import logs
 from inferd.cli import exit_status
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
-from inferd.log_writer import LogWriter
+from inferd.log_writer import LAST_LINES, LogWriter
 from inferd.workers.worker_identity import WorkerIdentity
 
 if TYPE_CHECKING:
     from inferd.app import ExitOutcome
-
-# Seconds for the last lines of the log, where its reader is slow.
-_LAST_LINES = 1.0
 
 
 def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str]) -> int:
@@ -44,7 +41,7 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
 
             # Only the workers need OpenVINO and gRPC: their supervisor is small and starts at once.
             if (count := worker_count(settings)) > 1:
-                return asyncio.run(_supervise(settings, argv, count))
+                return asyncio.run(_supervise(settings, argv, count, log))
         return _serve(settings, read, identity, log)
     except InferdError:
         raise
@@ -52,13 +49,13 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
         structlog.get_logger("inferd").exception("start-up failed")
         return exit_status.FAILED_START
     finally:
-        log.drain(_LAST_LINES)
+        log.drain(LAST_LINES)
 
 
-async def _supervise(settings: Settings, argv: Sequence[str], count: int) -> int:
+async def _supervise(settings: Settings, argv: Sequence[str], count: int, log: LogWriter) -> int:
     from inferd.workers.daemon import WorkersDaemon
 
-    return await WorkersDaemon(settings, argv, count).run()
+    return await WorkersDaemon(settings, argv, count, log_writer=log).run()
 
 
 def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None, log: LogWriter) -> int:
@@ -73,6 +70,6 @@ def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIde
         status = exit_status.RESTART if outcome.restart else 0
         if outcome.abrupt:
             # A compile can't be interrupted, and waiting for it could outlast the supervisor's patience.
-            log.drain(_LAST_LINES)
+            log.drain(LAST_LINES)
             os._exit(status)
     return status

@@ -24,6 +24,7 @@ from inferd.exposition.merged import Key, WorkersCollector, merged_registry
 from inferd.exposition.security import SecurityCollector
 from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
+from inferd.log_writer import LAST_LINES, LogWriter
 from inferd.metrics import merge_snapshots
 from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.retired_counters import RetiredCounters
@@ -85,9 +86,10 @@ def worker_specs(
 class WorkersDaemon:
     """One daemon, from settings to exit, as ``count`` workers."""
 
-    def __init__(self, settings: Settings, argv: Sequence[str], count: int) -> None:
+    def __init__(self, settings: Settings, argv: Sequence[str], count: int, *, log_writer: LogWriter) -> None:
         """Hold the gRPC port and bind the metrics port; inside the event loop. Raises ConfigurationError."""
         self._settings = settings
+        self._log_writer = log_writer
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._stopped_at = 0.0
@@ -170,6 +172,7 @@ class WorkersDaemon:
                 return
             log.warning("second signal received; exiting at once", signal=number.name)
             self._supervisor.kill()
+            self._log_writer.drain(LAST_LINES)
             os._exit(128 + number)
         log.info("signal received", signal=number.name)
         self._stopped_at = now

@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hot_path import _cpu
+
 ROOT = Path(__file__).resolve().parents[1]
 IN_FLIGHT = (1, 8, 32)
 NBYTES = 128
 WARM_UP = 0.3
-_TICK = os.sysconf("SC_CLK_TCK")
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -221,12 +222,6 @@ def _look(target: str, pid: int, message: Path, in_flight: int, seconds: float) 
         heard["answers"] / heard["seconds"],
         heard["p50"] * 1e3,
     )
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that the process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 def _print(looks: dict[int, dict[str, list[Look]]]) -> None:

@@ -1,20 +1,8 @@
 """Requests for the scheduler: a deadline, a priority, a size, a batch key, a client, a place in a sequence."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
-from inferd.errors import InferdError
-from inferd.requests import Request, SequenceStep, Stages
-from inferd.tensors import Tensor
-
-
-class Unanswered:
-    """A reply slot that the scheduler must not use."""
-
-    def answer(self, _: Sequence[Tensor]) -> None:
-        raise AssertionError("the scheduler answers no request")
-
-    def fail(self, _: InferdError) -> None:
-        raise AssertionError("the scheduler answers no request")
+from inferd.requests import NoReply, Request, SequenceStep, Stages
 
 
 def work(
@@ -32,7 +20,7 @@ def work(
         1,
         (),
         (),
-        Unanswered(),
+        NoReply(),
         deadline=deadline,
         priority=priority,
         nbytes=nbytes,

@@ -35,8 +35,9 @@ class Admission:
 
     def arrived(self, entry: Entry, now: int) -> None:
         """Count the entry as offered load; set its limit and when it is due."""
-        self.offered(entry.request.rows, self.budget.limit(entry.since, entry.request.deadline), now)
-        self.place(entry, now)
+        entry.limit = self.budget.limit(entry.since, entry.request.deadline)
+        self.offered(entry.request.rows, entry.limit, now)
+        self._hold(entry, now)
 
     def offered(self, rows: int, limit: int, now: int) -> None:
         """A request of ``rows`` with ``limit`` ns, 0 for no limit, has arrived."""
@@ -46,9 +47,12 @@ class Admission:
             self._load.came_without_limit(rows)
 
     def place(self, entry: Entry, now: int) -> None:
-        """Set the entry's limit and when it is due."""
-        entry.limit = limit = self.budget.limit(entry.since, entry.request.deadline)
-        entry.held_to = limit or _UNLIMITED_NS
+        """As :meth:`arrived`, without counting the entry."""
+        entry.limit = self.budget.limit(entry.since, entry.request.deadline)
+        self._hold(entry, now)
+
+    def _hold(self, entry: Entry, now: int) -> None:
+        entry.held_to = entry.limit or _UNLIMITED_NS
         if self._load.overloaded:
             entry.held_to = self._load.held_to(entry.held_to, self._forecast.turnaround(), now)
         entry.due = entry.since + min(entry.held_to, _LONGEST_NS)

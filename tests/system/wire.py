@@ -94,7 +94,14 @@ async def outcome(call: grpc.aio.Call) -> tuple[grpc.StatusCode, str]:
 
 
 def counts(daemon: Daemon) -> Counts:
-    """Requests so far by model and outcome, as the metrics say."""
+    """Requests answered so far by model and outcome, as the metrics say.
+
+    A request is answered first and counted next, both in one turn of the daemon's loop: a call answered after it finds
+    it counted.
+    """
+    with grpc.insecure_channel(daemon.grpc, options=_OPTIONS) as channel:
+        live = channel.unary_unary(f"/{SERVICE.full_name}/ServerLive", response_deserializer=bytes)
+        live(b"", timeout=10, wait_for_ready=True)
     _, body = daemon.get("/metrics")
     found: Counts = {}
     for family in text_string_to_metric_families(body):

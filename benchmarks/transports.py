@@ -81,10 +81,10 @@ def polling_thread() -> None:
     import uvloop
 
     from inferd.transport import core
-    from inferd.transport.call import ServerCall
+    from inferd.transport.call import OpenCalls, ServerCall
 
     async def serve() -> None:
-        loop, queue = asyncio.get_running_loop(), core.CompletionQueue()
+        loop, queue, open_calls = asyncio.get_running_loop(), core.CompletionQueue(), OpenCalls()
         server = core.Server(_UNLIMITED, False)
         server.register_completion_queue(queue)
         print(server.add_http2_port(b"127.0.0.1:0"), flush=True)
@@ -92,7 +92,7 @@ def polling_thread() -> None:
 
         def arrived(event: Any) -> None:
             server.request_call(queue, queue, arrived)
-            ServerCall(event, _ignore).receive(_echo)
+            ServerCall(event, open_calls).receive(_echo)
 
         def poll() -> None:
             while True:
@@ -125,10 +125,6 @@ def queue_loop() -> None:
 def _echo(call: Any, raw: bytes | None) -> None:
     if raw is not None:
         call.respond(raw)
-
-
-def _ignore(_: Any) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,20 +31,41 @@ def machine(
 def under_quota(cpus: float) -> Iterator[list[str]]:
     """A command that puts its own under a quota of ``cpus``, in a control group made for it; else skips the test."""
     quota = str(round(cpus * _PERIOD))
-    controller = Path("/sys/fs/cgroup/cpu")
-    group = (controller if controller.is_dir() else Path("/sys/fs/cgroup")) / f"inferd-test-{os.getpid()}"
+    files = {1: ("cpu.cfs_quota_us", quota), 2: ("cpu.max", f"{quota} {_PERIOD}")}
+    with _in_group("cpu", files) as command:
+        if not command:
+            pytest.skip("no control group with a CPU quota can be made here")
+        yield command
+
+
+@contextmanager
+def under_memory_limit(limit: int) -> Iterator[list[str]]:
+    """A command that puts its own in a control group of ``limit`` bytes; empty where none can be made."""
+    files = {1: ("memory.limit_in_bytes", str(limit)), 2: ("memory.max", str(limit))}
+    with _in_group("memory", files) as command:
+        yield command
+
+
+@contextmanager
+def _in_group(controller: str, files: Mapping[int, tuple[str, str]]) -> Iterator[list[str]]:
+    """A command that puts its own in a new group, in which the file for the version of groups has that text; empty
+    where there is none."""
+    mount = Path("/sys/fs/cgroup")
+    version, parent = (1, mount / controller) if (mount / controller).is_dir() else (2, mount)
+    name, text = files[version]
+    group = parent / f"inferd-test-{os.getpid()}"
+    made = False
     try:
         group.mkdir()
-        if controller.is_dir():
-            (group / "cpu.cfs_quota_us").write_text(quota)
-        else:
-            (group.parent / "cgroup.subtree_control").write_text("+cpu")
-            (group / "cpu.max").write_text(f"{quota} {_PERIOD}")
-    except OSError as error:
-        if group.is_dir():
-            group.rmdir()
-        pytest.skip(f"no control group with a CPU quota can be made here: {error.strerror}")
+        made = True
+        if version == 2:
+            (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+        (group / name).write_text(text)
+        command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    except OSError:
+        command = []
     try:
-        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        yield command
     finally:
-        group.rmdir()
+        if made:
+            group.rmdir()

@@ -4,7 +4,7 @@ Version 1, version 2, or both side by side. A file that is absent, forbidden or 
 counts as no limit; nothing here raises.
 """
 
-import os.path
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,12 @@ def memory_limit(proc: Path, mount: Path) -> int | None:
         for group in lineage.groups
     )
     return min((limit for limit in limits if limit is not None and limit < _NO_LIMIT), default=None)
+
+
+def memory(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may use: its group's limit, or without one what the machine has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, memory_limit(proc, mount) or machine)
 
 
 def number(text: str) -> int | None:

@@ -415,6 +415,26 @@ class NotReceived(InferdError):
         super().__init__("the request was too large, was cancelled or passed its deadline before inferd read it")
 
 
+class MessageTimeout(InferdError):
+    """The request's message took too long to arrive."""
+
+    outcome = "aborted_receive"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request did not arrive within the {seconds:g} s of message_timeout")
+
+
+class MemoryFull(Refused):
+    """The daemon uses as much memory as it may, and this request was still on its way, or is a large one."""
+
+    reason = "memory"
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        self.model, self.retry_after = "", retry_after
+        why = f"the server uses all {limit} bytes of max_memory_bytes and takes no large requests"
+        InferdError.__init__(self, f"{why}; retry in {retry_after * 1000:.0f} ms")
+
+
 class NotAllowed(InferdError):
     """The call exists, but this server's configuration does not permit it."""
 

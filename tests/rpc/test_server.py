@@ -54,14 +54,16 @@ def test_every_unary_rpc_of_the_service_has_a_handler(tmp_path: Path) -> None:
     assert len(codes) == len(METHODS) - 1
 
 
-def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc(tmp_path: Path) -> None:
+def test_malformed_bytes_are_an_invalid_argument_to_every_unary_rpc_that_reads_its_message(tmp_path: Path) -> None:
+    read = [m for m in UNARY if m.input_type.fields]
+    assert {m.name for m in UNARY} - {m.name for m in read} == {"ServerLive", "ServerReady", "ServerMetadata"}
+
     async def ask() -> dict[str, tuple[grpc.StatusCode, str]]:
         async with serving(tmp_path) as (_, channel):
-            return {m.input_type.name: await outcome(channel, m.name, b"\xff\xff\xff") for m in UNARY}
+            return {m.input_type.name: await outcome(channel, m.name, b"\xff\xff\xff") for m in read}
 
     assert run(ask()) == {
-        m.input_type.name: (grpc.StatusCode.INVALID_ARGUMENT, f"the message is not a {m.input_type.name}")
-        for m in UNARY
+        m.input_type.name: (grpc.StatusCode.INVALID_ARGUMENT, f"the message is not a {m.input_type.name}") for m in read
     }
 
 
@@ -162,7 +164,7 @@ def test_a_call_ends_when_its_client_leaves(tmp_path: Path) -> None:
             for watch in watches:
                 watch.cancel()
             await until(lambda: not running)
-            await until(lambda: parts.server._server.open_calls == 0)
+            await until(lambda: parts.server._server.calls.number == 0)
 
     run(asyncio.wait_for(leave(), 30))
 

@@ -32,6 +32,7 @@ def refusals(retry_after: float) -> list[errors.Refused]:
         errors.QuotaExceeded("m", "a", 4, retry_after=retry_after),
         errors.FailsTooOften("m", "a", retry_after),
         errors.TooManySequences("m", 3, retry_after),
+        errors.MemoryFull(1 << 30, retry_after),
     ]
 
 
@@ -58,6 +59,7 @@ TABLE: list[tuple[errors.InferdError, grpc.StatusCode]] = [
     (errors.RegionExists("x"), grpc.StatusCode.ALREADY_EXISTS),
     (errors.RegionLimit("4 regions"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DeadlinePassed("m", "running", "running"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.MessageTimeout(120), grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
     (errors.NotAllowed("that"), grpc.StatusCode.PERMISSION_DENIED),
     *((errors.NotAuthenticated(r), grpc.StatusCode.UNAUTHENTICATED) for r in errors.NotAuthenticated.SENTENCES),

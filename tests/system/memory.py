@@ -19,6 +19,11 @@ class Growth:
         """Bytes, at the most there ever was."""
         return (self._kib("VmHWM") << 10) - self._start
 
+    @property
+    def most(self) -> int:
+        """Bytes resident at the most, with those at the start."""
+        return self._kib("VmHWM") << 10
+
     def _kib(self, name: str) -> int:
         found = re.search(rf"^{name}:\s*(\d+) kB$", (self._folder / "status").read_text(), re.MULTILINE)
         if found is None:

@@ -29,7 +29,7 @@ async def serving(handle: Handle, grace: float = 0) -> AsyncIterator[tuple[GrpcS
             yield server, channel
     finally:
         await server.stop(grace)
-        assert server.open_calls == 0
+        assert server.calls.number == 0
 
 
 def echo(call: ServerCall) -> None:
@@ -115,7 +115,7 @@ async def test_only_the_first_end_counts() -> None:
 
     async with serving(both) as (server, channel):
         assert await channel.unary_unary("/a/b")(b"").code() is grpc.StatusCode.NOT_FOUND
-        await until(lambda: server.open_calls == 0)
+        await until(lambda: server.calls.number == 0)
 
 
 @on_loop
@@ -134,7 +134,7 @@ async def test_a_message_that_never_comes_whole_is_none() -> None:
         assert await empty.code() is grpc.StatusCode.INVALID_ARGUMENT
         gone = channel.stream_unary("/a/b")()
         await gone.wait_for_connection()
-        await until(lambda: server.open_calls == 1)
+        await until(lambda: server.calls.number == 1)
         gone.cancel()
         await until(lambda: len(seen) == 3)
     assert seen == [None] * 3
@@ -159,7 +159,7 @@ async def test_a_client_that_leaves_is_noticed_once(how: str) -> None:
         await until(lambda: left == held)
         assert held[0].ended
         held[0].respond(b"too late")
-        assert server.open_calls == 0
+        assert server.calls.number == 0
 
 
 @on_loop
@@ -173,7 +173,7 @@ async def test_an_answered_call_is_never_reported_as_left() -> None:
     async with serving(watched) as (server, channel):
         answers = await asyncio.gather(*(channel.unary_unary("/a/b")(b"%d" % n) for n in range(200)))
         assert answers == [b"%d" % n for n in range(200)]
-        await until(lambda: server.open_calls == 0)
+        await until(lambda: server.calls.number == 0)
     assert left == []
 
 

@@ -285,6 +285,19 @@ class Settings(BaseModel):
     max_message_bytes: Annotated[Size, Group.LIMITS] = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted."
     )
+    max_memory_bytes: Annotated[Size, Group.LIMITS] = Field(
+        0,
+        ge=0,
+        description="Private memory of the daemon, with all workers, above which it turns away requests that are still "
+        "on their way, or large. 0 means all that its cgroup or the machine has but for a sixteenth and at least "
+        "256 MiB.",
+    )
+    message_timeout: Annotated[Duration, Group.LIMITS] = Field(
+        120.0,
+        gt=0,
+        le=86400,
+        description="Time for a call's message to arrive; a stream may wait between its messages.",
+    )
     max_tensor_elements: Annotated[int, Group.LIMITS] = Field(
         64 << 20,
         ge=1,

@@ -26,7 +26,7 @@ from typing import Any
 
 import structlog
 
-from inferd.cgroup import memory_limit
+from inferd.cgroup import memory
 from inferd.config.daemon import Settings
 from inferd.engine.cache import BlobCache
 from inferd.engine.child_environment import child_environment
@@ -198,8 +198,7 @@ class Preflight:
 
 def memory_allowed(setting: int, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that a child may use: ``setting``, or for 0 half of what this process may use, by cgroup and machine."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return setting or min(machine, memory_limit(proc, cgroup) or machine) // 2
+    return setting or memory(proc, cgroup) // 2
 
 
 def _key(source: ModelSource, keys: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ from inferd.transport.call import ServerCall
 
 log = structlog.get_logger("inferd.rpc")
 
+# Bytes of a message for any of these. The longest have a few names.
+MAX_MESSAGE = 64 << 10
+
 Handler = Callable[[ServerCall], None]
 Unary = Callable[[bytes, ServerCall], Awaitable[bytes]]
 Run = Callable[[ServerCall], Awaitable[None]]
@@ -34,10 +37,16 @@ class CallTasks:
             if raw is None:
                 # Its client has sent all that it wanted to, or has left; then this reaches no one.
                 status.fail(call, InvalidRequest("", "the call ended without a message"))
+            elif len(raw) > MAX_MESSAGE:
+                status.fail(call, _too_large(call, raw))
             else:
                 self._start(call, partial(_respond, answer, raw, call))
 
         return lambda call: call.receive(received)
+
+    def unread(self, answer: Unary) -> Handler:
+        """Likewise for a message without fields, which is not received."""
+        return lambda call: self._start(call, partial(_respond, answer, b"", call))
 
     def stream(self, run: Run) -> Handler:
         """A handler that leaves it to ``run`` what to receive and to send."""
@@ -54,6 +63,18 @@ class CallTasks:
         self._running[call] = task
         task.add_done_callback(lambda _: self._running.pop(call))
         call.watch(task.cancel)
+
+
+async def read(call: ServerCall) -> bytes | None:
+    """The next message of ``call``, None if it sends no more. Raises InvalidRequest if it is too large."""
+    raw = await call.read()
+    if raw is not None and len(raw) > MAX_MESSAGE:
+        raise _too_large(call, raw)
+    return raw
+
+
+def _too_large(call: ServerCall, raw: bytes) -> InvalidRequest:
+    return InvalidRequest("", f"the message has {len(raw)} bytes; {call.method[1:]} takes up to {MAX_MESSAGE}")
 
 
 async def _respond(answer: Unary, raw: bytes, call: ServerCall) -> None:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 
 from inferd._pb import health_pb2
-from inferd.errors import UnknownService
+from inferd.errors import InvalidRequest, UnknownService
 from inferd.rpc import codec
-from inferd.rpc.call_tasks import CallTasks, Handler
+from inferd.rpc.call_tasks import CallTasks, Handler, read
 from inferd.transport.call import ServerCall
 
 SERVICE = "grpc.health.v1.Health"
@@ -43,7 +43,9 @@ class HealthService:
         return self._response(asked.service).SerializeToString()
 
     async def _watch(self, call: ServerCall) -> None:
-        asked = codec.parse(await call.read() or b"", health_pb2.HealthCheckRequest)
+        if (raw := await read(call)) is None:
+            raise InvalidRequest("", "the call ended without a message")
+        asked = codec.parse(raw, health_pb2.HealthCheckRequest)
         sent = None
         while True:
             changed = self._changed

@@ -30,6 +30,7 @@ from inferd.metrics.instruments import OTHER
 from inferd.requests import NoReply, Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, shm_params, status, wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
+from inferd.rpc.incoming import DEFAULT_INCOMING, IncomingLimits, IncomingMessages
 from inferd.rpc.peer import tenant
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.rpc.shared_memory import locate_all, locator
@@ -48,13 +49,14 @@ _NO_REPLY = NoReply()
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """How much one stream may have in flight, in requests and in bytes; the limits of a tensor; and the metadata key
-    that names a client, empty if none does."""
+    """How much one stream may have in flight, in requests and in bytes; the limits of a tensor; the metadata key
+    that names a client, empty if none does; and what messages on their way may take."""
 
     max_pending: int
     max_pending_bytes: int
     tensors: codec.TensorLimits = codec.DEFAULT_LIMITS
     client_key: str = ""
+    incoming: IncomingLimits = DEFAULT_INCOMING
 
     @classmethod
     def of(cls, settings: Settings, *, proven: bool) -> Self:
@@ -64,6 +66,7 @@ class InferenceSettings:
             settings.stream_max_pending_bytes,
             codec.TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
             "" if proven else settings.client_metadata_key,
+            IncomingLimits.of(settings),
         )
 
 
@@ -84,6 +87,7 @@ class Inference:
     ) -> None:
         self._templates = TemplateCache()
         self._accept_wait = accept_wait if accept_wait is not None else AcceptWait()
+        self.incoming = IncomingMessages(settings.incoming)
         self._shared_memory = shared_memory
         self._tensor_limits = settings.tensors
         self._catalog = catalog
@@ -136,7 +140,8 @@ class Inference:
 
     def _not_received(self, server_call: ServerCall) -> None:
         """Its message never arrived whole: too large, or cancelled or past its deadline on the way."""
-        error = NotReceived()
+        turned_away = server_call.turned_away
+        error = turned_away if isinstance(turned_away, InferdError) else NotReceived()
         stages = Stages(received=server_call.arrived, answered=time.monotonic_ns())
         self._observe(Observation(OTHER, "", error.outcome, stages, error=error))
         status.fail(server_call, error)
@@ -148,6 +153,7 @@ class Inference:
             status.fail(server_call, Draining())
             return
         self._open += 1
+        server_call.expect_many()
         window = StreamWindow(self._max_pending, self._max_pending_bytes)
         connection = StreamConnection()
         call_context = self._call_context(server_call, connection)
@@ -206,6 +212,7 @@ class Inference:
         trace = self._traced(call_context.traceparent, call_context.tracestate)
         call = InferCall(recipient, wrap, nbytes=len(raw), stages=stages, trace=trace)
         try:
+            self.incoming.check(len(raw))
             self._submit(call, raw, call_context)
         except InferdError as error:
             # Without the traceback, whose frames hold the message and a client's memory.

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from inferd.rpc import codec
-from inferd.rpc.call_tasks import CallTasks, Handler
+from inferd.rpc.call_tasks import CallTasks, Handler, read
 from inferd.transport.call import ServerCall
 
 SERVICE: str = reflection.SERVICE_NAME
@@ -23,5 +23,6 @@ def handlers(tasks: CallTasks, services: Iterable[str]) -> dict[str, Handler]:
 
 
 async def _asked(call: ServerCall) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-    while (raw := await call.read()) is not None:
+    call.expect_many()
+    while (raw := await read(call)) is not None:
         yield codec.parse(raw, reflection_pb2.ServerReflectionRequest)

@@ -121,6 +121,7 @@ class Server:
         self._rpcs = rpcs
         self._settings = settings
         self._inference = inference = rpcs.inference
+        self._incoming = inference.incoming
         self._tasks = CallTasks()
         self._credentials = credentials if credentials is not None else Credentials()
         self._gate = Gate(
@@ -149,6 +150,7 @@ class Server:
             # In a folder that only this user can open, and for calls that another worker has admitted.
             self._server.listen(self._fanout.address)
         self._accept_wait_probe.bind(self._server)
+        self._incoming.bind(self._server.calls)
         return port
 
     @property
@@ -193,6 +195,7 @@ class Server:
         finished.cancel()
         self._tasks.terminate()
         await stopping
+        self._incoming.stop()
 
     def _handle(self, call: ServerCall) -> None:
         """The one way into every RPC."""
@@ -201,6 +204,7 @@ class Server:
             if not self._accept_wait_probe.takes(method, call):
                 call.fail(_UNIMPLEMENTED, "Method not found!")
         elif self._gate.admits(call):
+            self._incoming.look()
             handler(call)
 
     def _all_handlers(self) -> dict[str, Handler]:
@@ -227,7 +231,9 @@ class Server:
         for name, answer in answers.items():
             method = f"/{service.full_name}/{name}"
             parsed = _parsed(answer, kinds[name])
-            handlers[method] = self._tasks.unary(parsed if self._fanout is None else self._fanout.wrap(method, parsed))
+            answer_bytes = parsed if self._fanout is None else self._fanout.wrap(method, parsed)
+            empty = not kinds[name].DESCRIPTOR.fields
+            handlers[method] = self._tasks.unread(answer_bytes) if empty else self._tasks.unary(answer_bytes)
         return handlers
 
 

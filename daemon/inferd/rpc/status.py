@@ -20,6 +20,7 @@ _REFUSALS = (
     errors.QuotaExceeded,
     errors.FailsTooOften,
     errors.TooManySequences,
+    errors.MemoryFull,
 )
 
 CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
@@ -45,6 +46,7 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.NotReceived: grpc.StatusCode.CANCELLED,
+    errors.MessageTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.OutOfScope: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,

@@ -1,4 +1,4 @@
-"""One call at the server: who makes it, what it brings, and its answer."""
+"""Calls at the server: which are open, and of each who makes it, what it brings, and its answer."""
 
 import asyncio
 import time
@@ -20,13 +20,48 @@ _NEVER = 1e11
 _NANO = 10**9
 
 
+class OpenCalls:
+    """Calls that have arrived and have not ended.
+
+    ``receiving`` has those whose one message was asked for and has not come, the oldest first; ``receiving_streams``
+    those that wait for one of many, in the order in which they began to wait. ``left`` is called with a call that its
+    client ended before it was answered, or before it had sent its message.
+    """
+
+    __slots__ = ("_none_open", "left", "number", "receiving", "receiving_streams")
+
+    def __init__(self, left: "Callable[[ServerCall], object]" = lambda _: None) -> None:
+        self.left = left
+        self.number = 0
+        self.receiving: dict[ServerCall, None] = {}
+        self.receiving_streams: dict[ServerCall, None] = {}
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    def arrived(self) -> None:
+        """One more is open."""
+        self.number += 1
+        self._none_open.clear()
+
+    def ended(self, _: Any) -> None:
+        """One of them has ended, by an event of gRPC."""
+        self.number -= 1
+        if not self.number:
+            self._none_open.set()
+
+    async def none(self) -> None:
+        """Return once none is open."""
+        await self._none_open.wait()
+
+
 class ServerCall:
     """A call that has arrived. Its message is received when :meth:`receive` asks for it, and not before.
 
     It ends by :meth:`respond`, :meth:`finish` or :meth:`fail`, or when its client leaves, and only once: what comes
     later does nothing. All on the event loop's thread. ``method`` is the name that its client wrote, with a slash in
     front; ``arrived`` when it came, on the monotonic clock in nanoseconds; ``metadata`` what its client sent with it;
-    ``principal`` the proven name of its caller, once the gate has set it.
+    ``principal`` the proven name of its caller, once the gate has set it; ``turned_away`` the error that ended it
+    while its message was on the way.
     """
 
     __slots__ = (
@@ -35,26 +70,30 @@ class ServerCall:
         "_close_asked",
         "_deadline",
         "_left",
+        "_open_calls",
         "_received_then",
+        "_receiving",
         "_sent_then",
-        "_told",
         "arrived",
         "ended",
         "metadata",
         "method",
         "principal",
+        "turned_away",
     )
 
-    def __init__(self, event: Any, told: Callable[[Any], None]) -> None:
-        """The call of gRPC's ``event``; ``told`` is called once when it has ended."""
+    def __init__(self, event: Any, open_calls: OpenCalls) -> None:
+        """The call of gRPC's ``event``, which is one of ``open_calls`` until it has ended."""
         self.arrived = time.monotonic_ns()
-        self._told = told
+        self._open_calls = open_calls
+        self._receiving = open_calls.receiving
         self._call = event.call
         details = event.call_details
         self.method: str = details.method.decode(errors="replace")
         self._deadline: float = details.deadline
         self.metadata: Metadata = event.invocation_metadata
         self.principal = ""
+        self.turned_away: Exception | None = None
         self.ended = False
         self._begun = False
         self._close_asked = False
@@ -84,8 +123,13 @@ class ServerCall:
     def receive(self, then: "Callable[[ServerCall, bytes | None], None]") -> None:
         """Receive the next message and call ``then`` with it; with None if the client has sent all, or has left, or its
         message is too large. One at a time."""
+        self._receiving[self] = None
         self._received_then = then
         self._call.start_server_batch((_ReceiveMessage(0),), self._received)
+
+    def expect_many(self) -> None:
+        """The client may send several messages, and take its time between them."""
+        self._receiving = self._open_calls.receiving_streams
 
     def watch(self, left: Callable[[], object]) -> None:
         """Call ``left`` if the call ends before it was answered: the client has left, or its time is up."""
@@ -93,6 +137,12 @@ class ServerCall:
         if not self._close_asked:
             self._close_asked = True
             self._call.start_server_batch((_ReceiveClose(0),), self._closed)
+
+    def report_end(self) -> None:
+        """Tell who watches that the call has ended, though not by them."""
+        left, self._left = self._left, None
+        if left is not None:
+            left()
 
     def respond(self, message: bytes) -> None:
         """End the call with its one ``message``."""
@@ -138,12 +188,16 @@ class ServerCall:
             # Asked together with the answer, it is no event of its own.
             self._close_asked = True
             operations = (*operations, _ReceiveClose(0))
-        self._call.start_server_batch(operations, self._told)
+        self._call.start_server_batch(operations, self._open_calls.ended)
 
     def _received(self, event: Any) -> None:
+        del self._receiving[self]
+        message = event.batch_operations[0].message()
+        if message is None and not self.ended and self._receiving is self._open_calls.receiving:
+            self._open_calls.left(self)
         then, self._received_then = self._received_then, None
         if then is not None:
-            then(self, event.batch_operations[0].message())
+            then(self, message)
 
     def _sent(self, event: Any) -> None:
         then, self._sent_then = self._sent_then, None
@@ -151,10 +205,11 @@ class ServerCall:
             then(event.success)
 
     def _closed(self, event: Any) -> None:
-        left, self._left = self._left, None
         if self.ended or not event.batch_operations[0].cancelled():
+            # It refers back to the call.
+            self._left = None
             return
         self.ended = True
-        self._told(event)
-        if left is not None:
-            left()
+        self._open_calls.ended(event)
+        self._open_calls.left(self)
+        self.report_end()

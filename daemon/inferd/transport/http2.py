@@ -69,6 +69,11 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
+def goaway(error: int, why: bytes) -> bytes:
+    """The frame that tells the other side to make no more calls on the connection, by an ``error`` of RFC 9113."""
+    return _frame(_GOAWAY, 0, 0, struct.pack(">II", 0, error) + why)
+
+
 def call_headers(method: str) -> bytes:
     """The headers of a call of ``method``, in HPACK (RFC 7541) as headers that are in no table."""
     headers = {

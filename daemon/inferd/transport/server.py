@@ -1,14 +1,15 @@
 """gRPC's server on an event loop's completion queue: accepts calls as they come, and hands each to one function."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
-from inferd.transport import core
-from inferd.transport.call import ServerCall
+from inferd.transport import core, floods
+from inferd.transport.call import OpenCalls, ServerCall
 from inferd.transport.event_loop import QueueEventLoop
 
 log = structlog.get_logger("inferd.transport")
@@ -21,7 +22,8 @@ _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 class GrpcServer:
     """Listens from :meth:`listen` on, and calls ``handle`` with each call from :meth:`start` on, until :meth:`stop`.
 
-    Made on a running :class:`QueueEventLoop`; TypeError on another. ``options`` are gRPC's for servers.
+    Made on a running :class:`QueueEventLoop`; TypeError on another. ``options`` are gRPC's for servers; ``calls`` are
+    those that are open.
     """
 
     def __init__(self, handle: Callable[[ServerCall], None], options: Sequence[tuple[str, int]]) -> None:
@@ -33,19 +35,15 @@ class GrpcServer:
         self._handle = handle
         self._server = core.Server(options, False)
         self._server.register_completion_queue(self._queue)
-        self._open = 0
+        self.calls = OpenCalls(self._client_ended)
+        self._ended_by_clients = floods.EndedCalls()
+        self._plain = True
         self._started = False
-        self._none_open = asyncio.Event()
-        self._none_open.set()
         self._stopping: asyncio.Future[None] | None = None
-
-    @property
-    def open_calls(self) -> int:
-        """Calls that have arrived and have not ended."""
-        return self._open
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on ``address``; returns the port, of a socket file 1, and 0 if it can't."""
+        self._plain = self._plain and credentials is None
         secure = () if credentials is None else (credentials._credentials,)  # noqa: SLF001 - as grpc's own servers do
         return int(self._server.add_http2_port(address.encode(), *secure))
 
@@ -69,7 +67,7 @@ class GrpcServer:
             self._server.cancel_all_calls()
             await asyncio.shield(self._stopping)
         # gRPC may report its end before the last calls' ends.
-        await self._none_open.wait()
+        await self.calls.none()
 
     def _begin(self) -> None:
         if not self._started:
@@ -82,19 +80,17 @@ class GrpcServer:
             return  # stopping
         if self._stopping is None:
             self._server.request_call(self._queue, self._queue, self._arrived)
-        self._open += 1
-        self._none_open.clear()
-        call = ServerCall(event, self._call_ended)
+        self.calls.arrived()
+        call = ServerCall(event, self.calls)
         try:
             self._handle(call)
         except Exception:
             log.exception("call failed unexpectedly", method=call.method)
             call.fail(_INTERNAL, "internal error; the server's log has the details")
 
-    def _call_ended(self, _: object) -> None:
-        self._open -= 1
-        if not self._open:
-            self._none_open.set()
+    def _client_ended(self, call: ServerCall) -> None:
+        if self._ended_by_clients.count(peer := call.peer(), time.monotonic_ns()):
+            floods.cut_off(peer, plain=self._plain)
 
     def _stopped(self, _: object) -> None:
         if self._stopping is not None and not self._stopping.done():

@@ -1,0 +1,141 @@
+"""What messages on their way to the daemon may take: memory, and time.
+
+gRPC holds a message from its first byte to its last, and does not say how large it will be. So inferd can't count such
+messages; it looks at what the process uses, and turns calls away while that is too much.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from inferd import cgroup
+from inferd.config.daemon import Settings
+from inferd.engine.runtime import give_memory_back
+from inferd.errors import InferdError, MemoryFull, MessageTimeout
+from inferd.rpc import status
+from inferd.transport.call import OpenCalls, ServerCall
+
+log = structlog.get_logger("inferd.rpc")
+
+# Seconds between looks. A message that takes less to arrive is never turned away.
+_TICK = 0.02
+# A request up to this size is taken even when memory is full: refusing it would free nothing.
+_SMALL = 64 << 10
+# Seconds between attempts to give freed memory back, which take some milliseconds.
+_BETWEEN_ATTEMPTS = 1.0
+# Without a setting, this part of the memory is left for what inferd does not see, and at least that many bytes.
+_SPARE_PART, _SPARE = 16, 256 << 20
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingLimits:
+    """Bytes of memory above which messages are turned away, and seconds that one may take to arrive."""
+
+    memory_bytes: int = 1 << 62
+    seconds: float = 120.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that ``settings`` ask for; workers share the memory."""
+        limit = settings.max_memory_bytes or _default(cgroup.memory())
+        return cls(max(1, limit // max(1, settings.workers)), settings.message_timeout)
+
+
+def _default(available: int) -> int:
+    return max(available // 2, available - max(_SPARE, available // _SPARE_PART))
+
+
+DEFAULT_INCOMING = IncomingLimits()
+
+
+def private_memory(statm: Path = Path("/proc/self/statm")) -> int:
+    """Bytes that this process has in memory and that are no file's; 0 without /proc."""
+    try:
+        resident, shared = map(int, statm.read_bytes().split()[1:3])
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * _PAGE
+
+
+class IncomingMessages:
+    """Watches the calls whose messages are on their way, while there are any; on the event loop.
+
+    Above the memory limit it turns away the older half of them each time it looks, calls with one message before
+    streams, and never one that has only just begun. A call that is turned away is answered at once.
+    """
+
+    def __init__(self, limits: IncomingLimits, used: Callable[[], int] = private_memory) -> None:
+        self._limits = limits
+        self._used = used
+        self._calls = OpenCalls()
+        self._timer: asyncio.TimerHandle | None = None
+        self._full = False
+        self._attempt_at = 0.0
+
+    def bind(self, calls: OpenCalls) -> None:
+        """Watch ``calls``."""
+        self._calls = calls
+
+    def look(self) -> None:
+        """A call has arrived."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def check(self, nbytes: int) -> None:
+        """Raises MemoryFull if a message of ``nbytes`` that has arrived is more than may be kept."""
+        if self._full and nbytes > _SMALL:
+            raise MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._end_late()
+        self._free()
+        if self._full or self._calls.receiving or self._calls.receiving_streams:
+            self.look()
+
+    def _end_late(self) -> None:
+        for call in list(_older(self._calls.receiving, self._limits.seconds)):
+            _turn_away(call, MessageTimeout(self._limits.seconds))
+
+    def _free(self) -> None:
+        was_full, self._full = self._full, self._used() > self._limits.memory_bytes
+        if not self._full:
+            return
+        if not was_full:
+            log.warning("memory full: requests are turned away", max_memory_bytes=self._limits.memory_bytes)
+        calls = list(_older(self._calls.receiving, _TICK)) or [
+            call for call in self._calls.receiving_streams if call.turned_away is None
+        ]
+        for call in calls[: (len(calls) + 1) // 2]:
+            _turn_away(call, MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS))
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._attempt_at:
+            self._attempt_at = loop.time() + _BETWEEN_ATTEMPTS
+            loop.run_in_executor(None, give_memory_back)
+
+
+def _older(calls: Iterable[ServerCall], seconds: float) -> Iterator[ServerCall]:
+    """Those of ``calls``, which are in the order of their arrival, that arrived more than ``seconds`` ago and have not
+    been turned away."""
+    before = time.monotonic_ns() - int(seconds * 1e9)
+    return (call for call in takewhile(lambda call: call.arrived < before, calls) if call.turned_away is None)
+
+
+def _turn_away(call: ServerCall, error: InferdError) -> None:
+    call.turned_away = error
+    status.fail(call, error)
+    call.report_end()

@@ -262,7 +262,7 @@ def _known(raw: bytes, target: memoryview, templates: TemplateCache) -> Callable
 
 
 def _built_by_protobuf(signature: Signature, outputs: list[Tensor]) -> Callable[[], object]:
-    return lambda: codec.encode("model", "1", "", signature.outputs, outputs).SerializeToString()
+    return lambda: b"".join(codec.encode("model", "1", "", signature.outputs, outputs))
 
 
 def _joined(templates: TemplateCache, head: bytes, outputs: list[Tensor]) -> Callable[[], object]:

@@ -40,6 +40,8 @@ def listed(names: Iterable[object], limit: int = 12) -> str:
 def did_you_mean(word: str, names: Iterable[str], prefix: str = "") -> str:
     """`` (did you mean grpc_bind?)`` where one of ``names`` looks like the misspelt ``word``, otherwise "". A
     ``prefix`` that all names share does not make them alike."""
+    if len(word) > 2 * _LONGEST_COMPARED:
+        return ""
     typed, known = word.removeprefix(prefix).lower(), {name.removeprefix(prefix).lower(): name for name in names}
     close = get_close_matches(typed, known, n=1)
     if not close and len(typed) > 2:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.errors import InferdError, InvalidRequest
-from inferd.rpc import codec, wire
+from inferd.rpc import codec, message_parts, wire
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
+from tests.rpc.messages import encoded
 
 ROWS = Dim(1, 8)
 ANY = Dim(0, None)
@@ -77,11 +78,26 @@ def exercise(raw: bytes, which: int) -> str:
             raise Wrong(f"{type(error).__name__} is no answer to a request's own mistake") from error
         return _told(error)
     _check(signature, inputs, rows, outputs)
+    _take_apart(raw, signature, inputs, in_sequence=inside)
     _remember(raw, message, signature, inputs, RequestSpec(outputs, parameters, rows, None))
-    answer = codec.encode("m", "1", message.id, signature.inputs, inputs)
+    answer = encoded("m", "1", message.id, signature.inputs, inputs)
     if len(answer.raw_output_contents) != len(inputs):
         raise Wrong("not every tensor was encoded")
     return f"taken by {which % len(SIGNATURES)}"
+
+
+def _take_apart(raw: bytes, signature: Signature, inputs: tuple[Tensor, ...], *, in_sequence: bool) -> None:
+    """Once more as a long request, which is not parsed: it has to come to the same, or be refused."""
+    try:
+        parts = message_parts.take_apart(raw)
+        message = codec.parse(parts.head, pb.ModelInferRequest)
+        again = codec.decode_inputs(message, signature, in_sequence=in_sequence, limits=LIMITS, parts=parts)
+    except InvalidRequest:
+        return
+    for one, other in zip(inputs, again, strict=True):
+        same = list(one.data) == list(other.data) if one.dtype is DType.BYTES else bytes(one.data) == bytes(other.data)  # type: ignore[arg-type]
+        if not same or one.shape != other.shape:
+            raise Wrong("another tensor was found in the message's parts")
 
 
 def _remember(

@@ -14,6 +14,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.rpc import codec
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, Tensor, TensorSpec, elements
+from tests.rpc.messages import encoded
 
 ROWS = Dim(1, 8)
 PIXELS = TensorSpec("pixels", DType.FP32, (ROWS, Dim(2, 2)), frozenset({"image:0"}))
@@ -337,7 +338,12 @@ def packed(*strings: bytes) -> bytes:
         ([1], b"\xff\xff\xff\xff", "input 'x': element 0 runs past the end of the data"),
         ([1], packed(b"a")[:-1], "input 'x': element 0 runs past the end of the data"),
         ([1], packed(b"a\0"), "input 'x': BYTES elements that end in a zero byte are not supported"),
-        ([2**20], b"", f"input 'x' of shape [{2**20}] must have {2**20} elements, got 0"),
+        ([2**15], b"", f"input 'x' of shape [{2**15}] must have {2**15} elements, got 0"),
+        (
+            [2**15 + 1],
+            b"",
+            f"input 'x' of shape [{2**15 + 1}] would be {2**15 + 1} elements; at most {2**15} are allowed",
+        ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
@@ -360,9 +366,9 @@ def test_byte_strings_may_be_empty_and_hold_any_byte_but_a_last_zero(strings: li
 
 
 def test_many_short_strings_with_a_long_one_are_refused_before_they_become_an_array() -> None:
-    message = asking("BYTES", [100_001])
-    message.inputs[0].contents.bytes_contents.extend([b""] * 100_000 + [b"x" * 3000])
-    sentence = "100001 elements with a longest of 3000 bytes exceed 268435456 bytes as an array of equal width"
+    message = asking("BYTES", [30_001])
+    message.inputs[0].contents.bytes_contents.extend([b""] * 30_000 + [b"x" * 3000])
+    sentence = "30001 elements with a longest of 3000 bytes exceed 33554432 bytes as an array of equal width"
     with pytest.raises(InvalidRequest, match=sentence):
         decode(message, one(DType.BYTES))
 
@@ -412,7 +418,7 @@ def test_raw_numbers_come_back_byte_for_byte(dtype: DType, shape: list[int], ran
         raw = bytes(b & 1 for b in raw)
     signature = one(dtype, shape)
     inputs, _ = decode(asking(dtype.wire, shape, raw), signature)
-    answer = codec.encode("m", "1", "id", signature.outputs, inputs)
+    answer = encoded("m", "1", "id", signature.outputs, inputs)
     assert list(answer.raw_output_contents) == [raw]
     assert [(o.name, o.datatype, list(o.shape)) for o in answer.outputs] == [("y", dtype.wire, shape)]
     assert (answer.model_name, answer.model_version, answer.id) == ("m", "1", "id")
@@ -437,7 +443,7 @@ def test_typed_values_equal_numpys_conversion(dtype: DType, shape: list[int], da
     getattr(message.inputs[0].contents, codec.CONTENTS[dtype]).extend(values)
     inputs, _ = decode(message, signature)
     expected = packed(*values) if dtype is DType.BYTES else np.array(values, dtype.numpy).tobytes()
-    assert list(codec.encode("m", "1", "", signature.outputs, inputs).raw_output_contents) == [expected]
+    assert list(encoded("m", "1", "", signature.outputs, inputs).raw_output_contents) == [expected]
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda s: not s.endswith(b"\0"))))
@@ -445,12 +451,12 @@ def test_byte_strings_come_back_byte_for_byte(strings: list[bytes]) -> None:
     assume(strings)
     signature = one(DType.BYTES)
     inputs, _ = decode(asking("BYTES", [len(strings)], packed(*strings)), signature)
-    assert list(codec.encode("m", "1", "", signature.outputs, inputs).raw_output_contents) == [packed(*strings)]
+    assert list(encoded("m", "1", "", signature.outputs, inputs).raw_output_contents) == [packed(*strings)]
 
 
 def test_views_of_a_slots_memory_are_copied() -> None:
     memory = bytearray(b"1234")
-    answer = codec.encode("m", "1", "", [SCORES], [Tensor(DType.UINT8, (4,), memoryview(memory))])
+    answer = encoded("m", "1", "", [SCORES], [Tensor(DType.UINT8, (4,), memoryview(memory))])
     memory[:] = b"9999"
     assert list(answer.raw_output_contents) == [b"1234"]
 

@@ -9,6 +9,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.rpc import codec
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
+from tests.rpc.messages import encoded
 
 ROWS = Dim(1, 8)
 SOUND = TensorSpec("sound", DType.FP32, (ROWS, Dim(4, 4)))
@@ -213,6 +214,6 @@ def test_in_a_sequence_the_state_is_returned_only_on_request() -> None:
 
 def test_a_state_among_the_answers_is_encoded_like_any_output() -> None:
     state = Tensor(DType.FP32, (2, 1, 3), np.arange(6, dtype=np.float32).data.cast("B"))
-    answer = codec.encode("m", "1", "", [NEXT], [state])
+    answer = encoded("m", "1", "", [NEXT], [state])
     assert list(answer.outputs[0].shape) == [2, 1, 3]
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [0, 1, 2, 3, 4, 5]

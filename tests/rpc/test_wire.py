@@ -11,6 +11,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc import codec, wire
 from inferd.rpc.request_templates import RequestSpec, RequestTemplate, TemplateCache
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
+from tests.rpc.messages import encoded
 
 texts = st.text(max_size=20)
 names = st.text("abcxyz_:0", max_size=8)
@@ -129,7 +130,7 @@ def test_a_joined_response_equals_protobufs(
         answered_by=("m", "3"),
     )
     for outputs in (tensors, tensors):
-        expected = codec.encode("m", "3", request_id, described, outputs)
+        expected = encoded("m", "3", request_id, described, outputs)
         if final:
             expected.parameters["triton_final_response"].bool_param = True
         parts, nbytes = template.answer(request_id, outputs)
@@ -139,7 +140,7 @@ def test_a_joined_response_equals_protobufs(
         assert wire.as_stream(parts, nbytes) == streamed.SerializeToString()
     other = [Tensor(t.dtype, (1, 2), bytes(2 * t.dtype.itemsize)) for t in tensors]
     parts, nbytes = template.answer(request_id, other)
-    expected = codec.encode("m", "3", request_id, described, other)
+    expected = encoded("m", "3", request_id, described, other)
     if final:
         expected.parameters["triton_final_response"].bool_param = True
     assert wire.as_unary(parts, nbytes) == expected.SerializeToString()

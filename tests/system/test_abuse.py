@@ -168,14 +168,11 @@ def test_lists_of_thousands_are_refused_before_they_are_looked_through(daemon: D
             infer = method(channel, "ModelInfer")
             good = echo([1])
             good.MergeFrom(many)
-            assert await outcome(infer(good)) == (
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "model 'echo': 100000 outputs are requested; the model has 1",
-            )
-            assert await outcome(infer(inputs)) == (
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "model 'echo': input 'x' is given twice",
-            )
+            for long in (good, inputs):
+                assert await outcome(infer(long)) == (
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "the request has more than 4096 fields without the contents of its inputs",
+                )
 
     served_throughout(daemon, abuse)
 

@@ -310,6 +310,12 @@ class Settings(BaseModel):
         description="Decoded size of one input of a request, when the model leaves its shape open; a BYTES element "
         "counts 64.",
     )
+    max_strings: Annotated[int, Group.LIMITS] = Field(
+        32 << 10,
+        ge=1,
+        description="Elements in one BYTES input of a request. Each is handled by itself, and other requests wait "
+        "meanwhile: a microsecond for an element.",
+    )
     shared_memory: Annotated[Literal["off", "copy", "mapped"], Group.SHARED_MEMORY] = Field(
         "off",
         description="Whether clients on this machine may pass tensors in shared memory (SystemSharedMemoryRegister). "

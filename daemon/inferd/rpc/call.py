@@ -125,8 +125,8 @@ class InferCall:
         if self.template is not None:
             parts, nbytes = self.template.answer(request.id, outputs, request.into)
         else:
-            whole = self._encoded(request, *self.route, outputs)
-            parts, nbytes = [whole], len(whole)
+            parts = self._encoded(request, *self.route, outputs)
+            nbytes = sum(memoryview(part).nbytes for part in parts)
         encoded = self.wrap(parts, nbytes)
         request.stages.copied = time.monotonic_ns()
         request.answer_nbytes = len(encoded)
@@ -135,16 +135,15 @@ class InferCall:
 
     def _encoded(
         self, request: Request, model_version: ModelVersion, deployment: Deployment, outputs: Sequence[Tensor]
-    ) -> bytes:
+    ) -> list[wire.Part]:
         specs = [deployment.signature.outputs[i] for i in request.outputs]
         name, version = model_version.name, str(model_version.version)
-        if request.into:
-            response = shm_params.answer(name, version, request, specs, outputs, codec.raw_bytes)
-        else:
-            response = codec.encode(name, version, request.id, specs, outputs)
+        if not request.into:
+            return codec.encode(name, version, request.id, specs, outputs, final_response=self.final_response)
+        response = shm_params.answer(name, version, request, specs, outputs, codec.raw_bytes)
         if self.final_response:
             response.parameters["triton_final_response"].bool_param = True
-        return response.SerializeToString()
+        return [response.SerializeToString()]
 
     def fail(self, error: InferdError) -> None:
         """End the call with ``error``."""

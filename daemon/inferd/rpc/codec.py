@@ -7,15 +7,16 @@ shapes and byte counts are all checked here, before anything waits or runs.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest, listed, one_line
-from inferd.rpc import shm_params
-from inferd.tensors import BY_WIRE_NAME, DType, Placed, Shape, Signature, Tensor, TensorSpec, elements
+from inferd.rpc import shm_params, typed_contents, wire
+from inferd.rpc.message_parts import MessageParts
+from inferd.tensors import BY_WIRE_NAME, Buffer, DType, Placed, Shape, Signature, Tensor, TensorSpec, elements
 
 # Fields of InferTensorContents by element type; FP16 and BF16 have none.
 CONTENTS = {
@@ -33,9 +34,9 @@ CONTENTS = {
     DType.BYTES: "bytes_contents",
 }
 
-# OpenVINO takes strings as one array as wide as the longest: a million short strings
-# next to one long one would need terabytes.
-MAX_STRING_ARRAY_BYTES = 256 << 20
+# OpenVINO takes strings as one array as wide as the longest: many short strings next to one long one would need
+# gigabytes. It may have so many bytes, or twice those of the strings.
+MAX_STRING_ARRAY_BYTES = 32 << 20
 
 # numpy's maximum. A list of millions is refused before anything is made of it (CVE-2026-24146).
 MAX_RANK = 64
@@ -75,10 +76,11 @@ NO_PARAMETERS = Parameters()
 @dataclass(frozen=True, slots=True)
 class TensorLimits:
     """What a client may declare for one input whose shape the model leaves open. A dimension of 0 counts as 1, and
-    an element of BYTES as 64 bytes."""
+    an element of BYTES as 64 bytes. ``strings`` are the elements of a BYTES input, whatever its shape."""
 
     elements: int = 64 << 20
     nbytes: int = 256 << 20
+    strings: int = 32 << 10
 
 
 DEFAULT_LIMITS = TensorLimits()
@@ -186,13 +188,17 @@ def decode_inputs(
     in_sequence: bool = False,
     limits: TensorLimits = DEFAULT_LIMITS,
     bindings: shm_params.ShmBindings | None = None,
+    parts: MessageParts | None = None,
 ) -> tuple[Tensor, ...]:
     """The inputs in port order, all validated; raises InvalidRequest naming the first mistake.
 
+    ``parts`` have the contents if the message was taken apart.
     ``in_sequence`` the model's state inputs must be left out: their initial values stand in. ``bindings`` handles
     inputs in shared memory, which are all refused without it; it raises further errors.
     """
-    model, raw = message.model_name, message.raw_input_contents
+    model = message.model_name
+    raw: Sequence[Buffer] = message.raw_input_contents if parts is None else parts.contents
+    typed = parts.typed if parts is not None else {}
     given: list[Tensor | None] = [None] * len(signature.inputs)
     carried = {link.input for link in signature.states} if in_sequence else ()
     sent = len(message.inputs)
@@ -221,6 +227,8 @@ def decode_inputs(
             if not spec.accepts(shape):
                 _wrong_shape(model, spec, shape)
             _check_size(model, spec, shape, limits)
+        if spec.dtype is DType.BYTES and elements(shape) > limits.strings:
+            _too_large(model, spec, shape, elements(shape), "elements", limits.strings)
         if item.parameters:
             if bindings is None:
                 shm_params.refuse(model, f"input '{spec.name}'", item.parameters)
@@ -231,7 +239,13 @@ def decode_inputs(
                     given[index] = Tensor(spec.dtype, shape, placed)
                 skipped += 1
                 continue
-        if not raw:
+        if place in typed:
+            if raw:
+                raise InvalidRequest(
+                    model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
+                )
+            given[index] = _from_packed(model, spec, shape, typed[place])
+        elif not raw:
             given[index] = _from_contents(model, spec, shape, item.contents)
         elif item.HasField("contents"):
             raise InvalidRequest(
@@ -300,9 +314,9 @@ def _too_large(model: str, spec: TensorSpec, shape: Shape, count: int, unit: str
     )
 
 
-def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:
+def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: Buffer) -> Tensor:
     if spec.dtype is DType.BYTES:
-        return _strings(model, spec, shape, _split_strings(model, spec, raw, elements(shape)))
+        return _strings(model, spec, shape, _split_strings(model, spec, bytes(raw), elements(shape)))
     expected = elements(shape) * spec.dtype.itemsize
     if len(raw) != expected:
         raise InvalidRequest(
@@ -315,7 +329,7 @@ def _from_raw(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> Tensor:
     return Tensor(spec.dtype, shape, raw)
 
 
-def _check_numbers(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> None:
+def _check_numbers(model: str, spec: TensorSpec, shape: Shape, raw: Buffer) -> None:
     """Raises InvalidRequest naming the first number that the model's devices can't represent."""
     checked = spec.checked
     if checked is None or checked.holds(raw):
@@ -327,15 +341,15 @@ def _check_numbers(model: str, spec: TensorSpec, shape: Shape, raw: bytes) -> No
 
 def _split_strings(model: str, spec: TensorSpec, raw: bytes, count: int) -> list[bytes]:
     strings: list[bytes] = []
-    at = 0
-    while at < len(raw):
+    at, size, unpack = 0, len(raw), _LENGTH.unpack_from
+    while at < size:
         if len(strings) == count:
             raise InvalidRequest(model, f"input '{spec.name}' has more than the {count} elements of its shape")
-        end = at + 4 + (_LENGTH.unpack_from(raw, at)[0] if at + 4 <= len(raw) else len(raw))
-        if end > len(raw):
+        start = at + 4
+        at = start + (unpack(raw, at)[0] if start <= size else size)
+        if at > size:
             raise InvalidRequest(model, f"input '{spec.name}': element {len(strings)} runs past the end of the data")
-        strings.append(raw[at + 4 : end])
-        at = end
+        strings.append(raw[start:at])
     return strings
 
 
@@ -343,13 +357,13 @@ def _strings(model: str, spec: TensorSpec, shape: Shape, strings: list[bytes]) -
     if len(strings) != elements(shape):
         _wrong_count(model, spec, shape, len(strings))
     longest = max(map(len, strings), default=0)
-    if longest * len(strings) > MAX_STRING_ARRAY_BYTES:
+    if longest * len(strings) > (most := max(MAX_STRING_ARRAY_BYTES, 2 * sum(map(len, strings)))):
         raise InvalidRequest(
             model,
-            f"input '{spec.name}': {len(strings)} elements with a longest of {longest} bytes exceed "
-            f"{MAX_STRING_ARRAY_BYTES} bytes as an array of equal width",
+            f"input '{spec.name}': {len(strings)} elements with a longest of {longest} bytes exceed {most} bytes as an "
+            "array of equal width",
         )
-    if any(s.endswith(b"\0") for s in strings):
+    if any(s[-1:] == b"\0" for s in strings):
         raise InvalidRequest(model, f"input '{spec.name}': BYTES elements that end in a zero byte are not supported")
     return Tensor(spec.dtype, shape, strings)
 
@@ -377,15 +391,40 @@ def _from_contents(model: str, spec: TensorSpec, shape: Shape, contents: pb.Infe
     if len(values) != elements(shape):
         _wrong_count(model, spec, shape, len(values))
     array = np.array(values, dtype=np.int64 if wanted in ("int_contents", "uint_contents") else spec.dtype.numpy)
+    return _from_array(model, spec, shape, array, wanted)
+
+
+def _from_packed(model: str, spec: TensorSpec, shape: Shape, contents: memoryview) -> Tensor:
+    """Likewise from the bytes of contents that are not parsed, because they are many."""
+    wanted = CONTENTS.get(spec.dtype)
+    if wanted is None:
+        raise InvalidRequest(
+            model, f"input '{spec.name}' is {spec.dtype.wire}, which travels in raw_input_contents only"
+        )
+    if spec.dtype is DType.BYTES:
+        return _strings(model, spec, shape, typed_contents.strings(model, spec.name, contents, elements(shape)))
+    array = typed_contents.numbers(model, spec.name, spec.dtype, wanted, contents)
+    if len(array) != elements(shape):
+        _wrong_count(model, spec, shape, len(array))
+    return _from_array(model, spec, shape, array, wanted)
+
+
+def _from_array(model: str, spec: TensorSpec, shape: Shape, array: "np.ndarray[Any, Any]", wanted: str) -> Tensor:
     if wanted in ("int_contents", "uint_contents") and array.size:
         bounds = np.iinfo(spec.dtype.numpy.name)
         if array.min() < bounds.min or array.max() > bounds.max:
             raise InvalidRequest(
                 model, f"input '{spec.name}': values must be {bounds.min}..{bounds.max} ({spec.dtype.wire})"
             )
-    packed = array.astype(spec.dtype.numpy, copy=False).tobytes()
+    packed = array.astype(spec.dtype.numpy, copy=False).reshape(-1).view(np.uint8).data
     _check_numbers(model, spec, shape, packed)
     return Tensor(spec.dtype, shape, packed)
+
+
+def made_bytes(inputs: Sequence[Tensor]) -> int:
+    """Bytes that were made of a message for BYTES ``inputs``, in addition to its own: an object for each element."""
+    strings = [tensor.data for tensor in inputs if tensor.dtype is DType.BYTES and isinstance(tensor.data, list)]
+    return sum(len(data) * _STRING_COST + sum(map(len, data)) for data in strings)
 
 
 # -- outputs ----------------------------------------------------------------------
@@ -441,14 +480,26 @@ def answer_bytes(signature: Signature, outputs: Sequence[int], rows: int) -> int
 
 
 def encode(
-    model: str, version: str, request_id: str, specs: Sequence[TensorSpec], outputs: Sequence[Tensor]
-) -> pb.ModelInferResponse:
-    """The response; copies the outputs, which are views of the slot's memory."""
+    model: str,
+    version: str,
+    request_id: str,
+    specs: Sequence[TensorSpec],
+    outputs: Sequence[Tensor],
+    *,
+    final_response: bool = False,
+) -> list[wire.Part]:
+    """The parts of the response, views of the slot's memory among them."""
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
+    contents: list[wire.Part] = []
     for spec, tensor in zip(specs, outputs, strict=True):
         response.outputs.add(name=spec.name, datatype=spec.dtype.wire, shape=tensor.shape)
-        response.raw_output_contents.append(raw_bytes(tensor))
-    return response
+        data = tensor.data
+        if not isinstance(data, memoryview) or not data.c_contiguous:
+            data = raw_bytes(tensor)
+        contents += wire.contents_head(memoryview(data).nbytes), data
+    if final_response:
+        response.parameters["triton_final_response"].bool_param = True
+    return [response.SerializeToString(), *contents]
 
 
 def raw_bytes(tensor: Tensor) -> bytes:

@@ -28,7 +28,7 @@ from inferd.errors import (
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import NoReply, Observation, Request, SequenceStep, Stages
-from inferd.rpc import codec, shm_params, status, wire
+from inferd.rpc import codec, message_parts, shm_params, status, wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
 from inferd.rpc.incoming import DEFAULT_INCOMING, IncomingLimits, IncomingMessages
 from inferd.rpc.peer import tenant
@@ -64,7 +64,7 @@ class InferenceSettings:
         return cls(
             settings.stream_max_pending,
             settings.stream_max_pending_bytes,
-            codec.TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes),
+            codec.TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes, settings.max_strings),
             "" if proven else settings.client_metadata_key,
             IncomingLimits.of(settings),
         )
@@ -255,6 +255,10 @@ class Inference:
         route: tuple[ModelVersion, Deployment] | None,
     ) -> None:
         """Submit a request without a template: all of it is parsed and checked."""
+        parts = None
+        if len(raw) > message_parts.SHORT:
+            parts = message_parts.take_apart(raw)
+            raw = parts.head
         call.message = message = codec.parse(raw, pb.ModelInferRequest)
         call.id = message.id
         if self._lifecycle.phase is Phase.STARTING:
@@ -268,8 +272,9 @@ class Inference:
         inside = sequence is not None
         bindings = None if store is None else shm_params.ShmBindings(locator(store, call_context.server_call))
         inputs = codec.decode_inputs(
-            message, signature, in_sequence=inside, limits=self._tensor_limits, bindings=bindings
+            message, signature, in_sequence=inside, limits=self._tensor_limits, bindings=bindings, parts=parts
         )
+        call.nbytes += codec.made_bytes(inputs)
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)
         if deployment.loaded.empty_inputs is not None and (
             problem := deployment.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])

@@ -19,8 +19,8 @@ _TAGS = frozenset((number << 3) | 2 for number in range(1, 8))
 # raw_output_contents of ModelInferResponse, infer_response of ModelStreamInferResponse.
 _OUTPUT_CONTENTS, _IN_STREAM = b"\x32", b"\x12"
 
-_MAX_HEAD = 4096
-"""Longer heads are unusual, and get no template."""
+_MAX_HEAD, _MAX_FIELDS = 4096, 256
+"""Longer heads, and more fields, are unusual, and get no template."""
 
 
 class SplitRequest(NamedTuple):
@@ -39,6 +39,7 @@ def split_request(raw: bytes) -> SplitRequest | None:
     """
     end, at, last = len(raw), 0, _FIRST_TAG
     id_from = id_at = id_to = 0
+    count = 0
     contents: list[memoryview] = []
     view: memoryview | None = None
     head_to = end
@@ -48,6 +49,9 @@ def split_request(raw: bytes) -> SplitRequest | None:
             if tag < last or tag not in _TAGS:
                 return None
             last = tag
+            count += 1
+            if count > _MAX_FIELDS:
+                return None
             length, start = raw[at + 1], at + 2
             if length >= 0x80:
                 length, start = _varint(raw, at + 1)
@@ -67,6 +71,8 @@ def split_request(raw: bytes) -> SplitRequest | None:
             return None
         if not id_to:
             return SplitRequest(raw[:head_to], "", contents)
+        if id_to - id_at > _MAX_HEAD:
+            return None
         return SplitRequest(raw[:id_from] + raw[id_to:head_to], raw[id_at:id_to].decode(), contents)
     except (IndexError, ValueError):
         return None

@@ -483,7 +483,8 @@ class Dispatcher:
         try:
             if entry is not None and self._states:
                 self._carry(entry, pool, slot)
-            request.reply.answer(pool.read(slot, request.outputs, None if entry is None else entry.rows))
+            rows = None if entry is None else entry.rows
+            request.reply.answer(pool.read(slot, request.outputs, rows, request.answer_limit))
             stages = request.stages
             stages.answered = time.monotonic_ns()
             stages.copied = stages.copied or stages.answered

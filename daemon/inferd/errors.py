@@ -189,6 +189,15 @@ class InvalidRequest(InferdError):
         super().__init__(where + one_line(problem, 1000))
 
 
+class ResponseTooLarge(InvalidRequest):
+    """The model's response to this request has more bytes than a response may have."""
+
+    reason = "response"
+
+    def __init__(self, model: str, nbytes: int, most: int) -> None:
+        super().__init__(model, f"the response has {nbytes} bytes; at most {most} are allowed (max_response_bytes)")
+
+
 class ModelUnavailable(InferdError):
     """The model is known but can't serve now: loading, unloading or failed."""
 

@@ -135,6 +135,10 @@ class SequenceStep:
     client: str = ""
 
 
+NO_LIMIT = 1 << 62
+"""Bytes of a response that may have any number."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One inference to run.
@@ -145,7 +149,8 @@ class Request:
     the request carries; requests of an equal ``batch_key`` may run as one batch, requests with None run alone.
     ``client`` is the name that a quota counts it under. Inside a sequence, state inputs are empty.
     ``shadow`` requests are inferd's own, to compare outputs, and no metric counts them.
-    ``nbytes`` and ``answer_nbytes`` are sizes on the wire; ``trace`` is the trace it belongs to, if any.
+    ``nbytes`` and ``answer_nbytes`` are sizes on the wire, ``answer_limit`` the most that the latter may be;
+    ``made_nbytes`` were made of the request in addition. ``trace`` is the trace it belongs to, if any.
     ``into`` are the outputs, by port index, that go into a client's memory; ``shared`` says that an input is there.
     """
 
@@ -158,7 +163,9 @@ class Request:
     deadline: int | None = None
     priority: int = 0
     nbytes: int = 0
+    made_nbytes: int = 0
     answer_nbytes: int = 0
+    answer_limit: int = NO_LIMIT
     rows: int = 1
     batch_key: Hashable | None = None
     client: str = ""
@@ -169,6 +176,11 @@ class Request:
     trace: TraceContext | None = None
     into: tuple[tuple[int, Placed], ...] = ()
     shared: bool = False
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes that it holds while it waits."""
+        return self.nbytes + self.made_nbytes
 
 
 class Samples(deque[tuple[Tensor, ...]]):

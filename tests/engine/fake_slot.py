@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Condition, Thread
 
 from inferd.engine.slot import RunFailed
+from inferd.errors import ResponseTooLarge
+from inferd.requests import NO_LIMIT
 from inferd.tensors import Placed, Tensor
 
 
@@ -102,7 +104,9 @@ class FakeSlot:
         if self._running and not self.deaf:
             self._end("Infer Request was canceled")
 
-    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+    def read(self, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
+        if (nbytes := sum(len(self._outputs[i].data) for i in outputs)) > most:
+            raise ResponseTooLarge("", nbytes, most)
         return [self._outputs[i] if rows is None else _part(self._outputs[i], rows) for i in outputs]
 
     def state(self) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ from inferd.engine.model import _signature
 from inferd.engine.runtime import ov
 from inferd.engine.slot import InferSlot, RunFailed, Slot, error_summary
 from inferd.engine.sync_slot import SyncSlot
+from inferd.errors import ResponseTooLarge
 from inferd.tensors import DType, Tensor
 from tests.engine import models
 from tests.engine.fake_slot import FakeSlot
@@ -176,6 +177,16 @@ def test_the_sentence_of_a_failure_names_no_source_file(rig: Rig) -> None:
     assert "\n" not in str(failure.value)
     assert ".cpp" not in str(failure.value)
     assert "Exception from" not in str(failure.value)
+
+
+def test_outputs_of_more_bytes_than_may_be_are_not_read_and_the_next_run_is_as_any(rig: Rig) -> None:
+    for _ in range(2):
+        rig.begin_good(tensor([1, 2, 3, 4]))
+        rig.slot.wait()
+        with pytest.raises(ResponseTooLarge, match="the response has 16 bytes; at most 15 are allowed"):
+            rig.slot.read([0], None, 15)
+        # Another part of a batch may be small enough.
+        assert numbers(rig.slot.read([0], None, 16)[0]).ravel().tolist() == [1, 2, 3, 4]
 
 
 def test_a_slot_works_again_after_a_failure(rig: Rig) -> None:

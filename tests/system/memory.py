@@ -20,6 +20,11 @@ class Growth:
         return (self._kib("VmHWM") << 10) - self._start
 
     @property
+    def now(self) -> int:
+        """Bytes at present."""
+        return (self._kib("VmRSS") << 10) - self._start
+
+    @property
     def most(self) -> int:
         """Bytes resident at the most, with those at the start."""
         return self._kib("VmHWM") << 10

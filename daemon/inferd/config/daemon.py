@@ -285,6 +285,13 @@ class Settings(BaseModel):
     max_message_bytes: Annotated[Size, Group.LIMITS] = Field(
         64 << 20, ge=1024, le=2**31 - 1, description="Largest gRPC message accepted."
     )
+    max_response_bytes: Annotated[Size, Group.LIMITS] = Field(
+        256 << 20,
+        ge=1024,
+        le=2**31 - 1,
+        description="Size of a response; a model may compute more from a small request. Clients have a limit of their "
+        "own: 4 MiB, unless they raise it.",
+    )
     max_memory_bytes: Annotated[Size, Group.LIMITS] = Field(
         0,
         ge=0,

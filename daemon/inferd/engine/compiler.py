@@ -19,9 +19,15 @@ from inferd.errors import one_line
 log = structlog.get_logger("inferd.engine")
 
 # One blob serves every value of these: an import honours new ones (OpenVINO facts 10 and 27).
-_TUNABLE = {"PERFORMANCE_HINT"} | {
+_TUNABLE = {"PERFORMANCE_HINT", "CPU_RUNTIME_CACHE_CAPACITY"} | {
     axis.property for axis in AXES.values() if axis.property and not (isinstance(axis, ChoiceAxis) and axis.in_blob)
 }
+
+# What the CPU plugin prepares for each combination of shapes is kept by number, 5000 by default, and not by size: for
+# convolutions more than a gigabyte (OpenVINO fact 53). So many combinations are kept of a model instead, if it is less.
+_PREPARED = "CPU_RUNTIME_CACHE_CAPACITY"
+_PREPARED_SHAPES, _MOST_PREPARED = 64, 5000
+_PREPARES_NOTHING = ("Parameter", "Constant", "Result")
 
 
 class CompileResult(NamedTuple):
@@ -53,6 +59,8 @@ class Compiler:
         Raises RuntimeError if OpenVINO does, and ContentChanged if the compiled content may differ from what ``source``
         was settled with.
         """
+        if target == "CPU" and model.is_dynamic():
+            properties = {_PREPARED: prepared_capacity(model), **properties}
         if not self.caches(target):
             compiled = self._compiled(model, target, properties)
             source.check()
@@ -115,3 +123,9 @@ class Compiler:
             "batching": f"{source.config.batching.max_size} {sorted(state.batch_axes(source.config).items())}",
             "preprocessing": repr(sorted(source.config.preprocessing.items())),
         }
+
+
+def prepared_capacity(model: "ov.Model") -> int:
+    """How many things prepared for an operation and its shapes the CPU plugin may keep for ``model``."""
+    prepared = sum(node.get_type_name() not in _PREPARES_NOTHING for node in model.get_ops())
+    return min(_MOST_PREPARED, _PREPARED_SHAPES * max(1, prepared))

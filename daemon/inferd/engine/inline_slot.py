@@ -12,6 +12,7 @@ from inferd.config.model import ModelConfig
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, error_summary
+from inferd.requests import NO_LIMIT
 from inferd.tensors import DType, Placed, Signature, Tensor
 
 MOST_NS = 100_000
@@ -95,9 +96,9 @@ class InlineSlot:
     def cancel(self) -> None:
         """Nothing to cancel."""
 
-    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+    def read(self, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
         if self._shapes is None or rows is not None or self._ports.in_place:
-            return self._ports.read(outputs, rows)
+            return self._ports.read(outputs, rows, most)
         given = []
         # Not a comprehension, which would be a function call of its own.
         for i in outputs:

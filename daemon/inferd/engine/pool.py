@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from inferd.engine.device_loss import means_lost
 from inferd.engine.slot import RunFailed, Slot, SlotFactory, error_summary
+from inferd.requests import NO_LIMIT
 from inferd.tensors import Placed, Tensor
 
 # How long closing waits for cancelled runs; longer than any single kernel should take.
@@ -256,9 +257,10 @@ class Pool:
             Thread(target=self._make_another, args=(slot,), name="inferd-replace", daemon=True).start()
         return True
 
-    def read(self, slot: int, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
-        """Outputs of the run that ended on ``slot``, or ``rows`` of them; valid until the next start there."""
-        return self._requests[slot].slot.read(outputs, rows)
+    def read(self, slot: int, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
+        """Outputs of the run that ended on ``slot``, or ``rows`` of them; valid until the next start there. Raises
+        ResponseTooLarge if they have more than ``most`` bytes."""
+        return self._requests[slot].slot.read(outputs, rows, most)
 
     def drain(self) -> list[Completion]:
         """The runs that succeeded since the last call, and those whose slot was replaced, each once."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from inferd.engine.runtime import ov
 from inferd.engine.unwritten_outputs import watched
-from inferd.errors import InvalidRequest
+from inferd.errors import InvalidRequest, ResponseTooLarge
+from inferd.requests import NO_LIMIT
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor, TensorSpec
 
 # Copies of the state, by variable name.
@@ -37,6 +38,9 @@ class Ports:
     def __init__(self, request: "ov.InferRequest", signature: Signature) -> None:
         self._request = request
         self._outputs = signature.outputs
+        # Whether the last run had outputs that are not to be kept.
+        self._outsize = False
+        self._open_outputs = [i for i, spec in enumerate(signature.outputs) if spec.static_shape is None]
         self._can_share = _on_cpu(request)
         self._shareable = _shareable(request, signature) if self._can_share else {}
         # Ports whose own tensor must be restored, with the tensor in its place, which must be kept alive (OpenVINO fact
@@ -52,6 +56,8 @@ class Ports:
 
     def write(self, members: Sequence[Sequence[Tensor]]) -> None:
         """See :meth:`inferd.engine.slot.Slot.write`."""
+        if self._outsize:
+            self._renew_outputs()
         if len(members) == 1:
             for writer, tensor in zip(self._writers, members[0], strict=True):
                 writer.write_one(tensor)
@@ -61,6 +67,8 @@ class Ports:
 
     def write_shared(self, inputs: Sequence[Tensor], into: Sequence[tuple[int, Placed]]) -> None:
         """See :meth:`inferd.engine.slot.Slot.write_shared`."""
+        if self._outsize:
+            self._renew_outputs()
         for writer, tensor in zip(self._writers, inputs, strict=True):
             placed = tensor.data
             # BYTES are never placed.
@@ -89,8 +97,10 @@ class Ports:
             port.set(port.own)
             self._shared.pop()
 
-    def read(self, outputs: Sequence[int], rows: range | None) -> list[Tensor]:
+    def read(self, outputs: Sequence[int], rows: range | None, most: int = NO_LIMIT) -> list[Tensor]:
         """See :meth:`inferd.engine.slot.Slot.read`."""
+        if self._open_outputs and most < NO_LIMIT:
+            self._check_size(outputs, rows, most)
         if self.watched:
             self._check_watched()
         if self.in_place:
@@ -102,6 +112,25 @@ class Ports:
         if not ran.all():
             idle = self.watched[int(ran.argmin())]
             raise InvalidRequest("", f"{idle} had nothing to compute: its operand is empty for these inputs")
+
+    def _check_size(self, outputs: Sequence[int], rows: range | None, most: int) -> None:
+        tensors = [(i, self._request.get_output_tensor(i)) for i in outputs if i not in self.in_place]
+        nbytes = sum(tensor.byte_size for _, tensor in tensors)
+        if rows is not None and (shape := tensors[0][1].shape):
+            nbytes = nbytes * len(rows) // max(1, shape[self._outputs[tensors[0][0]].batch_axis])
+        if nbytes > most:
+            # Only from the next run on: a batch has more to read.
+            self._outsize = True
+            raise ResponseTooLarge("", nbytes, most)
+
+    def _renew_outputs(self) -> None:
+        """Give the infer request small output tensors: with those, it and its stream return the memory of the large
+        ones in the next run, and would keep it otherwise (OpenVINO fact 52)."""
+        self._outsize = False
+        for index in self._open_outputs:
+            spec, output = self._outputs[index], self._request.get_output_tensor(index)
+            small = [1] * len(output.shape) if spec.dims is None else spec.smallest()
+            self._request.set_output_tensor(index, ov.Tensor(output.element_type, ov.Shape(small)))
 
     def state(self) -> State:
         """See :meth:`inferd.engine.slot.Slot.state`."""

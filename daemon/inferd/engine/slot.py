@@ -17,6 +17,7 @@ from inferd.engine.openvino_messages import MESSAGE_LOG
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.errors import one_line
+from inferd.requests import NO_LIMIT
 from inferd.tensors import Placed, Signature, Tensor
 
 
@@ -60,11 +61,12 @@ class Slot(Protocol):
     def cancel(self) -> None:
         """Ask the run to end early."""
 
-    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
+    def read(self, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
         """The outputs at those port indexes, or ``rows`` of them along the batch axis.
 
         The next run overwrites these views (OpenVINO fact 8). They are not contiguous if the batch axis is not the
-        first. Raises InvalidRequest if an output could not be computed from the run's inputs.
+        first. Raises InvalidRequest if an output could not be computed from the run's inputs, and ResponseTooLarge if
+        they have more than ``most`` bytes; only outputs of an open shape are looked at.
         """
 
     def state(self) -> State:
@@ -155,8 +157,8 @@ class InferSlot:
     def cancel(self) -> None:
         self._request.cancel()
 
-    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
-        return self._ports.read(outputs, rows)
+    def read(self, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
+        return self._ports.read(outputs, rows, most)
 
     def state(self) -> State:
         return self._ports.state()

@@ -15,6 +15,7 @@ import structlog
 from inferd.engine.ports import Ports, State
 from inferd.engine.runtime import ov
 from inferd.engine.slot import RunFailed, error_summary
+from inferd.requests import NO_LIMIT
 from inferd.tensors import DType, Placed, Signature, Tensor
 
 log = structlog.get_logger("inferd.engine")
@@ -87,8 +88,8 @@ class SyncSlot:
         self._cancelled = True
         self._request.cancel()
 
-    def read(self, outputs: Sequence[int], rows: range | None = None) -> list[Tensor]:
-        return self._ports.read(outputs, rows)
+    def read(self, outputs: Sequence[int], rows: range | None = None, most: int = NO_LIMIT) -> list[Tensor]:
+        return self._ports.read(outputs, rows, most)
 
     def state(self) -> State:
         return self._ports.state()

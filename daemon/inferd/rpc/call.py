@@ -9,7 +9,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.deployment.deployment import Deployment
 from inferd.deployment.model_version import ModelVersion
 from inferd.dispatcher import Dispatcher
-from inferd.errors import InferdError
+from inferd.errors import InferdError, ResponseTooLarge
 from inferd.requests import Request, Stages
 from inferd.rpc import codec, shm_params, wire
 from inferd.rpc.request_templates import RequestTemplate
@@ -127,6 +127,8 @@ class InferCall:
         else:
             parts = self._encoded(request, *self.route, outputs)
             nbytes = sum(memoryview(part).nbytes for part in parts)
+        if nbytes > request.answer_limit:
+            raise ResponseTooLarge(request.model, nbytes, request.answer_limit)
         encoded = self.wrap(parts, nbytes)
         request.stages.copied = time.monotonic_ns()
         request.answer_nbytes = len(encoded)

@@ -27,7 +27,7 @@ from inferd.errors import (
 )
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
-from inferd.requests import NoReply, Observation, Request, SequenceStep, Stages
+from inferd.requests import NO_LIMIT, NoReply, Observation, Request, SequenceStep, Stages
 from inferd.rpc import codec, message_parts, shm_params, status, wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
 from inferd.rpc.incoming import DEFAULT_INCOMING, IncomingLimits, IncomingMessages
@@ -50,13 +50,14 @@ _NO_REPLY = NoReply()
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
     """How much one stream may have in flight, in requests and in bytes; the limits of a tensor; the metadata key
-    that names a client, empty if none does; and what messages on their way may take."""
+    that names a client, empty if none does; what messages on their way may take; and bytes of a response."""
 
     max_pending: int
     max_pending_bytes: int
     tensors: codec.TensorLimits = codec.DEFAULT_LIMITS
     client_key: str = ""
     incoming: IncomingLimits = DEFAULT_INCOMING
+    max_response: int = NO_LIMIT
 
     @classmethod
     def of(cls, settings: Settings, *, proven: bool) -> Self:
@@ -67,6 +68,7 @@ class InferenceSettings:
             codec.TensorLimits(settings.max_tensor_elements, settings.max_tensor_bytes, settings.max_strings),
             "" if proven else settings.client_metadata_key,
             IncomingLimits.of(settings),
+            settings.max_response_bytes,
         )
 
 
@@ -95,6 +97,7 @@ class Inference:
         self._observe = observe
         self._max_pending = settings.max_pending
         self._max_pending_bytes = settings.max_pending_bytes
+        self._max_response = settings.max_response
         self._client_key = settings.client_key
         self._looked_for = frozenset({settings.client_key, "traceparent", "tracestate"})
         self._traced = traced
@@ -274,7 +277,7 @@ class Inference:
         inputs = codec.decode_inputs(
             message, signature, in_sequence=inside, limits=self._tensor_limits, bindings=bindings, parts=parts
         )
-        call.nbytes += codec.made_bytes(inputs)
+        made = codec.made_bytes(inputs)
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)
         if deployment.loaded.empty_inputs is not None and (
             problem := deployment.loaded.empty_inputs.problem([tensor.shape for tensor in inputs])
@@ -303,7 +306,7 @@ class Inference:
             # Data copied out of shared memory counts like data from the wire.
             call.nbytes += bindings.taken_out
         shared = bindings is not None and bindings.shared
-        self._hand_over(call, call_context, route, inputs, request_spec, into, shared=shared, step=step)
+        self._hand_over(call, call_context, route, inputs, request_spec, into, shared=shared, step=step, made=made)
 
     def _hand_over(
         self,
@@ -316,8 +319,10 @@ class Inference:
         *,
         shared: bool,
         step: SequenceStep | None = None,
+        made: int = 0,
     ) -> None:
-        """Submit the request of ``call`` to ``route``: ``shared`` says that an input is in a client's memory."""
+        """Submit the request of ``call`` to ``route``: ``shared`` says that an input is in a client's memory, and
+        ``made`` how many bytes were made of it."""
         model_version, deployment = route
         stages, parameters = call.stages, request_spec.parameters
         default = deployment.config.queue.default_timeout
@@ -332,6 +337,8 @@ class Inference:
             deadline=_earliest(stages.received, call_context.deadline, parameters.timeout, default),
             priority=parameters.priority,
             nbytes=call.nbytes,
+            made_nbytes=made,
+            answer_limit=self._max_response,
             rows=request_spec.rows,
             batch_key=request_spec.batch_key,
             client=call_context.client,

@@ -28,6 +28,7 @@ CODES: dict[type[errors.InferdError], grpc.StatusCode] = {
     errors.UnknownService: grpc.StatusCode.NOT_FOUND,
     errors.UnknownVersion: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ResponseTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.LoadFailed: grpc.StatusCode.UNAVAILABLE,
     errors.LoadInterrupted: grpc.StatusCode.UNAVAILABLE,

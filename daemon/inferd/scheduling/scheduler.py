@@ -82,7 +82,7 @@ class Scheduler:
         if self._quota is not None:
             self._quota.enter(request.client)
         self._waiting += 1
-        self._waiting_bytes += request.nbytes
+        self._waiting_bytes += request.held_nbytes
         if self._sequences is None or request.step is None or self._sequences.take(entry, request.step, now):
             self._queue.append(entry)
         if request.deadline is not None:
@@ -364,7 +364,7 @@ class Scheduler:
                 entry.request.stages.held = max(held, entry.request.stages.queued)
             self._queue.started(entry)
             self._waiting -= 1
-            self._waiting_bytes -= entry.request.nbytes
+            self._waiting_bytes -= entry.request.held_nbytes
             entry.move(EntryState.RUNNING)
             entry.run = run
             before, run.rows = run.rows, run.rows + entry.request.rows
@@ -391,7 +391,7 @@ class Scheduler:
         # Requests that could start at once left the queue at the last poll, so the limits only bind a real wait.
         while self._waiting >= limits.max_length:
             self._make_room(entry, f"{limits.max_length} requests waiting", now)
-        while self._waiting and self._waiting_bytes + request.nbytes > limits.max_bytes:
+        while self._waiting and self._waiting_bytes + request.held_nbytes > limits.max_bytes:
             self._make_room(entry, f"{limits.max_bytes} bytes waiting", now)
 
     def _make_room(self, entry: Entry, limit: str, now: int) -> None:
@@ -432,7 +432,7 @@ class Scheduler:
         if entry.state is EntryState.WAITING:
             self._queue.drop(entry)
         self._waiting -= 1
-        self._waiting_bytes -= entry.request.nbytes
+        self._waiting_bytes -= entry.request.held_nbytes
         entry.move(EntryState.ENDED)
         if entry.sequence is not None:
             self._skipped(entry, entry.sequence, now)
@@ -442,7 +442,7 @@ class Scheduler:
         entry.run, entry.alone = None, True
         entry.move(EntryState.WAITING)
         self._waiting += 1
-        self._waiting_bytes += entry.request.nbytes
+        self._waiting_bytes += entry.request.held_nbytes
         self._queue.append(entry)
 
     def _learn_from_abandoned(self, entry: Entry, now: int) -> None:

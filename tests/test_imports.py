@@ -21,6 +21,7 @@ ROWS = {
     "atomic_file": 0,
     "log_writer": 0,
     "cgroup": 0,
+    "descriptors": 0,
     "tensors": 1,
     "disclosure": 1,
     "content": 1,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from inferd import descriptors
 from inferd.catalog.catalog import Catalog
 from inferd.config.daemon import Settings, exposures, split_host_port, unknown_variables
 from inferd.deployment.loader import CatalogLimits
@@ -257,6 +258,9 @@ class App:
                 log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
             if oddity := self._repository.oddity():
                 log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
+            files = descriptors.most_files()
+            if (room := descriptors.for_calls(self._settings.max_connections, files)) < self._settings.max_connections:
+                log.warning("few files may be open", open_files=files, connections=room, hint="ulimit -n, LimitNOFILE=")
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

@@ -25,6 +25,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from inferd import descriptors
 from inferd.config.daemon import Settings, split_host_port
 from inferd.errors import ConfigurationError, NotAuthenticated, OutOfScope
 from inferd.exposition.connections import Connections
@@ -112,7 +113,7 @@ class Exporter:
         self._ready, self._status, self._stalled = pages.ready, pages.status, pages.stalled
         self._credentials = held = credentials if credentials is not None else Credentials()
 
-        connections = Connections(_MOST_CONNECTIONS)
+        connections = Connections(descriptors.for_metrics(_MOST_CONNECTIONS, descriptors.most_files()))
 
         class MetricsServer(ThreadingWSGIServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET

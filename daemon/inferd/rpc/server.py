@@ -10,6 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from inferd import descriptors
 from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.catalog.catalog import Catalog
@@ -62,9 +63,9 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The limits that ``settings`` ask for."""
+        """The limits that ``settings`` ask for, as far as files may be open."""
         return cls(
-            settings.max_connections,
+            descriptors.for_calls(settings.max_connections, descriptors.most_files()),
             settings.max_metadata_bytes,
             settings.max_concurrent_streams,
             settings.connection_idle_timeout,

@@ -2,9 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SCRIPTS := .ci/generate .ci/house .ci/setup .ci/serve .ci/test
+SCRIPTS := .ci/audit .ci/generate .ci/house .ci/setup .ci/serve .ci/test
 
-.PHONY: serve test test-all coverage coverage-all lint generate check-drift models pins clean serving dev clients tools
+.PHONY: serve test test-all coverage coverage-all lint generate check-drift audit models pins clean serving dev clients tools
 
 serve: models ## serve the demo models on 127.0.0.1:8001, metrics on 127.0.0.1:8002
 	@exec $(BIN)/python .ci/serve
@@ -35,6 +35,9 @@ generate: dev ## write the generated files again
 
 check-drift: dev ## fail when a generated file is not what .ci/generate makes
 	$(BIN)/python .ci/generate --check
+
+audit: ## look for known vulnerabilities of all pinned packages, where a source of advisories can be reached
+	@$(PYTHON) .ci/audit
 
 models: serving ## get the demo models
 	@$(BIN)/inferd demo fetch --to models

@@ -29,7 +29,7 @@ class CpuKinds(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountAxis:
-    """An axis of whole numbers of 1 or more: those next to each other behave alike.
+    """An axis of whole numbers of 1 to ``most``: those next to each other behave alike.
 
     ``one`` and ``many`` describe a candidate, ``help`` explains its flag. Where there is a ``property`` a change
     needs a compile, and the device ``families`` know it.
@@ -38,6 +38,7 @@ class CountAxis:
     one: str
     many: str
     help: str
+    most: int
     property: str = ""
     families: frozenset[str] = frozenset()
     setting: str = ""
@@ -122,6 +123,7 @@ class AxisValues:
                 one="{} stream",
                 many="{} streams",
                 help="Streams to serve with",
+                most=1024,
                 property="NUM_STREAMS",
                 # By its documentation an NPU's NUM_STREAMS sizes host executors, or is read-only.
                 families=frozenset({"CPU", "GPU"}),
@@ -135,6 +137,7 @@ class AxisValues:
                 one="{} thread",
                 many="{} threads",
                 help="CPU threads to serve with",
+                most=4096,
                 property="INFERENCE_NUM_THREADS",
                 families=_CPU,
                 setting="threads",
@@ -144,13 +147,19 @@ class AxisValues:
     requests: int = field(
         metadata=_row(
             CountAxis(
-                one="{} request", many="{} requests", help="Infer requests to serve with", setting="infer_requests"
+                one="{} request",
+                many="{} requests",
+                help="Infer requests to serve with",
+                most=4096,
+                setting="infer_requests",
             )
         )
     )
     batch: int = field(
         default=1,
-        metadata=_row(CountAxis(one="batch {}", many="batch {}", help="Largest batch to serve with, in rows")),
+        metadata=_row(
+            CountAxis(one="batch {}", many="batch {}", help="Largest batch to serve with, in rows", most=65536)
+        ),
     )
     pinning: bool | None = field(
         default=None,

@@ -51,7 +51,7 @@ class Reloader:
             self._wanted.clear()
             thorough, self._thorough = self._thorough, False
             begun()
-            well, failed = self._apply_settings(), list[str]()
+            well, failed = await self._apply_settings(), list[str]()
             try:
                 failed = await self._catalog.reload(thorough=thorough)
             except InferdError as error:
@@ -75,10 +75,10 @@ class Reloader:
             if await asyncio.to_thread(watch.changed):
                 self.ask(thorough=False)
 
-    def _apply_settings(self) -> bool:
+    async def _apply_settings(self) -> bool:
         """False if the settings can't be read: then all of them stay."""
         try:
-            settings = self._read()
+            settings = await asyncio.to_thread(self._read)
         except InferdError as error:
             log.error("settings not reloaded", problem=str(error))
             return False

@@ -1,11 +1,13 @@
 """A value read from files follows their changes, and survives their errors."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from inferd.config import tokens
 from inferd.errors import ConfigurationError
 from inferd.security.watched_file import WatchedFile
 
@@ -107,3 +109,53 @@ def test_the_file_must_be_usable_at_start(file: Path) -> None:
     file.write_text("x")
     with pytest.raises(ConfigurationError, match="no number"):
         Number(file)
+
+
+def test_files_that_do_not_answer_are_stale_until_they_do(tmp_path: Path) -> None:
+    file, answers = tmp_path / "number", threading.Event()
+    file.write_text("1")
+    answers.set()
+
+    def read() -> int:
+        answers.wait()
+        return int(file.read_text())
+
+    number = WatchedFile("number", [file], read, seconds=0.2)
+    answers.clear()
+    file.write_text("22")
+    with capture_logs() as said:
+        for _ in range(3):
+            number.look()
+    assert (number.value, number.current, number.readings) == (1, False, {"ok": 0, "failed": 1})
+    assert [line["problem"] for line in said] == [f"no answer for 0.2 s from {file}"]
+
+    (hanging,) = (thread for thread in threading.enumerate() if thread.name == "patience")
+    answers.set()
+    hanging.join(10)
+    number.look()
+    assert (number.value, number.current, number.readings) == (22, True, {"ok": 1, "failed": 1})
+
+
+def test_files_that_do_not_answer_at_first_are_an_error(tmp_path: Path) -> None:
+    answers = threading.Event()
+    with pytest.raises(ConfigurationError, match=r"no answer for 0\.05 s"):
+        WatchedFile("number", [tmp_path], lambda: answers.wait() and 1, seconds=0.05)
+    answers.set()
+
+
+def test_a_pipe_in_place_of_a_tokens_file_is_stale_and_blocks_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nscopes = ["read"]\n')
+    watched = WatchedFile("tokens", [file], lambda: tokens.read(file))
+    before, text = watched.value, file.read_text()
+    file.unlink()
+    os.mkfifo(file)
+    with capture_logs() as said:
+        watched.look(anyway=True)
+    assert (watched.value, watched.current) == (before, False)
+    assert [line["problem"] for line in said] == [f"{file}: not a regular file"]
+
+    file.unlink()
+    file.write_text(text)
+    watched.look()
+    assert watched.current

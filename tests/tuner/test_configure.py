@@ -18,7 +18,7 @@ from inferd.config.model import (
 )
 from inferd.engine.topology import Tunables
 from inferd.tensors import Dim, DType, Signature, TensorSpec
-from inferd.tuner.configure import Seeds, configured, goal_of, seeds_of, space_of
+from inferd.tuner.configure import Seeds, configured, goal_of, out_of_reach, seeds_of, space_of
 from inferd.tuning.candidates import Candidate, Space
 from inferd.tuning.goal import Goal
 
@@ -336,3 +336,33 @@ def test_the_goal_is_the_objective_of_the_settings() -> None:
     assert goal_of(ModelConfig()) == Goal("throughput", None, 99.0)
     objective = ObjectiveSettings(goal="latency", latency_slo=0.25, percentile=95.0)
     assert goal_of(ModelConfig(objective=objective)) == Goal("latency", 0.25, 95.0)
+
+
+# -- profiles that someone has edited --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("candidate", "problem"),
+    [
+        (Candidate(4, 4, 16, 8), ""),
+        (Candidate(5, 5, 5), "streams must be 1..4, not 5"),
+        (Candidate(1, 64, 1), "threads must be 1..4, not 64"),
+        (Candidate(1, 1, 17), "requests must be 1..16, not 17"),
+        (Candidate(1, 1, 1, 9), "batch must be 1..8, not 9"),
+        (Candidate(1, 1, -1), "requests must be 1..16, not -1"),
+    ],
+)
+def test_more_than_the_device_and_the_model_have_is_out_of_reach(candidate: Candidate, problem: str) -> None:
+    assert out_of_reach(ModelConfig(batching=BatchingSettings(max_size=8)), CPU, candidate) == problem
+
+
+def test_what_model_toml_sets_is_within_reach() -> None:
+    config = ModelConfig(execution=ExecutionSettings(streams=9, threads=10, infer_requests=90))
+    assert out_of_reach(config, CPU, Candidate(9, 10, 90)) == ""
+
+
+@given(st.integers(1, 64), st.integers(1, 128), st.integers(0, 64))
+def test_nothing_that_a_search_may_choose_is_out_of_reach(streams: int, threads: int, rows: int) -> None:
+    config, tunables = ModelConfig(batching=BatchingSettings(max_size=rows)), Tunables((1, streams), threads)
+    for candidate in space_of(config, signature(max(rows, 1)), tunables).all():
+        assert out_of_reach(config, tunables, candidate) == ""

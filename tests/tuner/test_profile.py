@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from inferd.axes import QUANTITIES
 from inferd.tuner.profile import FORMAT, Profile, ProfilePoint, Profiles, Sustained, as_json, profile_of
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
@@ -48,7 +49,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COUNT = st.integers(1, 4096)
 CANDIDATE = st.builds(
     Candidate,
-    *[COUNT] * 4,
+    *[st.integers(1, axis.most) for axis in QUANTITIES.values()],
     st.sampled_from([None, True, False]),
     st.sampled_from([None, True, False]),
     st.sampled_from([None, "any", "performance", "efficient"]),
@@ -289,12 +290,40 @@ def test_a_damaged_file_is_a_warning_and_no_profile(content: bytes, reason: str,
     ("changes", "reason"),
     [
         ({"winner": {"streams": "many", "threads": 1, "requests": 1}}, "winner.streams: "),
-        ({"winner": {"streams": 0, "threads": 1, "requests": 1}}, "winner: a number is below 1"),
+        ({"winner": {"streams": 0, "threads": 1, "requests": 1}}, "winner.streams must be 1..1024, not 0"),
+        ({"winner": {"streams": 1, "threads": -4, "requests": 1}}, "winner.threads must be 1..4096, not -4"),
+        (
+            {"winner": {"streams": 1, "threads": 1, "requests": 10**9}},
+            "winner.requests must be 1..4096, not 1000000000",
+        ),
+        (
+            {"winner": {"streams": 1, "threads": 1, "requests": 1, "batch": 10**50}},
+            "winner.batch must be 1..65536, not a",
+        ),
+        ({"winner": {"streams": 1, "threads": 1, "requests": math.nan}}, "winner.requests: "),
+        ({"winner": {"streams": math.inf, "threads": 1, "requests": 1}}, "winner.streams: "),
+        ({"previous": {"streams": 1, "threads": 1, "requests": 5000}}, "previous.requests must be 1..4096, not 5000"),
+        ({"objective": math.nan}, "objective: "),
+        ({"gains": {"it": math.inf}}, "gains.it: "),
         ({"winner": {"streams": 1, "threads": 1, "requests": 1, "path": "magic"}}, "winner.path: "),
         ({"points": [{}]}, "points.0.candidate: Field required"),
         ({"pinned": "perhaps"}, "pinned: "),
     ],
-    ids=["no number", "none", "no path", "a point", "no flag"],
+    ids=[
+        "no number",
+        "none",
+        "negative",
+        "huge",
+        "longer than any number",
+        "not a number",
+        "infinite",
+        "huge before",
+        "no objective",
+        "infinite gain",
+        "no path",
+        "a point",
+        "no flag",
+    ],
 )
 def test_a_hand_that_slipped_is_told_where(changes: Mapping[str, Any], reason: str, tmp_path: Path) -> None:
     edited(tmp_path, **changes)
@@ -323,6 +352,22 @@ def test_a_file_that_can_not_be_read_is_a_warning_and_no_profile(tmp_path: Path)
         "profile not read",
         "Is a directory",
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(os.mkfifo, "not a regular file"), (lambda file: file.symlink_to("/dev/zero"), "not a regular file")],
+    ids=["pipe", "device"],
+)
+def test_a_file_that_would_block_is_a_warning_and_no_profile(
+    make: Callable[[Path], None], reason: str, tmp_path: Path
+) -> None:
+    file = stored_in(tmp_path)
+    file.unlink()
+    make(file)
+    profile, [line] = found(tmp_path)
+    assert profile is None
+    assert (line["event"], line["reason"]) == ("profile not read", reason)
 
 
 # -- writing -----------------------------------------------------------------------------

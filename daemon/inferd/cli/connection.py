@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from inferd import regular_file
 from inferd.config.variables import TOKEN_VARIABLE
 from inferd.errors import ConfigurationError
 from inferd.security.client_credentials import ClientCredentials
@@ -41,7 +42,7 @@ def _token(file: Path | None) -> str:
     else:
         source = str(file)
         try:
-            text = file.read_text(encoding="utf-8")
+            text = regular_file.read(file).decode()
         except UnicodeDecodeError:
             raise ConfigurationError(source, "", "not UTF-8 text") from None
         except OSError as error:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from inferd.axes import AXES, DEVICE_CHOICES
+from inferd.axes import AXES, DEVICE_CHOICES, QUANTITIES
 from inferd.config import toml_file
 from inferd.config.allowed import Allowed, Duration, Size
 from inferd.config.problem import problem_of
@@ -172,8 +172,10 @@ class _Compiled(_SettingsTable):
     precision: Literal["auto", "f32", "bf16", "f16"] = Field(
         "auto", description="Inference precision; auto follows mode."
     )
-    streams: int = Field(0, ge=0, le=1024, description="Parallel streams on the device.")
-    threads: int = Field(0, ge=0, le=4096, description="CPU threads, up to the daemon's CPU budget.")
+    streams: int = Field(0, ge=0, le=QUANTITIES["streams"].most, description="Parallel streams on the device.")
+    threads: int = Field(
+        0, ge=0, le=QUANTITIES["threads"].most, description="CPU threads, up to the daemon's CPU budget."
+    )
 
 
 if TYPE_CHECKING:
@@ -195,7 +197,9 @@ else:
 class ExecutionSettings(_Chosen):
     """How the model is compiled and run. 0 and auto leave the choice to OpenVINO's hint."""
 
-    infer_requests: int = Field(0, ge=0, le=4096, description="Infer requests in the pool of each device.")
+    infer_requests: int = Field(
+        0, ge=0, le=QUANTITIES["requests"].most, description="Infer requests in the pool of each device."
+    )
     path: Literal["auto", "async", "sync", "inline"] = Field(
         "auto",
         description="How runs reach OpenVINO. async hands them to OpenVINO's own threads. sync gives each infer "
@@ -223,7 +227,7 @@ class BatchingSettings(_SettingsTable):
     max_size: int = Field(
         0,
         ge=0,
-        le=65536,
+        le=QUANTITIES["batch"].most,
         description="Bound of the first dimension, 1..max_size, of every input; 0 leaves the model's own shapes.",
     )
     enabled: bool = Field(

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from inferd import regular_file
 from inferd.errors import ConfigurationError, one_line
 
 # A key of n parts takes tomllib n * n steps: one of 20,000, a file of 40 kB, took 11 seconds.
@@ -13,7 +14,7 @@ _MOST_DOTS = 500
 def read(file: Path, source: str) -> dict[str, Any]:
     """Read ``file``, which messages call ``source``. Raises ConfigurationError."""
     try:
-        return parse(file.read_text(encoding="utf-8"), source)
+        return parse(regular_file.read(file).decode(), source)
     except UnicodeDecodeError:
         raise ConfigurationError(source, "", "not UTF-8 text") from None
     except OSError as error:

@@ -1,13 +1,16 @@
 """Reads a TLS port's certificate, its key and the CAs of its clients, and checks that they work together."""
 
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from inferd import regular_file
 from inferd.errors import ConfigurationError, one_line
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -47,8 +50,7 @@ def read(files: CertificateFiles) -> Certificate:
     contents = _contents(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # OpenSSL would ask for a key's password at the terminal, which a daemon does not have.
-        context.load_cert_chain(files.certificate, files.key, password=lambda: "")
+        load_chain(context, contents[0], contents[1])
     except (ssl.SSLError, ValueError) as error:
         raise ConfigurationError(str(files.key), "", f"not the key of {files.certificate}: {_reason(error)}") from None
     except OSError as error:
@@ -60,8 +62,6 @@ def read(files: CertificateFiles) -> Certificate:
         except (ssl.SSLError, ValueError) as error:
             raise ConfigurationError(str(files.client_ca), "", f"contains no CA: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_OPTIONAL
-    if _contents(files) != contents:
-        raise ConfigurationError(str(files.certificate), "", "changed while inferd read it")
     try:
         expires = not_after(contents[0])
     except (ValueError, IndexError):
@@ -73,10 +73,27 @@ def _contents(files: CertificateFiles) -> list[bytes]:
     found = []
     for path in files.paths:
         try:
-            found.append(path.read_bytes())
+            found.append(regular_file.read(path))
         except OSError as error:
             raise ConfigurationError(str(path), "", error.strerror or "can't be read") from None
     return found
+
+
+def load_chain(context: ssl.SSLContext, certificate: bytes, key: bytes | None) -> None:
+    """Give ``context`` the PEM ``certificate`` and its ``key``, which may be in the same file (None). Raises OSError,
+    of which SSLError is one, or ValueError."""
+    with in_memory(certificate) as chain, in_memory(certificate if key is None else key) as key_file:
+        # OpenSSL would ask for a key's password at the terminal, which a daemon does not have.
+        context.load_cert_chain(chain, key_file, password=lambda: "")
+
+
+@contextmanager
+def in_memory(content: bytes) -> Iterator[str]:
+    """The path of a file in memory with ``content``: OpenSSL takes files alone, and reads any kind, of any size."""
+    with open(os.memfd_create("inferd-pem", os.MFD_CLOEXEC), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        yield f"/proc/self/fd/{stream.fileno()}"
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,9 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from inferd import regular_file
 from inferd.errors import ConfigurationError
+from inferd.security.certificates import in_memory, load_chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,17 @@ class ClientCredentials:
 
     def context(self) -> ssl.SSLContext | None:
         """For a Python client; None without TLS. Raises ConfigurationError if a file can't be used."""
-        if self.ca is None:
+        ca, key, certificate = self._read()
+        if self.ca is None or ca is None:
             return None
         try:
-            context = ssl.create_default_context(cafile=self.ca)
+            with in_memory(ca) as file:
+                context = ssl.create_default_context(cafile=file)
         except OSError as error:
             raise _unusable(self.ca, error) from None
-        if self.certificate is not None:
+        if self.certificate is not None and certificate is not None:
             try:
-                context.load_cert_chain(self.certificate, self.key, password=lambda: "")
+                load_chain(context, certificate, key)
             except OSError as error:
                 raise _unusable(self.certificate, error) from None
         return context
@@ -43,11 +47,20 @@ class ClientCredentials:
         """CAs, key and certificate. Raises ConfigurationError as :meth:`context` does."""
         # gRPC, which gets these, would only say that it could not connect.
         self.context()
-        read = [None if file is None else file.read_bytes() for file in (self.ca, self.key, self.certificate)]
-        return read[0], read[1], read[2]
+        return self._read()
+
+    def _read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        return _content(self.ca), _content(self.key), _content(self.certificate)
 
 
 NO_CREDENTIALS = ClientCredentials()
+
+
+def _content(file: Path | None) -> bytes | None:
+    try:
+        return None if file is None else regular_file.read(file)
+    except OSError as error:
+        raise _unusable(file or Path(), error) from None
 
 
 def _unusable(file: Path, error: OSError) -> ConfigurationError:

@@ -82,7 +82,8 @@ class Credentials:
         self._stopped = True
         self._asked.set()
         if self._thread.is_alive():
-            self._thread.join()
+            # Longer only while a file does not answer, which must not hold up the end.
+            self._thread.join(_EVERY)
 
     def _watch(self) -> None:
         while True:

@@ -74,6 +74,22 @@ def seeds_of(space: Space, hints: Seeds, stored: Candidate | None = None) -> lis
     return [*found, *([space.clip(stored)] if stored is not None else [])]
 
 
+def out_of_reach(config: ModelConfig, tunables: Tunables, candidate: Candidate) -> str:
+    """Which setting of ``candidate`` neither a search nor an operator could have chosen, and its bounds; "" if none."""
+    streams = max(tunables.streams[1], config.execution.streams)
+    most = {
+        "streams": streams,
+        "threads": max(tunables.threads, streams, config.execution.threads),
+        "requests": max(_MULTIPLES[-1] * streams, config.execution.infer_requests),
+        # Without max_size, it sets nothing.
+        "batch": config.batching.max_size or QUANTITIES["batch"].most,
+    }
+    for axis in QUANTITIES:
+        if not 1 <= (value := getattr(candidate, axis)) <= most[axis]:
+            return f"{axis} must be 1..{most[axis]}, not {value}"
+    return ""
+
+
 def goal_of(config: ModelConfig) -> Goal:
     """The goal that ``config`` sets."""
     objective = config.objective

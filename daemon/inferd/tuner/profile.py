@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import Annotated
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from inferd import atomic_file
+from inferd import atomic_file, regular_file
 from inferd.axes import QUANTITIES
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
@@ -24,6 +25,8 @@ log = structlog.get_logger("inferd.tuning")
 # Profiles of another format are not read.
 FORMAT = 1
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
 
 @dataclass(frozen=True, slots=True)
 class ProfilePoint:
@@ -32,10 +35,10 @@ class ProfilePoint:
     candidate: Candidate
     windows: int
     answers: int
-    goodput: float
+    goodput: _Finite
     low: float
     high: float
-    throughput: float
+    throughput: _Finite
     median: float
     tail: float
     eligible: bool
@@ -53,9 +56,9 @@ class Sustained:
     """Random arrivals at ``rate`` per second, the fraction ``part`` of the measured goodput; ``in_time`` is the
     fraction answered in time."""
 
-    rate: float
-    part: float
-    in_time: float
+    rate: _Finite
+    part: _Finite
+    in_time: _Finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,12 @@ class Profile:
     key: Mapping[str, str]
     winner: Candidate
     reason: str
-    objective: float | None
-    percentile: float
+    objective: _Finite | None
+    percentile: _Finite
     out_of_reach: bool
-    seconds: float
+    seconds: _Finite
     tuned_at: str
-    gains: Mapping[str, float]
+    gains: Mapping[str, _Finite]
     points: tuple[ProfilePoint, ...]
     left_out: tuple[str, ...] = ()
     sustained: Sustained | None = None
@@ -168,7 +171,7 @@ class Profiles:
         """The stored profile, valid or not; None if there is none or it can't be read."""
         file = self._file(model, version, device)
         try:
-            text = file.read_bytes()
+            text = regular_file.read(file)
             if (form := _STAMP.validate_json(text).format) != FORMAT:
                 log.warning("profile ignored: unknown format", file=str(file), format=form)
                 return None
@@ -183,8 +186,8 @@ class Profiles:
             where = ".".join(map(str, first["loc"])) or "the file"
             log.warning("profile ignored: damaged", file=str(file), reason=f"{where}: {first['msg']}")
             return None
-        if not _possible(profile.winner):
-            log.warning("profile ignored: damaged", file=str(file), reason="winner: a number is below 1")
+        if problem := _problem_of(profile):
+            log.warning("profile ignored: damaged", file=str(file), reason=problem)
             return None
         return profile
 
@@ -216,6 +219,16 @@ class Profiles:
         return self._directory / model / f"{version}.{safe}.json"
 
 
-def _possible(candidate: Candidate) -> bool:
-    """Whether an edited file still holds settings that can run."""
-    return all(getattr(candidate, axis) >= 1 for axis in QUANTITIES)
+def _problem_of(profile: Profile) -> str:
+    """What an edited file holds that no tuning wrote; "" if nothing."""
+    candidates = {"winner": profile.winner, "previous": profile.previous}
+    candidates |= {f"points.{number}.candidate": point.candidate for number, point in enumerate(profile.points)}
+    for where, candidate in candidates.items():
+        for name, axis in QUANTITIES.items() if candidate is not None else ():
+            if not 1 <= (value := getattr(candidate, name)) <= axis.most:
+                return f"{where}.{name} must be 1..{axis.most}, not {_short(value)}"
+    return ""
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**18 else "a longer number"

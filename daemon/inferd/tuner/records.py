@@ -12,7 +12,7 @@ from inferd.deployment.model_version import ModelVersion
 from inferd.engine.model import Engine
 from inferd.engine.source import ModelSource
 from inferd.errors import InferdError, InvalidRequest, UnknownModel, listed
-from inferd.tuner.configure import configured
+from inferd.tuner.configure import configured, out_of_reach
 from inferd.tuner.plan import key_of, tunable_device
 from inferd.tuner.profile import Profile, Profiles
 from inferd.tuner.record import COOL_DOWN, TuningDecision, TuningPhase, TuningRecord, TuningStatus
@@ -50,7 +50,7 @@ class TuningRecords:
             source, device, TuningStatus(TuningPhase.SETTLED if device else TuningPhase.UNTUNABLE, why), key=key
         )
         if device:
-            record.profile = self._profiles.find(source.name, source.version, device, key)
+            record.profile = self._usable(source, device, self._profiles.find(source.name, source.version, device, key))
         with self._lock:
             old = self._records.get((source.name, source.version))
             if old is not None:
@@ -62,6 +62,22 @@ class TuningRecords:
         record.note(f"from the profile of {record.profile.tuned_at}: {record.profile.reason}")
         record.gain = _gain(record.profile)
         return replace(source, config=configured(source.config, record.profile.winner))
+
+    def _usable(self, source: ModelSource, device: str, profile: Profile | None) -> Profile | None:
+        """``profile``, unless someone has edited it to what the device does not have."""
+        if profile is None:
+            return None
+        tunables = self.engine.tunable(device, source.cpu_threads)
+        problem = out_of_reach(source.config, tunables, profile.winner)
+        if problem:
+            log.warning(
+                "profile ignored: out of reach",
+                model=source.name,
+                version=source.version,
+                device=device,
+                reason=f"winner: {problem}",
+            )
+        return None if problem else profile
 
     def all(self) -> list[TuningRecord]:
         """All records, by name and version."""

@@ -149,6 +149,32 @@ def test_a_file_that_became_a_pipe_is_not_waited_for(version: Path) -> None:
         before.read()
 
 
+def test_a_file_that_has_grown_is_not_read_on(version: Path) -> None:
+    before = look(version)
+    with (version / "a/b").open("a") as stream:
+        stream.write("more")
+    with pytest.raises(OSError, match="it has changed meanwhile"):
+        before.read()
+
+
+@pytest.mark.parametrize(("name", "problem"), [("a/b", "1/a/b: has 107374182400 bytes"), ("", "1: has 1026 bytes")])
+def test_more_bytes_than_a_version_may_have_are_refused_unread(version: Path, name: str, problem: str) -> None:
+    for file in ("x", "y"):
+        (version / file).write_bytes(b"x" * 500)
+    if name:
+        os.truncate(version / name, 100 << 30)  # sparse
+    with pytest.raises(RepositoryError, match=rf"^{problem}, more than 1025 \(repository_max_model_bytes\)$"):
+        FileSet(version / "model.onnx", version, Bounds(version.parent, max_bytes=1025)).look()
+
+
+@pytest.mark.parametrize("sparse", ["model.xml", "model.bin"])
+def test_the_files_of_a_single_model_are_limited_as_well(tmp_path: Path, sparse: str) -> None:
+    plant(tmp_path, "model.xml", "model.bin")
+    os.truncate(tmp_path / sparse, 100 << 30)
+    with pytest.raises(RepositoryError, match=rf"^{sparse}: has 107374182400 bytes"):
+        FileSet(tmp_path / "model.xml", None, Bounds(tmp_path)).look()
+
+
 def test_folders_linked_in_a_circle_are_read_once(version: Path) -> None:
     (version / "a/up").symlink_to("..")
     (version / "a/here").symlink_to(".")

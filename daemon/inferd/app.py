@@ -256,7 +256,7 @@ class App:
         if self._identity is None or self._identity.first:
             for name, hint in unknown_variables().items():
                 log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
-            if oddity := self._repository.oddity():
+            if oddity := await asyncio.to_thread(self._repository.oddity):
                 log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
             files = descriptors.most_files()
             if (room := descriptors.for_calls(self._settings.max_connections, files)) < self._settings.max_connections:

@@ -19,10 +19,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from os.path import commonpath, exists, isdir, islink, join, realpath, relpath
+from io import FileIO
+from os.path import basename, commonpath, exists, isdir, islink, join, realpath, relpath
 from pathlib import Path
 
+from inferd import regular_file
 from inferd.errors import RepositoryError, one_line
+from inferd.patience import mark
 
 # Device, inode, size and the times, in nanoseconds, of the last change of content and of inode. The last can't be set
 # back.
@@ -43,14 +46,17 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where files may be: below ``root``, and with ``external_links`` wherever symbolic links lead."""
+    """Where files may be: below ``root``, and with ``external_links`` wherever symbolic links lead. The files of one
+    version may have ``max_bytes`` together."""
 
     root: Path
     external_links: bool = False
+    max_bytes: int = 64 << 30
 
     def check_link(self, path: Path | str, named: Path | str = "") -> None:
         """Raises RepositoryError if ``path``, with links followed, is outside the root or does not exist. Messages call
         it ``named``, if given, because folders above it may be links themselves."""
+        mark(self.shown(named or path))
         # realpath rather than Path.resolve, which raises on a loop of links up to Python 3.12.
         root, target = realpath(self.root), realpath(path)
         if not self.external_links and commonpath((root, target)) != root:
@@ -100,8 +106,8 @@ class Content:
     def is_unchanged(self) -> bool:
         """Whether nothing in it was written, moved, added or removed since it was looked at."""
         try:
-            return all(_stamp(os.lstat(f.path) if f.link else os.stat(f.path)) == f.stamp for f in self.files) and all(
-                _stamp(os.stat(path)) == stamp for path, stamp in self.folders
+            return all(_stamp_of(f.name, f.path, link=bool(f.link)) == f.stamp for f in self.files) and all(
+                _stamp_of("a folder", path) == stamp for path, stamp in self.folders
             )
         except OSError:
             return False
@@ -119,7 +125,9 @@ class FileSet:
     def look(self) -> Content:
         """The files as they are now. Raises RepositoryError if one of them can't be served."""
         try:
-            return self._next_to_main() if self.folder is None else self._below(self.folder)
+            content = self._next_to_main() if self.folder is None else self._below(self.folder)
+            self._check_size(self.folder or self.main, sum(0 if file.link else file.stamp[2] for file in content.files))
+            return content
         except OSError as error:
             real, named = realpath(self._folder), self._folder
             path = error.filename if isinstance(error.filename, str) else real
@@ -138,6 +146,7 @@ class FileSet:
         while waiting:
             inside = waiting.pop()
             where = join(top, inside) if inside else top
+            mark(self.bounds.shown(folder / inside))
             stamp = _stamp(os.stat(where))
             if stamp[:2] in folders:
                 # Links may form a circle.
@@ -186,6 +195,7 @@ class FileSet:
     def _found(self, name: str, top: str) -> File | str | None:
         """What ``name`` is: a file, a folder to look into (its name), or nothing any more."""
         path = join(top, name)
+        mark(self.bounds.shown(self._folder / name))
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -207,23 +217,53 @@ class FileSet:
         # Opening a pipe may take for ever, and opening a device may do anything.
         if not stat.S_ISREG(status.st_mode):
             raise RepositoryError(self.bounds.shown(self._folder / name), "is not a regular file")
+        self._check_size(self._folder / name, status.st_size)
         return File(name, path, _stamp(status))
+
+    def _check_size(self, path: Path, size: int) -> None:
+        # By the size that the file states: a sparse one takes no space on disk, and all of that to read.
+        if size > (most := self.bounds.max_bytes):
+            problem = f"has {size} bytes, more than {most} (repository_max_model_bytes)"
+            raise RepositoryError(self.bounds.shown(path), problem)
 
 
 def _stamp(status: os.stat_result) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _open(path: str) -> int:
-    # A regular file may have become a pipe by the time it is opened.
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def _stamp_of(name: str, path: str, *, link: bool = False) -> Stamp:
+    mark(name)
+    return _stamp(os.lstat(path) if link else os.stat(path))
 
 
 def _digest(file: File) -> str:
-    with open(_open(file.path), "rb") as stream:
-        if _stamp(os.fstat(stream.fileno())) != file.stamp:
-            raise OSError(errno.ESTALE, "it has changed meanwhile", file.path)
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest, left = hashlib.sha256(), file.stamp[2]
+    _check_same(file, os.stat(file.path))
+    with _opened(file.name, file.path) as stream:
+        _check_same(file, os.fstat(stream.fileno()))
+        buffer = memoryview(bytearray(_CHUNK))
+        while size := stream.readinto(buffer):
+            mark(file.name)
+            digest.update(buffer[:size])
+            left -= size
+            if left < 0:
+                # Otherwise a file that grows as fast as it is read would never end.
+                raise _changed(file)
+    return digest.hexdigest()
+
+
+def _check_same(file: File, status: os.stat_result) -> None:
+    if _stamp(status) != file.stamp:
+        raise _changed(file)
+
+
+def _changed(file: File) -> OSError:
+    return OSError(errno.ESTALE, "it has changed meanwhile", file.path)
+
+
+def _opened(name: str, path: str) -> FileIO:
+    mark(name)
+    return regular_file.opened(path)
 
 
 @lru_cache(maxsize=1024)
@@ -233,9 +273,10 @@ def _locations(path: str, stamp: Stamp) -> frozenset[str]:
     found: set[str] = set()
     if stamp[2] > _MOST_ONNX:
         return frozenset()
-    with open(_open(path), "rb") as stream:
+    with _opened(basename(path), path) as stream:
         before = b""
         while (chunk := stream.read(_CHUNK)) and len(found) <= _MOST_FILES:
+            mark()
             window = before + chunk
             for entry in _LOCATION.finditer(window):
                 low, *high = entry[1]

@@ -4,6 +4,7 @@ file fill the memory, and a network file system may not answer."""
 import errno
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 
 from inferd.patience import limited, mark
@@ -22,41 +23,41 @@ def read(path: Path, most_bytes: int = SMALL_BYTES) -> bytes:
     return limited(str(path), lambda: _content(path, most_bytes))
 
 
-def opened(path: Path | str) -> int:
-    """A descriptor to read ``path`` with. Raises OSError unless it is a regular file."""
+def opened(path: Path | str, most_bytes: int | None = None) -> FileIO:
+    """``path``, to be read. Raises OSError unless it is a regular file of at most ``most_bytes``."""
     # Looked at first: to open a device may already have an effect.
-    _check_kind(path, os.stat(path))
+    _check(path, os.stat(path), most_bytes)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         # It may have become a pipe by the time it was opened.
-        _check_kind(path, os.fstat(descriptor))
+        _check(path, os.fstat(descriptor), most_bytes)
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return FileIO(descriptor)
 
 
 def _content(path: Path, most_bytes: int) -> bytes:
     mark(path.name)
-    with open(opened(path), "rb", buffering=0) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        _check_size(path, size, most_bytes)
+    with opened(path, most_bytes) as stream:
         found = bytearray()
         # What is appended meanwhile counts, and some files of the kernel state no size.
         while chunk := stream.read(_CHUNK_BYTES):
             mark(path.name)
             found += chunk
-            _check_size(path, len(found), most_bytes)
+            if len(found) > most_bytes:
+                raise _too_large(path, most_bytes)
     return bytes(found)
 
 
-def _check_kind(path: Path | str, status: os.stat_result) -> None:
+def _check(path: Path | str, status: os.stat_result, most_bytes: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise _too_large(path, most_bytes)
 
 
-def _check_size(path: Path, size: int, most_bytes: int) -> None:
-    if size > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))
+def _too_large(path: Path | str, most_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {most_bytes} bytes", str(path))

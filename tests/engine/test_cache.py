@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -356,3 +356,25 @@ def test_a_cache_that_is_off_or_cannot_be_written_marks_nothing(cache: BlobCache
     with one_warning("cache not written"):
         cache.mark(KEY)
     assert not cache.marked(KEY)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_blob_that_would_block_its_reader_is_replaced(
+    cache: BlobCache, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    cache.store(KEY, b"blob")
+    (file,) = (tmp_path / "cache").glob("*.blob")
+    file.unlink()
+    make(file)
+    with one_warning("cached blob not read"):
+        assert cache.load(KEY) is None
+    cache.store(KEY, b"blob")
+    assert cache.load(KEY) == b"blob"
+
+
+def test_a_blob_larger_than_the_whole_cache_is_not_read(cache: BlobCache, tmp_path: Path) -> None:
+    cache.store(KEY, b"blob")
+    (file,) = (tmp_path / "cache").glob("*.blob")
+    os.truncate(file, 100 << 30)
+    with one_warning("cached blob not read"):
+        assert cache.load(KEY) is None

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from inferd.config.model import ModelConfig
 from inferd.errors import ConfigurationError, InferdError, RepositoryError, UnknownModel
-from inferd.repository.find import FORMATS, Repository
+from inferd.patience import mark
+from inferd.repository.find import FORMATS, ModelEntry, Repository
 
 
 def plant(root: Path, *files: str, **texts: str) -> Path:
@@ -529,6 +532,51 @@ def test_models_beyond_the_limit_are_broken_and_the_first_by_name_are_served(tmp
     assert repository.find("b").name == "b"
     with pytest.raises(RepositoryError, match="holds more than 2 models"):
         repository.find("c")
+
+
+class _PartlyHung(Repository):
+    """A repository in which the folder of the model ``hung`` does not answer until ``answers`` is set."""
+
+    answers = threading.Event()
+
+    def _entry(self, name: str, paths: Sequence[Path]) -> ModelEntry:
+        if name == "hung":
+            mark("hung/1/model.xml")
+            self.answers.wait()
+        return super()._entry(name, paths)
+
+
+def test_a_folder_that_does_not_answer_is_named_and_keeps_no_other_model_away(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1/model.xml", "hung/1/model.xml", "z/1/model.xml")
+    repository = _PartlyHung(tmp_path, seconds=0.2)
+    listing = repository.scan()
+    assert [m.name for m in listing.models] == ["a", "z"]
+    assert [str(b.error) for b in listing.broken] == ["hung: can't be read: no answer for 0.2 s from hung/1/model.xml"]
+    threads = threading.active_count()
+    for _ in range(3):
+        again = repository.scan()
+        assert (again.models, [b.name for b in again.broken]) == (listing.models, ["hung"])
+        assert str(again.broken[0].error) == "hung: can't be read: still waiting for hung/1/model.xml"
+        assert repository.find("a").name == "a"
+        with pytest.raises(RepositoryError, match="still waiting for"):
+            repository.find("hung")
+    assert threading.active_count() == threads
+
+    repository.answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "patience":
+            thread.join(10)
+    assert [m.name for m in repository.scan().models] == ["a", "hung", "z"]
+
+
+def test_a_model_larger_than_the_limit_is_named_and_keeps_no_other_away(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1/model.xml", "b/1/model.xml")
+    (tmp_path / "b/1/model.bin").touch()
+    os.truncate(tmp_path / "b/1/model.bin", 100 << 30)
+    listing = Repository(tmp_path).scan()
+    assert [m.name for m in listing.models] == ["a"]
+    problem = "b/1/model.bin: has 107374182400 bytes, more than 68719476736 (repository_max_model_bytes)"
+    assert [str(b.error) for b in listing.broken] == [problem]
 
 
 def test_settings_in_a_pipe_or_of_any_size_are_not_read(tmp_path: Path) -> None:

@@ -194,6 +194,12 @@ class Settings(BaseModel):
     repository_max_models: Annotated[int, Group.MODELS] = Field(
         1024, ge=1, le=1_000_000, description="Models to serve, first by name; inferd reports the others as broken."
     )
+    repository_max_model_bytes: Annotated[Size, Group.MODELS] = Field(
+        64 << 30,
+        ge=1,
+        description="Largest size of the files of one model version; inferd reports a larger one as broken and reads "
+        "none of its files.",
+    )
     repository_external_links: Annotated[bool, Group.MODELS] = Field(
         False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
     )

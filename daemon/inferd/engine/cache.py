@@ -13,21 +13,28 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from inferd import atomic_file
+from inferd import atomic_file, regular_file
 from inferd.config.daemon import Settings
+from inferd.patience import SECONDS, limited
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _MAGIC = b"inferd blob 1\n"
 _HEADER_SIZE = len(_MAGIC) + hashlib.sha256().digest_size
 
 _LOCK_RETRY_SECONDS = 0.1
+# Reading or writing a blob of gigabytes shows no progress in between.
+_TRANSFER_SECONDS = 600.0
 _MARK = ".passed"
 # How long files other than blobs are kept. Writes and locks last longer only if their process has died, as no compile
 # takes an hour. Marks are tiny; one not used for this long belongs to a model that is no longer served.
@@ -80,8 +87,7 @@ class BlobCache:
             return None
         file = self._file(key)
         try:
-            with file.open("rb") as stream:
-                header, blob = stream.read(_HEADER_SIZE), stream.read()
+            header, blob = self._limited(partial(self._stored, file), _TRANSFER_SECONDS)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -104,9 +110,7 @@ class BlobCache:
             _log.warning("blob not cached: larger than the whole cache", bytes=len(blob), max_bytes=self._max_bytes)
             return
         try:
-            self._make_directory()
-            atomic_file.write(self._file(key), _header(key, blob), blob)
-            self._prune(self._file(key))
+            self._limited(partial(self._write, key, blob), _TRANSFER_SECONDS)
         except OSError as error:
             _log.warning("cache not written", directory=str(self._directory), reason=error.strerror)
 
@@ -115,7 +119,7 @@ class BlobCache:
         if not self.enabled:
             return False
         try:
-            os.utime(self._mark_file(key))
+            self._limited(partial(os.utime, self._mark_file(key)))
         except OSError:
             return False
         return True
@@ -125,8 +129,7 @@ class BlobCache:
         if not self.enabled:
             return
         try:
-            self._make_directory()
-            atomic_file.write(self._mark_file(key), b"")
+            self._limited(partial(self._write_mark, key))
         except OSError as error:
             _log.warning("cache not written", directory=str(self._directory), reason=error.strerror)
 
@@ -151,9 +154,9 @@ class BlobCache:
         """A descriptor that holds the lock until it is closed, or None."""
         give_up = time.monotonic() + timeout
         try:
-            self._make_directory()
+            self._limited(self._make_directory)
             while True:
-                descriptor = os.open(self._lock_file(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(self._lock_file(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
                 try:
                     locked = self._flock(descriptor, give_up) and self._current(descriptor, key)
                 except BaseException:
@@ -207,6 +210,23 @@ class BlobCache:
             with suppress(FileNotFoundError):
                 file.unlink()
             total -= size
+
+    def _limited(self, work: Callable[[], T], seconds: float = SECONDS) -> T:
+        """``work``, on the folder. Raises TimeoutError if it does not answer."""
+        return limited(f"cache {self._directory}", work, seconds)
+
+    def _stored(self, file: Path) -> tuple[bytes, bytes]:
+        with regular_file.opened(file, self._max_bytes) as stream:
+            return stream.read(_HEADER_SIZE), stream.read()
+
+    def _write(self, key: str, blob: bytes | memoryview) -> None:
+        self._make_directory()
+        atomic_file.write(self._file(key), _header(key, blob), blob)
+        self._prune(self._file(key))
+
+    def _write_mark(self, key: str) -> None:
+        self._make_directory()
+        atomic_file.write(self._mark_file(key), b"")
 
     def _make_directory(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

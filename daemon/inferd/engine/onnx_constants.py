@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inferd import regular_file
 from inferd.engine.runtime import ov
 from inferd.engine.skipped_ops import walk
 from inferd.tensors import Shape
@@ -68,7 +69,7 @@ def empty_constants(file: Path) -> Mapping[str, Shape]:
 
 def mapped(file: Path) -> memoryview:
     """The bytes of ``file``. Raises OSError, and ValueError if it is empty."""
-    with file.open("rb") as stream:
+    with regular_file.opened(file) as stream:
         # Unmapped with its last view.
         return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 

@@ -1,13 +1,17 @@
 """The files and settings that a model version is loaded from."""
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from inferd.config.model import ModelConfig
 from inferd.content import Content, FileSet
 from inferd.errors import ConfigurationError, ContentChanged, LoadFailed, RepositoryError
+from inferd.patience import limited
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,10 @@ class ModelSource:
     def settled(self) -> Self:
         """A copy with the files' present content, which is read in full; if settled before, the content must be the
         same. Raises LoadFailed if a file can't be read, and ContentChanged."""
-        if self.content is not None and self.content.is_unchanged():
+        if self.content is not None and self._is_unchanged(self.content):
             return self
         try:
-            content = self.file_set.look().read()
+            content = self._limited(lambda: self.file_set.look().read())
         except RepositoryError as error:
             raise LoadFailed(self.name, self.version, str(error)) from error
         except OSError as error:
@@ -56,14 +60,14 @@ class ModelSource:
 
     def check(self) -> None:
         """Raises ContentChanged if the files may have changed since it was settled."""
-        if self.content is None or not self.content.is_unchanged():
+        if self.content is None or not self._is_unchanged(self.content):
             raise ContentChanged(self.name, self.version)
 
     def verify(self) -> None:
         """Like :meth:`check`, but by reading the files again: for results that are cached under their digest."""
         self.check()
         try:
-            same = self.content is not None and self.content.read().digest == self.digest
+            same = self.content is not None and self._limited(self.content.read).digest == self.digest
         except OSError:
             same = False
         if not same:
@@ -72,6 +76,16 @@ class ModelSource:
     def misconfigured(self, key: str, problem: str, allowed: str = "") -> ConfigurationError:
         """The error for a key of ``model.toml`` that does not fit the model."""
         return ConfigurationError(f"{self.name}/model.toml", key, problem, allowed=allowed)
+
+    def _is_unchanged(self, content: Content) -> bool:
+        try:
+            return self._limited(content.is_unchanged)
+        except OSError:
+            return False
+
+    def _limited(self, work: Callable[[], T]) -> T:
+        """``work``, which reads the files. Raises TimeoutError if they do not answer."""
+        return limited(f"model '{self.name}' version {self.version}", work)
 
     def _unread(self, error: OSError) -> LoadFailed:
         # A file that disappeared or changed between finding and reading it is not the model's fault.

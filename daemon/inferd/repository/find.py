@@ -19,19 +19,23 @@ because clients get to read it.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 # Not Path's own methods: they raise on a link to a place that this process may not read,
 # and one such link would keep every other model from being found.
 from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig, VersionSettings, read
 from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, FileSet
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
+from inferd.patience import SECONDS, limited, mark
+
+T = TypeVar("T")
 
 FORMATS = (".xml", ".onnx", ".pb", ".tflite", ".pdmodel")
 # TensorFlow's SavedModel is a folder, recognised by this file in it.
@@ -83,30 +87,49 @@ class Repository:
     """A folder of models; each call reads the disk again.
 
     At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead out of
-    it.
+    it. A version may have ``max_model_bytes``. A model whose folder does not answer for ``seconds`` is broken; the
+    others are found all the same.
     """
 
     root: Path
     max_models: int = 1024
     external_links: bool = False
+    max_model_bytes: int = field(default=64 << 30, kw_only=True)
+    seconds: float = field(default=SECONDS, kw_only=True)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The repository that ``settings`` name."""
-        return cls(settings.model_repository, settings.repository_max_models, settings.repository_external_links)
+        return cls(
+            settings.model_repository,
+            settings.repository_max_models,
+            settings.repository_external_links,
+            max_model_bytes=settings.repository_max_model_bytes,
+        )
 
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, if it can't be read."""
         try:
-            candidates = self._candidates()
+            return self._patiently(self._listing)
         except OSError as error:
             raise RepositoryError(str(self.root), _reason(error)) from None
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """``work`` on one thread or, if a folder hangs, on a thread for each folder, which shows the one."""
+        try:
+            return limited(f"model repository {self.root}", work, self.seconds)
+        except TimeoutError:
+            return work()
+
+    def _listing(self) -> Listing:
+        """All models. Raises OSError if the root can't be read."""
+        candidates = self._candidates()
         models: list[ModelEntry] = []
         broken: list[BrokenModel] = []
         for place, (name, paths) in enumerate(sorted(candidates.items())):
             try:
                 self._check_place(name, place)
-                models.append(self._entry(name, paths))
+                models.append(self._answered(name, paths))
             except InferdError as error:
                 broken.append(BrokenModel(one_line(name), error))
         return Listing(tuple(models), tuple(broken))
@@ -115,9 +138,12 @@ class Repository:
         """What looks like a mistake about the folder as a whole, and what is expected; empty if nothing does, or if it
         can't be read."""
         try:
-            entries = _visible(self.root)
+            return limited(f"model repository {self.root}: kind", self._mistake, self.seconds)
         except OSError:
             return ""
+
+    def _mistake(self) -> str:
+        entries = _visible(self.root)
         found = [p for p in entries if (isdir(p) and p.name != LOST_FOUND) or _is_model_file(p) or p.name == SETTINGS]
         if not found:
             return f"holds no models; expected: {_expected(self.root, 'MODEL')}"
@@ -138,23 +164,33 @@ class Repository:
         if not _NAME.fullmatch(name):
             raise UnknownModel(name)
         try:
-            candidates = self._candidates()
+            candidates = self._patiently(self._candidates)
         except OSError as error:
             raise RepositoryError(name, f"the model repository {_reason(error)}") from None
         if name not in candidates:
             raise UnknownModel(name, candidates)
         self._check_place(name, sum(other < name for other in candidates))
-        return self._entry(name, candidates[name])
+        return self._answered(name, candidates[name])
 
     def _candidates(self) -> Mapping[str, Sequence[Path]]:
-        """The entries at the root that look like models, by the name they claim."""
+        """The entries at the root that look like models, by the name they claim. Raises OSError if it can't be read."""
         claims: dict[str, list[Path]] = defaultdict(list)
-        for path in _visible(self.root):
-            if _is_model_file(path):
-                claims[path.stem].append(path)
-            elif (isdir(path) and path.name != LOST_FOUND) or _is_link_to_nothing(path):
-                claims[path.name].append(path)
+        for path in limited(f"model repository {self.root}: names", partial(_visible, self.root), self.seconds):
+            try:
+                name = limited(str(path), partial(_claim, path), self.seconds)
+            except TimeoutError:
+                # A folder of a file system that is gone. Reading it says so.
+                name = path.name
+            if name:
+                claims[name].append(path)
         return claims
+
+    def _answered(self, name: str, paths: Sequence[Path]) -> ModelEntry:
+        """The model ``name``. Raises InferdError if it can't be served, or does not answer."""
+        try:
+            return limited(f"model {self.root / name}", partial(self._entry, name, paths), self.seconds)
+        except OSError as error:
+            raise RepositoryError(one_line(name), _reason(error)) from None
 
     def _check_place(self, name: str, place: int) -> None:
         if place >= self.max_models:
@@ -179,6 +215,7 @@ class Repository:
 
     def _folder(self, name: str, folder: Path) -> ModelEntry:
         config = ModelConfig()
+        mark(one_line(name))
         if lexists(file := folder / SETTINGS):
             self._check_link(file)
             self._check_settings(file)
@@ -258,6 +295,14 @@ def _expected(repository: Path, model: str) -> str:
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def _claim(path: Path) -> str:
+    """The model's name that an entry of the root claims, "" if it is no model."""
+    mark(one_line(path.name))
+    if _is_model_file(path):
+        return path.stem
+    return path.name if (isdir(path) and path.name != LOST_FOUND) or _is_link_to_nothing(path) else ""
 
 
 def _is_model_file(path: Path) -> bool:

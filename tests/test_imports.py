@@ -21,6 +21,7 @@ ROWS = {
     "atomic_file": 0,
     "patience": 0,
     "regular_file": 1,
+    "exit_deadline": 1,
     "log_writer": 0,
     "cgroup": 0,
     "descriptors": 0,

@@ -1,8 +1,6 @@
 """The composition root: the only place that constructs, and the numbered start-up and drain."""
 
 import asyncio
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from inferd.engine.device_probe import DeviceProbe
 from inferd.engine.model import Engine
 from inferd.engine.preflight import PreflightLimits
 from inferd.errors import UnknownModel
+from inferd.exit_deadline import LAST_SECONDS, ExitDeadline
 from inferd.exposition.devices import DeviceCollector
 from inferd.exposition.exporter import Exporter, Pages, registry_of
 from inferd.exposition.host import HostCollector
@@ -34,10 +33,11 @@ from inferd.exposition.status import Status
 from inferd.exposition.triton import TritonCollector
 from inferd.health.liveness import LivenessRules
 from inferd.lifecycle import Lifecycle, ModelState, Phase
-from inferd.log_writer import LAST_LINES, LogWriter
+from inferd.log_writer import LogWriter
 from inferd.logs import RequestLog
 from inferd.metrics import merge_snapshots
 from inferd.metrics.recorder import Recorder
+from inferd.patience import hung
 from inferd.reload import Reloader
 from inferd.repository.find import Repository
 from inferd.repository.watch import Watch
@@ -68,10 +68,8 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# timeout(1) and some supervisors signal a process and then its group: that counts as one signal.
-_ONE_WISH_SECONDS = 0.1
-# Extra seconds for the drain, beyond waiting for accepted requests and for their responses to leave.
-_FREEING_SECONDS = 30.0
+# Seconds for responses to leave, where accepted requests have taken all of drain_timeout.
+_LEAVING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +90,21 @@ class App:
         read: Callable[[], Settings] | None = None,
         identity: WorkerIdentity | None = None,
         *,
+        deadline: ExitDeadline,
         log_writer: LogWriter | None = None,
     ) -> None:
         """Build every part and bind the metrics port. ``read`` gives the settings at a reload; ``identity`` makes it a
-        worker, which has no metrics port and reports to its supervisor; ``log_writer`` writes the log.
+        worker, which has no metrics port and reports to its supervisor; ``deadline`` takes the signals;
+        ``log_writer`` writes the log.
 
         Raises ConfigurationError.
         """
         self._settings = settings
         self._identity = identity
         self._log_writer = log_writer
+        self._deadline = deadline
         fanout = self._fanout = WorkerFanout(identity) if identity is not None else None
         self._stop = asyncio.Event()
-        self._stopped_at = 0.0
         self._restart = False
         self._grpc_port = 0
         self._lifecycle = Lifecycle()
@@ -223,10 +223,13 @@ class App:
     async def run(self) -> ExitOutcome:
         """Serve until a signal, then drain."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        # From the first moment: unhandled, it would end the process.
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        # SIGHUP from the first moment, too: unhandled, it would end the process. systemd tells every process of a unit,
+        # so a worker hears a wish twice; its supervisor ends it at once if it wants to.
+        self._deadline.take_signals(
+            lambda: loop.call_soon_threadsafe(self._end),
+            lambda: loop.call_soon_threadsafe(self._reloader.ask),
+            second=_nothing if self._identity is None else None,
+        )
         if self._identity is not None:
             # No data comes through this pipe; it closes when the supervisor wants this worker to drain, or is gone.
             loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
@@ -237,13 +240,14 @@ class App:
             if loading.done():
                 await loading  # raises what start-up raised
         except BaseException:
+            self._deadline.arm()
             self._lifecycle.move(Phase.FAILED)
             raise
         await stopping
         await self._drain()
         unfinished = not loading.done()
         loading.cancel()
-        abrupt = unfinished or self._health.stopped_short or self._catalog.unfreed() > 0
+        abrupt = unfinished or self._health.stopped_short or self._catalog.unfreed() > 0 or bool(hung())
         return ExitOutcome(abrupt, self._restart)
 
     async def _start(self) -> None:
@@ -313,11 +317,13 @@ class App:
         await self._server.start()
 
     async def _drain(self) -> None:
+        self._deadline.arm()
         # 1. Readiness flips before anything else: balancers look there first.
         self._lifecycle.move(Phase.DRAINING)
         await self._changed()
         log.info("draining", timeout=self._settings.drain_timeout)
-        self._systemd.stopping(2 * self._settings.drain_timeout + _FREEING_SECONDS)
+        until = time.monotonic() + self._settings.drain_timeout
+        self._systemd.stopping(self._settings.drain_timeout + LAST_SECONDS)
         for task in self._reloading:
             task.cancel()
         # 2. Streams are read no further, new unary calls are refused, tuning stops, and preflight children end.
@@ -331,7 +337,7 @@ class App:
         # 4. Clients are told to go elsewhere and answers reach the wire, then the port closes. In a roll-over every
         # call that still comes here before is one that fails, so nothing is waited for that takes time: not tuning to
         # end, nor memory to be freed.
-        closing = asyncio.create_task(self._server.stop(max(1.0, self._settings.drain_timeout)))
+        closing = asyncio.create_task(self._server.stop(max(_LEAVING_SECONDS, until - time.monotonic())))
         # 5. Infer requests end before the interpreter does.
         await ending
         await self._catalog.close()
@@ -349,29 +355,11 @@ class App:
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         """The supervisor has ended its side of the pipe."""
         loop.remove_reader(sys.stdin.fileno())
-        self._restart = False
-        self._stop.set()
+        self._end()
 
-    def _signalled(self, number: signal.Signals) -> None:
-        now = time.monotonic()
-        if self._identity is not None and self._stop.is_set():
-            # systemd tells every process of a unit, and the supervisor tells us too. It ends at once whom it wants to.
-            self._restart = False
-            return
-        if self._restart:
-            # A signal during a drain for a restart means: end, without a fresh process.
-            self._restart, self._stopped_at = False, now
-            log.info("signal received", signal=number.name)
-            return
-        if self._stop.is_set():
-            if now - self._stopped_at < _ONE_WISH_SECONDS:
-                return
-            log.warning("second signal received; exiting at once", signal=number.name)
-            if self._log_writer is not None:
-                self._log_writer.drain(LAST_LINES)
-            os._exit(128 + number)
-        log.info("signal received", signal=number.name)
-        self._stopped_at = now
+    def _end(self) -> None:
+        """Drain and end. During a drain for a restart that means: without a fresh process."""
+        self._restart = False
         self._stop.set()
 
     def _restart_for(self, device: str) -> None:
@@ -412,6 +400,9 @@ def _worker_answers(snapshotter: Snapshotter, scrape: Scrape) -> Reports:
         "snapshot": lambda: merge_snapshots.as_json(snapshotter.snapshot()),
         "readiness": lambda: _text(snapshotter.readiness()),
     }
+
+
+def _nothing() -> None: ...
 
 
 def _text(readiness: tuple[bool, str]) -> bytes:

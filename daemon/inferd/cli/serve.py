@@ -14,6 +14,7 @@ from inferd import logs
 from inferd.cli import exit_status
 from inferd.config.daemon import Settings
 from inferd.errors import InferdError
+from inferd.exit_deadline import GRACE_SECONDS, ExitDeadline
 from inferd.log_writer import LAST_LINES, LogWriter
 from inferd.workers.worker_identity import WorkerIdentity
 
@@ -37,12 +38,14 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
         if identity is None and settings.workers != 1:
-            from inferd.workers.daemon import worker_count
+            from inferd.workers.daemon import WORKERS_SECONDS, worker_count
 
             # Only the workers need OpenVINO and gRPC: their supervisor is small and starts at once.
             if (count := worker_count(settings)) > 1:
-                return asyncio.run(_supervise(settings, argv, count, log))
-        return _serve(settings, read, identity, log)
+                # The workers end by themselves before, or are killed.
+                deadline = _deadline(settings, log, later=WORKERS_SECONDS)
+                return asyncio.run(_supervise(settings, argv, count, deadline))
+        return _serve(settings, read, identity, _deadline(settings, log), log)
     except InferdError:
         raise
     except Exception:
@@ -52,18 +55,28 @@ def serve(settings: Settings, read: Callable[[], Settings], argv: Sequence[str])
         log.drain(LAST_LINES)
 
 
-async def _supervise(settings: Settings, argv: Sequence[str], count: int, log: LogWriter) -> int:
+def _deadline(settings: Settings, log: LogWriter, later: float = 0.0) -> ExitDeadline:
+    return ExitDeadline(settings.drain_timeout + GRACE_SECONDS + later, exit_status.OVERDUE, log)
+
+
+async def _supervise(settings: Settings, argv: Sequence[str], count: int, deadline: ExitDeadline) -> int:
     from inferd.workers.daemon import WorkersDaemon
 
-    return await WorkersDaemon(settings, argv, count, log_writer=log).run()
+    return await WorkersDaemon(settings, argv, count, deadline=deadline).run()
 
 
-def _serve(settings: Settings, read: Callable[[], Settings], identity: WorkerIdentity | None, log: LogWriter) -> int:
+def _serve(
+    settings: Settings,
+    read: Callable[[], Settings],
+    identity: WorkerIdentity | None,
+    deadline: ExitDeadline,
+    log: LogWriter,
+) -> int:
     from inferd.app import App
     from inferd.transport.event_loop import QueueEventLoop
 
     async def run() -> "ExitOutcome":
-        return await App(settings, read, identity, log_writer=log).run()
+        return await App(settings, read, identity, deadline=deadline, log_writer=log).run()
 
     with asyncio.Runner(loop_factory=QueueEventLoop) as runner:
         outcome = runner.run(run())

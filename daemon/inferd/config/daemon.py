@@ -418,7 +418,11 @@ class Settings(BaseModel):
         "device. alone restarts only while no model answers, always at any time, off never.",
     )
     drain_timeout: Annotated[Duration, Group.HEALTH] = Field(
-        30.0, ge=0, le=3600, description="Time for accepted requests to finish after SIGTERM or SIGINT."
+        30.0,
+        ge=0,
+        le=3600,
+        description="Time for accepted requests to finish after SIGTERM or SIGINT. Whatever hangs, the process ends at "
+        "most 20 s later.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Group.OBSERVABILITY, COMMON] = Field(
         "info", description="Least severe level to log."

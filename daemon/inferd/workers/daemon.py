@@ -4,8 +4,6 @@ It uses neither OpenVINO nor gRPC. Each worker is the daemon of app.py, with its
 """
 
 import asyncio
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -19,12 +17,12 @@ from inferd.engine.cpu_budget import cpu_budget
 from inferd.engine.preflight import memory_allowed
 from inferd.engine.topology import cpu_layout
 from inferd.errors import ConfigurationError
+from inferd.exit_deadline import LAST_SECONDS, ExitDeadline
 from inferd.exposition.exporter import Exporter, Pages
 from inferd.exposition.merged import Key, WorkersCollector, merged_registry
 from inferd.exposition.security import SecurityCollector
 from inferd.exposition.status import Status
 from inferd.lifecycle import Lifecycle, Phase
-from inferd.log_writer import LAST_LINES, LogWriter
 from inferd.metrics import merge_snapshots
 from inferd.metrics.process_usage import ProcessUsage
 from inferd.metrics.retired_counters import RetiredCounters
@@ -41,12 +39,11 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# timeout(1) and some supervisors signal a process and then its group: that counts as one signal.
-_SAME_SIGNAL_SECONDS = 0.1
-# What a worker's drain may take in addition to twice its drain_timeout; see app.py.
-_FREEING_SECONDS = 30.0
 # If a worker takes longer than this, in seconds, its last report is used.
 _PATIENCE = 2.0
+
+WORKERS_SECONDS = 15.0
+"""How much longer than a worker its supervisor may take to end: the worker's last seconds, then its killing."""
 
 NOT_CLEAN = 1
 """Exit status if a worker did not drain cleanly."""
@@ -86,13 +83,12 @@ def worker_specs(
 class WorkersDaemon:
     """One daemon, from settings to exit, as ``count`` workers."""
 
-    def __init__(self, settings: Settings, argv: Sequence[str], count: int, *, log_writer: LogWriter) -> None:
+    def __init__(self, settings: Settings, argv: Sequence[str], count: int, *, deadline: ExitDeadline) -> None:
         """Hold the gRPC port and bind the metrics port; inside the event loop. Raises ConfigurationError."""
         self._settings = settings
-        self._log_writer = log_writer
+        self._deadline = deadline
         self._started = time.monotonic()
         self._stop = asyncio.Event()
-        self._stopped_at = 0.0
         self._lifecycle = Lifecycle()
         self._credentials = Credentials.of(settings)
         self._notifier = NotifySender()
@@ -117,9 +113,11 @@ class WorkersDaemon:
     async def run(self) -> int:
         """Serve until a signal, then drain; returns the exit status."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._deadline.take_signals(
+            lambda: loop.call_soon_threadsafe(self._stop.set),
+            lambda: loop.call_soon_threadsafe(self._reload),
+            second=self._supervisor.kill,
+        )
         self._credentials.start()
         self._exporter.start()
         self._supervisor.start()
@@ -134,11 +132,12 @@ class WorkersDaemon:
         return status
 
     async def _drain(self) -> bool:
+        self._deadline.arm()
         # 1. Readiness flips before anything else, because load balancers react to it first.
         self._lifecycle.move(Phase.DRAINING)
         log.info("draining", timeout=self._settings.drain_timeout)
-        seconds = 2 * self._settings.drain_timeout + _FREEING_SECONDS
-        self._notifier.stopping("draining", seconds)
+        seconds = self._settings.drain_timeout + LAST_SECONDS
+        self._notifier.stopping("draining", seconds + WORKERS_SECONDS)
         # 2. The workers drain in parallel, and end.
         clean = await self._supervisor.drain(seconds)
         # 3. Last, so that the drain can be observed.
@@ -164,19 +163,6 @@ class WorkersDaemon:
             models=served.serving if served is not None else 0,
             broken=served.wanted - served.serving if served is not None else 0,
         )
-
-    def _signalled(self, number: signal.Signals) -> None:
-        now = time.monotonic()
-        if self._stop.is_set():
-            if now - self._stopped_at < _SAME_SIGNAL_SECONDS:
-                return
-            log.warning("second signal received; exiting at once", signal=number.name)
-            self._supervisor.kill()
-            self._log_writer.drain(LAST_LINES)
-            os._exit(128 + number)
-        log.info("signal received", signal=number.name)
-        self._stopped_at = now
-        self._stop.set()
 
     def _reload(self) -> None:
         self._credentials.reload()

@@ -68,8 +68,8 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# Seconds for responses to leave, where accepted requests have taken all of drain_timeout.
-_LEAVING_SECONDS = 5.0
+# Seconds for responses to leave, and for loads and unloads to end, where requests have taken all of drain_timeout.
+_LEAVING_SECONDS, _CHANGING_SECONDS = 5.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +244,8 @@ class App:
             self._lifecycle.move(Phase.FAILED)
             raise
         await stopping
-        await self._drain()
-        unfinished = not loading.done()
+        complete = await self._drain()
+        unfinished = not (complete and loading.done())
         loading.cancel()
         abrupt = unfinished or self._health.stopped_short or self._catalog.unfreed() > 0 or bool(hung())
         return ExitOutcome(abrupt, self._restart)
@@ -316,7 +316,8 @@ class App:
         self._grpc_port = self._server.bind(self._settings.grpc_bind)
         await self._server.start()
 
-    async def _drain(self) -> None:
+    async def _drain(self) -> bool:
+        """Drain; False if a load goes on, which can't be interrupted."""
         self._deadline.arm()
         # 1. Readiness flips before anything else: balancers look there first.
         self._lifecycle.move(Phase.DRAINING)
@@ -340,7 +341,7 @@ class App:
         closing = asyncio.create_task(self._server.stop(max(_LEAVING_SECONDS, until - time.monotonic())))
         # 5. Infer requests end before the interpreter does.
         await ending
-        await self._catalog.close()
+        complete = await self._catalog.close(max(_CHANGING_SECONDS, until - time.monotonic()))
         await closing
         # 6. The metrics port closes last, so that the drain can be observed.
         self._exporter.close()
@@ -351,6 +352,7 @@ class App:
         await asyncio.to_thread(self._tracer.close)
         self._lifecycle.move(Phase.STOPPED)
         log.info("stopped")
+        return complete
 
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         """The supervisor has ended its side of the pipe."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-SECONDS = 20.0
+SECONDS = 15.0
 """How long reading may make no progress."""
 _MOST_HUNG = 16
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -264,6 +265,20 @@ def test_a_second_signal_ends_it_at_once(daemon: Daemon, number: signal.Signals)
     assert ended_by_itself(daemon) == 128 + number
     assert daemon.events("second signal received; exiting at once")[0]["signal"] == number.name
     assert not daemon.events("stopped")
+
+
+def test_a_load_that_goes_on_does_not_hold_up_the_end(tmp_path: Path, cache_dir: Path) -> None:
+    models.save(models.identity(DType.INT64, [-1]), tmp_path, "echo")
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--drain-timeout", "1") as daemon:
+        models.save(models.slow(200), tmp_path, "slow", settings="[warmup]\nruns = 1000")
+        daemon.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 60
+        while "slow 1: LOADING" not in daemon.get("/readyz")[1]:
+            assert time.monotonic() < end, daemon.log()
+        daemon.process.send_signal(signal.SIGTERM)
+        assert ended_by_itself(daemon) == 0
+    assert daemon.events("stopped")
+    assert not [event for event in daemon.events("model ready") if event["model"] == "slow"]
 
 
 # -- start-up ---------------------------------------------------------------------

@@ -225,14 +225,17 @@ class Catalog(Routes):
             wait.cancel()
         return not pending
 
-    async def close(self) -> None:
-        """Answer the remaining requests and free every infer request. Harmless when called again."""
+    async def close(self, seconds: float | None = None) -> bool:
+        """Answer the remaining requests and free every infer request, after loads and unloads under way have ended or,
+        if given, ``seconds`` have passed; False if one goes on. Harmless when called again."""
         self._retries.close()
         self._exchange.end()
+        late: set[asyncio.Task[None]] = set()
         if self._changes:
-            await asyncio.wait(self._changes)
+            _, late = await asyncio.wait(self._changes, timeout=seconds)
         held, self._routes = list(self.loaded()), {}
         await asyncio.gather(*(self._loader.free(deployment) for _, deployment in held))
+        return not late
 
     async def _shielded(self, change: Coroutine[None, None, None]) -> None:
         """A client that hangs up must not leave a version half unloaded."""

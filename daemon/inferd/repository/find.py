@@ -138,7 +138,7 @@ class Repository:
         """What looks like a mistake about the folder as a whole, and what is expected; empty if nothing does, or if it
         can't be read."""
         try:
-            return limited(f"model repository {self.root}: kind", self._mistake, self.seconds)
+            return limited(f"model repository {self.root}", self._mistake, self.seconds)
         except OSError:
             return ""
 
@@ -188,7 +188,7 @@ class Repository:
     def _answered(self, name: str, paths: Sequence[Path]) -> ModelEntry:
         """The model ``name``. Raises InferdError if it can't be served, or does not answer."""
         try:
-            return limited(f"model {self.root / name}", partial(self._entry, name, paths), self.seconds)
+            return limited(str(paths[0]), partial(self._entry, name, paths), self.seconds)
         except OSError as error:
             raise RepositoryError(one_line(name), _reason(error)) from None
 

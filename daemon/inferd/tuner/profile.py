@@ -5,17 +5,19 @@ profile is ignored and the log names the difference. Files appear under their na
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
 from inferd import atomic_file, regular_file
 from inferd.axes import QUANTITIES
+from inferd.patience import SECONDS, limited
 from inferd.tuning.candidates import Candidate
 from inferd.tuning.estimates import Estimate
 from inferd.tuning.outcome import Outcome
@@ -24,6 +26,10 @@ log = structlog.get_logger("inferd.tuning")
 
 # Profiles of another format are not read.
 FORMAT = 1
+# The event loop writes profiles, which are small and few, and it may stand still for less than 2 s.
+_WRITING_SECONDS = 1.0
+
+T = TypeVar("T")
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -171,7 +177,7 @@ class Profiles:
         """The stored profile, valid or not; None if there is none or it can't be read."""
         file = self._file(model, version, device)
         try:
-            text = regular_file.read(file)
+            text = self._limited(partial(regular_file.read, file), SECONDS)
             if (form := _STAMP.validate_json(text).format) != FORMAT:
                 log.warning("profile ignored: unknown format", file=str(file), format=form)
                 return None
@@ -196,10 +202,7 @@ class Profiles:
         file = self._file(profile.model, profile.version, profile.device)
         text = as_json(profile)
         try:
-            # mkdir applies the mode to the last folder only.
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.parent.mkdir(mode=0o700, exist_ok=True)
-            atomic_file.write(file, text.encode())
+            self._limited(partial(self._write, file, text), _WRITING_SECONDS)
         except OSError as error:
             log.warning("profile not stored", file=str(file), reason=error.strerror)
             return False
@@ -209,9 +212,19 @@ class Profiles:
         """Delete the profile. On failure, log a warning."""
         file = self._file(model, version, device)
         try:
-            file.unlink(missing_ok=True)
+            self._limited(partial(file.unlink, missing_ok=True), _WRITING_SECONDS)
         except OSError as error:
             log.warning("profile not removed", file=str(file), reason=error.strerror)
+
+    def _limited(self, work: Callable[[], T], seconds: float) -> T:
+        """``work``, on the folder. Raises TimeoutError if it does not answer."""
+        return limited(f"profiles {self._directory}", work, seconds)
+
+    def _write(self, file: Path, text: str) -> None:
+        # mkdir applies the mode to the last folder only.
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        atomic_file.write(file, text.encode())
 
     def _file(self, model: str, version: int, device: str) -> Path:
         # The repository restricts model names to plain characters; devices may have colons and commas.

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import FileIO
@@ -47,11 +47,13 @@ _CHUNK = 4 << 20
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """Where files may be: below ``root``, and with ``external_links`` wherever symbolic links lead. The files of one
-    version may have ``max_bytes`` together."""
+    version may have ``max_bytes`` together, and are among the ``digests``, if there are some: SHA-256 in hex by paths
+    relative to the root."""
 
     root: Path
     external_links: bool = False
     max_bytes: int = 64 << 30
+    digests: Mapping[str, str] | None = field(default=None, hash=False, repr=False)
 
     def check_link(self, path: Path | str, named: Path | str = "") -> None:
         """Raises RepositoryError if ``path``, with links followed, is outside the root or does not exist. Messages call
@@ -65,6 +67,16 @@ class Bounds:
         if not exists(target):
             problem = "is a broken or unreadable symbolic link" if islink(path) else "can't be read"
             raise RepositoryError(self.shown(named or path), problem)
+
+    def check_digest(self, path: Path, digest: str | None = None) -> None:
+        """Raises RepositoryError if ``path`` is not listed, or not with this ``digest``."""
+        if self.digests is None:
+            return
+        wanted = self.digests.get(str(path.relative_to(self.root)))
+        if wanted is None:
+            raise RepositoryError(self.shown(path), "is not listed in model_digests")
+        if digest is not None and digest != wanted:
+            raise RepositoryError(self.shown(path), f"has the digest {digest}; model_digests lists {wanted}")
 
     def shown(self, path: Path | str) -> str:
         """``path`` as clients may read it: relative to the root."""
@@ -92,15 +104,19 @@ class Content:
     # Files that come and go next to these do not count as a change; but these show a file moved away and back.
     folders: tuple[tuple[str, Stamp], ...] = field(default=(), compare=False)
     digest: str = field(default="", compare=False)
+    check_digest: Callable[[str, str], None] | None = field(default=None, compare=False, repr=False)
 
     def read(self) -> "Content":
         """The same with its digest, a SHA-256 in hex over the names and contents of all files. Raises OSError if one
-        can't be read or has changed since."""
+        can't be read or has changed since, and RepositoryError if one has another digest than is listed."""
         # A folder may hold several files that could be the main one.
         main = next((f.name for f in self.files if f.path == str(self.main)), "")
         total = hashlib.sha256(json.dumps(main).encode())
         for file in self.files:
-            total.update(json.dumps([file.name, file.link or _digest(file)]).encode())
+            digest = file.link or _digest(file)
+            if self.check_digest is not None and not file.link:
+                self.check_digest(file.name, digest)
+            total.update(json.dumps([file.name, digest]).encode())
         return replace(self, digest=total.hexdigest())
 
     def is_unchanged(self) -> bool:
@@ -127,12 +143,20 @@ class FileSet:
         try:
             content = self._next_to_main() if self.folder is None else self._below(self.folder)
             self._check_size(self.folder or self.main, sum(0 if file.link else file.stamp[2] for file in content.files))
-            return content
+            if self.bounds.digests is None:
+                return content
+            for file in content.files:
+                if not file.link:
+                    self._check_digest(file.name)
+            return replace(content, check_digest=self._check_digest)
         except OSError as error:
             real, named = realpath(self._folder), self._folder
             path = error.filename if isinstance(error.filename, str) else real
             within = relpath(path, real) if commonpath((real, path)) == real else ""
             raise RepositoryError(self.bounds.shown(named / within), f"can't be read: {error.strerror}") from None
+
+    def _check_digest(self, name: str, digest: str | None = None) -> None:
+        self.bounds.check_digest(self._folder / name, digest)
 
     @property
     def _folder(self) -> Path:

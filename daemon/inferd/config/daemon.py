@@ -200,6 +200,11 @@ class Settings(BaseModel):
         description="Largest size of the files of one model version; inferd reports a larger one as broken and reads "
         "none of its files.",
     )
+    model_digests: Annotated[FileIfAny, Group.MODELS] = Field(
+        "",
+        description="List of SHA-256 digests, as sha256sum writes it, of the files in the repository by their paths in "
+        "it. When set, only files that it lists are served, only with that content. inferd reads it at each reload.",
+    )
     repository_external_links: Annotated[bool, Group.MODELS] = Field(
         False, description="Follow symbolic links that lead out of the model repository, instead of refusing them."
     )

@@ -68,7 +68,7 @@ class ModelSource:
         self.check()
         try:
             same = self.content is not None and self._limited(self.content.read).digest == self.digest
-        except OSError:
+        except (OSError, RepositoryError):
             same = False
         if not same:
             raise ContentChanged(self.name, self.version)

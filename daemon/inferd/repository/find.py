@@ -17,10 +17,11 @@ A broken model never keeps another from being served. Its error names files rela
 because clients get to read it.
 """
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 # Not Path's own methods: they raise on a link to a place that this process may not read,
@@ -29,11 +30,13 @@ from os.path import exists, getsize, isdir, isfile, islink, lexists
 from pathlib import Path
 from typing import Self, TypeVar
 
+from inferd import regular_file
 from inferd.config.daemon import Settings
-from inferd.config.model import ModelConfig, VersionSettings, read
+from inferd.config.model import ModelConfig, VersionSettings, parse, read
 from inferd.content import LOST_FOUND, SETTINGS, Bounds, Content, FileSet
 from inferd.errors import InferdError, RepositoryError, UnknownModel, listed, one_line
 from inferd.patience import SECONDS, limited, mark
+from inferd.repository import digests
 
 T = TypeVar("T")
 
@@ -86,15 +89,17 @@ class Listing:
 class Repository:
     """A folder of models; each call reads the disk again.
 
-    At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead out of
-    it. A version may have ``max_model_bytes``. A model whose folder does not answer for ``seconds`` is broken; the
-    others are found all the same.
+    At most ``max_models`` can be served, the first by name. ``external_links`` follows symbolic links that lead out
+    of it. A version may have ``max_model_bytes``. With a ``digests_file`` only the files that it lists are served.
+    A model whose folder does not answer for ``seconds`` is broken; the others are found all the same.
     """
 
     root: Path
     max_models: int = 1024
     external_links: bool = False
     max_model_bytes: int = field(default=64 << 30, kw_only=True)
+    digests_file: Path | None = field(default=None, kw_only=True)
+    digests: Mapping[str, str] | None = field(default=None, kw_only=True, hash=False, repr=False)
     seconds: float = field(default=SECONDS, kw_only=True)
 
     @classmethod
@@ -105,10 +110,13 @@ class Repository:
             settings.repository_max_models,
             settings.repository_external_links,
             max_model_bytes=settings.repository_max_model_bytes,
+            digests_file=Path(settings.model_digests) if settings.model_digests else None,
         )
 
     def scan(self) -> Listing:
         """All models; raises RepositoryError, naming the root, if it can't be read."""
+        if (checking := self._with_digests()) is not self:
+            return checking.scan()
         try:
             return self._patiently(self._listing)
         except OSError as error:
@@ -163,6 +171,8 @@ class Repository:
         """
         if not _NAME.fullmatch(name):
             raise UnknownModel(name)
+        if (checking := self._with_digests()) is not self:
+            return checking.find(name)
         try:
             candidates = self._patiently(self._candidates)
         except OSError as error:
@@ -171,6 +181,12 @@ class Repository:
             raise UnknownModel(name, candidates)
         self._check_place(name, sum(other < name for other in candidates))
         return self._answered(name, candidates[name])
+
+    def _with_digests(self) -> "Repository":
+        """One with the present list of digests, this one without a list. Raises RepositoryError if it can't be read."""
+        if self.digests_file is None or self.digests is not None:
+            return self
+        return replace(self, digests=digests.read(self.digests_file))
 
     def _candidates(self) -> Mapping[str, Sequence[Path]]:
         """The entries at the root that look like models, by the name they claim. Raises OSError if it can't be read."""
@@ -219,7 +235,7 @@ class Repository:
         if lexists(file := folder / SETTINGS):
             self._check_link(file)
             self._check_settings(file)
-            config = read(file, self._shown(file))
+            config = self._settings(file)
 
         entries = _visible(folder)
         numbered = {p.name: p for p in entries if re.fullmatch(r"[0-9]+", p.name) and not isfile(p)}
@@ -260,7 +276,7 @@ class Repository:
 
     @property
     def _bounds(self) -> Bounds:
-        return Bounds(self.root, self.external_links)
+        return Bounds(self.root, self.external_links, self.max_model_bytes, self.digests)
 
     def _check_link(self, path: Path) -> None:
         self._bounds.check_link(path)
@@ -271,6 +287,16 @@ class Repository:
             raise RepositoryError(self._shown(file), "is not a regular file")
         if getsize(file) > _MOST_SETTINGS:
             raise RepositoryError(self._shown(file), f"is larger than {_MOST_SETTINGS} bytes")
+
+    def _settings(self, file: Path) -> ModelConfig:
+        if self.digests is None:
+            return read(file, self._shown(file))
+        content = regular_file.read(file, _MOST_SETTINGS)
+        self._bounds.check_digest(file, hashlib.sha256(content).hexdigest())
+        try:
+            return parse(content.decode(), self._shown(file))
+        except UnicodeDecodeError:
+            raise RepositoryError(self._shown(file), "is not UTF-8 text") from None
 
     def _shown(self, path: Path) -> str:
         return self._bounds.shown(path)

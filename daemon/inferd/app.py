@@ -351,6 +351,8 @@ class App:
         self._lag.stop()
         await asyncio.to_thread(self._tracer.close)
         self._lifecycle.move(Phase.STOPPED)
+        if self._identity is not None:
+            self._identity.clean_up()
         log.info("stopped")
         return complete
 

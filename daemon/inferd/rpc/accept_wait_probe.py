@@ -7,6 +7,7 @@ milliseconds each on a busy server. So the few bytes of HTTP/2 that a call needs
 leave with the first system call after the time stamp.
 """
 
+import os
 import secrets
 import struct
 import tempfile
@@ -46,7 +47,7 @@ class AcceptWaitProbe:
         # No client can guess it: a similar name is a method that does not exist.
         self._method = f"/inferd.AcceptWaitProbe/{secrets.token_hex(16)}"
         self._headers = call_headers(self._method)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._socket: int | None = None
         self._path = ""
         self._connection: Http2Connection | None = None
         # Guards ``wait``, which the thread and the event loop's thread use.
@@ -64,18 +65,20 @@ class AcceptWaitProbe:
     def bind(self, server: GrpcServer) -> None:
         """Make ``server`` listen on the socket too."""
         try:
-            self._folder = tempfile.TemporaryDirectory(prefix="inferd-")
-            self._path = f"{self._folder.name}/grpc"
-            if not server.listen(f"unix:{self._path}"):
-                raise OSError("gRPC can't listen there")
+            with tempfile.TemporaryDirectory(prefix="inferd-") as folder:
+                path = f"{folder}/grpc"
+                if not server.listen(f"unix:{path}"):
+                    raise OSError("gRPC can't listen there")
+                # The socket without its name: no process but this one finds it, and a killed one leaves nothing.
+                self._socket = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                self._path = f"/proc/self/fd/{self._socket}"
         except OSError as error:
             # For example a path that is too long for a socket, about a hundred characters.
             log.warning("accept wait not measured", problem=one_line(f"no socket in TMPDIR: {error}"))
-            self._clean()
 
     def start(self) -> None:
         """Send probes from when the server answers."""
-        if self._folder is not None:
+        if self._path:
             self._thread.start()
 
     def stop(self) -> None:
@@ -86,9 +89,9 @@ class AcceptWaitProbe:
         self._clean()
 
     def _clean(self) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._socket is not None:
+            os.close(self._socket)
+            self._socket = None
 
     def _arrived(self, call: ServerCall, raw: bytes | None) -> None:
         now = time.monotonic_ns()

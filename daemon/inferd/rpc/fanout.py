@@ -44,6 +44,11 @@ FANOUT_SCOPES: dict[str, FanoutScope] = {
     },
 }
 
+# Seconds that another worker may take: to load a model, for one action, for what it has counted. One that hangs is
+# replaced sooner than a load ends, which ends its calls.
+_QUICK = 2.0
+_LIMITS = {FanoutScope.EVERY: 600.0, FanoutScope.FIRST: 60.0, FanoutScope.SUMMED: _QUICK}
+
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 Answer = Callable[[bytes, ServerCall], Awaitable[bytes]]
@@ -51,17 +56,21 @@ Answer = Callable[[bytes, ServerCall], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A call to pass on: its message, the seconds that are left for it, and its caller's proven name."""
+    """A call to pass on: its message, the seconds that are left for it, its caller's proven name, and whether another
+    worker's limit is what leaves no more."""
 
     method: str
     raw: bytes
-    seconds: float | None = None
+    seconds: float
     principal: str = ""
+    limited: bool = True
 
     @classmethod
     def by(cls, call: ServerCall, method: str, raw: bytes) -> Self:
-        """What ``call`` asks, as of now."""
-        return cls(method, raw, call.time_remaining(), call.principal)
+        """What ``call`` asks, as of now, in the time that it has and that another worker may take."""
+        limit, left = _LIMITS[FANOUT_SCOPES[method]], call.time_remaining()
+        limited = left is None or left > limit
+        return cls(method, raw, limit if limited or left is None else left, call.principal, limited)
 
 
 class WorkerFanout:
@@ -103,7 +112,7 @@ class WorkerFanout:
             if not self._listens(index):
                 continue
             with suppress(grpc.aio.AioRpcError):
-                answer = await self._ask(index, _Asked(f"/{SERVICE}/RepositoryIndex", b""))
+                answer = await self._ask(index, _Asked(f"/{SERVICE}/RepositoryIndex", b"", _QUICK))
                 models = pb.RepositoryIndexResponse.FromString(answer).models
                 kept = {model.name for model in models if model.reason != Retirement.UNLOADED.value}
                 return {model.name for model in models} - kept
@@ -118,7 +127,8 @@ class WorkerFanout:
 
     async def _load(self, model: str, raw: bytes) -> None:
         try:
-            await self._require_others(_Asked(f"/{SERVICE}/RepositoryModelLoad", raw))
+            method = f"/{SERVICE}/RepositoryModelLoad"
+            await self._require_others(_Asked(method, raw, _LIMITS[FANOUT_SCOPES[method]]))
         except grpc.aio.AioRpcError as error:
             log.warning("new profile not loaded by all workers", model=model, problem=error.details())
 
@@ -150,11 +160,11 @@ class WorkerFanout:
                     asked.raw, timeout=asked.seconds, metadata=metadata
                 )
             except grpc.aio.AioRpcError as error:
+                code, why = error.code(), error.details() if self._listens(index) else "not serving"
+                if asked.limited and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    code, why = grpc.StatusCode.UNAVAILABLE, f"no answer within {asked.seconds:g} s"
                 raise grpc.aio.AioRpcError(
-                    error.code(),
-                    error.initial_metadata(),
-                    error.trailing_metadata(),
-                    details=f"worker {index}: {error.details() if self._listens(index) else 'not serving'}",
+                    code, error.initial_metadata(), error.trailing_metadata(), details=f"worker {index}: {why}"
                 ) from None
         return answer
 

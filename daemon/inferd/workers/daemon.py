@@ -39,8 +39,8 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
 
-# If a worker takes longer than this, in seconds, its last report is used.
-_PATIENCE = 2.0
+# If a worker takes longer than this, in seconds, its last report is used; and a probe does not wait for it.
+_PATIENCE, _PROBE_PATIENCE = 1.0, 0.3
 
 WORKERS_SECONDS = 15.0
 """How much longer than a worker its supervisor may take to end: the worker's last seconds, then its killing."""
@@ -107,7 +107,7 @@ class WorkersDaemon:
         self._counters: RetiredCounters[Key, ServerSnapshot] = RetiredCounters(merge_snapshots.add_retired)
         self._status = Status(self._snapshot)
         own = (WorkersCollector(self._counts), SecurityCollector(self._credentials))
-        registry = merged_registry(lambda: self._query("metrics"), own)
+        registry = merged_registry(lambda: self._query("metrics", _PATIENCE), own)
         self._exporter = Exporter.of(settings, Pages(registry, self._readiness, self._status), self._credentials)
 
     async def run(self) -> int:
@@ -170,13 +170,13 @@ class WorkersDaemon:
 
     # -- reports of all workers; on threads of the metrics port --------------------
 
-    def _query(self, word: str) -> tuple[Mapping[Key, bytes], Collection[Key]]:
+    def _query(self, word: str, patience: float) -> tuple[Mapping[Key, bytes], Collection[Key]]:
         present = self._supervisor.present
-        reports = query_all({key: identity.socket("reports") for key, identity in present.items()}, word, _PATIENCE)
+        reports = query_all({key: identity.socket("reports") for key, identity in present.items()}, word, patience)
         return reports, present
 
     def _snapshot(self) -> ServerSnapshot | None:
-        reports, present = self._query("snapshot")
+        reports, present = self._query("snapshot", _PATIENCE)
         self._counters.update({key: merge_snapshots.from_json(text) for key, text in reports.items()}, present)
         whole = merge_snapshots.SupervisorFacts(time.monotonic(), self._started, ProcessUsage.read(), self._phase())
         return merge_snapshots.merge(
@@ -192,8 +192,11 @@ class WorkersDaemon:
         """Whether the daemon takes requests; its phase, and a line for each worker and model that is not ready."""
         lines = [self._phase()]
         lines += [f"worker {i}: {s.value}" for i, s in enumerate(self._supervisor.states) if s not in SERVING]
-        for (index, _), text in sorted(self._query("readiness")[0].items()):
+        reports, present = self._query("readiness", _PROBE_PATIENCE)
+        for (index, _), text in sorted(reports.items()):
             lines += [f"worker {index}: {line}" for line in text.decode().splitlines()[1:]]
+        mute = sorted(index for index, generation in present if (index, generation) not in reports)
+        lines += [f"worker {index}: does not answer" for index in mute if self._supervisor.states[index] in SERVING]
         return self._supervisor.ready, "\n".join(lines)
 
     def _counts(self) -> tuple[int, int, int]:

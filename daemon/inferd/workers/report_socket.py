@@ -3,6 +3,7 @@
 import socket
 import socketserver
 import sys
+import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,8 @@ Reports = Mapping[str, Callable[[], bytes]]
 # Seconds that a client may take to send its one-word query.
 _PATIENCE = 5.0
 _LONGEST_WORD = 64
+# Zero would mean not to wait at all.
+_SHORTEST = 0.001
 
 
 class ReportServer:
@@ -61,7 +64,8 @@ class ReportServer:
 
 
 def query(path: Path, word: str, timeout: float) -> bytes:
-    """The answer of the worker at ``path``. Raises OSError if a part of it takes longer than ``timeout`` seconds."""
+    """The answer of the worker at ``path``. Raises OSError if it takes longer than ``timeout`` seconds."""
+    until = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(str(path))
@@ -69,6 +73,7 @@ def query(path: Path, word: str, timeout: float) -> bytes:
         parts = []
         while part := connection.recv(1 << 18):
             parts.append(part)
+            connection.settimeout(max(_SHORTEST, until - time.monotonic()))
     if not parts:
         raise OSError("it closed the connection without a response")
     return b"".join(parts)

@@ -23,6 +23,8 @@ _CHECK_INTERVAL = 1.0
 _MAX_START_SILENCE = 90.0
 # How long an aborted worker gets to write a traceback, and how long a drain may exceed its own time.
 _ABORTING, _GRACE = 10.0, 5.0
+# How long a worker may stay silent without a watchdog: it reports in every 5 s.
+_MAX_SILENCE = 12.0
 # How long one worker's reload may delay the next one's.
 _LONGEST_RELOAD = 600.0
 # How much more time to request from systemd each time a starting worker reports in.
@@ -46,8 +48,8 @@ class WorkerSupervisor:
     """All workers, from :meth:`start` to the end of :meth:`drain`; on the event loop's thread unless stated otherwise.
 
     The first worker starts alone, so that compiled models are in the cache for the others. ``on_complete`` is called
-    when all serve for the first time. With ``watchdog`` (seconds), systemd's watchdog is fed while all workers report
-    in.
+    when all serve for the first time. A worker that does not report in is replaced. With ``watchdog`` (seconds), the
+    one of systemd is fed while all workers report in.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class WorkerSupervisor:
         self._notifier = notifier
         self._watchdog = watchdog
         # Half of systemd's, so that a hung worker is replaced before systemd ends all of them.
-        self._max_silence = watchdog / 2 if watchdog is not None else None
+        self._max_silence = watchdog / 2 if watchdog is not None else _MAX_SILENCE
         self._on_complete = on_complete
         self._was_complete = False
         self._draining = False
@@ -166,7 +168,8 @@ class WorkerSupervisor:
                 loop.call_soon_threadsafe(self._ended, worker, status)
 
         spec = worker.spec
-        worker.process = Process(spec, ended, watchdog=self._max_silence)
+        watchdog = None if self._watchdog is None else self._max_silence
+        worker.process = Process(spec, ended, watchdog=watchdog)
         log.info("worker started", worker=index, pid=worker.process.pid, cpus=_cpu_list(spec.cpus))
         self._wake()
 
@@ -259,8 +262,6 @@ class WorkerSupervisor:
             self._notifier.status(line)
 
     def _silent(self, worker: _Worker, now: float) -> bool:
-        if self._max_silence is None:
-            return False
         starting = worker.lifecycle.state is WorkerState.STARTING and now - worker.lifecycle.last_heard > max(
             self._max_silence, _MAX_START_SILENCE
         )
@@ -273,6 +274,8 @@ class WorkerSupervisor:
             worker.aborted = now
             log.error("silent worker aborted", worker=worker.spec.identity.index)
             worker.process.signal(signal.SIGABRT)
+            # One that was stopped would not notice.
+            worker.process.signal(signal.SIGCONT)
         elif now - worker.aborted > _ABORTING:
             worker.process.signal(signal.SIGKILL)
 

@@ -46,6 +46,9 @@ SLOW: Rows = {
         "tests/tuning/test_search.py::test_a_search_keeps_to_its_budget_but_for_the_seeds",
         "tests/tuning/test_search.py::test_the_same_measurements_make_the_same_search",
     ],
+    "waits until a supervisor gives up on its worker": [
+        "tests/system/test_workers.py::test_a_worker_that_does_nothing_any_more_does_not_keep_the_daemon_from_ending",
+    ],
     "waits until inferd gives up on files that hang": [
         "tests/system/test_hung_files.py::test_a_folder_that_hangs_is_named_and_stops_neither_service_nor_reloads",
         "tests/system/test_hung_files.py::test_a_start_with_a_folder_that_hangs_serves_the_others",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,30 @@ def test_workers_end_when_their_supervisor_is_gone(tmp_path: Path, cache_dir: Pa
         orphaned.process.kill()
         orphaned.process.wait()
         until(lambda: not any(map(running, left)), PATIENCE, lambda: subprocess.getoutput("ps -ef"))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["in time", "at once"])
+def test_a_worker_that_does_nothing_any_more_does_not_keep_the_daemon_from_ending(
+    tmp_path: Path, cache_dir: Path, again: bool
+) -> None:
+    saving.save(saving.identity(DType.INT64, [-1]), tmp_path / "models", "echo")
+    flags = ("--workers", "2", "--cache-dir", str(cache_dir), "--preflight", "off", "--drain-timeout", "0")
+    with Daemon(tmp_path / "models", *flags) as daemon:
+        workers = pids(daemon).values()
+        os.kill(pids(daemon)[1], signal.SIGSTOP)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_for("draining")
+        while again and daemon.process.poll() is None:
+            # Signals close together count as one.
+            daemon.process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                daemon.process.wait(0.05)
+        status = daemon.process.wait(PATIENCE)
+        # Not before: that would tell it again.
+        daemon.stop()
+        assert status == (128 + signal.SIGTERM if again else 1)
+        until(lambda: not any(map(running, workers)), PATIENCE, lambda: subprocess.getoutput("ps -ef"))
+    assert bool(daemon.events("workers did not end in time")) is not again
 
 
 def running(pid: int) -> bool:

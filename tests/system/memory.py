@@ -22,7 +22,12 @@ class Growth:
     @property
     def now(self) -> int:
         """Bytes at present."""
-        return (self._kib("VmRSS") << 10) - self._start
+        return self.resident - self._start
+
+    @property
+    def resident(self) -> int:
+        """Bytes resident at present, with those at the start."""
+        return self._kib("VmRSS") << 10
 
     @property
     def most(self) -> int:

@@ -24,7 +24,8 @@ SLOW: Rows = {
     "counts the steps of long random walks": [
         "tests/scheduling/test_random_walks.py::test_the_walks_were_long_enough",
     ],
-    "minutes of mixed load": ["tests/system/test_soak.py"],
+    "minutes of mixed load": ["tests/system/test_bad_days.py", "tests/system/test_soak.py"],
+    "gigabytes over loopback": ["tests/system/test_memory.py"],
     "promtool plays days of samples": [
         "tests/grafana/test_rules.py::test_every_alert_is_shown_firing_with_its_words_and_not_firing",
         "tests/grafana/test_rules.py::test_rules_do_what_the_scenarios_say",
@@ -47,6 +48,7 @@ SLOW: Rows = {
         "tests/tuning/test_search.py::test_the_same_measurements_make_the_same_search",
     ],
     "waits until a supervisor gives up on its worker": [
+        "tests/system/test_hung_worker.py",
         "tests/system/test_workers.py::test_a_worker_that_does_nothing_any_more_does_not_keep_the_daemon_from_ending",
     ],
     "waits until inferd gives up on files that hang": [
@@ -57,6 +59,8 @@ SLOW: Rows = {
     ],
     "a browser": ["tests/system/test_status_page.py"],
     "boots a Debian": ["tests/system/test_systemd.py"],
+    "installs an environment": ["tests/test_audit.py"],
+    "hundreds of connections, again and again": ["tests/system/test_descriptors.py"],
     "installs two environments": ["tests/system/test_one_environment.py"],
     "a load": [
         "tests/engine/test_pool.py::test_a_thousand_runs_of_which_many_fail_lose_no_slot",
@@ -299,6 +303,11 @@ SERIAL: Rows = {
         "tests/system/test_alerting.py",
         "tests/system/test_histogram_truth.py",
     ],
-    "a load generator that measures": ["tests/system/test_perf_analyzer.py", "tests/system/test_soak.py"],
+    "a load generator that measures": [
+        "tests/system/test_bad_days.py",
+        "tests/system/test_perf_analyzer.py",
+        "tests/system/test_soak.py",
+    ],
+    "gigabytes have seconds to arrive": ["tests/system/test_memory.py"],
     "systemd's watchdog waits two seconds": ["tests/system/test_watchdog.py"],
 }

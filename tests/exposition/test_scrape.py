@@ -2,10 +2,12 @@
 
 import gzip
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -92,3 +94,35 @@ def test_each_scrape_says_how_long_the_one_before_took() -> None:
         "requests",
         "inferd_scrape_duration_seconds",
     ]
+
+
+def test_scrapes_that_come_while_one_is_made_share_the_next() -> None:
+    begun, go_on, made = Event(), Event(), []
+
+    class Slow(Collector):
+        def collect(self) -> Iterator[Metric]:
+            made.append(len(made))
+            begun.set()
+            assert go_on.wait(60)
+            yield GaugeMetricFamily("made", "how many were made", len(made))
+
+    registry = CollectorRegistry()
+    go_on.set()
+    registry.register(Slow())
+    scrape = Scrape(registry)
+    go_on.clear()
+    made.clear()
+    with ThreadPoolExecutor(20) as pool:
+        begun.clear()
+        first = pool.submit(scrape.answer, "", "")
+        assert begun.wait(60)
+        others = [pool.submit(scrape.answer, "", "") for _ in range(15)]
+        zipped = [pool.submit(scrape.answer, "", "gzip") for _ in range(4)]
+        go_on.set()
+        bodies = {other.result()[1] for other in others}
+    assert b"made 1" in first.result()[1]
+    # One who came late may have missed it.
+    assert len(bodies) <= 3
+    assert first.result()[1] not in bodies
+    assert all(gzip.decompress(one.result()[1]) for one in zipped)
+    assert len(made) < 12

@@ -33,6 +33,7 @@ def test_a_connection_is_cut_off_once_in_a_second_that_has_too_many(ends: Sequen
         seen[peer] += 1
         assert counted.count(peer, now) is (seen[peer] == most + 1)
         assert len(counted) == len(seen)
+        assert counted.over == {one for one, number in seen.items() if number > most}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from threading import Lock
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -25,24 +26,41 @@ _LEVEL = 1
 Encoder = Callable[[Collector], bytes]
 
 
+Answer = tuple[list[tuple[str, str]], bytes]
+"""Headers and body."""
+
+
 class Scrape(Collector):
-    """The body of /metrics. Adds to ``registry`` how long the scrape before took."""
+    """The body of /metrics, made by one thread at a time: those that ask meanwhile share the next one. Adds to
+    ``registry`` how long the scrape before took."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._seconds = 0.0
         self._heads: exposition.Heads = {}
+        self._lock = Lock()
+        # The last answer: when it was begun, for which question, and what it was.
+        self._last: tuple[float, Hashable, Answer] | None = None
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         yield gauge(instruments.SCRAPE_SECONDS, [((), self._seconds)])
 
-    def answer(
-        self, accept: str, accept_encoding: str, names: Sequence[str] = ()
-    ) -> tuple[list[tuple[str, str]], bytes]:
+    def answer(self, accept: str, accept_encoding: str, names: Sequence[str] = ()) -> Answer:
         """Headers and body for a request with those two headers; of the series in ``names`` where there are any."""
-        begun = time.monotonic()
+        asked = time.monotonic()
         encode, content_type = _chosen(accept)
+        question = content_type, gzip_accepted(accept_encoding), tuple(names)
+        with self._lock:
+            if self._last is not None and self._last[0] >= asked and self._last[1] == question:
+                return self._last[2]
+            begun = time.monotonic()
+            answer = self._made(encode, *question)
+            self._last = begun, question, answer
+            self._seconds = time.monotonic() - begun
+            return answer
+
+    def _made(self, encode: Encoder, content_type: str, gzip: bool, names: Sequence[str]) -> Answer:
         headers = [("Content-Type", content_type)]
         if names:
             body: bytes = encode(self._registry.restricted_registry(names))
@@ -50,10 +68,9 @@ class Scrape(Collector):
             body = self._text()
         else:
             body = encode(self._registry)
-        if gzip_accepted(accept_encoding):
+        if gzip:
             body = zlib.compress(body, _LEVEL, _GZIP)
             headers.append(("Content-Encoding", "gzip"))
-        self._seconds = time.monotonic() - begun
         return headers, body
 
     def _text(self) -> bytes:

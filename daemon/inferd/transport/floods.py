@@ -7,8 +7,8 @@ from inferd.transport import connection, http2
 log = structlog.get_logger("inferd.transport")
 
 # Calls that the client of one connection may end in a second. A client that sends far more than the server can do, and
-# whose deadlines pass, stays below it: it would need as many requests a second on one connection.
-MOST_A_SECOND = 5000
+# whose deadlines pass, stays below it: most of its calls are refused before.
+MOST_A_SECOND = 2000
 _SECOND = 10**9
 # RFC 9113: the error ENHANCE_YOUR_CALM.
 _GOAWAY = http2.goaway(0xB, b"too many calls ended by the client")
@@ -21,6 +21,8 @@ class EndedCalls:
         self._most = most
         self._since = 0
         self._counts: dict[str, int] = {}
+        self.over: set[str] = set()
+        """The connections that ended too many of late: what is left of their calls is not worth a look."""
 
     def count(self, peer: str, now: int) -> bool:
         """Count one of ``peer``, at ``now`` in nanoseconds that never decrease. True once in the second in which it
@@ -28,8 +30,12 @@ class EndedCalls:
         if now - self._since >= _SECOND:
             self._since = now
             self._counts.clear()
+            self.over.clear()
         self._counts[peer] = count = self._counts.get(peer, 0) + 1
-        return count == self._most + 1
+        if count != self._most + 1:
+            return False
+        self.over.add(peer)
+        return True
 
     def __len__(self) -> int:
         """Connections counted in this second."""

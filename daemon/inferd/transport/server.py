@@ -17,6 +17,7 @@ log = structlog.get_logger("inferd.transport")
 # Calls that may arrive before the loop looks. More wait in gRPC until it asks again, which it does first thing.
 _OUTSTANDING = 64
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+_CANCELLED = grpc.StatusCode.CANCELLED.value[0]
 
 
 class GrpcServer:
@@ -82,6 +83,9 @@ class GrpcServer:
             self._server.request_call(self._queue, self._queue, self._arrived)
         self.calls.arrived()
         call = ServerCall(event, self.calls)
+        if self._ended_by_clients.over and call.peer() in self._ended_by_clients.over:
+            call.fail(_CANCELLED, "")
+            return
         try:
             self._handle(call)
         except Exception:

@@ -1,7 +1,6 @@
 """The composition root: the only place that constructs, and the numbered start-up and drain."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -64,6 +63,7 @@ from inferd.tuner.records import TuningRecords
 from inferd.tuner.rules import TunerRules
 from inferd.tuner.tuner import Tuner
 from inferd.workers.report_socket import Reports, ReportServer
+from inferd.workers.supervisor_pipe import watch_supervisor
 from inferd.workers.worker_identity import WorkerIdentity
 
 log = structlog.get_logger("inferd")
@@ -231,8 +231,7 @@ class App:
             second=_nothing if self._identity is None else None,
         )
         if self._identity is not None:
-            # No data comes through this pipe; it closes when the supervisor wants this worker to drain, or is gone.
-            loop.add_reader(sys.stdin.fileno(), self._let_go, loop)
+            watch_supervisor(self._identity, lambda: self._let_go(loop))
         loading = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -357,9 +356,9 @@ class App:
         return complete
 
     def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The supervisor has ended its side of the pipe."""
-        loop.remove_reader(sys.stdin.fileno())
-        self._end()
+        """The supervisor wants this worker to drain, or is gone: so it ends even if its event loop hangs."""
+        self._deadline.arm()
+        loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
         """Drain and end. During a drain for a restart that means: without a fresh process."""

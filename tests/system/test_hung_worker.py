@@ -14,10 +14,16 @@ from inferd.tensors import DType
 from tests import models
 from tests.system.daemon import Daemon
 from tests.system.prometheus import until
+from tests.system.series import scrape
 from tests.system.test_workers import PATIENCE, counted, pids, running, says
 from tests.system.wire import connect, echo, method
 
 pytestmark = pytest.mark.system
+
+BLOCKS_ON_SIGNAL = """
+import signal, threading
+signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
+"""
 
 
 @pytest.fixture
@@ -32,7 +38,10 @@ def scratch(tmp_path: Path) -> Path:
 def daemon(tmp_path: Path, cache_dir: Path, scratch: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     models.save(models.identity(DType.INT64, [-1]), tmp_path / "models", "echo")
     flags = ("--workers", str(request.param), "--cache-dir", str(cache_dir), "--preflight", "off")
-    environment = {"TMPDIR": str(scratch)}
+    flags += ("--drain-timeout", "1")
+    # The main thread's handler blocks the event loop.
+    (tmp_path / "sitecustomize.py").write_text(BLOCKS_ON_SIGNAL)
+    environment = {"TMPDIR": str(scratch), "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     with Daemon(tmp_path / "models", *flags, environment=environment) as started:
         yield started
 
@@ -83,6 +92,54 @@ def test_a_call_for_all_workers_does_not_wait_for_one_that_hangs(daemon: Daemon)
 def serving(daemon: Daemon) -> set[int]:
     """The workers that have answered a request."""
     return {worker for worker, pid in pids(daemon).items() if counted(says(pid))["echo", "ok"]}
+
+
+@pytest.mark.parametrize("daemon", [2], indirect=True)
+def test_a_worker_whose_event_loop_hangs_is_named_and_replaced(daemon: Daemon) -> None:
+    blocked = pids(daemon)[1]
+    os.kill(blocked, signal.SIGUSR1)
+    until(lambda: daemon.get("/readyz") == (200, "ready\nworker 1: does not answer\n"), PATIENCE, daemon.log)
+    assert scrape(daemon).total("inferd_workers_ready") == 1
+    until(lambda: pids(daemon)[1] != blocked, PATIENCE, daemon.log)
+    until(lambda: daemon.get("/readyz")[1].split() == ["ready"], PATIENCE, daemon.log)
+
+
+@pytest.mark.parametrize("daemon", [2], indirect=True)
+def test_where_every_worker_hangs_the_daemon_is_not_ready_and_lives(daemon: Daemon) -> None:
+    for pid in pids(daemon).values():
+        os.kill(pid, signal.SIGSTOP)
+    until(lambda: daemon.get("/readyz")[0] == 503, PATIENCE, daemon.log)
+    assert daemon.get("/readyz")[1].splitlines()[1:] == [f"worker {index}: does not answer" for index in (0, 1)]
+    assert daemon.get("/healthz")[0] == 200
+    until(lambda: daemon.get("/readyz")[0] == 200, PATIENCE, daemon.log)
+
+
+@pytest.mark.parametrize("daemon", [2], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGUSR1])
+def test_no_worker_that_hangs_outlives_its_supervisor(daemon: Daemon, number: signal.Signals, scratch: Path) -> None:
+    left = list(pids(daemon).values())
+    for pid in left:
+        os.kill(pid, number)
+    daemon.process.kill()
+    daemon.process.wait()
+    until(lambda: not any(map(running, left)), PATIENCE, daemon.log)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("daemon", [2], indirect=True)
+def test_a_second_signal_leaves_nothing_in_the_temporary_folder(daemon: Daemon, scratch: Path) -> None:
+    os.kill(pids(daemon)[1], signal.SIGSTOP)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for("draining")
+    # Closer together, two count as one.
+    until(lambda: daemon.process.poll() is not None or _insist(daemon), PATIENCE, daemon.log)
+    assert daemon.process.returncode == 128 + signal.SIGTERM
+    assert list(scratch.iterdir()) == []
+
+
+def _insist(daemon: Daemon) -> bool:
+    daemon.process.send_signal(signal.SIGTERM)
+    return False
 
 
 @pytest.mark.parametrize("daemon", [1, 2], indirect=True)

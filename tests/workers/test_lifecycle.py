@@ -107,12 +107,29 @@ def test_it_moves_along_the_table_alone(events: list[WorkerEvent]) -> None:
 @pytest.mark.parametrize(("count", "enough"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
 def test_half_of_them_are_enough_once_all_have_served(count: int, enough: int) -> None:
     assert quorum(count) == enough
-    states = [WorkerState.READY] * enough + [WorkerState.WAITING] * (count - enough)
-    assert is_ready(states, complete=True)
-    assert not is_ready([WorkerState.WAITING, *states[1:]], complete=True)
-    assert is_ready(states, complete=False) is (enough == count)
+    assert is_ready(enough, count, complete=True)
+    assert not is_ready(enough - 1, count, complete=True)
+    assert is_ready(enough, count, complete=False) is (enough == count)
 
 
 def test_one_that_reloads_serves_and_one_that_ends_does_not() -> None:
-    assert is_ready([WorkerState.RELOADING, WorkerState.READY], complete=False)
-    assert not is_ready([WorkerState.ENDING, WorkerState.ENDING], complete=True)
+    assert lived(WorkerEvent.STARTED, WorkerEvent.READY, WorkerEvent.RELOADING).is_serving(0.0)
+    assert not lived(WorkerEvent.STARTED, WorkerEvent.READY, WorkerEvent.STOP).is_serving(0.0)
+
+
+def test_one_that_hangs_does_not_serve_until_it_is_heard_again() -> None:
+    lifecycle = lived(WorkerEvent.STARTED, WorkerEvent.READY)
+    heard = lifecycle.last_heard
+    assert lifecycle.is_serving(heard + 2.0)
+    assert not lifecycle.is_serving(heard + 4.0)
+    lifecycle.last_heard = heard + 4.0
+    assert lifecycle.is_serving(heard + 4.0)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_time_in_which_nothing_could_be_heard_is_no_silence(silent: float, held_up: float) -> None:
+    lifecycle = lived(WorkerEvent.STARTED, WorkerEvent.READY)
+    now = lifecycle.last_heard + silent + held_up
+    lifecycle.forgive(held_up)
+    assert not lifecycle.is_silent(now, silent + 1.0)
+    assert lifecycle.is_silent(now, silent - 1.0)

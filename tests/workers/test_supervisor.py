@@ -22,9 +22,10 @@ from tests.system.prometheus import until
 
 PATIENCE = 60.0
 
-# Says that it is ready, reloads on SIGHUP, and ends with {status} when its pipe does; {extra} comes before that.
+# Says that it is ready, and then every second that it is alive; reloads on SIGHUP, and ends with {status} when its pipe
+# does; {extra} comes before that.
 SCRIPT = """
-import os, signal, socket, sys
+import os, signal, socket, sys, threading
 line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 def say(*lines):
     line.sendto("\\n".join(lines).encode(), os.environ["NOTIFY_SOCKET"])
@@ -35,6 +36,11 @@ signal.signal(signal.SIGHUP, reload)
 {extra}
 say("STATUS=starting")
 say("READY=1", "STATUS=serving 1 of 1 model")
+ended = threading.Event()
+def live():
+    while not ended.wait(1):
+        say(*{alive!r})
+threading.Thread(target=live, daemon=True).start()
 sys.stdin.read()
 sys.exit({status})
 """
@@ -95,8 +101,8 @@ class Scene:
         return dict(self.workers.present.keys())
 
 
-def script(extra: str = "", status: int = 0) -> str:
-    return SCRIPT.format(extra=extra, status=status)
+def script(extra: str = "", status: int = 0, alive: tuple[str, ...] = ("WATCHDOG=1",)) -> str:
+    return SCRIPT.format(extra=extra, status=status, alive=alive)
 
 
 def run(scene: Callable[[], Scene], test: Callable[[Scene], Awaitable[None]]) -> None:
@@ -156,7 +162,7 @@ def test_they_reload_one_after_the_other_and_the_daemon_says_so_once(tmp_path: P
 
 
 def test_one_that_says_nothing_any_more_is_replaced(tmp_path: Path) -> None:
-    """The first says that it is ready and nothing after that, as one whose event loop hangs; its successor goes on."""
+    """The first says only what it waits for once it is ready, as one with a model that hangs; its successor goes on."""
     once = f"""
 import pathlib, threading
 hung = pathlib.Path({str(tmp_path / "hung")!r})
@@ -175,7 +181,33 @@ hung.touch()
         fed = scene.systemd.said("WATCHDOG=1")
         await scene.until(lambda: scene.systemd.said("WATCHDOG=1") > fed)
 
-    run(lambda: Scene(tmp_path, [script(once)], watchdog=3.0), test)
+    run(lambda: Scene(tmp_path, [script(once, alive=("STATUS=not alive: no answer",))], watchdog=3.0), test)
+
+
+def test_where_none_is_heard_the_daemon_is_not_ready_and_one_that_was_stopped_with_them_replaces_none(
+    tmp_path: Path,
+) -> None:
+    async def test(scene: Scene) -> None:
+        await scene.until(lambda: scene.completed == 1)
+        _signal(scene, signal.SIGSTOP)
+        await scene.until(lambda: not scene.workers.serving)
+        assert not scene.workers.ready
+        assert set(scene.workers.states) == {WorkerState.READY}
+        # As after a stop of all, for longer than any worker may be silent.
+        scene.workers._last_check -= 1000.0
+        for worker in scene.workers._workers:
+            worker.lifecycle.last_heard -= 1000.0
+        _signal(scene, signal.SIGCONT)
+        await scene.until(lambda: scene.workers.ready and len(scene.workers.serving) == 2)
+        assert scene.workers.replaced == 0
+
+    run(lambda: Scene(tmp_path, [script(), script()]), test)
+
+
+def _signal(scene: Scene, number: signal.Signals) -> None:
+    for worker in scene.workers._workers:
+        assert worker.process is not None
+        worker.process.signal(number)
 
 
 def test_a_first_start_that_was_refused_is_told_and_not_tried_again(tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ SCRAPE_SECONDS = Instrument(
     merged="own",
 )
 WORKERS = Instrument("inferd_workers", "gauge", "Worker processes configured; absent with a single process.")
-WORKERS_READY = Instrument("inferd_workers_ready", "gauge", "Worker processes that serve.")
+WORKERS_READY = Instrument("inferd_workers_ready", "gauge", "Worker processes that serve and do not hang.")
 WORKERS_REPLACED = Instrument(
     "inferd_workers_replaced", "counter", "Worker processes started to replace one that died."
 )

@@ -12,8 +12,8 @@ from inferd.systemd.status_line import StatusLine
 
 log = structlog.get_logger("inferd.systemd")
 
-# How often systemd hears from a daemon whose unit has no watchdog, in seconds.
-_LOOK = 5.0
+# How often a supervisor hears from the daemon, in seconds, unless its watchdog wants that sooner.
+_LOOK = 1.0
 # How much more start-up time each message asks for: several looks, so that a late one does no harm.
 _EXTENSION = 60.0
 
@@ -40,7 +40,7 @@ class SystemdNotifier:
     ) -> None:
         self._sender = sender
         self._lifecycle = lifecycle
-        self._interval = liveness.look if liveness is not None else _LOOK
+        self._interval = min(liveness.look, _LOOK) if liveness is not None else _LOOK
         self._wanted = wanted
         self._silent = silent
         self._looking: asyncio.Task[None] | None = None

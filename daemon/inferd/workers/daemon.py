@@ -116,7 +116,7 @@ class WorkersDaemon:
         self._deadline.take_signals(
             lambda: loop.call_soon_threadsafe(self._stop.set),
             lambda: loop.call_soon_threadsafe(self._reload),
-            second=self._supervisor.kill,
+            second=self._end_at_once,
         )
         self._credentials.start()
         self._exporter.start()
@@ -130,6 +130,10 @@ class WorkersDaemon:
         for task in (failing, stopping):
             task.cancel()
         return status
+
+    def _end_at_once(self) -> None:
+        self._supervisor.kill()
+        self._folder.cleanup()
 
     async def _drain(self) -> bool:
         self._deadline.arm()
@@ -195,10 +199,12 @@ class WorkersDaemon:
         reports, present = self._query("readiness", _PROBE_PATIENCE)
         for (index, _), text in sorted(reports.items()):
             lines += [f"worker {index}: {line}" for line in text.decode().splitlines()[1:]]
-        mute = sorted(index for index, generation in present if (index, generation) not in reports)
+        # One whose event loop hangs may still report.
+        answering = {index for index, _ in reports} & self._supervisor.serving
+        mute = sorted({index for index, _ in present} - answering)
         lines += [f"worker {index}: does not answer" for index in mute if self._supervisor.states[index] in SERVING]
         return self._supervisor.ready, "\n".join(lines)
 
     def _counts(self) -> tuple[int, int, int]:
         states = self._supervisor.states
-        return len(states), sum(state in SERVING for state in states), self._supervisor.replaced
+        return len(states), len(self._supervisor.serving), self._supervisor.replaced

@@ -3,7 +3,6 @@
 Time is an argument, in seconds of any clock.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -49,6 +48,8 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
 SERVING = frozenset({WorkerState.READY, WorkerState.RELOADING})
 ALIVE = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.RELOADING, WorkerState.ENDING})
 
+# A worker reports in every second while its event loop turns. One that has not for so long, in seconds, serves nothing.
+_HUNG = 3.0
 # A worker that has served for this long, in seconds, has not failed at its start.
 _PROVEN = 60.0
 _FIRST_DELAY, _MAX_DELAY = 1.0, 60.0
@@ -93,13 +94,21 @@ class WorkerLifecycle:
         """Whether it serves, but has not reported in for ``limit`` seconds."""
         return self.state in SERVING and now - self.last_heard > limit
 
+    def is_serving(self, now: float) -> bool:
+        """Whether it serves and does not hang."""
+        return self.state in SERVING and not self.is_silent(now, _HUNG)
+
+    def forgive(self, seconds: float) -> None:
+        """Take ``seconds`` in which nothing could be heard, as while the whole daemon was stopped, for no silence."""
+        self.last_heard += seconds
+
 
 def quorum(count: int) -> int:
     """How many of ``count`` workers must serve for the daemon to be ready, once all of them have been."""
     return (count + 1) // 2
 
 
-def is_ready(states: Sequence[WorkerState], complete: bool) -> bool:
-    """Whether the daemon is ready. ``complete``: all workers have served at the same time before."""
-    serving = sum(state in SERVING for state in states)
-    return serving >= (quorum(len(states)) if complete else len(states))
+def is_ready(serving: int, count: int, complete: bool) -> bool:
+    """Whether the daemon is ready with ``serving`` of ``count`` workers. ``complete``: all have served at the same time
+    before."""
+    return serving >= (quorum(count) if complete else count)

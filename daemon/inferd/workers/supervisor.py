@@ -23,7 +23,7 @@ _CHECK_INTERVAL = 1.0
 _MAX_START_SILENCE = 90.0
 # How long an aborted worker gets to write a traceback, and how long a drain may exceed its own time.
 _ABORTING, _GRACE = 10.0, 5.0
-# How long a worker may stay silent without a watchdog: it reports in every 5 s.
+# How long a worker may stay silent without a watchdog.
 _MAX_SILENCE = 12.0
 # How long one worker's reload may delay the next one's.
 _LONGEST_RELOAD = 600.0
@@ -70,6 +70,7 @@ class WorkerSupervisor:
         self._draining = False
         self._last_status = ""
         self._last_ping = 0.0
+        self._last_check = time.monotonic()
         self._changed = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -86,7 +87,13 @@ class WorkerSupervisor:
     @property
     def ready(self) -> bool:
         """Whether enough workers serve."""
-        return not self._draining and is_ready(self.states, self._was_complete)
+        return not self._draining and is_ready(len(self.serving), len(self._workers), self._was_complete)
+
+    @property
+    def serving(self) -> frozenset[int]:
+        """The workers that serve and do not hang."""
+        now = time.monotonic()
+        return frozenset(w.spec.identity.index for w in self._workers if w.lifecycle.is_serving(now))
 
     @property
     def present(self) -> dict[tuple[int, int], WorkerIdentity]:
@@ -210,8 +217,9 @@ class WorkerSupervisor:
             if "READY" in message:
                 worker.reloads += lifecycle.state is WorkerState.RELOADING
                 lifecycle.apply(WorkerEvent.READY, now)
-            # While it loads as well: any message shows that it makes progress.
-            lifecycle.last_heard = now
+            # While it loads as well: any message shows progress, except one that only says what it waits for.
+            if set(message) != {"STATUS"}:
+                lifecycle.last_heard = now
             if lifecycle.state is WorkerState.STARTING and not self._was_complete and "EXTEND_TIMEOUT_USEC" in message:
                 self._notifier.extend(self._status_line(), _EXTENSION)
         self._wake()
@@ -231,6 +239,11 @@ class WorkerSupervisor:
                     await changed.wait()
 
     def _check(self, now: float) -> None:
+        late, self._last_check = now - self._last_check - _CHECK_INTERVAL, now
+        if late > _CHECK_INTERVAL:
+            # This process was held up, perhaps stopped together with the workers: that proves no silence.
+            for worker in self._workers:
+                worker.lifecycle.forgive(late)
         if self._draining:
             if all(worker.lifecycle.state in ALIVE | {WorkerState.ENDED} for worker in self._workers):
                 self._notifier.alive()

@@ -20,7 +20,7 @@ from inferd.errors import UnknownModel
 from inferd.exit_deadline import LAST_SECONDS, ExitDeadline
 from inferd.exposition.devices import DeviceCollector
 from inferd.exposition.exporter import Exporter, Pages, registry_of
-from inferd.exposition.host import HostCollector
+from inferd.exposition.host import ConnectionCollector, HostCollector
 from inferd.exposition.lag import AcceptWaitCollector, LagMonitor
 from inferd.exposition.log_lines import LogCollector
 from inferd.exposition.merged import text_of
@@ -208,6 +208,7 @@ class App:
                 HostCollector(cpu_threads(self._settings)),
                 self._lag,
                 AcceptWaitCollector(self._server.accept_waits),
+                ConnectionCollector(lambda: self._grpc_port, self._server.connection_limit),
                 DeviceCollector(snapshotter.devices, devices.present, devices.memory),
                 SecurityCollector(self._credentials),
                 *([LogCollector(self._log_writer)] if self._log_writer is not None else []),
@@ -261,9 +262,10 @@ class App:
                 log.warning("unknown environment variable", variable=name, hint=hint.strip(" ()"))
             if oddity := await asyncio.to_thread(self._repository.oddity):
                 log.warning("unexpected model repository", path=str(self._repository.root), problem=oddity)
-            files = descriptors.most_files()
-            if (room := descriptors.for_calls(self._settings.max_connections, files)) < self._settings.max_connections:
-                log.warning("few files may be open", open_files=files, connections=room, hint="ulimit -n, LimitNOFILE=")
+            wanted, room = self._settings.max_connections, self._server.connection_limit
+            if room < wanted:
+                files = {"open_files": descriptors.most_files(), "connections": room, "max_connections": wanted}
+                log.warning("few files may be open", **files, hint="ulimit -n, LimitNOFILE=")
             for setting, what in exposures(self._settings):
                 log.warning("port is open to other machines", setting=setting, problem=what)
         self._credentials.start()

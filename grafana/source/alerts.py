@@ -242,11 +242,12 @@ _HOST = (
     Alert(
         "InferdOpenFilesNearLimit",
         "ticket",
-        "process_open_fds / process_max_fds > 0.8 and on (job, instance) inferd_ready",
+        "(process_open_fds / process_max_fds > 0.8 or inferd_connections / inferd_connections_limit > 0.8) "
+        "and on (job, instance) inferd_ready",
         hold=5 * _MINUTE,
-        summary=f"inferd at {_AT} is running out of open files",
-        description=f"inferd at {_AT} (job {_JOB}) has {_PART} of its allowed files open. At the limit it accepts no "
-        "connection and loads no model.",
+        summary=f"inferd at {_AT} is running out of open files or connections",
+        description=f"inferd at {_AT} (job {_JOB}) has {_PART} of its allowed files or connections open. At the limit "
+        "it closes new connections.",
     ),
     Alert(
         "InferdMemoryNearLimit",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferd.exposition.host import HostCollector
+from inferd.exposition.host import ConnectionCollector, HostCollector
 from inferd.metrics import instruments
 from inferd.metrics.instruments import Instrument
 from tests.cgroups import machine, under_quota
@@ -136,7 +136,7 @@ def test_beside_version_one_version_two_has_no_say_in_periods(tmp_path: Path) ->
 
 SAMPLES_UNDER_LOAD = """
 import json
-from inferd.exposition.host import HostCollector
+from inferd.exposition.host import ConnectionCollector, HostCollector
 
 collector = HostCollector(1)
 while True:
@@ -229,3 +229,32 @@ def test_the_real_machine_is_read_without_a_word_of_complaint() -> None:
     found = scraped(HostCollector(4))
     assert found[THREADS] == 4
     assert all(value >= 0 for value in found.values())
+
+
+TABLE = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+ROW = "   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000     0        0 1 1 0 20 4 30 10 -1\n"
+
+
+def test_connections_are_those_established_at_the_port(tmp_path: Path) -> None:
+    here, elsewhere, listening = "0100007F:1F41", "0100007F:1F42", ("0100007F:1F41", "00000000:0000", "0A")
+    rows = [listening, (here, "0100007F:C350", "01"), (here, "0100007F:C351", "01"), (here, "0100007F:C352", "06")]
+    # Of a client on this machine, and of another port.
+    rows += [("0100007F:C350", here, "01"), (elsewhere, "0100007F:C353", "01")]
+    six = ("00000000000000000000000001000000:1F41", "00000000000000000000000001000000:C350", "01")
+    for name, table in (("tcp", rows), ("tcp6", [six])):
+        file = tmp_path / "proc/self/net" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(TABLE + "".join(ROW.format(local=a, remote=b, state=state) for a, b, state in table))
+    assert _connections(ConnectionCollector(lambda: 0x1F41, 16, tmp_path)) == {
+        "inferd_connections": [3],
+        "inferd_connections_limit": [16],
+    }
+
+
+def test_without_the_kernels_table_there_is_no_count(tmp_path: Path) -> None:
+    found = _connections(ConnectionCollector(lambda: 0x1F41, 16, tmp_path))
+    assert found == {"inferd_connections": [], "inferd_connections_limit": [16]}
+
+
+def _connections(collector: ConnectionCollector) -> dict[str, list[float]]:
+    return {family.name: [sample.value for sample in family.samples] for family in collector.collect()}

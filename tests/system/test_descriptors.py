@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -13,6 +14,8 @@ from tests import models
 from tests.event_loop import until
 from tests.system import hostile_clients
 from tests.system.daemon import Daemon
+from tests.system.prometheus import until as settled
+from tests.system.series import scrape
 from tests.system.wire import connect, method, request
 
 pytestmark = pytest.mark.system
@@ -32,6 +35,7 @@ def test_probes_and_calls_go_on_with_few_descriptors(
         [warning, *_] = daemon.events("few files may be open")
         assert warning["open_files"] == files
         assert warning["connections"] < files
+        assert warning["max_connections"] == 16384
 
         async def crowded() -> int:
             async with connect(daemon.grpc) as channel:
@@ -45,6 +49,11 @@ def test_probes_and_calls_go_on_with_few_descriptors(
                 for path in ("/healthz", "/readyz", "/metrics"):
                     assert (await asyncio.to_thread(daemon.get, path))[0] == 200
                 left = hostile_clients.still_open(calls)
+                series = await asyncio.to_thread(scrape, daemon)
+                assert series.total("inferd_connections_limit") == int(workers) * warning["connections"]
+                # With the test's own.
+                counted = partial(connections_are, daemon, left + 1)
+                await asyncio.to_thread(settled, counted, 60, daemon.log)
                 await hostile_clients.hang_up([*calls, *probes])
                 # There is room again.
                 async with connect(daemon.grpc) as other:
@@ -54,6 +63,10 @@ def test_probes_and_calls_go_on_with_few_descriptors(
         left = asyncio.run(crowded())
         figure(f"{files} files, {workers} workers: {left} of 500 connections stay, and all else goes on")
     assert daemon.stop() == 0
+
+
+def connections_are(daemon: Daemon, count: int) -> bool:
+    return scrape(daemon).total("inferd_connections") == count
 
 
 def test_a_connection_too_many_is_closed_at_once_and_another_takes_its_place(tmp_path: Path, cache_dir: Path) -> None:

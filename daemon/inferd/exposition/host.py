@@ -4,7 +4,8 @@ Read at each scrape, from a dozen small files. What a kernel does not tell, or t
 groups only, is left out: a zero would be a lie.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client.core import Metric
@@ -71,6 +72,27 @@ class HostCollector(Collector):
             if lineage.version == 2 and own and cgroup.read(own / "cgroup.type"):
                 return own
         return None
+
+
+class ConnectionCollector(Collector):
+    """Connections to the gRPC ``port`` (0 before there is one), and the ``limit`` on them; ``root`` is where /proc is.
+
+    The kernel counts them: gRPC would take the interpreter's lock for seconds where they are many.
+    """
+
+    def __init__(self, port: Callable[[], int], limit: int, root: Path = Path("/")) -> None:
+        self._port, self._limit = port, limit
+        self._tables = [root / "proc" / "self" / "net" / name for name in ("tcp", "tcp6")]
+
+    def collect(self) -> Iterator[Metric]:
+        yield gauge(instruments.CONNECTIONS, _one(self._count()))
+        yield gauge(instruments.CONNECTIONS_LIMIT, [((), self._limit)])
+
+    def _count(self) -> int | None:
+        # The local address, the remote one, and the state 01: established.
+        ours = re.compile(rf": [0-9A-F]+:{self._port():04X} [0-9A-F]+:[0-9A-F]+ 01 ")
+        tables = [text for table in self._tables if (text := cgroup.read(table))]
+        return sum(len(ours.findall(text)) for text in tables) if tables else None
 
 
 def _one(value: float | None) -> list[tuple[tuple[str, ...], float]]:

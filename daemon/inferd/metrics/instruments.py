@@ -401,6 +401,14 @@ PRESSURE = Instrument(
 MEMORY_LIMIT = Instrument(
     "inferd_memory_limit_bytes", "gauge", "Memory limit of the control group in bytes, if it has one.", merged="max"
 )
+CONNECTIONS = Instrument(
+    "inferd_connections", "gauge", "Connections to the gRPC port, of all processes that share it.", merged="max"
+)
+CONNECTIONS_LIMIT = Instrument(
+    "inferd_connections_limit",
+    "gauge",
+    "Connections that the gRPC port takes: max_connections, or what the limit on open files leaves for them.",
+)
 DEVICE_UP = Instrument(
     "inferd_device_up",
     "gauge",

@@ -159,6 +159,11 @@ class Server:
         """How long the server's calls to itself waited before inferd saw them."""
         return self._accept_wait_probe.waits
 
+    @property
+    def connection_limit(self) -> int:
+        """How many connections it takes at once."""
+        return self._settings.connections.connections
+
     async def start(self) -> None:
         """Answer calls; health reports NOT_SERVING until :meth:`show_health`."""
         await self._health.show({"": False})

@@ -78,6 +78,11 @@ class Bounds:
         if digest is not None and digest != wanted:
             raise RepositoryError(self.shown(path), f"has the digest {digest}; model_digests lists {wanted}")
 
+    def check_absent(self, path: Path) -> None:
+        """Raises RepositoryError if ``path``, which is absent, is listed."""
+        if self.digests is not None and str(path.relative_to(self.root)) in self.digests:
+            raise RepositoryError(self.shown(path), "is listed in model_digests and absent")
+
     def shown(self, path: Path | str) -> str:
         """``path`` as clients may read it: relative to the root."""
         return one_line(str(Path(path).relative_to(self.root)))

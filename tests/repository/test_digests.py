@@ -76,6 +76,28 @@ def test_settings_are_listed_too(tmp_path: Path) -> None:
     assert broken(repository, file) == {"m": f"m/model.toml: has the digest {has}; model_digests lists {wanted}"}
 
 
+def test_settings_that_are_listed_are_there(tmp_path: Path) -> None:
+    """Without them the model would be served with the defaults."""
+    repository = planted(tmp_path)
+    file = listed(repository)
+    (repository / "m" / "model.toml").unlink()
+    assert broken(repository, file) == {"m": "m/model.toml: is listed in model_digests and absent"}
+    listed(repository)
+    assert not broken(repository, file)
+
+
+def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:
+    """A listed file can't stand in for another one."""
+    repository = planted(tmp_path)
+    file = listed(repository)
+    for name in ("model.xml", "model.bin"):
+        (repository / "m" / "2" / name).unlink()
+        (repository / "m" / "2" / name).symlink_to(f"../1/{name}")
+    entry = Repository(repository, digests_file=file).find("m")
+    with pytest.raises(RepositoryError, match=r"m/2/model.(bin|xml): has the digest"):
+        entry.versions[1].content.read()
+
+
 def test_other_content_is_not_loaded(tmp_path: Path) -> None:
     repository = planted(tmp_path)
     file = listed(repository)

@@ -236,6 +236,9 @@ class Repository:
             self._check_link(file)
             self._check_settings(file)
             config = self._settings(file)
+        else:
+            # Who removes it must not bring the defaults about.
+            self._bounds.check_absent(file)
 
         entries = _visible(folder)
         numbered = {p.name: p for p in entries if re.fullmatch(r"[0-9]+", p.name) and not isfile(p)}

@@ -52,6 +52,28 @@ def advisories(vulnerable: str) -> Iterator[tuple[str, set[str]]]:
         thread.join()
 
 
+@contextmanager
+def proxy(status: int, body: bytes) -> Iterator[str]:
+    """The address of a service behind a proxy that answers in its place."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        server.shutdown()
+        thread.join()
+
+
 def audit(url: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, ROOT / ".ci" / "audit", url], capture_output=True, text=True, check=False)
 
@@ -75,3 +97,19 @@ def test_where_no_source_can_be_reached_it_says_so_and_goes_on() -> None:
     assert ended.returncode == 0
     assert "skipped" in ended.stdout
     assert "127.0.0.1:1" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (403, b"", "HTTP status 403"),
+        (502, b"{}", "HTTP status 502"),
+        (200, b"<html>please log in</html>", "the answer is not one of OSV's"),
+        (200, b"[]", "the answer is not one of OSV's"),
+    ],
+)
+def test_a_proxy_is_no_source(status: int, body: bytes, reason: str) -> None:
+    with proxy(status, body) as url:
+        ended = audit(url)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout == f"audit: skipped, {url} can't be reached: {reason}\n"

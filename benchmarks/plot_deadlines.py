@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 _COLORS = {"now": "#1f5fa8", "before": "#8a8a8a"}
-_MARKS = {"deadline": "o", "mixed": "s", "all cores": "v", "objective": "^", "work": "D"}
+_MARKS = {"deadline": "o", "mixed": "s", "all cores": "v", "objective": "^", "work": "D", "work, shared": "d"}
 
 
 def draw(report: dict[str, Any], file: Path) -> None:

@@ -446,6 +446,17 @@ class MemoryFull(Refused):
         InferdError.__init__(self, f"{why}; retry in {retry_after * 1000:.0f} ms")
 
 
+class IncomingFull(Refused):
+    """Requests on their way hold as many bytes as they may together, and this one was among the largest."""
+
+    reason = "memory"
+
+    def __init__(self, limit: int, retry_after: float) -> None:
+        self.model, self.retry_after = "", retry_after
+        why = f"requests on their way hold all {limit} bytes of max_incoming_bytes"
+        InferdError.__init__(self, f"{why}; retry in {retry_after * 1000:.0f} ms")
+
+
 class NotAllowed(InferdError):
     """The call exists, but this server's configuration does not permit it."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -23,6 +23,7 @@ from inferd.transport import http2
 from tests import models
 from tests.event_loop import on_loop, until
 from tests.rpc.parts import Parts
+from tests.system.hostile_clients import cut_short
 from tests.system.wire import request
 
 INFER, STREAM, LIVE, READY = (
@@ -88,6 +89,34 @@ async def test_a_message_on_its_way_is_turned_away_when_memory_is_full(method: s
         await until(lambda: not served.parts.inference.open_calls)
     counted = [("overloaded", "memory")] * (1 if method != INFER else 2)
     assert served.outcomes == counted
+
+
+@on_loop
+async def test_messages_that_hold_too_much_together_are_turned_away_the_largest_first(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (served, channel), AsyncExitStack() as stack:
+        served.parts.inference.incoming._limits = IncomingLimits(LIMIT, 60.0, 300_000)
+        ends = []
+        for most in (150_000, 600_000):
+            address = await stack.enter_async_context(cut_short(f"127.0.0.1:{served.port}", most))
+            other = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            ends.append(other.stream_unary(INFER)())
+        # Both are looked at before they have sent much.
+        await until(lambda: len(served.parts.inference.incoming._held._counted) == 2)
+        writing = [asyncio.ensure_future(call.write(bytes(900_000))) for call in ends]
+        assert await ends[1].code() is EXHAUSTED
+        assert await ends[1].details() == (
+            "requests on their way hold all 300000 bytes of max_incoming_bytes; retry in 1000 ms"
+        )
+        # What is delivered meanwhile does not count.
+        infer = channel.unary_unary(INFER)
+        for _ in range(20):
+            await infer(LARGE)
+        assert not ends[0].done()
+        assert len(served.calls.receiving) == 1
+        await stack.aclose()
+        await asyncio.wait(writing)
+        await until(lambda: not served.parts.inference.open_calls)
+    assert served.outcomes == [("overloaded", "memory"), ("aborted_receive", "")]
 
 
 @on_loop
@@ -177,7 +206,7 @@ def test_workers_share_the_memory() -> None:
     root = Path("models")
     assert IncomingLimits.of(
         Settings(model_repository=root, max_memory_bytes=1 << 30, workers=4, message_timeout=5.0)
-    ) == IncomingLimits(1 << 28, 5.0)
+    ) == IncomingLimits(1 << 28, 5.0, 64 << 20)
     assert IncomingLimits.of(Settings(model_repository=root)).memory_bytes == incoming._default(cgroup.memory())
 
 

@@ -33,6 +33,7 @@ def refusals(retry_after: float) -> list[errors.Refused]:
         errors.FailsTooOften("m", "a", retry_after),
         errors.TooManySequences("m", 3, retry_after),
         errors.MemoryFull(1 << 30, retry_after),
+        errors.IncomingFull(1 << 28, retry_after),
     ]
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import resource
 import struct
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -191,3 +191,38 @@ class WellBehaved:
     @property
     def _ended(self) -> int:
         return len(self.seconds) + len(self.failures)
+
+
+@asynccontextmanager
+async def cut_short(address: str, most: int) -> AsyncIterator[str]:
+    """The address of a relay to ``address`` that passes on ``most`` bytes of each connection, and waits then."""
+    pumps = set[asyncio.Task[None]]()
+
+    async def relay(client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        pumps.update(
+            {
+                asyncio.ensure_future(_pump(client_reader, writer, most)),
+                asyncio.ensure_future(_pump(reader, client_writer, None)),
+            }
+        )
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, limit=1 << 20)
+    async with server:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
+        for pump in pumps:
+            pump.cancel()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None) -> None:
+    with suppress(OSError):
+        try:
+            while (most is None or most > 0) and (data := await reader.read(1 << 18)):
+                writer.write(data)
+                await writer.drain()
+                most = None if most is None else most - len(data)
+            if most is not None and most <= 0:
+                await asyncio.Event().wait()
+        finally:
+            writer.transport.abort()

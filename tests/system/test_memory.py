@@ -1,8 +1,8 @@
 """A daemon in a control group of 1 GiB lives on, and serves, whatever is sent to it at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -14,7 +14,7 @@ from inferd.tensors import DType
 from tests import models
 from tests.cgroups import under_memory_limit
 from tests.system.daemon import Daemon
-from tests.system.hostile_clients import WellBehaved
+from tests.system.hostile_clients import WellBehaved, cut_short
 from tests.system.memory import Growth
 from tests.system.wire import request
 
@@ -46,41 +46,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterato
         flags += [] if under else ["--max-memory-bytes", str(GROUP * 3 // 4)]
         with Daemon(repository, *flags, under=under) as started:
             yield started
-
-
-@asynccontextmanager
-async def cut_short(address: str, most: int) -> AsyncIterator[str]:
-    """The address of a relay to ``address`` that passes on ``most`` bytes of each connection, and waits then."""
-    pumps = set[asyncio.Task[None]]()
-
-    async def relay(client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
-        host, _, port = address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        pumps.update(
-            {
-                asyncio.ensure_future(_pump(client_reader, writer, most)),
-                asyncio.ensure_future(_pump(reader, client_writer, None)),
-            }
-        )
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0, limit=1 << 20)
-    async with server:
-        yield "{}:{}".format(*server.sockets[0].getsockname())
-        for pump in pumps:
-            pump.cancel()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None) -> None:
-    with suppress(OSError):
-        try:
-            while (most is None or most > 0) and (data := await reader.read(1 << 18)):
-                writer.write(data)
-                await writer.drain()
-                most = None if most is None else most - len(data)
-            if most is not None and most <= 0:
-                await asyncio.Event().wait()
-        finally:
-            writer.transport.abort()
 
 
 async def code(address: str, method: str, message: bytes) -> grpc.StatusCode:
@@ -131,6 +96,27 @@ def test_half_sent_messages_are_turned_away(method: str, daemon: Daemon, figure:
     assert method == LIVE or REFUSED in codes
     assert peak < GROUP
     figure(f"{HALF_SENT} half-sent messages of 59 MiB to {method}: at most {peak >> 20} MiB of memory")
+
+
+def test_messages_on_their_way_have_a_budget(tmp_path: Path, cache_dir: Path, figure: Callable[[str], None]) -> None:
+    models.save(models.identity(DType.FP32, [-1]), tmp_path, "m")
+    with Daemon(tmp_path, "--cache-dir", str(cache_dir), "--max-incoming-bytes", "64MiB") as alone:
+
+        async def half_sent() -> list[grpc.StatusCode]:
+            async with cut_short(alone.grpc, SENT) as address, asyncio.timeout(120):
+                calls = [asyncio.ensure_future(code(address, READY, bytes(ANNOUNCED))) for _ in range(HALF_SENT)]
+                while sum(call.done() for call in calls) < HALF_SENT - 1:
+                    await asyncio.wait([call for call in calls if not call.done()], return_when=asyncio.FIRST_COMPLETED)
+                ended = [call.result() for call in calls if call.done()]
+                for call in calls:
+                    call.cancel()
+                return ended
+
+        before = Growth(alone.process.pid).resident
+        codes, peak = within(alone, half_sent())
+        assert set(codes) == {REFUSED}
+        assert peak - before < 256 << 20
+    figure(f"{HALF_SENT} half-sent messages of 59 MiB with a budget of 64 MiB: +{(peak - before) >> 20} MiB at most")
 
 
 def test_large_requests_at_once_are_answered_or_refused(daemon: Daemon, figure: Callable[[str], None]) -> None:

@@ -123,3 +123,22 @@ async def test_calls_that_end_as_they_should_are_no_flood() -> None:
         await until(lambda: server.calls.number == 0)
         await until(lambda: len(server._ended_by_clients) == 1)
         assert await call(b"x", wait_for_ready=True) == b"x"
+
+
+def test_what_has_arrived_is_counted_by_connection_whoever_reads_it() -> None:
+    counts = connection.ReceivedBytes()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_connection(listening.getsockname()) as sender, listening.accept()[0] as receiver:
+            host, port = sender.getsockname()
+            peer, other = f"ipv4:{host}:{port}", f"ipv4:{host}:1"
+            assert counts.of([peer, other, "unix:"]) == {peer: 0}
+            for total in (1000, 3000):
+                sender.sendall(bytes(1000 if total == 1000 else 2000))
+                assert len(receiver.recv(1000, socket.MSG_WAITALL)) == 1000
+                assert counts.of([peer])[peer] >= 1000
+            assert len(receiver.recv(1000, socket.MSG_WAITALL)) == 1000
+            assert counts.of([peer]) == {peer: 3000}
+        # Its descriptors are closed, and may be another's by now.
+        with socket.create_connection(listening.getsockname()), listening.accept()[0]:
+            assert counts.of([peer]) == {}
+    assert receiver.fileno() == -1

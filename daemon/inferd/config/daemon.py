@@ -303,6 +303,12 @@ class Settings(BaseModel):
         description="Size of a response; a model may compute more from a small request. Clients have a limit of their "
         "own: 4 MiB, unless they raise it.",
     )
+    max_incoming_bytes: Annotated[Size, Group.LIMITS] = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="Bytes of requests that are still on their way, over TCP and over all workers, without those of "
+        "streams and those that have just begun. Beyond it, the largest are turned away.",
+    )
     max_memory_bytes: Annotated[Size, Group.LIMITS] = Field(
         0,
         ge=0,

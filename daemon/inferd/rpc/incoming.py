@@ -1,7 +1,8 @@
 """What messages on their way to the daemon may take: memory, and time.
 
-gRPC holds a message from its first byte to its last, and does not say how large it will be. So inferd can't count such
-messages; it looks at what the process uses, and turns calls away while that is too much.
+gRPC holds a message from its first byte to its last, and does not say how large it will be, or how much of it is there.
+So inferd asks the kernel what has arrived on the connections of such messages, and what the process uses, and turns
+calls away while one of both is too much.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ import structlog
 from inferd import cgroup
 from inferd.config.daemon import Settings
 from inferd.engine.runtime import give_memory_back
-from inferd.errors import InferdError, MemoryFull, MessageTimeout
+from inferd.errors import IncomingFull, InferdError, MemoryFull, MessageTimeout
 from inferd.rpc import status
+from inferd.rpc.held_bytes import HeldBytes, excess
 from inferd.transport.call import OpenCalls, ServerCall
+from inferd.transport.connection import ReceivedBytes
 
 log = structlog.get_logger("inferd.rpc")
 
@@ -30,6 +33,7 @@ _TICK = 0.02
 _SMALL = 64 << 10
 # Seconds between attempts to give freed memory back, which take some milliseconds.
 _BETWEEN_ATTEMPTS = 1.0
+_PART = 20
 # Without a setting, this part of the memory is left for what inferd does not see, and at least that many bytes.
 _SPARE_PART, _SPARE = 16, 256 << 20
 
@@ -38,16 +42,19 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class IncomingLimits:
-    """Bytes of memory above which messages are turned away, and seconds that one may take to arrive."""
+    """Bytes of memory above which messages are turned away, seconds that one may take to arrive, and bytes of all
+    that have taken a while."""
 
     memory_bytes: int = 1 << 62
     seconds: float = 120.0
+    held_bytes: int = 256 << 20
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The limits that ``settings`` ask for; workers share the memory."""
         limit = settings.max_memory_bytes or _default(cgroup.memory())
-        return cls(max(1, limit // max(1, settings.workers)), settings.message_timeout)
+        workers = max(1, settings.workers)
+        return cls(max(1, limit // workers), settings.message_timeout, max(1, settings.max_incoming_bytes // workers))
 
 
 def _default(available: int) -> int:
@@ -69,8 +76,9 @@ def private_memory(statm: Path = Path("/proc/self/statm")) -> int:
 class IncomingMessages:
     """Watches the calls whose messages are on their way, while there are any; on the event loop.
 
-    Above the memory limit it turns away the older half of them each time it looks, calls with one message before
-    streams, and never one that has only just begun. A call that is turned away is answered at once.
+    Calls with one message may hold so many bytes together; beyond that, those on the connections that hold the most are
+    turned away. Above the memory limit it turns away the older half of them each time it looks, calls with one message
+    before streams. A call that has only just begun never is. A call that is turned away is answered at once.
     """
 
     def __init__(self, limits: IncomingLimits, used: Callable[[], int] = private_memory) -> None:
@@ -80,15 +88,29 @@ class IncomingMessages:
         self._timer: asyncio.TimerHandle | None = None
         self._full = False
         self._attempt_at = 0.0
+        self._held = HeldBytes()
+        self._received = ReceivedBytes()
+        self._count_at = 0.0
+        self._ticking = False
+        # Bytes in use at the last look, and what they have grown by since messages were last counted.
+        self._used_before = self._grown = 0
 
     def bind(self, calls: OpenCalls) -> None:
         """Watch ``calls``."""
         self._calls = calls
+        calls.delivered = self._delivered
+
+    def _delivered(self, call: ServerCall, nbytes: int) -> None:
+        self._held.delivered(call.peer(), nbytes)
 
     def look(self) -> None:
         """A call has arrived."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK, self._tick)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_TICK, self._tick)
+            if not self._ticking:
+                # Soon, but not before the call is answered that may be answered at once.
+                loop.call_soon(self._note_used)
 
     def stop(self) -> None:
         """Look no more."""
@@ -100,19 +122,48 @@ class IncomingMessages:
         if self._full and nbytes > _SMALL:
             raise MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS)
 
+    def _note_used(self) -> None:
+        self._used_before = self._used()
+
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._ticking = None, True
+        used = self._used()
         self._end_late()
-        self._free()
+        self._keep_to_budget(used - self._used_before)
+        self._free(used)
+        self._used_before = used
         if self._full or self._calls.receiving or self._calls.receiving_streams:
             self.look()
+        self._ticking = False
 
     def _end_late(self) -> None:
         for call in list(_older(self._calls.receiving, self._limits.seconds)):
             _turn_away(call, MessageTimeout(self._limits.seconds))
 
-    def _free(self) -> None:
-        was_full, self._full = self._full, self._used() > self._limits.memory_bytes
+    def _keep_to_budget(self, grown: int) -> None:
+        """Turn away calls whose messages hold more than all may; the process has ``grown`` by so many bytes."""
+        self._grown += grown
+        calls = list(_older(self._calls.receiving, _TICK))
+        begun = time.monotonic()
+        if not (calls or self._held):
+            self._grown = 0
+            return
+        if begun < self._count_at:
+            return
+        by_peer: dict[str, list[ServerCall]] = {}
+        for call in calls:
+            by_peer.setdefault(call.peer(), []).append(call)
+        held = self._held.look(self._received.of(by_peer), self._grown)
+        self._grown = 0
+        self._calls.counted = bool(held)
+        for peer in excess(held, self._limits.held_bytes):
+            for call in by_peer[peer]:
+                _turn_away(call, IncomingFull(self._limits.held_bytes, _BETWEEN_ATTEMPTS))
+        # With thousands of connections it takes milliseconds: a twentieth of the time at most.
+        self._count_at = begun + _PART * (time.monotonic() - begun)
+
+    def _free(self, used: int) -> None:
+        was_full, self._full = self._full, used > self._limits.memory_bytes
         if not self._full:
             return
         if not was_full:

@@ -21,6 +21,7 @@ _REFUSALS = (
     errors.FailsTooOften,
     errors.TooManySequences,
     errors.MemoryFull,
+    errors.IncomingFull,
 )
 
 CODES: dict[type[errors.InferdError], grpc.StatusCode] = {

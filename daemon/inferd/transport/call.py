@@ -25,13 +25,16 @@ class OpenCalls:
 
     ``receiving`` has those whose one message was asked for and has not come, the oldest first; ``receiving_streams``
     those that wait for one of many, in the order in which they began to wait. ``left`` is called with a call that its
-    client ended before it was answered, or before it had sent its message.
+    client ended before it was answered, or before it had sent its message. While they are ``counted``, ``delivered`` is
+    called with each message's call and its bytes.
     """
 
-    __slots__ = ("_none_open", "left", "number", "receiving", "receiving_streams")
+    __slots__ = ("_none_open", "counted", "delivered", "left", "number", "receiving", "receiving_streams")
 
     def __init__(self, left: "Callable[[ServerCall], object]" = lambda _: None) -> None:
         self.left = left
+        self.counted = False
+        self.delivered: Callable[[ServerCall, int], object] = lambda _, __: None
         self.number = 0
         self.receiving: dict[ServerCall, None] = {}
         self.receiving_streams: dict[ServerCall, None] = {}
@@ -193,6 +196,8 @@ class ServerCall:
     def _received(self, event: Any) -> None:
         del self._receiving[self]
         message = event.batch_operations[0].message()
+        if self._open_calls.counted and message:
+            self._open_calls.delivered(self, len(message))
         if message is None and not self.ended and self._receiving is self._open_calls.receiving:
             self._open_calls.left(self)
         then, self._received_then = self._received_then, None

@@ -12,11 +12,14 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.tensors import DType
 from tests import models
 from tests.system.daemon import Daemon
+from tests.system.prometheus import until
 from tests.system.series import Series, scrape
 from tests.system.test_counting import OUTCOMES
 from tests.system.wire import OK, connect, echo, method, outcome
 
 pytestmark = pytest.mark.system
+
+PATIENCE = 60.0
 
 NAMES = ("one", "two", "three")
 CLIENTS = 6
@@ -81,6 +84,8 @@ def test_all_that_clients_saw_while_models_came_and_went_is_in_one_scrape_at_the
             await asyncio.gather(*clients)
 
     asyncio.run(run())
+    # Answers come first, and are counted next.
+    until(lambda: by_model(scrape(daemon)) == seen, PATIENCE, lambda: f"{by_model(scrape(daemon))} is not {seen}")
     end = scrape(daemon)
     assert {outcome for _, outcome in seen} >= {"ok", "unavailable"}
     assert by_model(end) == seen

@@ -85,7 +85,7 @@ def test_a_sequence_is_over_after_its_last_request(daemon: Daemon) -> None:
             ]
 
     assert asyncio.run(talk()) == [2.0, 3.0, gone("inner", 78, "has ended"), 2.0]
-    assert gauge(daemon, LIVE, "inner") == 0
+    wait_until(daemon, LIVE, "inner", 0)
 
 
 def test_a_sequence_without_requests_times_out(daemon: Daemon) -> None:
@@ -119,7 +119,7 @@ def test_one_sequence_too_many_is_told_when_to_come_back_and_served_once_there_i
             return sums
 
     assert asyncio.run(talk()) == [2.0, 2.0, 2.0, 3.0, 3.0, 10.0, 4.0, 3.0]
-    assert gauge(daemon, LIVE, "three") == 0
+    wait_until(daemon, LIVE, "three", 0)
 
 
 def test_requests_that_contradict_the_model_leave_the_sequence_as_it_was(daemon: Daemon) -> None:
@@ -172,7 +172,7 @@ def test_a_run_that_fails_loses_the_sequence_and_what_was_sent_behind_it(daemon:
     sentence = lost("frail", 81, "one of its requests failed")[1]
     assert behind == [f"[ABORTED] request '{number}': {sentence}" for number in (2, 3)]
     assert asyncio.run(talk()) == [lost("frail", 81, "one of its requests failed"), 1.0]
-    assert gauge(daemon, LIVE, "frail") == 0
+    wait_until(daemon, LIVE, "frail", 0)
 
 
 def test_a_deadline_that_passes_during_a_run_loses_the_sequence(daemon: Daemon) -> None:
@@ -223,7 +223,7 @@ def test_a_request_that_expired_before_it_ran_leaves_the_state_as_it_was(daemon:
     sums, (failed,) = asyncio.run(talk())
     assert sums == [2000.0, 2003.0]
     assert failed.startswith("[DEADLINE_EXCEEDED] request 'expired': model 'steps': deadline passed while ")
-    assert gauge(daemon, LIVE, "steps") == 0
+    wait_until(daemon, LIVE, "steps", 0)
 
 
 # -- left behind ------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_stream_takes_the_sequences_with_it_that_came_over_it_last(daemon: Dae
             return [*said, await say(add(1, "left")), await say(add(1, "taken over", end=True))]
 
     assert asyncio.run(talk()) == [3.0, gone("inner", "left", "ended with its stream"), 4.0]
-    assert gauge(daemon, LIVE, "inner") == 0
+    wait_until(daemon, LIVE, "inner", 0)
 
 
 def test_a_client_that_is_killed_takes_its_sequences_with_it(daemon: Daemon) -> None:

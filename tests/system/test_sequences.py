@@ -13,7 +13,7 @@ import pytest
 from inferd._pb import open_inference_pb2 as pb
 from tests.system import clients, state_models
 from tests.system.daemon import Daemon
-from tests.system.gauges import gauge
+from tests.system.gauges import gauge, wait_until
 from tests.system.state_models import add, first, flags, work
 from tests.system.wire import OK, connect, method, request
 
@@ -172,7 +172,7 @@ def test_a_model_that_keeps_the_state_itself_serves_many_sequences_each_with_its
             sums[sequence] += sequence * 100 + turn
             expected.append(sums[sequence])
     assert asyncio.run(talk()) == expected
-    assert gauge(daemon, "inferd_sequences", "inner") == 0
+    wait_until(daemon, "inferd_sequences", "inner", 0)
 
 
 def test_a_place_that_one_sequence_leaves_is_clean_for_the_next(daemon: Daemon) -> None:

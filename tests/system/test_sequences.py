@@ -13,7 +13,7 @@ import pytest
 from inferd._pb import open_inference_pb2 as pb
 from tests.system import clients, state_models
 from tests.system.daemon import Daemon
-from tests.system.gauges import gauge, wait_until
+from tests.system.gauges import wait_until
 from tests.system.state_models import add, first, flags, work
 from tests.system.wire import OK, connect, method, request
 
@@ -114,7 +114,7 @@ def test_many_sequences_side_by_side_are_each_what_they_are_alone(
     worst = float(np.abs(got - expected).max())
     figure(f"silero-vad: {SEQUENCES} sequences of {FRAMES} frames side by side, off by at most {worst:.1e}")
     assert worst < 1e-4
-    assert gauge(demo_server, "inferd_sequences", VAD) == 0
+    wait_until(demo_server, "inferd_sequences", VAD, 0)
 
 
 def test_a_state_is_shown_to_clients_that_ask_for_it(demo_server: Daemon, signals: Frames) -> None:

@@ -30,7 +30,7 @@ log = structlog.get_logger("inferd.rpc")
 # Seconds between looks. A message that takes less to arrive is never turned away.
 _TICK = 0.02
 # A request up to this size is taken even when memory is full: refusing it would free nothing.
-_SMALL = 64 << 10
+_SMALL, _LARGE = 64 << 10, 1 << 20
 # Seconds between attempts to give freed memory back, which take some milliseconds.
 _BETWEEN_ATTEMPTS = 1.0
 _PART = 20
@@ -87,7 +87,7 @@ class IncomingMessages:
         self._calls = OpenCalls()
         self._timer: asyncio.TimerHandle | None = None
         self._full = False
-        self._attempt_at = 0.0
+        self._giving: asyncio.TimerHandle | None = None
         self._held = HeldBytes()
         self._received = ReceivedBytes()
         self._count_at = 0.0
@@ -114,12 +114,18 @@ class IncomingMessages:
 
     def stop(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._giving):
+            if timer is not None:
+                timer.cancel()
 
     def check(self, nbytes: int) -> None:
         """Raises MemoryFull if a message of ``nbytes`` that has arrived is more than may be kept."""
-        if self._full and nbytes > _SMALL:
+        if nbytes <= _SMALL:
+            return
+        if nbytes > _LARGE and not self._full:
+            # Several of these may arrive between two looks.
+            self._full = self._used() > self._limits.memory_bytes
+        if self._full:
             raise MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS)
 
     def _note_used(self) -> None:
@@ -159,6 +165,7 @@ class IncomingMessages:
         for peer in excess(held, self._limits.held_bytes):
             for call in by_peer[peer]:
                 _turn_away(call, IncomingFull(self._limits.held_bytes, _BETWEEN_ATTEMPTS))
+            self._give_back_soon()
         # With thousands of connections it takes milliseconds: a twentieth of the time at most.
         self._count_at = begun + _PART * (time.monotonic() - begun)
 
@@ -173,10 +180,16 @@ class IncomingMessages:
         ]
         for call in calls[: (len(calls) + 1) // 2]:
             _turn_away(call, MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS))
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._attempt_at:
-            self._attempt_at = loop.time() + _BETWEEN_ATTEMPTS
-            loop.run_in_executor(None, give_memory_back)
+        self._give_back_soon()
+
+    def _give_back_soon(self) -> None:
+        """Return freed memory to the system a while after the last call was turned away, and each second meanwhile."""
+        if self._giving is None:
+            self._giving = asyncio.get_running_loop().call_later(_BETWEEN_ATTEMPTS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._giving = None
+        asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
 
 def _older(calls: Iterable[ServerCall], seconds: float) -> Iterator[ServerCall]:

@@ -8,7 +8,7 @@ calls away while one of both is too much.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -92,6 +92,8 @@ class IncomingMessages:
         self._received = ReceivedBytes()
         self._count_at = 0.0
         self._ticking = False
+        # The calls that waited for their message at the last look.
+        self._seen: set[ServerCall] = set()
         # Bytes in use at the last look, and what they have grown by since messages were last counted.
         self._used_before = self._grown = 0
 
@@ -132,11 +134,18 @@ class IncomingMessages:
         self._used_before = self._used()
 
     def _tick(self) -> None:
+        # After the events that are in the queue: a message that has arrived is none that is on its way.
+        asyncio.get_running_loop().call_soon_threadsafe(self._act)
+
+    def _act(self) -> None:
         self._timer, self._ticking = None, True
         used = self._used()
         self._end_late()
-        self._keep_to_budget(used - self._used_before)
-        self._free(used)
+        # Not by their age: while the loop is busy every call becomes old.
+        before, self._seen = self._seen, set(self._calls.receiving)
+        waiting = [call for call in self._calls.receiving if call in before and call.turned_away is None]
+        self._keep_to_budget(waiting, used - self._used_before)
+        self._free(waiting, used)
         self._used_before = used
         if self._full or self._calls.receiving or self._calls.receiving_streams:
             self.look()
@@ -146,10 +155,10 @@ class IncomingMessages:
         for call in list(_older(self._calls.receiving, self._limits.seconds)):
             _turn_away(call, MessageTimeout(self._limits.seconds))
 
-    def _keep_to_budget(self, grown: int) -> None:
-        """Turn away calls whose messages hold more than all may; the process has ``grown`` by so many bytes."""
+    def _keep_to_budget(self, calls: Sequence[ServerCall], grown: int) -> None:
+        """Turn away those of ``calls`` whose messages hold more than all may; the process has ``grown`` by so many
+        bytes."""
         self._grown += grown
-        calls = list(_older(self._calls.receiving, _TICK))
         begun = time.monotonic()
         if not (calls or self._held):
             self._grown = 0
@@ -169,15 +178,14 @@ class IncomingMessages:
         # With thousands of connections it takes milliseconds: a twentieth of the time at most.
         self._count_at = begun + _PART * (time.monotonic() - begun)
 
-    def _free(self, used: int) -> None:
+    def _free(self, waiting: Sequence[ServerCall], used: int) -> None:
         was_full, self._full = self._full, used > self._limits.memory_bytes
         if not self._full:
             return
         if not was_full:
             log.warning("memory full: requests are turned away", max_memory_bytes=self._limits.memory_bytes)
-        calls = list(_older(self._calls.receiving, _TICK)) or [
-            call for call in self._calls.receiving_streams if call.turned_away is None
-        ]
+        # Without those that the budget has turned away.
+        calls = [call for call in waiting or self._calls.receiving_streams if call.turned_away is None]
         for call in calls[: (len(calls) + 1) // 2]:
             _turn_away(call, MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS))
         self._give_back_soon()

@@ -15,7 +15,7 @@ the capacity at the start of each round. Figures are medians over the rounds, as
 - ``work``: a model of some milliseconds that is served alone, deadlines of 150 ms. At least 0.9 in time at 1.5 and 2
   times the capacity, 0.85 at 4 times, 0.75 at 8 times. That is thousands of calls a second, whose client takes its part
   of the same cores;
-- ``work, shared``: the same beside the other models, whose calls can't be told apart before they are read. No bar.
+- ``work, shared``: the same next to the other models, whose calls can't be told apart before they are read. No bar.
 
 Prints the figures, writes deadlines.json and deadlines.png to ``--out``, and exits with 1 when a bar is missed.
 """

@@ -1,7 +1,7 @@
 """How many connections the limit on open files leaves room for.
 
 Without a free descriptor a connection is neither accepted nor closed: it waits, probes with it, until another ends. So
-connections get what is left beside a reserve, for models, logs, probes and calls between workers.
+connections get what is left but for a reserve, for models, logs, probes and calls between workers.
 """
 
 import resource

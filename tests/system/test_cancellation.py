@@ -20,7 +20,7 @@ from tests.system.wire import OK, all_slots_usable, by_outcome, connect, counts,
 pytestmark = pytest.mark.system
 
 REQUESTS = 4000
-# They fit into the infer requests and the queue of the model, even beside as many that were given up a moment ago.
+# They fit into the infer requests and the queue of the model, even next to as many that were given up a moment ago.
 AT_ONCE = 8
 
 

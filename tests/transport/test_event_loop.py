@@ -142,7 +142,7 @@ def test_stopping_from_another_thread_ends_the_loop() -> None:
 def test_what_comes_after_the_end_is_refused_or_does_nothing() -> None:
     with loops() as loop:
         loop.run_until_complete(asyncio.sleep(0))
-    loop.post(lambda _: pytest.fail("nobody polls any more"))
+    loop.post(lambda _: pytest.fail("the loop polls no more"))
     with pytest.raises(RuntimeError, match="closed"):
         loop.call_soon_threadsafe(lambda: None)
     loop.close()

@@ -28,6 +28,7 @@ from tests.system.memory import Growth
 from tests.system.wire import request
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc.message_parts import encoded_length
 from inferd.tensors import DType
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -183,10 +184,10 @@ def _kinds() -> Iterator[Kind]:
         yield Kind("empty contents", head + b"\x3a\0" * (nbytes // 2))
         parameters = b"".join(b"\x22\x0a\x0a\x08" + b"%08x" % n for n in range(nbytes // 12))
         yield Kind("parameters", head + parameters)
-        shape = b"\x1a" + _varint(nbytes) + bytes(nbytes)
-        yield Kind("dimensions", head + b"\x2a" + _varint(len(shape)) + shape)
+        shape = b"\x1a" + encoded_length(nbytes) + bytes(nbytes)
+        yield Kind("dimensions", head + b"\x2a" + encoded_length(len(shape)) + shape)
         yield Kind("unknown fields", head + b"\xf8\x7f\0" * (nbytes // 3))
-        name = b"\x0a" + _varint(nbytes) + b"x" * nbytes
+        name = b"\x0a" + encoded_length(nbytes) + b"x" * nbytes
         yield Kind("a model's name", name)
         yield Kind("a model's name, ready", name, INFER.replace("ModelInfer", "ModelReady"))
 
@@ -200,23 +201,14 @@ def _tensor(name: str, dtype: DType, count: int, data: bytes) -> Kind:
 def _typed(name: str, dtype: DType, count: int, contents: pb.InferTensorContents | bytes) -> Kind:
     data = contents if isinstance(contents, bytes) else contents.SerializeToString()
     item = pb.ModelInferRequest.InferInputTensor(name="x", datatype=dtype.wire, shape=[count]).SerializeToString()
-    item += b"\x2a" + _varint(len(data)) + data
+    item += b"\x2a" + encoded_length(len(data)) + data
     head = pb.ModelInferRequest(model_name=dtype.name.lower()).SerializeToString()
-    return Kind(name, head + b"\x2a" + _varint(len(item)) + item, tensor=count * dtype.itemsize)
+    return Kind(name, head + b"\x2a" + encoded_length(len(item)) + item, tensor=count * dtype.itemsize)
 
 
 def _packed(field: int, data: bytes) -> bytes:
     """``data`` as the packed field of that number."""
-    return bytes([field << 3 | 2]) + _varint(len(data)) + data
-
-
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
+    return bytes([field << 3 | 2]) + encoded_length(len(data)) + data
 
 
 if __name__ == "__main__":

@@ -111,14 +111,14 @@ def test_more_fields_than_a_request_needs_are_refused_before_they_are_looked_at(
         take_apart(field * (MAX_FIELDS + 1))
     inside = field * (MAX_FIELDS + 1)
     with pytest.raises(InvalidRequest, match=f"more than {MAX_FIELDS} fields without the contents|contents twice"):
-        take_apart(b"\x2a" + message_parts.length(len(inside)) + inside)
+        take_apart(b"\x2a" + message_parts.encoded_length(len(inside)) + inside)
 
 
 @pytest.mark.parametrize("tag", [b"\x0a", b"\x1a", b"\x22", b"\x32", b"\xfa\x7f", b"\x2a"])
 def test_long_names_and_lists_are_refused(tag: bytes) -> None:
-    value = b"\x0a" + message_parts.length(SHORT) + b"x" * SHORT
+    value = b"\x0a" + message_parts.encoded_length(SHORT) + b"x" * SHORT
     with pytest.raises(InvalidRequest, match=f"more than {SHORT} bytes without the contents"):
-        take_apart(tag + message_parts.length(len(value)) + value)
+        take_apart(tag + message_parts.encoded_length(len(value)) + value)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,9 @@ def test_mistakes_in_typed_contents_are_told_as_for_short_requests(
 
 def contents(field: int, *packed: bytes) -> memoryview:
     """The bytes of contents that have these values of a field."""
-    return memoryview(b"".join(bytes([field << 3 | 2]) + message_parts.length(len(one)) + one for one in packed))
+    return memoryview(
+        b"".join(bytes([field << 3 | 2]) + message_parts.encoded_length(len(one)) + one for one in packed)
+    )
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), st.integers(0, 30))

@@ -60,7 +60,7 @@ def take_apart(raw: bytes) -> MessageParts:
             elif field.number == _INPUTS:
                 described, own, more = _without_contents(value)
                 count += more
-                kept = memoryview(b"\x2a" + length(len(described)) + described)
+                kept = memoryview(b"\x2a" + encoded_length(len(described)) + described)
                 if own is not None:
                     typed[inputs] = own
                 inputs += 1
@@ -104,7 +104,7 @@ def varint(view: memoryview, at: int) -> tuple[int, int]:
     raise _MALFORMED.bare()
 
 
-def length(number: int) -> bytes:
+def encoded_length(number: int) -> bytes:
     """``number`` as a message has it before that many bytes."""
     parts = bytearray()
     while number >= 0x80:

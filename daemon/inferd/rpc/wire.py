@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from inferd._pb import open_inference_pb2 as pb
+from inferd.rpc.message_parts import encoded_length
 
 Part = bytes | memoryview
 
@@ -92,18 +93,9 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
             raise ValueError("number too long")
 
 
-def _length(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
-
-
 def contents_head(nbytes: int) -> bytes:
     """The bytes before the ``nbytes`` of an output in a response."""
-    return _OUTPUT_CONTENTS + _length(nbytes)
+    return _OUTPUT_CONTENTS + encoded_length(nbytes)
 
 
 def id_field(request_id: str) -> bytes:
@@ -111,7 +103,7 @@ def id_field(request_id: str) -> bytes:
     if not request_id:
         return b""
     encoded = request_id.encode()
-    return b"\x1a" + _length(len(encoded)) + encoded
+    return b"\x1a" + encoded_length(len(encoded)) + encoded
 
 
 def as_unary(parts: Iterable[Part], _: int) -> bytes:
@@ -121,7 +113,7 @@ def as_unary(parts: Iterable[Part], _: int) -> bytes:
 
 def as_stream(parts: Iterable[Part], nbytes: int) -> bytes:
     """A response of ``parts``, ``nbytes`` in total, as the message of a stream."""
-    return b"".join((_IN_STREAM, _length(nbytes), *parts))
+    return b"".join((_IN_STREAM, encoded_length(nbytes), *parts))
 
 
 FINAL = pb.ModelInferResponse(

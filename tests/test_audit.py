@@ -17,6 +17,17 @@ pytestmark = pytest.mark.system
 
 
 @contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a service with that ``handler``."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/query"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def advisories(vulnerable: str) -> Iterator[tuple[str, set[str]]]:
     """An OSV service that knows an advisory for one package, and which packages it was asked for."""
     asked: set[str] = set()
@@ -44,12 +55,8 @@ def advisories(vulnerable: str) -> Iterator[tuple[str, set[str]]]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/query", asked
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        yield url, asked
 
 
 @contextmanager
@@ -66,12 +73,8 @@ def proxy(status: int, body: bytes) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/query"
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def audit(url: str) -> "subprocess.CompletedProcess[str]":

@@ -29,10 +29,12 @@ log = structlog.get_logger("inferd.rpc")
 
 # Seconds between looks. A message that takes less to arrive is never turned away.
 _TICK = 0.02
-# A request up to this size is taken even when memory is full: refusing it would free nothing.
+# A request up to this size is taken even when memory is full: refusing it would free nothing. Several of more than the
+# second size may arrive between two looks, so each of them is a look.
 _SMALL, _LARGE = 64 << 10, 1 << 20
 # Seconds between attempts to give freed memory back, which take some milliseconds.
 _BETWEEN_ATTEMPTS = 1.0
+# Counting what has arrived on thousands of connections takes milliseconds: it gets one in so many parts of the time.
 _PART = 20
 # Without a setting, this part of the memory is left for what inferd does not see, and at least that many bytes.
 _SPARE_PART, _SPARE = 16, 256 << 20
@@ -125,8 +127,7 @@ class IncomingMessages:
         if nbytes <= _SMALL:
             return
         if nbytes > _LARGE and not self._full:
-            # Several of these may arrive between two looks.
-            self._full = self._used() > self._limits.memory_bytes
+            self._judge(self._used())
         if self._full:
             raise MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS)
 
@@ -175,20 +176,23 @@ class IncomingMessages:
             for call in by_peer[peer]:
                 _turn_away(call, IncomingFull(self._limits.held_bytes, _BETWEEN_ATTEMPTS))
             self._give_back_soon()
-        # With thousands of connections it takes milliseconds: a twentieth of the time at most.
         self._count_at = begun + _PART * (time.monotonic() - begun)
 
     def _free(self, waiting: Sequence[ServerCall], used: int) -> None:
-        was_full, self._full = self._full, used > self._limits.memory_bytes
+        self._judge(used)
         if not self._full:
             return
-        if not was_full:
-            log.warning("memory full: requests are turned away", max_memory_bytes=self._limits.memory_bytes)
         # Without those that the budget has turned away.
         calls = [call for call in waiting or self._calls.receiving_streams if call.turned_away is None]
         for call in calls[: (len(calls) + 1) // 2]:
             _turn_away(call, MemoryFull(self._limits.memory_bytes, _BETWEEN_ATTEMPTS))
         self._give_back_soon()
+
+    def _judge(self, used: int) -> None:
+        """Whether memory is full with so many bytes ``used``; the log says when it becomes so."""
+        was_full, self._full = self._full, used > self._limits.memory_bytes
+        if self._full and not was_full:
+            log.warning("memory full: requests are turned away", max_memory_bytes=self._limits.memory_bytes)
 
     def _give_back_soon(self) -> None:
         """Return freed memory to the system a while after the last call was turned away, and each second meanwhile."""

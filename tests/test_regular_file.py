@@ -1,7 +1,6 @@
 """Only regular files up to a size are read; anything else is refused at once, without opening or filling memory."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,25 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inferd import regular_file
-
-
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(str(path))
-
-
-def _sparse(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 100 << 30)
-
+from tests.odd_files import listening_socket, sparse
 
 KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "not a regular file"),
-    "socket": (_socket, "not a regular file"),
+    "socket": (listening_socket, "not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
     "terminal": (lambda path: path.symlink_to("/dev/ptmx"), "not a regular file"),
     "link to a pipe": (lambda p: (os.mkfifo(p.with_name("pipe")), p.symlink_to("pipe")), "not a regular file"),
-    "sparse": (_sparse, "larger than 1048576 bytes"),
+    "sparse": (sparse, "larger than 1048576 bytes"),
     "folder": (Path.mkdir, "Is a directory"),
     "nothing": (lambda _: None, "No such file or directory"),
 }

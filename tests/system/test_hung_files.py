@@ -4,7 +4,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ from inferd.exit_deadline import LAST_SECONDS
 from inferd.rpc.client import InferenceClient
 from inferd.tensors import DType
 from tests import models
+from tests.odd_files import listening_socket, sparse
 from tests.system.daemon import Daemon
 from tests.system.hung_folder import hung
 
@@ -80,20 +80,10 @@ def daemon(repository: Path, cache_dir: Path) -> Iterator[Daemon]:
         yield running
 
 
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(str(path))
-
-
-def _sparse(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 100 << 30)
-
-
 KINDS: dict[str, tuple[Callable[[Path], None], str]] = {
     "pipe": (os.mkfifo, "is not a regular file"),
-    "sock": (_socket, "is not a regular file"),
-    "sparse": (_sparse, "has 107374182400 bytes, more than 68719476736 (repository_max_model_bytes)"),
+    "sock": (listening_socket, "is not a regular file"),
+    "sparse": (sparse, "has 107374182400 bytes, more than 68719476736 (repository_max_model_bytes)"),
 }
 
 

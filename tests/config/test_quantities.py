@@ -90,7 +90,7 @@ def test_a_printed_size_reads_back_as_the_same_number(count: int) -> None:
 # -- every setting that is one ----------------------------------------------------
 
 # Each is within the bounds of every setting of its kind, written in two ways.
-SAME: dict[str, tuple[str, str, float]] = {"duration": ("1500ms", "1.5", 1.5), "size": ("64KiB", "65536", 65536)}
+SAME: dict[str, tuple[str, str, float]] = {"duration": ("1500ms", "1.5", 1.5), "size": ("1MiB", "1048576", 1 << 20)}
 
 
 def daemon_quantities() -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from inferd.workers.worker_identity import WorkerIdentity
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.05
 
 
 def watch_supervisor(identity: WorkerIdentity, let_go: Callable[[], object]) -> None:
@@ -30,6 +32,9 @@ def watch_supervisor(identity: WorkerIdentity, let_go: Callable[[], object]) -> 
         # The event loop may be closed already.
         with suppress(RuntimeError):
             let_go()
+        # A supervisor's pipes close before it has ended, and one that is draining may still be killed.
+        while not identity.orphaned:
+            time.sleep(_LOOK_SECONDS)
         identity.clean_up()
 
     threading.Thread(target=wait, name="supervisor pipe", daemon=True).start()

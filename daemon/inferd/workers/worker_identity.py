@@ -37,9 +37,14 @@ class WorkerIdentity:
         """The socket of worker ``index``, by default of this one, for ``what``: grpc, reports or notify."""
         return self.folder / f"{self.index if index is None else index}.{what}"
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the supervisor is gone."""
+        return os.getppid() != self.supervisor
+
     def clean_up(self) -> None:
         """Remove the folder if the supervisor is gone and can't."""
-        if os.getppid() != self.supervisor:
+        if self.orphaned:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def environment(self) -> dict[str, str]:

@@ -365,7 +365,7 @@ class Settings(BaseModel):
         16384, ge=1, le=2**31 - 1, description="Connections to the gRPC port; inferd closes further ones at once."
     )
     max_concurrent_streams: Annotated[int, Group.CONNECTIONS] = Field(
-        4096,
+        1024,
         ge=1,
         le=2**31 - 1,
         description="Open calls on one connection; further calls wait in the client.",

@@ -116,7 +116,7 @@ class ServerCall:
 
     def peer(self) -> str:
         """The other end of the connection, as gRPC names it: ``ipv4:127.0.0.1:5000``."""
-        return self._call.peer().decode(errors="replace")  # type: ignore[no-any-return]
+        return core.peer(self._call)
 
     def peer_identities(self) -> list[bytes]:
         """The names in the client's certificate, which the handshake has verified: its subject alternative names or, if

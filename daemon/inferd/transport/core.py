@@ -4,6 +4,8 @@ pyproject.toml has the range of grpcio that they are known in. Another version m
 imported, and says so.
 """
 
+from typing import Any
+
 import grpc
 
 try:
@@ -32,7 +34,13 @@ __all__ = [
     "SendMessageOperation",
     "SendStatusFromServerOperation",
     "Server",
+    "peer",
     "peer_identities",
 ]
 
 OK: int = grpc.StatusCode.OK.value[0]
+
+
+def peer(call: Any) -> str:
+    """The other end of ``call``'s connection, as gRPC names it: ``ipv4:127.0.0.1:5000``."""
+    return call.peer().decode(errors="replace")  # type: ignore[no-any-return]

@@ -17,7 +17,6 @@ log = structlog.get_logger("inferd.transport")
 # Calls that may arrive before the loop looks. More wait in gRPC until it asks again, which it does first thing.
 _OUTSTANDING = 64
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
-_CANCELLED = grpc.StatusCode.CANCELLED.value[0]
 
 
 class GrpcServer:
@@ -81,11 +80,10 @@ class GrpcServer:
             return  # stopping
         if self._stopping is None:
             self._server.request_call(self._queue, self._queue, self._arrived)
+        if self._ended_by_clients.over and core.peer(event.call) in self._ended_by_clients.over:
+            return  # let go of without an answer, which costs least: gRPC cancels it
         self.calls.arrived()
         call = ServerCall(event, self.calls)
-        if self._ended_by_clients.over and call.peer() in self._ended_by_clients.over:
-            call.fail(_CANCELLED, "")
-            return
         try:
             self._handle(call)
         except Exception:

@@ -1,6 +1,7 @@
 """Runs bad days: everything that clients and operators do to a daemon, by chance, next to good clients.
 
     python -m benchmarks.bad_days --minutes 30 --out build/bench
+    python -m benchmarks.bad_days --each 8
 
 First random arrivals of good requests are timed alone, for a sixth of the time; then next to a process that does one
 bad thing after the other, every three seconds or so (tests/system/bad_days.py has the list). Bars:
@@ -12,6 +13,9 @@ bad thing after the other, every three seconds or so (tests/system/bad_days.py h
 - what the daemon counts for the good requests' model is what its client counted;
 - no traceback is in the log.
 
+With ``--each SECONDS`` each bad thing is repeated for so long instead, every three seconds, and a table says what good
+requests waited next to it; without bars.
+
 Prints the figures, writes bad_days.json to ``--out``, and exits with 1 when a bar is missed.
 """
 
@@ -22,12 +26,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import uvloop
 from tests import models
 from tests.engine import models as small
+from tests.system.bad_days import THINGS
 from tests.system.daemon import Daemon
 from tests.system.memory import Growth
 from tests.system.test_large_responses import convolutions, repeated
@@ -39,6 +46,7 @@ from inferd.tensors import DType
 CHUNK = 10.0
 LIMIT = 768 << 20
 SPARE = 256 << 20
+BAD = (sys.executable, "-m", "tests.system.bad_days")
 RATIO_BAR, GROWTH_BAR = 2.0, 0.1
 GOOD = request("good", {"x": np.zeros(4, np.float32)}).SerializeToString()
 
@@ -50,6 +58,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=50.0, help="good requests a second, random arrivals")
     parser.add_argument("--ratio", type=float, default=RATIO_BAR, help="p99 next to bad things, by that without")
     parser.add_argument("--growth", type=float, default=GROWTH_BAR, help="part by which memory may grow")
+    parser.add_argument("--each", type=float, help="seconds for each bad thing, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of what is written")
     options = parser.parse_args()
@@ -63,12 +72,13 @@ def main() -> int:
         models.save(convolutions(), repository, "shapes")
         flags = ("--cache-dir", f"{scratch}/cache", "--max-memory-bytes", str(LIMIT), "--message-timeout", "5s")
         with Daemon(repository, *flags, "--preflight", "on") as daemon:
+            target = [daemon.grpc, daemon.metrics, str(repository), str(daemon.process.pid), str(options.seed)]
+            if options.each:
+                return _each(daemon, target, options.each, options.rate)
             growth = Growth(daemon.process.pid)
             alone = _good(daemon, seconds / 6, options.rate, growth, [])
-            target = [daemon.grpc, daemon.metrics, str(repository), str(daemon.process.pid), str(options.seed)]
             memory: list[int] = []
-            command = [sys.executable, "-m", "tests.system.bad_days", *target]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bad:
+            with subprocess.Popen([*BAD, *target], stdout=subprocess.PIPE, text=True) as bad:
                 try:
                     during = _good(daemon, seconds, options.rate, growth, memory)
                 finally:
@@ -99,6 +109,21 @@ def main() -> int:
     for miss in missed:
         print(f"MISSED: {miss}")
     return 1 if missed else 0
+
+
+def _each(daemon: Daemon, target: Sequence[str], seconds: float, rate: float) -> int:
+    """Print what good requests wait alone, and next to each bad thing."""
+    print(f"{'next to':20} {'p50':>8} {'p99':>8} {'most':>8}  ms")
+    for name in ("nothing", *(thing.__name__ for thing in THINGS)):
+        with ExitStack() as stack:
+            if name != "nothing":
+                bad = stack.enter_context(subprocess.Popen([*BAD, *target, name], stdout=subprocess.DEVNULL))
+                stack.callback(bad.kill)
+            outcomes = uvloop.run(poisson(daemon.grpc, GOOD, rate, seconds, 0))
+        waits = sorted(outcome.latency / 1e6 for outcome in outcomes)
+        p50, p99 = (quantile(waits, share) or 0.0 for share in (0.5, 0.99))
+        print(f"{name:20} {p50:8.1f} {p99:8.1f} {waits[-1]:8.1f}", flush=True)
+    return 0
 
 
 def _good(daemon: Daemon, seconds: float, rate: float, growth: Growth, memory: list[int]) -> list[Outcome]:

@@ -1,8 +1,8 @@
 """One of everything that clients and operators do to a daemon, by chance, again and again; as a process of its own.
 
-    python -m tests.system.bad_days GRPC METRICS REPOSITORY PID SEED
+    python -m tests.system.bad_days GRPC METRICS REPOSITORY PID SEED [THING]
 
-Writes the name of each thing to its output when it is done, until it is ended.
+Writes the name of each thing to its output when it is done, until it is ended; with THING, that one again and again.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -192,9 +192,9 @@ THINGS: tuple[Thing, ...] = (
 )
 
 
-async def _run(target: Target, chance: Random) -> None:
+async def _run(target: Target, chance: Random, things: Sequence[Thing]) -> None:
     while True:
-        thing = chance.choice(THINGS)
+        thing = chance.choice(things)
         # The daemon may hang up in the middle of it.
         with suppress(OSError, http.client.HTTPException):
             await thing(target, chance)
@@ -205,4 +205,5 @@ async def _run(target: Target, chance: Random) -> None:
 if __name__ == "__main__":
     hostile_clients.raise_file_limit()
     at = Target(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
-    asyncio.run(_run(at, Random(int(sys.argv[5]))))
+    wanted = [thing for thing in THINGS if thing.__name__ in sys.argv[6:]]
+    asyncio.run(_run(at, Random(int(sys.argv[5])), wanted or THINGS))

@@ -32,6 +32,8 @@ from benchmarks.open_loop import CHANNEL_OPTIONS, METHOD, quantile
 from inferd._pb import open_inference_pb2 as pb
 from inferd.engine.runtime import keep_small_blocks
 from inferd.rpc import codec, wire
+from inferd.rpc.parameters import NO_PARAMETERS
+from inferd.rpc.parameters import decode as decode_parameters
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 
@@ -213,9 +215,7 @@ def _messages() -> dict[str, dict[str, Callable[[], object]]]:
         assert split is not None
         message = pb.ModelInferRequest.FromString(raw)
         inputs = codec.decode_inputs(message, signature)
-        templates.keep(
-            split, message, signature, inputs, RequestSpec((0,), codec.NO_PARAMETERS, 1, None), ("model", "1")
-        )
+        templates.keep(split, message, signature, inputs, RequestSpec((0,), NO_PARAMETERS, 1, None), ("model", "1"))
         ways[f"request of {size}"] = {
             "protobuf": _read_by_protobuf(raw, target),
             "inferd, parsed": _parsed(raw, target, signature),
@@ -243,7 +243,7 @@ def _parsed(raw: bytes, target: memoryview, signature: Signature) -> Callable[[]
         message = codec.parse(raw, pb.ModelInferRequest)
         inputs = codec.decode_inputs(message, signature)
         target[:] = inputs[0].data  # type: ignore[assignment]
-        return codec.decode_parameters(message), codec.decode_outputs(message, signature)
+        return decode_parameters(message), codec.decode_outputs(message, signature)
 
     return read
 

@@ -193,10 +193,14 @@ class App:
     def _snapshotter(self) -> Snapshotter:
         """The snapshotter, which reads the state of every part."""
         models = ModelSources(self._catalog, self._tuner, self._health)
-        calls, reloads = lambda: self._inference.open_calls, self._reloader.counts
-        return Snapshotter(
-            self._lifecycle, models, CountSources(self._recorder, calls, reloads, self._engine.cache_lookups)
+        counts = CountSources(
+            self._recorder,
+            lambda: self._inference.open_calls,
+            lambda: self._inference.ignored.number,
+            self._reloader.counts,
+            self._engine.cache_lookups,
         )
+        return Snapshotter(self._lifecycle, models, counts)
 
     def _exporter_of(self, snapshotter: Snapshotter) -> Exporter | ReportServer:
         """The metrics port, or a worker's reports to its supervisor."""

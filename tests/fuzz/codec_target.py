@@ -7,6 +7,8 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd._pb import tuner_pb2
 from inferd.errors import InferdError, InvalidRequest
 from inferd.rpc import codec, message_parts, wire
+from inferd.rpc.parameters import check_sequence
+from inferd.rpc.parameters import decode as decode_parameters
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.tensors import Dim, DType, Shape, Signature, StateLink, Tensor, TensorSpec, elements
 from tests.rpc.messages import encoded
@@ -67,8 +69,8 @@ def exercise(raw: bytes, which: int) -> str:
     except InvalidRequest as error:
         return _told(error)
     try:
-        parameters = codec.decode_parameters(message)
-        sequence = codec.check_sequence(message.model_name, parameters, signature)
+        parameters = decode_parameters(message)
+        sequence = check_sequence(message.model_name, parameters, signature)
         inside = sequence is not None
         inputs = codec.decode_inputs(message, signature, in_sequence=inside, limits=LIMITS)
         rows = codec.rows(message.model_name, inputs, signature, in_sequence=inside)

@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.rpc import codec
+from inferd.rpc.parameters import MAX_PARAMETERS, MAX_REQUEST_ID, Parameters
+from inferd.rpc.parameters import decode as decode_parameters
 from inferd.tensors import BY_WIRE_NAME, Dim, DType, Signature, Tensor, TensorSpec, elements
 from tests.rpc.messages import encoded
 
@@ -25,7 +28,7 @@ SIGNATURE = Signature((PIXELS, LEVEL), (SCORES, LABELS), max_batch=8)
 
 Change = Callable[[pb.ModelInferRequest], object]
 
-PARAMETERS = "timeout, priority, sequence_id, sequence_start, sequence_end"
+PARAMETERS = "timeout, priority, sequence_id, sequence_start, sequence_end, triton_enable_empty_final_response"
 
 
 def good(rows: int = 1) -> pb.ModelInferRequest:
@@ -50,7 +53,7 @@ def decode(
     message: pb.ModelInferRequest, signature: Signature = SIGNATURE
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """All the steps of a request before it waits."""
-    codec.decode_parameters(message)
+    decode_parameters(message)
     inputs = codec.decode_inputs(message, signature)
     codec.rows(message.model_name, inputs, signature)
     return inputs, codec.decode_outputs(message, signature)
@@ -129,10 +132,6 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
         "input 'pixels' has contents and raw_input_contents; expected one of them",
     ),
     (
-        lambda m: m.inputs[0].contents.SetInParent(),
-        "input 'pixels' has contents and raw_input_contents; expected one of them",
-    ),
-    (
         lambda m: (m.inputs.pop(), m.raw_input_contents.pop()),
         "input 'level' is missing; inputs: pixels, level",
     ),
@@ -145,8 +144,9 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
         "input 'pixels': shared memory is not enabled on this server",
     ),
     (
-        lambda m: setattr(m.inputs[0].parameters["scale"], "int64_param", 2),
-        "input 'pixels': unknown parameter 'scale'; allowed: none",
+        lambda m: setattr(m.inputs[0].parameters["shared_memory_colour"], "int64_param", 2),
+        "input 'pixels': unknown parameter 'shared_memory_colour'; allowed: shared_memory_region, "
+        "shared_memory_byte_size, shared_memory_offset",
     ),
     (lambda m: m.outputs.add(name="score"), "unknown output 'score'; outputs: scores, labels"),
     (
@@ -162,16 +162,12 @@ RAW_REFUSALS: list[tuple[Change, str]] = [
         "output 'labels': shared memory is not enabled on this server",
     ),
     (
-        lambda m: setattr(m.outputs.add(name="labels").parameters["classification"], "int64_param", 2),
-        "output 'labels': unknown parameter 'classification'; allowed: none",
+        _parameter("sequence_begin", "int64_param", 1),
+        "unknown request parameter 'sequence_begin'; allowed: " + PARAMETERS,
     ),
     (
-        _parameter("sequence", "int64_param", 1),
-        "unknown request parameter 'sequence'; allowed: " + PARAMETERS,
-    ),
-    (
-        _parameter("x\ny", "int64_param", 1),
-        "unknown request parameter 'x y'; allowed: " + PARAMETERS,
+        _parameter("sequence_x\ny", "int64_param", 1),
+        "unknown request parameter 'sequence_x y'; allowed: " + PARAMETERS,
     ),
     *(
         (
@@ -306,17 +302,30 @@ def test_parameters_that_clients_always_send_are_accepted() -> None:
     message.parameters["triton_anything"].string_param = "x"
     message.inputs[0].parameters["binary_data"].bool_param = True
     message.outputs.add(name="scores").parameters["binary_data"].bool_param = True
+    message.parameters["max_tokens"].int64_param = 5
+    message.inputs[1].parameters["content_type"].string_param = "np"
     decode(message)
-    assert codec.decode_parameters(message) == codec.Parameters(final_response=True)
+    found = decode_parameters(message)
+    assert (found.final_response, Counter(found.ignored)) == (
+        True,
+        {"triton_anything": 1, "binary_data": 2, "max_tokens": 1, "content_type": 1},
+    )
+
+
+def test_empty_contents_next_to_raw_ones_are_no_contents() -> None:
+    message = good()
+    for item in message.inputs:
+        item.contents.SetInParent()
+    assert decode(message) == decode(good())
 
 
 def test_timeout_is_microseconds_and_0_is_none() -> None:
     message = good()
     message.parameters["timeout"].int64_param = 1500
     message.parameters["priority"].uint64_param = 3
-    assert codec.decode_parameters(message) == codec.Parameters(timeout=1_500_000, priority=3)
+    assert decode_parameters(message) == Parameters(timeout=1_500_000, priority=3)
     message.parameters["timeout"].int64_param = 0
-    assert codec.decode_parameters(message).timeout is None
+    assert decode_parameters(message).timeout is None
 
 
 # -- byte strings -----------------------------------------------------------------
@@ -589,13 +598,13 @@ def test_more_inputs_than_the_model_has_cost_nothing_to_refuse() -> None:
 
 def test_long_ids_and_many_parameters_are_refused() -> None:
     message = good()
-    message.id = "x" * codec.MAX_REQUEST_ID
+    message.id = "x" * MAX_REQUEST_ID
     decode(message)
     message.id += "x"
     with pytest.raises(InvalidRequest, match="id has 1025 characters; at most 1024"):
         decode(message)
     message = good()
-    for place in range(codec.MAX_PARAMETERS):
+    for place in range(MAX_PARAMETERS):
         message.parameters[f"triton_{place}"].bool_param = True
     decode(message)
     message.parameters["triton_more"].bool_param = True

@@ -12,6 +12,7 @@ from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.requests import Request
 from inferd.rpc import codec, shm_params, wire
+from inferd.rpc.parameters import NO_PARAMETERS, Parameters
 from inferd.rpc.request_templates import RequestSpec, RequestTemplate, TemplateCache
 from inferd.shared_memory.regions import Span, check_span
 from inferd.tensors import Dim, DType, Placed, Shape, Signature, Tensor, TensorSpec
@@ -98,7 +99,7 @@ def parsed(client: Client, case: Case) -> tuple[tuple[Tensor, ...], tuple[int, .
 
 
 def template_of(
-    client: Client, case: Case, parameters: codec.Parameters = codec.NO_PARAMETERS
+    client: Client, case: Case, parameters: Parameters = NO_PARAMETERS
 ) -> tuple[RequestTemplate, wire.SplitRequest]:
     templates = TemplateCache()
     split = wire.split_request(case.message.SerializeToString())
@@ -134,7 +135,7 @@ def written(case: Case, indexes: Sequence[int], into: shm_params.OutputBindings,
 @given(cases(), st.booleans(), st.booleans())
 def test_a_templated_request_equals_a_parsed_one(case: Case, in_place: bool, final: bool) -> None:
     client = Client()
-    like, split = template_of(client, case, codec.Parameters(final_response=final))
+    like, split = template_of(client, case, Parameters(final_response=final))
     inputs, indexes, bindings = parsed(client, case)
 
     found = tuple(map(client.place, like.spans))
@@ -218,6 +219,6 @@ def test_inputs_that_need_a_check_get_no_template_there_either(dtype: DType) -> 
     assert split is not None
     inputs, outputs, bindings = parsed(client, Case(signature, message, {}))
     templates = TemplateCache()
-    asked = RequestSpec(outputs, codec.NO_PARAMETERS, 1, None)
+    asked = RequestSpec(outputs, NO_PARAMETERS, 1, None)
     templates.keep(split, message, signature, inputs, asked, ("m", "1"), bindings.into)
     assert templates.get(split.head) is None

@@ -138,7 +138,7 @@ MISTAKES: list[tuple[Callable[[pb.ModelInferRequest], object], str]] = [
         "2 inputs come with 3 raw_input_contents; expected one each",
     ),
     (
-        lambda m: m.inputs[0].contents.SetInParent(),
+        lambda m: m.inputs[0].contents.fp32_contents.append(1),
         "input 'fixed' has contents and is in shared memory; expected one of them",
     ),
     (
@@ -178,11 +178,6 @@ MISTAKES: list[tuple[Callable[[pb.ModelInferRequest], object], str]] = [
     (
         lambda m: m.inputs[0].parameters.pop(shm_params.NBYTES),
         "input 'fixed': shared_memory_region and shared_memory_byte_size go together",
-    ),
-    (
-        lambda m: setattr(m.inputs[0].parameters["shared_memory_colour"], "int64_param", 1),
-        "input 'fixed': unknown parameter 'shared_memory_colour'; allowed: shared_memory_region, "
-        "shared_memory_byte_size, shared_memory_offset",
     ),
     (lambda m: at(m.inputs[1].parameters, 4, 3), "1 inputs come with 2 raw_input_contents; expected one each"),
 ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.rpc import codec, wire
+from inferd.rpc.parameters import NO_PARAMETERS, Parameters
 from inferd.rpc.request_templates import RequestSpec, RequestTemplate, TemplateCache
 from inferd.tensors import Dim, DType, Signature, Tensor, TensorSpec
 from tests.rpc.messages import encoded
@@ -121,7 +122,7 @@ def test_a_joined_response_equals_protobufs(
     answer: tuple[tuple[TensorSpec, ...], list[Tensor]], request_id: str, final: bool
 ) -> None:
     described, tensors = answer
-    parameters = codec.Parameters(final_response=final)
+    parameters = Parameters(final_response=final)
     template = RequestTemplate(
         pb.ModelInferRequest(),
         Signature((), described),
@@ -170,7 +171,7 @@ def keep(
     assert split is not None
     inputs = codec.decode_inputs(message, signature)
     outputs = codec.decode_outputs(message, signature)
-    templates.keep(split, message, signature, inputs, RequestSpec(outputs, codec.NO_PARAMETERS, 1, None), ("m", "1"))
+    templates.keep(split, message, signature, inputs, RequestSpec(outputs, NO_PARAMETERS, 1, None), ("m", "1"))
     return split
 
 
@@ -187,7 +188,7 @@ def test_a_templated_request_gives_the_same_tensors_as_decoding() -> None:
     assert given is not None
     decoded = codec.decode_inputs(message, SIGNATURE)
     assert [(t.dtype, t.shape, bytes(t.data)) for t in given] == [(t.dtype, t.shape, t.data) for t in decoded]  # type: ignore[arg-type]
-    assert template.request_spec == ((0,), codec.NO_PARAMETERS, 1, None)
+    assert template.request_spec == ((0,), NO_PARAMETERS, 1, None)
 
 
 @pytest.mark.parametrize("contents", [[b"\x05"], [b"\x05", bytes(7)], [b"", bytes(8)], [b"\x05", bytes(8), b""], []])

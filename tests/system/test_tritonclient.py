@@ -53,6 +53,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dtype in SCALARS:
         models.save(models.identity(dtype, []), root, f"scalar-{dtype.wire}")
     models.save(models.sum_and_difference([-1, 2]), root, "sums", settings="[batching]\nmax_size = 8\n")
+    (root / "sums" / "1" / "labels.txt").write_text("first\nsecond\n")
     models.save(models.identity(DType.INT32, [1]), root, "fast")
     models.save(models.slow(200), root, "slow")
     models.save(models.identity(DType.INT32, [1]), root, "passing", version=3)
@@ -126,7 +127,8 @@ def test_the_server_says_its_name_and_extensions(ask: Ask) -> None:
     [metadata] = ask(call("get_server_metadata"))
 
     assert metadata["name"] == "inferd"
-    assert {"statistics", "model_repository", "model_configuration"} <= set(metadata["extensions"])
+    shown = {"statistics", "model_repository", "model_configuration", "sequence", "classification", "parameters"}
+    assert shown <= set(metadata["extensions"])
 
 
 def test_a_models_tensors_are_shown_with_the_batch_and_configured_without(ask: Ask) -> None:
@@ -138,9 +140,30 @@ def test_a_models_tensors_are_shown_with_the_batch_and_configured_without(ask: A
         (name, "FP32", ["-1", "2"]) for name in ("left", "right", "sum", "difference")
     ]
     assert (config["name"], config["max_batch_size"]) == ("sums", 8)
+    # What says whether clients are to make batches, sequences or none.
+    assert config["dynamic_batching"] == {} == config["model_transaction_policy"]
+    assert "sequence_batching" not in config
     assert [(t["name"], t["data_type"], t["dims"]) for t in config["input"] + config["output"]] == [
         (name, "TYPE_FP32", ["2"]) for name in ("left", "right", "sum", "difference")
     ]
+
+
+def test_classes_are_the_largest_values_with_their_labels(ask: Ask) -> None:
+    rows = {"left": ["FP32", [[1, 2], [4, 3]]], "right": ["FP32", [[0, 0], [0.5, 0.25]]]}
+
+    one, config = ask(
+        infer("sums", rows, outputs={"sum": 1, "difference": 0}), call("get_model_config", model_name="sums")
+    )
+
+    assert one["outputs"]["sum"] == ["BYTES", [["2.000000:1:second"], ["4.500000:0:first"]]]
+    assert one["outputs"]["difference"] == ["FP32", [[1, 2], [3.5, 2.75]]]
+    assert {output["label_filename"] for output in config["config"]["output"]} == {"labels.txt"}
+
+
+def test_parameters_of_other_servers_are_ignored(ask: Ask) -> None:
+    [answered] = ask(infer("fast", FAST, parameters={"max_tokens": 5, "content_type": "np"}))
+
+    assert answered == answer("fast", FAST)
 
 
 def test_statistics_count_inferences_rows_and_failures(ask: Ask) -> None:
@@ -270,8 +293,8 @@ def test_outputs_are_all_or_those_asked_for_in_that_order(ask: Ask) -> None:
 
     everything, one, swapped = ask(
         infer("sums", SUMS),
-        infer("sums", SUMS, outputs=["difference"]),
-        infer("sums", SUMS, outputs=["difference", "sum"]),
+        infer("sums", SUMS, outputs={"difference": 0}),
+        infer("sums", SUMS, outputs={"difference": 0, "sum": 0}),
     )
 
     assert everything == answer("sums", {"sum": total, "difference": difference})
@@ -329,14 +352,14 @@ def test_mistakes_are_named(ask: Ask) -> None:
         ),
         (infer("fast", {"x": wrong}), "INVALID_ARGUMENT", "model 'fast': input 'x' must have shape [1], got [2]"),
         (
-            infer("fast", {"x": right}, outputs=["y"]),
+            infer("fast", {"x": right}, outputs={"y": 0}),
             "INVALID_ARGUMENT",
             "model 'fast': unknown output 'y'; outputs: x",
         ),
         (
-            infer("fast", {"x": right}, parameters={"colour": 1}),
+            infer("fast", {"x": right}, parameters={"sequence_colour": 1}),
             "INVALID_ARGUMENT",
-            "model 'fast': unknown request parameter 'colour'",
+            "model 'fast': unknown request parameter 'sequence_colour'",
         ),
     ]
 

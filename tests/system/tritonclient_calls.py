@@ -36,7 +36,10 @@ def arguments(given):
     if "inputs" in given:
         made["inputs"] = [infer_input(name, *tensor) for name, tensor in given["inputs"].items()]
     if "outputs" in given:
-        made["outputs"] = [sync.InferRequestedOutput(name) for name in given["outputs"]]
+        # By name, the number of classes.
+        made["outputs"] = [
+            sync.InferRequestedOutput(name, class_count=count) for name, count in dict(given["outputs"]).items()
+        ]
     return made
 
 

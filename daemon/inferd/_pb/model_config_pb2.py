@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12model_config.proto\x12\tinference\"P\n\nModelInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataType\x12\x0c\n\x04\x64ims\x18\x04 \x03(\x03\"Q\n\x0bModelOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataType\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\"\x90\x02\n\x12ModelVersionPolicy\x12\x36\n\x06latest\x18\x01 \x01(\x0b\x32$.inference.ModelVersionPolicy.LatestH\x00\x12\x30\n\x03\x61ll\x18\x02 \x01(\x0b\x32!.inference.ModelVersionPolicy.AllH\x00\x12:\n\x08specific\x18\x03 \x01(\x0b\x32&.inference.ModelVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\"\xa6\x01\n\x12ModelInstanceGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".inference.ModelInstanceGroup.Kind\"A\n\x04Kind\x12\r\n\tKIND_AUTO\x10\x00\x12\x0c\n\x08KIND_GPU\x10\x01\x12\x0c\n\x08KIND_CPU\x10\x02\x12\x0e\n\nKIND_MODEL\x10\x03\"&\n\x0eModelParameter\x12\x14\n\x0cstring_value\x18\x01 \x01(\t\"\xbc\x03\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\t\x12\x35\n\x0eversion_policy\x18\x03 \x01(\x0b\x32\x1d.inference.ModelVersionPolicy\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12$\n\x05input\x18\x05 \x03(\x0b\x32\x15.inference.ModelInput\x12&\n\x06output\x18\x06 \x03(\x0b\x32\x16.inference.ModelOutput\x12\x35\n\x0einstance_group\x18\x07 \x03(\x0b\x32\x1d.inference.ModelInstanceGroup\x12\x1e\n\x16\x64\x65\x66\x61ult_model_filename\x18\x08 \x01(\t\x12:\n\nparameters\x18\x0e \x03(\x0b\x32&.inference.ModelConfig.ParametersEntry\x12\x0f\n\x07\x62\x61\x63kend\x18\x11 \x01(\t\x1aL\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.inference.ModelParameter:\x02\x38\x01*\xfa\x01\n\x08\x44\x61taType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12model_config.proto\x12\tinference\"\xbb\x01\n\nModelInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataType\x12,\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1c.inference.ModelInput.Format\x12\x0c\n\x04\x64ims\x18\x04 \x03(\x03\";\n\x06\x46ormat\x12\x0f\n\x0b\x46ORMAT_NONE\x10\x00\x12\x0f\n\x0b\x46ORMAT_NHWC\x10\x01\x12\x0f\n\x0b\x46ORMAT_NCHW\x10\x02\"i\n\x0bModelOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataType\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\x12\x16\n\x0elabel_filename\x18\x04 \x01(\t\"\x90\x02\n\x12ModelVersionPolicy\x12\x36\n\x06latest\x18\x01 \x01(\x0b\x32$.inference.ModelVersionPolicy.LatestH\x00\x12\x30\n\x03\x61ll\x18\x02 \x01(\x0b\x32!.inference.ModelVersionPolicy.AllH\x00\x12:\n\x08specific\x18\x03 \x01(\x0b\x32&.inference.ModelVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\"\xa6\x01\n\x12ModelInstanceGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x30\n\x04kind\x18\x04 \x01(\x0e\x32\".inference.ModelInstanceGroup.Kind\"A\n\x04Kind\x12\r\n\tKIND_AUTO\x10\x00\x12\x0c\n\x08KIND_GPU\x10\x01\x12\x0c\n\x08KIND_CPU\x10\x02\x12\x0e\n\nKIND_MODEL\x10\x03\"Z\n\x14ModelDynamicBatching\x12\x1c\n\x14preferred_batch_size\x18\x01 \x03(\x05\x12$\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x04\"\xa3\x01\n\x15ModelSequenceBatching\x12&\n\x1emax_sequence_idle_microseconds\x18\x01 \x01(\x04\x12\x37\n\x06oldest\x18\x04 \x01(\x0b\x32\'.inference.ModelSequenceBatching.Oldest\x1a)\n\x06Oldest\x12\x1f\n\x17max_candidate_sequences\x18\x01 \x01(\x05\"+\n\x16ModelTransactionPolicy\x12\x11\n\tdecoupled\x18\x01 \x01(\x08\"&\n\x0eModelParameter\x12\x14\n\x0cstring_value\x18\x01 \x01(\t\"\xf9\x04\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\t\x12\x35\n\x0eversion_policy\x18\x03 \x01(\x0b\x32\x1d.inference.ModelVersionPolicy\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12$\n\x05input\x18\x05 \x03(\x0b\x32\x15.inference.ModelInput\x12&\n\x06output\x18\x06 \x03(\x0b\x32\x16.inference.ModelOutput\x12\x35\n\x0einstance_group\x18\x07 \x03(\x0b\x32\x1d.inference.ModelInstanceGroup\x12\x1e\n\x16\x64\x65\x66\x61ult_model_filename\x18\x08 \x01(\t\x12\x39\n\x10\x64ynamic_batching\x18\x0b \x01(\x0b\x32\x1f.inference.ModelDynamicBatching\x12;\n\x11sequence_batching\x18\r \x01(\x0b\x32 .inference.ModelSequenceBatching\x12:\n\nparameters\x18\x0e \x03(\x0b\x32&.inference.ModelConfig.ParametersEntry\x12\x0f\n\x07\x62\x61\x63kend\x18\x11 \x01(\t\x12\x43\n\x18model_transaction_policy\x18\x13 \x01(\x0b\x32!.inference.ModelTransactionPolicy\x1aL\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.inference.ModelParameter:\x02\x38\x01*\xfa\x01\n\x08\x44\x61taType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELCONFIG_PARAMETERSENTRY']._loaded_options = None
   _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1130
-  _globals['_DATATYPE']._serialized_end=1380
-  _globals['_MODELINPUT']._serialized_start=33
-  _globals['_MODELINPUT']._serialized_end=113
-  _globals['_MODELOUTPUT']._serialized_start=115
-  _globals['_MODELOUTPUT']._serialized_end=196
-  _globals['_MODELVERSIONPOLICY']._serialized_start=199
-  _globals['_MODELVERSIONPOLICY']._serialized_end=471
-  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_start=387
-  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_end=417
-  _globals['_MODELVERSIONPOLICY_ALL']._serialized_start=419
-  _globals['_MODELVERSIONPOLICY_ALL']._serialized_end=424
-  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_start=426
-  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_end=454
-  _globals['_MODELINSTANCEGROUP']._serialized_start=474
-  _globals['_MODELINSTANCEGROUP']._serialized_end=640
-  _globals['_MODELINSTANCEGROUP_KIND']._serialized_start=575
-  _globals['_MODELINSTANCEGROUP_KIND']._serialized_end=640
-  _globals['_MODELPARAMETER']._serialized_start=642
-  _globals['_MODELPARAMETER']._serialized_end=680
-  _globals['_MODELCONFIG']._serialized_start=683
-  _globals['_MODELCONFIG']._serialized_end=1127
-  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_start=1051
-  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_end=1127
+  _globals['_DATATYPE']._serialized_start=1754
+  _globals['_DATATYPE']._serialized_end=2004
+  _globals['_MODELINPUT']._serialized_start=34
+  _globals['_MODELINPUT']._serialized_end=221
+  _globals['_MODELINPUT_FORMAT']._serialized_start=162
+  _globals['_MODELINPUT_FORMAT']._serialized_end=221
+  _globals['_MODELOUTPUT']._serialized_start=223
+  _globals['_MODELOUTPUT']._serialized_end=328
+  _globals['_MODELVERSIONPOLICY']._serialized_start=331
+  _globals['_MODELVERSIONPOLICY']._serialized_end=603
+  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_start=519
+  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_end=549
+  _globals['_MODELVERSIONPOLICY_ALL']._serialized_start=551
+  _globals['_MODELVERSIONPOLICY_ALL']._serialized_end=556
+  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_start=558
+  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_end=586
+  _globals['_MODELINSTANCEGROUP']._serialized_start=606
+  _globals['_MODELINSTANCEGROUP']._serialized_end=772
+  _globals['_MODELINSTANCEGROUP_KIND']._serialized_start=707
+  _globals['_MODELINSTANCEGROUP_KIND']._serialized_end=772
+  _globals['_MODELDYNAMICBATCHING']._serialized_start=774
+  _globals['_MODELDYNAMICBATCHING']._serialized_end=864
+  _globals['_MODELSEQUENCEBATCHING']._serialized_start=867
+  _globals['_MODELSEQUENCEBATCHING']._serialized_end=1030
+  _globals['_MODELSEQUENCEBATCHING_OLDEST']._serialized_start=989
+  _globals['_MODELSEQUENCEBATCHING_OLDEST']._serialized_end=1030
+  _globals['_MODELTRANSACTIONPOLICY']._serialized_start=1032
+  _globals['_MODELTRANSACTIONPOLICY']._serialized_end=1075
+  _globals['_MODELPARAMETER']._serialized_start=1077
+  _globals['_MODELPARAMETER']._serialized_end=1115
+  _globals['_MODELCONFIG']._serialized_start=1118
+  _globals['_MODELCONFIG']._serialized_end=1751
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_start=1675
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_end=1751
 # @@protoc_insertion_point(module_scope)

@@ -12,8 +12,8 @@ import structlog
 from inferd.axes import DEVICE_CHOICES
 from inferd.config.daemon import Settings
 from inferd.config.model import ModelConfig
-from inferd.engine import device as devices
 from inferd.engine import (
+    class_labels,
     empty_inputs,
     fused_reductions,
     number_ranges,
@@ -23,6 +23,7 @@ from inferd.engine import (
     state,
     unwritten_outputs,
 )
+from inferd.engine import device as devices
 from inferd.engine.cache import BlobCache
 from inferd.engine.compiler import Compiler, CompileResult
 from inferd.engine.cpu_budget import cpu_threads
@@ -112,13 +113,15 @@ class LoadedModel:
     """A model version ready to run: its signature, one pool per device, the seconds that loading took, and a check for
     shapes that it can't process (None if it takes every shape).
 
-    ``empty_inputs`` judges empty inputs; None if the model takes none."""
+    ``empty_inputs`` judges empty inputs; None if the model takes none. ``class_labels`` name the values of its outputs,
+    by their places."""
 
     signature: Signature
     pools: tuple[LoadedPool, ...]
     seconds: float
     shapes: ShapeCheck | None = None
     empty_inputs: EmptyInputs | None = None
+    class_labels: tuple[str, ...] = ()
 
     @property
     def freed(self) -> bool:
@@ -209,12 +212,13 @@ class Engine:
         # An imported model uses the weights in its blob.
         maps = self._maps or all(self._compiler.caches(target) for target in targets)
         model, signature, shapes, written = self._prepare(source, maps=maps)
+        labels = class_labels.read(source)
         source.check()
         with ExitStack() as undo:
             pools = tuple(self._pool(source, model, signature, target, shapes, undo) for target in targets)
             undo.pop_all()
         empty = empty_inputs.of(model, written, signature)
-        return LoadedModel(signature, pools, time.monotonic() - begun, shapes, empty)
+        return LoadedModel(signature, pools, time.monotonic() - begun, shapes, empty, labels)
 
     def hinted(self, source: ModelSource, device: str, hint: Hint) -> devices.Effective:
         """The streams, threads and infer requests that ``hint`` chooses for ``source`` on ``device``.

@@ -47,11 +47,12 @@ class ModelSources:
 
 @dataclass(frozen=True, slots=True)
 class CountSources:
-    """What was counted: requests by ``recorder``, inference RPCs that are open, reloads by result, and looks into the
-    cache of compiled models by result."""
+    """What was counted: requests by ``recorder``, inference RPCs that are open, parameters of requests that were
+    ignored, reloads by result, and looks into the cache of compiled models by result."""
 
     recorder: Recorder
     open_calls: Callable[[], int]
+    ignored_parameters: Callable[[], int]
     reloads: Mapping[str, int]
     cache_lookups: Mapping[str, int]
 
@@ -97,6 +98,7 @@ class Snapshotter:
             versions=tuple(self._version(entry, serving, tunings) for entry in entries),
             ready=self._lifecycle.accepts,
             open_calls=self._counts.open_calls(),
+            ignored_parameters=self._counts.ignored_parameters(),
             other=_outcomes(self._recorder.counters(OTHER, "")),
             loads={key: n for key, n in self._catalog.loads.copy().items() if key[0] in names},
             cache_lookups=dict(self._counts.cache_lookups),

@@ -142,6 +142,12 @@ RECEIVED_BYTES = Instrument(
 )
 SENT_BYTES = Instrument("inferd_sent_bytes", "counter", "Bytes of successful responses.", _VERSION)
 OPEN_CALLS = _of_server("inferd_open_calls", "gauge", "Open inference RPCs; a stream counts once.", "open_calls")
+IGNORED_PARAMETERS = _of_server(
+    "inferd_ignored_parameters",
+    "counter",
+    "Parameters of requests, and of their inputs and outputs, that inferd does not know and ignored.",
+    "ignored_parameters",
+)
 
 # -- load of a model version ------------------------------------------------------
 

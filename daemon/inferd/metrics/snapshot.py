@@ -17,6 +17,7 @@ from inferd.merging import (
     RECORD,
     RECORDS_BY_DEVICE,
     SUM,
+    TOTAL,
     TOTAL_COUNTS,
     TOTAL_RECORD,
 )
@@ -141,7 +142,8 @@ class VersionSnapshot:
 @dataclass(frozen=True, slots=True)
 class ServerSnapshot:
     """The server at ``at``. ``phase`` and ``ready`` say whether it takes requests, ``version`` and ``openvino`` are of
-    the build. ``other`` counts requests that named no model of ours, by outcome; ``open_calls`` inference RPCs.
+    the build. ``other`` counts requests that named no model of ours, by outcome; ``open_calls`` inference RPCs;
+    ``ignored_parameters`` those of requests that inferd does not know.
 
     ``loads`` are attempts by (model, result), ``rollbacks`` by (model, version, reason); ``unready`` is what keeps
     loaded versions from being ready. ``hung`` runs and ``replaced`` infer requests are by (model, version, device).
@@ -157,6 +159,7 @@ class ServerSnapshot:
     versions: tuple[VersionSnapshot, ...] = ()
     ready: bool = field(default=False, metadata=MAX)
     open_calls: int = field(default=0, metadata=SUM)
+    ignored_parameters: int = field(default=0, metadata=TOTAL)
     other: Mapping[str, int] = field(default_factory=dict, metadata=TOTAL_COUNTS)
     loads: Mapping[tuple[str, str], int] = field(default_factory=dict, metadata=TOTAL_COUNTS)
     cache_lookups: Mapping[str, int] = field(default_factory=dict, metadata=TOTAL_COUNTS)

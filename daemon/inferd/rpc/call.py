@@ -1,8 +1,9 @@
 """One inference on the wire: who requests what, and where its response goes."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from inferd._pb import open_inference_pb2 as pb
@@ -11,15 +12,16 @@ from inferd.deployment.model_version import ModelVersion
 from inferd.dispatcher import Dispatcher
 from inferd.errors import InferdError, ResponseTooLarge
 from inferd.requests import Request, Stages
-from inferd.rpc import codec, shm_params, wire
+from inferd.rpc import classification, codec, shm_params, wire
 from inferd.rpc.request_templates import RequestTemplate
-from inferd.tensors import Tensor
+from inferd.tensors import Tensor, TensorSpec
 from inferd.trace_context import TraceContext
 from inferd.transport.call import ServerCall
 
 Wrap = Callable[[Iterable[wire.Part], int], bytes]
 
 _NOTHING = pb.ModelInferRequest()
+_NO_CLASSES: Mapping[int, int] = MappingProxyType({})
 
 
 class StreamConnection:
@@ -72,10 +74,12 @@ class InferCall:
 
     ``wrap`` joins the parts of the response, and their size in bytes, to the bytes to send. ``nbytes`` is the size of
     the request. ``message`` is the request, without its ``id``; its contents may be left out. ``route`` is the model
-    version that answers, None until one is chosen.
+    version that answers, None until one is chosen. ``classes`` says how many of them are to be named of an output, by
+    port index.
     """
 
     __slots__ = (
+        "classes",
         "ended",
         "final_response",
         "id",
@@ -104,6 +108,7 @@ class InferCall:
         self.template: RequestTemplate | None = None
         self.request: Request | None = None
         self.final_response = False
+        self.classes: Mapping[int, int] = _NO_CLASSES
         self.route: tuple[ModelVersion, Deployment] | None = None
 
     @property
@@ -138,7 +143,12 @@ class InferCall:
     def _encoded(
         self, request: Request, model_version: ModelVersion, deployment: Deployment, outputs: Sequence[Tensor]
     ) -> list[wire.Part]:
-        specs = [deployment.signature.outputs[i] for i in request.outputs]
+        specs: Sequence[TensorSpec] = [deployment.signature.outputs[i] for i in request.outputs]
+        if self.classes:
+            labels, batch = deployment.loaded.class_labels, deployment.signature.max_batch > 0
+            specs, outputs = classification.replaced(
+                request.model, self.classes, request.outputs, specs, outputs, labels, batch=batch
+            )
         name, version = model_version.name, str(model_version.version)
         if not request.into:
             return codec.encode(name, version, request.id, specs, outputs, final_response=self.final_response)

@@ -41,36 +41,12 @@ MAX_STRING_ARRAY_BYTES = 32 << 20
 # numpy's maximum. A list of millions is refused before anything is made of it (CVE-2026-24146).
 MAX_RANK = 64
 
-# Ids are kept as long as their sequences, and appear in messages.
-MAX_SEQUENCE_ID = 256
-
-# Ids travel back with the response and into logs and spans; people and clients choose them for that.
-MAX_REQUEST_ID = 1024
-MAX_PARAMETERS = 64
-
 # The size that one element of a BYTES tensor counts in addition to its content: each is an object here.
 _STRING_COST = 64
 
 M = TypeVar("M", bound=Message)
 
-_REQUEST_PARAMETERS = ("timeout", "priority", "sequence_id", "sequence_start", "sequence_end")
 _LENGTH = struct.Struct("<I")
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """The request parameters that inferd acts on: ``timeout`` in nanoseconds, None without one;
-    ``sequence`` is the sequence's id, None outside a sequence."""
-
-    timeout: int | None = None
-    priority: int = 0
-    final_response: bool = False
-    sequence: int | str | None = None
-    sequence_start: bool = False
-    sequence_end: bool = False
-
-
-NO_PARAMETERS = Parameters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,90 +68,6 @@ def parse(raw: bytes, kind: type[M]) -> M:
         return kind.FromString(raw)
     except DecodeError:
         raise InvalidRequest("", f"the message is not a {kind.DESCRIPTOR.name}") from None
-
-
-# -- parameters -------------------------------------------------------------------
-
-
-def decode_parameters(message: pb.ModelInferRequest) -> Parameters:
-    """The request's parameters; raises InvalidRequest for an unknown key, a value out of range, or a request id that
-    is too long."""
-    if len(message.id) > MAX_REQUEST_ID:
-        raise InvalidRequest(
-            message.model_name,
-            f"the request's id has {len(message.id)} characters; at most {MAX_REQUEST_ID} are allowed",
-        )
-    if not message.parameters:
-        return NO_PARAMETERS
-    model = message.model_name
-    if len(message.parameters) > MAX_PARAMETERS:
-        raise InvalidRequest(
-            model, f"{len(message.parameters)} request parameters are given; at most {MAX_PARAMETERS} are allowed"
-        )
-    timeout, priority, final_response = None, 0, False
-    sequence: int | str | None = None
-    start = end = False
-    for key, value in message.parameters.items():
-        if key == "timeout":
-            microseconds = _whole_number(model, key, value)
-            timeout = microseconds * 1000 if microseconds else None
-        elif key == "priority":
-            priority = _whole_number(model, key, value)
-        elif key == "sequence_id":
-            sequence = _sequence_id(model, value)
-        elif key == "sequence_start":
-            start = _flag(model, key, value)
-        elif key == "sequence_end":
-            end = _flag(model, key, value)
-        elif key == "triton_enable_empty_final_response":
-            final_response = value.bool_param
-        elif not key.startswith("triton_"):
-            raise InvalidRequest(
-                model, f"unknown request parameter '{one_line(key, 80)}'; allowed: {listed(_REQUEST_PARAMETERS)}"
-            )
-    if sequence is None and (start or end):
-        key = "sequence_start" if start else "sequence_end"
-        raise InvalidRequest(model, f"parameter '{key}' needs a sequence_id")
-    return Parameters(timeout, priority, final_response, sequence, start, end)
-
-
-def _sequence_id(model: str, value: pb.InferParameter) -> int | str | None:
-    """Clients send 0 and "" to say that there is no sequence."""
-    kind = value.WhichOneof("parameter_choice")
-    if kind in ("int64_param", "uint64_param"):
-        return int(getattr(value, kind)) or None
-    if kind == "string_param" and len(value.string_param) <= MAX_SEQUENCE_ID:
-        return value.string_param or None
-    raise InvalidRequest(
-        model, f"parameter 'sequence_id' must be an integer or a string of at most {MAX_SEQUENCE_ID} characters"
-    )
-
-
-def _flag(model: str, key: str, value: pb.InferParameter) -> bool:
-    if value.WhichOneof("parameter_choice") == "bool_param":
-        return value.bool_param
-    raise InvalidRequest(model, f"parameter '{key}' must be true or false (bool_param)")
-
-
-def check_sequence(model: str, parameters: Parameters, signature: Signature) -> int | str | None:
-    """The request's sequence id; raises InvalidRequest if the model can't use one, or needs one."""
-    sequence = parameters.sequence
-    if sequence is None and signature.stateful:
-        raise InvalidRequest(
-            model, "it keeps state between requests: send a sequence_id, and sequence_start with the first request"
-        )
-    if sequence is not None and not signature.in_sequences:
-        raise InvalidRequest(model, "it keeps no state between requests: parameter 'sequence_id' has no meaning")
-    return sequence
-
-
-def _whole_number(model: str, key: str, value: pb.InferParameter) -> int:
-    kind = value.WhichOneof("parameter_choice")
-    if kind in ("int64_param", "uint64_param"):
-        number = int(getattr(value, kind))
-        if number >= 0:
-            return number
-    raise InvalidRequest(model, f"parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)")
 
 
 # -- inputs -----------------------------------------------------------------------
@@ -239,7 +131,7 @@ def decode_inputs(
                     given[index] = Tensor(spec.dtype, shape, placed)
                 skipped += 1
                 continue
-        if place in typed:
+        if place in typed and not (raw and not typed[place]):
             if raw:
                 raise InvalidRequest(
                     model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
@@ -247,7 +139,7 @@ def decode_inputs(
             given[index] = _from_packed(model, spec, shape, typed[place])
         elif not raw:
             given[index] = _from_contents(model, spec, shape, item.contents)
-        elif item.HasField("contents"):
+        elif item.HasField("contents") and item.contents.ListFields():
             raise InvalidRequest(
                 model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
             )
@@ -255,7 +147,7 @@ def decode_inputs(
             given[index] = _from_raw(model, spec, shape, raw[place - skipped])
     for link in signature.states if in_sequence else ():
         given[link.input] = link.initial
-    return tuple(_complete(model, signature.inputs, given))
+    return tuple(_complete(model, signature, given))
 
 
 def rows(model: str, inputs: Sequence[Tensor], signature: Signature, *, in_sequence: bool = False) -> int:
@@ -272,10 +164,13 @@ def rows(model: str, inputs: Sequence[Tensor], signature: Signature, *, in_seque
     return counts[0]
 
 
-def _complete(model: str, specs: Sequence[TensorSpec], given: Sequence[Tensor | None]) -> list[Tensor]:
-    missing = [s.name for s, t in zip(specs, given, strict=True) if t is None]
+def _complete(model: str, signature: Signature, given: Sequence[Tensor | None]) -> list[Tensor]:
+    missing = [place for place, tensor in enumerate(given) if tensor is None]
     if missing:
-        raise InvalidRequest(model, f"input '{missing[0]}' is missing; inputs: {listed(s.name for s in specs)}")
+        carried = missing[0] in {link.input for link in signature.states}
+        why = " and the request has no sequence_id, with which the server would carry it" if carried else ""
+        names = listed(spec.name for spec in signature.inputs)
+        raise InvalidRequest(model, f"input '{signature.inputs[missing[0]].name}' is missing{why}; inputs: {names}")
     return [t for t in given if t is not None]
 
 

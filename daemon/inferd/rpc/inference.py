@@ -28,9 +28,11 @@ from inferd.errors import (
 from inferd.lifecycle import Lifecycle, Phase
 from inferd.metrics.instruments import OTHER
 from inferd.requests import NO_LIMIT, NoReply, Observation, Request, SequenceStep, Stages
-from inferd.rpc import codec, message_parts, shm_params, status, wire
+from inferd.rpc import classification, codec, message_parts, shm_params, status, wire
 from inferd.rpc.call import CallContext, InferCall, Recipient, StreamConnection, Wrap
 from inferd.rpc.incoming import DEFAULT_INCOMING, IncomingLimits, IncomingMessages
+from inferd.rpc.parameters import MAX_REQUEST_ID, IgnoredParameters, check_sequence
+from inferd.rpc.parameters import decode as decode_parameters
 from inferd.rpc.peer import tenant
 from inferd.rpc.request_templates import RequestSpec, TemplateCache
 from inferd.rpc.shared_memory import locate_all, locator
@@ -74,7 +76,8 @@ class InferenceSettings:
 
 class Inference:
     """The two inference RPCs. ``traced`` makes a trace context of traceparent and tracestate, which are empty if the
-    client sent none. ``accept_wait`` says how long calls have waited when they get here."""
+    client sent none. ``accept_wait`` says how long calls have waited when they get here. ``ignored`` counts parameters
+    that mean nothing to it."""
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Inference:
         accept_wait: AcceptWait | None = None,
     ) -> None:
         self._templates = TemplateCache()
+        self.ignored = IgnoredParameters()
         self._accept_wait = accept_wait if accept_wait is not None else AcceptWait()
         self.incoming = IncomingMessages(settings.incoming)
         self._shared_memory = shared_memory
@@ -235,7 +239,7 @@ class Inference:
             # Once for each request: which of two versions answers alternates.
             route = self._catalog.resolve(template.message.model_name, template.message.model_version)
             # Compared by identity: another version's signature may be equal.
-            if template.signature is route[1].signature and len(split.id) <= codec.MAX_REQUEST_ID:
+            if template.signature is route[1].signature and len(split.id) <= MAX_REQUEST_ID:
                 placed: Sequence[Placed] = ()
                 into: OutputBindings = ()
                 if template.spans and self._shared_memory is not None:
@@ -270,8 +274,8 @@ class Inference:
             raise Draining
         model_version, deployment = route = route or self._catalog.resolve(message.model_name, message.model_version)
         signature, connection, store = deployment.signature, call_context.connection, self._shared_memory
-        parameters = codec.decode_parameters(message)
-        sequence = codec.check_sequence(message.model_name, parameters, signature)
+        parameters = decode_parameters(message)
+        sequence = check_sequence(message.model_name, parameters, signature)
         inside = sequence is not None
         bindings = None if store is None else shm_params.ShmBindings(locator(store, call_context.server_call))
         inputs = codec.decode_inputs(
@@ -291,6 +295,9 @@ class Inference:
             if connection is not None:
                 connection.dispatchers.add(deployment.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, bindings=bindings)
+        if any(item.parameters for item in message.outputs):
+            most = self._tensor_limits.strings
+            call.classes = classification.counts(message, outputs, signature.outputs, rows=rows, most=most)
         if (shapes := deployment.loaded.shapes) is not None:
             # A request with a template has passed these checks.
             shapes.check(model_version.name, inputs)
@@ -298,7 +305,7 @@ class Inference:
             outputs, parameters, rows, signature.batch_key(inputs) if deployment.dynamic_batching else None
         )
         into = () if bindings is None else bindings.into
-        if split is not None:
+        if split is not None and not call.classes:
             self._templates.keep(
                 split, message, signature, inputs, request_spec, (model_version.name, str(model_version.version)), into
             )
@@ -325,6 +332,8 @@ class Inference:
         ``made`` how many bytes were made of it."""
         model_version, deployment = route
         stages, parameters = call.stages, request_spec.parameters
+        if parameters.ignored:
+            self.ignored.note(parameters.ignored)
         default = deployment.config.queue.default_timeout
         # Before submitting: an inline run is answered by the time that returns.
         call.request = request = Request(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from inferd._pb import open_inference_pb2 as pb
 from inferd.ranges import Range
 from inferd.rpc import wire
-from inferd.rpc.codec import Parameters, answer_bytes
+from inferd.rpc.codec import answer_bytes
+from inferd.rpc.parameters import Parameters
 from inferd.rpc.shm_params import OutputBindings, check_fits, describe
 from inferd.shared_memory.regions import Span
 from inferd.tensors import DType, Placed, Shape, Signature, Tensor

@@ -7,13 +7,13 @@ exactly; an output may use less than that.
 from collections.abc import Callable, Mapping, Sequence
 
 from inferd._pb import open_inference_pb2 as pb
-from inferd.errors import InvalidRequest, listed, one_line
+from inferd.errors import InvalidRequest
 from inferd.requests import Request
 from inferd.shared_memory.regions import Span
 from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 
 REGION, NBYTES, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
-_ALLOWED = (REGION, NBYTES, OFFSET)
+NAMES = (REGION, NBYTES, OFFSET)
 
 # Every byte of these is checked before the request waits, so they are copied out at once; as are numbers that must be
 # in a device's range, which a client must not change after the check.
@@ -45,7 +45,7 @@ class ShmBindings:
         what = f"input '{spec.name}'"
         if (placed := self._placed(model, what, item.parameters)) is None:
             return None
-        if item.HasField("contents"):
+        if item.HasField("contents") and item.contents.ListFields():
             raise InvalidRequest(model, f"{what} has contents and is in shared memory; expected one of them")
         if spec.dtype is not DType.BYTES:
             expected = elements(shape) * spec.dtype.itemsize
@@ -81,12 +81,8 @@ class ShmBindings:
                 if value.WhichOneof("parameter_choice") != "string_param":
                     raise InvalidRequest(model, f"{what}: parameter '{key}' must be a string (string_param)")
                 region = value.string_param
-            elif key in _ALLOWED:
+            elif key in NAMES:
                 numbers[key] = _number(model, what, key, value)
-            elif key != "binary_data":
-                raise InvalidRequest(
-                    model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: {listed(_ALLOWED)}"
-                )
         if region is None and not numbers:
             return None
         if region is None or NBYTES not in numbers:
@@ -95,13 +91,9 @@ class ShmBindings:
 
 
 def refuse(model: str, what: str, parameters: Mapping[str, pb.InferParameter]) -> None:
-    """Inputs and outputs have no parameters while shared memory is off, except ``binary_data``, which some clients
-    always send. Raises InvalidRequest."""
-    for key in parameters:
-        if key.startswith("shared_memory"):
-            raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
-        if key != "binary_data":
-            raise InvalidRequest(model, f"{what}: unknown parameter '{one_line(key, 80)}'; allowed: none")
+    """Raises InvalidRequest if ``what``, an input or an output, is in shared memory, as that is off."""
+    if any(key in NAMES for key in parameters):
+        raise InvalidRequest(model, f"{what}: shared memory is not enabled on this server")
 
 
 def count_in_shm(message: pb.ModelInferRequest) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from inferd._pb import open_inference_pb2 as pb
 from inferd.disclosure import client_message
 from inferd.errors import Draining, InferdError, one_line
-from inferd.rpc import codec, status, wire
+from inferd.rpc import status, wire
 from inferd.rpc.call import InferCall
+from inferd.rpc.parameters import MAX_REQUEST_ID
 from inferd.transport.call import ServerCall
 
 # Characters of a model's name or version in an error about an unknown one: names are never longer.
@@ -223,7 +224,7 @@ def _error_in_stream(call: InferCall, error: InferdError) -> bytes:
     response = pb.ModelInferResponse(
         model_name=message.model_name[:_MAX_ECHOED],
         model_version=message.model_version[:_MAX_ECHOED],
-        id=call.id[: codec.MAX_REQUEST_ID],
+        id=call.id[:MAX_REQUEST_ID],
     )
     if call.final_response:
         response.parameters["triton_final_response"].bool_param = True

@@ -82,7 +82,7 @@ def replaced(
     *,
     batch: bool,
 ) -> tuple[list[TensorSpec], list[Tensor]]:
-    """``specs`` and ``outputs`` of the port ``indexes`` with classes in place of those that are ``counted``."""
+    """``specs`` and ``outputs`` of the port ``indexes`` with classes in place of each that is ``counted``."""
     made = [
         classes(model, spec, tensor, counted[index], labels, batch=batch) if index in counted else tensor
         for index, spec, tensor in zip(indexes, specs, outputs, strict=True)

@@ -36,7 +36,7 @@ _MOST_LOGGED = 100
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """The request parameters that inferd acts on: ``timeout`` in nanoseconds, None without one;
-    ``sequence`` is the sequence's id, None outside a sequence. ``ignored`` are the names of those that it does not act
+    ``sequence`` is the sequence's id, None outside a sequence. ``ignored`` are the names of others, which it does not act
     on, of the request, its inputs and its outputs."""
 
     timeout: int | None = None

@@ -36,8 +36,8 @@ _MOST_LOGGED = 100
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """The request parameters that inferd acts on: ``timeout`` in nanoseconds, None without one;
-    ``sequence`` is the sequence's id, None outside a sequence. ``ignored`` are the names of others, which it does not act
-    on, of the request, its inputs and its outputs."""
+    ``sequence`` is the sequence's id, None outside a sequence. ``ignored`` are the names of others, of the request,
+    its inputs and its outputs."""
 
     timeout: int | None = None
     priority: int = 0

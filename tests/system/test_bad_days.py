@@ -17,7 +17,7 @@ MINUTES = 3
 
 @pytest.mark.timeout(MINUTES * 60 + 400)
 def test_three_minutes_of_bad_days_cost_good_requests_nothing(tmp_path: Path, figure: Callable[[str], None]) -> None:
-    # A huge response's memory comes back with the next run of that model, which may be later than three minutes.
+    # OpenVINO may keep a huge response's memory (fact 52).
     bars = ("--ratio", "inf", "--growth", "inf")
     command = ["-m", "benchmarks.bad_days", "--minutes", str(MINUTES), *bars, "--out", str(tmp_path)]
     ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.rpc import shm_params
+from inferd.rpc.parameter_values import whole_number
 from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 
 NAME = "classification"
@@ -30,14 +31,9 @@ def counts(
     for index, item in zip(outputs, message.outputs, strict=False):
         if NAME not in item.parameters:
             continue
-        spec, value = specs[index], item.parameters[NAME]
-        what = f"output '{spec.name}': parameter '{NAME}'"
-        kind = value.WhichOneof("parameter_choice")
-        count = int(getattr(value, kind)) if kind in ("int64_param", "uint64_param") else -1
-        if count < 0:
-            raise InvalidRequest(
-                message.model_name, f"{what} must be an integer of 0 or more (int64_param or uint64_param)"
-            )
+        spec = specs[index]
+        where = f"output '{spec.name}': "
+        count, what = whole_number(message.model_name, where, NAME, item.parameters[NAME]), f"{where}parameter '{NAME}'"
         if spec.dtype in _UNSORTED:
             raise InvalidRequest(message.model_name, f"{what} has no meaning for {spec.dtype.wire}")
         if any(name in item.parameters for name in shm_params.NAMES):

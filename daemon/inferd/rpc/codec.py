@@ -131,20 +131,17 @@ def decode_inputs(
                     given[index] = Tensor(spec.dtype, shape, placed)
                 skipped += 1
                 continue
-        if place in typed and not (raw and not typed[place]):
-            if raw:
+        packed = typed.get(place)
+        if raw:
+            if packed or item.contents.ListFields():
                 raise InvalidRequest(
                     model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
                 )
-            given[index] = _from_packed(model, spec, shape, typed[place])
-        elif not raw:
-            given[index] = _from_contents(model, spec, shape, item.contents)
-        elif item.HasField("contents") and item.contents.ListFields():
-            raise InvalidRequest(
-                model, f"input '{spec.name}' has contents and raw_input_contents; expected one of them"
-            )
-        else:
             given[index] = _from_raw(model, spec, shape, raw[place - skipped])
+        elif packed is not None:
+            given[index] = _from_packed(model, spec, shape, packed)
+        else:
+            given[index] = _from_contents(model, spec, shape, item.contents)
     for link in signature.states if in_sequence else ():
         given[link.input] = link.initial
     return tuple(_complete(model, signature, given))

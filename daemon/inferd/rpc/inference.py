@@ -295,9 +295,8 @@ class Inference:
             if connection is not None:
                 connection.dispatchers.add(deployment.dispatcher)
         outputs = codec.decode_outputs(message, signature, in_sequence=inside, bindings=bindings)
-        if any(item.parameters for item in message.outputs):
-            most = self._tensor_limits.strings
-            call.classes = classification.counts(message, outputs, signature.outputs, rows=rows, most=most)
+        most = self._tensor_limits.strings
+        call.classes = classification.counts(message, outputs, signature.outputs, rows=rows, most=most)
         if (shapes := deployment.loaded.shapes) is not None:
             # A request with a template has passed these checks.
             shapes.check(model_version.name, inputs)

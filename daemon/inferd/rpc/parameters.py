@@ -12,6 +12,7 @@ import structlog
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest, listed, one_line
 from inferd.rpc import classification, shm_params
+from inferd.rpc.parameter_values import whole_number
 from inferd.tensors import Signature
 
 log = structlog.get_logger("inferd.rpc")
@@ -72,10 +73,10 @@ def decode(message: pb.ModelInferRequest) -> Parameters:
     start = end = False
     for key, value in message.parameters.items():
         if key == "timeout":
-            microseconds = _whole_number(model, key, value)
+            microseconds = whole_number(model, "", key, value)
             timeout = microseconds * 1000 if microseconds else None
         elif key == "priority":
-            priority = _whole_number(model, key, value)
+            priority = whole_number(model, "", key, value)
         elif key == "sequence_id":
             sequence = _sequence_id(model, value)
         elif key == "sequence_start":
@@ -137,15 +138,6 @@ def _flag(model: str, key: str, value: pb.InferParameter) -> bool:
     if value.WhichOneof("parameter_choice") == "bool_param":
         return value.bool_param
     raise InvalidRequest(model, f"parameter '{key}' must be true or false (bool_param)")
-
-
-def _whole_number(model: str, key: str, value: pb.InferParameter) -> int:
-    kind = value.WhichOneof("parameter_choice")
-    if kind in ("int64_param", "uint64_param"):
-        number = int(getattr(value, kind))
-        if number >= 0:
-            return number
-    raise InvalidRequest(model, f"parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)")
 
 
 class IgnoredParameters:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
 from inferd.requests import Request
+from inferd.rpc.parameter_values import whole_number
 from inferd.shared_memory.regions import Span
 from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
 
@@ -45,7 +46,7 @@ class ShmBindings:
         what = f"input '{spec.name}'"
         if (placed := self._placed(model, what, item.parameters)) is None:
             return None
-        if item.HasField("contents") and item.contents.ListFields():
+        if item.contents.ListFields():
             raise InvalidRequest(model, f"{what} has contents and is in shared memory; expected one of them")
         if spec.dtype is not DType.BYTES:
             expected = elements(shape) * spec.dtype.itemsize
@@ -82,7 +83,7 @@ class ShmBindings:
                     raise InvalidRequest(model, f"{what}: parameter '{key}' must be a string (string_param)")
                 region = value.string_param
             elif key in NAMES:
-                numbers[key] = _number(model, what, key, value)
+                numbers[key] = whole_number(model, f"{what}: ", key, value)
         if region is None and not numbers:
             return None
         if region is None or NBYTES not in numbers:
@@ -150,12 +151,3 @@ def check_fits(model: str, spec: TensorSpec, room: int, nbytes: int) -> None:
     """Raises InvalidRequest if an output is larger than the ``room`` for it, in bytes."""
     if nbytes > room:
         raise InvalidRequest(model, f"output '{spec.name}' is {nbytes} bytes; its {NBYTES} is {room}")
-
-
-def _number(model: str, what: str, key: str, value: pb.InferParameter) -> int:
-    kind = value.WhichOneof("parameter_choice")
-    if kind in ("int64_param", "uint64_param") and (number := int(getattr(value, kind))) >= 0:
-        return number
-    raise InvalidRequest(
-        model, f"{what}: parameter '{key}' must be an integer of 0 or more (int64_param or uint64_param)"
-    )

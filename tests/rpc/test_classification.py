@@ -64,6 +64,16 @@ def test_without_a_batch_all_elements_are_one_row() -> None:
     assert named(np.array([[1, 2], [4, 3]], np.int64), 3).data == [b"4:2", b"3:3", b"2:1"]
 
 
+def test_rows_are_those_of_the_outputs_batch_axis() -> None:
+    whole = np.array([[[1, 5], [2, 0]], [[4, 3], [8, 9]]], np.int64)
+    spec = TensorSpec("y", DType.INT64, None, batch_axis=1)
+    # One of three rows is left out, as in a batch of several requests: what is left is not contiguous.
+    part = np.concatenate([whole, whole[:, :1]], axis=1)[:, :2]
+    tensor = Tensor(DType.INT64, (2, 2, 2), part.data)
+    found = classification.classes("m", spec, tensor, 2, (), batch=True)
+    assert (found.shape, found.data) == ((2, 2), [b"5:1", b"4:2", b"9:3", b"8:2"])
+
+
 def counted(message: pb.ModelInferRequest, spec: TensorSpec = SCORES, rows: int = 1) -> dict[int, int]:
     return classification.counts(message, (0,), (spec,), rows=rows, most=100)
 

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from inferd._pb import open_inference_pb2 as pb
 from inferd.errors import InvalidRequest
-from inferd.rpc import shm_params
+from inferd.rpc import codec, shm_params
 from inferd.rpc.parameter_values import whole_number
-from inferd.tensors import DType, Placed, Shape, Tensor, TensorSpec, elements
+from inferd.tensors import DType, Tensor, TensorSpec, elements
 
 NAME = "classification"
 """The parameter of an output whose value is the number of classes to name."""
@@ -59,13 +59,13 @@ def classes(model: str, spec: TensorSpec, tensor: Tensor, count: int, labels: Se
         raise InvalidRequest(
             model, f"output '{spec.name}' has {number} elements; at most {_MOST_ELEMENTS} can be classified"
         )
-    rows = tensor.shape[0] if batch and tensor.shape else 1
-    data = tensor.data.copied() if isinstance(tensor.data, Placed) else tensor.data
-    values = np.frombuffer(data, spec.dtype.numpy).reshape(rows, -1)  # type: ignore[arg-type]
+    values = np.frombuffer(codec.raw_bytes(tensor), spec.dtype.numpy).reshape(tensor.shape)
+    values = np.moveaxis(values, spec.batch_axis, 0) if batch else values.reshape(1, -1)
+    rows = len(values)
+    values = values.reshape(rows, number // rows if rows else 0)
     count = min(count, values.shape[1])
     named = [_named(row, index, labels) for row in values for index in _largest(row, count)]
-    shape: Shape = (rows, count) if batch and tensor.shape else (count,)
-    return Tensor(DType.BYTES, shape, named)
+    return Tensor(DType.BYTES, (rows, count) if batch else (count,), named)
 
 
 def replaced(
